@@ -1,0 +1,263 @@
+//! What a sweep is: datasets × shots × seeds × learners. A default stands beside its field and nowhere else.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The config that `kshot sweep` runs when none is named.
+pub const QUICKSTART: &str = include_str!("../configs/quickstart.toml");
+
+/// A sweep, as written in `configs/*.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// Name of the results folder.
+    pub name: String,
+    /// How shots and test images are chosen.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Names of manifests in `datasets/`.
+    pub datasets: Vec<String>,
+    /// Labelled examples per class, each at least 1.
+    pub shots: Vec<u32>,
+    /// One draw of the shots and one training run per seed.
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+    /// Keep the trained adapter of each cell in `adapters/<run_id>/`.
+    #[serde(default)]
+    pub save_adapters: bool,
+    /// Who learns.
+    #[serde(rename = "learner")]
+    pub learners: Vec<Learner>,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![0]
+}
+
+/// How shots and test images are chosen; printed on every number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Official splits, nested seeded draws, the whole test set, touched once.
+    #[default]
+    Clean,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Clean => f.write_str("clean"),
+        }
+    }
+}
+
+/// One way of learning from k shots, with its hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case")]
+pub enum Learner {
+    /// DINOv2 with LoRA in its linear layers and a classification head.
+    Dinov2Lora(Dinov2Lora),
+    /// Frozen DINOv2 features, nearest class mean by cosine.
+    NearestMean(NearestMean),
+    /// Frozen DINOv2 features, k nearest neighbours by cosine.
+    Knn(Knn),
+    /// Frozen DINOv2 features, multinomial logistic regression.
+    LogisticRegression(LogisticRegression),
+    /// Nearest neighbour on raw pixels: the floor every learner has to clear.
+    Pixels(Pixels),
+}
+
+/// Hyper-parameters of [`Learner::Dinov2Lora`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dinov2Lora {
+    /// Label in tables and figures.
+    #[serde(default = "dinov2_lora_name")]
+    pub name: String,
+    /// Hub-layout folder of the base model.
+    pub model: PathBuf,
+    /// Linear layers that get an adapter: the ends of their hub names, on a dot boundary.
+    #[serde(default = "dinov2_targets")]
+    pub targets: Vec<String>,
+    /// LoRA rank r.
+    #[serde(default = "rank")]
+    pub rank: usize,
+    /// LoRA alpha; the update is scaled by alpha / r.
+    #[serde(default = "alpha")]
+    pub alpha: f64,
+    /// Peak learning rate of the adapter.
+    #[serde(default = "adapter_lr")]
+    pub adapter_lr: f64,
+    /// Peak learning rate of the head.
+    #[serde(default = "head_lr")]
+    pub head_lr: f64,
+    /// Decoupled weight decay on adapter and head weights.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Images per optimiser step.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Training images seen per class, whatever k is: the cost is flat in k.
+    #[serde(default = "images_per_class")]
+    pub images_per_class: usize,
+    /// Share of the steps in which the learning rate rises linearly; then cosine to zero.
+    #[serde(default = "warmup")]
+    pub warmup: f64,
+    /// Global gradient norm above which gradients are scaled down.
+    #[serde(default = "clip")]
+    pub clip: f64,
+    /// Smallest share of the image area that a random crop keeps; 1 turns cropping off.
+    #[serde(default = "min_crop")]
+    pub min_crop: f64,
+    /// Mirror half of the training images.
+    #[serde(default = "yes")]
+    pub flip: bool,
+}
+
+fn dinov2_lora_name() -> String {
+    "DINOv2 LoRA".into()
+}
+fn dinov2_targets() -> Vec<String> {
+    ["query", "key", "value", "output.dense", "fc1", "fc2", "weights_in", "weights_out"].map(String::from).into()
+}
+fn rank() -> usize {
+    16
+}
+fn alpha() -> f64 {
+    16.0
+}
+fn adapter_lr() -> f64 {
+    1e-3
+}
+fn head_lr() -> f64 {
+    1e-2
+}
+fn batch() -> usize {
+    32
+}
+fn images_per_class() -> usize {
+    160
+}
+fn warmup() -> f64 {
+    0.1
+}
+fn clip() -> f64 {
+    1.0
+}
+fn min_crop() -> f64 {
+    0.6
+}
+fn yes() -> bool {
+    true
+}
+
+/// Settings of [`Learner::NearestMean`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NearestMean {
+    /// Label in tables and figures.
+    #[serde(default = "nearest_mean_name")]
+    pub name: String,
+    /// Hub-layout folder of the model.
+    pub model: PathBuf,
+}
+
+fn nearest_mean_name() -> String {
+    "DINOv2 nearest mean".into()
+}
+
+/// Settings of [`Learner::Knn`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knn {
+    /// Label in tables and figures.
+    #[serde(default = "knn_name")]
+    pub name: String,
+    /// Hub-layout folder of the model.
+    pub model: PathBuf,
+    /// Neighbours that vote, at most the number of shots.
+    #[serde(default = "neighbours")]
+    pub neighbours: usize,
+    /// Temperature of the similarity-weighted vote, as in DINOv2's k-NN evaluation.
+    #[serde(default = "knn_temperature")]
+    pub temperature: f64,
+}
+
+fn knn_name() -> String {
+    "DINOv2 k-NN".into()
+}
+fn neighbours() -> usize {
+    10
+}
+fn knn_temperature() -> f64 {
+    0.07
+}
+
+/// Settings of [`Learner::LogisticRegression`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogisticRegression {
+    /// Label in tables and figures.
+    #[serde(default = "logistic_name")]
+    pub name: String,
+    /// Hub-layout folder of the model.
+    pub model: PathBuf,
+    /// L2 penalty λ on the weights of `mean cross-entropy + λ/2·‖W‖²`, features of unit length.
+    #[serde(default = "l2")]
+    pub l2: f64,
+}
+
+fn logistic_name() -> String {
+    "DINOv2 logistic regression".into()
+}
+fn l2() -> f64 {
+    1e-3
+}
+
+/// Settings of [`Learner::Pixels`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pixels {
+    /// Label in tables and figures.
+    #[serde(default = "pixels_name")]
+    pub name: String,
+    /// Side of the square to which images are shrunk, in pixels.
+    #[serde(default = "pixel_side")]
+    pub side: u32,
+}
+
+fn pixels_name() -> String {
+    "raw pixels 1-NN".into()
+}
+fn pixel_side() -> u32 {
+    24
+}
+
+impl Learner {
+    /// Label in tables, figures and the cell key; unique in a sweep.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Dinov2Lora(l) => &l.name,
+            Self::NearestMean(l) => &l.name,
+            Self::Knn(l) => &l.name,
+            Self::LogisticRegression(l) => &l.name,
+            Self::Pixels(l) => &l.name,
+        }
+    }
+
+    /// Folder of the base model, if the learner has one.
+    #[must_use]
+    pub fn model(&self) -> Option<&Path> {
+        match self {
+            Self::Dinov2Lora(l) => Some(&l.model),
+            Self::NearestMean(l) => Some(&l.model),
+            Self::Knn(l) => Some(&l.model),
+            Self::LogisticRegression(l) => Some(&l.model),
+            Self::Pixels(_) => None,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Every failure kshot can report: what happened, to which thing, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `Result` with kshot's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. Messages name the thing; [`Error::hint`] names the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // === Files ===
+    /// A file or folder could not be read, written or made.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// Verb, as in "cannot read `path`".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of ours (JSON, TOML, CSV, Parquet) does not parse.
+    #[error("`{}` is not a valid {kind}: {reason}", path.display())]
+    Malformed {
+        /// What the file should be, e.g. "cell record".
+        kind: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    // === Configuration ===
+    /// A config file or an override is wrong.
+    #[error("config {origin}: {reason}")]
+    Config {
+        /// File or `--set` expression.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    // === Datasets ===
+    /// No manifest of that name.
+    #[error("unknown dataset `{name}`")]
+    UnknownDataset {
+        /// The name asked for.
+        name: String,
+        /// Names that exist.
+        known: Vec<String>,
+    },
+    /// A file's bytes are not those that the manifest promises.
+    #[error("`{}` has {what} {found}, the manifest says {expected}", path.display())]
+    WrongBytes {
+        /// The file.
+        path: PathBuf,
+        /// "size" or "sha256" or "md5".
+        what: &'static str,
+        /// Found value.
+        found: String,
+        /// Promised value.
+        expected: String,
+    },
+    /// An archive cannot be unpacked, or holds what it must not.
+    #[error("archive `{}`: {reason}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong, with the entry's name.
+        reason: String,
+    },
+    /// A dataset's files do not fit together (a label without image, a class without name, …).
+    #[error("dataset `{dataset}`: {reason}")]
+    Dataset {
+        /// The dataset.
+        dataset: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// An image file cannot be decoded.
+    #[error("cannot decode image `{image}`: {reason}")]
+    Image {
+        /// Path or id of the image.
+        image: String,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// A class has fewer images than shots are asked for.
+    #[error("dataset `{dataset}`: class `{class}` has {available} training images, {asked} shots were asked for")]
+    TooFewImages {
+        /// The dataset.
+        dataset: String,
+        /// The class.
+        class: String,
+        /// Images of that class in the training pool.
+        available: usize,
+        /// Shots asked for.
+        asked: usize,
+    },
+
+    // === Models ===
+    /// A model folder lacks something, or it does not fit the code.
+    #[error("model `{}`: {reason}", path.display())]
+    Model {
+        /// The model folder or file.
+        path: PathBuf,
+        /// What is missing or does not fit, with tensor names and shapes.
+        reason: String,
+    },
+    /// A tensor operation failed.
+    #[error("tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// Training produced a number that is not finite.
+    #[error("{what} is not finite at step {step}")]
+    NotFinite {
+        /// "loss" or "gradient norm".
+        what: &'static str,
+        /// Zero-based step.
+        step: usize,
+    },
+
+    // === Results ===
+    /// Some cells of a sweep failed; each was reported when it did.
+    #[error("{failed} of {total} cells failed")]
+    CellsFailed {
+        /// Number of failed cells.
+        failed: usize,
+        /// Number of cells in the sweep.
+        total: usize,
+    },
+    /// A figure could not be drawn.
+    #[error("cannot draw the figure: {reason}")]
+    Figure {
+        /// What the drawing library said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// For `map_err` on file operations: `map_err(Error::io("read", path))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// What the user can do about it, if anything is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space on that device and run the same command again: finished cells are kept".into()
+                }
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                    "choose a writable folder: `--results DIR` for results, `KSHOT_CACHE` for unpacked datasets".into()
+                }
+                io::ErrorKind::NotFound => "check the path".into(),
+                _ => return None,
+            },
+            Self::Malformed { path, .. } => {
+                format!("delete `{}` to have it made again", path.display())
+            }
+            Self::Config { .. } => "`kshot sweep --help` and the files in `configs/` show what a config may hold".into(),
+            Self::UnknownDataset { known, .. } => format!("known datasets: {}", known.join(", ")),
+            Self::WrongBytes { path, .. } => format!(
+                "the file is damaged or another version: restore `{}` from its source, then run again",
+                path.display()
+            ),
+            Self::Archive { .. } => "fetch the archive again: it is truncated, damaged or not the official one".into(),
+            Self::Dataset { .. } => "check the dataset's files against its manifest in `datasets/`".into(),
+            Self::Image { .. } => {
+                "replace the file, or list it under `skip` in the dataset's manifest to leave it out".into()
+            }
+            Self::TooFewImages { available, .. } => format!("ask for at most {available} shots"),
+            Self::Model { .. } => {
+                "a model folder holds config.json, preprocessor_config.json and *.safetensors in the hub's layout".into()
+            }
+            Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
+            Self::CellsFailed { .. } => "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into(),
+            Self::Tensor(_) | Self::Figure { .. } => return None,
+        };
+        Some(hint)
+    }
+}

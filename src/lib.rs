@@ -1,0 +1,35 @@
+//! kshot: how well does a fine-tuned vision-language model classify images with k labelled
+//! examples per class, next to a pure vision model?
+//!
+//! The modules stand in floor order: a module imports only from modules listed above it
+//! (`tests/it/architecture.rs` enforces it). The data's way through them:
+//!
+//! ```text
+//! datasets/*.toml ─▶ data ──▶ example ──▶ method ──▶ prediction ──▶ results ──▶ figures
+//!  (manifests)     verify,   pixels,      │   ▲      one row an    records,
+//!                  split     augmentation ▼   │      image         statistics
+//!                                       models · nn
+//!                  └────────────── experiment: cell, sweep ──────────────┘
+//! ```
+
+// floor 0: words
+pub mod error;
+pub mod seed;
+pub mod config;
+pub mod prediction;
+// floor 1: data
+pub mod data;
+// floor 2: example
+pub mod example;
+// floor 3: differentiable pieces
+pub mod nn;
+// floor 4: models
+pub mod models;
+// floor 5: how one learns
+pub mod method;
+// floor 6: what came out
+pub mod results;
+// floor 7: the story
+pub mod experiment;
+// floor 8: faces
+pub mod cli;

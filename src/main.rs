@@ -1,0 +1,2 @@
+//! The `kshot` binary.
+fn main() {}

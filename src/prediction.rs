@@ -1,0 +1,61 @@
+//! What a classifier said about one test image: the unit everything else is computed from.
+
+use serde::{Deserialize, Serialize};
+
+/// One row of a prediction file.
+///
+/// Classes are indices into the class list that is stored once beside the rows. A generator fills
+/// the readings it was asked for; a classifier with a softmax head or a neighbour rule fills
+/// `likelihood_class` only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prediction {
+    /// Path of the image inside its dataset.
+    pub id: String,
+    /// Lower-case hex SHA-256 of the encoded image file.
+    pub sha256: String,
+    /// Images that are not independent (views of one drawing) share a group; `None`: its own.
+    pub group: Option<String>,
+    /// True class.
+    pub truth: u32,
+    /// Greedy text, as generated.
+    pub free_text: Option<String>,
+    /// Class that the greedy text names after normalisation; `None` when it names none.
+    pub free_class: Option<u32>,
+    /// Class of the greedy walk over the trie of class names.
+    pub trie_class: Option<u32>,
+    /// Class of the highest probability.
+    pub likelihood_class: Option<u32>,
+    /// Natural-log probability per class, in class order; `None` where the method has none.
+    pub log_probs: Option<Vec<f32>>,
+}
+
+impl Prediction {
+    /// The answer by one reading; `None` is an invalid answer.
+    #[must_use]
+    pub fn answer(&self, reading: Reading) -> Option<u32> {
+        match reading {
+            Reading::Free => self.free_class,
+            Reading::Trie => self.trie_class,
+            Reading::Likelihood => self.likelihood_class,
+        }
+    }
+
+    /// Whether the answer by `reading` is the true class.
+    #[must_use]
+    pub fn correct(&self, reading: Reading) -> bool {
+        self.answer(reading) == Some(self.truth)
+    }
+}
+
+/// How an answer is read off a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reading {
+    /// Greedy text, strict match.
+    Free,
+    /// Greedy decoding constrained to class names.
+    Trie,
+    /// The most probable class.
+    Likelihood,
+}
