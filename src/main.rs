@@ -1,2 +1,7 @@
-//! The `kshot` binary.
-fn main() {}
+//! The `kshot` binary; everything it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kshot::cli::main()
+}

@@ -1,1 +1,112 @@
-//! TODO
+//! The command line: one file a verb. Data goes to stdout, everything else to stderr.
+//!
+//! Exit codes: 0 success, 1 a check says no, 2 error.
+
+mod data;
+mod places;
+mod plot;
+mod progress;
+mod split;
+mod sweep;
+
+use std::error::Error as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+
+/// How well does a model classify images with k labelled examples per class?
+#[derive(Debug, Parser)]
+#[command(name = "kshot", version, propagate_version = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Say more (-v) or much more (-vv) on stderr.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Sweep(sweep::Arguments),
+    #[command(subcommand)]
+    Data(data::Verb),
+    Split(split::Arguments),
+    Plot(plot::Arguments),
+}
+
+/// Parses the command line, runs the verb, reports an error.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KSHOT_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .init();
+    let outcome = match arguments.verb {
+        Verb::Sweep(arguments) => sweep::run(&arguments),
+        Verb::Data(verb) => data::run(&verb),
+        Verb::Split(arguments) => split::run(&arguments),
+        Verb::Plot(arguments) => plot::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If stderr is gone there is nobody left to tell.
+            let _ = io::stderr().write_all(report(&error).as_bytes());
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `error:` and `cause:` lines, then a blank line and `hint:` lines.
+fn report(error: &Error) -> String {
+    let mut text = format!("error: {error}\n");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!("cause: {error}\n");
+        cause = error.source();
+    }
+    if let Some(hint) = error.hint() {
+        text += &format!("\nhint: {hint}\n");
+    }
+    text
+}
+
+/// Writes data to stdout. A reader that has gone away (`kshot … | head`) is no error.
+fn output(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(Error::io("write to", "stdout")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_report_names_error_cause_and_hint() {
+        let error = Error::Io {
+            action: "write",
+            path: "results/x".into(),
+            source: io::Error::from(io::ErrorKind::StorageFull),
+        };
+        let text = report(&error);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "error: cannot write `results/x`");
+        assert!(lines[1].starts_with("cause: ") && lines[2].is_empty() && lines[3].starts_with("hint: "), "{text}");
+    }
+}

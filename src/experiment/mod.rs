@@ -1,1 +1,5 @@
-//! TODO
+//! The story: a config becomes cells, a cell becomes a record, a sweep becomes a figure.
+
+pub mod cell;
+pub mod plan;
+pub mod sweep;

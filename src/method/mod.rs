@@ -1,1 +1,119 @@
-//! TODO
+//! How one learns: a classifier sees k labelled images per class, then says what is in an image.
+
+pub mod dinov2;
+pub mod features;
+pub mod pixels;
+pub mod probe;
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::data::LabelledImage;
+use crate::data::image::decode;
+use crate::error::{Error, Result};
+use crate::prediction::Prediction;
+
+/// One way of learning from k shots.
+pub trait Classifier {
+    /// Learns from the shots; `on_step` hears of every optimiser step.
+    ///
+    /// # Errors
+    /// Unreadable images, tensor failures, a loss that is not finite.
+    fn fit(&mut self, shots: &[LabelledImage], on_step: &mut dyn FnMut(Step)) -> Result<Fit>;
+
+    /// Predicts every image, in order; `sink` gets the rows of one batch at a time.
+    ///
+    /// # Errors
+    /// Unreadable images, tensor failures, whatever `sink` reports.
+    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()>;
+
+    /// Writes what was learned to a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or nothing was learned yet.
+    fn save(&self, dir: &Path) -> Result<()>;
+
+    /// Reads what [`Classifier::save`] wrote; predictions are then the same to the bit.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Model`] when the folder does not fit.
+    fn load(&mut self, dir: &Path) -> Result<()>;
+}
+
+/// Progress of training.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Steps done.
+    pub done: usize,
+    /// Steps in all.
+    pub of: usize,
+    /// Images seen in this step.
+    pub images: usize,
+    /// Mean cross-entropy of this step's batch, nats.
+    pub loss: f64,
+}
+
+/// What training did.
+#[derive(Debug, Clone, Default)]
+pub struct Fit {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Images passed through the model, repeats counted.
+    pub images_seen: u64,
+    /// Mean loss of the last tenth of the steps, nats.
+    pub final_loss: Option<f64>,
+    /// Numbers that were trained.
+    pub trainable_parameters: u64,
+}
+
+/// Reads and decodes images in parallel, in order.
+///
+/// # Errors
+/// The first unreadable image, by name.
+pub(crate) fn read_images(images: &[LabelledImage]) -> Result<Vec<image::RgbImage>> {
+    images
+        .par_iter()
+        .map(|image| {
+            let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
+            decode(&bytes, &image.path.display().to_string())
+        })
+        .collect()
+}
+
+/// The row for one image of a classifier that names one class and perhaps a distribution.
+pub(crate) fn row(image: &LabelledImage, class: u32, log_probs: Option<Vec<f32>>) -> Prediction {
+    Prediction {
+        id: image.id.clone(),
+        sha256: image.sha256.clone(),
+        group: image.group.clone(),
+        truth: image.class,
+        free_text: None,
+        free_class: None,
+        trie_class: None,
+        likelihood_class: Some(class),
+        log_probs,
+    }
+}
+
+/// Index of the largest value; the first of equals, so that ties do not depend on anything.
+pub(crate) fn argmax(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn argmax_takes_the_first_of_equals() {
+        assert_eq!(argmax(&[0.0, 2.0, 2.0, 1.0]), 1);
+        assert_eq!(argmax(&[3.0]), 0);
+    }
+}

@@ -1,58 +1,8 @@
-//! What a sweep is: datasets × shots × seeds × learners. A default stands beside its field and nowhere else.
+//! Who learns, with every hyper-parameter. A default stands beside its field and nowhere else.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
-
-/// The config that `kshot sweep` runs when none is named.
-pub const QUICKSTART: &str = include_str!("../configs/quickstart.toml");
-
-/// A sweep, as written in `configs/*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sweep {
-    /// Name of the results folder.
-    pub name: String,
-    /// How shots and test images are chosen.
-    #[serde(default)]
-    pub protocol: Protocol,
-    /// Names of manifests in `datasets/`.
-    pub datasets: Vec<String>,
-    /// Labelled examples per class, each at least 1.
-    pub shots: Vec<u32>,
-    /// One draw of the shots and one training run per seed.
-    #[serde(default = "default_seeds")]
-    pub seeds: Vec<u64>,
-    /// Keep the trained adapter of each cell in `adapters/<run_id>/`.
-    #[serde(default)]
-    pub save_adapters: bool,
-    /// Who learns.
-    #[serde(rename = "learner")]
-    pub learners: Vec<Learner>,
-}
-
-fn default_seeds() -> Vec<u64> {
-    vec![0]
-}
-
-/// How shots and test images are chosen; printed on every number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// Official splits, nested seeded draws, the whole test set, touched once.
-    #[default]
-    Clean,
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Clean => f.write_str("clean"),
-        }
-    }
-}
 
 /// One way of learning from k shots, with its hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -259,5 +209,43 @@ impl Learner {
             Self::LogisticRegression(l) => Some(&l.model),
             Self::Pixels(_) => None,
         }
+    }
+
+    /// Ranges that the types do not express.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let positive = |what: &str, value: f64| {
+            let fine = value.is_finite() && value > 0.0;
+            if fine { Ok(()) } else { Err(format!("learner `{}`: {what} must be above 0", self.name())) }
+        };
+        match self {
+            Self::Dinov2Lora(l) => {
+                positive("rank", l.rank as f64)?;
+                positive("alpha", l.alpha)?;
+                positive("batch", l.batch as f64)?;
+                positive("images_per_class", l.images_per_class as f64)?;
+                positive("clip", l.clip)?;
+                positive("min_crop", l.min_crop)?;
+                if l.targets.is_empty() {
+                    return Err(format!("learner `{}`: targets is empty", l.name));
+                }
+                if !(0.0..=1.0).contains(&l.warmup) {
+                    return Err(format!("learner `{}`: warmup is a share of the steps, 0 to 1", l.name));
+                }
+                Ok(())
+            }
+            Self::Knn(l) => {
+                positive("neighbours", l.neighbours as f64)?;
+                positive("temperature", l.temperature)
+            }
+            Self::LogisticRegression(l) => positive("l2", l.l2),
+            Self::Pixels(l) => positive("side", f64::from(l.side)),
+            Self::NearestMean(_) => Ok(()),
+        }
+    }
+
+    /// Whether the learner trains weights that can be kept as an adapter folder.
+    #[must_use]
+    pub fn has_adapter(&self) -> bool {
+        matches!(self, Self::Dinov2Lora(_))
     }
 }

@@ -1,0 +1,29 @@
+//! Where kshot finds its datasets and keeps its caches.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::experiment::plan::Places;
+
+/// The folder that holds `datasets/`: `KSHOT_HOME`, else the working folder or its nearest ancestor that
+/// has one, else the source folder this binary was built in. Unpacked data goes to `KSHOT_CACHE`, else
+/// the platform's cache folder.
+pub(super) fn places() -> Places {
+    let home = env::var_os("KSHOT_HOME").map(PathBuf::from).unwrap_or_else(|| {
+        let working = env::current_dir().unwrap_or_default();
+        working
+            .ancestors()
+            .find(|folder| folder.join("datasets").is_dir())
+            .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
+            .to_path_buf()
+    });
+    Places { datasets: home.join("datasets"), cache: cache(), home }
+}
+
+fn cache() -> PathBuf {
+    let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    folder("KSHOT_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|f| f.join("kshot")))
+        .or_else(|| folder("HOME").map(|f| f.join(".cache").join("kshot")))
+        .unwrap_or_else(|| env::temp_dir().join("kshot"))
+}

@@ -1,0 +1,112 @@
+//! How a sweep looks while it runs: two bars on a terminal, a line a cell elsewhere.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::error::Error;
+use crate::experiment::cell::Event;
+use crate::experiment::plan::Cell;
+use crate::experiment::sweep::Progress;
+use crate::results::record::Record;
+
+/// Draws to stderr.
+pub(super) struct Live {
+    terminal: bool,
+    bars: MultiProgress,
+    all: ProgressBar,
+    cell: ProgressBar,
+    cells: usize,
+    done: usize,
+    started: Instant,
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        let hidden = ProgressBar::hidden();
+        Self {
+            terminal: io::stderr().is_terminal(),
+            bars: MultiProgress::new(),
+            all: hidden.clone(),
+            cell: hidden,
+            cells: 0,
+            done: 0,
+            started: Instant::now(),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if self.terminal {
+            // Above the bars; a terminal that went away loses only decoration.
+            let _ = self.bars.println(text);
+        } else {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+}
+
+impl Progress for Live {
+    fn begin(&mut self, cells: usize, finished: usize, images: u64) {
+        (self.cells, self.done, self.started) = (cells, finished, Instant::now());
+        if finished > 0 {
+            self.line(&format!("{finished} of {cells} cells are finished already"));
+        }
+        if self.terminal && finished < cells {
+            let all = style("{bar:30} {prefix} · {human_pos}/{human_len} images · {per_sec} · ETA {eta}");
+            self.all = self.bars.add(ProgressBar::new(images).with_style(all));
+            self.all.enable_steady_tick(Duration::from_millis(200));
+            let cell = style("{bar:30} {prefix} · {pos}/{len} {msg}");
+            self.cell = self.bars.add(ProgressBar::new(0).with_style(cell));
+        }
+    }
+
+    fn start(&mut self, cell: &Cell) {
+        self.all.set_prefix(format!("cell {}/{}", self.done + 1, self.cells));
+        self.cell.reset();
+        self.cell.set_prefix(cell.key.to_string());
+        self.cell.set_length(cell.split.test.len() as u64);
+        self.cell.set_message("");
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Trained(step) => {
+                self.all.inc(step.images as u64);
+                self.cell.set_length(step.of as u64);
+                self.cell.set_position(step.done as u64);
+                self.cell.set_message(format!("steps · loss {:.3}", step.loss));
+                if step.done == step.of {
+                    self.cell.set_message("steps done, predicting");
+                }
+            }
+            Event::Predicted(images) => self.all.inc(images as u64),
+        }
+    }
+
+    fn finish(&mut self, record: &Record) {
+        self.done += 1;
+        let seconds = record.timing.train_seconds + record.timing.eval_seconds;
+        self.line(&format!(
+            "[{}/{}] {} · {:.1} % · {seconds:.1} s",
+            self.done,
+            self.cells,
+            record.key,
+            100.0 * record.value()
+        ));
+    }
+
+    fn fail(&mut self, cell: &Cell, error: &Error) {
+        self.done += 1;
+        self.line(&format!("[{}/{}] {} · FAILED\n{}", self.done, self.cells, cell.key, super::report(error)));
+    }
+
+    fn end(&mut self) {
+        self.cell.finish_and_clear();
+        self.all.finish_and_clear();
+    }
+}

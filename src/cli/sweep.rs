@@ -1,0 +1,84 @@
+//! `kshot sweep`: the main job.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+
+use super::progress::Live;
+use super::{output, places::places};
+use crate::config::{QUICKSTART, Sweep};
+use crate::error::{Error, Result};
+use crate::experiment::plan::{self, Cell};
+use crate::experiment::sweep;
+use crate::results::store::Store;
+use crate::results::{figure, table};
+
+/// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
+/// print the table and draw the figure.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot sweep                                       the embedded quickstart
+  kshot sweep --config configs/mini-full.toml
+  kshot sweep --set 'shots=[1, 4]' --set learner.0.rank=8 --dry-run")]
+pub(super) struct Arguments {
+    /// The sweep to run; without it, `configs/quickstart.toml` as of the build.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Change a value of the config: path.to.field=value, list items by number.
+    #[arg(long, value_name = "A.B=V")]
+    set: Vec<String>,
+    /// Folder of this sweep's results [default: results/<name of the sweep>].
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// Check everything and list the cells, but train nothing and write no results.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let places = places();
+    let (text, origin) = match &arguments.config {
+        Some(path) => (fs::read_to_string(path).map_err(Error::io("read", path))?, path.display().to_string()),
+        None => (QUICKSTART.to_owned(), "configs/quickstart.toml".to_owned()),
+    };
+    let sweep = Sweep::parse(&text, &origin, &arguments.set)?;
+    let folder = arguments.results.clone().unwrap_or_else(|| Path::new("results").join(&sweep.name));
+    let cells = plan::plan(&sweep, &places)?;
+    if arguments.dry_run {
+        return list(&cells, &folder);
+    }
+    let store = Store::open(&folder)?;
+    let outcome = sweep::run(&sweep, &cells, &store, commit(&places.home).as_deref(), &mut Live::new())?;
+    let points = figure::points(&outcome.records, &store)?;
+    figure::write(&points, &store.figures())?;
+    output(&table::terminal(&points))?;
+    tracing::info!("results are in `{}`", folder.display());
+    if outcome.failed > 0 {
+        return Err(Error::CellsFailed { failed: outcome.failed, total: cells.len() });
+    }
+    Ok(())
+}
+
+/// The cells with the images each of them would process.
+fn list(cells: &[Cell], folder: &Path) -> Result<()> {
+    let store = Store::open_existing(folder).ok();
+    let mut text = String::new();
+    let mut images = 0;
+    for cell in cells {
+        let finished = store.as_ref().map(|s| s.finished(&cell.run_id)).transpose()?.flatten().is_some();
+        images += if finished { 0 } else { cell.images() };
+        let state = if finished { "finished" } else { "to do" };
+        text += &format!("{}  {state:8}  {:>7} images  {}\n", cell.run_id, cell.images(), cell.key);
+    }
+    text += &format!("{} cells, {images} images to process\n", cells.len());
+    output(&text)
+}
+
+/// Commit of the checkout that holds the datasets and configs; none outside of git.
+fn commit(home: &Path) -> Option<String> {
+    let output = Command::new("git").arg("-C").arg(home).args(["rev-parse", "HEAD"]).output().ok()?;
+    let hash = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !hash.is_empty()).then_some(hash)
+}

@@ -1,0 +1,197 @@
+//! What a sweep is: datasets × shots × seeds × learners.
+
+mod learner;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
+
+/// The config that `kshot sweep` runs when none is named.
+pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
+
+/// A sweep, as written in `configs/*.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// Name of the results folder.
+    pub name: String,
+    /// How shots and test images are chosen.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Names of manifests in `datasets/`.
+    pub datasets: Vec<String>,
+    /// Labelled examples per class, each at least 1.
+    pub shots: Vec<u32>,
+    /// One draw of the shots and one training run per seed.
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+    /// Keep the trained adapter of each cell in `adapters/<run_id>/`.
+    #[serde(default)]
+    pub save_adapters: bool,
+    /// Who learns.
+    #[serde(rename = "learner")]
+    pub learners: Vec<Learner>,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![0]
+}
+
+/// How shots and test images are chosen; printed on every number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Official splits, nested seeded draws, the whole test set, touched once.
+    #[default]
+    Clean,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Clean => f.write_str("clean"),
+        }
+    }
+}
+
+impl Sweep {
+    /// Parses a config; each override is `path.to.field=value`, list items by number
+    /// (`learner.0.rank=8`), applied before any field is interpreted.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names `origin` or the override, and the field.
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let config = |reason: String| Error::Config { origin: origin.into(), reason };
+        let sweep: Self = if overrides.is_empty() {
+            toml::from_str(text).map_err(|e| config(e.to_string()))?
+        } else {
+            let mut table: Table = toml::from_str(text).map_err(|e| config(e.to_string()))?;
+            for text in overrides {
+                patch(&mut table, text)
+                    .map_err(|reason| Error::Config { origin: format!("override `{text}`"), reason })?;
+            }
+            table.try_into().map_err(|e| {
+                let origin = format!("{origin} with {}", overrides.join(" "));
+                Error::Config { origin, reason: e.to_string() }
+            })?
+        };
+        sweep.check().map_err(config)?;
+        Ok(sweep)
+    }
+
+    /// The config with every default written out.
+    ///
+    /// # Errors
+    /// Never for a config that was parsed; the signature says so because the TOML writer can fail.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Config { origin: self.name.clone(), reason: e.to_string() })
+    }
+
+    /// What the types do not rule out.
+    fn check(&self) -> Result<(), String> {
+        let unique = |what: &str, items: Vec<String>| {
+            if items.is_empty() {
+                return Err(format!("{what} is empty"));
+            }
+            let mut seen = BTreeSet::new();
+            match items.iter().find(|item| !seen.insert(*item)) {
+                Some(twice) => Err(format!("{what} names `{twice}` twice")),
+                None => Ok(()),
+            }
+        };
+        unique("datasets", self.datasets.clone())?;
+        unique("shots", self.shots.iter().map(ToString::to_string).collect())?;
+        unique("seeds", self.seeds.iter().map(ToString::to_string).collect())?;
+        unique("learner", self.learners.iter().map(|l| l.name().to_owned()).collect())?;
+        if self.shots.contains(&0) {
+            return Err("shots must be at least 1".into());
+        }
+        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
+            return Err(format!("name `{}` cannot be a folder's name", self.name));
+        }
+        self.learners.iter().try_for_each(Learner::check)
+    }
+}
+
+/// Sets one value of a parsed config. The value is read as TOML, and as a plain string if it is none.
+fn patch(table: &mut Table, assignment: &str) -> Result<(), String> {
+    let (path, value) = assignment.split_once('=').ok_or("has the form path.to.field=value")?;
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| Value::String(value.into()));
+    let (parents, field) = path.rsplit_once('.').map_or((None, path), |(p, f)| (Some(p), f));
+    let mut root = Value::Table(std::mem::take(table));
+    let mut at = &mut root;
+    for step in parents.into_iter().flat_map(|p| p.split('.')) {
+        at = match at {
+            Value::Table(table) => table.get_mut(step),
+            Value::Array(items) => step.parse::<usize>().ok().and_then(|i| items.get_mut(i)),
+            _ => None,
+        }
+        .ok_or_else(|| format!("there is no `{step}` on the way to `{path}`"))?;
+    }
+    match at {
+        Value::Table(table) => {
+            table.insert(field.into(), value);
+        }
+        Value::Array(items) => {
+            let item = field.parse::<usize>().ok().and_then(|i| items.get_mut(i));
+            *item.ok_or_else(|| format!("`{field}` is not the number of a list item"))? = value;
+        }
+        _ => return Err(format!("`{path}` leads into a plain value")),
+    }
+    if let Value::Table(patched) = root {
+        *table = patched;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "name = 'm'\ndatasets = ['a']\nshots = [1]\n[[learner]]\nmethod = 'pixels'\n";
+
+    fn reason(result: Result<Sweep>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_survive_a_round_trip() {
+        let sweep = Sweep::parse(QUICKSTART, "quickstart", &[]).unwrap();
+        assert_eq!(Sweep::parse(&sweep.to_toml().unwrap(), "resolved", &[]).unwrap(), sweep);
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_them() {
+        assert!(reason(Sweep::parse(&format!("shot = 1\n{MINIMAL}"), "c", &[])).contains("shot"));
+        assert!(reason(Sweep::parse(&format!("{MINIMAL}sides = 3\n"), "c", &[])).contains("sides"));
+    }
+
+    #[test]
+    fn overrides_reach_tables_lists_and_plain_strings() {
+        let set = ["shots=[1, 2]", "name=other", "learner.0.side=12"].map(String::from);
+        let sweep = Sweep::parse(MINIMAL, "c", &set).unwrap();
+        assert_eq!((sweep.shots.as_slice(), sweep.name.as_str()), ([1, 2].as_slice(), "other"));
+        assert!(matches!(&sweep.learners[0], Learner::Pixels(p) if p.side == 12));
+    }
+
+    #[test]
+    fn an_override_that_leads_nowhere_is_named() {
+        for set in ["learner.7.side=1", "nothing.here=1", "shots"] {
+            assert!(reason(Sweep::parse(MINIMAL, "c", &[set.into()])).contains(set), "{set}");
+        }
+    }
+
+    #[test]
+    fn repeated_or_zero_values_are_refused() {
+        for set in ["shots=[1, 1]", "shots=[0]", "shots=[]", "datasets=['a', 'a']", "name=../x"] {
+            assert!(Sweep::parse(MINIMAL, "c", &[set.into()]).is_err(), "{set}");
+        }
+    }
+}

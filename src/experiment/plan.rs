@@ -1,0 +1,202 @@
+//! From a config to cells: everything that can be wrong is found here, before anything is trained.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{Learner, Sweep};
+use crate::data::split::{self, Split, SplitItem};
+use crate::data::{self, Dataset, LabelledImage};
+use crate::error::{Error, Result};
+use crate::method::Classifier;
+use crate::method::dinov2::Dinov2Classifier;
+use crate::method::features::Frozen;
+use crate::method::pixels::PixelNeighbour;
+use crate::method::probe::Probe;
+use crate::results::identity::{CellKey, Identity, hyper_parameters};
+
+/// Raised whenever a code change may change numbers, so that old cells are not taken for new ones.
+pub const RECIPE: u32 = 1;
+/// Models compute in this type on the CPU.
+const DTYPE: &str = "f32";
+const BACKEND: &str = "local";
+
+/// Where things lie on this machine.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Relative model folders are looked up here.
+    pub home: PathBuf,
+    /// Folder of the manifests.
+    pub datasets: PathBuf,
+    /// Unpacked datasets.
+    pub cache: PathBuf,
+}
+
+/// One point of one curve, ready to run.
+pub struct Cell {
+    /// What it is compared by.
+    pub key: CellKey,
+    /// Hash of everything that may change its numbers.
+    pub run_id: String,
+    /// Who learns, with hyper-parameters.
+    pub learner: Learner,
+    /// The dataset.
+    pub dataset: Arc<Dataset>,
+    /// Which images are learned from and predicted.
+    pub split: Arc<Split>,
+    /// The base model, shared by all cells that use it.
+    base: Option<Arc<Base>>,
+}
+
+struct Base {
+    frozen: Arc<Frozen>,
+    fingerprint: String,
+}
+
+/// All cells of a sweep, in the order in which they run: dataset, seed, shots, learner.
+///
+/// Opens every dataset, draws every split and loads every model, so that a wrong name, a damaged
+/// file or too many shots are reported before the first cell.
+///
+/// # Errors
+/// Whatever is wrong with datasets, splits or models.
+pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
+    let mut bases: HashMap<PathBuf, Arc<Base>> = HashMap::new();
+    for learner in &sweep.learners {
+        if let Some(model) = learner.model()
+            && !bases.contains_key(model)
+        {
+            bases.insert(model.to_path_buf(), Arc::new(load_base(&resolve(model, &places.home))?));
+        }
+    }
+    let mut cells = Vec::new();
+    for name in &sweep.datasets {
+        let dataset = Arc::new(data::open(name, &places.datasets, &places.cache)?);
+        for &seed in &sweep.seeds {
+            for &shots in &sweep.shots {
+                let split = Arc::new(split::clean(&dataset, shots, seed)?);
+                for learner in &sweep.learners {
+                    let mut cell = Cell {
+                        key: CellKey {
+                            dataset: dataset.name.clone(),
+                            protocol: sweep.protocol,
+                            learner: learner.name().to_owned(),
+                            shots,
+                            seed,
+                        },
+                        run_id: String::new(),
+                        learner: learner.clone(),
+                        dataset: dataset.clone(),
+                        split: split.clone(),
+                        base: learner.model().and_then(|m| bases.get(m)).cloned(),
+                    };
+                    cell.run_id = cell.identity().run_id();
+                    cells.push(cell);
+                }
+            }
+        }
+    }
+    Ok(cells)
+}
+
+impl Cell {
+    /// Everything that may change this cell's numbers. Made anew each time: in a large sweep the image
+    /// lists of all cells together would be large.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let ids = |items: &[SplitItem]| items.iter().map(|i| (i.id.clone(), i.sha256.clone())).collect();
+        Identity {
+            key: self.key.clone(),
+            hyper_parameters: hyper_parameters(&self.learner),
+            train: ids(&self.split.train),
+            test: ids(&self.split.test),
+            classes: self.split.classes.clone(),
+            weights: self.base.as_ref().map(|b| b.fingerprint.clone()),
+            dtype: DTYPE.into(),
+            backend: BACKEND.into(),
+            recipe: RECIPE,
+        }
+    }
+
+    /// Images to learn from, in the split's order.
+    ///
+    /// # Errors
+    /// The split names an image that the dataset does not have.
+    pub fn shots(&self) -> Result<Vec<LabelledImage>> {
+        find(&self.dataset, &self.dataset.pool, &self.split.train)
+    }
+
+    /// Images to predict, in the split's order.
+    ///
+    /// # Errors
+    /// As [`Cell::shots`].
+    pub fn test(&self) -> Result<Vec<LabelledImage>> {
+        find(&self.dataset, &self.dataset.test, &self.split.test)
+    }
+
+    /// A fresh classifier of this cell's learner.
+    ///
+    /// # Errors
+    /// The learner's model is missing.
+    pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
+        let classes = self.split.classes.len();
+        let base = || {
+            self.base.as_ref().map(|b| b.frozen.clone()).ok_or_else(|| Error::Model {
+                path: self.learner.model().unwrap_or(Path::new("")).into(),
+                reason: "was not loaded".into(),
+            })
+        };
+        Ok(match &self.learner {
+            Learner::Dinov2Lora(config) => {
+                Box::new(Dinov2Classifier::new(base()?, config.clone(), classes, self.key.seed))
+            }
+            Learner::NearestMean(_) => Box::new(Probe::nearest_mean(base()?, classes)),
+            Learner::Knn(config) => Box::new(Probe::knn(base()?, classes, config.clone())),
+            Learner::LogisticRegression(config) => {
+                Box::new(Probe::logistic_regression(base()?, classes, config.clone()))
+            }
+            Learner::Pixels(config) => Box::new(PixelNeighbour::new(config.clone())),
+        })
+    }
+
+    /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.
+    #[must_use]
+    pub fn images(&self) -> u64 {
+        let test = self.split.test.len() as u64;
+        match &self.learner {
+            Learner::Dinov2Lora(config) => (config.images_per_class * self.split.classes.len()) as u64 + test,
+            _ => test,
+        }
+    }
+}
+
+fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Result<Vec<LabelledImage>> {
+    let by_id: BTreeMap<&str, &LabelledImage> = among.iter().map(|i| (i.id.as_str(), i)).collect();
+    items
+        .iter()
+        .map(|item| {
+            by_id.get(item.id.as_str()).map(|i| (*i).clone()).ok_or_else(|| Error::Dataset {
+                dataset: dataset.name.clone(),
+                reason: format!("the split names image `{}`, which is not there", item.id),
+            })
+        })
+        .collect()
+}
+
+/// A model folder as written in a config: absolute, or relative to the working folder, or to `home`.
+fn resolve(model: &Path, home: &Path) -> PathBuf {
+    if model.is_absolute() || model.exists() { model.to_path_buf() } else { home.join(model) }
+}
+
+fn load_base(dir: &Path) -> Result<Base> {
+    let frozen = Frozen::load(dir, &Device::Cpu)?;
+    let preprocessing = dir.join("preprocessor_config.json");
+    let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
+    let fingerprint =
+        Sha256::new().chain_update(frozen.model().fingerprint()).chain_update(&bytes).finalize();
+    let fingerprint = fingerprint.iter().map(|b| format!("{b:02x}")).collect();
+    Ok(Base { frozen: Arc::new(frozen), fingerprint })
+}

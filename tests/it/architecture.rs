@@ -1,0 +1,96 @@
+//! The house stands on its floors: imports go down only, files stay readable.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const MAX_LINES: usize = 400;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Module name → its place in `lib.rs`.
+fn floors() -> HashMap<String, usize> {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    lib.lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .enumerate()
+        .map(|(floor, module)| (module.to_owned(), floor))
+        .collect()
+}
+
+/// Modules that a source text names as `crate::module`, grouped imports included.
+fn imported(text: &str) -> Vec<String> {
+    let mut modules = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut word = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => modules.push(std::mem::take(&mut word)),
+                    _ if depth == 0 => word.push(c),
+                    _ => {}
+                }
+            }
+            modules.push(word);
+        } else {
+            modules.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    modules.iter().map(|m| m.trim().split("::").next().unwrap_or("").to_owned()).collect()
+}
+
+#[test]
+fn imports_go_down_only() {
+    let floors = floors();
+    assert!(floors.len() >= 8, "lib.rs lists {floors:?}");
+    let src = root().join("src");
+    for file in rust_files(&src) {
+        let inside = file.strip_prefix(&src).unwrap();
+        let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let Some(own) = floors.get(module) else {
+            assert!(matches!(module, "lib" | "main"), "{} is not listed in lib.rs", inside.display());
+            continue;
+        };
+        for other in imported(&fs::read_to_string(&file).unwrap()) {
+            let Some(floor) = floors.get(&other) else { continue };
+            assert!(floor <= own, "{} ({module}) imports `{other}`, which is above it", inside.display());
+        }
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for folder in ["src", "tests", "benches"] {
+        for file in rust_files(&root().join(folder)) {
+            let lines = fs::read_to_string(&file).unwrap().lines().count();
+            assert!(lines <= MAX_LINES, "{} has {lines} lines, more than {MAX_LINES}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_import_reader_sees_grouped_and_plain_paths() {
+    let text = "use crate::{data::{a, b}, nn};\nlet x = crate::results::y();";
+    assert_eq!(imported(text), ["data", "nn", "results"]);
+}

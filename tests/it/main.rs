@@ -1,0 +1,10 @@
+//! One integration binary: every further one would link candle again.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+mod architecture;
+mod bad_input;
+mod controls;
+mod real_shape;
+mod support;
+mod sweep;

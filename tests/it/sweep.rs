@@ -1,0 +1,103 @@
+//! The main job, end to end, through the built binary.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Sandbox, contents, stderr};
+
+const SWEEP: [&str; 3] = ["sweep", "--config", "tiny.toml"];
+
+/// What must be the same however a sweep got there: everything but times, and figures made of the rest.
+fn results(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    contents(folder)
+        .into_iter()
+        .map(|(path, bytes)| (path.to_str().unwrap().to_owned(), bytes))
+        .filter(|(path, _)| path != "timings.csv" && !path.starts_with("cells/"))
+        .collect()
+}
+
+#[test]
+fn a_sweep_writes_every_file_and_a_second_call_trains_nothing() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.succeed(&SWEEP);
+    assert!(table.contains("mini-pets") && table.contains("DINOv2 LoRA"), "{table}");
+    let files = contents(&sandbox.path("results/tiny"));
+    let names: Vec<&str> = files.keys().map(|p| p.to_str().unwrap()).collect();
+    for name in [
+        "sweep.toml",
+        "ledger.csv",
+        "timings.csv",
+        "figures/accuracy.svg",
+        "figures/accuracy.png",
+        "figures/accuracy.csv",
+    ] {
+        assert!(names.contains(&name), "{name} is missing among {names:?}");
+    }
+    let count = |folder: &str, end: &str| names.iter().filter(|n| n.starts_with(folder) && n.ends_with(end)).count();
+    assert_eq!((count("cells/", ".json"), count("predictions/", ".parquet"), count("splits/", ".json")), (4, 4, 2));
+    assert!(!names.iter().any(|n| n.contains("partial") || n.contains("tmp")), "{names:?}");
+
+    let second = sandbox.run(&SWEEP);
+    assert!(second.status.success());
+    assert!(stderr(&second).contains("4 of 4 cells are finished already"), "{}", stderr(&second));
+    assert_eq!(contents(&sandbox.path("results/tiny")), files, "a second call must not change a byte");
+    assert_eq!(String::from_utf8(second.stdout).unwrap(), table);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let [one, two] = [Sandbox::new(), Sandbox::new()];
+    one.succeed(&SWEEP);
+    two.succeed(&SWEEP);
+    assert_eq!(results(&one.path("results/tiny")), results(&two.path("results/tiny")));
+}
+
+#[test]
+fn killed_ten_times_it_ends_with_the_same_result() {
+    let undisturbed = Sandbox::new();
+    let start = Instant::now();
+    undisturbed.succeed(&SWEEP);
+    let whole = start.elapsed();
+
+    let killed = Sandbox::new();
+    let mut kills = 0;
+    for moment in 1..=10u32 {
+        let mut child =
+            killed.kshot(&SWEEP).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(whole * moment / 11 + Duration::from_millis(u64::from(moment)));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap(); // SIGKILL
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(kills >= 3, "only {kills} of 10 runs were still alive when they were to be killed");
+    killed.succeed(&SWEEP);
+    assert_eq!(results(&killed.path("results/tiny")), results(&undisturbed.path("results/tiny")));
+}
+
+#[test]
+fn a_torn_cell_file_is_found_and_the_cell_runs_again() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed(&SWEEP);
+    let before = results(&sandbox.path("results/tiny"));
+    let cells = contents(&sandbox.path("results/tiny/cells"));
+    let (name, bytes) = cells.first_key_value().unwrap();
+    std::fs::write(sandbox.path("results/tiny/cells").join(name), &bytes[..bytes.len() / 2]).unwrap();
+    let again = sandbox.run(&SWEEP);
+    assert!(again.status.success());
+    let said = stderr(&again);
+    assert!(said.contains("3 of 4 cells are finished already"), "{said}");
+    assert!(said.contains(name.to_str().unwrap()), "the torn file is not named: {said}");
+    assert_eq!(results(&sandbox.path("results/tiny")), before);
+}
+
+#[test]
+fn overrides_change_the_sweep_and_dry_run_trains_nothing() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.succeed(&["sweep", "--config", "tiny.toml", "--set", "seeds=[3, 4]", "--dry-run"]);
+    assert!(plan.contains("seed 3") && plan.contains("seed 4") && !plan.contains("seed 0"), "{plan}");
+    assert!(!sandbox.path("results").exists());
+}
