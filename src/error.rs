@@ -52,6 +52,22 @@ pub enum Error {
         /// Names that exist.
         known: Vec<String>,
     },
+    /// A dataset's manifest is wrong.
+    #[error("manifest `{}`: {reason}", path.display())]
+    Manifest {
+        /// The TOML file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A label or split file (text, MATLAB, JSON, CSV) cannot be understood.
+    #[error("label file `{}`: {reason}", path.display())]
+    Labels {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line or variable.
+        reason: String,
+    },
     /// A file's bytes are not those that the manifest promises.
     #[error("`{}` has {what} {found}, the manifest says {expected}", path.display())]
     WrongBytes {
@@ -165,6 +181,11 @@ impl Error {
             }
             Self::Config { .. } => "`kshot sweep --help` and the files in `configs/` show what a config may hold".into(),
             Self::UnknownDataset { known, .. } => format!("known datasets: {}", known.join(", ")),
+            Self::Manifest { .. } => "correct the manifest: the other files in `datasets/` show the form".into(),
+            Self::Labels { path, .. } => format!(
+                "restore `{}` from its source; MATLAB files must be version 5 (`save -v7` or `-v6`)",
+                path.display()
+            ),
             Self::WrongBytes { path, .. } => format!(
                 "the file is damaged or another version: restore `{}` from its source, then run again",
                 path.display()

@@ -1,11 +1,24 @@
 //! Archives in their official layouts → verified images → k-shot splits.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
+use manifest::{Manifest, Regime};
+
+pub mod archive;
+mod cache;
 pub mod image;
+mod index;
+pub mod layout;
+pub mod manifest;
+pub mod mat;
+pub mod overlap;
+pub mod provenance;
+mod source;
+pub mod split;
 
 /// A dataset whose every image was found, hashed and decoded once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
     /// Name of its manifest.
     pub name: String,
@@ -13,12 +26,16 @@ pub struct Dataset {
     pub title: String,
     /// Class names, in label order.
     pub classes: Vec<String>,
-    /// Images that shots may be drawn from, in a fixed order.
+    /// Images that shots may be drawn from, sorted by id.
     pub pool: Vec<LabelledImage>,
-    /// Images that are only ever predicted, in a fixed order.
+    /// Images that are only ever predicted, sorted by id.
     pub test: Vec<LabelledImage>,
     /// Small stand-in shipped with kshot: its numbers say nothing about the real dataset.
     pub micro: bool,
+    /// Whether the stand-in models met its concepts in pre-training, where that is known.
+    pub regime: Option<Regime>,
+    /// Images that the manifest's `skip` left out.
+    pub left_out: usize,
 }
 
 /// An image on disk with its class.
@@ -34,4 +51,46 @@ pub struct LabelledImage {
     pub group: Option<String>,
     /// The encoded file.
     pub path: PathBuf,
+}
+
+/// Opens a dataset by the name of its manifest in `datasets`.
+///
+/// The first call checks sizes and hashes of all files, unpacks them below `cache`, decodes every image
+/// once and writes an index. Later calls read the index: they check that each image still lies there
+/// with its size, and each archive with its size and time of change (hashing it again if that moved).
+///
+/// # Errors
+/// [`Error::UnknownDataset`], [`Error::Manifest`], [`Error::WrongBytes`], [`Error::Archive`],
+/// [`Error::Labels`], [`Error::Image`] and [`Error::Dataset`], each naming file or image. Nothing
+/// half-written stays in the cache.
+pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
+    let manifest = manifest::load(datasets, name)?;
+    let cache = cache.join("datasets").join(name);
+    source::verify(&manifest, &cache)?;
+    let (index, root) = cache::indexed(&manifest, &cache)?;
+    let dataset = index.into_dataset(&manifest, &root);
+    expected(&manifest, &dataset)?;
+    Ok(dataset)
+}
+
+/// Compares the counts with those that the manifest promises.
+fn expected(manifest: &Manifest, dataset: &Dataset) -> Result<()> {
+    let Some(expect) = manifest.expect else { return Ok(()) };
+    let counts = [
+        ("classes", dataset.classes.len(), expect.classes),
+        ("pool images", dataset.pool.len(), expect.pool),
+        ("test images", dataset.test.len(), expect.test),
+    ];
+    for (what, found, expected) in counts {
+        if found != expected {
+            let reason = format!("found {found} {what}, the manifest expects {expected}");
+            return Err(Error::Dataset { dataset: dataset.name.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,0 +1,353 @@
+//! `datasets/*.toml`: what a dataset is made of, how it is laid out, and what must be found in it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// One dataset as described by its TOML file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Name: the file's stem.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// How archives and labels are arranged.
+    pub layout: Layout,
+    /// Licence of images and labels.
+    pub licence: String,
+    /// Whom to cite.
+    pub citation: String,
+    /// Whether the stand-in models met these concepts in pre-training.
+    pub regime: Option<Regime>,
+    /// Small stand-in: its numbers say nothing about the real dataset.
+    #[serde(default)]
+    pub micro: bool,
+    /// CSV `id,class,concept,family,drawing,role` with a row for every image, relative to the manifest.
+    pub provenance: Option<PathBuf>,
+    /// Known quirks, for people.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Ids of images known to be bad: left out and counted.
+    #[serde(default)]
+    pub skip: Vec<String>,
+    /// Class names in label order, where the label files hold numbers only (Oxford Flowers).
+    #[serde(default)]
+    pub class_names: Vec<String>,
+    /// Layout `folders` only: an existing folder with `train/<class>/*` and `test/<class>/*`,
+    /// absolute or relative to the manifest, in place of an archive.
+    pub directory: Option<PathBuf>,
+    /// Archives and label files.
+    #[serde(default, rename = "file")]
+    pub files: Vec<SourceFile>,
+    /// What must be found.
+    pub expect: Option<Expect>,
+    /// Folder of the manifest: what relative paths are relative to.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// How archives and labels are arranged: one per official form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// Two tar.gz: `images/` and `annotations/{trainval,test}.txt`.
+    OxfordPets,
+    /// `cars_train/`, `cars_test/` and a devkit of `.mat` struct arrays.
+    StanfordCars,
+    /// `jpg/`, `imagelabels.mat`, `setid.mat`.
+    OxfordFlowers,
+    /// A zip with a nested tar.gz, split by a CoOp file.
+    Caltech101,
+    /// `train/<class>/*` and `test/<class>/*`.
+    Folders,
+}
+
+/// What a file of a layout is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Role {
+    pub name: &'static str,
+    pub required: bool,
+    /// Unpacked; label files are read where they lie.
+    pub is_archive: bool,
+}
+
+impl Layout {
+    /// Roles a `[[file]]` may have.
+    pub(crate) fn roles(self) -> &'static [Role] {
+        const fn archive(name: &'static str) -> Role {
+            Role { name, required: true, is_archive: true }
+        }
+        const fn labels(name: &'static str) -> Role {
+            Role { name, required: true, is_archive: false }
+        }
+        const fn optional(role: Role) -> Role {
+            Role { required: false, ..role }
+        }
+        match self {
+            Self::OxfordPets => const { &[archive("images"), archive("annotations")] },
+            Self::StanfordCars => {
+                const {
+                    &[
+                        archive("train-images"),
+                        archive("test-images"),
+                        archive("devkit"),
+                        optional(labels("test-labels")),
+                        optional(labels("coop-split")),
+                    ]
+                }
+            }
+            Self::OxfordFlowers => const { &[archive("images"), labels("labels"), labels("splits")] },
+            Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
+            Self::Folders => const { &[optional(archive("archive"))] },
+        }
+    }
+}
+
+/// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Regime {
+    /// Concepts never seen.
+    Novel,
+    /// Concepts seen, in other drawings than those of the test side.
+    Known,
+}
+
+/// One archive or label file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// What it is for; each layout names its own.
+    pub role: String,
+    /// Its official name.
+    pub name: String,
+    /// Where it lies, relative to the manifest.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hex SHA-256.
+    pub sha256: Option<String>,
+    /// Lower-case hex MD5; checked only where no SHA-256 is known.
+    pub md5: Option<String>,
+}
+
+impl SourceFile {
+    /// The strongest hash known: its name and its value.
+    pub(crate) fn digest(&self) -> Option<(&'static str, &str)> {
+        match (&self.sha256, &self.md5) {
+            (Some(hash), _) => Some(("sha256", hash)),
+            (None, Some(hash)) => Some(("md5", hash)),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Counts that must be found, after skipped images were left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Number of classes.
+    pub classes: usize,
+    /// Images that shots may be drawn from.
+    pub pool: usize,
+    /// Images that are only ever predicted.
+    pub test: usize,
+}
+
+impl Manifest {
+    /// Reads and checks one manifest file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Manifest`] naming the field that is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let fail = |reason: String| Error::Manifest { path: path.into(), reason };
+        let mut manifest: Self = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        manifest.folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        manifest.check(path).map_err(fail)?;
+        Ok(manifest)
+    }
+
+    /// The file with a role, if the manifest has one.
+    pub(crate) fn file(&self, role: &str) -> Option<&SourceFile> {
+        self.files.iter().find(|file| file.role == role)
+    }
+
+    /// The files that are unpacked.
+    pub(crate) fn archives(&self) -> impl Iterator<Item = &SourceFile> {
+        let roles = self.layout.roles();
+        self.files.iter().filter(|file| roles.iter().any(|role| role.is_archive && role.name == file.role))
+    }
+
+    /// A path of the manifest, made usable.
+    pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), String> {
+        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+        if self.name != stem {
+            return Err(format!("name `{}` differs from the file's name `{stem}`", self.name));
+        }
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.name.starts_with('.') || !self.name.chars().all(is_plain) {
+            return Err(format!("name `{}` may hold only ASCII letters, digits, `-`, `_` and `.`", self.name));
+        }
+        let roles = self.layout.roles();
+        for (i, file) in self.files.iter().enumerate() {
+            if !roles.iter().any(|role| role.name == file.role) {
+                let known: Vec<_> = roles.iter().map(|role| role.name).collect();
+                return Err(format!("unknown role `{}`, this layout has: {}", file.role, known.join(", ")));
+            }
+            if self.files.iter().take(i).any(|other| other.role == file.role) {
+                return Err(format!("role `{}` is given twice", file.role));
+            }
+            let Some((kind, hash)) = file.digest() else {
+                return Err(format!("file `{}` has neither sha256 nor md5", file.name));
+            };
+            let length = if kind == "sha256" { 64 } else { 32 };
+            let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+            if hash.len() != length || !hash.bytes().all(is_hex) {
+                return Err(format!("{kind} of `{}` is not {length} lower-case hex digits", file.name));
+            }
+        }
+        for role in roles {
+            if role.required && self.file(role.name).is_none() {
+                return Err(format!("no file has the role `{}`", role.name));
+            }
+        }
+        match (self.layout, self.directory.is_some(), self.files.is_empty()) {
+            (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
+            (Layout::Folders, false, true) => Err("give a `directory` or a `[[file]]` of role `archive`".into()),
+            (Layout::Folders, ..) => Ok(()),
+            (_, true, _) => Err("`directory` is for the layout `folders` only".into()),
+            (Layout::OxfordFlowers, ..) if self.class_names.is_empty() => {
+                Err("the layout `oxford-flowers` needs `class_names` in label order".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Every manifest of a datasets folder, sorted by name.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be read, [`Error::Manifest`] when one file is wrong.
+pub fn list(datasets: &Path) -> Result<Vec<Manifest>> {
+    names(datasets)?.iter().map(|name| Manifest::read(&file_of(datasets, name))).collect()
+}
+
+/// The manifest of one dataset.
+///
+/// # Errors
+/// [`Error::UnknownDataset`] with the names that exist, or as [`Manifest::read`].
+pub fn load(datasets: &Path, name: &str) -> Result<Manifest> {
+    let known = names(datasets)?;
+    if known.iter().any(|k| k == name) {
+        Manifest::read(&file_of(datasets, name))
+    } else {
+        Err(Error::UnknownDataset { name: name.into(), known })
+    }
+}
+
+fn file_of(datasets: &Path, name: &str) -> PathBuf {
+    datasets.join(format!("{name}.toml"))
+}
+
+/// Names of the manifests in a folder, sorted.
+fn names(datasets: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(datasets).map_err(Error::io("list", datasets))? {
+        let path = entry.map_err(Error::io("list", datasets))?.path();
+        if path.extension().is_some_and(|e| e == "toml")
+            && let Some(stem) = path.file_stem().and_then(|s| s.to_str())
+        {
+            names.push(stem.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PETS: &str = r#"
+name = "pets"
+title = "Pets"
+layout = "oxford-pets"
+licence = "none"
+citation = "nobody"
+regime = "novel"
+micro = true
+[[file]]
+role = "images"
+name = "images.tar.gz"
+path = "mini/images.tar.gz"
+size = 3
+md5 = "5c4f3ee8e5d25df40f4fd59a7f44e54c"
+[[file]]
+role = "annotations"
+name = "annotations.tar.gz"
+path = "mini/annotations.tar.gz"
+size = 4
+sha256 = "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91"
+[expect]
+classes = 2
+pool = 3
+test = 4
+"#;
+
+    fn read(text: &str) -> Result<Manifest> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pets.toml"), text).unwrap();
+        load(folder.path(), "pets")
+    }
+
+    #[test]
+    fn a_manifest_is_read_with_its_paths_resolved() {
+        let manifest = read(PETS).unwrap();
+        assert_eq!(manifest.layout, Layout::OxfordPets);
+        assert_eq!(manifest.regime, Some(Regime::Novel));
+        assert!(manifest.micro && manifest.skip.is_empty());
+        assert_eq!(manifest.file("images").unwrap().digest().unwrap().0, "md5");
+        assert_eq!(manifest.file("annotations").unwrap().digest().unwrap().0, "sha256");
+        assert!(manifest.resolve(&manifest.files[0].path).ends_with("mini/images.tar.gz"));
+        assert_eq!(manifest.expect, Some(Expect { classes: 2, pool: 3, test: 4 }));
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        let cases = [
+            ("micro = true", "micros = true", "micros"),
+            ("layout = \"oxford-pets\"", "layout = \"oxford\"", "oxford"),
+            ("name = \"pets\"", "name = \"cats\"", "differs from the file's name `pets`"),
+            ("role = \"annotations\"", "role = \"labels\"", "unknown role `labels`, this layout has: images, annotations"),
+            ("role = \"annotations\"", "role = \"images\"", "role `images` is given twice"),
+            ("md5 = \"5c4f3ee8e5d25df40f4fd59a7f44e54c\"", "", "file `images.tar.gz` has neither sha256 nor md5"),
+            ("5c4f3ee8", "5C4F3EE8", "md5 of `images.tar.gz` is not 32 lower-case hex digits"),
+            ("micro = true", "directory = \"x\"", "`directory` is for the layout `folders` only"),
+        ];
+        for (from, to, wanted) in cases {
+            assert!(PETS.contains(from));
+            let error = read(&PETS.replacen(from, to, 1)).unwrap_err();
+            let Error::Manifest { reason, .. } = &error else { panic!("{error:?}") };
+            assert!(reason.contains(wanted), "{reason}");
+            assert!(error.hint().is_some());
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            std::fs::write(folder.path().join(format!("{name}.toml")), "").unwrap();
+        }
+        let Err(Error::UnknownDataset { known, .. }) = load(folder.path(), "c") else { panic!() };
+        assert_eq!(known, ["a", "b"]);
+    }
+}

@@ -1,0 +1,92 @@
+//! Near-duplicates between shots and test images.
+
+use image::imageops::{self, FilterType};
+use image::{GrayImage, RgbImage};
+use rayon::prelude::*;
+
+use super::{Dataset, LabelledImage, image::decode};
+use crate::error::{Error, Result};
+
+/// A pool image and a test image that look alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// Index into [`Dataset::pool`].
+    pub pool: usize,
+    /// Index into [`Dataset::test`].
+    pub test: usize,
+    /// Bits in which their difference hashes differ, of 64.
+    pub distance: u32,
+}
+
+/// The 64-bit difference hash of an image: shrunk to 9×8 grey pixels, one bit for each pixel that is
+/// brighter than its left neighbour, row by row from the highest bit.
+///
+/// Grey is ITU-R 601 luma in integers and the filter is Lanczos with three lobes, as in the `imagehash`
+/// package.
+#[must_use]
+pub fn dhash(image: &RgbImage) -> u64 {
+    let grey = GrayImage::from_fn(image.width(), image.height(), |x, y| {
+        let [r, g, b] = image.get_pixel(x, y).0.map(u32::from);
+        // Pillow's fixed-point weights of `convert("L")`.
+        image::Luma([((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8])
+    });
+    let small = imageops::resize(&grey, 9, 8, FilterType::Lanczos3);
+    let brighter = |row: u32, column: u32| {
+        let at = |x| small.get_pixel(x, row).0;
+        u64::from(at(column + 1) > at(column))
+    };
+    (0..64).fold(0, |hash, i| hash << 1 | brighter(i / 8, i % 8))
+}
+
+/// Every pair of a pool image and a test image within a Hamming distance, in order.
+///
+/// # Errors
+/// When an image cannot be read or decoded.
+pub fn near_duplicates(dataset: &Dataset, within: u32) -> Result<Vec<Pair>> {
+    let hashes = |images: &[LabelledImage]| images.par_iter().map(hash_of).collect::<Result<Vec<_>>>();
+    let (pool, test) = (hashes(&dataset.pool)?, hashes(&dataset.test)?);
+    let mut pairs = Vec::new();
+    for (p, of_pool) in pool.iter().enumerate() {
+        for (t, of_test) in test.iter().enumerate() {
+            let distance = (of_pool ^ of_test).count_ones();
+            if distance <= within {
+                pairs.push(Pair { pool: p, test: t, distance });
+            }
+        }
+    }
+    Ok(pairs)
+}
+
+fn hash_of(image: &LabelledImage) -> Result<u64> {
+    let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
+    Ok(dhash(&decode(&bytes, &image.id)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(shift: u8) -> RgbImage {
+        RgbImage::from_fn(90, 80, |x, y| {
+            let v = ((x * 5 + y * y / 7) % 200) as u8 + shift;
+            image::Rgb([v, v / 2, 255 - v])
+        })
+    }
+
+    #[test]
+    fn a_ramp_sets_all_bits_and_its_mirror_none() {
+        let ramp = RgbImage::from_fn(90, 80, |x, _| image::Rgb([(x * 2) as u8; 3]));
+        assert_eq!(dhash(&ramp), u64::MAX);
+        assert_eq!(dhash(&imageops::flip_horizontal(&ramp)), 0);
+        assert_eq!(dhash(&RgbImage::new(5, 5)), 0);
+    }
+
+    #[test]
+    fn brightness_and_size_hardly_matter_content_does() {
+        let near = |a: &RgbImage, b: &RgbImage| (dhash(a) ^ dhash(b)).count_ones();
+        let big = imageops::resize(&picture(0), 180, 160, FilterType::Triangle);
+        assert!(near(&picture(0), &picture(9)) <= 4);
+        assert!(near(&picture(0), &big) <= 4);
+        assert!(near(&picture(0), &imageops::flip_horizontal(&picture(0))) > 16);
+    }
+}

@@ -1,0 +1,240 @@
+//! Which images a learner sees, and which it is asked about.
+
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Dataset, LabelledImage, hex};
+use crate::config::Protocol;
+use crate::error::{Error, Result};
+use crate::seed;
+
+/// Version of the JSON form.
+const SCHEMA: u32 = 1;
+
+/// k shots per class and the whole test set, by id and hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Version of this form.
+    pub schema: u32,
+    /// Name of the dataset.
+    pub dataset: String,
+    /// How shots and test images were chosen.
+    pub protocol: Protocol,
+    /// Shots per class.
+    pub shots: u32,
+    /// Seed of the draw.
+    pub seed: u64,
+    /// Class names, in label order.
+    pub classes: Vec<String>,
+    /// The shots: class by class, in the order drawn.
+    pub train: Vec<SplitItem>,
+    /// The test images, in the dataset's order.
+    pub test: Vec<SplitItem>,
+}
+
+/// One image of a split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitItem {
+    /// Path inside the dataset.
+    pub id: String,
+    /// Index into [`Split::classes`].
+    pub class: u32,
+    /// Lower-case hex SHA-256 of the encoded file.
+    pub sha256: String,
+}
+
+impl From<&LabelledImage> for SplitItem {
+    fn from(image: &LabelledImage) -> Self {
+        Self { id: image.id.clone(), class: image.class, sha256: image.sha256.clone() }
+    }
+}
+
+impl Split {
+    /// Indented JSON with a final newline, fields in the order of this struct.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] if it cannot be serialised.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map(|json| json + "\n").map_err(|e| self.fail(&e))
+    }
+
+    /// Lower-case hex SHA-256 of the compact JSON: the identity of what was drawn.
+    ///
+    /// # Errors
+    /// As [`Split::to_json`].
+    pub fn digest(&self) -> Result<String> {
+        let json = serde_json::to_vec(self).map_err(|e| self.fail(&e))?;
+        Ok(hex(&Sha256::digest(json)))
+    }
+
+    fn fail(&self, error: &serde_json::Error) -> Error {
+        Error::Dataset { dataset: self.dataset.clone(), reason: format!("split as JSON: {error}") }
+    }
+}
+
+/// Protocol `clean`: official splits, the whole test set, nested draws.
+///
+/// Each class has its own generator, named after dataset and class; its pool is sorted by id, shuffled
+/// once, and k shots are the first k. So the draw of one seed nests in k, and no class's draw depends on
+/// another's images.
+///
+/// # Errors
+/// [`Error::TooFewImages`] naming class and size.
+pub fn clean(dataset: &Dataset, shots: u32, seed: u64) -> Result<Split> {
+    let wanted = shots as usize;
+    let mut train = Vec::with_capacity(wanted * dataset.classes.len());
+    for (class, name) in (0..).zip(&dataset.classes) {
+        let mut pool: Vec<_> = dataset.pool.iter().filter(|image| image.class == class).collect();
+        pool.sort_by(|a, b| a.id.cmp(&b.id));
+        shuffle(&mut pool, &mut seed::rng(seed, &format!("split/{}/{name}", dataset.name)));
+        let drawn = pool.get(..wanted).ok_or_else(|| Error::TooFewImages {
+            dataset: dataset.name.clone(),
+            class: name.clone(),
+            available: pool.len(),
+            asked: wanted,
+        })?;
+        train.extend(drawn.iter().map(|image| SplitItem::from(*image)));
+    }
+    Ok(Split {
+        schema: SCHEMA,
+        dataset: dataset.name.clone(),
+        protocol: Protocol::Clean,
+        shots,
+        seed,
+        classes: dataset.classes.clone(),
+        train,
+        test: dataset.test.iter().map(SplitItem::from).collect(),
+    })
+}
+
+/// Fisher–Yates from the end, written out so that no library version can change a published split.
+fn shuffle<T>(items: &mut [T], rng: &mut impl RngCore) {
+    for last in (1..items.len()).rev() {
+        let other = below(rng, last as u64 + 1);
+        items.swap(last, other as usize);
+    }
+}
+
+/// A uniform number below `end` from 64-bit draws, without bias (Lemire 2019, algorithm 5).
+fn below(rng: &mut impl RngCore, end: u64) -> u64 {
+    let threshold = end.wrapping_neg() % end;
+    loop {
+        let product = u128::from(rng.next_u64()) * u128::from(end);
+        if product as u64 >= threshold {
+            return (product >> 64) as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dataset(sizes: &[usize]) -> Dataset {
+        let image = |side: &str, class: usize, i: usize| LabelledImage {
+            id: format!("{side}/{class}/{i}.png"),
+            class: class as u32,
+            sha256: hex(&Sha256::digest(format!("{side} {class} {i}"))),
+            group: None,
+            path: "unused".into(),
+        };
+        let images = |side, extra: usize| {
+            let of_class = move |(class, size): (usize, &usize)| (0..size + extra).map(move |i| image(side, class, i)).collect::<Vec<_>>();
+            sizes.iter().enumerate().flat_map(of_class).collect()
+        };
+        Dataset {
+            name: "toy".into(),
+            title: "Toy".into(),
+            classes: (0..sizes.len()).map(|c| format!("class {c}")).collect(),
+            pool: images("pool", 0),
+            test: images("test", 1),
+            micro: true,
+            regime: None,
+            left_out: 0,
+        }
+    }
+
+    fn ids(split: &Split) -> Vec<&str> {
+        split.train.iter().map(|item| item.id.as_str()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn shots_nest_and_are_balanced(sizes in prop::collection::vec(1_usize..20, 1..6), seed: u64) {
+            let data = dataset(&sizes);
+            let least = *sizes.iter().min().unwrap() as u32;
+            let mut smaller: BTreeSet<String> = BTreeSet::new();
+            for shots in 1..=least {
+                let split = clean(&data, shots, seed).unwrap();
+                for class in 0..sizes.len() as u32 {
+                    prop_assert_eq!(split.train.iter().filter(|i| i.class == class).count(), shots as usize);
+                }
+                let drawn: BTreeSet<String> = ids(&split).into_iter().map(String::from).collect();
+                prop_assert_eq!(drawn.len(), split.train.len());
+                prop_assert!(drawn.is_superset(&smaller));
+                prop_assert!(split.test.iter().all(|item| !drawn.contains(&item.id)));
+                prop_assert_eq!(split.test.len(), data.test.len());
+                smaller = drawn;
+            }
+            let fails = matches!(
+                clean(&data, least + 1, seed),
+                Err(Error::TooFewImages { available, asked, .. }) if available == least as usize && asked == available + 1
+            );
+            prop_assert!(fails);
+        }
+
+        #[test]
+        fn only_seed_and_content_decide(sizes in prop::collection::vec(2_usize..20, 1..6), seed: u64, order: u64) {
+            let data = dataset(&sizes);
+            let mut listed_otherwise = data.clone();
+            shuffle(&mut listed_otherwise.pool, &mut seed::rng(order, "order"));
+            let split = clean(&data, 2, seed).unwrap();
+            prop_assert_eq!(&split, &clean(&listed_otherwise, 2, seed).unwrap());
+            let json = split.to_json().unwrap();
+            let read: Split = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read.digest().unwrap(), split.digest().unwrap());
+        }
+
+        #[test]
+        fn draws_stay_below(end in 1_u64.., seed: u64) {
+            prop_assert!(below(&mut seed::rng(seed, "below"), end) < end);
+        }
+    }
+
+    #[test]
+    fn a_shuffle_is_fair() {
+        let mut counts = [0_u32; 6];
+        let mut rng = seed::rng(7, "fair");
+        for _ in 0..6000 {
+            let mut items = [0, 1, 2];
+            shuffle(&mut items, &mut rng);
+            counts[items[0] * 2 + usize::from(items[1] > items[2])] += 1;
+        }
+        // 1,000 expected of each order; 5 standard deviations are 144.
+        assert!(counts.iter().all(|c| c.abs_diff(1000) < 144), "{counts:?}");
+    }
+
+    #[test]
+    fn another_seed_draws_others_and_too_many_shots_name_the_class() {
+        let data = dataset(&[9, 8]);
+        assert_ne!(ids(&clean(&data, 3, 0).unwrap()), ids(&clean(&data, 3, 1).unwrap()));
+        let error = clean(&data, 9, 0).unwrap_err();
+        insta::assert_snapshot!(error.to_string(), @"");
+        insta::assert_snapshot!(error.hint().unwrap(), @"");
+    }
+
+    /// Published results name splits by digest: this one may never change.
+    #[test]
+    fn the_draw_is_frozen() {
+        let split = clean(&dataset(&[5, 6]), 2, 42).unwrap();
+        insta::assert_snapshot!(ids(&split).join(" "), @"");
+        insta::assert_snapshot!(split.digest().unwrap(), @"");
+    }
+}
