@@ -139,6 +139,20 @@ pub enum Error {
     },
 
     // === Results ===
+    /// A cell's predictions do not fit its classes, or cannot be stored.
+    #[error("predictions of cell {run_id}: {reason}")]
+    Predictions {
+        /// The cell.
+        run_id: String,
+        /// What does not fit, with the image.
+        reason: String,
+    },
+    /// There are no results in this folder.
+    #[error("`{}` holds no finished cells", path.display())]
+    NoResults {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Some cells of a sweep failed; each was reported when it did.
     #[error("{failed} of {total} cells failed")]
     CellsFailed {
@@ -201,6 +215,8 @@ impl Error {
             }
             Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
             Self::CellsFailed { .. } => "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into(),
+            Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
+            Self::Predictions { .. } => "the learner answered outside its class list: please report it with the config".into(),
             Self::Tensor(_) | Self::Figure { .. } => return None,
         };
         Some(hint)

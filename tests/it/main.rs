@@ -6,5 +6,6 @@ mod architecture;
 mod bad_input;
 mod controls;
 mod real_shape;
+mod results;
 mod support;
 mod sweep;

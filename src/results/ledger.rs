@@ -1,0 +1,156 @@
+//! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
+
+use crate::results::record::Record;
+
+/// Digits after the point of every share and loss.
+const DIGITS: usize = 6;
+
+/// Identity and metrics of `records`, in the order given.
+///
+/// # Errors
+/// When the CSV writer fails.
+pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record([
+        "dataset",
+        "protocol",
+        "learner",
+        "shots",
+        "seed",
+        "run_id",
+        "micro",
+        "regime",
+        "reading",
+        "headline",
+        "accuracy",
+        "top1",
+        "mean_per_class",
+        "invalid_rate",
+        "ece",
+        "nll",
+        "n_classes",
+        "n_train",
+        "n_test",
+        "n_groups",
+        "steps",
+        "images_seen",
+        "final_loss",
+        "trainable_parameters",
+        "dtype",
+        "backend",
+        "recipe",
+        "weights",
+        "split_sha256",
+        "predictions_sha256",
+    ])?;
+    for record in records {
+        let (metrics, training) = (&record.metrics, &record.training);
+        let mut row = key(record);
+        row.extend([
+            record.micro.to_string(),
+            record.regime.clone().unwrap_or_default(),
+            word(&record.reading)?,
+            word(&metrics.headline)?,
+            number(metrics.value()),
+            number(metrics.top1),
+            number(metrics.mean_per_class),
+            number(metrics.invalid_rate),
+            optional(metrics.ece),
+            optional(metrics.nll),
+            record.classes.len().to_string(),
+            record.n_train.to_string(),
+            record.n_test.to_string(),
+            record.n_groups.to_string(),
+            training.steps.to_string(),
+            training.images_seen.to_string(),
+            optional(training.final_loss),
+            training.trainable_parameters.to_string(),
+            record.dtype.clone(),
+            record.backend.clone(),
+            record.recipe.to_string(),
+            record.weights.clone().unwrap_or_default(),
+            record.split_sha256.clone(),
+            record.predictions_sha256.clone(),
+        ]);
+        table.write_record(row)?;
+    }
+    finish(table)
+}
+
+/// Seconds, device, date and commit of `records`, in the order given.
+///
+/// # Errors
+/// When the CSV writer fails.
+pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record([
+        "dataset",
+        "protocol",
+        "learner",
+        "shots",
+        "seed",
+        "run_id",
+        "train_seconds",
+        "eval_seconds",
+        "train_images_per_second",
+        "eval_images_per_second",
+        "device",
+        "threads",
+        "finished",
+        "commit",
+    ])?;
+    for record in records {
+        let timing = &record.timing;
+        let mut row = key(record);
+        row.extend(
+            [
+                timing.train_seconds,
+                timing.eval_seconds,
+                timing.train_images_per_second,
+                timing.eval_images_per_second,
+            ]
+            .map(|value| format!("{value:.3}")),
+        );
+        row.extend([
+            timing.device.clone(),
+            timing.threads.to_string(),
+            timing.finished.clone(),
+            timing.commit.clone().unwrap_or_default(),
+        ]);
+        table.write_record(row)?;
+    }
+    finish(table)
+}
+
+fn key(record: &Record) -> Vec<String> {
+    let key = &record.key;
+    vec![
+        key.dataset.clone(),
+        key.protocol.to_string(),
+        key.learner.clone(),
+        key.shots.to_string(),
+        key.seed.to_string(),
+        record.run_id.clone(),
+    ]
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.DIGITS$}")
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map(number).unwrap_or_default()
+}
+
+/// The name that a plain enum has in our files.
+fn word(value: &impl serde::Serialize) -> Result<String, csv::Error> {
+    let value =
+        serde_json::to_value(value).map_err(|e| csv::Error::from(std::io::Error::from(e)))?;
+    Ok(value.as_str().unwrap_or_default().to_owned())
+}
+
+fn finish(table: csv::Writer<Vec<u8>>) -> Result<Vec<u8>, csv::Error> {
+    table
+        .into_inner()
+        .map_err(|e| csv::Error::from(e.into_error()))
+}

@@ -1,0 +1,370 @@
+//! A results folder: which cells are finished, and everything that is known of them.
+//!
+//! ```text
+//! sweep.toml                          the resolved config
+//! splits/<dataset>-<protocol>-k<shots>-s<seed>.json
+//! predictions/<run_id>.parquet        written first
+//! predictions/<run_id>.partial.jsonl  while a cell runs
+//! cells/<run_id>.json                 written last: a cell is finished when this is whole
+//! cells/<run_id>.failed.json          why it is not
+//! ledger.csv timings.csv figures/     rebuilt from the above
+//! ```
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::Protocol;
+use crate::error::{Error, Result};
+use crate::prediction::Prediction;
+use crate::results::identity::{Identity, hex};
+use crate::results::record::{Account, Failure, Record, SCHEMA};
+use crate::results::{file, ledger, predictions};
+
+/// A results folder.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// Makes the folder where needed and proves that it can be written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] on a read-only file system, a full disk or a missing right.
+    pub fn open(folder: &Path) -> Result<Self> {
+        for inside in ["cells", "predictions", "splits", "figures"] {
+            file::make_writable_folder(&folder.join(inside))?;
+        }
+        Ok(Self {
+            folder: folder.into(),
+        })
+    }
+
+    /// An existing results folder, only to be read.
+    ///
+    /// # Errors
+    /// [`Error::NoResults`] when it has no `cells` folder.
+    pub fn open_existing(folder: &Path) -> Result<Self> {
+        if folder.join("cells").is_dir() {
+            Ok(Self {
+                folder: folder.into(),
+            })
+        } else {
+            Err(Error::NoResults {
+                path: folder.into(),
+            })
+        }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the figures go.
+    #[must_use]
+    pub fn figures(&self) -> PathBuf {
+        self.folder.join("figures")
+    }
+
+    fn cell_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("cells").join(format!("{run_id}.json"))
+    }
+
+    fn failure_path(&self, run_id: &str) -> PathBuf {
+        self.folder
+            .join("cells")
+            .join(format!("{run_id}.failed.json"))
+    }
+
+    fn predictions_path(&self, run_id: &str) -> PathBuf {
+        self.folder
+            .join("predictions")
+            .join(format!("{run_id}.parquet"))
+    }
+
+    fn partial_path(&self, run_id: &str) -> PathBuf {
+        self.folder
+            .join("predictions")
+            .join(format!("{run_id}.partial.jsonl"))
+    }
+
+    /// The record of a cell, if it is finished: its file is whole and of a known schema, and its
+    /// predictions are there and are the ones that the record was made from. Anything torn or not
+    /// matching is named in a warning and counts as not finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file is there but cannot be read.
+    pub fn finished(&self, run_id: &str) -> Result<Option<Record>> {
+        Ok(self.checked(run_id)?.map(|(record, _)| record))
+    }
+
+    /// The predictions of a finished cell, in the order in which they were made.
+    ///
+    /// # Errors
+    /// [`Error::Predictions`] when the cell is not finished, [`Error::Io`] when a file cannot be read.
+    pub fn predictions(&self, run_id: &str) -> Result<Vec<Prediction>> {
+        let unfinished = || Error::Predictions {
+            run_id: run_id.into(),
+            reason: "the cell is not finished".into(),
+        };
+        Ok(self.checked(run_id)?.ok_or_else(unfinished)?.1)
+    }
+
+    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        let Some(bytes) = read_if_present(&self.cell_path(run_id))? else {
+            return Ok(None);
+        };
+        let checked = parse_record(&self.cell_path(run_id), &bytes)
+            .and_then(|record| self.with_predictions(run_id, record));
+        match checked {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::Malformed { kind, path, reason }) => {
+                tracing::warn!(
+                    "{kind} `{}` is not trusted, the cell runs again: {reason}",
+                    path.display()
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn with_predictions(&self, run_id: &str, record: Record) -> Result<(Record, Vec<Prediction>)> {
+        let malformed = |path: PathBuf, kind, reason: &str| Error::Malformed {
+            kind,
+            path,
+            reason: reason.into(),
+        };
+        if record.run_id != run_id {
+            let reason = format!("it is the record of cell {}", record.run_id);
+            return Err(malformed(self.cell_path(run_id), "cell record", &reason));
+        }
+        let path = self.predictions_path(run_id);
+        let Some(bytes) = read_if_present(&path)? else {
+            return Err(malformed(path, "prediction file", "it is missing"));
+        };
+        let (classes, rows) = predictions::decode(&path, bytes)?;
+        if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
+            return Err(malformed(
+                path,
+                "prediction file",
+                "its rows are not those that the cell record was made from",
+            ));
+        }
+        Ok((record, rows))
+    }
+
+    /// Opens the file that collects predictions while a cell runs, empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be made.
+    pub fn partial(&self, run_id: &str) -> Result<PartialPredictions> {
+        let path = self.partial_path(run_id);
+        let file = File::create(&path).map_err(Error::io("write", &path))?;
+        Ok(PartialPredictions { file, path })
+    }
+
+    /// Stores a finished cell: predictions first, record last, then what its running or failing left behind.
+    ///
+    /// # Errors
+    /// [`Error::Predictions`] when an answer, a true class or a list of log-probabilities does not fit the
+    /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
+    pub fn finish(
+        &self,
+        identity: &Identity,
+        account: Account,
+        rows: &[Prediction],
+    ) -> Result<Record> {
+        let record = Record::new(identity, account, rows);
+        let run_id = &record.run_id;
+        check_rows(&record, rows).map_err(|reason| Error::Predictions {
+            run_id: run_id.clone(),
+            reason,
+        })?;
+        let encoded = predictions::encode(run_id, &record.classes, rows)?;
+        file::replace(&self.predictions_path(run_id), &encoded)?;
+        file::replace(
+            &self.cell_path(run_id),
+            &to_json(&record, &self.cell_path(run_id))?,
+        )?;
+        file::remove_if_present(&self.partial_path(run_id))?;
+        file::remove_if_present(&self.failure_path(run_id))?;
+        Ok(record)
+    }
+
+    /// Stores why a cell failed; the next sweep tries it again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn fail(&self, failure: &Failure) -> Result<()> {
+        let path = self.failure_path(&failure.run_id);
+        file::replace(&path, &to_json(failure, &path)?)
+    }
+
+    /// Stores the resolved config beside its results.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn write_sweep_config(&self, toml: &str) -> Result<()> {
+        file::replace_if_changed(&self.folder.join("sweep.toml"), toml.as_bytes()).map(drop)
+    }
+
+    /// Stores a split as JSON, unless it is there already, and gives the SHA-256 of the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn write_split(
+        &self,
+        dataset: &str,
+        protocol: Protocol,
+        shots: u32,
+        seed: u64,
+        split: &impl Serialize,
+    ) -> Result<String> {
+        let path = self
+            .folder
+            .join("splits")
+            .join(format!("{dataset}-{protocol}-k{shots}-s{seed}.json"));
+        let json = to_json(split, &path)?;
+        file::replace_if_changed(&path, &json)?;
+        Ok(hex(&Sha256::digest(&json)))
+    }
+
+    /// All finished cells, in order of their keys.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder or a file cannot be read.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let cells = self.folder.join("cells");
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&cells).map_err(Error::io("read", &cells))? {
+            let name = entry.map_err(Error::io("read", &cells))?.file_name();
+            let run_id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            if let Some(run_id) = run_id.filter(|id| !id.ends_with(".failed")) {
+                records.extend(self.finished(run_id)?);
+            }
+        }
+        records.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+        Ok(records)
+    }
+
+    /// Rebuilds `ledger.csv` (identity and metrics: the same results, the same bytes) and `timings.csv`
+    /// from `records`, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when they cannot be written.
+    pub fn write_ledger(&self, records: &[Record]) -> Result<()> {
+        let write = |name: &str, table: fn(&[&Record]) -> Result<Vec<u8>, csv::Error>| {
+            let path = self.folder.join(name);
+            let mut sorted: Vec<&Record> = records.iter().collect();
+            sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+            let bytes = table(&sorted).map_err(|e| Error::io("write", &path)(e.into()))?;
+            file::replace_if_changed(&path, &bytes)
+        };
+        write("ledger.csv", ledger::ledger)?;
+        write("timings.csv", ledger::timings)?;
+        Ok(())
+    }
+}
+
+/// Predictions of a running cell, one JSON line each; a log-probability of −∞ is written as `null`.
+#[derive(Debug)]
+pub struct PartialPredictions {
+    file: File,
+    path: PathBuf,
+}
+
+impl PartialPredictions {
+    /// Appends a batch and returns when it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn append(&mut self, batch: &[Prediction]) -> Result<()> {
+        let mut lines = Vec::new();
+        let encoded = batch.iter().try_for_each(|row| {
+            serde_json::to_writer(&mut lines, row)?;
+            lines.write_all(b"\n")
+        });
+        encoded
+            .and_then(|()| self.file.write_all(&lines))
+            .and_then(|()| self.file.sync_data())
+            .map_err(Error::io("write", &self.path))
+    }
+}
+
+fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+/// A cell record of any schema that this version can read.
+fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
+    let malformed = |reason: String| Error::Malformed {
+        kind: "cell record",
+        path: path.into(),
+        reason,
+    };
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+    match value.get("schema").and_then(Value::as_u64) {
+        Some(schema) if schema == u64::from(SCHEMA) => {
+            serde_json::from_value(value).map_err(|e| malformed(e.to_string()))
+        }
+        Some(schema) => Err(malformed(format!(
+            "schema {schema} is not known, this version reads {SCHEMA}"
+        ))),
+        None => Err(malformed("it has no `schema`".into())),
+    }
+}
+
+fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
+    let mut json =
+        serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+fn check_rows(record: &Record, rows: &[Prediction]) -> std::result::Result<(), String> {
+    let classes = record.classes.len();
+    if rows.is_empty() {
+        return Err("there are none".into());
+    }
+    for row in rows {
+        let named = [
+            Some(row.truth),
+            row.free_class,
+            row.trie_class,
+            row.likelihood_class,
+        ];
+        if let Some(class) = named
+            .into_iter()
+            .flatten()
+            .find(|&class| class as usize >= classes)
+        {
+            return Err(format!(
+                "image `{}` has class {class}, there are {classes}",
+                row.id
+            ));
+        }
+        if let Some(log_probs) = row
+            .log_probs
+            .as_ref()
+            .filter(|p| p.len() != classes || p.iter().any(|p| p.is_nan()))
+        {
+            return Err(format!(
+                "image `{}` has log-probabilities {log_probs:?} for {classes} classes",
+                row.id
+            ));
+        }
+    }
+    Ok(())
+}

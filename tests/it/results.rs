@@ -1,0 +1,332 @@
+//! A results folder survives what happens to folders: torn files, leftovers, other orders.
+
+use std::fs;
+use std::path::Path;
+
+use kshot::config::Protocol;
+use kshot::error::Error;
+use kshot::prediction::{Prediction, Reading};
+use kshot::results::metric::{Headline, Metrics};
+use kshot::results::record::{
+    Account, CellKey, Failure, Identity, Record, Timing, TrainingSummary,
+};
+use kshot::results::store::Store;
+use proptest::prelude::*;
+
+fn identity(dataset: &str, learner: &str, shots: u32, seed: u64) -> Identity {
+    Identity {
+        key: CellKey {
+            dataset: dataset.into(),
+            protocol: Protocol::Clean,
+            learner: learner.into(),
+            shots,
+            seed,
+        },
+        hyper_parameters: serde_json::json!({"method": "knn", "temperature": 0.07}),
+        train: vec![("train/0.png".into(), "aa".into())],
+        test: vec![("test/0.png".into(), "bb".into())],
+        classes: vec!["cat".into(), "dog".into(), "yak".into()],
+        weights: None,
+        dtype: "f32".into(),
+        backend: "local".into(),
+        recipe: 1,
+    }
+}
+
+fn account() -> Account {
+    Account {
+        reading: Reading::Likelihood,
+        headline: Headline::Top1,
+        micro: true,
+        regime: Some("known".into()),
+        split_sha256: "cc".into(),
+        training: TrainingSummary {
+            steps: 3,
+            images_seen: 96,
+            final_loss: Some(0.125),
+            trainable_parameters: 7,
+        },
+        timing: Timing {
+            train_seconds: 1.5,
+            device: "cpu".into(),
+            threads: 2,
+            ..Timing::default()
+        },
+    }
+}
+
+/// `n` images in groups of two; the answer is right unless `salt` says otherwise.
+fn rows(n: u32, salt: u32) -> Vec<Prediction> {
+    let row = |i: u32| Prediction {
+        id: format!("test/{i}.png"),
+        sha256: format!("{i:064x}"),
+        group: Some(format!("drawing {}", i / 2)),
+        truth: i % 3,
+        free_text: None,
+        free_class: None,
+        trie_class: None,
+        likelihood_class: Some(if (i * 7 + salt) % 5 == 0 {
+            (i + 1) % 3
+        } else {
+            i % 3
+        }),
+        log_probs: Some(
+            (0..3)
+                .map(|c| if c == i % 3 { -0.25 } else { -2.2 })
+                .collect(),
+        ),
+    };
+    (0..n).map(row).collect()
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_finished_cell_reads_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
+    let run_id = identity.run_id();
+    assert_eq!(store.finished(&run_id).unwrap(), None);
+    assert!(matches!(
+        store.predictions(&run_id),
+        Err(Error::Predictions { .. })
+    ));
+
+    let failure = Failure::new(
+        &run_id,
+        &identity.key,
+        &Error::Figure { reason: "x".into() },
+    );
+    store.fail(&failure).unwrap();
+    let mut partial = store.partial(&run_id).unwrap();
+    partial.append(&rows(2, 0)).unwrap();
+    partial.append(&rows(1, 0)).unwrap();
+    let lines = fs::read_to_string(
+        folder
+            .path()
+            .join(format!("predictions/{run_id}.partial.jsonl")),
+    )
+    .unwrap();
+    let read: Vec<Prediction> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(read, [rows(2, 0), rows(1, 0)].concat());
+    assert_eq!(
+        store.finished(&run_id).unwrap(),
+        None,
+        "a running or failed cell is not finished"
+    );
+
+    let record = store.finish(&identity, account(), &rows(8, 1)).unwrap();
+    assert_eq!((record.n_test, record.n_groups, record.n_train), (8, 4, 1));
+    assert_eq!(store.finished(&run_id).unwrap().as_ref(), Some(&record));
+    assert_eq!(store.predictions(&run_id).unwrap(), rows(8, 1));
+    assert_eq!(store.records().unwrap(), [record.clone()]);
+    let again = Metrics::of(
+        &store.predictions(&run_id).unwrap(),
+        record.reading,
+        record.metrics.headline,
+    );
+    assert_eq!(
+        again, record.metrics,
+        "metrics can be computed again from what is stored"
+    );
+    assert_eq!(
+        files(&folder.path().join("cells")),
+        [format!("{run_id}.json")]
+    );
+    assert_eq!(
+        files(&folder.path().join("predictions")),
+        [format!("{run_id}.parquet")]
+    );
+}
+
+#[test]
+fn torn_missing_and_foreign_files_are_not_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
+    let run_id = identity.run_id();
+    let cell = folder.path().join(format!("cells/{run_id}.json"));
+    let parquet = folder.path().join(format!("predictions/{run_id}.parquet"));
+    store.finish(&identity, account(), &rows(8, 1)).unwrap();
+    let (good_cell, good_parquet) = (fs::read(&cell).unwrap(), fs::read(&parquet).unwrap());
+    let text = String::from_utf8(good_cell.clone()).unwrap();
+
+    let mut damaged: Vec<(&str, Vec<u8>, Option<Vec<u8>>)> = vec![
+        (
+            "another schema",
+            text.replace("\"schema\": 1", "\"schema\": 99").into(),
+            Some(good_parquet.clone()),
+        ),
+        (
+            "an unknown field",
+            text.replace("\"schema\": 1", "\"schema\": 1, \"x\": 2")
+                .into(),
+            Some(good_parquet.clone()),
+        ),
+        (
+            "another cell",
+            text.replace(&run_id, "0123456789abcdef").into(),
+            Some(good_parquet.clone()),
+        ),
+        ("no predictions", good_cell.clone(), None),
+        (
+            "torn predictions",
+            good_cell.clone(),
+            Some(good_parquet[..good_parquet.len() / 2].to_vec()),
+        ),
+        ("empty predictions", good_cell.clone(), Some(Vec::new())),
+    ];
+    for share in [0, 1, 4, 9] {
+        damaged.push((
+            "a torn record",
+            good_cell[..good_cell.len() * share / 10].to_vec(),
+            Some(good_parquet.clone()),
+        ));
+    }
+    store.finish(&identity, account(), &rows(8, 2)).unwrap();
+    damaged.push((
+        "predictions of another run",
+        good_cell.clone(),
+        Some(fs::read(&parquet).unwrap()),
+    ));
+
+    for (what, cell_bytes, parquet_bytes) in damaged {
+        fs::write(&cell, cell_bytes).unwrap();
+        match parquet_bytes {
+            Some(bytes) => fs::write(&parquet, bytes).unwrap(),
+            None => fs::remove_file(&parquet).unwrap(),
+        }
+        assert_eq!(store.finished(&run_id).unwrap(), None, "{what}");
+        assert_eq!(store.records().unwrap(), [], "{what}");
+        // Running the cell again heals it.
+        let record = store.finish(&identity, account(), &rows(8, 1)).unwrap();
+        assert_eq!(store.finished(&run_id).unwrap(), Some(record), "{what}");
+        assert_eq!(fs::read(&cell).unwrap(), good_cell, "{what}");
+        assert_eq!(fs::read(&parquet).unwrap(), good_parquet, "{what}");
+    }
+}
+
+#[test]
+fn predictions_that_do_not_fit_their_classes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
+    let changes: [fn(&mut Vec<Prediction>); 5] = [
+        Vec::clear,
+        |rows| rows[1].truth = 3,
+        |rows| rows[1].free_class = Some(9),
+        |rows| rows[1].log_probs = Some(vec![-0.1]),
+        |rows| rows[1].log_probs = Some(vec![-0.1, f32::NAN, -3.0]),
+    ];
+    for change in changes {
+        let mut rows = rows(4, 0);
+        change(&mut rows);
+        let error = store.finish(&identity, account(), &rows).unwrap_err();
+        assert!(matches!(error, Error::Predictions { .. }), "{error}");
+        assert!(
+            files(&folder.path().join("predictions")).is_empty(),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn splits_and_config_are_written_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    store.write_sweep_config("name = \"a\"\n").unwrap();
+    let write = |split: &[&str]| {
+        store
+            .write_split("mini-pets", Protocol::Clean, 4, 2, &split)
+            .unwrap()
+    };
+    let first = write(&["a", "b"]);
+    assert_eq!(
+        files(&folder.path().join("splits")),
+        ["mini-pets-clean-k4-s2.json"]
+    );
+    assert_eq!(write(&["a", "b"]), first);
+    assert_ne!(write(&["b", "a"]), first);
+    assert_eq!(
+        fs::read_to_string(folder.path().join("sweep.toml")).unwrap(),
+        "name = \"a\"\n"
+    );
+}
+
+#[test]
+fn a_folder_without_results_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Store::open_existing(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::NoResults { .. }), "{error}");
+    fs::write(folder.path().join("file"), "").unwrap();
+    let error = Store::open(&folder.path().join("file")).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[test]
+fn numbers_without_a_json_form_do_not_tear_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let mut account = account();
+    account.timing.train_images_per_second = 0.0 / 0.0;
+    account.timing.eval_images_per_second = f64::INFINITY;
+    account.training.final_loss = Some(f64::NAN);
+    let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
+    let mut rows = rows(8, 0);
+    rows[0].log_probs = Some(vec![f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY]);
+    let record = store.finish(&identity, account, &rows).unwrap();
+    assert_eq!(record.timing.eval_images_per_second, 0.0);
+    assert_eq!(store.finished(&record.run_id).unwrap(), Some(record));
+}
+
+fn ledgers(store: &Store, records: &[Record]) -> (String, String) {
+    store.write_ledger(records).unwrap();
+    let read = |name| fs::read_to_string(store.folder().join(name)).unwrap();
+    (read("ledger.csv"), read("timings.csv"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    /// Any order of cells, with any of them finished twice, gives the same ledger; dates and seconds do
+    /// not reach it.
+    #[test]
+    fn the_ledger_does_not_depend_on_the_order_of_cells(
+        order in Just((0..8_usize).collect::<Vec<_>>()).prop_shuffle(),
+        repeated in proptest::collection::vec(0..8_usize, 0..3),
+        seconds in 0.0..9.0_f64,
+    ) {
+        let cells: Vec<_> = (0..8_u32)
+            .map(|i| identity(["b", "a"][i as usize % 2], ["y, \"z\"", "x"][i as usize / 2 % 2], 1 << (i / 4), 3))
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let reference = Store::open(&folder.path().join("reference")).unwrap();
+        let shuffled = Store::open(&folder.path().join("shuffled")).unwrap();
+        for (i, cell) in cells.iter().enumerate() {
+            reference.finish(cell, account(), &rows(6, i as u32)).unwrap();
+        }
+        for &i in order.iter().chain(&repeated) {
+            let mut account = account();
+            account.timing.train_seconds = seconds;
+            shuffled.finish(&cells[i], account, &rows(6, i as u32)).unwrap();
+        }
+        let (ledger, timings) = ledgers(&reference, &reference.records().unwrap());
+        let (shuffled_ledger, shuffled_timings) = ledgers(&shuffled, &shuffled.records().unwrap());
+        prop_assert_eq!(&ledger, &shuffled_ledger);
+        prop_assert_eq!(ledger.lines().count(), 9);
+        prop_assert_eq!(timings == shuffled_timings, (seconds - 1.5).abs() < 5e-4);
+        let mut backwards = reference.records().unwrap();
+        backwards.reverse();
+        prop_assert_eq!(ledgers(&reference, &backwards).0, ledger);
+    }
+}
