@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use image::RgbImage;
 use rand::seq::SliceRandom as _;
 use rayon::prelude::*;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::method::features::{BATCH, Frozen, stack};
 use crate::method::{Classifier, Fit, Step, argmax, read_images, row};
 use crate::models::dinov2::{Dinov2, Lora};
+use crate::nn::head::Head;
 use crate::nn::loss::{cross_entropy, log_softmax};
 use crate::nn::optim::{AdamW, Group, clip_grad_norm};
 use crate::nn::schedule::warmup_cosine;
@@ -71,14 +72,14 @@ impl Classifier for Dinov2Classifier {
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
         let lora = Lora { targets: config.targets.clone(), rank: config.rank, alpha: config.alpha };
         let model = self.base.model().with_lora(&lora, &mut rng(self.seed, "lora"))?;
-        let head = Head::from_class_means(&self.base.features(shots)?, &labels, self.classes, self.base.device())?;
+        let head = head_from_class_means(&self.base.features(shots)?, &labels, self.classes, self.base.device())?;
 
         let adapter: Vec<Var> = model.trainable().into_iter().map(|(_, var)| var).collect();
-        let vars: Vec<Var> = adapter.iter().cloned().chain(head.vars()).collect();
+        let vars: Vec<Var> = adapter.iter().chain([head.weight(), head.bias()]).cloned().collect();
         let groups = vec![
             Group { vars: adapter, lr: config.adapter_lr, weight_decay: config.weight_decay },
-            Group { vars: vec![head.weight.clone()], lr: config.head_lr, weight_decay: config.weight_decay },
-            Group { vars: vec![head.bias.clone()], lr: config.head_lr, weight_decay: 0.0 },
+            Group { vars: vec![head.weight().clone()], lr: config.head_lr, weight_decay: config.weight_decay },
+            Group { vars: vec![head.bias().clone()], lr: config.head_lr, weight_decay: 0.0 },
         ];
         let mut optimiser = AdamW::new(groups, BETAS.0, BETAS.1, EPSILON)?;
 
@@ -133,13 +134,13 @@ impl Classifier for Dinov2Classifier {
     fn save(&self, dir: &Path) -> Result<()> {
         let (model, head) = self.trained(dir)?;
         model.save_adapter(dir)?;
-        head.save(&dir.join(HEAD_FILE))
+        save_head(head, &dir.join(HEAD_FILE))
     }
 
     fn load(&mut self, dir: &Path) -> Result<()> {
         let model = self.base.model().load_adapter(dir)?;
         let features = 2 * model.hidden_size();
-        let head = Head::load(&dir.join(HEAD_FILE), (self.classes, features), self.base.device())?;
+        let head = load_head(&dir.join(HEAD_FILE), (self.classes, features), self.base.device())?;
         self.trained = Some((model, head));
         Ok(())
     }
@@ -162,79 +163,59 @@ fn order(shots: usize, length: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// Softmax head: logits = F Wᵀ + b with F (B, 2D), W (C, 2D), b (C).
-struct Head {
-    weight: Var,
-    bias: Var,
+/// A head that classifies as the nearest class mean (Euclidean) before its first step:
+/// logit_c = g·(μ_c·f − ‖μ_c‖²/2), scaled so that a class mean leads the average class by
+/// [`INITIAL_MARGIN`]. Weight (C, 2D), bias (C).
+fn head_from_class_means(features: &[Arc<[f32]>], labels: &[u32], classes: usize, device: &Device) -> Result<Head> {
+    let width = features.first().map_or(0, |f| f.len());
+    let mut means = vec![vec![0f32; width]; classes];
+    let mut counts = vec![0f32; classes];
+    for (feature, &label) in features.iter().zip(labels) {
+        counts[label as usize] += 1.0;
+        for (mean, x) in means[label as usize].iter_mut().zip(feature.iter()) {
+            *mean += x;
+        }
+    }
+    for (mean, count) in means.iter_mut().zip(&counts) {
+        mean.iter_mut().for_each(|m| *m /= count.max(1.0));
+    }
+    let centre: Vec<f32> = (0..width).map(|d| means.iter().map(|m| m[d]).sum::<f32>() / classes as f32).collect();
+    let spread: f32 = means
+        .iter()
+        .map(|m| m.iter().zip(&centre).map(|(a, b)| (a - b) * (a - b)).sum::<f32>())
+        .sum::<f32>()
+        / classes as f32;
+    let gain = INITIAL_MARGIN / spread.max(f32::MIN_POSITIVE);
+    // Subtracting the centre from every row changes no probability and keeps the weights small.
+    let mut weight = Vec::with_capacity(classes * width);
+    let mut bias = Vec::with_capacity(classes);
+    for mean in &means {
+        weight.extend(mean.iter().zip(&centre).map(|(m, c)| gain * (m - c)));
+        let squares = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
+        bias.push(-gain / 2.0 * (squares(mean) - squares(&centre)));
+    }
+    Head::new(&Tensor::from_vec(weight, (classes, width), device)?, &Tensor::from_vec(bias, classes, device)?)
 }
 
-impl Head {
-    /// A head that classifies as the nearest class mean (Euclidean) before its first step:
-    /// logit_c = g·(μ_c·f − ‖μ_c‖²/2), scaled so that a class mean leads the average class by
-    /// [`INITIAL_MARGIN`].
-    fn from_class_means(features: &[Arc<[f32]>], labels: &[u32], classes: usize, device: &Device) -> Result<Self> {
-        let width = features.first().map_or(0, |f| f.len());
-        let mut means = vec![vec![0f32; width]; classes];
-        let mut counts = vec![0f32; classes];
-        for (feature, &label) in features.iter().zip(labels) {
-            counts[label as usize] += 1.0;
-            for (mean, x) in means[label as usize].iter_mut().zip(feature.iter()) {
-                *mean += x;
-            }
+fn save_head(head: &Head, file: &Path) -> Result<()> {
+    let tensors = HashMap::from([
+        ("weight", head.weight().as_tensor().clone()),
+        ("bias", head.bias().as_tensor().clone()),
+    ]);
+    Ok(candle_core::safetensors::save(&tensors, file)?)
+}
+
+fn load_head(file: &Path, (classes, features): (usize, usize), device: &Device) -> Result<Head> {
+    let model_error = |reason: String| Error::Model { path: file.to_path_buf(), reason };
+    let tensors = candle_core::safetensors::load(file, device).map_err(|e| model_error(e.to_string()))?;
+    let get = |name: &str, shape: &[usize]| {
+        let tensor = tensors.get(name).ok_or_else(|| model_error(format!("tensor `{name}` is missing")))?;
+        if tensor.dims() != shape {
+            return Err(model_error(format!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.dims())));
         }
-        for (mean, count) in means.iter_mut().zip(&counts) {
-            mean.iter_mut().for_each(|m| *m /= count.max(1.0));
-        }
-        let centre: Vec<f32> = (0..width).map(|d| means.iter().map(|m| m[d]).sum::<f32>() / classes as f32).collect();
-        let spread: f32 = means
-            .iter()
-            .map(|m| m.iter().zip(&centre).map(|(a, b)| (a - b) * (a - b)).sum::<f32>())
-            .sum::<f32>()
-            / classes as f32;
-        let gain = INITIAL_MARGIN / spread.max(f32::MIN_POSITIVE);
-        // Subtracting the centre from every row changes no probability and keeps the weights small.
-        let mut weight = Vec::with_capacity(classes * width);
-        let mut bias = Vec::with_capacity(classes);
-        for mean in &means {
-            weight.extend(mean.iter().zip(&centre).map(|(m, c)| gain * (m - c)));
-            let squares = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
-            bias.push(-gain / 2.0 * (squares(mean) - squares(&centre)));
-        }
-        Ok(Self {
-            weight: Var::from_tensor(&Tensor::from_vec(weight, (classes, width), device)?)?,
-            bias: Var::from_tensor(&Tensor::from_vec(bias, classes, device)?)?,
-        })
-    }
-
-    fn vars(&self) -> [Var; 2] {
-        [self.weight.clone(), self.bias.clone()]
-    }
-
-    /// (B, 2D) → (B, C)
-    fn forward(&self, features: &Tensor) -> Result<Tensor> {
-        Ok(features.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?)
-    }
-
-    fn save(&self, file: &Path) -> Result<()> {
-        let tensors = HashMap::from([
-            ("weight", self.weight.as_tensor().clone()),
-            ("bias", self.bias.as_tensor().clone()),
-        ]);
-        Ok(candle_core::safetensors::save(&tensors, file)?)
-    }
-
-    fn load(file: &Path, (classes, features): (usize, usize), device: &Device) -> Result<Self> {
-        let model_error = |reason: String| Error::Model { path: file.to_path_buf(), reason };
-        let tensors = candle_core::safetensors::load(file, device).map_err(|e| model_error(e.to_string()))?;
-        let get = |name: &str, shape: &[usize]| {
-            let tensor = tensors.get(name).ok_or_else(|| model_error(format!("tensor `{name}` is missing")))?;
-            if tensor.dims() != shape {
-                return Err(model_error(format!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.dims())));
-            }
-            Ok(Var::from_tensor(tensor)?)
-        };
-        Ok(Self { weight: get("weight", &[classes, features])?, bias: get("bias", &[classes])? })
-    }
+        Ok(tensor)
+    };
+    Head::new(get("weight", &[classes, features])?, get("bias", &[classes])?)
 }
 
 #[cfg(test)]
@@ -255,10 +236,10 @@ mod tests {
     #[test]
     fn initial_head_is_nearest_class_mean() {
         let features: Vec<Arc<[f32]>> = [[4.0, 0.0], [6.0, 0.0], [0.0, 1.0], [0.0, 3.0]].map(|f| f.into()).into();
-        let head = Head::from_class_means(&features, &[0, 0, 1, 1], 2, &Device::Cpu).unwrap();
+        let head = head_from_class_means(&features, &[0, 0, 1, 1], 2, &Device::Cpu).unwrap();
         // Nearer to (0, 2) than to (5, 0), although its dot product with (5, 0) is the larger one.
         let logits = head.forward(&Tensor::new(&[[1.2f32, 2.0], [4.0, 1.0]], &Device::Cpu).unwrap()).unwrap();
-        let classes = logits.argmax(D::Minus1).unwrap().to_vec1::<u32>().unwrap();
+        let classes = logits.argmax(candle_core::D::Minus1).unwrap().to_vec1::<u32>().unwrap();
         assert_eq!(classes, [1, 0]);
         // The class means lead the average of the two classes by the margin.
         let at_mean = head.forward(&Tensor::new(&[[5f32, 0.0]], &Device::Cpu).unwrap()).unwrap().to_vec2::<f32>().unwrap();
