@@ -1,0 +1,6 @@
+//! All integration tests are one binary: each one links candle again.
+
+mod dinov2;
+mod goldens;
+mod gradients;
+mod processor;
