@@ -1,1 +1,4 @@
-//! TODO
+//! Models with the tensor names and folder layout of the Hugging Face hub.
+
+pub mod dinov2;
+pub mod weights;

@@ -1,1 +1,19 @@
-//! TODO
+//! Differentiable pieces: operations with an explicit backward, projections with low-rank adapters,
+//! loss, optimiser, schedule.
+//!
+//! candle's own fused operations drop gradients silently, and its `matmul` computes the gradient of
+//! frozen weights. So the operations a training run goes through are defined here. Frozen weights
+//! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
+
+pub mod head;
+pub mod loss;
+pub mod ops;
+pub mod optim;
+pub mod projection;
+pub mod schedule;
+
+pub use head::Head;
+pub use loss::cross_entropy;
+pub use optim::{AdamW, Group, clip_grad_norm};
+pub use projection::{LowRank, Projection};
+pub use schedule::warmup_cosine;

@@ -5,6 +5,10 @@
 mod architecture;
 mod bad_input;
 mod controls;
+mod dinov2;
+mod goldens;
+mod gradients;
+mod processor;
 mod real_shape;
 mod results;
 mod support;

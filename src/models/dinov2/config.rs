@@ -1,0 +1,195 @@
+//! `config.json` of DINOv2, plain or with registers.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// The values of `config.json` that shape the model (transformers' `Dinov2Config` and
+/// `Dinov2WithRegistersConfig`, with their defaults).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Config {
+    /// `dinov2` or `dinov2_with_registers`.
+    pub model_type: ModelType,
+    /// Width D of a token.
+    #[serde(default = "hidden_size")]
+    pub hidden_size: usize,
+    /// Number of blocks.
+    #[serde(default = "twelve")]
+    pub num_hidden_layers: usize,
+    /// Attention heads; they divide D.
+    #[serde(default = "twelve")]
+    pub num_attention_heads: usize,
+    /// Width of the MLP's middle over D.
+    #[serde(default = "mlp_ratio")]
+    pub mlp_ratio: f64,
+    /// Activation of the MLP; only the exact `gelu` exists.
+    #[serde(default = "hidden_act")]
+    pub hidden_act: String,
+    /// SwiGLU in place of the MLP (giant models).
+    #[serde(default)]
+    pub use_swiglu_ffn: bool,
+    /// Epsilon of every layer norm.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Pixels per side of the square images that the position table is for.
+    #[serde(default = "image_size")]
+    pub image_size: usize,
+    /// Pixels per side of a patch.
+    #[serde(default = "patch_size")]
+    pub patch_size: usize,
+    /// Colour channels.
+    #[serde(default = "num_channels")]
+    pub num_channels: usize,
+    /// Whether query, key and value have a bias.
+    #[serde(default = "yes")]
+    pub qkv_bias: bool,
+    /// Register tokens; 4 by default with registers, none without.
+    #[serde(default)]
+    num_register_tokens: Option<usize>,
+}
+
+/// The two architectures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelType {
+    /// <https://arxiv.org/abs/2304.07193>
+    Dinov2,
+    /// <https://arxiv.org/abs/2309.16588>
+    Dinov2WithRegisters,
+}
+
+fn hidden_size() -> usize {
+    768
+}
+fn twelve() -> usize {
+    12
+}
+fn mlp_ratio() -> f64 {
+    4.0
+}
+fn hidden_act() -> String {
+    "gelu".into()
+}
+fn layer_norm_eps() -> f64 {
+    1e-6
+}
+fn image_size() -> usize {
+    224
+}
+fn patch_size() -> usize {
+    14
+}
+fn num_channels() -> usize {
+    3
+}
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Reads `config.json`; also gives its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file is missing, is not a DINOv2 config, or its numbers do not fit together.
+    pub fn load(dir: &Path) -> Result<(Self, Vec<u8>)> {
+        let path = dir.join("config.json");
+        let fail = |reason: String| Error::Model {
+            path: path.clone(),
+            reason,
+        };
+        let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let config: Self = serde_json::from_slice(&bytes)
+            .map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
+        config.check().map_err(fail)?;
+        Ok((config, bytes))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (d, heads) = (self.hidden_size, self.num_attention_heads);
+        if d == 0 || heads == 0 || d % heads != 0 {
+            return Err(format!(
+                "hidden_size {d} is not a multiple of num_attention_heads {heads}"
+            ));
+        }
+        if self.patch_size == 0 || self.image_size < self.patch_size {
+            return Err(format!(
+                "image_size {} holds no patch of {}",
+                self.image_size, self.patch_size
+            ));
+        }
+        if self.num_channels != 3 {
+            return Err(format!(
+                "num_channels is {}, images have 3",
+                self.num_channels
+            ));
+        }
+        if self.hidden_act != "gelu" && !self.use_swiglu_ffn {
+            return Err(format!(
+                "hidden_act `{}` is not supported, only `gelu`",
+                self.hidden_act
+            ));
+        }
+        Ok(())
+    }
+
+    /// Register tokens R, which stand between CLS and the patches.
+    #[must_use]
+    pub fn registers(&self) -> usize {
+        match self.model_type {
+            ModelType::Dinov2 => 0,
+            ModelType::Dinov2WithRegisters => self.num_register_tokens.unwrap_or(4),
+        }
+    }
+
+    /// Width of the MLP's middle: `int(D · ratio)`, with SwiGLU two thirds of it rounded up to a multiple of 8.
+    #[must_use]
+    pub fn mlp_width(&self) -> usize {
+        let wide = (self.hidden_size as f64 * self.mlp_ratio) as usize;
+        if self.use_swiglu_ffn {
+            ((wide as f64 * 2.0 / 3.0) as usize).div_ceil(8) * 8
+        } else {
+            wide
+        }
+    }
+
+    /// Patches per side of the position table.
+    #[must_use]
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// The shape of facebook/dinov2-small.
+    #[must_use]
+    pub fn small() -> Self {
+        Self {
+            hidden_size: 384,
+            num_hidden_layers: 12,
+            num_attention_heads: 6,
+            image_size: 518,
+            patch_size: 14,
+            ..Self::micro()
+        }
+    }
+
+    /// The shape of the micro model shipped with kshot (128 wide, 4 blocks, 8 px patches of 48 px images).
+    #[must_use]
+    pub fn micro() -> Self {
+        Self {
+            model_type: ModelType::Dinov2,
+            hidden_size: 128,
+            num_hidden_layers: 4,
+            num_attention_heads: 4,
+            mlp_ratio: 4.0,
+            hidden_act: hidden_act(),
+            use_swiglu_ffn: false,
+            layer_norm_eps: layer_norm_eps(),
+            image_size: 48,
+            patch_size: 8,
+            num_channels: 3,
+            qkv_bias: true,
+            num_register_tokens: None,
+        }
+    }
+}

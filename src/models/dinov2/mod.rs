@@ -1,0 +1,213 @@
+//! DINOv2 (<https://arxiv.org/abs/2304.07193>): plain, with registers, with SwiGLU; trainable by LoRA.
+//!
+//! Reference: transformers' `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`. Letters in
+//! shapes: B images, N patches, R registers, T = 1 + R + N tokens, D width, H heads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::{Error, Result};
+use crate::nn::{LowRank, Projection};
+
+mod adapter;
+mod block;
+mod config;
+mod embeddings;
+mod loading;
+mod positions;
+
+use block::{Block, Norm};
+pub use config::{Config, ModelType};
+use embeddings::Embeddings;
+
+/// A DINOv2 backbone with frozen weights and, after [`Dinov2::with_lora`], trainable adapters.
+///
+/// A clone is shallow: it shares all tensors and variables.
+#[derive(Debug, Clone)]
+pub struct Dinov2 {
+    embeddings: Arc<Embeddings>,
+    blocks: Vec<Block>,
+    norm: Norm,
+    registers: usize,
+    fingerprint: Arc<str>,
+    /// Where it was loaded from, for the adapter's config.
+    origin: Arc<str>,
+}
+
+/// Low-rank adapters to add.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    /// Linear layers to adapt: ends of hub names on a dot boundary (`query`, `output.dense`, `fc1`, …).
+    pub targets: Vec<String>,
+    /// r
+    pub rank: usize,
+    /// The update is scaled by alpha / r.
+    pub alpha: f64,
+}
+
+impl Lora {
+    fn wants(&self, name: &str) -> bool {
+        self.targets.iter().any(|target| {
+            name.strip_suffix(target.as_str())
+                .is_some_and(|head| head.is_empty() || head.ends_with('.'))
+        })
+    }
+}
+
+impl Dinov2 {
+    /// Width D of a token; [`Dinov2::features`] are twice as wide.
+    #[must_use]
+    pub fn hidden_size(&self) -> usize {
+        self.norm.weight.elem_count()
+    }
+
+    /// Lower-case hex SHA-256 over `config.json` and the weights' bytes: the same weights, the same print.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// (B, 3, H, W) normalised pixels → (B, 1 + R + N, D) tokens after the final layer norm.
+    ///
+    /// The patch grid is floor(H/P) x floor(W/P); what is left over at the right and bottom is cropped.
+    ///
+    /// # Errors
+    /// When an image is smaller than a patch.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.run(pixels, |_| ())
+    }
+
+    /// (B, 3, H, W) normalised pixels → (B, 2D): CLS next to the mean of the patches, registers skipped.
+    ///
+    /// # Errors
+    /// As [`Dinov2::forward`].
+    pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
+        let tokens = self.forward(pixels)?;
+        let (_, count, _) = tokens.dims3()?;
+        let first = 1 + self.registers;
+        let cls = tokens.narrow(1, 0, 1)?.squeeze(1)?;
+        let mean = tokens.narrow(1, first, count - first)?.mean(1)?;
+        Ok(Tensor::cat(&[&cls, &mean], 1)?)
+    }
+
+    /// The states between the layers, each (B, T, D): embeddings, then after each block, then after
+    /// the final layer norm.
+    ///
+    /// # Errors
+    /// As [`Dinov2::forward`].
+    pub fn states(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
+        let mut states = Vec::with_capacity(self.blocks.len() + 2);
+        let last = self.run(pixels, |state| states.push(state.clone()))?;
+        states.push(last);
+        Ok(states)
+    }
+
+    fn run(&self, pixels: &Tensor, mut visit: impl FnMut(&Tensor)) -> Result<Tensor> {
+        let mut x = self.embeddings.forward(pixels)?;
+        visit(&x);
+        for block in &self.blocks {
+            x = block.forward(&x)?;
+            visit(&x);
+        }
+        self.norm.forward(&x)
+    }
+
+    /// The model with fresh adapters in place of any it has: A as PEFT initialises it, B = 0, so the
+    /// outputs are still those of the base.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the rank is 0 or no linear layer matches any target.
+    pub fn with_lora(&self, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<Self> {
+        if lora.rank == 0 {
+            return Err(self.error("a LoRA rank of 0 trains nothing".into()));
+        }
+        let device = self.norm.weight.device().clone();
+        let mut matched = false;
+        let model = self.map_projections(|name, layer| {
+            if !lora.wants(name) {
+                return Ok(layer.with_update(None));
+            }
+            matched = true;
+            let update = LowRank::fresh(
+                layer.inputs(),
+                layer.outputs(),
+                lora.rank,
+                lora.alpha,
+                rng,
+                &device,
+            )?;
+            Ok(layer.with_update(Some(update)))
+        })?;
+        if matched {
+            Ok(model)
+        } else {
+            let names: Vec<_> = self.projections().map(|(name, _)| name).take(6).collect();
+            let reason = format!(
+                "no linear layer ends in any of {:?}; there are {}, …",
+                lora.targets,
+                names.join(", ")
+            );
+            Err(self.error(reason))
+        }
+    }
+
+    /// The model with its adapters added into the weights: the same outputs to the bit on the CPU,
+    /// nothing trainable, no graph kept. Use it to evaluate.
+    ///
+    /// # Errors
+    /// Only what the device reports.
+    pub fn merged(&self) -> Result<Self> {
+        self.map_projections(|_, layer| layer.merged())
+    }
+
+    /// The adapters' variables in the order of the layers, A before B, named as keys of a PEFT adapter
+    /// file over the hub's names: `base_model.model.encoder.layer.0.attention.attention.query.lora_A.weight`.
+    #[must_use]
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        let mut all = Vec::new();
+        for (name, layer) in self.projections() {
+            if let Some(update) = layer.update() {
+                all.push((adapter::key(&name, "A"), update.a.clone()));
+                all.push((adapter::key(&name, "B"), update.b.clone()));
+            }
+        }
+        all
+    }
+
+    /// All linear layers that can be adapted, with their hub names.
+    fn projections(&self) -> impl Iterator<Item = (String, &Projection)> {
+        self.blocks.iter().enumerate().flat_map(|(i, block)| {
+            block
+                .projections()
+                .into_iter()
+                .map(move |(name, layer)| (format!("encoder.layer.{i}.{name}"), layer))
+        })
+    }
+
+    fn map_projections(
+        &self,
+        mut change: impl FnMut(&str, &Projection) -> Result<Projection>,
+    ) -> Result<Self> {
+        let mut model = self.clone();
+        for (i, block) in model.blocks.iter_mut().enumerate() {
+            *block = block.map_projections(|name, layer| {
+                change(&format!("encoder.layer.{i}.{name}"), layer)
+            })?;
+        }
+        Ok(model)
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error::Model {
+            path: Path::new(&*self.origin).to_path_buf(),
+            reason,
+        }
+    }
+
+    fn device(&self) -> &Device {
+        self.norm.weight.device()
+    }
+}

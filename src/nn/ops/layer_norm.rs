@@ -1,0 +1,130 @@
+//! Layer normalisation over the last dimension with frozen weights.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
+
+use super::{by_rows, elementary, values, with_values};
+
+/// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last dimension, as `torch.nn.LayerNorm`.
+///
+/// `x` is (…, D), `weight` and `bias` are (D) and frozen: no gradient is computed for them.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        let op = LayerNorm {
+            weight: weight.contiguous()?,
+            bias: bias.contiguous()?,
+            eps: eps as f32,
+        };
+        x.contiguous()?.apply_op1(op)
+    } else {
+        composite(x, weight, bias, eps)
+    }
+}
+
+fn composite(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    centred
+        .broadcast_div(&deviation)?
+        .broadcast_mul(weight)?
+        .broadcast_add(bias)
+}
+
+struct LayerNorm {
+    weight: Tensor, // (D)
+    bias: Tensor,   // (D)
+    eps: f32,
+}
+
+/// Mean and 1 / sqrt(variance + eps) of a row.
+#[inline(always)]
+fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let n = x.len() as f32;
+    let mean = elementary::sum(x.len(), |i| x[i]) / n;
+    let variance = elementary::sum(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / n;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+impl CustomOp1 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let width = self.weight.elem_count();
+        let mut out = vec![0f32; x.len()];
+        with_values(&self.weight, |weight| {
+            with_values(&self.bias, |bias| {
+                by_rows([x], &mut out, [width], width, |[x], out| {
+                    let (mean, scale) = moments(x, self.eps);
+                    for i in 0..out.len() {
+                        out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+                    }
+                });
+                Ok(())
+            })
+        })?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let op = LayerNormBackward {
+            weight: &self.weight,
+            eps: self.eps,
+        };
+        if x.track_op() {
+            x.apply_op2_no_bwd(&upstream.contiguous()?, &op).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+struct LayerNormBackward<'a> {
+    weight: &'a Tensor, // (D)
+    eps: f32,
+}
+
+impl CustomOp2 for LayerNormBackward<'_> {
+    fn name(&self) -> &'static str {
+        "layer-norm-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        upstream: &CpuStorage,
+        upstream_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
+        let width = self.weight.elem_count();
+        let mut out = vec![0f32; x.len()];
+        with_values(self.weight, |weight| {
+            by_rows(
+                [x, upstream],
+                &mut out,
+                [width; 2],
+                width,
+                |[x, upstream], out| {
+                    let (mean, scale) = moments(x, self.eps);
+                    let n = x.len() as f32;
+                    let g_mean = elementary::sum(x.len(), |i| upstream[i] * weight[i]) / n;
+                    let g_dot =
+                        elementary::sum(x.len(), |i| upstream[i] * weight[i] * (x[i] - mean))
+                            * scale
+                            / n;
+                    for i in 0..out.len() {
+                        out[i] = scale
+                            * (upstream[i] * weight[i] - g_mean - (x[i] - mean) * scale * g_dot);
+                    }
+                },
+            );
+            Ok(())
+        })?;
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}

@@ -1,0 +1,69 @@
+//! `x + y · scale`: a residual connection behind LayerScale.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use super::{by_rows, values, with_values};
+
+/// `x + y · scale` for `x`, `y` of (…, D) and a frozen `scale` of (D).
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn scaled_residual(x: &Tensor, y: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    if x.shape() != y.shape() {
+        bail!("residual of {:?} and {:?}", x.shape(), y.shape());
+    }
+    if x.device().is_cpu() {
+        let op = ScaledResidual {
+            scale: scale.contiguous()?,
+        };
+        x.contiguous()?.apply_op2(&y.contiguous()?, op)
+    } else {
+        composite(x, y, scale)
+    }
+}
+
+fn composite(x: &Tensor, y: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    x + y.broadcast_mul(scale)?
+}
+
+struct ScaledResidual {
+    scale: Tensor, // (D)
+}
+
+impl CustomOp2 for ScaledResidual {
+    fn name(&self) -> &'static str {
+        "scaled-residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, y) = (values(x, x_layout)?, values(y, y_layout)?);
+        let width = self.scale.elem_count();
+        let mut out = vec![0f32; x.len()];
+        with_values(&self.scale, |scale| {
+            by_rows([x, y], &mut out, [width; 2], width, |[x, y], out| {
+                for i in 0..out.len() {
+                    out[i] = x[i] + y[i] * scale[i];
+                }
+            });
+            Ok(())
+        })?;
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _y: &Tensor,
+        _result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let to_x = x.track_op().then(|| upstream.clone());
+        Ok((to_x, Some(upstream.broadcast_mul(&self.scale)?)))
+    }
+}

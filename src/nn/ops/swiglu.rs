@@ -1,0 +1,99 @@
+//! SwiGLU: `silu(first half) · second half` of the last dimension.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
+
+use super::{by_rows, elementary, values};
+
+/// `silu(x[.., ..H]) · x[.., H..]` for `x` of (…, 2H); gives (…, H).
+///
+/// # Errors
+/// When the last dimension is odd.
+pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    if x.dim(D::Minus1)? % 2 != 0 {
+        bail!("swiglu of an odd width: {:?}", x.shape());
+    }
+    if x.device().is_cpu() {
+        x.contiguous()?.apply_op1(SwiGlu)
+    } else {
+        composite(x)
+    }
+}
+
+fn composite(x: &Tensor) -> Result<Tensor> {
+    let halves = x.chunk(2, D::Minus1)?;
+    halves[0].silu()? * &halves[1]
+}
+
+/// (…, 2H) → (H, shape (…, H)).
+fn halved(shape: &Shape) -> Result<(usize, Shape)> {
+    let mut dims = shape.dims().to_vec();
+    match dims.last_mut() {
+        Some(last) => {
+            *last /= 2;
+            Ok((*last, Shape::from(dims)))
+        }
+        None => bail!("swiglu of a scalar"),
+    }
+}
+
+struct SwiGlu;
+
+impl CustomOp1 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let (half, shape) = halved(layout.shape())?;
+        let mut out = vec![0f32; x.len() / 2];
+        by_rows([x], &mut out, [2 * half], half, |[x], out| {
+            let (gate, up) = x.split_at(half);
+            for i in 0..out.len() {
+                out[i] = gate[i] * elementary::sigmoid(gate[i]) * up[i];
+            }
+        });
+        Ok((CpuStorage::F32(out), shape))
+    }
+
+    fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        x.apply_op2_no_bwd(&upstream.contiguous()?, &SwiGluBackward)
+            .map(Some)
+    }
+}
+
+struct SwiGluBackward;
+
+impl CustomOp2 for SwiGluBackward {
+    fn name(&self) -> &'static str {
+        "swiglu-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        upstream: &CpuStorage,
+        upstream_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
+        let (half, _) = halved(x_layout.shape())?;
+        let mut out = vec![0f32; x.len()];
+        by_rows(
+            [x, upstream],
+            &mut out,
+            [2 * half, half],
+            2 * half,
+            |[x, upstream], out| {
+                let (gate, up) = x.split_at(half);
+                let (to_gate, to_up) = out.split_at_mut(half);
+                for i in 0..half {
+                    let sigmoid = elementary::sigmoid(gate[i]);
+                    to_gate[i] = upstream[i] * up[i] * sigmoid * (1.0 + gate[i] * (1.0 - sigmoid));
+                    to_up[i] = upstream[i] * gate[i] * sigmoid;
+                }
+            },
+        );
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}

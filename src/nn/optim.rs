@@ -1,0 +1,208 @@
+//! AdamW and gradient clipping.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+
+use crate::error::Result;
+
+/// Variables that share a learning rate and a weight decay.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What is trained.
+    pub vars: Vec<Var>,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay: each step shrinks the weights by `lr · weight_decay`.
+    pub weight_decay: f64,
+}
+
+/// AdamW (<https://arxiv.org/abs/1711.05101>) with the arithmetic of `torch.optim.AdamW`; state in f32.
+#[derive(Debug)]
+pub struct AdamW {
+    groups: Vec<(Group, Vec<Moments>)>,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    steps: i32,
+}
+
+/// Running means of a variable's gradient and of its square.
+#[derive(Debug)]
+struct Moments {
+    first: Tensor,
+    second: Tensor,
+}
+
+impl AdamW {
+    /// An optimiser with zeroed moments.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new(groups: Vec<Group>, beta1: f64, beta2: f64, eps: f64) -> Result<Self> {
+        let mut with_state = Vec::with_capacity(groups.len());
+        for group in groups {
+            let mut moments = Vec::with_capacity(group.vars.len());
+            for var in &group.vars {
+                moments.push(Moments {
+                    first: var.zeros_like()?,
+                    second: var.zeros_like()?,
+                });
+            }
+            with_state.push((group, moments));
+        }
+        Ok(Self {
+            groups: with_state,
+            beta1,
+            beta2,
+            eps,
+            steps: 0,
+        })
+    }
+
+    /// One update with learning rates of `lr_factor` times their peak.
+    ///
+    /// # Errors
+    /// When a variable has no gradient: candle drops gradients silently, so nothing is changed then.
+    pub fn step(&mut self, grads: &GradStore, lr_factor: f64) -> Result<()> {
+        for var in self.groups.iter().flat_map(|(group, _)| &group.vars) {
+            gradient(grads, var)?;
+        }
+        self.steps += 1;
+        let (beta1, beta2) = (self.beta1, self.beta2);
+        let (correction1, correction2) =
+            (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
+        for (group, moments) in &mut self.groups {
+            let lr = group.lr * lr_factor;
+            for (var, moments) in group.vars.iter().zip(moments) {
+                let grad = gradient(grads, var)?;
+                moments.first = ((&moments.first * beta1)? + (grad * (1.0 - beta1))?)?;
+                moments.second = ((&moments.second * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?;
+                let deviation = ((moments.second.sqrt()? / correction2.sqrt())? + self.eps)?;
+                let decayed = (var.as_tensor().detach() * (1.0 - lr * group.weight_decay))?;
+                let update = ((&moments.first / deviation)? * (lr / correction1))?;
+                var.set(&(decayed - update)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Scales all gradients down so that their common norm is at most `max`; gives the norm before, as
+/// `torch.nn.utils.clip_grad_norm_`. The norm is NaN or infinite when a gradient is.
+///
+/// # Errors
+/// When a variable has no gradient.
+pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f64> {
+    let mut squares = 0f64;
+    for var in vars {
+        let grad = gradient(grads, var)?.flatten_all()?.to_vec1::<f32>()?;
+        squares += grad
+            .iter()
+            .map(|&g| f64::from(g) * f64::from(g))
+            .sum::<f64>();
+    }
+    let norm = squares.sqrt();
+    let factor = max / (norm + 1e-6);
+    if factor < 1.0 {
+        for var in vars {
+            let scaled = (gradient(grads, var)? * factor)?;
+            grads.insert(var.as_tensor(), scaled);
+        }
+    }
+    Ok(norm)
+}
+
+fn gradient<'a>(grads: &'a GradStore, var: &Var) -> Result<&'a Tensor> {
+    let missing =
+        || candle_core::Error::Msg(format!("a variable of {:?} got no gradient", var.shape()));
+    Ok(grads.get(var.as_tensor()).ok_or_else(missing)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn quadratic(var: &Var) -> GradStore {
+        var.as_tensor()
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap()
+    }
+
+    #[test]
+    fn matches_the_formula_by_hand() {
+        let var = Var::new(&[2f32, -1.0], &Device::Cpu).unwrap();
+        let group = Group {
+            vars: vec![var.clone()],
+            lr: 0.1,
+            weight_decay: 0.5,
+        };
+        let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
+        let (mut expected, mut m, mut v) = ([2f64, -1.0], [0f64; 2], [0f64; 2]);
+        for step in 1..=3 {
+            let lr = 0.1 * 0.5;
+            for i in 0..2 {
+                let g = 2.0 * expected[i];
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.95 * v[i] + 0.05 * g * g;
+                let (m_hat, v_hat) = (
+                    m[i] / (1.0 - 0.9f64.powi(step)),
+                    v[i] / (1.0 - 0.95f64.powi(step)),
+                );
+                expected[i] = expected[i] * (1.0 - lr * 0.5) - lr * m_hat / (v_hat.sqrt() + 1e-8);
+            }
+            optimiser.step(&quadratic(&var), 0.5).unwrap();
+        }
+        for (found, expected) in var.to_vec1::<f32>().unwrap().iter().zip(expected) {
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-6,
+                "{found} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_variable_without_gradient_is_an_error_and_changes_nothing() {
+        let (used, unused) = (
+            Var::new(&[1f32], &Device::Cpu).unwrap(),
+            Var::new(&[1f32], &Device::Cpu).unwrap(),
+        );
+        let vars = vec![used.clone(), unused];
+        let group = Group {
+            vars: vars.clone(),
+            lr: 0.1,
+            weight_decay: 0.0,
+        };
+        let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
+        assert!(optimiser.step(&quadratic(&used), 1.0).is_err());
+        assert_eq!(used.to_vec1::<f32>().unwrap(), [1.0]);
+        assert!(clip_grad_norm(&vars, &mut quadratic(&used), 1.0).is_err());
+    }
+
+    #[test]
+    fn clipping_scales_only_what_is_too_long() {
+        let var = Var::new(&[1.5f32, 2.0], &Device::Cpu).unwrap(); // gradient (3, 4)
+        let vars = [var.clone()];
+        let mut grads = quadratic(&var);
+        assert!((clip_grad_norm(&vars, &mut grads, 10.0).unwrap() - 5.0).abs() < 1e-9);
+        assert_eq!(
+            grads
+                .get(var.as_tensor())
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap(),
+            [3.0, 4.0]
+        );
+        assert!((clip_grad_norm(&vars, &mut grads, 1.0).unwrap() - 5.0).abs() < 1e-9);
+        let clipped = grads
+            .get(var.as_tensor())
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        assert!((clipped[0] - 0.6).abs() < 1e-6 && (clipped[1] - 0.8).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,81 @@
+//! Fixtures (tiny random checkpoints) and goldens (what transformers and peft make of them).
+//!
+//! Layout and origin: `tests/fixtures/oracle/README.md`. `KSHOT_GOLDENS` names another folder of
+//! the same layout, with whatever seeds and sizes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+/// One fixture with its goldens.
+pub struct Golden {
+    pub name: String,
+    /// The checkpoint.
+    pub model: PathBuf,
+    /// The folder of expected values.
+    pub expected: PathBuf,
+}
+
+/// Tensors by name.
+pub type Tensors = HashMap<String, Tensor>;
+
+/// Every DINOv2 fixture there is.
+///
+/// # Panics
+/// When there is none: a golden test that compares nothing must not pass.
+pub fn dinov2() -> Vec<Golden> {
+    let root = std::env::var_os("KSHOT_GOLDENS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"), PathBuf::from);
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(root.join("fixtures")).expect("a folder of fixtures") {
+        let model = entry.unwrap().path();
+        let name = model.file_name().unwrap().to_str().unwrap().to_owned();
+        let config = std::fs::read(model.join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        if config["model_type"].as_str().unwrap().starts_with("dinov2") {
+            let expected = root.join("goldens").join(&name);
+            all.push(Golden { name, model, expected });
+        }
+    }
+    assert!(!all.is_empty(), "no DINOv2 fixture in {}", root.display());
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+impl Golden {
+    /// The tensors of one golden file.
+    pub fn tensors(&self, file: &str) -> Tensors {
+        candle_core::safetensors::load(self.expected.join(file), &Device::Cpu).unwrap()
+    }
+
+    /// `goldens.json`.
+    pub fn notes(&self) -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(self.expected.join("goldens.json")).unwrap()).unwrap()
+    }
+}
+
+/// All values as f64.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.detach().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Largest absolute difference.
+pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.elem_count(), expected.elem_count());
+    values(found).iter().zip(values(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Largest absolute difference over the largest absolute expected value.
+pub fn relative_to_max(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    distance(found, expected) / values(expected).into_iter().map(f64::abs).fold(0.0, f64::max)
+}
+
+/// Norm of the difference over the norm of what is expected.
+pub fn relative_norm(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    let (found, expected) = (values(found), values(expected));
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+}
