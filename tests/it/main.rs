@@ -1,0 +1,3 @@
+//! Integration tests: one binary, because each one links the whole crate again.
+
+mod data;
