@@ -227,6 +227,15 @@ mod tests {
     }
 
     #[test]
+    fn an_image_of_four_gigapixels_is_refused() {
+        let mut huge = jpeg();
+        let frame = huge.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        huge[frame + 5..frame + 9].copy_from_slice(&[0xff, 0x00, 0xff, 0x00]);
+        let message = reason(&huge);
+        assert!(message.contains("limit"), "{message}");
+    }
+
+    #[test]
     fn names_lie_and_bytes_decide() {
         assert!(decode(&png(&[1], 1, 1, Color::L8), "Abyssinian_5.jpg").is_ok());
         insta::assert_snapshot!(reason(b"tmp"), @"cannot decode image `images/a.jpg`: not a JPEG, PNG, GIF, BMP or WebP file");

@@ -1,5 +1,7 @@
 //! What is wrong is named, and nothing half-written stays.
 
+use proptest::prelude::*;
+
 use super::fixture::{Fixture, gz, jpeg, tar, tar_header, write_tree, zip};
 use super::layouts::{pets_annotations, pets_images};
 
@@ -165,9 +167,15 @@ fn labels_and_images_must_fit_together() {
             .file("annotations", "annotations.tar.gz", &pets_annotations())
     };
     let unlisted = pets(&pets_images(), "skip = [\"images/Abyssinian_3.jpg\"]");
-    insta::assert_snapshot!(format!("{}\n{}", pets(&images, "").message(), unlisted.message()), @r"
+    let without_test = gz(&tar([("annotations/trainval.txt", "Abyssinian_2 1 1 1\n")]));
+    let incomplete = Fixture::new("oxford-pets", "")
+        .file("images", "images.tar.gz", &gz(&tar(pets_images())))
+        .file("annotations", "annotations.tar.gz", &without_test);
+    let cases = [pets(&images, ""), unlisted, incomplete];
+    insta::assert_snapshot!(cases.map(|set| set.message()).join("\n"), @r"
     dataset `toy`: `images/Abyssinian_1.jpg` is labelled `Abyssinian`, but there is no such image
     dataset `toy`: `skip` names `images/Abyssinian_3.jpg`, which no label file lists
+    dataset `toy`: its archives hold no `annotations/test.txt`
     ");
 }
 
@@ -230,4 +238,32 @@ fn provenance_must_cover_every_image() {
     label file `[TMP]/datasets/p.csv`: image `train/a/1.jpg` is `b`, but its label is `a`
     label file `[TMP]/datasets/p.csv`: CSV deserialize error: record 1 (line: 2, byte: 37): unknown field `side`, expected one of `id`, `class`, `concept`, `family`, `drawing`, `role`
     ");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the damage: no panic, and nothing outside the target.
+    #[test]
+    fn damaged_archives_never_panic_or_escape(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let nested = gz(&tar(images()));
+        for mut bytes in [tar(images()), gz(&tar(images())), zip(&[("a/b.tgz", &nested), ("a/c.jpg", &jpeg(3))])] {
+            for (at, value) in &flips {
+                let at = at.index(bytes.len());
+                bytes[at] = *value;
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let (archive, target) = (folder.path().join("archive"), folder.path().join("target"));
+            for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+                std::fs::write(&archive, bytes).unwrap();
+                std::fs::create_dir(&target).unwrap();
+                drop(kshot::data::archive::unpack(&archive, &target));
+                std::fs::remove_dir_all(&target).unwrap();
+                prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+            }
+        }
+    }
 }
