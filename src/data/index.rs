@@ -119,6 +119,7 @@ impl Index {
             classes: self.classes,
             pool,
             test,
+            layout: manifest.layout,
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: self.left_out,

@@ -75,6 +75,15 @@ pub enum Regime {
     Known,
 }
 
+impl std::fmt::Display for Regime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Novel => "novel",
+            Self::Known => "known",
+        })
+    }
+}
+
 /// One archive or label file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use manifest::Regime;
+use manifest::{Layout, Regime};
 
 pub mod archive;
 mod cache;
@@ -30,6 +30,8 @@ pub struct Dataset {
     pub pool: Vec<LabelledImage>,
     /// Images that are only ever predicted, sorted by id.
     pub test: Vec<LabelledImage>,
+    /// Official form it came in.
+    pub layout: Layout,
     /// Small stand-in shipped with kshot: its numbers say nothing about the real dataset.
     pub micro: bool,
     /// Whether the stand-in models met its concepts in pre-training, where that is known.

@@ -148,6 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::data::manifest::Layout;
 
     fn dataset(sizes: &[usize]) -> Dataset {
         let image = |side: &str, class: usize, i: usize| LabelledImage {
@@ -171,6 +172,7 @@ mod tests {
             classes: (0..sizes.len()).map(|c| format!("class {c}")).collect(),
             pool: images("pool", 0),
             test: images("test", 1),
+            layout: Layout::Folders,
             micro: true,
             regime: None,
             left_out: 0,
