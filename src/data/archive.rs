@@ -28,7 +28,12 @@ struct Limits {
     bytes: u64,
 }
 
-const LIMITS: Limits = Limits { entries: 2_000_000, free_bytes: 64 << 20, ratio: 50, bytes: 64 << 30 };
+const LIMITS: Limits = Limits {
+    entries: 2_000_000,
+    free_bytes: 64 << 20,
+    ratio: 50,
+    bytes: 64 << 30,
+};
 
 /// Bytes of headers that may stand between two tar entries: long names and PAX records are held in memory.
 const TAR_HEADERS: u64 = 1 << 20;
@@ -48,10 +53,22 @@ fn unpack_within(archive: &Path, target: &Path, limits: Limits) -> Result<()> {
     let mut file = File::open(archive).map_err(Error::io("read", archive))?;
     let size = file.metadata().map_err(Error::io("read", archive))?.len();
     let mut magic = Vec::with_capacity(4);
-    (&mut file).take(4).read_to_end(&mut magic).map_err(Error::io("read", archive))?;
+    (&mut file)
+        .take(4)
+        .read_to_end(&mut magic)
+        .map_err(Error::io("read", archive))?;
     io::Seek::rewind(&mut file).map_err(Error::io("read", archive))?;
-    let allowed = limits.free_bytes.max(size.saturating_mul(limits.ratio)).min(limits.bytes);
-    let mut unpacking = Unpacking { archive, target, entries: limits.entries, bytes: allowed, at: String::new() };
+    let allowed = limits
+        .free_bytes
+        .max(size.saturating_mul(limits.ratio))
+        .min(limits.bytes);
+    let mut unpacking = Unpacking {
+        archive,
+        target,
+        entries: limits.entries,
+        bytes: allowed,
+        at: String::new(),
+    };
     let reader = BufReader::with_capacity(1 << 18, file);
     if magic.starts_with(b"PK") {
         unpacking.zip(reader)
@@ -80,7 +97,10 @@ impl Unpacking<'_> {
     /// `summed`: the stream carries its own checksum. A bare tar does not, so its end marker is required.
     fn tar(&mut self, stream: impl Read, below: &str, summed: bool) -> Result<()> {
         let allowance = Rc::new(Cell::new(0));
-        let mut archive = tar::Archive::new(Metered { inner: stream, allowance: Rc::clone(&allowance) });
+        let mut archive = tar::Archive::new(Metered {
+            inner: stream,
+            allowance: Rc::clone(&allowance),
+        });
         let mut entries = archive.entries().map_err(|e| self.damaged(&e))?;
         let mut padding = 0;
         loop {
@@ -115,13 +135,12 @@ impl Unpacking<'_> {
         }
         // What follows the end marker is padding, but a checksum may stand behind it.
         allowance.set(self.bytes);
-        drop(entries);
         io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|e| self.damaged(&e))?;
         Ok(())
     }
 
     fn zip(&mut self, reader: BufReader<File>) -> Result<()> {
-        let mut zip = zip::ZipArchive::new(reader).map_err(|e| self.fail(&e.to_string()))?;
+        let mut zip = zip::ZipArchive::new(reader).map_err(|e| self.fail(&format!("{e} (truncated?)")))?;
         if zip.has_duplicate_names() {
             return Err(self.fail("holds two entries of one name"));
         }
@@ -147,7 +166,11 @@ impl Unpacking<'_> {
                 Some(_) if is_dir => {}
                 Some(_) if is_tar_gz(&name) => {
                     let below = name.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    let below = if below.is_empty() { String::new() } else { format!("{below}/") };
+                    let below = if below.is_empty() {
+                        String::new()
+                    } else {
+                        format!("{below}/")
+                    };
                     self.tar(MultiGzDecoder::new(BufReader::new(&mut entry)), &below, true)?;
                     // The zip's own checksum of the inner archive stands at its end.
                     self.at.clone_from(&name);
@@ -165,7 +188,10 @@ impl Unpacking<'_> {
     /// Counts an entry.
     fn enter(&mut self, name: &str) -> Result<()> {
         name.clone_into(&mut self.at);
-        self.entries = self.entries.checked_sub(1).ok_or_else(|| self.refused("is one entry too many"))?;
+        self.entries = self
+            .entries
+            .checked_sub(1)
+            .ok_or_else(|| self.refused("is one entry too many"))?;
         Ok(())
     }
 
@@ -213,8 +239,11 @@ impl Unpacking<'_> {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(self.damaged(&e)),
             };
-            left = left.checked_sub(read as u64).ok_or_else(|| self.refused("is longer than it says"))?;
-            file.write_all(chunk.get(..read).unwrap_or_default()).map_err(Error::io("write", path))?;
+            left = left
+                .checked_sub(read as u64)
+                .ok_or_else(|| self.refused("is longer than it says"))?;
+            file.write_all(chunk.get(..read).unwrap_or_default())
+                .map_err(Error::io("write", path))?;
         }
         if left > 0 {
             return Err(self.refused(&format!("is cut off: {left} of its {size} bytes are missing")));
@@ -223,7 +252,10 @@ impl Unpacking<'_> {
     }
 
     fn fail(&self, reason: &str) -> Error {
-        Error::Archive { path: self.archive.into(), reason: reason.into() }
+        Error::Archive {
+            path: self.archive.into(),
+            reason: reason.into(),
+        }
     }
 
     fn refused(&self, why: &str) -> Error {
@@ -310,12 +342,31 @@ mod tests {
         }
         tar.into_inner().unwrap().finish().unwrap();
 
-        let none = Limits { entries: 9, free_bytes: 9 << 20, ratio: 1, bytes: 9 << 20 };
+        let none = Limits {
+            entries: 9,
+            free_bytes: 9 << 20,
+            ratio: 1,
+            bytes: 9 << 20,
+        };
         let cases = [
             (none, None),
             (Limits { bytes: 2 << 20, ..none }, Some("entry `c` unpacks to more")),
-            (Limits { free_bytes: 0, ratio: 100, ..none }, Some("unpacks to more")),
-            (Limits { free_bytes: 0, ratio: 5000, ..none }, None),
+            (
+                Limits {
+                    free_bytes: 0,
+                    ratio: 100,
+                    ..none
+                },
+                Some("unpacks to more"),
+            ),
+            (
+                Limits {
+                    free_bytes: 0,
+                    ratio: 5000,
+                    ..none
+                },
+                None,
+            ),
             (Limits { entries: 2, ..none }, Some("entry `c` is one entry too many")),
         ];
         for (i, (limits, wanted)) in cases.into_iter().enumerate() {
@@ -338,7 +389,8 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::GNULongName);
         header.set_size(8 << 20);
-        tar.append_data(&mut header, "././@LongLink", io::repeat(b'a').take(8 << 20)).unwrap();
+        tar.append_data(&mut header, "././@LongLink", io::repeat(b'a').take(8 << 20))
+            .unwrap();
         tar.into_inner().unwrap().finish().unwrap();
         let error = unpack(&archive, folder.path()).unwrap_err().to_string();
         assert!(error.contains("more bytes than"), "{error}");

@@ -5,7 +5,7 @@
 //! renamed when complete. One process at a time does so, under a file lock that the system drops when
 //! its holder dies; hence a `.partial` folder seen under the lock belongs to nobody and is removed.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -30,12 +30,14 @@ pub(super) fn indexed(manifest: &Manifest, cache: &Path) -> Result<(Index, PathB
         None => folder.join("files"),
     };
     if let Some(index) = Index::load(&folder.join("index.json"), &root) {
+        index.check_counts(manifest)?;
         return Ok((index, root));
     }
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let lock = lock(&cache.join("lock"))?;
     // Another process may have been at work while this one waited for the lock.
     if let Some(index) = Index::load(&folder.join("index.json"), &root) {
+        index.check_counts(manifest)?;
         return Ok((index, root));
     }
     if lock.is_some() {
@@ -72,10 +74,34 @@ fn build(manifest: &Manifest, partial: &Path) -> Result<Index> {
             archive::unpack(&manifest.resolve(&file.path), &root)?;
         }
     }
-    let listing = layout::read(&Unpacked { manifest, root: &root })?;
+    let listing = layout::read(&Unpacked { manifest, root: &root }).map_err(|e| within_archives(e, manifest, &root))?;
     let index = Index::examine(manifest, listing, &root)?;
+    index.check_counts(manifest)?;
     index.write(&partial.join("index.json"))?;
     Ok(index)
+}
+
+/// Names label files by their place in the archives: where they were unpacked to is about to vanish.
+fn within_archives(error: Error, manifest: &Manifest, root: &Path) -> Error {
+    let inside = |path: &Path| match manifest.directory {
+        None => path.strip_prefix(root).ok().map(Path::to_path_buf),
+        Some(_) => None,
+    };
+    match error {
+        Error::Io { path, source, .. } if inside(&path).is_some() && source.kind() == io::ErrorKind::NotFound => {
+            let file = inside(&path).unwrap_or(path);
+            let reason = format!("its archives hold no `{}`", file.display());
+            Error::Dataset {
+                dataset: manifest.name.clone(),
+                reason,
+            }
+        }
+        Error::Labels { path, reason } => Error::Labels {
+            path: inside(&path).unwrap_or(path),
+            reason,
+        },
+        other => other,
+    }
 }
 
 /// First 16 hex digits of a hash over everything that the index follows from.
@@ -150,20 +176,32 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
     for entry in std::fs::read_dir(cache).map_err(Error::io("list", cache))? {
         let path = entry.map_err(Error::io("list", cache))?.path();
         if path.extension().is_some_and(|end| end == "partial") {
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) }
-                .map_err(Error::io("remove", &path))?;
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            match removed {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
+                _ => {}
+            }
         }
     }
     Ok(())
 }
 
-/// Waits for the lock; `None` on file systems that have none.
+/// Waits for the lock; `None` on file systems that have none, as some of clusters.
 fn lock(path: &Path) -> Result<Option<File>> {
     let file = File::create(path).map_err(Error::io("write", path))?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        tracing::info!("waiting for another process that unpacks this dataset");
+    }
     match file.lock() {
         Ok(()) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(None),
-        Err(e) => Err(Error::io("lock", path)(e)),
+        Err(error) => {
+            tracing::debug!("cannot lock `{}`: {error}", path.display());
+            Ok(None)
+        }
     }
 }
 
@@ -181,5 +219,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("write", folder))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("write", folder))
 }

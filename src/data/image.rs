@@ -1,6 +1,6 @@
 //! Encoded bytes to RGB pixels, whatever the file's name claims.
 
-use image::{DynamicImage, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
 use std::io::Cursor;
 
 use crate::error::{Error, Result};
@@ -12,23 +12,61 @@ const MAX_PIXEL_BYTES: u64 = 400 << 20;
 ///
 /// The format is found by magic bytes, never by extension (Oxford-IIIT Pets has PNG and GIF files named
 /// `.jpg`). Grey and palette images are expanded, transparency is composited on white as transformers
-/// does. `name` is used in error messages only.
+/// does, CMYK is converted. Bytes after the image's end are ignored; a JPEG that ends before its
+/// end-of-image marker is an error, since the decoder would fill the rest with grey. `name` is used in
+/// error messages only.
 ///
 /// # Errors
 /// [`Error::Image`] when the bytes are no image, truncated or larger than the limit.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
-    let fail = |reason: String| Error::Image { image: name.into(), reason };
+    let fail = |reason: String| Error::Image {
+        image: name.into(),
+        reason,
+    };
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|e| fail(e.to_string()))?;
-    if reader.format().is_none() {
-        return Err(fail("not a JPEG, PNG, GIF, BMP or WebP file".into()));
+    match reader.format() {
+        None => return Err(fail("not a JPEG, PNG, GIF, BMP or WebP file".into())),
+        Some(ImageFormat::Jpeg) if !jpeg_ends(bytes) => {
+            return Err(fail("truncated: a JPEG without its end-of-image marker".into()));
+        }
+        Some(_) => {}
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_PIXEL_BYTES);
     reader.limits(limits);
     let image = reader.decode().map_err(|e| fail(e.to_string()))?;
-    Ok(if image.color().has_alpha() { on_white(&image) } else { image.into_rgb8() })
+    Ok(if image.color().has_alpha() {
+        on_white(&image)
+    } else {
+        image.into_rgb8()
+    })
+}
+
+/// Whether a JPEG's markers lead to an end-of-image marker (ITU-T T.81, annex B).
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    const START: u8 = 0xd8;
+    const END: u8 = 0xd9;
+    let mut at = 0;
+    // Between segments, and through entropy-coded data: the next 0xff that is no stuffing says what follows.
+    while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == 0xff)) {
+        at += found + 1;
+        match bytes.get(at) {
+            Some(&END) => return true,
+            // Fill byte: the next one may be the marker.
+            Some(0xff) => {}
+            // Stuffed zero, restart, start of image, reserved: no segment follows.
+            Some(0x00..=0x01 | 0xd0..=START) => at += 1,
+            // A segment: its length counts itself, not the marker. An embedded thumbnail is skipped with it.
+            Some(_) => match bytes.get(at + 1..at + 3) {
+                Some([high, low]) => at += 1 + usize::from(u16::from_be_bytes([*high, *low])).max(2),
+                _ => return false,
+            },
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Alpha compositing on white, rounded to the nearest integer.
@@ -39,4 +77,180 @@ fn on_white(image: &DynamicImage) -> RgbImage {
         let over = |c: u8| ((u32::from(c) * u32::from(a) + 255 * (255 - u32::from(a)) + 127) / 255) as u8;
         image::Rgb([over(r), over(g), over(b)])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ExtendedColorType as Color, ImageEncoder as _, codecs};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Four 8×8 blocks, Adobe CMYK (inverted), written by Pillow 13: `Image.new("CMYK", (16, 16))` with red
+    /// (0, 255, 255, 0), cyan (255, 0, 0, 0), dark yellow (0, 0, 255, 64) and white (0, 0, 0, 0).
+    const CMYK: &[u8] = include_bytes!("../../tests/fixtures/images/cmyk.jpg");
+
+    fn png(pixels: &[u8], width: u32, height: u32, color: Color) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        codecs::png::PngEncoder::new(&mut bytes)
+            .write_image(pixels, width, height, color)
+            .unwrap();
+        bytes
+    }
+
+    fn jpeg() -> Vec<u8> {
+        let pixels: Vec<u8> = (0..64 * 64).map(|i| (i % 64 * 3 + i / 64 % 7 * 9) as u8).collect();
+        let mut bytes = Vec::new();
+        let encoder = codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90);
+        encoder.write_image(&pixels, 64, 64, Color::L8).unwrap();
+        bytes
+    }
+
+    fn colours(bytes: &[u8], at: &[(u32, u32)]) -> Vec<[u8; 3]> {
+        let image = decode(bytes, "test").unwrap();
+        at.iter().map(|(x, y)| image.get_pixel(*x, *y).0).collect()
+    }
+
+    fn reason(bytes: &[u8]) -> String {
+        decode(bytes, "images/a.jpg").unwrap_err().to_string()
+    }
+
+    #[track_caller]
+    fn close(found: &[[u8; 3]], expected: &[[u8; 3]], within: u8) {
+        let far = found
+            .iter()
+            .flatten()
+            .zip(expected.iter().flatten())
+            .any(|(f, e)| f.abs_diff(*e) > within);
+        assert!(
+            !far && found.len() == expected.len(),
+            "{found:?} instead of {expected:?}"
+        );
+    }
+
+    const BLOCKS: [(u32, u32); 4] = [(4, 4), (12, 4), (4, 12), (12, 12)];
+
+    #[test]
+    fn cmyk_and_ycck_become_rgb() {
+        // Expected: Pillow's `convert("RGB")` of the same bytes.
+        close(
+            &colours(CMYK, &BLOCKS),
+            &[[255, 0, 0], [0, 255, 255], [191, 191, 0], [255, 255, 255]],
+            2,
+        );
+        let mut ycck = CMYK.to_vec();
+        let adobe = ycck.windows(5).position(|w| w == b"Adobe").unwrap();
+        ycck[adobe + 11] = 2; // the same coefficients, now said to be YCCK
+        close(
+            &colours(&ycck, &BLOCKS),
+            &[[179, 0, 227], [77, 255, 30], [134, 0, 0], [0, 134, 0]],
+            2,
+        );
+    }
+
+    #[test]
+    fn grey_sixteen_bits_and_transparency_become_rgb() {
+        assert_eq!(
+            colours(&png(&[7, 200], 2, 1, Color::L8), &[(0, 0), (1, 0)]),
+            [[7; 3], [200; 3]]
+        );
+        let deep: Vec<u8> = [0x80_00_u16, 0xff_ff, 0x00_ff]
+            .iter()
+            .flat_map(|v| v.to_ne_bytes())
+            .collect();
+        assert_eq!(colours(&png(&deep, 1, 1, Color::Rgb16), &[(0, 0)]), [[128, 255, 1]]);
+        // Over white: opaque stays, half of black is mid-grey, nothing is white.
+        let alpha = png(&[1, 2, 3, 255, 0, 0, 0, 128, 9, 9, 9, 0], 3, 1, Color::Rgba8);
+        assert_eq!(
+            colours(&alpha, &[(0, 0), (1, 0), (2, 0)]),
+            [[1, 2, 3], [127; 3], [255; 3]]
+        );
+    }
+
+    /// 2×1 pixels of a two-colour palette whose second colour is transparent.
+    #[test]
+    fn a_palette_with_transparency_is_composited_on_white() {
+        let chunk = |kind: &[u8; 4], data: &[u8]| {
+            let mut crc = flate2::Crc::new();
+            crc.update(kind);
+            crc.update(data);
+            let length = (data.len() as u32).to_be_bytes();
+            [&length[..], kind, data, &crc.sum().to_be_bytes()].concat()
+        };
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut zlib, &[0, 0b0100_0000]).unwrap();
+        let bytes = [
+            b"\x89PNG\r\n\x1a\n".to_vec(),
+            chunk(b"IHDR", &[0, 0, 0, 2, 0, 0, 0, 1, 1, 3, 0, 0, 0]),
+            chunk(b"PLTE", &[10, 20, 30, 40, 50, 60]),
+            chunk(b"tRNS", &[255, 0]),
+            chunk(b"IDAT", &zlib.finish().unwrap()),
+            chunk(b"IEND", &[]),
+        ]
+        .concat();
+        assert_eq!(colours(&bytes, &[(0, 0), (1, 0)]), [[10, 20, 30], [255; 3]]);
+    }
+
+    #[test]
+    fn junk_after_the_end_is_ignored() {
+        let plain = jpeg();
+        let with_junk = [plain.as_slice(), b"\xff\xd8 junk \xff\xe1\xff\xff"].concat();
+        assert_eq!(decode(&plain, "a").unwrap(), decode(&with_junk, "b").unwrap());
+        let png = png(&[7, 200], 2, 1, Color::L8);
+        assert!(decode(&[png.as_slice(), b"junk"].concat(), "c").is_ok());
+    }
+
+    #[test]
+    fn a_truncated_image_is_an_error_wherever_it_is_cut() {
+        let whole = jpeg();
+        for length in 4..whole.len() {
+            assert!(
+                decode(&whole[..length], "a").is_err(),
+                "{length} of {} bytes",
+                whole.len()
+            );
+        }
+        let cut = reason(&whole[..whole.len() / 2]);
+        insta::assert_snapshot!(cut, @"cannot decode image `images/a.jpg`: truncated: a JPEG without its end-of-image marker");
+        let png = png(&[0; 300], 10, 10, Color::Rgb8);
+        assert!(decode(&png[..png.len() - 20], "a").is_err());
+    }
+
+    /// A thumbnail within a segment has an end-of-image marker of its own, which does not count.
+    #[test]
+    fn the_end_of_an_embedded_thumbnail_is_not_the_end() {
+        let whole = jpeg();
+        let thumbnail = [b"\xff\xe1\x00\x0aExif".as_slice(), &[0xff, 0xd8, 0xff, 0xd9]].concat();
+        let with_thumbnail = [&whole[..2], &thumbnail, &whole[2..]].concat();
+        assert!(jpeg_ends(&with_thumbnail) && decode(&with_thumbnail, "a").is_ok());
+        assert!(!jpeg_ends(&with_thumbnail[..with_thumbnail.len() - 2]));
+    }
+
+    #[test]
+    fn an_image_of_four_gigapixels_is_refused() {
+        let mut huge = jpeg();
+        let frame = huge.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        huge[frame + 5..frame + 9].copy_from_slice(&[0xff, 0x00, 0xff, 0x00]);
+        let message = reason(&huge);
+        assert!(message.contains("limit"), "{message}");
+    }
+
+    #[test]
+    fn names_lie_and_bytes_decide() {
+        assert!(decode(&png(&[1], 1, 1, Color::L8), "Abyssinian_5.jpg").is_ok());
+        insta::assert_snapshot!(reason(b"tmp"), @"cannot decode image `images/a.jpg`: not a JPEG, PNG, GIF, BMP or WebP file");
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+            for mut bytes in [jpeg(), CMYK.to_vec(), png(&[3; 12], 2, 2, Color::Rgb8)] {
+                for (at, value) in &flips {
+                    let at = at.index(bytes.len());
+                    bytes[at] = *value;
+                }
+                drop(decode(&bytes, "damaged"));
+            }
+        }
+    }
 }

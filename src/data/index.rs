@@ -63,9 +63,33 @@ impl Index {
         (index.schema == SCHEMA && index.images.iter().all(is_there)).then_some(index)
     }
 
+    /// Compares the counts with those that the manifest promises.
+    pub(super) fn check_counts(&self, manifest: &Manifest) -> Result<()> {
+        let Some(expect) = manifest.expect else { return Ok(()) };
+        let count = |role| self.images.iter().filter(|image| image.role == role).count();
+        let counts = [
+            ("classes", self.classes.len(), expect.classes),
+            ("pool images", count(Role::Pool), expect.pool),
+            ("test images", count(Role::Test), expect.test),
+        ];
+        for (what, found, expected) in counts {
+            if found != expected {
+                let reason = format!("found {found} {what}, the manifest expects {expected}");
+                return Err(Error::Dataset {
+                    dataset: manifest.name.clone(),
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let json = serde_json::to_vec(self)
-            .map_err(|e| Error::Malformed { kind: "dataset index", path: path.into(), reason: e.to_string() })?;
+        let json = serde_json::to_vec(self).map_err(|e| Error::Malformed {
+            kind: "dataset index",
+            path: path.into(),
+            reason: e.to_string(),
+        })?;
         cache::write_whole(path, &json)
     }
 
@@ -73,9 +97,21 @@ impl Index {
         let (mut pool, mut test) = (Vec::new(), Vec::new());
         for image in self.images {
             let path = root.join(image.file.as_deref().unwrap_or(&image.id));
-            let Indexed { id, class, sha256, group, .. } = image;
+            let Indexed {
+                id,
+                class,
+                sha256,
+                group,
+                ..
+            } = image;
             let side = if image.role == Role::Pool { &mut pool } else { &mut test };
-            side.push(LabelledImage { id, class, sha256, group, path });
+            side.push(LabelledImage {
+                id,
+                class,
+                sha256,
+                group,
+                path,
+            });
         }
         Dataset {
             name: manifest.name.clone(),
@@ -83,6 +119,7 @@ impl Index {
             classes: self.classes,
             pool,
             test,
+            layout: manifest.layout,
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: self.left_out,
@@ -91,14 +128,19 @@ impl Index {
 
     /// Checks that labels and images fit together, then reads, hashes and decodes every image.
     pub(super) fn examine(manifest: &Manifest, mut listing: Listing, root: &Path) -> Result<Self> {
-        let fail = |reason: String| Error::Dataset { dataset: manifest.name.clone(), reason };
+        let fail = |reason: String| Error::Dataset {
+            dataset: manifest.name.clone(),
+            reason,
+        };
         let left_out = leave_out(&mut listing, &manifest.skip).map_err(fail)?;
         check_classes(&listing).map_err(fail)?;
         listing.pool.sort_by(|a, b| a.id.cmp(&b.id));
         listing.test.sort_by(|a, b| a.id.cmp(&b.id));
         let groups = groups(manifest, &listing)?;
         let of_pool = listing.pool.iter().map(|item| (item, Role::Pool));
-        let items: Vec<_> = of_pool.chain(listing.test.iter().map(|item| (item, Role::Test))).collect();
+        let items: Vec<_> = of_pool
+            .chain(listing.test.iter().map(|item| (item, Role::Test)))
+            .collect();
         let mut ids = BTreeSet::new();
         for (item, _) in &items {
             for path in [Some(&item.id), item.file.as_ref()].into_iter().flatten() {
@@ -113,7 +155,10 @@ impl Index {
             let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound => {
                     let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
-                    fail(format!("`{}` is labelled `{class}`, but there is no such image", item.id))
+                    fail(format!(
+                        "`{}` is labelled `{class}`, but there is no such image",
+                        item.id
+                    ))
                 }
                 _ => Error::io("read", &path)(e),
             })?;
@@ -131,7 +176,12 @@ impl Index {
             })
         };
         let images = all_or_first_error(items.par_iter().map(look).collect())?;
-        Ok(Self { schema: SCHEMA, classes: listing.classes, left_out, images })
+        Ok(Self {
+            schema: SCHEMA,
+            classes: listing.classes,
+            left_out,
+            images,
+        })
     }
 }
 
@@ -172,16 +222,29 @@ fn check_classes(listing: &Listing) -> Result<(), String> {
 
 /// The drawing of each image, if the manifest says where images come from.
 fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, String>> {
-    let Some(path) = &manifest.provenance else { return Ok(BTreeMap::new()) };
+    let Some(path) = &manifest.provenance else {
+        return Ok(BTreeMap::new());
+    };
     let path = manifest.resolve(path);
-    let wrong = |reason: String| Error::Labels { path: path.clone(), reason };
-    let rows: BTreeMap<_, _> = provenance::read(&path)?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let wrong = |reason: String| Error::Labels {
+        path: path.clone(),
+        reason,
+    };
+    let rows: BTreeMap<_, _> = provenance::read(&path)?
+        .into_iter()
+        .map(|row| (row.id.clone(), row))
+        .collect();
     let mut groups = BTreeMap::new();
     for item in listing.pool.iter().chain(&listing.test) {
-        let row = rows.get(&item.id).ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
+        let row = rows
+            .get(&item.id)
+            .ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
         let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
         if row.class != class {
-            return Err(wrong(format!("image `{}` is `{}`, but its label is `{class}`", item.id, row.class)));
+            return Err(wrong(format!(
+                "image `{}` is `{}`, but its label is `{class}`",
+                item.id, row.class
+            )));
         }
         groups.insert(item.id.clone(), row.drawing.clone());
     }
@@ -208,9 +271,10 @@ fn all_or_first_error(results: Vec<Result<Indexed>>) -> Result<Vec<Indexed>> {
         .collect();
     match failures.into_iter().next() {
         None => Ok(images),
-        Some(Error::Image { image, reason }) if !others.is_empty() => {
-            Err(Error::Image { image, reason: format!("{reason} (nor can {})", others.join(", ")) })
-        }
+        Some(Error::Image { image, reason }) if !others.is_empty() => Err(Error::Image {
+            image,
+            reason: format!("{reason} (nor can {})", others.join(", ")),
+        }),
         Some(error) => Err(error),
     }
 }

@@ -1,18 +1,69 @@
 //! Official forms of datasets: each file of this folder turns unpacked archives and label files into
 //! class names, pool and test images.
 
-pub mod caltech101;
-pub mod folders;
-pub mod oxford_flowers;
-pub mod oxford_pets;
-pub mod stanford_cars;
-
+mod caltech101;
 mod coop;
+mod folders;
+mod oxford_flowers;
+mod oxford_pets;
+mod stanford_cars;
 
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Layout, Manifest};
 use crate::error::{Error, Result};
+
+/// What a file of a layout is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Role {
+    pub name: &'static str,
+    pub required: bool,
+    /// Unpacked; label files are read where they lie.
+    pub is_archive: bool,
+}
+
+impl Layout {
+    /// Roles a `[[file]]` may have.
+    pub(crate) fn roles(self) -> &'static [Role] {
+        const fn archive(name: &'static str) -> Role {
+            Role {
+                name,
+                required: true,
+                is_archive: true,
+            }
+        }
+        const fn labels(name: &'static str) -> Role {
+            Role {
+                name,
+                required: true,
+                is_archive: false,
+            }
+        }
+        const fn optional(role: Role) -> Role {
+            Role {
+                required: false,
+                ..role
+            }
+        }
+        match self {
+            Self::OxfordPets => const { &[archive("images"), archive("annotations")] },
+            Self::StanfordCars => {
+                const {
+                    &[
+                        archive("train-images"),
+                        archive("test-images"),
+                        archive("devkit"),
+                        optional(labels("test-labels")),
+                        optional(labels("coop-split")),
+                    ]
+                }
+            }
+            Self::OxfordFlowers => const { &[archive("images"), labels("labels"), labels("splits")] },
+            Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
+            Self::Folders => const { &[optional(archive("archive"))] },
+        }
+    }
+}
 
 /// What the label files say; whether the images are there is checked later, for every layout alike.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +89,11 @@ pub(crate) struct Item {
 
 impl Item {
     fn new(id: impl Into<String>, class: u32) -> Self {
-        Self { id: id.into(), file: None, class }
+        Self {
+            id: id.into(),
+            file: None,
+            class,
+        }
     }
 }
 
@@ -56,12 +111,16 @@ impl Unpacked<'_> {
     }
 
     fn required(&self, role: &str) -> Result<PathBuf> {
-        self.label_file(role).ok_or_else(|| self.fail(format!("no file has the role `{role}`")))
+        self.label_file(role)
+            .ok_or_else(|| self.fail(format!("no file has the role `{role}`")))
     }
 
     /// What does not fit together in this dataset.
     fn fail(&self, reason: String) -> Error {
-        Error::Dataset { dataset: self.manifest.name.clone(), reason }
+        Error::Dataset {
+            dataset: self.manifest.name.clone(),
+            reason,
+        }
     }
 }
 
@@ -78,7 +137,10 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
 
 /// What is wrong with a label file.
 fn wrong(path: &Path, reason: impl Into<String>) -> Error {
-    Error::Labels { path: path.into(), reason: reason.into() }
+    Error::Labels {
+        path: path.into(),
+        reason: reason.into(),
+    }
 }
 
 /// A one-based label or index that a MATLAB file stores as a double: zero-based, below `end`.

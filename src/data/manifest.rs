@@ -65,47 +65,6 @@ pub enum Layout {
     Folders,
 }
 
-/// What a file of a layout is for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Role {
-    pub name: &'static str,
-    pub required: bool,
-    /// Unpacked; label files are read where they lie.
-    pub is_archive: bool,
-}
-
-impl Layout {
-    /// Roles a `[[file]]` may have.
-    pub(crate) fn roles(self) -> &'static [Role] {
-        const fn archive(name: &'static str) -> Role {
-            Role { name, required: true, is_archive: true }
-        }
-        const fn labels(name: &'static str) -> Role {
-            Role { name, required: true, is_archive: false }
-        }
-        const fn optional(role: Role) -> Role {
-            Role { required: false, ..role }
-        }
-        match self {
-            Self::OxfordPets => const { &[archive("images"), archive("annotations")] },
-            Self::StanfordCars => {
-                const {
-                    &[
-                        archive("train-images"),
-                        archive("test-images"),
-                        archive("devkit"),
-                        optional(labels("test-labels")),
-                        optional(labels("coop-split")),
-                    ]
-                }
-            }
-            Self::OxfordFlowers => const { &[archive("images"), labels("labels"), labels("splits")] },
-            Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
-            Self::Folders => const { &[optional(archive("archive"))] },
-        }
-    }
-}
-
 /// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -114,6 +73,15 @@ pub enum Regime {
     Novel,
     /// Concepts seen, in other drawings than those of the test side.
     Known,
+}
+
+impl std::fmt::Display for Regime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Novel => "novel",
+            Self::Known => "known",
+        })
+    }
 }
 
 /// One archive or label file.
@@ -164,7 +132,10 @@ impl Manifest {
     /// [`Error::Io`], or [`Error::Manifest`] naming the field that is wrong.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let fail = |reason: String| Error::Manifest { path: path.into(), reason };
+        let fail = |reason: String| Error::Manifest {
+            path: path.into(),
+            reason,
+        };
         let mut manifest: Self = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         manifest.folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         manifest.check(path).map_err(fail)?;
@@ -179,7 +150,9 @@ impl Manifest {
     /// The files that are unpacked.
     pub(crate) fn archives(&self) -> impl Iterator<Item = &SourceFile> {
         let roles = self.layout.roles();
-        self.files.iter().filter(|file| roles.iter().any(|role| role.is_archive && role.name == file.role))
+        self.files
+            .iter()
+            .filter(|file| roles.iter().any(|role| role.is_archive && role.name == file.role))
     }
 
     /// A path of the manifest, made usable.
@@ -194,13 +167,20 @@ impl Manifest {
         }
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.starts_with('.') || !self.name.chars().all(is_plain) {
-            return Err(format!("name `{}` may hold only ASCII letters, digits, `-`, `_` and `.`", self.name));
+            return Err(format!(
+                "name `{}` may hold only ASCII letters, digits, `-`, `_` and `.`",
+                self.name
+            ));
         }
         let roles = self.layout.roles();
         for (i, file) in self.files.iter().enumerate() {
             if !roles.iter().any(|role| role.name == file.role) {
                 let known: Vec<_> = roles.iter().map(|role| role.name).collect();
-                return Err(format!("unknown role `{}`, this layout has: {}", file.role, known.join(", ")));
+                return Err(format!(
+                    "unknown role `{}`, this layout has: {}",
+                    file.role,
+                    known.join(", ")
+                ));
             }
             if self.files.iter().take(i).any(|other| other.role == file.role) {
                 return Err(format!("role `{}` is given twice", file.role));
@@ -211,7 +191,10 @@ impl Manifest {
             let length = if kind == "sha256" { 64 } else { 32 };
             let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
             if hash.len() != length || !hash.bytes().all(is_hex) {
-                return Err(format!("{kind} of `{}` is not {length} lower-case hex digits", file.name));
+                return Err(format!(
+                    "{kind} of `{}` is not {length} lower-case hex digits",
+                    file.name
+                ));
             }
         }
         for role in roles {
@@ -237,7 +220,10 @@ impl Manifest {
 /// # Errors
 /// [`Error::Io`] when the folder cannot be read, [`Error::Manifest`] when one file is wrong.
 pub fn list(datasets: &Path) -> Result<Vec<Manifest>> {
-    names(datasets)?.iter().map(|name| Manifest::read(&file_of(datasets, name))).collect()
+    names(datasets)?
+        .iter()
+        .map(|name| Manifest::read(&file_of(datasets, name)))
+        .collect()
 }
 
 /// The manifest of one dataset.
@@ -249,7 +235,10 @@ pub fn load(datasets: &Path, name: &str) -> Result<Manifest> {
     if known.iter().any(|k| k == name) {
         Manifest::read(&file_of(datasets, name))
     } else {
-        Err(Error::UnknownDataset { name: name.into(), known })
+        Err(Error::UnknownDataset {
+            name: name.into(),
+            known,
+        })
     }
 }
 
@@ -316,8 +305,19 @@ test = 4
         assert!(manifest.micro && manifest.skip.is_empty());
         assert_eq!(manifest.file("images").unwrap().digest().unwrap().0, "md5");
         assert_eq!(manifest.file("annotations").unwrap().digest().unwrap().0, "sha256");
-        assert!(manifest.resolve(&manifest.files[0].path).ends_with("mini/images.tar.gz"));
-        assert_eq!(manifest.expect, Some(Expect { classes: 2, pool: 3, test: 4 }));
+        assert!(
+            manifest
+                .resolve(&manifest.files[0].path)
+                .ends_with("mini/images.tar.gz")
+        );
+        assert_eq!(
+            manifest.expect,
+            Some(Expect {
+                classes: 2,
+                pool: 3,
+                test: 4
+            })
+        );
     }
 
     #[test]
@@ -325,17 +325,43 @@ test = 4
         let cases = [
             ("micro = true", "micros = true", "micros"),
             ("layout = \"oxford-pets\"", "layout = \"oxford\"", "oxford"),
-            ("name = \"pets\"", "name = \"cats\"", "differs from the file's name `pets`"),
-            ("role = \"annotations\"", "role = \"labels\"", "unknown role `labels`, this layout has: images, annotations"),
-            ("role = \"annotations\"", "role = \"images\"", "role `images` is given twice"),
-            ("md5 = \"5c4f3ee8e5d25df40f4fd59a7f44e54c\"", "", "file `images.tar.gz` has neither sha256 nor md5"),
-            ("5c4f3ee8", "5C4F3EE8", "md5 of `images.tar.gz` is not 32 lower-case hex digits"),
-            ("micro = true", "directory = \"x\"", "`directory` is for the layout `folders` only"),
+            (
+                "name = \"pets\"",
+                "name = \"cats\"",
+                "differs from the file's name `pets`",
+            ),
+            (
+                "role = \"annotations\"",
+                "role = \"labels\"",
+                "unknown role `labels`, this layout has: images, annotations",
+            ),
+            (
+                "role = \"annotations\"",
+                "role = \"images\"",
+                "role `images` is given twice",
+            ),
+            (
+                "md5 = \"5c4f3ee8e5d25df40f4fd59a7f44e54c\"",
+                "",
+                "file `images.tar.gz` has neither sha256 nor md5",
+            ),
+            (
+                "5c4f3ee8",
+                "5C4F3EE8",
+                "md5 of `images.tar.gz` is not 32 lower-case hex digits",
+            ),
+            (
+                "micro = true",
+                "directory = \"x\"",
+                "`directory` is for the layout `folders` only",
+            ),
         ];
         for (from, to, wanted) in cases {
             assert!(PETS.contains(from));
             let error = read(&PETS.replacen(from, to, 1)).unwrap_err();
-            let Error::Manifest { reason, .. } = &error else { panic!("{error:?}") };
+            let Error::Manifest { reason, .. } = &error else {
+                panic!("{error:?}")
+            };
             assert!(reason.contains(wanted), "{reason}");
             assert!(error.hint().is_some());
         }
@@ -347,7 +373,9 @@ test = 4
         for name in ["b", "a"] {
             std::fs::write(folder.path().join(format!("{name}.toml")), "").unwrap();
         }
-        let Err(Error::UnknownDataset { known, .. }) = load(folder.path(), "c") else { panic!() };
+        let Err(Error::UnknownDataset { known, .. }) = load(folder.path(), "c") else {
+            panic!()
+        };
         assert_eq!(known, ["a", "b"]);
     }
 }

@@ -96,7 +96,10 @@ impl MatFile {
     /// [`Error::Io`], or [`Error::Labels`] when it is no MATLAB 5 file, truncated or of an unknown kind.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        Self::parse(&bytes).map_err(|reason| Error::Labels { path: path.into(), reason })
+        Self::parse(&bytes).map_err(|reason| Error::Labels {
+            path: path.into(),
+            reason,
+        })
     }
 
     /// Reads a file in memory.
@@ -104,7 +107,11 @@ impl MatFile {
     /// # Errors
     /// What is wrong, for people.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let is_hdf5 = |at| bytes.get(at..).is_some_and(|rest: &[u8]| rest.starts_with(b"\x89HDF\r\n\x1a\n"));
+        let is_hdf5 = |at| {
+            bytes
+                .get(at..)
+                .is_some_and(|rest: &[u8]| rest.starts_with(b"\x89HDF\r\n\x1a\n"))
+        };
         if bytes.starts_with(b"MATLAB 7.3") || is_hdf5(0) || is_hdf5(512) {
             return Err("a MATLAB 7.3 (HDF5) file; only version 5 is read".into());
         }
@@ -121,7 +128,9 @@ impl MatFile {
         let mut rest = Bytes(body);
         while !rest.0.is_empty() {
             // Compressed elements are not padded to 8 bytes; MATLAB and scipy agree on it.
-            let (kind, data) = rest.element(false).map_err(|e| format!("variable {}: {e}", variables.len() + 1))?;
+            let (kind, data) = rest
+                .element(false)
+                .map_err(|e| format!("variable {}: {e}", variables.len() + 1))?;
             match kind {
                 MI_COMPRESSED => {
                     let inflated = inflate(data, &mut left)?;
@@ -152,7 +161,9 @@ fn inflate(data: &[u8], left: &mut u64) -> Result<Vec<u8>, String> {
     let mut inflated = Vec::new();
     let read = ZlibDecoder::new(data).take(*left + 1).read_to_end(&mut inflated);
     let read = read.map_err(|e| format!("compressed variable is damaged: {e}"))? as u64;
-    *left = left.checked_sub(read).ok_or("inflates to more than any label file holds")?;
+    *left = left
+        .checked_sub(read)
+        .ok_or("inflates to more than any label file holds")?;
     Ok(inflated)
 }
 
@@ -179,7 +190,11 @@ impl<'a> Bytes<'a> {
     }
 
     fn u32(&mut self) -> Result<u32, String> {
-        Ok(self.take(4)?.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+        Ok(self
+            .take(4)?
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u32::from(*byte)))
     }
 
     /// Data of a full element end on a multiple of 8; the last one's padding may be missing.
@@ -194,7 +209,9 @@ impl<'a> Bytes<'a> {
         let small = (tag >> 16) as usize;
         if small > 0 {
             let data = self.take(4)?;
-            let data = data.get(..small).ok_or_else(|| format!("small element of {small} bytes"))?;
+            let data = data
+                .get(..small)
+                .ok_or_else(|| format!("small element of {small} bytes"))?;
             return Ok((tag & 0xffff, data));
         }
         let length = self.u32()? as usize;
@@ -216,7 +233,13 @@ impl<'a> Bytes<'a> {
     /// The content of a `miMATRIX` element: name and value.
     fn matrix(mut self, depth: usize) -> Result<(String, Array), String> {
         if self.0.is_empty() {
-            return Ok((String::new(), Array { dims: vec![0, 0], data: Data::Numeric(Vec::new()) }));
+            return Ok((
+                String::new(),
+                Array {
+                    dims: vec![0, 0],
+                    data: Data::Numeric(Vec::new()),
+                },
+            ));
         }
         if depth > MAX_DEPTH {
             return Err("cells nested too deeply".into());
@@ -232,7 +255,14 @@ impl<'a> Bytes<'a> {
             return Err(format!("impossible dimensions {dims:?}"));
         };
         let name = ascii(self.element_of(MI_INT8, "name")?)?;
-        let within = |error: String| format!("variable `{name}`: {error}");
+        // Arrays within cells and structs have no names.
+        let within = |error: String| {
+            if name.is_empty() {
+                error
+            } else {
+                format!("variable `{name}`: {error}")
+            }
+        };
         let data = match class {
             1 => self.arrays(count, depth).map(Data::Cell),
             2 => self.structs(count, depth),
@@ -241,7 +271,13 @@ impl<'a> Bytes<'a> {
             6..=15 => self.numeric(count),
             other => Err(format!("array class {other} (sparse, object or function) is not read")),
         };
-        Ok((name.clone(), Array { dims, data: data.map_err(within)? }))
+        Ok((
+            name.clone(),
+            Array {
+                dims,
+                data: data.map_err(within)?,
+            },
+        ))
     }
 
     fn numeric(mut self, count: usize) -> Result<Data, String> {
@@ -263,7 +299,7 @@ impl<'a> Bytes<'a> {
             MI_INT8 | MI_UINT8 => Ok(std::str::from_utf8(data)
                 .map_or_else(|_| data.iter().copied().map(char::from).collect(), str::to_owned)),
             16 => std::str::from_utf8(data).map(str::to_owned).map_err(|e| e.to_string()),
-            4 | 17 if data.len() % 2 == 0 => {
+            4 | 17 if data.len().is_multiple_of(2) => {
                 let units: Vec<u16> = data.chunks(2).map(|unit| integer(unit) as u16).collect();
                 String::from_utf16(&units).map_err(|e| e.to_string())
             }
@@ -274,10 +310,12 @@ impl<'a> Bytes<'a> {
 
     fn structs(mut self, count: usize, depth: usize) -> Result<Data, String> {
         let width = numbers(MI_INT32, self.element_of(MI_INT32, "field name length")?)?;
-        let [width] = width.as_slice() else { return Err("field name length is no single number".into()) };
+        let [width] = width.as_slice() else {
+            return Err("field name length is no single number".into());
+        };
         let names = self.element_of(MI_INT8, "field names")?;
         let width = *width as usize;
-        if width == 0 || names.len() % width != 0 {
+        if width == 0 || !names.len().is_multiple_of(width) {
             return Err(format!("field names of {width} bytes in {} bytes", names.len()));
         }
         let fields = names.chunks(width).map(ascii).collect::<Result<Vec<_>, _>>()?;
@@ -289,7 +327,10 @@ impl<'a> Bytes<'a> {
     fn arrays(&mut self, count: usize, depth: usize) -> Result<Vec<Array>, String> {
         // Each takes a tag of 8 bytes at least: no allocation on the word of a damaged dimension.
         if count > self.0.len() / 8 {
-            return Err(format!("truncated: {count} arrays announced, {} bytes left", self.0.len()));
+            return Err(format!(
+                "truncated: {count} arrays announced, {} bytes left",
+                self.0.len()
+            ));
         }
         let mut arrays = Vec::with_capacity(count);
         for _ in 0..count {
@@ -312,7 +353,11 @@ fn ascii(bytes: &[u8]) -> Result<String, String> {
 
 /// Up to eight little-endian bytes.
 fn integer(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .take(8)
+        .rev()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 /// Numbers of a data type, widened.
@@ -330,7 +375,7 @@ fn numbers(kind: u32, data: &[u8]) -> Result<Vec<f64>, String> {
         13 => (8, |v| v as f64),
         other => return Err(format!("numbers of type {other} are not read")),
     };
-    if data.len() % width != 0 {
+    if !data.len().is_multiple_of(width) {
         return Err(format!("{} bytes of numbers of {width} bytes", data.len()));
     }
     Ok(data.chunks(width).map(|bytes| widen(integer(bytes))).collect())

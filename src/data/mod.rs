@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
-use manifest::{Manifest, Regime};
+use crate::error::Result;
+use manifest::{Layout, Regime};
 
 pub mod archive;
 mod cache;
 pub mod image;
 mod index;
-pub mod layout;
+mod layout;
 pub mod manifest;
 pub mod mat;
 pub mod overlap;
@@ -30,6 +30,8 @@ pub struct Dataset {
     pub pool: Vec<LabelledImage>,
     /// Images that are only ever predicted, sorted by id.
     pub test: Vec<LabelledImage>,
+    /// Official form it came in.
+    pub layout: Layout,
     /// Small stand-in shipped with kshot: its numbers say nothing about the real dataset.
     pub micro: bool,
     /// Whether the stand-in models met its concepts in pre-training, where that is known.
@@ -60,34 +62,15 @@ pub struct LabelledImage {
 /// with its size, and each archive with its size and time of change (hashing it again if that moved).
 ///
 /// # Errors
-/// [`Error::UnknownDataset`], [`Error::Manifest`], [`Error::WrongBytes`], [`Error::Archive`],
-/// [`Error::Labels`], [`Error::Image`] and [`Error::Dataset`], each naming file or image. Nothing
+/// [`Error::UnknownDataset`](crate::error::Error::UnknownDataset), [`Error::Manifest`](crate::error::Error::Manifest), [`Error::WrongBytes`](crate::error::Error::WrongBytes), [`Error::Archive`](crate::error::Error::Archive),
+/// [`Error::Labels`](crate::error::Error::Labels), [`Error::Image`](crate::error::Error::Image) and [`Error::Dataset`](crate::error::Error::Dataset), each naming file or image. Nothing
 /// half-written stays in the cache.
 pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
     let manifest = manifest::load(datasets, name)?;
     let cache = cache.join("datasets").join(name);
     source::verify(&manifest, &cache)?;
     let (index, root) = cache::indexed(&manifest, &cache)?;
-    let dataset = index.into_dataset(&manifest, &root);
-    expected(&manifest, &dataset)?;
-    Ok(dataset)
-}
-
-/// Compares the counts with those that the manifest promises.
-fn expected(manifest: &Manifest, dataset: &Dataset) -> Result<()> {
-    let Some(expect) = manifest.expect else { return Ok(()) };
-    let counts = [
-        ("classes", dataset.classes.len(), expect.classes),
-        ("pool images", dataset.pool.len(), expect.pool),
-        ("test images", dataset.test.len(), expect.test),
-    ];
-    for (what, found, expected) in counts {
-        if found != expected {
-            let reason = format!("found {found} {what}, the manifest expects {expected}");
-            return Err(Error::Dataset { dataset: dataset.name.clone(), reason });
-        }
-    }
-    Ok(())
+    Ok(index.into_dataset(&manifest, &root))
 }
 
 /// Lower-case hex.

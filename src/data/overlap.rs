@@ -50,7 +50,11 @@ pub fn near_duplicates(dataset: &Dataset, within: u32) -> Result<Vec<Pair>> {
         for (t, of_test) in test.iter().enumerate() {
             let distance = (of_pool ^ of_test).count_ones();
             if distance <= within {
-                pairs.push(Pair { pool: p, test: t, distance });
+                pairs.push(Pair {
+                    pool: p,
+                    test: t,
+                    distance,
+                });
             }
         }
     }

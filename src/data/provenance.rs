@@ -30,6 +30,11 @@ pub struct Provenance {
 /// [`Error::Labels`] naming the line.
 pub fn read(path: &Path) -> Result<Vec<Provenance>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let rows = csv::Reader::from_reader(bytes.as_slice()).into_deserialize().collect::<Result<_, _>>();
-    rows.map_err(|e| Error::Labels { path: path.into(), reason: e.to_string() })
+    let rows = csv::Reader::from_reader(bytes.as_slice())
+        .into_deserialize()
+        .collect::<Result<_, _>>();
+    rows.map_err(|e| Error::Labels {
+        path: path.into(),
+        reason: e.to_string(),
+    })
 }

@@ -31,8 +31,10 @@ struct Stamp {
 /// the stamps guard against accidents, the hashes of the images themselves are in every result.
 pub(super) fn verify(manifest: &Manifest, cache: &Path) -> Result<()> {
     let memory = cache.join("verified.json");
-    let known: BTreeMap<PathBuf, Stamp> =
-        std::fs::read(&memory).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok())
+        .unwrap_or_default();
     let check = |file: &SourceFile| {
         let path = manifest.resolve(&file.path);
         let path = path.canonicalize().map_err(Error::io("read", &path))?;
@@ -70,16 +72,31 @@ fn stamp(path: &Path, file: &SourceFile) -> Result<Stamp> {
     let changed = metadata.modified().map_err(Error::io("read", path))?;
     let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let digest = file.digest().map(|(_, hash)| hash.to_owned()).unwrap_or_default();
-    Ok(Stamp { size: metadata.len(), changed, digest })
+    Ok(Stamp {
+        size: metadata.len(),
+        changed,
+        digest,
+    })
 }
 
 fn compare_digest(path: &Path, file: &SourceFile) -> Result<()> {
-    let Some((what, expected)) = file.digest() else { return Ok(()) };
-    let found = if what == "sha256" { digest::<Sha256>(path)? } else { digest::<Md5>(path)? };
+    let Some((what, expected)) = file.digest() else {
+        return Ok(());
+    };
+    let found = if what == "sha256" {
+        digest::<Sha256>(path)?
+    } else {
+        digest::<Md5>(path)?
+    };
     if found == expected {
         return Ok(());
     }
-    Err(Error::WrongBytes { path: path.into(), what, found, expected: expected.into() })
+    Err(Error::WrongBytes {
+        path: path.into(),
+        what,
+        found,
+        expected: expected.into(),
+    })
 }
 
 /// Lower-case hex hash of a file, read piece by piece.
@@ -98,7 +115,10 @@ fn digest<D: Digest>(path: &Path) -> Result<String> {
 }
 
 fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
-    let json = serde_json::to_vec_pretty(stamps)
-        .map_err(|e| Error::Malformed { kind: "list of verified files", path: memory.into(), reason: e.to_string() })?;
+    let json = serde_json::to_vec_pretty(stamps).map_err(|e| Error::Malformed {
+        kind: "list of verified files",
+        path: memory.into(),
+        reason: e.to_string(),
+    })?;
     super::cache::write_whole(memory, &json)
 }

@@ -5,6 +5,7 @@
 mod architecture;
 mod bad_input;
 mod controls;
+mod data;
 mod dinov2;
 mod goldens;
 mod gradients;

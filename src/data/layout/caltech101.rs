@@ -24,17 +24,33 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let folders = folders(&unpacked.root.join(root))?;
     let item = |entry: coop::Entry| {
         let Some((folder, image)) = entry.image.split_once('/').filter(|(_, image)| is_image(image)) else {
-            return Err(wrong(&path, format!("`{}` is not of the form `<Folder>/image_0001.jpg`", entry.image)));
+            return Err(wrong(
+                &path,
+                format!("`{}` is not of the form `<Folder>/image_0001.jpg`", entry.image),
+            ));
         };
         let on_disk = match folders.get(&folder.to_lowercase()).map(Vec::as_slice) {
             Some(found) if found.iter().any(|f| f == folder) => folder,
             Some([one]) => one,
-            _ => return Err(wrong(&path, format!("`{}`: the archive has no folder `{folder}`", entry.image))),
+            _ => {
+                return Err(wrong(
+                    &path,
+                    format!("`{}`: the archive has no folder `{folder}`", entry.image),
+                ));
+            }
         };
         let file = Some(format!("{root}/{on_disk}/{image}"));
-        Ok(Item { file, ..Item::new(entry.image, entry.label) })
+        Ok(Item {
+            file,
+            ..Item::new(entry.image, entry.label)
+        })
     };
-    let pool = split.train.into_iter().chain(split.val).map(item).collect::<Result<_>>()?;
+    let pool = split
+        .train
+        .into_iter()
+        .chain(split.val)
+        .map(item)
+        .collect::<Result<_>>()?;
     let test = split.test.into_iter().map(item).collect::<Result<_>>()?;
     Ok(Listing { classes, pool, test })
 }
@@ -64,7 +80,14 @@ mod tests {
     #[test]
     fn only_numbered_images_are_images() {
         assert!(is_image("image_0001.jpg"));
-        for other in ["tmp", "image_001.jpg", "image_00001.jpg", "image_000a.jpg", "._image_0001.jpg", "image_0001.png"] {
+        for other in [
+            "tmp",
+            "image_001.jpg",
+            "image_00001.jpg",
+            "image_000a.jpg",
+            "._image_0001.jpg",
+            "image_0001.png",
+        ] {
             assert!(!is_image(other), "{other}");
         }
     }

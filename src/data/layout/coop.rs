@@ -52,12 +52,18 @@ impl Split {
         for entry in self.train.iter().chain(&self.val).chain(&self.test) {
             let name = names.entry(entry.label).or_insert(&entry.class_name);
             if *name != entry.class_name {
-                return Err(wrong(path, format!("label {} is both `{name}` and `{}`", entry.label, entry.class_name)));
+                return Err(wrong(
+                    path,
+                    format!("label {} is both `{name}` and `{}`", entry.label, entry.class_name),
+                ));
             }
         }
         for (expected, label) in names.keys().enumerate() {
             if *label as usize != expected {
-                return Err(wrong(path, format!("label {expected} has no image, but label {label} has")));
+                return Err(wrong(
+                    path,
+                    format!("label {expected} has no image, but label {label} has"),
+                ));
             }
         }
         Ok(names.into_values().map(str::to_owned).collect())

@@ -21,7 +21,10 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
         for (class, name) in (0..).zip(&classes) {
             for image in names(&root.join(side).join(name), false)? {
                 let id = format!("{side}/{name}/{image}");
-                items.push(Item { file: Some(format!("{prefix}{id}")), ..Item::new(id, class) });
+                items.push(Item {
+                    file: Some(format!("{prefix}{id}")),
+                    ..Item::new(id, class)
+                });
             }
         }
         Ok(items)
@@ -49,7 +52,9 @@ fn names(folder: &Path, folders: bool) -> Result<Vec<String>> {
         let entry = entry.map_err(Error::io("list", folder))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else {
-            return Err(Error::io("read", entry.path())(std::io::Error::other("its name is not UTF-8")));
+            return Err(Error::io("read", entry.path())(std::io::Error::other(
+                "its name is not UTF-8",
+            )));
         };
         // `metadata` follows links: a user's own folder may well hold some.
         let metadata = std::fs::metadata(entry.path()).map_err(Error::io("read", entry.path()))?;

@@ -16,7 +16,14 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let mut labels = Vec::new();
     for (i, value) in numbers(&MatFile::read(&path)?, "labels", &path)?.iter().enumerate() {
         let label = zero_based(*value, classes.len()).ok_or_else(|| {
-            wrong(&path, format!("label {value} of image {}; the manifest names {} classes", i + 1, classes.len()))
+            wrong(
+                &path,
+                format!(
+                    "label {value} of image {}; the manifest names {} classes",
+                    i + 1,
+                    classes.len()
+                ),
+            )
         })?;
         labels.push(label);
     }
@@ -27,7 +34,13 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
             let image = zero_based(*value, labels.len());
             let known = image.and_then(|image| Some((image + 1, labels.get(image as usize)?)));
             let (number, label) = known.ok_or_else(|| {
-                wrong(&path, format!("`{set}` names image {value}, labels are given for 1 to {}", labels.len()))
+                wrong(
+                    &path,
+                    format!(
+                        "`{set}` names image {value}, labels are given for 1 to {}",
+                        labels.len()
+                    ),
+                )
             })?;
             Ok(Item::new(format!("jpg/image_{number:05}.jpg"), *label))
         };
@@ -40,6 +53,10 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
 }
 
 fn numbers<'a>(file: &'a MatFile, name: &str, path: &Path) -> Result<&'a [f64]> {
-    let array = file.get(name).ok_or_else(|| wrong(path, format!("no variable `{name}`")))?;
-    array.numbers().ok_or_else(|| wrong(path, format!("`{name}` is not numeric")))
+    let array = file
+        .get(name)
+        .ok_or_else(|| wrong(path, format!("no variable `{name}`")))?;
+    array
+        .numbers()
+        .ok_or_else(|| wrong(path, format!("`{name}` is not numeric")))
 }

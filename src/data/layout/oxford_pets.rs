@@ -18,10 +18,18 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let test = read_list(&annotations.join("test.txt"), &mut names)?;
     for (expected, (class, name)) in names.iter().enumerate() {
         if *class as usize != expected {
-            return Err(unpacked.fail(format!("class {} has no image, class {} is `{name}`", expected + 1, class + 1)));
+            return Err(unpacked.fail(format!(
+                "class {} has no image, class {} is `{name}`",
+                expected + 1,
+                class + 1
+            )));
         }
     }
-    Ok(Listing { classes: names.into_values().collect(), pool, test })
+    Ok(Listing {
+        classes: names.into_values().collect(),
+        pool,
+        test,
+    })
 }
 
 fn read_list(path: &Path, names: &mut BTreeMap<u32, String>) -> Result<Vec<Item>> {

@@ -40,7 +40,9 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
     let cells = file.get("class_names").and_then(Array::cells);
     let cells = cells.ok_or_else(|| wrong(path, "no cell array `class_names`"))?;
     let name = |(i, cell): (usize, &Array)| {
-        cell.text().map(str::to_owned).ok_or_else(|| wrong(path, format!("class name {} is no text", i + 1)))
+        cell.text()
+            .map(str::to_owned)
+            .ok_or_else(|| wrong(path, format!("class name {} is no text", i + 1)))
     };
     cells.iter().enumerate().map(name).collect()
 }
@@ -48,9 +50,13 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
 /// `annotations`: structs with (at least) `class`, a number from 1, and `fname`.
 fn annotations(path: &Path, folder: &str, classes: usize) -> Result<Vec<Item>> {
     let file = MatFile::read(path)?;
-    let array = file.get("annotations").ok_or_else(|| wrong(path, "no variable `annotations`"))?;
+    let array = file
+        .get("annotations")
+        .ok_or_else(|| wrong(path, "no variable `annotations`"))?;
     let field = |name: &str| {
-        array.field(name).ok_or_else(|| wrong(path, format!("`annotations` is no struct array with a field `{name}`")))
+        array
+            .field(name)
+            .ok_or_else(|| wrong(path, format!("`annotations` is no struct array with a field `{name}`")))
     };
     let mut items = Vec::new();
     for (i, (class, name)) in field("class")?.into_iter().zip(field("fname")?).enumerate() {
@@ -72,12 +78,21 @@ fn from_coop(path: &Path, pool: &[Item], classes: usize) -> Result<Vec<Item>> {
     let devkit: BTreeMap<_, _> = pool.iter().map(|item| (item.id.as_str(), item.class)).collect();
     for entry in split.train.iter().chain(&split.val) {
         if devkit.get(entry.image.as_str()) != Some(&entry.label) {
-            return Err(wrong(path, format!("`{}` has another label than in the devkit", entry.image)));
+            return Err(wrong(
+                path,
+                format!("`{}` has another label than in the devkit", entry.image),
+            ));
         }
     }
     let item = |entry: coop::Entry| {
         if entry.label as usize >= classes || !entry.image.starts_with("cars_test/") {
-            return Err(wrong(path, format!("`{}`, label {}: no test image of these classes", entry.image, entry.label)));
+            return Err(wrong(
+                path,
+                format!(
+                    "`{}`, label {}: no test image of these classes",
+                    entry.image, entry.label
+                ),
+            ));
         }
         Ok(Item::new(entry.image, entry.label))
     };

@@ -1,0 +1,10 @@
+//! Datasets in their official layouts: archives made here, the embedded pack, and the real label files.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests and their helpers")]
+
+mod bad_input;
+mod cache;
+mod fixture;
+mod layouts;
+mod mat;
+mod pack;
+mod real_labels;
