@@ -13,4 +13,5 @@ pub mod ledger;
 pub mod metric;
 pub mod predictions;
 pub mod record;
+pub mod statistics;
 pub mod store;
