@@ -15,6 +15,8 @@ pub struct Difference {
     pub other: (String, u32),
     /// Seeds that both have.
     pub seeds: usize,
+    /// From a miniature dataset, or by a micro model.
+    pub micro: bool,
     /// Gain in accuracy, between −1 and 1.
     pub gain: Estimate,
 }
@@ -30,20 +32,30 @@ pub fn paired(ours: &Series, theirs: &Series) -> Result<Option<Difference>> {
         ours.dataset, ours.protocol, ours.learner, ours.shots, theirs.learner, theirs.shots
     );
     let seeds = images.first().map_or(0, |image| image.scores.len());
-    Ok(bootstrap::estimate(&images, &purpose).map(|gain| Difference {
-        dataset: ours.dataset.clone(),
-        learner: (ours.learner.clone(), ours.shots),
-        other: (theirs.learner.clone(), theirs.shots),
-        seeds,
-        gain,
-    }))
+    Ok(
+        bootstrap::estimate(&images, &purpose).map(|gain| Difference {
+            dataset: ours.dataset.clone(),
+            learner: (ours.learner.clone(), ours.shots),
+            other: (theirs.learner.clone(), theirs.shots),
+            seeds,
+            micro: ours.is_micro() || theirs.is_micro(),
+            gain,
+        }),
+    )
 }
 
 /// The learner that comparisons are about: the one that trains the most numbers.
 #[must_use]
 pub fn subject(series: &[Series]) -> Option<&str> {
-    let trained = |s: &Series| s.runs.iter().map(|run| run.record.training.trainable_parameters).max();
-    let most = series.iter().max_by_key(|s| (trained(s), std::cmp::Reverse(&s.learner)))?;
+    let trained = |s: &Series| {
+        s.runs
+            .iter()
+            .map(|run| run.record.training.trainable_parameters)
+            .max()
+    };
+    let most = series
+        .iter()
+        .max_by_key(|s| (trained(s), std::cmp::Reverse(&s.learner)))?;
     Some(&most.learner)
 }
 
@@ -53,7 +65,8 @@ pub fn subject(series: &[Series]) -> Option<&str> {
 /// As [`paired`].
 pub fn against_others(series: &[Series], learner: &str) -> Result<Vec<Difference>> {
     let mut differences = Vec::new();
-    let (ours, others): (Vec<&Series>, Vec<&Series>) = series.iter().partition(|s| s.learner == learner);
+    let (ours, others): (Vec<&Series>, Vec<&Series>) =
+        series.iter().partition(|s| s.learner == learner);
     let mut done: Vec<(&str, &str)> = Vec::new();
     for other in &others {
         let place = (other.dataset.as_str(), other.learner.as_str());
@@ -66,7 +79,9 @@ pub fn against_others(series: &[Series], learner: &str) -> Result<Vec<Difference
             .filter(|theirs| (theirs.dataset.as_str(), theirs.learner.as_str()) == place)
             .filter_map(|theirs| {
                 let same = |own: &&&Series| {
-                    own.dataset == theirs.dataset && own.protocol == theirs.protocol && own.shots == theirs.shots
+                    own.dataset == theirs.dataset
+                        && own.protocol == theirs.protocol
+                        && own.shots == theirs.shots
                 };
                 Some((ours.iter().find(same)?, theirs))
             })
@@ -77,7 +92,6 @@ pub fn against_others(series: &[Series], learner: &str) -> Result<Vec<Difference
     }
     Ok(differences)
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -98,7 +112,10 @@ mod tests {
         let series = Series::group(cells.into_iter().map(Ok)).unwrap();
         assert_eq!(subject(&series), Some("DINOv2 LoRA"));
         let found = against_others(&series, "DINOv2 LoRA").unwrap();
-        let at: Vec<_> = found.iter().map(|d| (d.other.0.as_str(), d.learner.1, d.seeds)).collect();
+        let at: Vec<_> = found
+            .iter()
+            .map(|d| (d.other.0.as_str(), d.learner.1, d.seeds))
+            .collect();
         assert_eq!(at, [("k-NN", 16, 1), ("raw pixels", 4, 1)]);
         assert!(found[0].gain.mean.abs() < 1e-12);
         assert!((found[1].gain.mean - 0.375).abs() < 1e-12 && found[1].gain.interval.low > 0.0);

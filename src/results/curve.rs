@@ -66,7 +66,9 @@ impl std::fmt::Display for IntervalKind {
         f.write_str(match self {
             Self::Wilson => "Wilson interval over test images (one seed)",
             Self::BootstrapImages => "bootstrap over groups of dependent test images (one seed)",
-            Self::BootstrapSeedsImages => "bootstrap over seeds and groups of dependent test images",
+            Self::BootstrapSeedsImages => {
+                "bootstrap over seeds and groups of dependent test images"
+            }
         })
     }
 }
@@ -82,14 +84,24 @@ fn point(series: &Series) -> Point {
     let values = series.values();
     let (mean, interval, kind) = match values[..] {
         [value] if record.n_groups == record.n_test && series.headline() == Headline::Top1 => {
-            let correct = series.runs[0].correct.iter().filter(|right| **right).count();
+            let correct = series.runs[0]
+                .correct
+                .iter()
+                .filter(|right| **right)
+                .count();
             (value, wilson(correct, record.n_test), IntervalKind::Wilson)
         }
         _ => {
-            let purpose =
-                format!("band/{}/{}/{}/k{}", series.dataset, series.protocol, series.learner, series.shots);
+            let purpose = format!(
+                "band/{}/{}/{}/k{}",
+                series.dataset, series.protocol, series.learner, series.shots
+            );
             let one = values.len() == 1;
-            let kind = if one { IntervalKind::BootstrapImages } else { IntervalKind::BootstrapSeedsImages };
+            let kind = if one {
+                IntervalKind::BootstrapImages
+            } else {
+                IntervalKind::BootstrapSeedsImages
+            };
             // A finished cell has at least one image, so there is an estimate; without one, know nothing.
             match bootstrap::estimate(&series.images(), &purpose) {
                 Some(estimate) => (estimate.mean, estimate.interval, kind),
@@ -103,12 +115,17 @@ fn point(series: &Series) -> Point {
         dataset: series.dataset.clone(),
         protocol: series.protocol,
         regime: record.regime.clone(),
-        micro: series.runs.iter().any(|run| run.record.micro),
+        micro: series.is_micro(),
         metric: series.headline(),
         chance: rounded(1.0 / record.classes.len().max(1) as f64),
         learner: series.learner.clone(),
         shots: series.shots,
-        seeds: series.seeds().iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        seeds: series
+            .seeds()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
         n_test: record.n_test,
         mean: rounded(mean),
         low: rounded(interval.low),
@@ -126,8 +143,13 @@ fn point(series: &Series) -> Point {
 pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
     let failed = |e: csv::Error| Error::io("write", path)(e.into());
     let mut table = csv::Writer::from_writer(Vec::new());
-    points.iter().try_for_each(|point| table.serialize(point)).map_err(failed)?;
-    table.into_inner().map_err(|e| failed(e.into_error().into()))
+    points
+        .iter()
+        .try_for_each(|point| table.serialize(point))
+        .map_err(failed)?;
+    table
+        .into_inner()
+        .map_err(|e| failed(e.into_error().into()))
 }
 
 /// The table back from CSV.
@@ -135,11 +157,14 @@ pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Malformed`] naming `path`, with the line.
 pub fn from_csv(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
-    csv::Reader::from_reader(bytes).deserialize().collect::<Result<_, _>>().map_err(|e| Error::Malformed {
-        kind: "curve table",
-        path: path.into(),
-        reason: e.to_string(),
-    })
+    csv::Reader::from_reader(bytes)
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::Malformed {
+            kind: "curve table",
+            path: path.into(),
+            reason: e.to_string(),
+        })
 }
 
 /// The distinct values of a field, in order of appearance.
@@ -161,7 +186,10 @@ mod tests {
     #[test]
     fn one_seed_several_seeds_and_independent_images() {
         let grouped = [cell(("a", "x", 4, 0), 40, |i| i % 4 > 0)];
-        let two_seeds = [cell(("a", "x", 8, 0), 40, |i| i % 4 > 0), cell(("a", "x", 8, 1), 40, |i| i % 4 > 1)];
+        let two_seeds = [
+            cell(("a", "x", 8, 0), 40, |i| i % 4 > 0),
+            cell(("a", "x", 8, 1), 40, |i| i % 4 > 1),
+        ];
         let mut alone = cell(("a", "x", 16, 0), 40, |i| i % 4 > 0);
         alone.1.iter_mut().for_each(|row| row.group = None);
         alone.0.n_groups = 40;
@@ -172,11 +200,19 @@ mod tests {
         let kinds: Vec<_> = points.iter().map(|p| p.interval).collect();
         assert_eq!(
             kinds,
-            [IntervalKind::BootstrapImages, IntervalKind::BootstrapSeedsImages, IntervalKind::Wilson]
+            [
+                IntervalKind::BootstrapImages,
+                IntervalKind::BootstrapSeedsImages,
+                IntervalKind::Wilson
+            ]
         );
         let means: Vec<_> = points.iter().map(|p| p.mean).collect();
         assert_eq!(means, [0.75, 0.625, 0.75]);
-        assert!(points.iter().all(|p| p.low < p.mean && p.mean < p.high && (p.chance - 0.25).abs() < 1e-12));
+        assert!(
+            points
+                .iter()
+                .all(|p| p.low < p.mean && p.mean < p.high && (p.chance - 0.25).abs() < 1e-12)
+        );
         assert_eq!(points[1].seeds, "0 1");
         assert!(points[0].t_low.is_none() && points[1].t_low.is_some_and(|low| low < 0.0));
 

@@ -56,7 +56,9 @@ impl Series {
     /// As [`Store::predictions`]; [`Error::NotComparable`] when runs of one series differ in test images,
     /// classes, reading or metric.
     pub fn load(store: &Store, records: &[Record]) -> Result<Vec<Self>> {
-        let cells = records.iter().map(|record| Ok((record.clone(), store.predictions(&record.run_id)?)));
+        let cells = records
+            .iter()
+            .map(|record| Ok((record.clone(), store.predictions(&record.run_id)?)));
         Self::group(cells)
     }
 
@@ -64,7 +66,9 @@ impl Series {
     ///
     /// # Errors
     /// As [`Series::load`], and whatever the iterator yields.
-    pub fn group(cells: impl Iterator<Item = Result<(Record, Vec<Prediction>)>>) -> Result<Vec<Self>> {
+    pub fn group(
+        cells: impl Iterator<Item = Result<(Record, Vec<Prediction>)>>,
+    ) -> Result<Vec<Self>> {
         let mut runs: BTreeMap<CellKey, (Arc<TestSet>, Run)> = BTreeMap::new();
         let mut known: Vec<Arc<TestSet>> = Vec::new();
         for cell in cells {
@@ -78,10 +82,14 @@ impl Series {
             }
             let (test, correct) = reduce(&record, predictions);
             // All runs on a dataset share one copy of its test set.
-            let test = known.iter().find(|set| ***set == test).cloned().unwrap_or_else(|| {
-                known.push(Arc::new(test));
-                Arc::clone(&known[known.len() - 1])
-            });
+            let test = known
+                .iter()
+                .find(|set| ***set == test)
+                .cloned()
+                .unwrap_or_else(|| {
+                    known.push(Arc::new(test));
+                    Arc::clone(&known[known.len() - 1])
+                });
             runs.insert(record.key.clone(), (test, Run { record, correct }));
         }
         let mut all: Vec<Self> = Vec::new();
@@ -123,6 +131,12 @@ impl Series {
         self.runs[0].record.metrics.headline
     }
 
+    /// Whether any of it is from a miniature dataset, or by a micro model.
+    #[must_use]
+    pub fn is_micro(&self) -> bool {
+        self.runs.iter().any(|run| run.record.micro)
+    }
+
     /// Headline accuracy of each run, between 0 and 1, in order of seeds.
     #[must_use]
     pub fn values(&self) -> Vec<f64> {
@@ -132,7 +146,12 @@ impl Series {
     /// Whether right (1) or wrong (0), image by image and seed by seed.
     #[must_use]
     pub fn images(&self) -> Vec<Image> {
-        self.images_with(|image| self.runs.iter().map(|run| f64::from(u8::from(run.correct[image]))).collect())
+        self.images_with(|image| {
+            self.runs
+                .iter()
+                .map(|run| f64::from(u8::from(run.correct[image])))
+                .collect()
+        })
     }
 
     /// Own score minus the other's (−1, 0 or 1), image by image, for the seeds that both have.
@@ -151,7 +170,10 @@ impl Series {
             .collect();
         let score = |run: &Run, image: usize| f64::from(u8::from(run.correct[image]));
         Ok(self.images_with(|image| {
-            pairs.iter().map(|(own, other)| score(own, image) - score(other, image)).collect()
+            pairs
+                .iter()
+                .map(|(own, other)| score(own, image) - score(other, image))
+                .collect()
         }))
     }
 
@@ -162,7 +184,13 @@ impl Series {
             stratum: if per_class { *truth } else { 0 },
             scores: scores(i),
         };
-        self.test.groups.iter().zip(&self.test.images).enumerate().map(one).collect()
+        self.test
+            .groups
+            .iter()
+            .zip(&self.test.images)
+            .enumerate()
+            .map(one)
+            .collect()
     }
 }
 
@@ -170,7 +198,10 @@ impl Series {
 fn reduce(record: &Record, mut predictions: Vec<Prediction>) -> (TestSet, Vec<bool>) {
     predictions.sort_by(|a, b| a.id.cmp(&b.id));
     let mut numbers: BTreeMap<(bool, String), u32> = BTreeMap::new();
-    let mut test = TestSet { images: Vec::new(), groups: Vec::new() };
+    let mut test = TestSet {
+        images: Vec::new(),
+        groups: Vec::new(),
+    };
     let mut correct = Vec::new();
     for prediction in predictions {
         correct.push(prediction.correct(record.reading));
@@ -180,7 +211,8 @@ fn reduce(record: &Record, mut predictions: Vec<Prediction>) -> (TestSet, Vec<bo
         };
         let next = numbers.len() as u32;
         test.groups.push(*numbers.entry(name).or_insert(next));
-        test.images.push((prediction.id, prediction.sha256, prediction.truth));
+        test.images
+            .push((prediction.id, prediction.sha256, prediction.truth));
     }
     (test, correct)
 }
@@ -199,7 +231,11 @@ fn check_same(left: &Run, left_test: &TestSet, right: &Run, right_test: &TestSet
         return Ok(());
     };
     let name = |record: &Record| format!("`{}` ({})", record.key, record.run_id);
-    Err(Error::NotComparable { left: name(a), right: name(b), reason: differs.into() })
+    Err(Error::NotComparable {
+        left: name(a),
+        right: name(b),
+        reason: differs.into(),
+    })
 }
 
 #[cfg(test)]
@@ -215,7 +251,11 @@ pub(crate) mod tests {
         n: u32,
         right: impl Fn(u32) -> bool,
     ) -> (Record, Vec<Prediction>) {
-        let method = if learner.contains("pixels") { "pixels" } else { "other" };
+        let method = if learner.contains("pixels") {
+            "pixels"
+        } else {
+            "other"
+        };
         let identity = Identity {
             key: CellKey {
                 dataset: dataset.into(),
@@ -257,14 +297,18 @@ pub(crate) mod tests {
             log_probs: None,
         };
         let rows: Vec<_> = (0..n).map(row).collect();
-        (Record::new(&identity, account, &rows), rows)
+        (Record::new(&identity, account, &rows, String::new()), rows)
     }
 
     #[test]
     fn runs_are_grouped_by_seed_and_images_aligned_by_id() {
         let mut second = cell(("a", "x", 4, 7), 8, |i| i < 2);
         second.1.reverse(); // another order of the same images
-        let cells = [cell(("a", "x", 8, 0), 8, |_| true), second, cell(("a", "x", 4, 1), 8, |i| i == 7)];
+        let cells = [
+            cell(("a", "x", 8, 0), 8, |_| true),
+            second,
+            cell(("a", "x", 4, 1), 8, |i| i == 7),
+        ];
         let series = Series::group(cells.into_iter().map(Ok)).unwrap();
         let shots: Vec<_> = series.iter().map(|s| (s.shots, s.seeds())).collect();
         assert_eq!(shots, [(4, vec![1, 7]), (8, vec![0])]);
@@ -278,12 +322,19 @@ pub(crate) mod tests {
     #[test]
     fn differences_pair_seeds_and_images() {
         let series = |learner, seeds: &[u64], right: fn(u32) -> bool| {
-            let cells = seeds.iter().map(|&seed| Ok(cell(("a", learner, 4, seed), 4, right)));
+            let cells = seeds
+                .iter()
+                .map(|&seed| Ok(cell(("a", learner, 4, seed), 4, right)));
             Series::group(cells).unwrap().remove(0)
         };
         let ours = series("x", &[0, 1, 2], |i| i != 3);
         let theirs = series("y", &[1, 2, 5], |i| i == 0 || i == 3);
-        let scores: Vec<_> = ours.differences(&theirs).unwrap().into_iter().map(|image| image.scores).collect();
+        let scores: Vec<_> = ours
+            .differences(&theirs)
+            .unwrap()
+            .into_iter()
+            .map(|image| image.scores)
+            .collect();
         assert_eq!(scores, [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]);
     }
 

@@ -23,10 +23,18 @@ pub(super) struct Line {
 /// The lines under the figure, none wider than `width` pixels.
 pub(super) fn footnotes(points: &[Point], width: f64) -> Vec<Line> {
     let letters = (width / (SMALL * LETTER)) as usize;
-    let mut lines: Vec<Line> =
-        wrap(&describe(points), letters).into_iter().map(|text| Line { text, caveat: false }).collect();
+    let mut lines: Vec<Line> = wrap(&describe(points, "Bands"), letters)
+        .into_iter()
+        .map(|text| Line {
+            text,
+            caveat: false,
+        })
+        .collect();
     if points.iter().any(|p| p.micro) {
-        lines.push(Line { text: MICRO_CAVEAT.into(), caveat: true });
+        lines.push(Line {
+            text: MICRO_CAVEAT.into(),
+            caveat: true,
+        });
     }
     lines
 }
@@ -37,16 +45,24 @@ pub(super) fn height(lines: &[Line]) -> f64 {
 
 pub(super) fn draw(sheet: &mut Canvas<'_>, lines: &[Line], (x, y): At) -> Result<()> {
     for (index, line) in lines.iter().enumerate() {
-        let set = if line.caveat { Type::new(SMALL, INK).bold() } else { Type::new(SMALL, SOFT_INK) };
+        let set = if line.caveat {
+            Type::new(SMALL, INK).bold()
+        } else {
+            Type::new(SMALL, SOFT_INK)
+        };
         sheet.text((x, y + (index as f64 + 0.5) * LINE), &line.text, set)?;
     }
     Ok(())
 }
 
-/// Protocol, seeds and intervals of `points`, in a sentence each.
+/// Protocol, seeds and intervals of `points`, in a sentence each; `intervals` is where they are seen,
+/// e.g. "Bands".
 #[must_use]
-pub fn describe(points: &[Point]) -> String {
-    let protocols: Vec<String> = distinct(points, |p| p.protocol).iter().map(ToString::to_string).collect();
+pub fn describe(points: &[Point], intervals: &str) -> String {
+    let protocols: Vec<String> = distinct(points, |p| p.protocol)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let seeds = distinct(points, |p| p.seeds.clone());
     let seeds = match &seeds[..] {
         [one] if one.contains(' ') => format!("Mean over seeds {}", one.replace(' ', ", ")),
@@ -57,7 +73,7 @@ pub fn describe(points: &[Point]) -> String {
     kinds.sort();
     let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
     format!(
-        "Protocol {}. {seeds}; all learners see the same draws of examples. n: test images. Bands: 95 % {}.",
+        "Protocol {}. {seeds}; all learners see the same draws of examples. n: test images. {intervals}: 95 % {}.",
         protocols.join(", "),
         kinds.join(", or ")
     )

@@ -33,12 +33,25 @@ impl Axis {
     pub(super) fn new(points: &[Point]) -> Self {
         let mut ticks = distinct(points, |p| p.shots.max(1));
         ticks.sort_unstable();
-        let crowded = ticks.windows(2).any(|pair| position(pair[1]) - position(pair[0]) < 0.4) || ticks.len() > 10;
-        let (first, last) = (ticks.first().copied().unwrap_or(1), ticks.last().copied().unwrap_or(1));
+        let crowded = ticks
+            .windows(2)
+            .any(|pair| position(pair[1]) - position(pair[0]) < 0.4)
+            || ticks.len() > 10;
+        let (first, last) = (
+            ticks.first().copied().unwrap_or(1),
+            ticks.last().copied().unwrap_or(1),
+        );
         if crowded {
-            ticks = (0..32).map(|power| 1 << power).filter(|shots| (first..=last).contains(shots)).collect();
+            ticks = (0..32)
+                .map(|power| 1 << power)
+                .filter(|shots| (first..=last).contains(shots))
+                .collect();
         }
-        Self { low: position(first) - X_PADDING, high: position(last) + X_PADDING, ticks }
+        Self {
+            low: position(first) - X_PADDING,
+            high: position(last) + X_PADDING,
+            ticks,
+        }
     }
 }
 
@@ -89,7 +102,11 @@ pub(super) fn draw(
     let curves: Vec<(usize, Vec<&Point>)> = learners
         .iter()
         .map(|learner| {
-            let mut curve: Vec<&Point> = points.iter().copied().filter(|p| p.learner == *learner).collect();
+            let mut curve: Vec<&Point> = points
+                .iter()
+                .copied()
+                .filter(|p| p.learner == *learner)
+                .collect();
             curve.sort_by_key(|p| p.shots);
             curve
         })
@@ -101,12 +118,20 @@ pub(super) fn draw(
     }
     if let Some(point) = points.first() {
         let y = frame.y(point.chance);
-        sheet.line(&[(frame.left(), y), (frame.right(), y)], SOFT_INK, 1.2, CHANCE_DASH)?;
+        sheet.line(
+            &[(frame.left(), y), (frame.right(), y)],
+            SOFT_INK,
+            1.2,
+            CHANCE_DASH,
+        )?;
     }
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
         let style = curve_style(*index);
-        let line: Vec<At> = curve.iter().map(|p| (frame.x(axis, p.shots), frame.y(p.mean))).collect();
+        let line: Vec<At> = curve
+            .iter()
+            .map(|p| (frame.x(axis, p.shots), frame.y(p.mean)))
+            .collect();
         sheet.line(&line, style.colour, 2.0, style.dash)?;
         for at in line {
             sheet.marker(at, style.marker, style.colour)?;
@@ -119,12 +144,18 @@ pub(super) fn draw(
 pub(super) const CHANCE_DASH: &[f64] = &[1.2, 2.6];
 
 fn titles(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point]) -> Result<()> {
-    let Some(point) = points.first() else { return Ok(()) };
+    let Some(point) = points.first() else {
+        return Ok(());
+    };
     let metric = match point.metric {
         Headline::Top1 => "top-1",
         Headline::MeanPerClass => "mean per class",
     };
-    let regime = point.regime.as_ref().map(|regime| format!("{regime} concepts · ")).unwrap_or_default();
+    let regime = point
+        .regime
+        .as_ref()
+        .map(|regime| format!("{regime} concepts · "))
+        .unwrap_or_default();
     let mut sizes: Vec<usize> = points.iter().map(|p| p.n_test).collect();
     sizes.sort_unstable();
     sizes.dedup();
@@ -133,8 +164,16 @@ fn titles(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point]) -> Result<()
         _ => String::new(),
     };
     let (x, y) = (frame.left(), frame.at.1);
-    sheet.text((x, y + 13.0), &point.dataset, Type::new(PANEL_TITLE, INK).bold())?;
-    sheet.text((x, y + 31.0), &format!("{regime}{metric}{size}"), Type::new(SMALL, SOFT_INK))
+    sheet.text(
+        (x, y + 13.0),
+        &super::shortened(&point.dataset),
+        Type::new(PANEL_TITLE, INK).bold(),
+    )?;
+    sheet.text(
+        (x, y + 31.0),
+        &format!("{regime}{metric}{size}"),
+        Type::new(SMALL, SOFT_INK),
+    )
 }
 
 fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
@@ -167,11 +206,22 @@ fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
 }
 
 /// The interval: an area along the curve, or a whisker where the curve is a single point.
-fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
+fn band(
+    sheet: &mut Canvas<'_>,
+    frame: &Frame,
+    axis: &Axis,
+    curve: &[&Point],
+    index: usize,
+) -> Result<()> {
     let colour = curve_style(index).colour;
     let along = |p: &&Point, share: f64| (frame.x(axis, p.shots), frame.y(share));
     if let [point] = curve {
-        return sheet.line(&[along(point, point.low), along(point, point.high)], colour, 1.2, &[]);
+        return sheet.line(
+            &[along(point, point.low), along(point, point.high)],
+            colour,
+            1.2,
+            &[],
+        );
     }
     let there = curve.iter().map(|p| along(p, p.high));
     let back = curve.iter().rev().map(|p| along(p, p.low));

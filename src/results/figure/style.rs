@@ -45,9 +45,21 @@ const COLOURS: [Rgb; 7] = [
     Rgb(0xCC, 0x79, 0xA7), // reddish purple
     Rgb(0xE6, 0x9F, 0x00), // orange
 ];
-const DASHES: [&[f64]; 6] =
-    [&[], &[9.0, 3.0], &[9.0, 3.0, 2.0, 3.0], &[5.0, 3.0], &[1.5, 3.0], &[12.0, 3.0, 2.0, 3.0, 2.0, 3.0]];
-const MARKERS: [Marker; 5] = [Marker::Circle, Marker::Square, Marker::Triangle, Marker::Diamond, Marker::Cross];
+const DASHES: [&[f64]; 6] = [
+    &[],
+    &[9.0, 3.0],
+    &[9.0, 3.0, 2.0, 3.0],
+    &[5.0, 3.0],
+    &[1.5, 3.0],
+    &[12.0, 3.0, 2.0, 3.0, 2.0, 3.0],
+];
+const MARKERS: [Marker; 5] = [
+    Marker::Circle,
+    Marker::Square,
+    Marker::Triangle,
+    Marker::Diamond,
+    Marker::Cross,
+];
 
 /// Look of the `index`-th learner. Colour, dash and marker repeat after 7, 6 and 5 learners, all three
 /// together after 210.
@@ -65,17 +77,24 @@ mod tests {
 
     #[test]
     fn no_two_curves_look_alike_in_grey() {
-        let grey = |Rgb(r, g, b): Rgb| 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
+        let grey =
+            |Rgb(r, g, b): Rgb| 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
         for a in 0..12 {
             for b in 0..a {
                 let (a, b) = (curve_style(a), curve_style(b));
                 let shades = (grey(a.colour) - grey(b.colour)).abs() / 255.0;
                 // Where shades are close, dash or marker differ.
-                assert!(shades > 0.2 || a.dash != b.dash || a.marker != b.marker, "{a:?} {b:?}");
+                assert!(
+                    shades > 0.2 || a.dash != b.dash || a.marker != b.marker,
+                    "{a:?} {b:?}"
+                );
             }
         }
         for index in 0..12 {
-            assert!(grey(curve_style(index).colour) < 0.65 * 255.0, "too pale on white");
+            assert!(
+                grey(curve_style(index).colour) < 0.65 * 255.0,
+                "too pale on white"
+            );
         }
     }
 }
