@@ -161,6 +161,16 @@ pub enum Error {
         /// Number of cells in the sweep.
         total: usize,
     },
+    /// Two results that should be compared were not made under the same conditions.
+    #[error("{left} cannot be compared with {right}: {reason}")]
+    NotComparable {
+        /// One cell.
+        left: String,
+        /// The other.
+        right: String,
+        /// What differs.
+        reason: String,
+    },
     /// A figure could not be drawn.
     #[error("cannot draw the figure: {reason}")]
     Figure {
@@ -216,6 +226,7 @@ impl Error {
             Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
             Self::CellsFailed { .. } => "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into(),
             Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
+            Self::NotComparable { .. } => "results of different test images, classes or metrics belong in different folders".into(),
             Self::Predictions { .. } => "the learner answered outside its class list: please report it with the config".into(),
             Self::Tensor(_) | Self::Figure { .. } => return None,
         };

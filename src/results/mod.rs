@@ -3,14 +3,21 @@
 //! Imports nothing that needs a tensor: every number can be computed again from stored predictions.
 //!
 //! ```text
-//! predictions ─▶ metric ─▶ record ─▶ store ─▶ statistics ─▶ curve ─▶ figure · table
-//!                                    (disk)        └──────▶ comparison ─▶ gate
+//! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
+//!                                   (disk)      └────▶ comparison ─▶ micro gate · table
 //! ```
 
+pub mod comparison;
+pub mod curve;
+pub mod figure;
 pub mod file;
 pub mod identity;
 pub mod ledger;
 pub mod metric;
+pub mod micro_gate;
 pub mod predictions;
 pub mod record;
+pub mod series;
+pub mod statistics;
 pub mod store;
+pub mod table;

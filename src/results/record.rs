@@ -54,6 +54,8 @@ pub struct Record {
     pub metrics: Metrics,
     /// [`crate::results::predictions::fingerprint`] of the prediction rows.
     pub predictions_sha256: String,
+    /// SHA-256 of the prediction file's bytes, checked before they are parsed.
+    pub predictions_file_sha256: String,
     /// How the training went.
     pub training: TrainingSummary,
     /// How long it took and where: no part of the result.
@@ -117,9 +119,14 @@ pub struct Timing {
 
 impl Record {
     /// The record of a cell. Numbers without a JSON form (a rate over zero seconds, a loss that is
-    /// not finite) are stored as 0 and absent.
+    /// not finite) are stored as 0 and absent. `file_sha256` is the hash of the prediction file's bytes.
     #[must_use]
-    pub fn new(identity: &Identity, account: Account, predictions: &[Prediction]) -> Self {
+    pub fn new(
+        identity: &Identity,
+        account: Account,
+        predictions: &[Prediction],
+        file_sha256: String,
+    ) -> Self {
         let mut training = account.training;
         training.final_loss = training.final_loss.filter(|loss| loss.is_finite());
         let mut timing = account.timing;
@@ -150,6 +157,7 @@ impl Record {
             recipe: identity.recipe,
             metrics: Metrics::of(predictions, account.reading, account.headline),
             predictions_sha256: super::predictions::fingerprint(&identity.classes, predictions),
+            predictions_file_sha256: file_sha256,
             training,
             timing,
         }

@@ -150,6 +150,13 @@ impl Store {
         let Some(bytes) = read_if_present(&path)? else {
             return Err(malformed(path, "prediction file", "it is missing"));
         };
+        if hex(&Sha256::digest(&bytes)) != record.predictions_file_sha256 {
+            return Err(malformed(
+                path,
+                "prediction file",
+                "it is not the file that the cell record was written for",
+            ));
+        }
         let (classes, rows) = predictions::decode(&path, bytes)?;
         if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
             return Err(malformed(
@@ -182,13 +189,13 @@ impl Store {
         account: Account,
         rows: &[Prediction],
     ) -> Result<Record> {
-        let record = Record::new(identity, account, rows);
-        let run_id = &record.run_id;
-        check_rows(&record, rows).map_err(|reason| Error::Predictions {
+        let run_id = &identity.run_id();
+        check_rows(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
             run_id: run_id.clone(),
             reason,
         })?;
-        let encoded = predictions::encode(run_id, &record.classes, rows)?;
+        let encoded = predictions::encode(run_id, &identity.classes, rows)?;
+        let record = Record::new(identity, account, rows, hex(&Sha256::digest(&encoded)));
         file::replace(&self.predictions_path(run_id), &encoded)?;
         file::replace(
             &self.cell_path(run_id),
@@ -333,8 +340,7 @@ fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-fn check_rows(record: &Record, rows: &[Prediction]) -> std::result::Result<(), String> {
-    let classes = record.classes.len();
+fn check_rows(classes: usize, rows: &[Prediction]) -> std::result::Result<(), String> {
     if rows.is_empty() {
         return Err("there are none".into());
     }

@@ -218,6 +218,35 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
 }
 
 #[test]
+fn no_flipped_bit_in_the_predictions_goes_unnoticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let record = store
+        .finish(
+            &identity("mini-pets", "DINOv2 k-NN", 4, 0),
+            account(),
+            &rows(3, 1),
+        )
+        .unwrap();
+    let path = folder
+        .path()
+        .join(format!("predictions/{}.parquet", record.run_id));
+    let good = fs::read(&path).unwrap();
+    for index in (0..good.len()).step_by(7) {
+        let mut damaged = good.clone();
+        damaged[index] ^= 1 << (index % 8);
+        fs::write(&path, damaged).unwrap();
+        assert_eq!(
+            store.finished(&record.run_id).unwrap(),
+            None,
+            "byte {index}"
+        );
+    }
+    fs::write(&path, good).unwrap();
+    assert_eq!(store.finished(&record.run_id).unwrap(), Some(record));
+}
+
+#[test]
 fn predictions_that_do_not_fit_their_classes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();

@@ -14,6 +14,9 @@ use crate::results::record::SCHEMA;
 
 /// Class names and rows of a prediction file.
 ///
+/// The bytes have to be those of a file that was once written whole, or a part of it: the parser may
+/// panic on bits that flipped since. [`crate::results::store::Store`] checks their hash first.
+///
 /// # Errors
 /// [`Error::Malformed`] naming `path` when the bytes are torn, or are no file of ours.
 pub fn decode(path: &Path, bytes: Vec<u8>) -> Result<(Vec<String>, Vec<Prediction>)> {

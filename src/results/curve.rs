@@ -1,0 +1,224 @@
+//! Accuracy against labelled examples per class, as the table that figures and tables are made from.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Protocol;
+use crate::error::{Error, Result};
+use crate::results::metric::Headline;
+use crate::results::series::Series;
+use crate::results::statistics::{bootstrap, mean_interval, wilson};
+
+/// One point of one curve, and all that a figure says about it. Shares are between 0 and 1, rounded to
+/// six digits, so that the table survives being written and read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// How shots and test images were chosen.
+    pub protocol: Protocol,
+    /// "known" or "novel", where that is told.
+    pub regime: Option<String>,
+    /// From a miniature dataset, or by a micro model.
+    pub micro: bool,
+    /// Which accuracy it is.
+    pub metric: Headline,
+    /// Accuracy of guessing: one over the number of classes.
+    pub chance: f64,
+    /// Label of the learner.
+    pub learner: String,
+    /// Labelled examples per class.
+    pub shots: u32,
+    /// Seeds, separated by spaces.
+    pub seeds: String,
+    /// Test images.
+    pub n_test: usize,
+    /// Mean accuracy over seeds.
+    pub mean: f64,
+    /// Lower end of the 95 % interval.
+    pub low: f64,
+    /// Upper end of the 95 % interval.
+    pub high: f64,
+    /// Which interval it is.
+    pub interval: IntervalKind,
+    /// Student's t interval over seeds on the same test images, lower end; `None` for one seed.
+    pub t_low: Option<f64>,
+    /// Its upper end; beyond 1 or below 0 when seeds are few and far apart.
+    pub t_high: Option<f64>,
+}
+
+/// How an interval was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IntervalKind {
+    /// Wilson's score interval: one seed, top-1, every test image independent.
+    Wilson,
+    /// Bootstrap over test images, those of one drawing together: one seed.
+    BootstrapImages,
+    /// Bootstrap over seeds and test images, crossed: several seeds.
+    BootstrapSeedsImages,
+}
+
+impl std::fmt::Display for IntervalKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Wilson => "Wilson interval over test images (one seed)",
+            Self::BootstrapImages => "bootstrap over groups of dependent test images (one seed)",
+            Self::BootstrapSeedsImages => {
+                "bootstrap over seeds and groups of dependent test images"
+            }
+        })
+    }
+}
+
+/// The points of all curves, in the order of `series`.
+#[must_use]
+pub fn points(series: &[Series]) -> Vec<Point> {
+    series.iter().map(point).collect()
+}
+
+fn point(series: &Series) -> Point {
+    let record = &series.runs[0].record;
+    let values = series.values();
+    let (mean, interval, kind) = match values[..] {
+        [value] if record.n_groups == record.n_test && series.headline() == Headline::Top1 => {
+            let correct = series.runs[0]
+                .correct
+                .iter()
+                .filter(|right| **right)
+                .count();
+            (value, wilson(correct, record.n_test), IntervalKind::Wilson)
+        }
+        _ => {
+            let purpose = format!(
+                "band/{}/{}/{}/k{}",
+                series.dataset, series.protocol, series.learner, series.shots
+            );
+            let one = values.len() == 1;
+            let kind = if one {
+                IntervalKind::BootstrapImages
+            } else {
+                IntervalKind::BootstrapSeedsImages
+            };
+            // A finished cell has at least one image, so there is an estimate; without one, know nothing.
+            match bootstrap::estimate(&series.images(), &purpose) {
+                Some(estimate) => (estimate.mean, estimate.interval, kind),
+                None => (0.0, wilson(0, 0), kind),
+            }
+        }
+    };
+    let over_seeds = mean_interval(&values);
+    let rounded = |share: f64| (share * 1e6).round() / 1e6;
+    Point {
+        dataset: series.dataset.clone(),
+        protocol: series.protocol,
+        regime: record.regime.clone(),
+        micro: series.is_micro(),
+        metric: series.headline(),
+        chance: rounded(1.0 / record.classes.len().max(1) as f64),
+        learner: series.learner.clone(),
+        shots: series.shots,
+        seeds: series
+            .seeds()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
+        n_test: record.n_test,
+        mean: rounded(mean),
+        low: rounded(interval.low),
+        high: rounded(interval.high),
+        interval: kind,
+        t_low: over_seeds.map(|interval| rounded(interval.low)),
+        t_high: over_seeds.map(|interval| rounded(interval.high)),
+    }
+}
+
+/// The table as CSV.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`, where it is to be written.
+pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
+    let failed = |e: csv::Error| Error::io("write", path)(e.into());
+    let mut table = csv::Writer::from_writer(Vec::new());
+    points
+        .iter()
+        .try_for_each(|point| table.serialize(point))
+        .map_err(failed)?;
+    table
+        .into_inner()
+        .map_err(|e| failed(e.into_error().into()))
+}
+
+/// The table back from CSV.
+///
+/// # Errors
+/// [`Error::Malformed`] naming `path`, with the line.
+pub fn from_csv(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
+    csv::Reader::from_reader(bytes)
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::Malformed {
+            kind: "curve table",
+            path: path.into(),
+            reason: e.to_string(),
+        })
+}
+
+/// The distinct values of a field, in order of appearance.
+pub(super) fn distinct<T: PartialEq>(points: &[Point], field: impl Fn(&Point) -> T) -> Vec<T> {
+    let mut values = Vec::new();
+    for value in points.iter().map(field) {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::series::tests::cell;
+
+    #[test]
+    fn one_seed_several_seeds_and_independent_images() {
+        let grouped = [cell(("a", "x", 4, 0), 40, |i| i % 4 > 0)];
+        let two_seeds = [
+            cell(("a", "x", 8, 0), 40, |i| i % 4 > 0),
+            cell(("a", "x", 8, 1), 40, |i| i % 4 > 1),
+        ];
+        let mut alone = cell(("a", "x", 16, 0), 40, |i| i % 4 > 0);
+        alone.1.iter_mut().for_each(|row| row.group = None);
+        alone.0.n_groups = 40;
+        let single = Series::group([Ok(alone)].into_iter()).unwrap();
+        let series = Series::group(grouped.into_iter().chain(two_seeds).map(Ok)).unwrap();
+        let points: Vec<_> = points(&series).into_iter().chain(points(&single)).collect();
+
+        let kinds: Vec<_> = points.iter().map(|p| p.interval).collect();
+        assert_eq!(
+            kinds,
+            [
+                IntervalKind::BootstrapImages,
+                IntervalKind::BootstrapSeedsImages,
+                IntervalKind::Wilson
+            ]
+        );
+        let means: Vec<_> = points.iter().map(|p| p.mean).collect();
+        assert_eq!(means, [0.75, 0.625, 0.75]);
+        assert!(
+            points
+                .iter()
+                .all(|p| p.low < p.mean && p.mean < p.high && (p.chance - 0.25).abs() < 1e-12)
+        );
+        assert_eq!(points[1].seeds, "0 1");
+        assert!(points[0].t_low.is_none() && points[1].t_low.is_some_and(|low| low < 0.0));
+
+        let csv = to_csv(&points, Path::new("p")).unwrap();
+        assert_eq!(from_csv(Path::new("p"), &csv).unwrap(), points);
+        let error = from_csv(Path::new("p.csv"), &csv[..csv.len() - 30]).unwrap_err();
+        assert!(error.to_string().contains("p.csv"), "{error}");
+    }
+}
