@@ -7,6 +7,7 @@ mod places;
 mod plot;
 mod progress;
 mod split;
+mod summary;
 mod sweep;
 
 use std::error::Error as _;

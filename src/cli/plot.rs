@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output;
+use super::{output, summary};
 use crate::error::Result;
 use crate::results::store::Store;
-use crate::results::{figure, table};
 
 /// Draw `figures/accuracy.{svg,png,csv}` of a results folder again and print its table.
 #[derive(Debug, Args)]
@@ -22,7 +21,6 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let store = Store::open_existing(&arguments.results)?;
-    let points = figure::points(&store.records()?, &store)?;
-    figure::write(&points, &store.figures())?;
-    output(&if arguments.markdown { table::markdown(&points) } else { table::terminal(&points) })
+    let tables = summary::draw(&store, &store.records()?)?;
+    output(&if arguments.markdown { summary::markdown(&tables) } else { summary::plain(&tables) })
 }

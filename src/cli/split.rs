@@ -24,5 +24,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
     let dataset = data::open(&arguments.dataset, &places.datasets, &places.cache)?;
     let split = split::clean(&dataset, arguments.shots, arguments.seed)?;
-    output(&split.to_json())
+    output(&split.to_json()?)
 }

@@ -7,13 +7,12 @@ use std::process::Command;
 use clap::Args;
 
 use super::progress::Live;
-use super::{output, places::places};
+use super::{output, places::places, summary};
 use crate::config::{QUICKSTART, Sweep};
 use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell};
 use crate::experiment::sweep;
 use crate::results::store::Store;
-use crate::results::{figure, table};
 
 /// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
 /// print the table and draw the figure.
@@ -51,9 +50,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let store = Store::open(&folder)?;
     let outcome = sweep::run(&sweep, &cells, &store, commit(&places.home).as_deref(), &mut Live::new())?;
-    let points = figure::points(&outcome.records, &store)?;
-    figure::write(&points, &store.figures())?;
-    output(&table::terminal(&points))?;
+    if !outcome.records.is_empty() {
+        output(&summary::plain(&summary::draw(&store, &outcome.records)?))?;
+    }
     tracing::info!("results are in `{}`", folder.display());
     if outcome.failed > 0 {
         return Err(Error::CellsFailed { failed: outcome.failed, total: cells.len() });

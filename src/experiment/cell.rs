@@ -51,14 +51,14 @@ pub fn run(
     let eval_seconds = start.elapsed().as_secs_f64();
 
     if keep_adapter && cell.learner.has_adapter() {
-        classifier.save(&store.adapters().join(&cell.run_id))?;
+        classifier.save(&store.adapter(&cell.run_id))?;
     }
     let account = Account {
         reading: Reading::Likelihood,
         headline: headline(cell),
         micro: cell.dataset.micro,
-        regime: cell.dataset.regime.map(|r| r.to_string()),
-        split_sha256: store.write_split(cell.split.as_ref())?,
+        regime: cell.dataset.regime.map(|regime| regime.word().to_owned()),
+        split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
         training: TrainingSummary {
             steps: fit.steps,
             images_seen: fit.images_seen,

@@ -18,10 +18,9 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
-use crate::results::identity::{Identity, hex};
+use crate::results::identity::{CellKey, Identity, hex};
 use crate::results::record::{Account, Failure, Record, SCHEMA};
 use crate::results::{file, ledger, predictions};
 
@@ -71,6 +70,12 @@ impl Store {
     #[must_use]
     pub fn figures(&self) -> PathBuf {
         self.folder.join("figures")
+    }
+
+    /// Where a cell's trained adapter goes, when it is kept.
+    #[must_use]
+    pub fn adapter(&self, run_id: &str) -> PathBuf {
+        self.folder.join("adapters").join(run_id)
     }
 
     fn cell_path(&self, run_id: &str) -> PathBuf {
@@ -227,18 +232,9 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
-    pub fn write_split(
-        &self,
-        dataset: &str,
-        protocol: Protocol,
-        shots: u32,
-        seed: u64,
-        split: &impl Serialize,
-    ) -> Result<String> {
-        let path = self
-            .folder
-            .join("splits")
-            .join(format!("{dataset}-{protocol}-k{shots}-s{seed}.json"));
+    pub fn write_split(&self, key: &CellKey, split: &impl Serialize) -> Result<String> {
+        let CellKey { dataset, protocol, shots, seed, .. } = key;
+        let path = self.folder.join("splits").join(format!("{dataset}-{protocol}-k{shots}-s{seed}.json"));
         let json = to_json(split, &path)?;
         file::replace_if_changed(&path, &json)?;
         Ok(hex(&Sha256::digest(&json)))
