@@ -18,11 +18,29 @@ struct Shape {
 }
 
 fn main() -> kshot::error::Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    println!("f32 product of 1024 x 1024 x 1024: {:.0} GFLOP/s", product_speed()?);
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    println!(
+        "f32 product of 1024 x 1024 x 1024: {:.0} GFLOP/s",
+        product_speed()?
+    );
     for shape in [
-        Shape { name: "micro", config: Config::micro(), side: 48, batch: 32, steps: 40 },
-        Shape { name: "small", config: Config::small(), side: 224, batch: 8, steps: 4 },
+        Shape {
+            name: "micro",
+            config: Config::micro(),
+            side: 48,
+            batch: 32,
+            steps: 40,
+        },
+        Shape {
+            name: "small",
+            config: Config::small(),
+            side: 224,
+            batch: 8,
+            steps: 4,
+        },
     ] {
         if wanted.is_empty() || wanted.iter().any(|name| name == shape.name) {
             measure(&shape)?;
@@ -34,16 +52,30 @@ fn main() -> kshot::error::Result<()> {
 fn measure(shape: &Shape) -> kshot::error::Result<()> {
     let device = Device::Cpu;
     let mut rng = kshot::seed::rng(0, "bench");
-    let targets = ["query", "key", "value", "output.dense", "fc1", "fc2"].map(String::from).into();
-    let lora = Lora { targets, rank: 16, alpha: 16.0 };
+    let targets = ["query", "key", "value", "output.dense", "fc1", "fc2"]
+        .map(String::from)
+        .into();
+    let lora = Lora {
+        targets,
+        rank: 16,
+        alpha: 16.0,
+    };
     let model = Dinov2::random(&shape.config, &mut rng, &device)?.with_lora(&lora, &mut rng)?;
     let head = Head::zeros(10, 2 * model.hidden_size(), &device)?;
     let adapters: Vec<_> = model.trainable().into_iter().map(|(_, var)| var).collect();
     let heads: Vec<_> = head.trainable().into_iter().map(|(_, var)| var).collect();
     let all: Vec<_> = adapters.iter().chain(&heads).cloned().collect();
     let groups = vec![
-        Group { vars: adapters, lr: 1e-3, weight_decay: 0.0 },
-        Group { vars: heads, lr: 1e-2, weight_decay: 0.0 },
+        Group {
+            vars: adapters,
+            lr: 1e-3,
+            weight_decay: 0.0,
+        },
+        Group {
+            vars: heads,
+            lr: 1e-2,
+            weight_decay: 0.0,
+        },
     ];
     let mut optimiser = AdamW::new(groups, 0.9, 0.95, 1e-8)?;
     let pixels = Tensor::randn(0f32, 1.0, (shape.batch, 3, shape.side, shape.side), &device)?;
@@ -84,7 +116,11 @@ fn measure(shape: &Shape) -> kshot::error::Result<()> {
     for _ in 0..shape.steps {
         head.forward(&merged.features(&pixels)?)?;
     }
-    println!("{}: evaluate {:.1} images/s", shape.name, images / start.elapsed().as_secs_f64());
+    println!(
+        "{}: evaluate {:.1} images/s",
+        shape.name,
+        images / start.elapsed().as_secs_f64()
+    );
     if let Some(megabytes) = peak_memory() {
         println!("{}: peak memory so far {megabytes} MB", shape.name);
     }
@@ -107,5 +143,9 @@ fn product_speed() -> kshot::error::Result<f64> {
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<u64>()
+        .ok()
+        .map(|kilobytes| kilobytes / 1024)
 }

@@ -310,3 +310,112 @@ impl CustomOp3 for Adapted {
         Ok((to_x, Some(to_a), Some(to_b)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+    use candle_core::DType;
+
+    fn adapted(weight: &Tensor, bias: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Projection {
+        let update = LowRank {
+            a: Var::from_tensor(a).unwrap(),
+            b: Var::from_tensor(b).unwrap(),
+            scale: 0.5,
+        };
+        Projection::new(weight.clone(), bias.cloned())
+            .unwrap()
+            .with_update(Some(update))
+    }
+
+    #[test]
+    fn values_and_gradients() {
+        let (weight, bias) = (
+            check::random(&[5, 7], 1.0, "weight"),
+            check::random(&[5], 1.0, "bias"),
+        );
+        let exact = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
+        let inputs = [
+            check::random(&[2, 3, 7], 1.0, "x"),
+            check::random(&[2, 7], 1.0, "a"),
+            check::random(&[5, 2], 1.0, "b"),
+        ];
+        for bias in [None, Some(&bias)] {
+            let frozen = Projection::new(weight.clone(), bias.cloned()).unwrap();
+            let frozen64 = Projection::new(exact(&weight), bias.map(exact)).unwrap();
+            check::agrees(
+                &inputs[..1],
+                |x| x[0].apply_op1(frozen.frozen()),
+                |x| frozen64.composite(&x[0]),
+            );
+            check::agrees(
+                &inputs,
+                |x| {
+                    x[0].apply_op3(
+                        &x[1],
+                        &x[2],
+                        Adapted {
+                            frozen: frozen.frozen(),
+                            scale: 0.5,
+                        },
+                    )
+                },
+                |x| {
+                    adapted(&exact(&weight), bias.map(exact).as_ref(), &x[1], &x[2])
+                        .composite(&x[0])
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn a_frozen_weight_gets_no_gradient() {
+        let layer = Projection::new(check::random(&[5, 7], 1.0, "weight"), None).unwrap();
+        let x = Var::from_tensor(&check::random(&[3, 7], 1.0, "x")).unwrap();
+        let y = layer.forward(x.as_tensor()).unwrap();
+        let gradients = y.sum_all().unwrap().backward().unwrap();
+        assert!(gradients.get(x.as_tensor()).is_some() && gradients.get(&layer.weight).is_none());
+    }
+
+    #[test]
+    fn fresh_updates_change_no_bit_and_merging_neither() {
+        let layer = Projection::new(check::random(&[40, 30], 1.0, "weight"), None).unwrap();
+        let x = check::random(&[50, 30], 1.0, "x");
+        let mut rng = crate::seed::rng(0, "lora");
+        let update = LowRank::fresh(30, 40, 4, 8.0, &mut rng, &Device::Cpu).unwrap();
+        let bound = 1.0 / 30f32.sqrt();
+        assert!(
+            update
+                .a
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+                .iter()
+                .all(|a| a.abs() <= bound)
+        );
+        let bits = |layer: &Projection| layer.forward(&x).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(bits(&layer), bits(&layer.with_update(Some(update))));
+        let trained = adapted(
+            &layer.weight,
+            None,
+            &check::random(&[2, 30], 1.0, "a"),
+            &check::random(&[40, 2], 1.0, "b"),
+        );
+        assert_ne!(bits(&trained), bits(&layer));
+        assert_eq!(bits(&trained), bits(&trained.merged().unwrap()));
+    }
+
+    #[test]
+    fn wrong_widths_are_errors() {
+        let layer = Projection::new(check::random(&[5, 7], 1.0, "weight"), None).unwrap();
+        assert!(layer.forward(&check::random(&[3, 6], 1.0, "x")).is_err());
+        assert!(
+            Projection::new(
+                check::random(&[5, 7], 1.0, "w"),
+                Some(check::random(&[4], 1.0, "b"))
+            )
+            .is_err()
+        );
+    }
+}

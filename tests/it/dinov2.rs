@@ -37,7 +37,11 @@ fn every_state_matches() {
         assert!(!expected.contains_key(&format!("layer_out.{}", states.len() - 2)));
         for (name, state) in names.iter().zip(&states) {
             let error = relative_to_max(state, &expected[name]);
-            assert!(error <= STATE, "{}: {name} differs by {error:e}", golden.name);
+            assert!(
+                error <= STATE,
+                "{}: {name} differs by {error:e}",
+                golden.name
+            );
         }
     }
 }
@@ -46,13 +50,25 @@ fn every_state_matches() {
 fn any_image_size_matches() {
     for golden in goldens::dinov2() {
         let (model, expected) = (load(&golden), golden.tensors("forward.safetensors"));
-        let sizes: Vec<&str> = expected.keys().filter_map(|key| key.strip_suffix(".pixel_values")).collect();
+        let sizes: Vec<&str> = expected
+            .keys()
+            .filter_map(|key| key.strip_suffix(".pixel_values"))
+            .collect();
         assert!(!sizes.is_empty());
         for size in sizes {
-            let states = model.states(&expected[&format!("{size}.pixel_values")]).unwrap();
-            for (name, state) in [("embeddings", &states[0]), ("last_hidden_state", &states[states.len() - 1])] {
+            let states = model
+                .states(&expected[&format!("{size}.pixel_values")])
+                .unwrap();
+            for (name, state) in [
+                ("embeddings", &states[0]),
+                ("last_hidden_state", &states[states.len() - 1]),
+            ] {
                 let error = relative_to_max(state, &expected[&format!("{size}.{name}")]);
-                assert!(error <= STATE, "{}: {size} {name} differs by {error:e}", golden.name);
+                assert!(
+                    error <= STATE,
+                    "{}: {size} {name} differs by {error:e}",
+                    golden.name
+                );
             }
         }
     }
@@ -66,11 +82,21 @@ fn features_logits_and_loss_match() {
         let features = model.features(&expected["pixel_values"]).unwrap();
         let reference = Tensor::cat(&[&expected["cls"], &expected["patch_mean"]], 1).unwrap();
         assert_eq!(features.dim(1).unwrap(), 2 * model.hidden_size());
-        assert!(relative_to_max(&features, &reference) <= STATE, "{}", golden.name);
-        let logits = head(&expected, ["head.weight", "head.bias"]).forward(&features).unwrap();
+        assert!(
+            relative_to_max(&features, &reference) <= STATE,
+            "{}",
+            golden.name
+        );
+        let logits = head(&expected, ["head.weight", "head.bias"])
+            .forward(&features)
+            .unwrap();
         let error = distance(&logits, &expected["f64.logits"]);
         let allowed = tolerance(LOGITS, &checks["noise_fp32_logits_max_abs"]);
-        assert!(error <= allowed, "{}: logits differ by {error:e}", golden.name);
+        assert!(
+            error <= allowed,
+            "{}: logits differ by {error:e}",
+            golden.name
+        );
         let loss = cross_entropy(&logits, &expected["labels"]).unwrap();
         let error = distance(&loss, &expected["f64.loss"]);
         assert!(error <= LOSS, "{}: loss differs by {error:e}", golden.name);
@@ -79,11 +105,20 @@ fn features_logits_and_loss_match() {
 
 /// The trainable model of the LoRA goldens: adapters as peft saved them, the head as it was then.
 fn trainable(golden: &Golden, expected: &Tensors) -> (Dinov2, Head) {
-    let model = load(golden).load_adapter(&golden.expected.join("adapter_r8")).unwrap();
+    let model = load(golden)
+        .load_adapter(&golden.expected.join("adapter_r8"))
+        .unwrap();
     for (name, var) in model.trainable() {
-        assert_eq!(distance(var.as_tensor(), &expected[&format!("init.{name}")]), 0.0, "{name}");
+        assert_eq!(
+            distance(var.as_tensor(), &expected[&format!("init.{name}")]),
+            0.0,
+            "{name}"
+        );
     }
-    (model, head(expected, ["init.classifier.weight", "init.classifier.bias"]))
+    (
+        model,
+        head(expected, ["init.classifier.weight", "init.classifier.bias"]),
+    )
 }
 
 fn variables(model: &Dinov2, head: &Head) -> Vec<(String, Var)> {
@@ -95,23 +130,43 @@ fn variables(model: &Dinov2, head: &Head) -> Vec<(String, Var)> {
 #[test]
 fn lora_gradients_match() {
     for golden in goldens::dinov2() {
-        let (forward, expected) = (golden.tensors("forward.safetensors"), golden.tensors("lora_r8.safetensors"));
+        let (forward, expected) = (
+            golden.tensors("forward.safetensors"),
+            golden.tensors("lora_r8.safetensors"),
+        );
         let notes = &golden.notes()["lora_r8"];
         let (model, head) = trainable(&golden, &expected);
-        let logits = head.forward(&model.features(&forward["pixel_values"]).unwrap()).unwrap();
+        let logits = head
+            .forward(&model.features(&forward["pixel_values"]).unwrap())
+            .unwrap();
         let error = distance(&logits, &expected["f64.logits"]);
-        assert!(error <= tolerance(LOGITS, &notes["noise_logits_max_abs"]), "{}: {error:e}", golden.name);
+        assert!(
+            error <= tolerance(LOGITS, &notes["noise_logits_max_abs"]),
+            "{}: {error:e}",
+            golden.name
+        );
         let loss = cross_entropy(&logits, &forward["labels"]).unwrap();
-        assert!(distance(&loss, &expected["f64.loss"]) <= LOSS, "{}", golden.name);
+        assert!(
+            distance(&loss, &expected["f64.loss"]) <= LOSS,
+            "{}",
+            golden.name
+        );
         let gradients = loss.backward().unwrap();
         let variables = variables(&model, &head);
-        let count = expected.keys().filter(|key| key.starts_with("grad.")).count();
+        let count = expected
+            .keys()
+            .filter(|key| key.starts_with("grad."))
+            .count();
         assert_eq!(variables.len(), count);
         for (name, var) in variables {
             let found = gradients.get(var.as_tensor()).unwrap();
             let error = relative_norm(found, &expected[&format!("f64.grad.{name}")]);
             let allowed = tolerance(GRADIENT, &notes["noise_grad_rel_worst_tensor"]);
-            assert!(error <= allowed, "{}: gradient of {name} differs by {error:e}", golden.name);
+            assert!(
+                error <= allowed,
+                "{}: gradient of {name} differs by {error:e}",
+                golden.name
+            );
         }
     }
 }
@@ -119,26 +174,43 @@ fn lora_gradients_match() {
 #[test]
 fn merging_the_adapter_changes_no_bit_and_matches() {
     for golden in goldens::dinov2() {
-        let (forward, expected) = (golden.tensors("forward.safetensors"), golden.tensors("lora_r8.safetensors"));
+        let (forward, expected) = (
+            golden.tensors("forward.safetensors"),
+            golden.tensors("lora_r8.safetensors"),
+        );
         let (model, head) = trainable(&golden, &expected);
         let merged = model.merged().unwrap();
         assert!(merged.trainable().is_empty());
-        let logits = |model: &Dinov2| head.forward(&model.features(&forward["pixel_values"]).unwrap()).unwrap();
+        let logits = |model: &Dinov2| {
+            head.forward(&model.features(&forward["pixel_values"]).unwrap())
+                .unwrap()
+        };
         assert_eq!(distance(&logits(&model), &logits(&merged)), 0.0);
         let allowed = tolerance(LOGITS, &golden.notes()["lora_r8"]["noise_logits_max_abs"]);
-        assert!(distance(&logits(&merged), &expected["merged.logits"]) <= allowed, "{}", golden.name);
+        assert!(
+            distance(&logits(&merged), &expected["merged.logits"]) <= allowed,
+            "{}",
+            golden.name
+        );
     }
 }
 
 #[test]
 fn three_adamw_steps_match() {
     for golden in goldens::dinov2() {
-        let (forward, expected) = (golden.tensors("forward.safetensors"), golden.tensors("lora_r8.safetensors"));
+        let (forward, expected) = (
+            golden.tensors("forward.safetensors"),
+            golden.tensors("lora_r8.safetensors"),
+        );
         for (weight_decay, tag) in [(0.0, "adamw_wd0.0"), (0.01, "adamw_wd0.01")] {
             let (model, head) = trainable(&golden, &expected);
             let variables = variables(&model, &head);
             let vars = variables.iter().map(|(_, var)| var.clone()).collect();
-            let group = Group { vars, lr: 1e-3, weight_decay };
+            let group = Group {
+                vars,
+                lr: 1e-3,
+                weight_decay,
+            };
             let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
             let loss = || {
                 let features = model.features(&forward["pixel_values"]).unwrap();
@@ -147,8 +219,16 @@ fn three_adamw_steps_match() {
             let losses = golden.notes()["lora_r8"][format!("{tag}_losses")].clone();
             for step in 0..3 {
                 let loss = loss();
-                let found = loss.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
-                assert!((found - losses[step].as_f64().unwrap()).abs() <= LOSS, "{} {tag} {step}", golden.name);
+                let found = loss
+                    .to_dtype(DType::F64)
+                    .unwrap()
+                    .to_scalar::<f64>()
+                    .unwrap();
+                assert!(
+                    (found - losses[step].as_f64().unwrap()).abs() <= LOSS,
+                    "{} {tag} {step}",
+                    golden.name
+                );
                 optimiser.step(&loss.backward().unwrap(), 1.0).unwrap();
             }
             for (name, var) in &variables {
@@ -156,7 +236,11 @@ fn three_adamw_steps_match() {
                 let reference = exact.unwrap_or_else(|| &expected[&format!("{tag}.{name}")]);
                 let error = distance(var.as_tensor(), reference);
                 let noise = &golden.notes()["lora_r8"]["noise_adamw_param_max_abs"];
-                assert!(error <= tolerance(WEIGHTS, noise), "{}: {tag} {name} differs by {error:e}", golden.name);
+                assert!(
+                    error <= tolerance(WEIGHTS, noise),
+                    "{}: {tag} {name} differs by {error:e}",
+                    golden.name
+                );
             }
         }
     }

@@ -25,8 +25,10 @@ pub type Tensors = HashMap<String, Tensor>;
 /// # Panics
 /// When there is none: a golden test that compares nothing must not pass.
 pub fn dinov2() -> Vec<Golden> {
-    let root = std::env::var_os("KSHOT_GOLDENS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"), PathBuf::from);
+    let root = std::env::var_os("KSHOT_GOLDENS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"),
+        PathBuf::from,
+    );
     let mut all = Vec::new();
     for entry in std::fs::read_dir(root.join("fixtures")).expect("a folder of fixtures") {
         let model = entry.unwrap().path();
@@ -35,7 +37,11 @@ pub fn dinov2() -> Vec<Golden> {
         let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
         if config["model_type"].as_str().unwrap().starts_with("dinov2") {
             let expected = root.join("goldens").join(&name);
-            all.push(Golden { name, model, expected });
+            all.push(Golden {
+                name,
+                model,
+                expected,
+            });
         }
     }
     assert!(!all.is_empty(), "no DINOv2 fixture in {}", root.display());
@@ -57,19 +63,34 @@ impl Golden {
 
 /// All values as f64.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.detach().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .detach()
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// Largest absolute difference.
 pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.elem_count(), expected.elem_count());
-    values(found).iter().zip(values(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    values(found)
+        .iter()
+        .zip(values(expected))
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max)
 }
 
 /// Largest absolute difference over the largest absolute expected value.
 pub fn relative_to_max(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
-    distance(found, expected) / values(expected).into_iter().map(f64::abs).fold(0.0, f64::max)
+    distance(found, expected)
+        / values(expected)
+            .into_iter()
+            .map(f64::abs)
+            .fold(0.0, f64::max)
 }
 
 /// Norm of the difference over the norm of what is expected.

@@ -306,3 +306,53 @@ impl CustomOp3 for Attention {
         Ok((tensor(to_q)?, tensor(to_k)?, tensor(to_v)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+
+    #[test]
+    fn values_and_gradients() {
+        for (tokens, heads) in [(5, 2), (19, 1), (1, 3)] {
+            let op = Attention {
+                batch: 2,
+                tokens,
+                heads,
+                head_dim: 4,
+            };
+            let shape = [2, tokens, heads * 4];
+            let inputs = ["q", "k", "v"].map(|name| check::random(&shape, 1.5, name));
+            check::agrees(
+                &inputs,
+                |x| attention(&x[0], &x[1], &x[2], heads),
+                |x| op.composite(&x[0], &x[1], &x[2]),
+            );
+        }
+    }
+
+    #[test]
+    fn sequences_are_independent_of_their_batch() {
+        let x = check::random(&[3, 6, 8], 2.0, "x");
+        let whole = attention(&x, &x, &x, 2).unwrap();
+        let last = x.narrow(0, 2, 1).unwrap();
+        let alone = attention(&last, &last, &last, 2).unwrap();
+        let expected = whole
+            .narrow(0, 2, 1)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        assert_eq!(
+            alone.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            expected
+        );
+    }
+
+    #[test]
+    fn heads_must_divide_the_width() {
+        let x = check::random(&[1, 2, 6], 1.0, "x");
+        assert!(attention(&x, &x, &x, 4).is_err() && attention(&x, &x, &x, 0).is_err());
+    }
+}

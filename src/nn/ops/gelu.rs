@@ -83,3 +83,21 @@ fn elementwise<const N: usize>(
     by_rows(inputs, body, [ROW; N], ROW, fill);
     fill(inputs.map(|input| &input[whole..]), rest);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+
+    #[test]
+    fn values_and_gradients() {
+        // More than one row of work, and a rest.
+        for shape in [vec![3, 7], vec![1500]] {
+            check::agrees(
+                &[check::random(&shape, 5.0, "gelu")],
+                |x| gelu(&x[0]),
+                |x| x[0].gelu_erf(),
+            );
+        }
+    }
+}

@@ -128,3 +128,48 @@ impl CustomOp2 for LayerNormBackward<'_> {
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+
+    #[test]
+    fn values_and_gradients() {
+        for width in [5, 32, 70] {
+            let x = (check::random(&[2, 3, width], 2.0, "x") + 0.7).unwrap();
+            let (weight, bias) = (
+                check::random(&[width], 1.5, "weight"),
+                check::random(&[width], 1.0, "bias"),
+            );
+            check::agrees(
+                &[x],
+                |x| layer_norm(&x[0], &weight, &bias, 1e-6),
+                |x| {
+                    composite(
+                        &x[0],
+                        &weight.to_dtype(x[0].dtype())?,
+                        &bias.to_dtype(x[0].dtype())?,
+                        1e-6,
+                    )
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn epsilon_counts() {
+        let x = check::random(&[1, 8], 1e-3, "small");
+        let (weight, bias) = (
+            x.ones_like().unwrap().squeeze(0).unwrap(),
+            check::random(&[8], 1.0, "bias"),
+        );
+        let at = |eps| {
+            layer_norm(&x, &weight, &bias, eps)
+                .unwrap()
+                .to_vec2::<f32>()
+                .unwrap()
+        };
+        assert_ne!(at(1e-6), at(1e-5));
+    }
+}

@@ -73,3 +73,92 @@ pub(crate) fn update_rows(values: &mut [f32], width: usize, row: impl Fn(&mut [f
         pulp::Arch::new().dispatch(|| values.chunks_exact_mut(width).for_each(&row));
     });
 }
+
+#[cfg(test)]
+pub(crate) mod check {
+    //! A fused operation against its composite form, in value and gradient.
+
+    use candle_core::{DType, Device, Result, Tensor, Var};
+    use rand::Rng as _;
+
+    /// Values in ±`width`, the same on every run.
+    pub(crate) fn random(shape: &[usize], width: f32, purpose: &str) -> Tensor {
+        let mut rng = crate::seed::rng(7, purpose);
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|_| rng.random_range(-width..width))
+            .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn doubles(tensor: &Tensor) -> Vec<f64> {
+        tensor
+            .to_dtype(DType::F64)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
+    }
+
+    fn assert_close(found: &[f64], expected: &[f64], what: &str) {
+        let scale = expected.iter().fold(1e-3f64, |a, b| a.max(b.abs()));
+        for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert!(
+                (found - expected).abs() <= 2e-5 * scale,
+                "{what} {i}: {found} is not {expected}"
+            );
+        }
+    }
+
+    /// `fused` in f32 gives the values of `composite` in f64, and its backward the finite
+    /// differences of `composite`, for every element of every input.
+    pub(crate) fn agrees(
+        inputs: &[Tensor],
+        fused: impl Fn(&[Tensor]) -> Result<Tensor>,
+        composite: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) {
+        let vars: Vec<Var> = inputs
+            .iter()
+            .map(|x| Var::from_tensor(x).unwrap())
+            .collect();
+        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let exact: Vec<Tensor> = inputs
+            .iter()
+            .map(|x| x.to_dtype(DType::F64).unwrap())
+            .collect();
+        let (found, expected) = (fused(&tensors).unwrap(), composite(&exact).unwrap());
+        assert_eq!(found.shape(), expected.shape());
+        assert_close(&doubles(&found), &doubles(&expected), "value");
+
+        let upstream = random(found.dims(), 1.0, "upstream");
+        let gradients = (&found * &upstream)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        let upstream = upstream.to_dtype(DType::F64).unwrap();
+        let objective = |inputs: &[Tensor]| {
+            let product = (composite(inputs).unwrap() * &upstream).unwrap();
+            product.sum_all().unwrap().to_scalar::<f64>().unwrap()
+        };
+        const STEP: f64 = 1e-5;
+        for (n, tensor) in tensors.iter().enumerate() {
+            let found = doubles(gradients.get(tensor).expect("a gradient"));
+            let values = doubles(&exact[n]);
+            let slope = |i: usize| {
+                let at = |offset: f64| {
+                    let mut moved = values.clone();
+                    moved[i] += offset;
+                    let mut inputs = exact.clone();
+                    inputs[n] = Tensor::from_vec(moved, exact[n].shape(), &Device::Cpu).unwrap();
+                    objective(&inputs)
+                };
+                (at(STEP) - at(-STEP)) / (2.0 * STEP)
+            };
+            let expected: Vec<f64> = (0..values.len()).map(slope).collect();
+            assert_close(&found, &expected, &format!("gradient of input {n} at"));
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `x + y · scale`: a residual connection behind LayerScale.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::{by_rows, values, with_values};
 
@@ -64,6 +64,56 @@ impl CustomOp2 for ScaledResidual {
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let to_x = x.track_op().then(|| upstream.clone());
-        Ok((to_x, Some(upstream.broadcast_mul(&self.scale)?)))
+        let to_y = upstream
+            .contiguous()?
+            .apply_op1_no_bwd(&Scaled { scale: &self.scale })?;
+        Ok((to_x, Some(to_y)))
+    }
+}
+
+/// `x · scale` over the last dimension.
+struct Scaled<'a> {
+    scale: &'a Tensor, // (D)
+}
+
+impl CustomOp1 for Scaled<'_> {
+    fn name(&self) -> &'static str {
+        "scaled"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(x, layout)?;
+        let width = self.scale.elem_count();
+        let mut out = vec![0f32; x.len()];
+        with_values(self.scale, |scale| {
+            by_rows([x], &mut out, [width], width, |[x], out| {
+                for i in 0..out.len() {
+                    out[i] = x[i] * scale[i];
+                }
+            });
+            Ok(())
+        })?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+
+    #[test]
+    fn values_and_gradients() {
+        let scale = check::random(&[6], 1.0, "scale");
+        let inputs = [
+            check::random(&[2, 4, 6], 1.0, "x"),
+            check::random(&[2, 4, 6], 1.0, "y"),
+        ];
+        check::agrees(
+            &inputs,
+            |x| scaled_residual(&x[0], &x[1], &scale),
+            |x| composite(&x[0], &x[1], &scale.to_dtype(x[0].dtype())?),
+        );
+        assert!(scaled_residual(&inputs[0], &check::random(&[2, 3, 6], 1.0, "y"), &scale).is_err());
     }
 }

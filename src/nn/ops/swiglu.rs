@@ -97,3 +97,19 @@ impl CustomOp2 for SwiGluBackward {
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+
+    #[test]
+    fn values_and_gradients() {
+        check::agrees(
+            &[check::random(&[2, 3, 10], 4.0, "swiglu")],
+            |x| swiglu(&x[0]),
+            |x| composite(&x[0]),
+        );
+        assert!(swiglu(&check::random(&[2, 5], 1.0, "odd")).is_err());
+    }
+}

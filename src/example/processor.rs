@@ -1,0 +1,375 @@
+//! `BitImageProcessor` of transformers (its default, fast version), which DINOv2 checkpoints name in
+//! `preprocessor_config.json`.
+
+use std::path::Path;
+
+use image::RgbImage;
+use image::imageops;
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
+
+use super::augment;
+use super::resize::resize;
+use crate::error::{Error, Result};
+
+/// Pillow's number of the bicubic filter.
+const BICUBIC: u32 = 3;
+
+/// Images to pixels: resize, centre crop, rescale, normalise.
+#[derive(Debug, Clone)]
+pub struct ImageProcessor {
+    resize: Option<Resize>,
+    /// (height, width)
+    crop: Option<(u32, u32)>,
+    /// (height, width)
+    size: (u32, u32),
+    /// The normalised value of each 8-bit value, by channel.
+    levels: [[f32; 256]; 3],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Resize {
+    ShortestEdge(u32),
+    To { height: u32, width: u32 },
+}
+
+/// `preprocessor_config.json`, with `BitImageProcessor`'s defaults.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default = "yes")]
+    do_resize: bool,
+    #[serde(default = "shortest_edge_224")]
+    size: Size,
+    #[serde(default = "bicubic")]
+    resample: u32,
+    #[serde(default = "yes")]
+    do_center_crop: bool,
+    #[serde(default = "square_224")]
+    crop_size: Size,
+    #[serde(default = "yes")]
+    do_rescale: bool,
+    #[serde(default = "one_255th")]
+    rescale_factor: f64,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    #[serde(default = "clip_mean")]
+    image_mean: [f64; 3],
+    #[serde(default = "clip_std")]
+    image_std: [f64; 3],
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(u32),
+    ShortestEdge { shortest_edge: u32 },
+    Exact { height: u32, width: u32 },
+}
+
+fn yes() -> bool {
+    true
+}
+fn bicubic() -> u32 {
+    BICUBIC
+}
+fn shortest_edge_224() -> Size {
+    Size::ShortestEdge { shortest_edge: 224 }
+}
+fn square_224() -> Size {
+    Size::Exact {
+        height: 224,
+        width: 224,
+    }
+}
+fn one_255th() -> f64 {
+    1.0 / 255.0
+}
+fn clip_mean() -> [f64; 3] {
+    [0.481_454_66, 0.457_827_5, 0.408_210_73]
+}
+fn clip_std() -> [f64; 3] {
+    [0.268_629_54, 0.261_302_58, 0.275_777_11]
+}
+
+impl ImageProcessor {
+    /// Reads `preprocessor_config.json` of a model folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported: another
+    /// filter than bicubic, or images of varying size.
+    pub fn load(model_dir: &Path) -> Result<Self> {
+        let path = model_dir.join("preprocessor_config.json");
+        let fail = |reason: String| Error::Model {
+            path: path.clone(),
+            reason,
+        };
+        let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let config: Config = serde_json::from_slice(&text)
+            .map_err(|e| fail(format!("not an image processor: {e}")))?;
+        Self::new(&config).map_err(fail)
+    }
+
+    fn new(config: &Config) -> Result<Self, String> {
+        let resize = match config.size {
+            _ if !config.do_resize => None,
+            Size::Number(edge)
+            | Size::ShortestEdge {
+                shortest_edge: edge,
+            } => Some(Resize::ShortestEdge(edge)),
+            Size::Exact { height, width } => Some(Resize::To { height, width }),
+        };
+        if config.do_resize && config.resample != BICUBIC {
+            return Err(format!(
+                "`resample` is {}, only {BICUBIC} (bicubic) is supported",
+                config.resample
+            ));
+        }
+        let crop = match config.crop_size {
+            _ if !config.do_center_crop => None,
+            Size::Number(side) => Some((side, side)),
+            Size::Exact { height, width } => Some((height, width)),
+            Size::ShortestEdge { .. } => {
+                return Err("`crop_size` needs `height` and `width`".into());
+            }
+        };
+        let size = match (crop, resize) {
+            (Some(size), _) => size,
+            (None, Some(Resize::To { height, width })) => (height, width),
+            (None, _) => return Err("without `do_center_crop` images would vary in size".into()),
+        };
+        let none = |size: u32| !(1..=1 << 14).contains(&size);
+        if none(size.0)
+            || none(size.1)
+            || matches!(resize, Some(Resize::ShortestEdge(edge)) if none(edge))
+        {
+            return Err(format!("an image size of {} x {} pixels", size.0, size.1));
+        }
+        let scale = if config.do_rescale {
+            config.rescale_factor
+        } else {
+            1.0
+        };
+        let mut levels = [[0f32; 256]; 3];
+        for (channel, levels) in levels.iter_mut().enumerate() {
+            let (mean, std) = match config.do_normalize {
+                true => (config.image_mean[channel], config.image_std[channel]),
+                false => (0.0, 1.0),
+            };
+            for (value, level) in levels.iter_mut().enumerate() {
+                *level = ((value as f64 * scale - mean) / std) as f32;
+            }
+        }
+        if levels.iter().flatten().any(|level| !level.is_finite()) {
+            return Err("`image_std` or `rescale_factor` makes pixels that are not finite".into());
+        }
+        Ok(Self {
+            resize,
+            crop,
+            size,
+            levels,
+        })
+    }
+
+    /// (height, width) of the pixels it returns.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.size.0 as usize, self.size.1 as usize)
+    }
+
+    /// What evaluation sees: normalised values, planar (3, H, W).
+    #[must_use]
+    pub fn pixels(&self, image: &RgbImage) -> Vec<f32> {
+        self.normalised(&self.framed(image), false)
+    }
+
+    /// What training sees: a random part of the image, mirrored half of the time when `flip` is set;
+    /// resampled and normalised as [`ImageProcessor::pixels`], (3, H, W).
+    ///
+    /// The part covers at least `crop_min_area` of the image (torchvision's `RandomResizedCrop`,
+    /// aspect ratio 3/4 to 4/3); from 1 on it is the frame of evaluation.
+    #[must_use]
+    pub fn augmented(
+        &self,
+        image: &RgbImage,
+        crop_min_area: f64,
+        flip: bool,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<f32> {
+        let framed = if crop_min_area < 1.0 {
+            let part = augment::random_part(image.dimensions(), crop_min_area, rng);
+            let part =
+                imageops::crop_imm(image, part.left, part.top, part.width, part.height).to_image();
+            resize(&part, self.size.1, self.size.0)
+        } else {
+            self.framed(image)
+        };
+        self.normalised(&framed, flip && rng.random_bool(0.5))
+    }
+
+    /// The image resized and cropped to [`ImageProcessor::size`], in 8 bits.
+    fn framed(&self, image: &RgbImage) -> RgbImage {
+        let (width, height) = image.dimensions();
+        let resized = match self.resize {
+            None => image.clone(),
+            Some(Resize::To { height, width }) => resize(image, width, height),
+            Some(Resize::ShortestEdge(edge)) => {
+                let (short, long) = (width.min(height), width.max(height));
+                // Images are far smaller than 2³² pixels; an empty one stays empty.
+                let long = (u64::from(edge) * u64::from(long) / u64::from(short.max(1))) as u32;
+                let (width, height) = if width <= height {
+                    (edge, long)
+                } else {
+                    (long, edge)
+                };
+                resize(image, width, height)
+            }
+        };
+        match self.crop {
+            None => resized,
+            Some((height, width)) => centre(&resized, width, height),
+        }
+    }
+
+    fn normalised(&self, image: &RgbImage, mirrored: bool) -> Vec<f32> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let mut planes = vec![0f32; 3 * width * height];
+        for (channel, plane) in planes.chunks_exact_mut((width * height).max(1)).enumerate() {
+            let rows = image.as_raw().chunks_exact((3 * width).max(1));
+            for (row, out) in rows.zip(plane.chunks_exact_mut(width.max(1))) {
+                let levels = row
+                    .iter()
+                    .skip(channel)
+                    .step_by(3)
+                    .map(|&v| self.levels[channel][v as usize]);
+                if mirrored {
+                    out.iter_mut()
+                        .rev()
+                        .zip(levels)
+                        .for_each(|(out, level)| *out = level);
+                } else {
+                    out.iter_mut()
+                        .zip(levels)
+                        .for_each(|(out, level)| *out = level);
+                }
+            }
+        }
+        planes
+    }
+}
+
+/// The middle `width` x `height` pixels; what is missing is black, the odd pixel to the right and bottom.
+fn centre(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let (from_x, to_x, columns) = overlap(image.width(), width);
+    let (from_y, to_y, rows) = overlap(image.height(), height);
+    let mut out = RgbImage::new(width, height);
+    let middle = imageops::crop_imm(image, from_x, from_y, columns, rows).to_image();
+    imageops::replace(&mut out, &middle, i64::from(to_x), i64::from(to_y));
+    out
+}
+
+/// Along one side: where the middle starts in the source and in the target, and how long it is.
+fn overlap(source: u32, target: u32) -> (u32, u32, u32) {
+    if source < target {
+        (0, (target - source) / 2, source)
+    } else {
+        ((source - target) / 2, 0, target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seed;
+
+    fn processor(json: &str) -> Result<ImageProcessor, String> {
+        ImageProcessor::new(&serde_json::from_str(json).unwrap())
+    }
+
+    fn gradient(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 5 % 256) as u8, (y * 7 % 256) as u8, 90])
+        })
+    }
+
+    const PLAIN: &str = r#"{"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 12},
+        "do_normalize": false, "do_rescale": false}"#;
+
+    #[test]
+    fn sizes_old_and_new() {
+        for size in [
+            r#""size": 16, "crop_size": 12"#,
+            r#""size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 12}"#,
+        ] {
+            assert_eq!(processor(&format!("{{{size}}}")).unwrap().size(), (12, 12));
+        }
+        assert_eq!(
+            processor(r#"{"do_center_crop": false, "size": {"height": 8, "width": 9}}"#)
+                .unwrap()
+                .size(),
+            (8, 9)
+        );
+        assert!(
+            processor(r#"{"do_center_crop": false}"#)
+                .unwrap_err()
+                .contains("vary")
+        );
+        assert!(
+            processor(r#"{"resample": 2}"#)
+                .unwrap_err()
+                .contains("bicubic")
+        );
+        assert!(processor(r#"{"image_std": [0, 1, 1]}"#).is_err());
+    }
+
+    #[test]
+    fn small_images_are_padded_black() {
+        let processor = processor(
+            r#"{"do_resize": false, "crop_size": 5, "do_normalize": false, "do_rescale": false}"#,
+        )
+        .unwrap();
+        let pixels = processor.pixels(&RgbImage::from_pixel(2, 9, image::Rgb([7, 8, 9])));
+        assert_eq!(pixels[..10], [0., 7., 7., 0., 0., 0., 7., 7., 0., 0.]);
+    }
+
+    #[test]
+    fn without_augmentation_training_sees_what_evaluation_sees() {
+        let (processor, image) = (processor(PLAIN).unwrap(), gradient(40, 30));
+        let mut rng = seed::rng(1, "augment");
+        assert_eq!(
+            processor.augmented(&image, 1.0, false, &mut rng),
+            processor.pixels(&image)
+        );
+    }
+
+    #[test]
+    fn half_of_the_images_are_mirrored() {
+        let (processor, image) = (processor(PLAIN).unwrap(), gradient(40, 30));
+        let mut rng = seed::rng(1, "augment");
+        let plain = processor.pixels(&image);
+        let mut mirrored = plain.clone();
+        mirrored.chunks_exact_mut(12).for_each(<[f32]>::reverse);
+        let count = (0..200)
+            .filter(|_| {
+                let pixels = processor.augmented(&image, 1.0, true, &mut rng);
+                assert!(pixels == plain || pixels == mirrored);
+                pixels == mirrored
+            })
+            .count();
+        assert!((70..130).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn crops_have_the_size_and_depend_on_the_seed_only() {
+        let (processor, image) = (processor(PLAIN).unwrap(), gradient(40, 30));
+        let sequence = |seed| {
+            let mut rng = seed::rng(seed, "augment");
+            (0..5)
+                .map(|_| processor.augmented(&image, 0.3, true, &mut rng))
+                .collect::<Vec<_>>()
+        };
+        assert!(sequence(1).iter().all(|pixels| pixels.len() == 3 * 16 * 12));
+        assert_eq!(sequence(1), sequence(1));
+        assert_ne!(sequence(1), sequence(2));
+    }
+}
