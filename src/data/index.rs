@@ -240,7 +240,9 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
             .get(&item.id)
             .ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
         let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
-        if row.class != class {
+        // Label files spell names in their own way: Pets, for one, marks cats by an upper-case initial.
+        let plain = |name: &str| name.to_lowercase().replace('_', " ");
+        if plain(&row.class) != plain(class) {
             return Err(wrong(format!(
                 "image `{}` is `{}`, but its label is `{class}`",
                 item.id, row.class

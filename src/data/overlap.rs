@@ -21,8 +21,8 @@ pub struct Pair {
 /// The 64-bit difference hash of an image: shrunk to 9×8 grey pixels, one bit for each pixel that is
 /// brighter than its left neighbour, row by row from the highest bit.
 ///
-/// Grey is ITU-R 601 luma in integers and the filter is Lanczos with three lobes, as in the `imagehash`
-/// package.
+/// Grey is ITU-R 601 luma in integers and the filter is Lanczos with three lobes: up to rounding (0.4 bits
+/// on average over 300 drawings) the `dhash` of the `imagehash` package.
 #[must_use]
 pub fn dhash(image: &RgbImage) -> u64 {
     let grey = GrayImage::from_fn(image.width(), image.height(), |x, y| {

@@ -83,6 +83,8 @@ fn shots_and_test_images_are_drawn_by_different_families() {
             |side: &[LabelledImage]| -> BTreeSet<String> { side.iter().map(|i| rows[&i.id].family.clone()).collect() };
         let (shots, test) = (families(&data.pool), families(&data.test));
         assert!(shots.is_disjoint(&test), "{name}: {shots:?} and {test:?}");
+        assert!(data.pool.iter().all(|image| rows[&image.id].role == "pool"));
+        assert!(data.test.iter().all(|image| rows[&image.id].role == "test"));
         let groups =
             |side: &[LabelledImage]| -> BTreeSet<String> { side.iter().map(|i| i.group.clone().unwrap()).collect() };
         assert!(groups(&data.pool).is_disjoint(&groups(&data.test)));
