@@ -65,7 +65,7 @@ fn rows(n: u32, salt: u32) -> Vec<Prediction> {
         free_text: None,
         free_class: None,
         trie_class: None,
-        likelihood_class: Some(if (i * 7 + salt) % 5 == 0 {
+        likelihood_class: Some(if (i * 7 + salt).is_multiple_of(5) {
             (i + 1) % 3
         } else {
             i % 3
@@ -130,7 +130,7 @@ fn a_finished_cell_reads_back_whole() {
     assert_eq!((record.n_test, record.n_groups, record.n_train), (8, 4, 1));
     assert_eq!(store.finished(&run_id).unwrap().as_ref(), Some(&record));
     assert_eq!(store.predictions(&run_id).unwrap(), rows(8, 1));
-    assert_eq!(store.records().unwrap(), [record.clone()]);
+    assert_eq!(store.records().unwrap(), std::slice::from_ref(&record));
     let again = Metrics::of(
         &store.predictions(&run_id).unwrap(),
         record.reading,
@@ -162,7 +162,8 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
     let (good_cell, good_parquet) = (fs::read(&cell).unwrap(), fs::read(&parquet).unwrap());
     let text = String::from_utf8(good_cell.clone()).unwrap();
 
-    let mut damaged: Vec<(&str, Vec<u8>, Option<Vec<u8>>)> = vec![
+    type Damage = (&'static str, Vec<u8>, Option<Vec<u8>>);
+    let mut damaged: Vec<Damage> = vec![
         (
             "another schema",
             text.replace("\"schema\": 1", "\"schema\": 99").into(),
@@ -308,7 +309,7 @@ fn numbers_without_a_json_form_do_not_tear_the_record() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let mut account = account();
-    account.timing.train_images_per_second = 0.0 / 0.0;
+    account.timing.train_images_per_second = f64::NAN;
     account.timing.eval_images_per_second = f64::INFINITY;
     account.training.final_loss = Some(f64::NAN);
     let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
