@@ -327,7 +327,31 @@ fn ledgers(store: &Store, records: &[Record]) -> (String, String) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
+    /// A record read back is the record, to the last bit of its numbers.
+    #[test]
+    fn records_survive_the_disk(
+        loss in -1e3..1e3_f64,
+        seconds in proptest::collection::vec(0.0..1e6_f64, 4),
+        confidence in proptest::collection::vec(-9.0..-0.01_f32, 3),
+        n in 1..40_u32,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut account = account();
+        account.training.final_loss = Some(loss);
+        let timing = &mut account.timing;
+        (timing.train_seconds, timing.eval_seconds) = (seconds[0], seconds[1]);
+        (timing.train_images_per_second, timing.eval_images_per_second) = (seconds[2], seconds[3]);
+        let mut rows = rows(n, 1);
+        rows.iter_mut().for_each(|row| row.log_probs = Some(confidence.clone()));
+        let record = store.finish(&identity("mini-pets", "x", 4, 0), account, &rows).unwrap();
+        let read = store.finished(&record.run_id).unwrap();
+        prop_assert_eq!(read.as_ref(), Some(&record));
+        let stored = store.predictions(&record.run_id).unwrap();
+        prop_assert_eq!(Metrics::of(&stored, record.reading, record.metrics.headline), record.metrics);
+    }
+
     /// Any order of cells, with any of them finished twice, gives the same ledger; dates and seconds do
     /// not reach it.
     #[test]
