@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Protocol;
@@ -76,7 +77,7 @@ impl std::fmt::Display for IntervalKind {
 /// The points of all curves, in the order of `series`.
 #[must_use]
 pub fn points(series: &[Series]) -> Vec<Point> {
-    series.iter().map(point).collect()
+    series.par_iter().map(point).collect()
 }
 
 fn point(series: &Series) -> Point {

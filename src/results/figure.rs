@@ -97,7 +97,7 @@ fn draw_panel(
         at: grid.panel_at(index),
         width: PANEL_WIDTH,
         name_x: grid.is_lowest(index),
-        name_y: index % grid.columns == 0,
+        name_y: index.is_multiple_of(grid.columns),
     };
     panel::draw(sheet, &frame, axis, &own, learners)
 }
@@ -167,16 +167,16 @@ impl Grid {
         } else {
             self.columns
         };
-        self.place(columns, 0).0 - COLUMN_GAP + MARGIN
+        Self::place(columns, 0).0 - COLUMN_GAP + MARGIN
     }
 
-    fn place(&self, column: usize, row: usize) -> canvas::At {
+    fn place(column: usize, row: usize) -> canvas::At {
         let x = MARGIN + Y_NAME + column as f64 * (PANEL_WIDTH + COLUMN_GAP);
         (x, HEAD + row as f64 * panel::HEIGHT)
     }
 
     fn panel_at(&self, index: usize) -> canvas::At {
-        self.place(index % self.columns, index / self.columns)
+        Self::place(index % self.columns, index / self.columns)
     }
 
     /// Whether no panel stands below this one.
@@ -194,17 +194,20 @@ impl Grid {
 
     fn legend_at(&self) -> canvas::At {
         let (x, y) = match self.legend {
-            Place::Beside => self.place(self.columns, 0),
+            Place::Beside => Self::place(self.columns, 0),
             Place::Free => self.panel_at(self.panels),
             Place::Strip(_) => {
-                return (self.place(0, 0).0 + panel::LEFT, self.panels_bottom() + 4.0);
+                return (
+                    Self::place(0, 0).0 + panel::LEFT,
+                    self.panels_bottom() + 4.0,
+                );
             }
         };
         (x + panel::LEFT, y + panel::TOP)
     }
 
     fn panels_bottom(&self) -> f64 {
-        self.place(0, self.rows).1
+        Self::place(0, self.rows).1
     }
 
     fn bottom(&self) -> f64 {

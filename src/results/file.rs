@@ -51,13 +51,11 @@ pub fn remove_if_present(path: &Path) -> Result<()> {
 /// [`Error::Io`] naming the folder.
 pub fn make_writable_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io("make folder", folder))?;
-    let probe = folder.join(format!(".writable-{}.tmp", std::process::id()));
+    let probe = folder.join(".writable.tmp");
     // A block's worth: an empty file can be made on a full disk.
-    let written = write_through(&probe, &[0; 4096]);
-    let removed = fs::remove_file(&probe);
-    written
-        .and(removed)
-        .map_err(Error::io("write into", folder))
+    let written = write_through(&probe, &[0; 4096]).map_err(Error::io("write into", folder));
+    let removed = remove_if_present(&probe); // another process may have probed, too
+    written.and(removed)
 }
 
 fn temporary(path: &Path) -> PathBuf {

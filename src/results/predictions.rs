@@ -1,7 +1,7 @@
 //! Prediction rows as Parquet: one row a test image, class names once in the file's metadata.
 //!
 //! Columns: `id`, `sha256`, `group`, `truth`, `free_text`, `free_class`, `trie_class`, `likelihood_class`,
-//! `log_probs` (a list of `float`). pandas, polars and DuckDB read it as it is. The same rows give the
+//! `log_probs` (a list of `float`). pandas, polars and `DuckDB` read it as it is. The same rows give the
 //! same bytes: one row group, fixed settings, no date and no library version inside.
 
 use std::sync::Arc;
@@ -55,7 +55,9 @@ pub fn fingerprint(classes: &[String], rows: &[Prediction]) -> String {
     let number = |hash: &mut Sha256, number: u32| hash.update(number.to_le_bytes());
     let mut hash = Sha256::new();
     hash.update((classes.len() as u64).to_le_bytes());
-    classes.iter().for_each(|name| text(&mut hash, name));
+    for name in classes {
+        text(&mut hash, name);
+    }
     hash.update((rows.len() as u64).to_le_bytes());
     for row in rows {
         text(&mut hash, &row.id);
@@ -68,7 +70,9 @@ pub fn fingerprint(classes: &[String], rows: &[Prediction]) -> String {
         optional(&mut hash, row.likelihood_class, number);
         optional(&mut hash, row.log_probs.as_deref(), |hash, log_probs| {
             hash.update((log_probs.len() as u64).to_le_bytes());
-            log_probs.iter().for_each(|p| hash.update(p.to_le_bytes()));
+            for log_prob in log_probs {
+                hash.update(log_prob.to_le_bytes());
+            }
         });
     }
     hex(&hash.finalize())
@@ -243,7 +247,7 @@ mod tests {
         let row = |i: u32| Prediction {
             id: format!("test/{i}.png"),
             sha256: "0".repeat(64),
-            group: (i % 3 > 0).then(|| format!("drawing-{}", i / 2)),
+            group: (!i.is_multiple_of(3)).then(|| format!("drawing-{}", i / 2)),
             truth: i % 102,
             free_text: None,
             free_class: None,

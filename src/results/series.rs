@@ -244,13 +244,15 @@ pub(crate) mod tests {
     use crate::prediction::Reading;
     use crate::results::record::{Account, Identity, Timing, TrainingSummary};
 
+    type Cell = (Record, Vec<Prediction>);
+
     /// A finished cell with `n` test images of 4 classes in pairs that show one drawing, of which `right`
     /// says which are answered correctly.
     pub(crate) fn cell(
         (dataset, learner, shots, seed): (&str, &str, u32, u64),
         n: u32,
         right: impl Fn(u32) -> bool,
-    ) -> (Record, Vec<Prediction>) {
+    ) -> Cell {
         let method = if learner.contains("pixels") {
             "pixels"
         } else {
@@ -340,7 +342,7 @@ pub(crate) mod tests {
 
     #[test]
     fn other_images_classes_or_metrics_are_not_compared() {
-        let changes: [fn(&mut (Record, Vec<Prediction>)); 4] = [
+        let changes: [fn(&mut Cell); 4] = [
             |c| c.1[0].sha256 = "other".into(),
             |c| c.0.classes.swap(0, 1),
             |c| c.0.metrics.headline = Headline::MeanPerClass,

@@ -1,7 +1,5 @@
 //! The numbers of a figure as text: Markdown for a README, plain for a terminal.
 
-use std::fmt::Write as _;
-
 use crate::results::comparison::Difference;
 use crate::results::curve::{Point, distinct};
 use crate::results::figure::{MICRO_CAVEAT, describe};
@@ -139,9 +137,9 @@ pub fn micro_gates(gates: &[MicroGate]) -> Table {
             g.learner.clone(),
             g.seeds.to_string(),
             interval(
-                percent(accuracy.mean),
-                percent(accuracy.interval.low),
-                percent(accuracy.interval.high),
+                &percent(accuracy.mean),
+                &percent(accuracy.interval.low),
+                &percent(accuracy.interval.high),
             ),
             gain(&g.over_pixels.gain),
             gain(&g.over_one_shot.gain),
@@ -185,13 +183,13 @@ fn signed(share: f64) -> String {
 
 fn gain(estimate: &Estimate) -> String {
     interval(
-        signed(estimate.mean),
-        signed(estimate.interval.low),
-        signed(estimate.interval.high),
+        &signed(estimate.mean),
+        &signed(estimate.interval.low),
+        &signed(estimate.interval.high),
     )
 }
 
-fn interval(mean: String, low: String, high: String) -> String {
+fn interval(mean: &str, low: &str, high: &str) -> String {
     format!("{mean} [{low}, {high}]")
 }
 
@@ -199,71 +197,63 @@ impl Table {
     /// As GitHub-flavoured Markdown, each group named in its first row.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let row = |cells: &mut dyn Iterator<Item = &String>| {
+        let row = |group: &str, cells: &[String]| {
+            let cells = std::iter::once(group).chain(cells.iter().map(String::as_str));
             let cells: Vec<_> = cells.map(|cell| cell.replace('|', "\\|")).collect();
-            format!("| {} |\n", cells.join(" | "))
+            format!("| {} |", cells.join(" | "))
         };
-        let mut text = format!("**{}**\n\n", self.title);
-        text += &row(&mut std::iter::once(&self.group).chain(&self.columns));
         let rules =
             (0..=self.columns.len()).map(|column| if self.is_text(column) { "---" } else { "--:" });
-        text += &format!("|{}|\n", rules.collect::<Vec<_>>().join("|"));
-        let nothing = String::new();
-        for (index, (group, cells)) in self.rows.iter().enumerate() {
-            let repeated = index > 0 && self.rows[index - 1].0 == *group;
-            text +=
-                &row(&mut std::iter::once(if repeated { &nothing } else { group }).chain(cells));
+        let mut lines = vec![format!("**{}**", self.title), String::new()];
+        lines.push(row(&self.group, &self.columns));
+        lines.push(format!("|{}|", rules.collect::<Vec<_>>().join("|")));
+        let mut before: Option<&str> = None;
+        for (group, cells) in &self.rows {
+            lines.push(row(if before == Some(group) { "" } else { group }, cells));
+            before = Some(group);
         }
         for note in &self.notes {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "\n{note}\n");
+            lines.extend([String::new(), note.clone()]);
         }
-        text
+        lines.join("\n") + "\n"
     }
 
     /// Aligned for a terminal, a heading line for each group.
     #[must_use]
     pub fn plain(&self) -> String {
-        let letters = |text: &str| text.chars().count();
-        let widths: Vec<usize> = self
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(column, name)| {
-                let cells = self.rows.iter().filter_map(|(_, cells)| cells.get(column));
-                cells
-                    .map(|cell| letters(cell))
-                    .chain([letters(name)])
-                    .max()
-                    .unwrap_or(0)
-            })
-            .collect();
-        let line = |cells: &[String]| {
-            let mut text = String::from(" ");
-            for (column, (cell, &width)) in cells.iter().zip(&widths).enumerate() {
-                let space = " ".repeat(width.saturating_sub(letters(cell)));
-                let padded = if self.is_text(column + 1) {
-                    format!(" {cell}{space}")
-                } else {
-                    format!(" {space}{cell}")
-                };
-                text += &format!("{padded} ");
-            }
-            format!("{}\n", text.trim_end())
+        let letters = |text: &String| text.chars().count();
+        let widest = |(column, name)| {
+            let cells = self.rows.iter().filter_map(|(_, cells)| cells.get(column));
+            cells.chain([name]).map(letters).max().unwrap_or(0)
         };
-        let mut text = format!("{}\n\n{}", self.title, line(&self.columns));
+        let widths: Vec<usize> = self.columns.iter().enumerate().map(widest).collect();
+        let row = |cells: &[String]| {
+            let padded = cells
+                .iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, &width))| {
+                    let space = " ".repeat(width.saturating_sub(letters(cell)));
+                    if self.is_text(column + 1) {
+                        format!("  {cell}{space}")
+                    } else {
+                        format!("  {space}{cell}")
+                    }
+                });
+            padded.collect::<String>().trim_end().to_owned()
+        };
+        let mut lines = vec![self.title.clone(), String::new(), row(&self.columns)];
         let mut before: Option<&str> = None;
         for (group, cells) in &self.rows {
-            if before != Some(group.as_str()) {
-                text += &format!("{group}\n");
-                before = Some(group);
+            if before != Some(group) {
+                lines.push(group.clone());
             }
-            text += &line(cells);
+            before = Some(group);
+            lines.push(row(cells));
         }
-        for (index, note) in self.notes.iter().enumerate() {
-            text += &format!("{}{note}\n", if index == 0 { "\n" } else { "" });
-        }
-        text
+        lines.push(String::new());
+        lines.extend(self.notes.iter().cloned());
+        lines.join("\n") + "\n"
     }
 
     /// Whether a column, the group being column 0, holds words, which stand left; numbers stand right.

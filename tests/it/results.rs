@@ -65,7 +65,7 @@ fn rows(n: u32, salt: u32) -> Vec<Prediction> {
         free_text: None,
         free_class: None,
         trie_class: None,
-        likelihood_class: Some(if (i * 7 + salt) % 5 == 0 {
+        likelihood_class: Some(if (i * 7 + salt).is_multiple_of(5) {
             (i + 1) % 3
         } else {
             i % 3
@@ -130,7 +130,7 @@ fn a_finished_cell_reads_back_whole() {
     assert_eq!((record.n_test, record.n_groups, record.n_train), (8, 4, 1));
     assert_eq!(store.finished(&run_id).unwrap().as_ref(), Some(&record));
     assert_eq!(store.predictions(&run_id).unwrap(), rows(8, 1));
-    assert_eq!(store.records().unwrap(), [record.clone()]);
+    assert_eq!(store.records().unwrap(), std::slice::from_ref(&record));
     let again = Metrics::of(
         &store.predictions(&run_id).unwrap(),
         record.reading,
@@ -162,7 +162,8 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
     let (good_cell, good_parquet) = (fs::read(&cell).unwrap(), fs::read(&parquet).unwrap());
     let text = String::from_utf8(good_cell.clone()).unwrap();
 
-    let mut damaged: Vec<(&str, Vec<u8>, Option<Vec<u8>>)> = vec![
+    type Damage = (&'static str, Vec<u8>, Option<Vec<u8>>);
+    let mut damaged: Vec<Damage> = vec![
         (
             "another schema",
             text.replace("\"schema\": 1", "\"schema\": 99").into(),
@@ -308,7 +309,7 @@ fn numbers_without_a_json_form_do_not_tear_the_record() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let mut account = account();
-    account.timing.train_images_per_second = 0.0 / 0.0;
+    account.timing.train_images_per_second = f64::NAN;
     account.timing.eval_images_per_second = f64::INFINITY;
     account.training.final_loss = Some(f64::NAN);
     let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
@@ -326,7 +327,31 @@ fn ledgers(store: &Store, records: &[Record]) -> (String, String) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
+    /// A record read back is the record, to the last bit of its numbers.
+    #[test]
+    fn records_survive_the_disk(
+        loss in -1e3..1e3_f64,
+        seconds in proptest::collection::vec(0.0..1e6_f64, 4),
+        confidence in proptest::collection::vec(-9.0..-0.01_f32, 3),
+        n in 1..40_u32,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut account = account();
+        account.training.final_loss = Some(loss);
+        let timing = &mut account.timing;
+        (timing.train_seconds, timing.eval_seconds) = (seconds[0], seconds[1]);
+        (timing.train_images_per_second, timing.eval_images_per_second) = (seconds[2], seconds[3]);
+        let mut rows = rows(n, 1);
+        rows.iter_mut().for_each(|row| row.log_probs = Some(confidence.clone()));
+        let record = store.finish(&identity("mini-pets", "x", 4, 0), account, &rows).unwrap();
+        let read = store.finished(&record.run_id).unwrap();
+        prop_assert_eq!(read.as_ref(), Some(&record));
+        let stored = store.predictions(&record.run_id).unwrap();
+        prop_assert_eq!(Metrics::of(&stored, record.reading, record.metrics.headline), record.metrics);
+    }
+
     /// Any order of cells, with any of them finished twice, gives the same ledger; dates and seconds do
     /// not reach it.
     #[test]

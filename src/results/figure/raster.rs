@@ -58,7 +58,11 @@ pub(super) fn text_boxes(
             match node {
                 Node::Group(group) => collect(group.children(), boxes),
                 Node::Text(text) => {
-                    let content = text.chunks().iter().map(|chunk| chunk.text()).collect();
+                    let content = text
+                        .chunks()
+                        .iter()
+                        .map(resvg::usvg::TextChunk::text)
+                        .collect();
                     boxes.push((content, text.abs_bounding_box()));
                 }
                 _ => {}

@@ -12,7 +12,8 @@ use rand::Rng as _;
 use crate::results::statistics::Interval;
 use crate::seed;
 
-/// Resamples behind every interval: the Monte-Carlo error of its ends is about 2 % of its width.
+/// Resamples behind every interval: the Monte-Carlo error of each end is about 2 % of
+/// half the width.
 pub const RESAMPLES: usize = 5_000;
 
 /// What one test image is worth: who it belongs to, and its score for every seed.

@@ -25,7 +25,7 @@ pub(super) fn quantile(p: f64, degrees: f64) -> f64 {
     }
 }
 
-/// I_x(a, b) by its continued fraction (DLMF 8.17.22), evaluated with the modified Lentz algorithm.
+/// `I_x(a, b)` by its continued fraction (DLMF 8.17.22), evaluated with the modified Lentz algorithm.
 fn regularised_beta(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 || x >= 1.0 {
         return x.clamp(0.0, 1.0);
