@@ -2,7 +2,7 @@
 
 mod augment;
 mod processor;
-mod resize;
+pub mod resize;
 
 pub use processor::ImageProcessor;
 pub use resize::resize;

@@ -57,7 +57,7 @@ pub fn run(
         reading: Reading::Likelihood,
         headline: headline(cell),
         micro: cell.dataset.micro,
-        regime: cell.dataset.regime.map(|regime| regime.word().to_owned()),
+        regime: cell.dataset.regime.map(|regime| regime.to_string()),
         split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
         training: TrainingSummary {
             steps: fit.steps,

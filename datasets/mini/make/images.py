@@ -10,7 +10,7 @@ import concepts
 
 SIDE = 48
 POOL, TEST = 24, 18
-TOO_NEAR = 4  # bits of dHash
+TOO_NEAR = 4  # bits of dHash; two more are kept as a margin for other image resizers
 
 
 def render(drawing, rng):
@@ -78,6 +78,7 @@ def emoji_set(name, drawings):
             for number in range(count):
                 family = available[number % len(available)]
                 items.append((cls, concept, family, role, number))
+    items.sort(key=lambda item: item[3] == "test")  # every pool image exists before the first test image is compared
     made, pool_hashes, redrawn = [], [], 0
     for cls, concept, family, role, number in items:
         attempt = 0

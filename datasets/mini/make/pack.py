@@ -28,8 +28,10 @@ EMOJI_CITATION = "Noto Emoji, FxEmojis, Twemoji, EmojiOne 2, Fluent Emoji; see m
 SETS = {
     "mini-pets": dict(title="Animals in the layout of Oxford-IIIT Pets", layout="oxford-pets", notes=[
         "two files are PNG in spite of their name, one of them with alpha", "one image is in no list", "a stray .mat lies among the images"]),
-    "mini-cars": dict(title="Vehicles of all kinds in the layout of Stanford Cars", layout="stanford-cars", notes=[]),
-    "mini-flowers": dict(title="Plants and fruit in the layout of Oxford Flowers 102", layout="oxford-flowers", notes=[]),
+    "mini-cars": dict(title="Vehicles of all kinds in the layout of Stanford Cars", layout="stanford-cars", notes=[
+        "the boxes are nominal: the whole image but a two-pixel border"]),
+    "mini-flowers": dict(title="Plants and fruit in the layout of Oxford Flowers 102", layout="oxford-flowers", notes=[
+        "class names are not part of this layout, so they stand here, in the order of the labels"]),
     "mini-caltech101": dict(title="Animals and objects in the layout of Caltech-101", layout="caltech101", notes=[
         "two files are single-channel", "the background folder and its file `tmp` are left out, as by CoOp"]),
     "mini-fashion": dict(title="Photographs of clothes: a subset of Fashion-MNIST", layout="folders", notes=["28 px, grey"]),
@@ -49,6 +51,12 @@ def fashion_items(folder, embedded):
             item.drawing = item.id
             items.append(item)
     return items
+
+
+def count_near(items):
+    """How many test images are within TOO_NEAR bits of some pool image."""
+    hashes = {role: [images.dhash(item.data) for item in items if item.role == role] for role in ("pool", "test")}
+    return sum(any((t ^ p).bit_count() <= images.TOO_NEAR for p in hashes["pool"]) for t in hashes["test"])
 
 
 def toml_string(value):
@@ -112,8 +120,12 @@ def main():
     }
     for name, layout in layouts.items():
         items = images.emoji_set(name, drawings)
-        write(args.out, name, *layout(items), items)
+        files, class_names = layout(items)  # may store an image in another format, so nearness is checked after it
+        if count_near(items):
+            raise SystemExit(f"error: {name}: a test image is too near to a pool image")
+        write(args.out, name, files, class_names, items)
     items = fashion_items(args.fashion, json.loads(args.embedded.read_text()))
+    print(f"mini-fashion: {count_near(items)} test images within {images.TOO_NEAR} bits of a pool image")
     write(args.out, "mini-fashion", *archives.folders(items), items)
 
 

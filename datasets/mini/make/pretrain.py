@@ -1,7 +1,7 @@
 """Pre-train the micro model: DINOv2's architecture, contrastive learning on drawings and unlabelled photographs.
 
     python pretrain.py --drawings drawings.npz --fashion FOLDER --held-out embedded_fashion.json --work WORK
-                       --steps 2600 [--threads 1] [--resume]
+                       --steps 3000 [--cool-down-from STEP --stop STEP] [--threads 1] [--resume]
 
 * Drawings: two drawings of one concept by different designers are a positive pair (InfoNCE over the concepts of a
   batch), plus a cosine-proxy cross-entropy over concepts. What may be seen is decided in `concepts.py`.
@@ -9,7 +9,11 @@
   embedded in kshot and the test split are left out.
 * The feature is what kshot's head sees: [CLS; mean patch] after the final layer norm, here scaled to unit length.
 
-Every few hundred steps a checkpoint with model, optimiser and random states is written to WORK (temporary name, then
+The learning rate warms up and follows a cosine to 0 over `--steps`. To end early, `--stop` names the last step and
+`--cool-down-from` the step from which the rate is also scaled linearly down to 0 at `--stop`. Schedules count steps,
+never seconds, so a run can be repeated.
+
+Every hundred steps a checkpoint with model, optimiser and random states is written to WORK (temporary name, then
 renamed); `--resume` continues from it with the same result. `export.py` turns the last one into a hub-layout folder.
 """
 
@@ -39,7 +43,7 @@ RECIPE = dict(
     concepts_per_step=96, photographs_per_step=40, peak_lr=1.5e-3, betas=[0.9, 0.98], weight_decay=0.05, warmup_steps=100,
     clip=1.0, max_scale=30.0, proxy_scale=16.0, proxy_weight=0.5, photograph_weight=0.5, photograph_scale=10.0,
 )
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 100
 
 
 class Layer(nn.Module):
@@ -166,6 +170,14 @@ def load_photographs(folder, held_out):
     return torch.from_numpy(pixels[keep].copy())
 
 
+def learning_rate(step, steps, cool_down_from, stop):
+    """Warm-up, cosine over `steps`, and where asked a linear way down to 0 at `stop`."""
+    rate = RECIPE["peak_lr"] * min(1, (step + 1) / RECIPE["warmup_steps"]) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    if step >= cool_down_from:
+        rate *= (stop - step) / (stop - cool_down_from)
+    return rate
+
+
 def save(path, state):
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
@@ -178,10 +190,14 @@ def main():
     parser.add_argument("--fashion", type=pathlib.Path, required=True)
     parser.add_argument("--held-out", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True, help="length of the cosine")
+    parser.add_argument("--stop", type=int, help="last step, when it is to be before --steps")
+    parser.add_argument("--cool-down-from", type=int, help="first step of the linear way down to --stop")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
+    stop = args.stop or args.steps
+    cool_down_from = stop if args.cool_down_from is None else args.cool_down_from
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint = args.work / "checkpoint.pt"
@@ -203,7 +219,7 @@ def main():
         betas=tuple(RECIPE["betas"]),
     )
     choose, paint = np.random.default_rng(SEED), torch.Generator().manual_seed(SEED)
-    step, seconds, log = 0, 0.0, []
+    step, seconds, log, runs = 0, 0.0, [], []
     if args.resume and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)
         model.load_state_dict(state["model"])
@@ -212,12 +228,14 @@ def main():
         choose.bit_generator.state = state["choose"]
         paint.set_state(state["paint"])
         step, seconds, log = state["step"], state["seconds"], state["log"]
+        runs = state.get("runs", [])
         print(f"resumed at step {step}", flush=True)
 
     per_step = 2 * (RECIPE["concepts_per_step"] + RECIPE["photographs_per_step"])
-    started, mean = time.time() - seconds, None
-    while step < args.steps:
-        lr = RECIPE["peak_lr"] * min(1, (step + 1) / RECIPE["warmup_steps"]) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+    started, mean = time.time() - seconds, np.array(log[-1][1:4]) if log else None
+    runs.append(dict(from_step=step, steps=args.steps, cool_down_from=cool_down_from, stop=stop, threads=args.threads))
+    while step < stop:
+        lr = learning_rate(step, args.steps, cool_down_from, stop)
         for group in optimiser.param_groups:
             group["lr"] = lr
         chosen = choose.choice(len(names), RECIPE["concepts_per_step"], replace=False)
@@ -238,15 +256,15 @@ def main():
         step += 1
         now = np.array([between.item(), proxy.item(), photograph.item()])
         mean = now if mean is None else 0.95 * mean + 0.05 * now
-        if step % 50 == 0 or step == args.steps:
+        if step % 50 == 0 or step == stop:
             seconds = time.time() - started
             log.append([step, *(round(float(x), 4) for x in mean), round(lr, 7), round(step * per_step / seconds, 1), round(seconds, 1)])
             print(*log[-1], flush=True)
-        if step % CHECKPOINT_EVERY == 0 or step == args.steps:
+        if step % CHECKPOINT_EVERY == 0 or step == stop:
             save(checkpoint, dict(
                 model=model.state_dict(), proxies=proxies.data, scale=scale.data, optimiser=optimiser.state_dict(),
                 choose=choose.bit_generator.state, paint=paint.get_state(), step=step, seconds=time.time() - started, log=log,
-                corpus=corpus, steps=args.steps, images=step * per_step, concepts=len(names),
+                corpus=corpus, runs=runs, images=step * per_step, concepts=len(names),
                 drawings=sum(map(len, rows)), photographs=len(photographs),
             ))
             with open(args.work / "training_log.csv", "w", newline="") as file:
