@@ -3,4 +3,5 @@
 mod dinov2;
 mod goldens;
 mod gradients;
+mod model_folder;
 mod processor;
