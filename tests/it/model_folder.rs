@@ -6,25 +6,18 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use kshot::models::dinov2::Dinov2;
 
-use crate::goldens;
-
 type Tensors = HashMap<String, Tensor>;
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// Loads the first plain fixture with its tensors and config changed.
+/// Loads the plain fixture with its tensors and config changed.
 fn load(
     change: impl FnOnce(&mut Tensors, &mut serde_json::Value, &Path),
 ) -> Result<Dinov2, String> {
-    let fixtures = goldens::dinov2();
-    let golden = fixtures
-        .iter()
-        .find(|golden| golden.model.join(WEIGHTS).is_file())
-        .unwrap();
-    let mut tensors =
-        candle_core::safetensors::load(golden.model.join(WEIGHTS), &Device::Cpu).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle/fixtures/dinov2");
+    let mut tensors = candle_core::safetensors::load(model.join(WEIGHTS), &Device::Cpu).unwrap();
     let mut config: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(golden.model.join("config.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     change(&mut tensors, &mut config, folder.path());
     if !tensors.is_empty() {
