@@ -220,15 +220,22 @@ impl Frozen {
         )?;
         if let (Some(bias), CpuStorage::F32(product)) = (&self.bias, &mut product) {
             ops::with_values(bias, |bias| {
-                ops::update_rows(product, out, |row| {
-                    for (y, b) in row.iter_mut().zip(bias) {
-                        *y += b;
-                    }
-                });
+                ops::by_rows(&AddBias(bias), [], [], product, out);
                 Ok(())
             })?;
         }
         Ok((product, Shape::from(dims)))
+    }
+}
+
+struct AddBias<'a>(&'a [f32]);
+
+impl ops::Row<0> for AddBias<'_> {
+    #[inline(always)]
+    fn apply(&self, _: [&[f32]; 0], out: &mut [f32]) {
+        for (out, bias) in out.iter_mut().zip(self.0) {
+            *out += bias;
+        }
     }
 }
 

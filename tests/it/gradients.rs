@@ -218,3 +218,23 @@ fn the_same_run_gives_the_same_bits() {
     };
     assert_eq!(run(), run());
 }
+
+/// Writes adapters with the features they give, for `tests/slow/peft_adapter.py`.
+#[test]
+#[ignore = "writes files for a Python script; see tests/slow/peft_adapter.py"]
+fn adapters_for_peft() {
+    let out = std::path::PathBuf::from(std::env::var_os("KSHOT_PEFT_OUT").expect("KSHOT_PEFT_OUT"));
+    for golden in goldens::dinov2() {
+        let pixels = &golden.tensors("forward.safetensors")["pixel_values"];
+        let model = adapted(&golden, &every_layer());
+        train(&model);
+        let folder = out.join(&golden.name);
+        model.save_adapter(&folder).unwrap();
+        let features = model.features(pixels).unwrap().detach();
+        let tensors = goldens::Tensors::from([
+            ("pixel_values".to_owned(), pixels.clone()),
+            ("features".to_owned(), features),
+        ]);
+        candle_core::safetensors::save(&tensors, folder.join("features.safetensors")).unwrap();
+    }
+}

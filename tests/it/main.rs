@@ -9,6 +9,7 @@ mod data;
 mod dinov2;
 mod goldens;
 mod gradients;
+mod model_folder;
 mod processor;
 mod real_shape;
 mod results;

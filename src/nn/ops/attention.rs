@@ -1,13 +1,13 @@
 //! Multi-head attention without a mask, for short sequences.
 //!
-//! One task per sequence: scores, softmax and weighted sum of all its heads stay in cache. Only
-//! queries, keys and values are kept for the backward pass; the probabilities are computed again.
+//! One task per sequence: scores, softmax and weighted sum of a head stay in cache. Only queries,
+//! keys and values are kept for the backward pass; the probabilities are computed again.
 
-use candle_core::backend::BackendStorage as _;
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{elementary, values};
+use super::product::{Matrix, Room, Target};
+use super::{elementary, values, with_values};
 
 /// `softmax(q · kᵀ / sqrt(K)) · v` per head for `q`, `k`, `v` of (B, T, H·K); gives (B, T, H·K).
 ///
@@ -34,23 +34,6 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
             .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         op.composite(q, k, v)
-    }
-}
-
-/// A contiguous (B, T, H·K) tensor in main memory.
-#[derive(Clone, Copy)]
-struct Values<'a> {
-    storage: &'a CpuStorage,
-    start: usize,
-}
-
-impl<'a> Values<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        values(storage, layout)?;
-        Ok(Self {
-            storage,
-            start: layout.start_offset(),
-        })
     }
 }
 
@@ -89,115 +72,130 @@ impl Attention {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// One sequence seen as (H, T, K).
-    fn head_major(&self, x: Values, sequence: usize) -> Layout {
-        let shape = Shape::from((self.heads, self.tokens, self.head_dim));
-        let strides = vec![self.head_dim, self.width(), 1];
-        Layout::new(
-            shape,
-            strides,
-            x.start + sequence * self.tokens * self.width(),
-        )
-    }
-
-    /// One sequence seen as (H, K, T).
-    fn head_major_transposed(&self, x: Values, sequence: usize) -> Layout {
-        let shape = Shape::from((self.heads, self.head_dim, self.tokens));
-        let strides = vec![self.head_dim, 1, self.width()];
-        Layout::new(
-            shape,
-            strides,
-            x.start + sequence * self.tokens * self.width(),
-        )
-    }
-
-    /// `a · bᵀ` of (H, T, K) each: (H, T, T).
-    fn outer(&self, a: Values, b: Values, sequence: usize) -> Result<Vec<f32>> {
-        let (t, k) = (self.tokens, self.head_dim);
-        let (a_layout, b_layout) = (
-            self.head_major(a, sequence),
-            self.head_major_transposed(b, sequence),
-        );
-        into_vec(
-            a.storage
-                .matmul(b.storage, (self.heads, t, t, k), &a_layout, &b_layout)?,
-        )
-    }
-
-    /// `a · b` (or `aᵀ · b`) of a contiguous (H, T, T) and one sequence of `b` as (H, T, K): (H, T, K).
-    fn weighted(
-        &self,
-        a: &CpuStorage,
-        transposed: bool,
-        b: Values,
-        sequence: usize,
-    ) -> Result<Vec<f32>> {
-        let (h, t, k) = (self.heads, self.tokens, self.head_dim);
-        let strides = if transposed {
-            vec![t * t, 1, t]
-        } else {
-            vec![t * t, t, 1]
-        };
-        let layout = Layout::new(Shape::from((h, t, t)), strides, 0);
-        into_vec(a.matmul(
-            b.storage,
-            (h, t, k, t),
-            &layout,
-            &self.head_major(b, sequence),
-        )?)
-    }
-
-    /// Writes (H, T, K) as (T, H·K).
-    fn merge_heads(&self, from: &[f32], to: &mut [f32]) {
-        for (head, rows) in from.chunks_exact(self.tokens * self.head_dim).enumerate() {
-            for (token, row) in rows.chunks_exact(self.head_dim).enumerate() {
-                to[token * self.width() + head * self.head_dim..][..self.head_dim]
-                    .copy_from_slice(row);
-            }
+    /// One head of one sequence of a (B, T, H·K) tensor, as (T, K).
+    #[inline(always)]
+    fn head<'a>(&self, values: &'a [f32], sequence: usize, head: usize) -> Matrix<'a> {
+        let start = sequence * self.tokens * self.width() + head * self.head_dim;
+        Matrix {
+            values,
+            start,
+            stride: self.width(),
+            step: 1,
         }
     }
 
-    /// softmax(q · kᵀ · scale) of one sequence: (H, T, T).
-    fn probabilities(&self, q: Values, k: Values, sequence: usize) -> Result<Vec<f32>> {
-        let mut scores = self.outer(q, k, sequence)?;
-        let (tokens, scale) = (self.tokens, self.scale());
-        pulp::Arch::new().dispatch(|| {
-            for row in scores.chunks_exact_mut(tokens) {
-                softmax_scaled(row, scale);
-            }
-        });
-        Ok(scores)
+    /// One head of a sequence's (T, H·K) result.
+    #[inline(always)]
+    fn target<'a>(&self, values: &'a mut [f32], head: usize) -> Target<'a> {
+        Target {
+            values,
+            start: head * self.head_dim,
+            stride: self.width(),
+        }
+    }
+
+    /// A (T, T) matrix of one head.
+    #[inline(always)]
+    fn square<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
+        Matrix {
+            values,
+            start: 0,
+            stride: self.tokens,
+            step: 1,
+        }
+    }
+
+    /// `target = a · bᵀ` of (T, K) each: (T, T).
+    #[inline(always)]
+    fn outer(&self, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
+        let target = Target {
+            values: target,
+            start: 0,
+            stride: self.tokens,
+        };
+        room.multiply((self.tokens, self.tokens, self.head_dim), a, b, target);
+    }
+
+    /// `target = a · b` of (T, T) and (T, K): (T, K).
+    #[inline(always)]
+    fn weighted(&self, room: &mut Room, a: Matrix, b: Matrix, target: Target) {
+        room.multiply(
+            (self.tokens, self.head_dim, self.tokens),
+            a,
+            b.transposed(),
+            target,
+        );
+    }
+
+    /// softmax(q · kᵀ · scale) of one head: (T, T).
+    #[inline(always)]
+    fn probabilities(&self, room: &mut Room, q: Matrix, k: Matrix, target: &mut [f32]) {
+        self.outer(room, q, k, target);
+        for row in target.chunks_exact_mut(self.tokens) {
+            softmax_scaled(row, self.scale());
+        }
+    }
+
+    /// The weighted values of one sequence, as (T, H·K).
+    #[inline(always)]
+    fn sequence(&self, [q, k, v]: [&[f32]; 3], sequence: usize, out: &mut [f32]) {
+        let mut room = Room::default();
+        let mut probabilities = vec![0f32; self.tokens * self.tokens];
+        for head in 0..self.heads {
+            let (q, k, v) = (
+                self.head(q, sequence, head),
+                self.head(k, sequence, head),
+                self.head(v, sequence, head),
+            );
+            self.probabilities(&mut room, q, k, &mut probabilities);
+            self.weighted(
+                &mut room,
+                self.square(&probabilities),
+                v,
+                self.target(out, head),
+            );
+        }
     }
 
     /// Gradients of q, k and v of one sequence, as (T, H·K), from the upstream gradient.
+    #[inline(always)]
     fn gradients(
         &self,
-        [q, k, v, upstream]: [Values; 4],
+        [q, k, v, upstream]: [&[f32]; 4],
         sequence: usize,
         [to_q, to_k, to_v]: [&mut [f32]; 3],
-    ) -> Result<()> {
-        let probabilities = self.probabilities(q, k, sequence)?;
-        let mut scores = self.outer(upstream, v, sequence)?; // gradient of the probabilities
-        let (tokens, scale) = (self.tokens, self.scale());
-        pulp::Arch::new().dispatch(|| {
-            for (row, p) in scores
-                .chunks_exact_mut(tokens)
-                .zip(probabilities.chunks_exact(tokens))
-            {
-                let dot = elementary::sum(tokens, |i| row[i] * p[i]);
-                for i in 0..tokens {
-                    row[i] = p[i] * (row[i] - dot) * scale;
+    ) {
+        let mut room = Room::default();
+        let mut probabilities = vec![0f32; self.tokens * self.tokens];
+        let mut scores = probabilities.clone();
+        for head in 0..self.heads {
+            let (q, k, v) = (
+                self.head(q, sequence, head),
+                self.head(k, sequence, head),
+                self.head(v, sequence, head),
+            );
+            let upstream = self.head(upstream, sequence, head);
+            self.probabilities(&mut room, q, k, &mut probabilities);
+            self.outer(&mut room, upstream, v, &mut scores); // gradient of the probabilities
+            let rows = scores
+                .chunks_exact_mut(self.tokens)
+                .zip(probabilities.chunks_exact(self.tokens));
+            for (row, p) in rows {
+                let dot = elementary::sum(self.tokens, |i| row[i] * p[i]);
+                for (score, p) in row.iter_mut().zip(p) {
+                    *score = p * (*score - dot) * self.scale();
                 }
             }
-        });
-        let (probabilities, scores) = (CpuStorage::F32(probabilities), CpuStorage::F32(scores));
-        self.merge_heads(&self.weighted(&scores, false, k, sequence)?, to_q);
-        self.merge_heads(&self.weighted(&scores, true, q, sequence)?, to_k);
-        self.merge_heads(
-            &self.weighted(&probabilities, true, upstream, sequence)?,
-            to_v,
-        );
-        Ok(())
+            let (probabilities, scores) = (self.square(&probabilities), self.square(&scores));
+            self.weighted(&mut room, scores, k, self.target(to_q, head));
+            self.weighted(&mut room, scores.transposed(), q, self.target(to_k, head));
+            self.weighted(
+                &mut room,
+                probabilities.transposed(),
+                upstream,
+                self.target(to_v, head),
+            );
+        }
     }
 }
 
@@ -227,10 +225,37 @@ fn softmax_scaled(row: &mut [f32], scale: f32) {
     }
 }
 
-fn into_vec(storage: CpuStorage) -> Result<Vec<f32>> {
-    match storage {
-        CpuStorage::F32(values) => Ok(values),
-        other => bail!("attention works on f32, not {:?}", other.dtype()),
+/// One sequence forward, compiled for the machine's vectors.
+struct Forward<'a> {
+    op: Attention,
+    inputs: [&'a [f32]; 3],
+    sequence: usize,
+    out: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.op.sequence(self.inputs, self.sequence, self.out);
+    }
+}
+
+/// One sequence backward, compiled for the machine's vectors.
+struct Backward<'a> {
+    op: Attention,
+    inputs: [&'a [f32]; 4],
+    sequence: usize,
+    targets: [&'a mut [f32]; 3],
+}
+
+impl pulp::WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.op.gradients(self.inputs, self.sequence, self.targets);
     }
 }
 
@@ -248,19 +273,22 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (
-            Values::new(q, q_layout)?,
-            Values::new(k, k_layout)?,
-            Values::new(v, v_layout)?,
-        );
+        let inputs = [
+            values(q, q_layout)?,
+            values(k, k_layout)?,
+            values(v, v_layout)?,
+        ];
         let mut out = vec![0f32; q_layout.shape().elem_count()];
         out.par_chunks_mut(self.tokens * self.width())
             .enumerate()
-            .try_for_each(|(sequence, out)| {
-                let probabilities = CpuStorage::F32(self.probabilities(q, k, sequence)?);
-                self.merge_heads(&self.weighted(&probabilities, false, v, sequence)?, out);
-                Ok::<_, candle_core::Error>(())
-            })?;
+            .for_each(|(sequence, out)| {
+                pulp::Arch::new().dispatch(Forward {
+                    op: *self,
+                    inputs,
+                    sequence,
+                    out,
+                });
+            });
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -272,36 +300,34 @@ impl CustomOp3 for Attention {
         _result: &Tensor,
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let upstream = upstream.contiguous()?;
-        let inputs = [q, k, v, &upstream].map(Tensor::storage_and_layout);
-        let [
-            (q_in, q_layout),
-            (k_in, k_layout),
-            (v_in, v_layout),
-            (upstream_in, upstream_layout),
-        ] = &inputs;
-        let (Storage::Cpu(q_in), Storage::Cpu(k_in), Storage::Cpu(v_in), Storage::Cpu(upstream_in)) =
-            (&**q_in, &**k_in, &**v_in, &**upstream_in)
-        else {
-            bail!("attention's backward needs values in main memory");
-        };
-        let inputs = [
-            Values::new(q_in, q_layout)?,
-            Values::new(k_in, k_layout)?,
-            Values::new(v_in, v_layout)?,
-            Values::new(upstream_in, upstream_layout)?,
-        ];
         let count = q.elem_count();
         let (mut to_q, mut to_k, mut to_v) =
             (vec![0f32; count], vec![0f32; count], vec![0f32; count]);
         let step = self.tokens * self.width();
-        to_q.par_chunks_mut(step)
-            .zip(to_k.par_chunks_mut(step))
-            .zip(to_v.par_chunks_mut(step))
-            .enumerate()
-            .try_for_each(|(sequence, ((to_q, to_k), to_v))| {
-                self.gradients(inputs, sequence, [to_q, to_k, to_v])
-            })?;
+        let mut run = |inputs: [&[f32]; 4]| {
+            let targets = to_q
+                .par_chunks_mut(step)
+                .zip(to_k.par_chunks_mut(step))
+                .zip(to_v.par_chunks_mut(step));
+            targets
+                .enumerate()
+                .for_each(|(sequence, ((to_q, to_k), to_v))| {
+                    pulp::Arch::new().dispatch(Backward {
+                        op: *self,
+                        inputs,
+                        sequence,
+                        targets: [to_q, to_k, to_v],
+                    });
+                });
+            Ok(())
+        };
+        with_values(q, |q| {
+            with_values(k, |k| {
+                with_values(v, |v| {
+                    with_values(&upstream.contiguous()?, |upstream| run([q, k, v, upstream]))
+                })
+            })
+        })?;
         let tensor = |values| Tensor::from_vec(values, q.shape(), q.device()).map(Some);
         Ok((tensor(to_q)?, tensor(to_k)?, tensor(to_v)?))
     }

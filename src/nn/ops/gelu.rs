@@ -3,10 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use std::f32::consts::FRAC_1_SQRT_2;
 
-use super::{by_rows, elementary, values};
-
-/// Values are independent: this many make a row of work.
-const ROW: usize = 1024;
+use super::{Row, by_rows, elementary, values};
 
 /// `x · Φ(x)` with the normal distribution's Φ, the `gelu` of PyTorch and of DINOv2; any shape.
 ///
@@ -22,6 +19,15 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 struct Gelu;
 
+impl Row<1> for Gelu {
+    #[inline(always)]
+    fn apply(&self, [x]: [&[f32]; 1], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = 0.5 * x * (1.0 + elementary::erf(x * FRAC_1_SQRT_2));
+        }
+    }
+}
+
 impl CustomOp1 for Gelu {
     fn name(&self) -> &'static str {
         "gelu"
@@ -29,10 +35,9 @@ impl CustomOp1 for Gelu {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
+        let width = layout.dims().last().copied().unwrap_or(1);
         let mut out = vec![0f32; x.len()];
-        elementwise([x], &mut out, |[x]| {
-            0.5 * x * (1.0 + elementary::erf(x * FRAC_1_SQRT_2))
-        });
+        by_rows(self, [x], [width], &mut out, width);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
@@ -43,6 +48,17 @@ impl CustomOp1 for Gelu {
 }
 
 struct GeluBackward;
+
+impl Row<2> for GeluBackward {
+    #[inline(always)]
+    fn apply(&self, [x, upstream]: [&[f32]; 2], out: &mut [f32]) {
+        const INV_SQRT_2_PI: f32 = 0.398_942_3;
+        for ((out, &x), upstream) in out.iter_mut().zip(x).zip(upstream) {
+            let phi = 0.5 * (1.0 + elementary::erf(x * FRAC_1_SQRT_2));
+            *out = upstream * (phi + x * INV_SQRT_2_PI * elementary::exp(-0.5 * x * x));
+        }
+    }
+}
 
 impl CustomOp2 for GeluBackward {
     fn name(&self) -> &'static str {
@@ -56,32 +72,12 @@ impl CustomOp2 for GeluBackward {
         upstream: &CpuStorage,
         upstream_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        const INV_SQRT_2_PI: f32 = 0.398_942_3;
         let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
+        let width = x_layout.dims().last().copied().unwrap_or(1);
         let mut out = vec![0f32; x.len()];
-        elementwise([x, upstream], &mut out, |[x, upstream]| {
-            let phi = 0.5 * (1.0 + elementary::erf(x * FRAC_1_SQRT_2));
-            upstream * (phi + x * INV_SQRT_2_PI * elementary::exp(-0.5 * x * x))
-        });
+        by_rows(self, [x, upstream], [width; 2], &mut out, width);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
-}
-
-/// `out[i] = value(inputs[0][i], …)`.
-fn elementwise<const N: usize>(
-    inputs: [&[f32]; N],
-    out: &mut [f32],
-    value: impl Fn([f32; N]) -> f32 + Sync + Copy,
-) {
-    let whole = out.len() - out.len() % ROW;
-    let (body, rest) = out.split_at_mut(whole);
-    let fill = |inputs: [&[f32]; N], out: &mut [f32]| {
-        for i in 0..out.len() {
-            out[i] = value(std::array::from_fn(|n| inputs[n][i]));
-        }
-    };
-    by_rows(inputs, body, [ROW; N], ROW, fill);
-    fill(inputs.map(|input| &input[whole..]), rest);
 }
 
 #[cfg(test)]
@@ -91,7 +87,6 @@ mod tests {
 
     #[test]
     fn values_and_gradients() {
-        // More than one row of work, and a rest.
         for shape in [vec![3, 7], vec![1500]] {
             check::agrees(
                 &[check::random(&shape, 5.0, "gelu")],

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
 
-use super::{by_rows, elementary, values, with_values};
+use super::{Row, by_rows, elementary, values, with_values};
 
 /// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last dimension, as `torch.nn.LayerNorm`.
 ///
@@ -47,6 +47,43 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
+/// One row forward.
+struct Normalise<'a> {
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+}
+
+impl Row<1> for Normalise<'_> {
+    #[inline(always)]
+    fn apply(&self, [x]: [&[f32]; 1], out: &mut [f32]) {
+        let (mean, scale) = moments(x, self.eps);
+        for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
+            *out = (x - mean) * scale * weight + bias;
+        }
+    }
+}
+
+/// One row backward.
+struct Denormalise<'a> {
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Row<2> for Denormalise<'_> {
+    #[inline(always)]
+    fn apply(&self, [x, upstream]: [&[f32]; 2], out: &mut [f32]) {
+        let (mean, scale) = moments(x, self.eps);
+        let (n, width) = (x.len() as f32, out.len());
+        let (x, upstream, weight) = (&x[..width], &upstream[..width], &self.weight[..width]);
+        let g_mean = elementary::sum(width, |i| upstream[i] * weight[i]) / n;
+        let g_dot = elementary::sum(width, |i| upstream[i] * weight[i] * (x[i] - mean)) * scale / n;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = scale * (upstream[i] * weight[i] - g_mean - (x[i] - mean) * scale * g_dot);
+        }
+    }
+}
+
 impl CustomOp1 for LayerNorm {
     fn name(&self) -> &'static str {
         "layer-norm"
@@ -54,16 +91,15 @@ impl CustomOp1 for LayerNorm {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let width = self.weight.elem_count();
         let mut out = vec![0f32; x.len()];
         with_values(&self.weight, |weight| {
             with_values(&self.bias, |bias| {
-                by_rows([x], &mut out, [width], width, |[x], out| {
-                    let (mean, scale) = moments(x, self.eps);
-                    for i in 0..out.len() {
-                        out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
-                    }
-                });
+                let row = Normalise {
+                    weight,
+                    bias,
+                    eps: self.eps,
+                };
+                by_rows(&row, [x], [weight.len()], &mut out, weight.len());
                 Ok(())
             })
         })?;
@@ -101,27 +137,18 @@ impl CustomOp2 for LayerNormBackward<'_> {
         upstream_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
-        let width = self.weight.elem_count();
         let mut out = vec![0f32; x.len()];
         with_values(self.weight, |weight| {
+            let row = Denormalise {
+                weight,
+                eps: self.eps,
+            };
             by_rows(
+                &row,
                 [x, upstream],
+                [weight.len(); 2],
                 &mut out,
-                [width; 2],
-                width,
-                |[x, upstream], out| {
-                    let (mean, scale) = moments(x, self.eps);
-                    let n = x.len() as f32;
-                    let g_mean = elementary::sum(x.len(), |i| upstream[i] * weight[i]) / n;
-                    let g_dot =
-                        elementary::sum(x.len(), |i| upstream[i] * weight[i] * (x[i] - mean))
-                            * scale
-                            / n;
-                    for i in 0..out.len() {
-                        out[i] = scale
-                            * (upstream[i] * weight[i] - g_mean - (x[i] - mean) * scale * g_dot);
-                    }
-                },
+                weight.len(),
             );
             Ok(())
         })?;

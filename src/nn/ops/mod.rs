@@ -11,6 +11,7 @@ mod attention;
 mod elementary;
 mod gelu;
 mod layer_norm;
+mod product;
 mod scaled_residual;
 mod swiglu;
 
@@ -41,37 +42,62 @@ pub(crate) fn with_values<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> Resul
     }
 }
 
-/// Fills `out`, rows of `width`, from the same rows of `inputs`; `row(inputs, out)` sees one row.
+/// What an operation does to one row.
 ///
-/// The closure is compiled for the widest vector instructions of the machine it runs on.
+/// Implementations are `#[inline(always)]`: only then are they compiled for the widest vector
+/// instructions of the machine that they run on.
+pub(crate) trait Row<const N: usize>: Sync {
+    /// Fills `out`, or changes it in place, from the same row of each input.
+    fn apply(&self, inputs: [&[f32]; N], out: &mut [f32]);
+}
+
+/// Applies `row` to every row of `out` (`width_out` values) and of the `inputs` (`widths` values).
 pub(crate) fn by_rows<const N: usize>(
+    row: &impl Row<N>,
     inputs: [&[f32]; N],
+    widths: [usize; N],
     out: &mut [f32],
-    width_in: [usize; N],
     width_out: usize,
-    row: impl Fn([&[f32]; N], &mut [f32]) + Sync,
 ) {
     let rows = (PIECE / width_out.max(1)).max(1);
-    out.par_chunks_mut(rows * width_out)
+    out.par_chunks_mut((rows * width_out).max(1))
         .enumerate()
         .for_each(|(piece, out)| {
-            pulp::Arch::new().dispatch(|| {
-                for (i, out) in out.chunks_exact_mut(width_out).enumerate() {
-                    let index = piece * rows + i;
-                    let inputs =
-                        std::array::from_fn(|n| &inputs[n][index * width_in[n]..][..width_in[n]]);
-                    row(inputs, out);
-                }
+            let start = piece * rows;
+            pulp::Arch::new().dispatch(Piece {
+                row,
+                inputs,
+                widths,
+                out,
+                width_out,
+                start,
             });
         });
 }
 
-/// Changes `values`, rows of `width`, in place.
-pub(crate) fn update_rows(values: &mut [f32], width: usize, row: impl Fn(&mut [f32]) + Sync) {
-    let rows = (PIECE / width.max(1)).max(1);
-    values.par_chunks_mut(rows * width).for_each(|values| {
-        pulp::Arch::new().dispatch(|| values.chunks_exact_mut(width).for_each(&row));
-    });
+/// Some rows of work for one thread, from row `start` on.
+struct Piece<'a, const N: usize, R> {
+    row: &'a R,
+    inputs: [&'a [f32]; N],
+    widths: [usize; N],
+    out: &'a mut [f32],
+    width_out: usize,
+    start: usize,
+}
+
+impl<const N: usize, R: Row<N>> pulp::WithSimd for Piece<'_, N, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        for (i, out) in self.out.chunks_exact_mut(self.width_out).enumerate() {
+            let mut inputs = self.inputs;
+            for (input, width) in inputs.iter_mut().zip(self.widths) {
+                *input = &input[(self.start + i) * width..][..width];
+            }
+            self.row.apply(inputs, out);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{by_rows, values, with_values};
+use super::{Row, by_rows, values, with_values};
 
 /// `x + y · scale` for `x`, `y` of (…, D) and a frozen `scale` of (D).
 ///
@@ -30,6 +30,30 @@ struct ScaledResidual {
     scale: Tensor, // (D)
 }
 
+/// One row forward.
+struct AddScaled<'a>(&'a [f32]);
+
+impl Row<2> for AddScaled<'_> {
+    #[inline(always)]
+    fn apply(&self, [x, y]: [&[f32]; 2], out: &mut [f32]) {
+        for (((out, x), y), scale) in out.iter_mut().zip(x).zip(y).zip(self.0) {
+            *out = x + y * scale;
+        }
+    }
+}
+
+/// One row backward.
+struct Scale<'a>(&'a [f32]);
+
+impl Row<1> for Scale<'_> {
+    #[inline(always)]
+    fn apply(&self, [x]: [&[f32]; 1], out: &mut [f32]) {
+        for ((out, x), scale) in out.iter_mut().zip(x).zip(self.0) {
+            *out = x * scale;
+        }
+    }
+}
+
 impl CustomOp2 for ScaledResidual {
     fn name(&self) -> &'static str {
         "scaled-residual"
@@ -43,14 +67,15 @@ impl CustomOp2 for ScaledResidual {
         y_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (values(x, x_layout)?, values(y, y_layout)?);
-        let width = self.scale.elem_count();
         let mut out = vec![0f32; x.len()];
         with_values(&self.scale, |scale| {
-            by_rows([x, y], &mut out, [width; 2], width, |[x, y], out| {
-                for i in 0..out.len() {
-                    out[i] = x[i] + y[i] * scale[i];
-                }
-            });
+            by_rows(
+                &AddScaled(scale),
+                [x, y],
+                [scale.len(); 2],
+                &mut out,
+                scale.len(),
+            );
             Ok(())
         })?;
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
@@ -83,14 +108,9 @@ impl CustomOp1 for Scaled<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(x, layout)?;
-        let width = self.scale.elem_count();
         let mut out = vec![0f32; x.len()];
         with_values(self.scale, |scale| {
-            by_rows([x], &mut out, [width], width, |[x], out| {
-                for i in 0..out.len() {
-                    out[i] = x[i] * scale[i];
-                }
-            });
+            by_rows(&Scale(scale), [x], [scale.len()], &mut out, scale.len());
             Ok(())
         })?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
-use super::{by_rows, elementary, values};
+use super::{Row, by_rows, elementary, values};
 
 /// `silu(x[.., ..H]) · x[.., H..]` for `x` of (…, 2H); gives (…, H).
 ///
@@ -38,6 +38,16 @@ fn halved(shape: &Shape) -> Result<(usize, Shape)> {
 
 struct SwiGlu;
 
+impl Row<1> for SwiGlu {
+    #[inline(always)]
+    fn apply(&self, [x]: [&[f32]; 1], out: &mut [f32]) {
+        let (gate, up) = x.split_at(out.len());
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate * elementary::sigmoid(*gate) * up;
+        }
+    }
+}
+
 impl CustomOp1 for SwiGlu {
     fn name(&self) -> &'static str {
         "swiglu"
@@ -47,12 +57,7 @@ impl CustomOp1 for SwiGlu {
         let x = values(storage, layout)?;
         let (half, shape) = halved(layout.shape())?;
         let mut out = vec![0f32; x.len() / 2];
-        by_rows([x], &mut out, [2 * half], half, |[x], out| {
-            let (gate, up) = x.split_at(half);
-            for i in 0..out.len() {
-                out[i] = gate[i] * elementary::sigmoid(gate[i]) * up[i];
-            }
-        });
+        by_rows(self, [x], [2 * half], &mut out, half);
         Ok((CpuStorage::F32(out), shape))
     }
 
@@ -63,6 +68,26 @@ impl CustomOp1 for SwiGlu {
 }
 
 struct SwiGluBackward;
+
+impl Row<2> for SwiGluBackward {
+    #[inline(always)]
+    fn apply(&self, [x, upstream]: [&[f32]; 2], out: &mut [f32]) {
+        let half = upstream.len();
+        let (gate, up) = x.split_at(half);
+        let (to_gate, to_up) = out.split_at_mut(half);
+        let (gate, up, to_gate, to_up) = (
+            &gate[..half],
+            &up[..half],
+            &mut to_gate[..half],
+            &mut to_up[..half],
+        );
+        for i in 0..half {
+            let sigmoid = elementary::sigmoid(gate[i]);
+            to_gate[i] = upstream[i] * up[i] * sigmoid * (1.0 + gate[i] * (1.0 - sigmoid));
+            to_up[i] = upstream[i] * gate[i] * sigmoid;
+        }
+    }
+}
 
 impl CustomOp2 for SwiGluBackward {
     fn name(&self) -> &'static str {
@@ -79,21 +104,7 @@ impl CustomOp2 for SwiGluBackward {
         let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
         let (half, _) = halved(x_layout.shape())?;
         let mut out = vec![0f32; x.len()];
-        by_rows(
-            [x, upstream],
-            &mut out,
-            [2 * half, half],
-            2 * half,
-            |[x, upstream], out| {
-                let (gate, up) = x.split_at(half);
-                let (to_gate, to_up) = out.split_at_mut(half);
-                for i in 0..half {
-                    let sigmoid = elementary::sigmoid(gate[i]);
-                    to_gate[i] = upstream[i] * up[i] * sigmoid * (1.0 + gate[i] * (1.0 - sigmoid));
-                    to_up[i] = upstream[i] * gate[i] * sigmoid;
-                }
-            },
-        );
+        by_rows(self, [x, upstream], [2 * half, half], &mut out, 2 * half);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
