@@ -30,10 +30,10 @@ REGIME = {"mini-pets": "novel", "mini-cars": "novel", "mini-flowers": "known", "
 # Other drawings of a novel concept, or close to one: never in pre-training either.
 NEAR_NOVEL = """
 dog poodle guide-dog service-dog wolf hot-dog
-rabbit pig pig-nose boar panda bear polar-bear koala bear-face
-tiger leopard cat-face cat black-cat lion lion-face
+rabbit pig pig-nose boar panda bear polar-bear koala
+tiger leopard cat-face cat black-cat lion
 monkey gorilla orangutan see-no-evil-monkey hear-no-evil-monkey speak-no-evil-monkey
-raccoon fox-face bird eagle
+raccoon bird eagle
 airplane-arrival airplane-departure small-airplane
 flying-saucer
 speedboat motor-boat ferry passenger-ship canoe person-rowing-boat kite
@@ -47,7 +47,7 @@ auto-rickshaw
 # Close to a known concept: like it, only in drawings of the shot families.
 NEAR_KNOWN = """
 rose hibiscus blossom wilted-flower bouquet brown-mushroom desert deciduous-tree desert-island beach-with-umbrella
-melon cherries wine-glass mammoth lobster shrimp squid moth bug caterpillar spiral-shell
+melon cherries wine-glass mammoth lobster shrimp squid bug spiral-shell
 banjo violin umbrella-with-rain-drops closed-umbrella umbrella-on-ground camera-with-flash video-camera movie-camera
 """.split()
 
