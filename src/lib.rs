@@ -13,10 +13,10 @@
 //! ```
 
 // floor 0: words
-pub mod error;
-pub mod seed;
 pub mod config;
+pub mod error;
 pub mod prediction;
+pub mod seed;
 // floor 1: data
 pub mod data;
 // floor 2: example

@@ -82,7 +82,10 @@ fn report(error: &Error) -> String {
 
 /// Writes data to stdout. A reader that has gone away (`kshot … | head`) is no error.
 fn output(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+    match io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io("write to", "stdout")),
     }
@@ -108,6 +111,9 @@ mod tests {
         let text = report(&error);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "error: cannot write `results/x`");
-        assert!(lines[1].starts_with("cause: ") && lines[2].is_empty() && lines[3].starts_with("hint: "), "{text}");
+        assert!(
+            lines[1].starts_with("cause: ") && lines[2].is_empty() && lines[3].starts_with("hint: "),
+            "{text}"
+        );
     }
 }

@@ -71,7 +71,18 @@ fn dinov2_lora_name() -> String {
     "DINOv2 LoRA".into()
 }
 fn dinov2_targets() -> Vec<String> {
-    ["query", "key", "value", "output.dense", "fc1", "fc2", "weights_in", "weights_out"].map(String::from).into()
+    [
+        "query",
+        "key",
+        "value",
+        "output.dense",
+        "fc1",
+        "fc2",
+        "weights_in",
+        "weights_out",
+    ]
+    .map(String::from)
+    .into()
 }
 fn rank() -> usize {
     16
@@ -215,7 +226,11 @@ impl Learner {
     pub(super) fn check(&self) -> Result<(), String> {
         let positive = |what: &str, value: f64| {
             let fine = value.is_finite() && value > 0.0;
-            if fine { Ok(()) } else { Err(format!("learner `{}`: {what} must be above 0", self.name())) }
+            if fine {
+                Ok(())
+            } else {
+                Err(format!("learner `{}`: {what} must be above 0", self.name()))
+            }
         };
         match self {
             Self::Dinov2Lora(l) => {
