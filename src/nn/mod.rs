@@ -7,6 +7,7 @@
 
 pub mod head;
 pub mod loss;
+pub mod low_rank;
 pub mod ops;
 pub mod optim;
 pub mod projection;
@@ -14,6 +15,7 @@ pub mod schedule;
 
 pub use head::Head;
 pub use loss::cross_entropy;
+pub use low_rank::LowRank;
 pub use optim::{AdamW, Group, clip_grad_norm};
-pub use projection::{LowRank, Projection};
+pub use projection::Projection;
 pub use schedule::warmup_cosine;

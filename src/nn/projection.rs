@@ -1,15 +1,10 @@
 //! Linear layers with frozen weights, with or without a trainable low-rank update (LoRA,
 //! <https://arxiv.org/abs/2106.09685>).
 
-use candle_core::backend::BackendStorage as _;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, Device, Layout, Shape, Storage, Tensor, Var, bail,
-};
-use rand::Rng as _;
-use rand_chacha::ChaCha8Rng;
-
-use super::ops;
+use super::{LowRank, ops};
 use crate::error::Result;
+use candle_core::backend::BackendStorage as _;
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Shape, Storage, Tensor, bail};
 
 /// A linear layer `x · Wᵀ + b`: W and b are frozen, a [`LowRank`] update is trained.
 #[derive(Debug, Clone)]
@@ -17,42 +12,6 @@ pub struct Projection {
     weight: Tensor,       // (out, in)
     bias: Option<Tensor>, // (out)
     update: Option<LowRank>,
-}
-
-/// A trainable update of a weight, `scale · B · A`.
-#[derive(Debug, Clone)]
-pub struct LowRank {
-    /// (r, in)
-    pub a: Var,
-    /// (out, r)
-    pub b: Var,
-    /// alpha / r
-    pub scale: f64,
-}
-
-impl LowRank {
-    /// A as PEFT initialises it, uniform in ±1/sqrt(in) (`kaiming_uniform` with a = sqrt 5), and B = 0.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn fresh(
-        inputs: usize,
-        outputs: usize,
-        rank: usize,
-        alpha: f64,
-        rng: &mut ChaCha8Rng,
-        device: &Device,
-    ) -> Result<Self> {
-        let bound = 1.0 / (inputs as f32).sqrt();
-        let a: Vec<f32> = (0..rank * inputs)
-            .map(|_| rng.random_range(-bound..bound))
-            .collect();
-        Ok(Self {
-            a: Var::from_vec(a, (rank, inputs), device)?,
-            b: Var::zeros((outputs, rank), candle_core::DType::F32, device)?,
-            scale: alpha / rank as f64,
-        })
-    }
 }
 
 impl Projection {
@@ -322,7 +281,7 @@ impl CustomOp3 for Adapted {
 mod tests {
     use super::*;
     use crate::nn::ops::check;
-    use candle_core::DType;
+    use candle_core::{DType, Var};
 
     fn adapted(weight: &Tensor, bias: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Projection {
         let update = LowRank {

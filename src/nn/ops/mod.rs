@@ -13,6 +13,7 @@ mod gelu;
 mod layer_norm;
 mod product;
 mod scaled_residual;
+mod softmax;
 mod swiglu;
 
 pub use attention::attention;
