@@ -9,6 +9,7 @@ mod progress;
 mod split;
 mod summary;
 mod sweep;
+mod threads;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -41,6 +42,7 @@ enum Verb {
 /// Parses the command line, runs the verb, reports an error.
 #[must_use]
 pub fn main() -> ExitCode {
+    threads::settle();
     let arguments = Arguments::parse();
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("KSHOT_LOG").unwrap_or_else(|_| level.into());

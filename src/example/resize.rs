@@ -37,11 +37,7 @@ fn horizontal(image: &RgbImage, width: u32) -> RgbImage {
     for (row, out) in rows.zip(out.chunks_exact_mut(3 * width as usize)) {
         for (taps, out) in taps.iter().zip(out.chunks_exact_mut(3)) {
             let mut sums = [1 << (PRECISION - 1); 3];
-            for (weight, pixel) in taps
-                .weights
-                .iter()
-                .zip(row[3 * taps.first..].chunks_exact(3))
-            {
+            for (weight, pixel) in taps.weights.iter().zip(row[3 * taps.first..].chunks_exact(3)) {
                 for (sum, &value) in sums.iter_mut().zip(pixel) {
                     *sum += weight * i32::from(value);
                 }
@@ -132,23 +128,16 @@ mod tests {
         let image = RgbImage::from_raw(5, 1, (0..15).map(|i| i * 15).collect()).unwrap();
         let smaller = [16, 31, 46, 90, 105, 120, 164, 179, 194];
         let larger = [
-            0, 12, 27, 16, 31, 46, 48, 63, 78, 76, 91, 106, 104, 119, 134, 132, 147, 162, 164, 179,
-            194, 183, 198, 213,
+            0, 12, 27, 16, 31, 46, 48, 63, 78, 76, 91, 106, 104, 119, 134, 132, 147, 162, 164, 179, 194, 183, 198, 213,
         ];
         assert_eq!(resize(&image, 3, 1).as_raw()[..], smaller);
         assert_eq!(resize(&image, 8, 1).as_raw()[..], larger);
         // The same with bytes((i * 67 + i * i * 31) % 256 for i in range(36)) as 4 x 3 pixels.
-        let image = RgbImage::from_raw(
-            4,
-            3,
-            (0..36u32)
-                .map(|i| ((i * 67 + i * i * 31) % 256) as u8)
-                .collect(),
-        )
-        .unwrap();
+        let image =
+            RgbImage::from_raw(4, 3, (0..36u32).map(|i| ((i * 67 + i * i * 31) % 256) as u8).collect()).unwrap();
         let lower = [
-            57, 148, 34, 159, 180, 96, 241, 191, 204, 112, 149, 91, 63, 120, 150, 65, 53, 113, 224,
-            141, 121, 173, 176, 86,
+            57, 148, 34, 159, 180, 96, 241, 191, 204, 112, 149, 91, 63, 120, 150, 65, 53, 113, 224, 141, 121, 173, 176,
+            86,
         ];
         assert_eq!(resize(&image, 4, 2).as_raw()[..], lower);
     }

@@ -148,6 +148,7 @@ impl Classifier for Dinov2Classifier {
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
         let (model, head) = self.trained(Path::new(&self.config.model))?;
+        let model = model.merged()?;
         for batch in images.chunks(BATCH) {
             let features = model.features(&self.base.pixels(batch)?)?.detach();
             let rows: Vec<Prediction> = log_softmax(&head.forward(&features)?)?

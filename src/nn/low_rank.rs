@@ -31,9 +31,7 @@ impl LowRank {
         device: &Device,
     ) -> Result<Self> {
         let bound = 1.0 / (inputs as f32).sqrt();
-        let a: Vec<f32> = (0..rank * inputs)
-            .map(|_| rng.random_range(-bound..bound))
-            .collect();
+        let a: Vec<f32> = (0..rank * inputs).map(|_| rng.random_range(-bound..bound)).collect();
         Ok(Self {
             a: Var::from_vec(a, (rank, inputs), device)?,
             b: Var::zeros((outputs, rank), DType::F32, device)?,

@@ -75,12 +75,7 @@ impl Projection {
     pub fn merged(&self) -> Result<Self> {
         let weight = match &self.update {
             None => self.weight.clone(),
-            Some(update) => updated(
-                &self.weight,
-                update.a.as_tensor(),
-                update.b.as_tensor(),
-                update.scale,
-            )?,
+            Some(update) => updated(&self.weight, update.a.as_tensor(), update.b.as_tensor(), update.scale)?,
         };
         Ok(Self {
             weight,
@@ -136,9 +131,7 @@ fn updated(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> candle_core::
 
 /// All rows of a (…, width) tensor as one matrix, outside the graph.
 fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor> {
-    x.detach()
-        .contiguous()?
-        .reshape((x.elem_count() / width.max(1), width))
+    x.detach().contiguous()?.reshape((x.elem_count() / width.max(1), width))
 }
 
 struct Frozen {
@@ -147,19 +140,11 @@ struct Frozen {
 }
 
 impl Frozen {
-    fn product(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        weight: &Tensor,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn product(&self, x: &CpuStorage, layout: &Layout, weight: &Tensor) -> candle_core::Result<(CpuStorage, Shape)> {
         let (out, inputs) = weight.dims2()?;
         let mut dims = layout.dims().to_vec();
         if dims.last() != Some(&inputs) {
-            bail!(
-                "a layer of {inputs} inputs cannot take {:?}",
-                layout.shape()
-            );
+            bail!("a layer of {inputs} inputs cannot take {:?}", layout.shape());
         }
         if let Some(last) = dims.last_mut() {
             *last = out;
@@ -171,12 +156,7 @@ impl Frozen {
         let Storage::Cpu(weight) = &*storage else {
             bail!("weights and inputs are on different devices")
         };
-        let mut product = x.matmul(
-            weight,
-            (1, rows, out, inputs),
-            &matrix,
-            &weight_layout.transpose(0, 1)?,
-        )?;
+        let mut product = x.matmul(weight, (1, rows, out, inputs), &matrix, &weight_layout.transpose(0, 1)?)?;
         if let (Some(bias), CpuStorage::F32(product)) = (&self.bias, &mut product) {
             ops::with_values(bias, |bias| {
                 ops::by_rows(&AddBias(bias), [], [], product, out);
@@ -207,12 +187,7 @@ impl CustomOp1 for Frozen {
         self.product(x, layout, &self.weight)
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _result: &Tensor,
-        upstream: &Tensor,
-    ) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let upstream = as_matrix(upstream, self.weight.dim(0)?)?;
         upstream.matmul(&self.weight)?.reshape(x.shape()).map(Some)
     }
@@ -296,10 +271,7 @@ mod tests {
 
     #[test]
     fn values_and_gradients() {
-        let (weight, bias) = (
-            check::random(&[5, 7], 1.0, "weight"),
-            check::random(&[5], 1.0, "bias"),
-        );
+        let (weight, bias) = (check::random(&[5, 7], 1.0, "weight"), check::random(&[5], 1.0, "bias"));
         let exact = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
         let inputs = [
             check::random(&[2, 3, 7], 1.0, "x"),
@@ -326,10 +298,7 @@ mod tests {
                         },
                     )
                 },
-                |x| {
-                    adapted(&exact(&weight), bias.map(exact).as_ref(), &x[1], &x[2])
-                        .composite(&x[0])
-                },
+                |x| adapted(&exact(&weight), bias.map(exact).as_ref(), &x[1], &x[2]).composite(&x[0]),
             );
         }
     }
@@ -376,12 +345,6 @@ mod tests {
     fn wrong_widths_are_errors() {
         let layer = Projection::new(check::random(&[5, 7], 1.0, "weight"), None).unwrap();
         assert!(layer.forward(&check::random(&[3, 6], 1.0, "x")).is_err());
-        assert!(
-            Projection::new(
-                check::random(&[5, 7], 1.0, "w"),
-                Some(check::random(&[4], 1.0, "b"))
-            )
-            .is_err()
-        );
+        assert!(Projection::new(check::random(&[5, 7], 1.0, "w"), Some(check::random(&[4], 1.0, "b"))).is_err());
     }
 }

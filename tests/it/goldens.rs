@@ -37,11 +37,7 @@ pub fn dinov2() -> Vec<Golden> {
         let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
         if config["model_type"].as_str().unwrap().starts_with("dinov2") {
             let expected = root.join("goldens").join(&name);
-            all.push(Golden {
-                name,
-                model,
-                expected,
-            });
+            all.push(Golden { name, model, expected });
         }
     }
     assert!(!all.is_empty(), "no DINOv2 fixture in {}", root.display());
@@ -86,11 +82,7 @@ pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 /// Largest absolute difference over the largest absolute expected value.
 pub fn relative_to_max(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
-    distance(found, expected)
-        / values(expected)
-            .into_iter()
-            .map(f64::abs)
-            .fold(0.0, f64::max)
+    distance(found, expected) / values(expected).into_iter().map(f64::abs).fold(0.0, f64::max)
 }
 
 /// Norm of the difference over the norm of what is expected.

@@ -235,7 +235,14 @@ fn splits_and_config_are_written_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     store.write_sweep_config("name = \"a\"\n").unwrap();
-    let write = |split: &[&str]| store.write_split("mini-pets", Protocol::Clean, 4, 2, &split).unwrap();
+    let key = CellKey {
+        dataset: "mini-pets".into(),
+        protocol: Protocol::Clean,
+        learner: "x".into(),
+        shots: 4,
+        seed: 2,
+    };
+    let write = |split: &[&str]| store.write_split(&key, &split).unwrap();
     let first = write(&["a", "b"]);
     assert_eq!(files(&folder.path().join("splits")), ["mini-pets-clean-k4-s2.json"]);
     assert_eq!(write(&["a", "b"]), first);

@@ -115,14 +115,13 @@ impl Dinov2 {
         };
         std::fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
         let path = dir.join(WEIGHTS);
-        let bytes = safetensors::serialize(
-            &tensors,
-            Some(HashMap::from([("format".into(), "pt".into())])),
-        )
-        .map_err(|e| Error::Model {
-            path: path.clone(),
-            reason: format!("cannot be written: {e}"),
-        })?;
+        let bytes =
+            safetensors::serialize(&tensors, Some(HashMap::from([("format".into(), "pt".into())]))).map_err(|e| {
+                Error::Model {
+                    path: path.clone(),
+                    reason: format!("cannot be written: {e}"),
+                }
+            })?;
         std::fs::write(&path, bytes).map_err(Error::io("write", &path))?;
         let path = dir.join(CONFIG);
         let mut text = serde_json::to_string_pretty(&config).map_err(|e| Error::Model {
@@ -144,21 +143,13 @@ impl Dinov2 {
             reason,
         };
         let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config: AdapterConfig = serde_json::from_slice(&text)
-            .map_err(|e| fail(format!("not an adapter config: {e}")))?;
-        if config.peft_type != "LORA"
-            || config.use_dora
-            || config.fan_in_fan_out
-            || config.bias != "none"
-        {
-            return Err(fail(
-                "only plain LoRA is supported (no DoRA, no trained biases)".into(),
-            ));
+        let config: AdapterConfig =
+            serde_json::from_slice(&text).map_err(|e| fail(format!("not an adapter config: {e}")))?;
+        if config.peft_type != "LORA" || config.use_dora || config.fan_in_fan_out || config.bias != "none" {
+            return Err(fail("only plain LoRA is supported (no DoRA, no trained biases)".into()));
         }
         if !config.alpha_pattern.is_empty() {
-            return Err(fail(
-                "an alpha per layer (`alpha_pattern`) is not supported".into(),
-            ));
+            return Err(fail("an alpha per layer (`alpha_pattern`) is not supported".into()));
         }
         let file = dir.join(WEIGHTS);
         let mut weights = Weights::from_files(&file, std::slice::from_ref(&file))?
@@ -179,10 +170,7 @@ impl Dinov2 {
             let rank = rank as f64;
             config.lora_alpha / if config.use_rslora { rank.sqrt() } else { rank }
         };
-        let mut take = |module: &str,
-                        layer: &Projection,
-                        outputs: usize|
-         -> Result<Option<(Tensor, Tensor, f64)>> {
+        let mut take = |module: &str, layer: &Projection, outputs: usize| -> Result<Option<(Tensor, Tensor, f64)>> {
             let Some(rank) = rank_of(module).filter(|&rank| rank > 0) else {
                 return Ok(None);
             };
@@ -191,11 +179,7 @@ impl Dinov2 {
                 &[rank, layer.inputs()],
                 self.device(),
             )?;
-            let b = weights.take(
-                &format!("{module}.lora_B.weight"),
-                &[outputs, rank],
-                self.device(),
-            )?;
+            let b = weights.take(&format!("{module}.lora_B.weight"), &[outputs, rank], self.device())?;
             Ok(Some((a, b, scale(rank))))
         };
         let mut found = false;

@@ -8,7 +8,7 @@ use crate::nn::ops::{attention, gelu, layer_norm, scaled_residual, swiglu};
 
 /// `x + λ₁·attention(norm(x))`, then `x + λ₂·mlp(norm(x))`.
 #[derive(Debug, Clone)]
-pub struct Block {
+pub(super) struct Block {
     pub(super) norm1: Norm,
     pub(super) query: Projection,
     pub(super) key: Projection,
@@ -25,7 +25,7 @@ pub struct Block {
 
 /// The feed-forward half of a block.
 #[derive(Debug, Clone)]
-pub enum Mlp {
+pub(super) enum Mlp {
     /// `fc2(gelu(fc1(x)))`
     Gelu {
         /// D → M
@@ -44,7 +44,7 @@ pub enum Mlp {
 
 /// A frozen layer norm.
 #[derive(Debug, Clone)]
-pub struct Norm {
+pub(super) struct Norm {
     pub(super) weight: Tensor, // (D)
     pub(super) bias: Tensor,   // (D)
     pub(super) eps: f64,
@@ -97,10 +97,7 @@ impl Block {
                 weights_in,
                 weights_out,
             } => {
-                all.extend([
-                    ("mlp.weights_in", weights_in),
-                    ("mlp.weights_out", weights_out),
-                ]);
+                all.extend([("mlp.weights_in", weights_in), ("mlp.weights_out", weights_out)]);
             }
         }
         all

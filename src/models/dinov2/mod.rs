@@ -131,14 +131,7 @@ impl Dinov2 {
                 return Ok(layer.with_update(None));
             }
             matched = true;
-            let update = LowRank::fresh(
-                layer.inputs(),
-                layer.outputs(),
-                lora.rank,
-                lora.alpha,
-                rng,
-                &device,
-            )?;
+            let update = LowRank::fresh(layer.inputs(), layer.outputs(), lora.rank, lora.alpha, rng, &device)?;
             Ok(layer.with_update(Some(update)))
         })?;
         if matched {
@@ -187,15 +180,10 @@ impl Dinov2 {
         })
     }
 
-    fn map_projections(
-        &self,
-        mut change: impl FnMut(&str, &Projection) -> Result<Projection>,
-    ) -> Result<Self> {
+    fn map_projections(&self, mut change: impl FnMut(&str, &Projection) -> Result<Projection>) -> Result<Self> {
         let mut model = self.clone();
         for (i, block) in model.blocks.iter_mut().enumerate() {
-            *block = block.map_projections(|name, layer| {
-                change(&format!("encoder.layer.{i}.{name}"), layer)
-            })?;
+            *block = block.map_projections(|name, layer| change(&format!("encoder.layer.{i}.{name}"), layer))?;
         }
         Ok(model)
     }

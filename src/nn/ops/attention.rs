@@ -30,8 +30,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         head_dim: width / heads,
     };
     if q.device().is_cpu() {
-        q.contiguous()?
-            .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         op.composite(q, k, v)
     }
@@ -53,15 +52,12 @@ impl Attention {
                 .contiguous()
         };
         let scores = (split(q)?.matmul(&split(k)?.t()?)? * f64::from(self.scale()))?; // (B, H, T, T)
-        let shifted = scores
-            .broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?
-            .exp()?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-        probabilities.matmul(&split(v)?)?.transpose(1, 2)?.reshape((
-            self.batch,
-            self.tokens,
-            self.width(),
-        ))
+        probabilities
+            .matmul(&split(v)?)?
+            .transpose(1, 2)?
+            .reshape((self.batch, self.tokens, self.width()))
     }
 
     fn width(&self) -> usize {
@@ -107,38 +103,18 @@ impl Attention {
 
     /// `target = a · bᵀ` of (T, K) each: (T, T).
     #[inline(always)]
-    fn outer<S: pulp::Simd>(
-        &self,
-        simd: S,
-        room: &mut Room,
-        a: Matrix,
-        b: Matrix,
-        target: &mut [f32],
-    ) {
+    fn outer<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
         let target = Target {
             values: target,
             start: 0,
             stride: self.tokens,
         };
-        room.multiply(
-            simd,
-            (self.tokens, self.tokens, self.head_dim),
-            a,
-            b,
-            target,
-        );
+        room.multiply(simd, (self.tokens, self.tokens, self.head_dim), a, b, target);
     }
 
     /// `target = a · b` of (T, T) and (T, K): (T, K).
     #[inline(always)]
-    fn weighted<S: pulp::Simd>(
-        &self,
-        simd: S,
-        room: &mut Room,
-        a: Matrix,
-        b: Matrix,
-        target: Target,
-    ) {
+    fn weighted<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: Target) {
         room.multiply(
             simd,
             (self.tokens, self.head_dim, self.tokens),
@@ -150,14 +126,7 @@ impl Attention {
 
     /// softmax(q · kᵀ · scale) of one head: (T, T).
     #[inline(always)]
-    fn probabilities<S: pulp::Simd>(
-        &self,
-        simd: S,
-        room: &mut Room,
-        q: Matrix,
-        k: Matrix,
-        target: &mut [f32],
-    ) {
+    fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, q: Matrix, k: Matrix, target: &mut [f32]) {
         self.outer(simd, room, q, k, target);
         for row in target.chunks_exact_mut(self.tokens) {
             softmax::forward(row, self.scale());
@@ -166,13 +135,7 @@ impl Attention {
 
     /// The weighted values of one sequence, as (T, H·K).
     #[inline(always)]
-    fn sequence<S: pulp::Simd>(
-        &self,
-        simd: S,
-        [q, k, v]: [&[f32]; 3],
-        sequence: usize,
-        out: &mut [f32],
-    ) {
+    fn sequence<S: pulp::Simd>(&self, simd: S, [q, k, v]: [&[f32]; 3], sequence: usize, out: &mut [f32]) {
         let mut room = Room::default();
         let mut probabilities = vec![0f32; self.tokens * self.tokens];
         for head in 0..self.heads {
@@ -182,13 +145,7 @@ impl Attention {
                 self.head(v, sequence, head),
             );
             self.probabilities(simd, &mut room, q, k, &mut probabilities);
-            self.weighted(
-                simd,
-                &mut room,
-                self.square(&probabilities),
-                v,
-                self.target(out, head),
-            );
+            self.weighted(simd, &mut room, self.square(&probabilities), v, self.target(out, head));
         }
     }
 
@@ -221,13 +178,7 @@ impl Attention {
             }
             let (probabilities, scores) = (self.square(&probabilities), self.square(&scores));
             self.weighted(simd, &mut room, scores, k, self.target(to_q, head));
-            self.weighted(
-                simd,
-                &mut room,
-                scores.transposed(),
-                q,
-                self.target(to_k, head),
-            );
+            self.weighted(simd, &mut room, scores.transposed(), q, self.target(to_k, head));
             self.weighted(
                 simd,
                 &mut room,
@@ -269,8 +220,7 @@ impl pulp::WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        self.op
-            .gradients(simd, self.inputs, self.sequence, self.targets);
+        self.op.gradients(simd, self.inputs, self.sequence, self.targets);
     }
 }
 
@@ -288,11 +238,7 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [
-            values(q, q_layout)?,
-            values(k, k_layout)?,
-            values(v, v_layout)?,
-        ];
+        let inputs = [values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?];
         let mut out = vec![0f32; q_layout.shape().elem_count()];
         out.par_chunks_mut(self.tokens * self.width())
             .enumerate()
@@ -316,24 +262,21 @@ impl CustomOp3 for Attention {
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let count = q.elem_count();
-        let (mut to_q, mut to_k, mut to_v) =
-            (vec![0f32; count], vec![0f32; count], vec![0f32; count]);
+        let (mut to_q, mut to_k, mut to_v) = (vec![0f32; count], vec![0f32; count], vec![0f32; count]);
         let step = self.tokens * self.width();
         let mut run = |inputs: [&[f32]; 4]| {
             let targets = to_q
                 .par_chunks_mut(step)
                 .zip(to_k.par_chunks_mut(step))
                 .zip(to_v.par_chunks_mut(step));
-            targets
-                .enumerate()
-                .for_each(|(sequence, ((to_q, to_k), to_v))| {
-                    pulp::Arch::new().dispatch(Backward {
-                        op: *self,
-                        inputs,
-                        sequence,
-                        targets: [to_q, to_k, to_v],
-                    });
+            targets.enumerate().for_each(|(sequence, ((to_q, to_k), to_v))| {
+                pulp::Arch::new().dispatch(Backward {
+                    op: *self,
+                    inputs,
+                    sequence,
+                    targets: [to_q, to_k, to_v],
                 });
+            });
             Ok(())
         };
         with_values(q, |q| {
@@ -385,10 +328,7 @@ mod tests {
             .unwrap()
             .to_vec1::<f32>()
             .unwrap();
-        assert_eq!(
-            alone.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            expected
-        );
+        assert_eq!(alone.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
     }
 
     #[test]

@@ -47,13 +47,7 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let mantissa = p * (r * r) + r + 1.0;
-    let power = f32::from_bits(
-        shifted
-            .to_bits()
-            .wrapping_sub(SHIFT.to_bits())
-            .wrapping_add(127)
-            << 23,
-    );
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23);
     mantissa * power
 }
 
@@ -63,8 +57,7 @@ pub(super) fn exp(x: f32) -> f32 {
 pub(super) fn erf(x: f32) -> f32 {
     let t = x.abs().clamp(0.0, 6.0);
     let s = t * t;
-    let mut far =
-        (-1.728_534_7e-5 * t + 3.831_971_3e-4) * s + (-3.883_964_4e-3 * t + 2.425_462_2e-2);
+    let mut far = (-1.728_534_7e-5 * t + 3.831_971_3e-4) * s + (-3.883_964_4e-3 * t + 2.425_462_2e-2);
     far = far * t - 1.067_778_8e-1;
     far = far * t - 6.348_467e-1;
     far = far * t - 1.287_175_1e-1;
@@ -97,10 +90,7 @@ mod tests {
     fn exp_is_accurate() {
         for x in grid().chain([-60.0, -30.5, 40.25, 80.0]) {
             let exact = f64::from(x).exp();
-            assert!(
-                ((f64::from(exp(x)) - exact) / exact).abs() < 3e-7,
-                "exp({x})"
-            );
+            assert!(((f64::from(exp(x)) - exact) / exact).abs() < 3e-7, "exp({x})");
         }
         assert!(exp(-1000.0) < 1e-37 && exp(f32::NAN).is_nan());
     }
@@ -124,10 +114,7 @@ mod tests {
             let values: Vec<f32> = (0..count).map(|i| i as f32).collect();
             let expected: f32 = values.iter().sum(); // whole numbers: exact in any order
             assert_eq!(sum([&values], |[x]| x), expected);
-            assert_eq!(
-                sum([&values, &vec![2.0; count]], |[x, y]| x * y),
-                2.0 * expected
-            );
+            assert_eq!(sum([&values, &vec![2.0; count]], |[x, y]| x * y), 2.0 * expected);
         }
     }
 }

@@ -115,11 +115,8 @@ mod tests {
     #[test]
     fn any_size_and_layout() {
         let value = |i: usize, k: usize| ((3 * i + 7 * k) % 11) as f32 - 5.0;
-        for (rows, columns, depth) in [(1, 1, 1), (8, 16, 4), (9, 17, 5), (37, 37, 32), (3, 40, 2)]
-        {
-            let a: Vec<f32> = (0..rows * depth)
-                .map(|i| value(i / depth, i % depth))
-                .collect();
+        for (rows, columns, depth) in [(1, 1, 1), (8, 16, 4), (9, 17, 5), (37, 37, 32), (3, 40, 2)] {
+            let a: Vec<f32> = (0..rows * depth).map(|i| value(i / depth, i % depth)).collect();
             // The right operand stands transposed: depth first.
             let b: Vec<f32> = (0..depth * columns)
                 .map(|i| value(i % columns + 1, i / columns))
