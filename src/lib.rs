@@ -12,11 +12,12 @@
 //!                  └────────────── experiment: cell, sweep ──────────────┘
 //! ```
 
-// floor 0: words
-pub mod config;
+// floor 0: words; each stands on those above it
 pub mod error;
-pub mod prediction;
 pub mod seed;
+
+pub mod config;
+pub mod prediction;
 // floor 1: data
 pub mod data;
 // floor 2: example
