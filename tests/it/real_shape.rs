@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use candle_core::{Device, Tensor};
 
@@ -85,6 +86,8 @@ fn a_cell_at_the_shape_of_dinov2_small_fits_in_memory() {
             "learner.0.model=dinov2-small",
         ])
         .args(["--set", "learner.0.rank=16", "--set", "learner.0.batch=32"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let status = format!("/proc/{}/status", child.id());
