@@ -5,8 +5,10 @@
 //! frozen weights. So the operations a training run goes through are defined here. Frozen weights
 //! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
 
+pub mod checkpointing;
 pub mod head;
 pub mod loss;
+pub mod norm;
 pub mod ops;
 pub mod optim;
 pub mod projection;
@@ -14,6 +16,7 @@ pub mod schedule;
 
 pub use head::Head;
 pub use loss::cross_entropy;
+pub use norm::{LayerNorm, RmsNorm};
 pub use optim::{AdamW, Group, clip_grad_norm};
 pub use projection::{LowRank, Projection};
 pub use schedule::warmup_cosine;

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use kshot::models::dinov2::Dinov2;
 use kshot::nn::{AdamW, Group, Head, cross_entropy};
 
-use crate::goldens::{self, Golden, Tensors, distance, relative_norm, relative_to_max};
+use crate::goldens::{self, Golden, Tensors, distance, relative_norm, relative_to_max, tolerance};
 
 /// Shares of the largest value of a state.
 const STATE: f64 = 1e-5;
@@ -21,11 +21,6 @@ fn head(tensors: &Tensors, prefix: [&str; 2]) -> Head {
     Head::new(&tensors[prefix[0]], &tensors[prefix[1]]).unwrap()
 }
 
-/// The tolerance, or eight times the reference's own f32 noise if that is larger.
-fn tolerance(base: f64, noise: &serde_json::Value) -> f64 {
-    base.max(8.0 * noise.as_f64().unwrap())
-}
-
 #[test]
 fn every_state_matches() {
     for golden in goldens::dinov2() {
@@ -37,11 +32,7 @@ fn every_state_matches() {
         assert!(!expected.contains_key(&format!("layer_out.{}", states.len() - 2)));
         for (name, state) in names.iter().zip(&states) {
             let error = relative_to_max(state, &expected[name]);
-            assert!(
-                error <= STATE,
-                "{}: {name} differs by {error:e}",
-                golden.name
-            );
+            assert!(error <= STATE, "{}: {name} differs by {error:e}", golden.name);
         }
     }
 }
@@ -56,19 +47,13 @@ fn any_image_size_matches() {
             .collect();
         assert!(!sizes.is_empty());
         for size in sizes {
-            let states = model
-                .states(&expected[&format!("{size}.pixel_values")])
-                .unwrap();
+            let states = model.states(&expected[&format!("{size}.pixel_values")]).unwrap();
             for (name, state) in [
                 ("embeddings", &states[0]),
                 ("last_hidden_state", &states[states.len() - 1]),
             ] {
                 let error = relative_to_max(state, &expected[&format!("{size}.{name}")]);
-                assert!(
-                    error <= STATE,
-                    "{}: {size} {name} differs by {error:e}",
-                    golden.name
-                );
+                assert!(error <= STATE, "{}: {size} {name} differs by {error:e}", golden.name);
             }
         }
     }
@@ -82,21 +67,13 @@ fn features_logits_and_loss_match() {
         let features = model.features(&expected["pixel_values"]).unwrap();
         let reference = Tensor::cat(&[&expected["cls"], &expected["patch_mean"]], 1).unwrap();
         assert_eq!(features.dim(1).unwrap(), 2 * model.hidden_size());
-        assert!(
-            relative_to_max(&features, &reference) <= STATE,
-            "{}",
-            golden.name
-        );
+        assert!(relative_to_max(&features, &reference) <= STATE, "{}", golden.name);
         let logits = head(&expected, ["head.weight", "head.bias"])
             .forward(&features)
             .unwrap();
         let error = distance(&logits, &expected["f64.logits"]);
         let allowed = tolerance(LOGITS, &checks["noise_fp32_logits_max_abs"]);
-        assert!(
-            error <= allowed,
-            "{}: logits differ by {error:e}",
-            golden.name
-        );
+        assert!(error <= allowed, "{}: logits differ by {error:e}", golden.name);
         let loss = cross_entropy(&logits, &expected["labels"]).unwrap();
         let error = distance(&loss, &expected["f64.loss"]);
         assert!(error <= LOSS, "{}: loss differs by {error:e}", golden.name);
@@ -105,9 +82,7 @@ fn features_logits_and_loss_match() {
 
 /// The trainable model of the LoRA goldens: adapters as peft saved them, the head as it was then.
 fn trainable(golden: &Golden, expected: &Tensors) -> (Dinov2, Head) {
-    let model = load(golden)
-        .load_adapter(&golden.expected.join("adapter_r8"))
-        .unwrap();
+    let model = load(golden).load_adapter(&golden.expected.join("adapter_r8")).unwrap();
     for (name, var) in model.trainable() {
         assert_eq!(
             distance(var.as_tensor(), &expected[&format!("init.{name}")]),
@@ -146,17 +121,10 @@ fn lora_gradients_match() {
             golden.name
         );
         let loss = cross_entropy(&logits, &forward["labels"]).unwrap();
-        assert!(
-            distance(&loss, &expected["f64.loss"]) <= LOSS,
-            "{}",
-            golden.name
-        );
+        assert!(distance(&loss, &expected["f64.loss"]) <= LOSS, "{}", golden.name);
         let gradients = loss.backward().unwrap();
         let variables = variables(&model, &head);
-        let count = expected
-            .keys()
-            .filter(|key| key.starts_with("grad."))
-            .count();
+        let count = expected.keys().filter(|key| key.starts_with("grad.")).count();
         assert_eq!(variables.len(), count);
         for (name, var) in variables {
             let found = gradients.get(var.as_tensor()).unwrap();
@@ -219,11 +187,7 @@ fn three_adamw_steps_match() {
             let losses = golden.notes()["lora_r8"][format!("{tag}_losses")].clone();
             for step in 0..3 {
                 let loss = loss();
-                let found = loss
-                    .to_dtype(DType::F64)
-                    .unwrap()
-                    .to_scalar::<f64>()
-                    .unwrap();
+                let found = loss.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
                 assert!(
                     (found - losses[step].as_f64().unwrap()).abs() <= LOSS,
                     "{} {tag} {step}",

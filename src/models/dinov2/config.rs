@@ -100,8 +100,7 @@ impl Config {
             reason,
         };
         let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config: Self = serde_json::from_slice(&bytes)
-            .map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
+        let config: Self = serde_json::from_slice(&bytes).map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
         config.check().map_err(fail)?;
         Ok((config, bytes))
     }
@@ -120,10 +119,7 @@ impl Config {
             ));
         }
         if self.num_channels != 3 {
-            return Err(format!(
-                "num_channels is {}, images have 3",
-                self.num_channels
-            ));
+            return Err(format!("num_channels is {}, images have 3", self.num_channels));
         }
         if self.hidden_act != "gelu" && !self.use_swiglu_ffn {
             return Err(format!(

@@ -11,7 +11,7 @@ use crate::nn::Projection;
 
 /// The embedding of images as token sequences.
 #[derive(Debug, Clone)]
-pub struct Embeddings {
+pub(super) struct Embeddings {
     /// The convolution of patches, as a projection of (3·P·P) values each.
     pub(super) patches: Projection,
     /// (1, 1, D)
@@ -25,7 +25,7 @@ pub struct Embeddings {
 
 /// The trained position table with one interpolated table per grid met so far.
 #[derive(Debug, Clone)]
-pub struct Positions {
+pub(super) struct Positions {
     /// (1, 1 + G·G, D)
     pub(super) table: Tensor,
     /// G, patches per side of the table.
@@ -40,21 +40,15 @@ impl Embeddings {
     ///
     /// # Errors
     /// When the images are smaller than a patch or have not 3 channels.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = pixels.dims4()?;
         let p = self.patch;
         let (rows, columns) = (height / p, width / p);
         if channels != 3 || rows == 0 || columns == 0 {
-            let reason = format!(
-                "images of {:?} have no patch of 3 x {p} x {p}",
-                pixels.dims()
-            );
+            let reason = format!("images of {:?} have no patch of 3 x {p} x {p}", pixels.dims());
             return Err(candle_core::Error::Msg(reason).into());
         }
-        let pixels = pixels
-            .detach()
-            .narrow(2, 0, rows * p)?
-            .narrow(3, 0, columns * p)?;
+        let pixels = pixels.detach().narrow(2, 0, rows * p)?.narrow(3, 0, columns * p)?;
         let patches = pixels
             .reshape((batch, 3, rows, p, columns, p))?
             .permute((0, 2, 4, 1, 3, 5))? // (B, rows, columns, 3, P, P)
@@ -96,26 +90,12 @@ impl Positions {
     fn interpolated(&self, rows: usize, columns: usize) -> Result<Tensor> {
         let (_, count, d) = self.table.dims3()?;
         if count != 1 + self.grid * self.grid {
-            let error: candle_core::Result<Tensor> = (|| {
-                bail!(
-                    "{count} positions are not CLS and a square of {0} x {0}",
-                    self.grid
-                )
-            })();
+            let error: candle_core::Result<Tensor> =
+                (|| bail!("{count} positions are not CLS and a square of {0} x {0}", self.grid))();
             return Ok(error?);
         }
-        let patches = self
-            .table
-            .narrow(1, 1, count - 1)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        let resized = positions::resize(
-            &patches,
-            (self.grid, self.grid),
-            (rows, columns),
-            d,
-            self.antialias,
-        );
+        let patches = self.table.narrow(1, 1, count - 1)?.flatten_all()?.to_vec1::<f32>()?;
+        let resized = positions::resize(&patches, (self.grid, self.grid), (rows, columns), d, self.antialias);
         let resized = Tensor::from_vec(resized, (1, rows * columns, d), self.table.device())?;
         Ok(Tensor::cat(&[&self.table.narrow(1, 0, 1)?, &resized], 1)?)
     }

@@ -8,12 +8,12 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::block::{Block, Mlp, Norm};
+use super::block::{Block, Mlp};
 use super::embeddings::{Embeddings, Positions};
 use super::{Config, Dinov2, ModelType};
 use crate::error::Result;
 use crate::models::weights::Weights;
-use crate::nn::Projection;
+use crate::nn::{LayerNorm, Projection};
 
 impl Dinov2 {
     /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards), as f32.
@@ -30,12 +30,9 @@ impl Dinov2 {
             .without_prefix("dinov2_with_registers.");
         weights.ignore(|name| name == "embeddings.mask_token" || name.starts_with("classifier."));
         let fingerprint = weights.fingerprint(&bytes);
-        let model = Self::build(
-            &config,
-            &fingerprint,
-            &dir.to_string_lossy(),
-            |name, shape| weights.take(name, shape, device),
-        )?;
+        let model = Self::build(&config, &fingerprint, &dir.to_string_lossy(), |name, shape| {
+            weights.take(name, shape, device)
+        })?;
         weights.finish()?;
         Ok(model)
     }
@@ -47,14 +44,10 @@ impl Dinov2 {
     pub fn random(config: &Config, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
         Self::build(config, "random", "random weights", |name, shape| {
             let fan_in: usize = shape[1..].iter().product();
-            let norm = name.ends_with("norm1.weight")
-                || name.ends_with("norm2.weight")
-                || name == "layernorm.weight";
+            let norm = name.ends_with("norm1.weight") || name.ends_with("norm2.weight") || name == "layernorm.weight";
             let (centre, width) = match name {
                 _ if norm || name.ends_with("lambda1") => (1.0, 0.1),
-                _ if name.ends_with("projection.weight") || shape.len() == 2 => {
-                    (0.0, (3.0 / fan_in as f32).sqrt())
-                }
+                _ if name.ends_with("projection.weight") || shape.len() == 2 => (0.0, (3.0 / fan_in as f32).sqrt()),
                 _ => (0.0, 0.1),
             };
             let count = shape.iter().product();
@@ -78,10 +71,7 @@ impl Dinov2 {
             0 => None,
             count => Some(take("embeddings.register_tokens", &[1, count, d])?),
         };
-        let kernel = take(
-            "embeddings.patch_embeddings.projection.weight",
-            &[d, 3, p, p],
-        )?;
+        let kernel = take("embeddings.patch_embeddings.projection.weight", &[d, 3, p, p])?;
         let bias = take("embeddings.patch_embeddings.projection.bias", &[d])?;
         let embeddings = Embeddings {
             patches: Projection::new(kernel.reshape((d, 3 * p * p))?, Some(bias))?,
@@ -153,8 +143,8 @@ fn block(config: &Config, prefix: &str, take: &mut Take) -> Result<Block> {
     })
 }
 
-fn norm(config: &Config, name: &str, take: &mut Take) -> Result<Norm> {
-    Ok(Norm {
+fn norm(config: &Config, name: &str, take: &mut Take) -> Result<LayerNorm> {
+    Ok(LayerNorm {
         weight: take(&format!("{name}.weight"), &[config.hidden_size])?,
         bias: take(&format!("{name}.bias"), &[config.hidden_size])?,
         eps: config.layer_norm_eps,

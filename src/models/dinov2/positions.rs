@@ -26,9 +26,7 @@ pub(super) fn resize(
             let out = &mut wide[(row * to.1 + column) * channels..][..channels];
             for (i, weight) in taps.weights.iter().enumerate() {
                 let input = &table[(row * from.1 + taps.first + i) * channels..][..channels];
-                out.iter_mut()
-                    .zip(input)
-                    .for_each(|(out, x)| *out += weight * x);
+                out.iter_mut().zip(input).for_each(|(out, x)| *out += weight * x);
             }
         }
     }
@@ -38,9 +36,7 @@ pub(super) fn resize(
         let out = &mut resized[row * stride..][..stride];
         for (i, weight) in taps.weights.iter().enumerate() {
             let input = &wide[(taps.first + i) * stride..][..stride];
-            out.iter_mut()
-                .zip(input)
-                .for_each(|(out, x)| *out += weight * x);
+            out.iter_mut().zip(input).for_each(|(out, x)| *out += weight * x);
         }
     }
     resized
@@ -69,8 +65,7 @@ fn four_taps(from: usize, to: usize) -> Vec<Taps> {
         let mut weights = vec![0f32; (nearest(2) - first + 1) as usize];
         for offset in -1..=2 {
             // Positions beyond the border fall onto it.
-            weights[(nearest(offset) - first) as usize] +=
-                cubic(centre - start - offset as f64, -0.75) as f32;
+            weights[(nearest(offset) - first) as usize] += cubic(centre - start - offset as f64, -0.75) as f32;
         }
         Taps {
             first: first as usize,

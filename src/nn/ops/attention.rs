@@ -201,7 +201,7 @@ impl Attention {
 
 /// `row = softmax(row · scale)`.
 #[inline(always)]
-fn softmax_scaled(row: &mut [f32], scale: f32) {
+pub(super) fn softmax_scaled(row: &mut [f32], scale: f32) {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let chunks = row.chunks_exact(16);
     let mut max = chunks
