@@ -63,19 +63,20 @@ pub fn backward(
     })
 }
 
-/// Adds the gradients of `vars` to `gradients`; gives that of `variable`.
+/// Adds the gradients of `vars` to `gradients`; gives that of `variable`. candle's gradients may still hang
+/// on the variables that they were computed with, so they are detached.
 fn collect(end: &Tensor, variable: Option<&Var>, vars: &[Var], gradients: &mut GradStore) -> Result<Option<Tensor>> {
     let found = end.backward()?;
     for var in vars {
         if let Some(new) = found.get(var) {
             let sum = match gradients.get(var) {
-                None => new.clone(),
-                Some(old) => (old + new)?,
+                None => new.detach(),
+                Some(old) => (old + new.detach())?,
             };
             gradients.insert(var, sum);
         }
     }
-    Ok(variable.and_then(|variable| found.get(variable)).cloned())
+    Ok(variable.and_then(|variable| found.get(variable)).map(Tensor::detach))
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ impl Qwen3Vl {
         if let (Some(upstream), Some(merged)) = (done.input, cut.first()) {
             let upstream = (input * upstream)?.sum_all()?.backward()?;
             if let Some(gradient) = upstream.get(merged) {
-                gradients.insert(merged, gradient.clone());
+                gradients.insert(merged, gradient.detach());
             }
         }
         let mut rest = Vec::new();
@@ -177,7 +177,7 @@ impl Qwen3Vl {
             let below = Tensor::stack(&rest, 0)?.sum_all()?.backward()?;
             for (_, var) in self.trainable() {
                 if let Some(gradient) = below.get(&var) {
-                    gradients.insert(&var, gradient.clone());
+                    gradients.insert(&var, gradient.detach());
                 }
             }
         }
