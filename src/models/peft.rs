@@ -192,7 +192,7 @@ pub(super) struct Description<'a> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(super) fn write(dir: &Path, description: Description, updates: &[(String, Tensor, Tensor)]) -> Result<()> {
+pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, Tensor, Tensor)]) -> Result<()> {
     let config = AdapterConfig {
         peft_type: "LORA".into(),
         base_model_name_or_path: Some(description.base.to_owned()),

@@ -312,3 +312,23 @@ fn training_is_reproducible_to_the_bit() {
         }
     }
 }
+
+/// Writes adapters with the logits they give, for `tests/slow/peft_adapter_qwen.py`.
+#[test]
+#[ignore = "writes files for a Python script; see tests/slow/peft_adapter_qwen.py"]
+fn qwen_adapters_for_peft() {
+    let out = std::path::PathBuf::from(std::env::var_os("KSHOT_PEFT_OUT").expect("KSHOT_PEFT_OUT"));
+    for golden in goldens::qwen3_vl() {
+        let reference = Reference::load(&golden);
+        for all in [false, true] {
+            let model = fresh(&reference, all);
+            train(&model);
+            let folder = out.join(format!("{}-{}", golden.name, if all { "all" } else { "language" }));
+            model.save_adapter(&folder).unwrap();
+            let mut tensors = reference.tensors.clone();
+            tensors.insert("pixel_values".into(), reference.patches.clone());
+            tensors.insert("logits".into(), logits(&reference, &model).detach());
+            candle_core::safetensors::save(&tensors, folder.join("logits.safetensors")).unwrap();
+        }
+    }
+}

@@ -50,7 +50,7 @@ impl Dinov2 {
         targets.dedup();
         peft::write(
             dir,
-            Description {
+            &Description {
                 base: &self.origin,
                 task: None,
                 targets,

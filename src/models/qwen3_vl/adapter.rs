@@ -48,7 +48,7 @@ impl Qwen3Vl {
             rank,
             alpha,
         };
-        peft::write(dir, description, &updates)
+        peft::write(dir, &description, &updates)
     }
 
     /// The model with the adapters of a PEFT folder in place of any it has; they can be trained on.
