@@ -203,7 +203,9 @@ impl Error {
             Self::Malformed { path, .. } => {
                 format!("delete `{}` to have it made again", path.display())
             }
-            Self::Config { .. } => "`kshot sweep --help` and the files in `configs/` show what a config may hold".into(),
+            Self::Config { .. } => {
+                "`kshot sweep --help` and the files in `configs/` show what a config may hold".into()
+            }
             Self::UnknownDataset { known, .. } => format!("known datasets: {}", known.join(", ")),
             Self::Manifest { .. } => "correct the manifest: the other files in `datasets/` show the form".into(),
             Self::Labels { path, .. } => format!(
@@ -221,13 +223,20 @@ impl Error {
             }
             Self::TooFewImages { available, .. } => format!("ask for at most {available} shots"),
             Self::Model { .. } => {
-                "a model folder holds config.json, preprocessor_config.json and *.safetensors in the hub's layout".into()
+                "a model folder holds config.json, preprocessor_config.json and *.safetensors in the hub's layout"
+                    .into()
             }
             Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
-            Self::CellsFailed { .. } => "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into(),
+            Self::CellsFailed { .. } => {
+                "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
+            }
             Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
-            Self::NotComparable { .. } => "results of different test images, classes or metrics belong in different folders".into(),
-            Self::Predictions { .. } => "the learner answered outside its class list: please report it with the config".into(),
+            Self::NotComparable { .. } => {
+                "results of different test images, classes or metrics belong in different folders".into()
+            }
+            Self::Predictions { .. } => {
+                "the learner answered outside its class list: please report it with the config".into()
+            }
             Self::Tensor(_) | Self::Figure { .. } => return None,
         };
         Some(hint)

@@ -12,9 +12,10 @@
 //!                  └────────────── experiment: cell, sweep ──────────────┘
 //! ```
 
-// floor 0: words
+// floor 0: words; each stands on those above it
 pub mod error;
 pub mod seed;
+
 pub mod config;
 pub mod prediction;
 // floor 1: data

@@ -39,7 +39,12 @@ pub(super) fn run(verb: &Verb) -> Result<()> {
                 return output(&format!("{:#}\n", serde_json::Value::Array(rows)));
             }
             let width = manifests.iter().map(|m| m.name.len()).max().unwrap_or(0);
-            output(&manifests.iter().map(|m| format!("{:width$}  {}\n", m.name, m.title)).collect::<String>())
+            output(
+                &manifests
+                    .iter()
+                    .map(|m| format!("{:width$}  {}\n", m.name, m.title))
+                    .collect::<String>(),
+            )
         }
         Verb::Show { name } => {
             let dataset = data::open(name, &places.datasets, &places.cache)?;

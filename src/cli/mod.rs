@@ -9,6 +9,7 @@ mod progress;
 mod split;
 mod summary;
 mod sweep;
+mod threads;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -41,6 +42,7 @@ enum Verb {
 /// Parses the command line, runs the verb, reports an error.
 #[must_use]
 pub fn main() -> ExitCode {
+    threads::settle();
     let arguments = Arguments::parse();
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("KSHOT_LOG").unwrap_or_else(|_| level.into());
@@ -82,7 +84,10 @@ fn report(error: &Error) -> String {
 
 /// Writes data to stdout. A reader that has gone away (`kshot … | head`) is no error.
 fn output(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+    match io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io("write to", "stdout")),
     }
@@ -108,6 +113,9 @@ mod tests {
         let text = report(&error);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "error: cannot write `results/x`");
-        assert!(lines[1].starts_with("cause: ") && lines[2].is_empty() && lines[3].starts_with("hint: "), "{text}");
+        assert!(
+            lines[1].starts_with("cause: ") && lines[2].is_empty() && lines[3].starts_with("hint: "),
+            "{text}"
+        );
     }
 }

@@ -17,7 +17,11 @@ pub(super) fn places() -> Places {
             .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
             .to_path_buf()
     });
-    Places { datasets: home.join("datasets"), cache: cache(), home }
+    Places {
+        datasets: home.join("datasets"),
+        cache: cache(),
+        home,
+    }
 }
 
 fn cache() -> PathBuf {

@@ -22,5 +22,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let store = Store::open_existing(&arguments.results)?;
     let tables = summary::draw(&store, &store.records()?)?;
-    output(&if arguments.markdown { summary::markdown(&tables) } else { summary::plain(&tables) })
+    output(&if arguments.markdown {
+        summary::markdown(&tables)
+    } else {
+        summary::plain(&tables)
+    })
 }

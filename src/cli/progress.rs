@@ -47,7 +47,9 @@ impl Live {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
 }
 
 impl Progress for Live {
@@ -102,7 +104,13 @@ impl Progress for Live {
 
     fn fail(&mut self, cell: &Cell, error: &Error) {
         self.done += 1;
-        self.line(&format!("[{}/{}] {} · FAILED\n{}", self.done, self.cells, cell.key, super::report(error)));
+        self.line(&format!(
+            "[{}/{}] {} · FAILED\n{}",
+            self.done,
+            self.cells,
+            cell.key,
+            super::report(error)
+        ));
     }
 
     fn end(&mut self) {

@@ -39,23 +39,38 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
     let (text, origin) = match &arguments.config {
-        Some(path) => (fs::read_to_string(path).map_err(Error::io("read", path))?, path.display().to_string()),
+        Some(path) => (
+            fs::read_to_string(path).map_err(Error::io("read", path))?,
+            path.display().to_string(),
+        ),
         None => (QUICKSTART.to_owned(), "configs/quickstart.toml".to_owned()),
     };
     let sweep = Sweep::parse(&text, &origin, &arguments.set)?;
-    let folder = arguments.results.clone().unwrap_or_else(|| Path::new("results").join(&sweep.name));
+    let folder = arguments
+        .results
+        .clone()
+        .unwrap_or_else(|| Path::new("results").join(&sweep.name));
     let cells = plan::plan(&sweep, &places)?;
     if arguments.dry_run {
         return list(&cells, &folder);
     }
     let store = Store::open(&folder)?;
-    let outcome = sweep::run(&sweep, &cells, &store, commit(&places.home).as_deref(), &mut Live::new())?;
+    let outcome = sweep::run(
+        &sweep,
+        &cells,
+        &store,
+        commit(&places.home).as_deref(),
+        &mut Live::new(),
+    )?;
     if !outcome.records.is_empty() {
         output(&summary::plain(&summary::draw(&store, &outcome.records)?))?;
     }
     tracing::info!("results are in `{}`", folder.display());
     if outcome.failed > 0 {
-        return Err(Error::CellsFailed { failed: outcome.failed, total: cells.len() });
+        return Err(Error::CellsFailed {
+            failed: outcome.failed,
+            total: cells.len(),
+        });
     }
     Ok(())
 }
@@ -66,10 +81,20 @@ fn list(cells: &[Cell], folder: &Path) -> Result<()> {
     let mut text = String::new();
     let mut images = 0;
     for cell in cells {
-        let finished = store.as_ref().map(|s| s.finished(&cell.run_id)).transpose()?.flatten().is_some();
+        let finished = store
+            .as_ref()
+            .map(|s| s.finished(&cell.run_id))
+            .transpose()?
+            .flatten()
+            .is_some();
         images += if finished { 0 } else { cell.images() };
         let state = if finished { "finished" } else { "to do" };
-        text += &format!("{}  {state:8}  {:>7} images  {}\n", cell.run_id, cell.images(), cell.key);
+        text += &format!(
+            "{}  {state:8}  {:>7} images  {}\n",
+            cell.run_id,
+            cell.images(),
+            cell.key
+        );
     }
     text += &format!("{} cells, {images} images to process\n", cells.len());
     output(&text)
@@ -77,7 +102,12 @@ fn list(cells: &[Cell], folder: &Path) -> Result<()> {
 
 /// Commit of the checkout that holds the datasets and configs; none outside of git.
 fn commit(home: &Path) -> Option<String> {
-    let output = Command::new("git").arg("-C").arg(home).args(["rev-parse", "HEAD"]).output().ok()?;
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(home)
+        .args(["rev-parse", "HEAD"])
+        .output()
+        .ok()?;
     let hash = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (output.status.success() && !hash.is_empty()).then_some(hash)
 }

@@ -71,7 +71,18 @@ fn dinov2_lora_name() -> String {
     "DINOv2 LoRA".into()
 }
 fn dinov2_targets() -> Vec<String> {
-    ["query", "key", "value", "output.dense", "fc1", "fc2", "weights_in", "weights_out"].map(String::from).into()
+    [
+        "query",
+        "key",
+        "value",
+        "output.dense",
+        "fc1",
+        "fc2",
+        "weights_in",
+        "weights_out",
+    ]
+    .map(String::from)
+    .into()
 }
 fn rank() -> usize {
     16
@@ -79,11 +90,13 @@ fn rank() -> usize {
 fn alpha() -> f64 {
     16.0
 }
+// Both rates and the crop were chosen on held-out designers inside the pools of the four mini emoji sets
+// (k = 1 and 8, two seeds, eleven settings), never on a test image.
 fn adapter_lr() -> f64 {
-    1e-3
+    1e-4
 }
 fn head_lr() -> f64 {
-    1e-2
+    3e-3
 }
 fn batch() -> usize {
     32
@@ -98,7 +111,7 @@ fn clip() -> f64 {
     1.0
 }
 fn min_crop() -> f64 {
-    0.6
+    0.8
 }
 fn yes() -> bool {
     true
@@ -215,7 +228,11 @@ impl Learner {
     pub(super) fn check(&self) -> Result<(), String> {
         let positive = |what: &str, value: f64| {
             let fine = value.is_finite() && value > 0.0;
-            if fine { Ok(()) } else { Err(format!("learner `{}`: {what} must be above 0", self.name())) }
+            if fine {
+                Ok(())
+            } else {
+                Err(format!("learner `{}`: {what} must be above 0", self.name()))
+            }
         };
         match self {
             Self::Dinov2Lora(l) => {

@@ -65,18 +65,26 @@ impl Sweep {
     /// # Errors
     /// [`Error::Config`] names `origin` or the override, and the field.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let config = |reason: String| Error::Config { origin: origin.into(), reason };
+        let config = |reason: String| Error::Config {
+            origin: origin.into(),
+            reason,
+        };
         let sweep: Self = if overrides.is_empty() {
             toml::from_str(text).map_err(|e| config(e.to_string()))?
         } else {
             let mut table: Table = toml::from_str(text).map_err(|e| config(e.to_string()))?;
             for text in overrides {
-                patch(&mut table, text)
-                    .map_err(|reason| Error::Config { origin: format!("override `{text}`"), reason })?;
+                patch(&mut table, text).map_err(|reason| Error::Config {
+                    origin: format!("override `{text}`"),
+                    reason,
+                })?;
             }
             table.try_into().map_err(|e| {
                 let origin = format!("{origin} with {}", overrides.join(" "));
-                Error::Config { origin, reason: e.to_string() }
+                Error::Config {
+                    origin,
+                    reason: e.to_string(),
+                }
             })?
         };
         sweep.check().map_err(config)?;
@@ -88,7 +96,10 @@ impl Sweep {
     /// # Errors
     /// Never for a config that was parsed; the signature says so because the TOML writer can fail.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::Config { origin: self.name.clone(), reason: e.to_string() })
+        toml::to_string(self).map_err(|e| Error::Config {
+            origin: self.name.clone(),
+            reason: e.to_string(),
+        })
     }
 
     /// What the types do not rule out.
@@ -177,7 +188,10 @@ mod tests {
     fn overrides_reach_tables_lists_and_plain_strings() {
         let set = ["shots=[1, 2]", "name=other", "learner.0.side=12"].map(String::from);
         let sweep = Sweep::parse(MINIMAL, "c", &set).unwrap();
-        assert_eq!((sweep.shots.as_slice(), sweep.name.as_str()), ([1, 2].as_slice(), "other"));
+        assert_eq!(
+            (sweep.shots.as_slice(), sweep.name.as_str()),
+            ([1, 2].as_slice(), "other")
+        );
         assert!(matches!(&sweep.learners[0], Learner::Pixels(p) if p.side == 12));
     }
 
@@ -190,7 +204,13 @@ mod tests {
 
     #[test]
     fn repeated_or_zero_values_are_refused() {
-        for set in ["shots=[1, 1]", "shots=[0]", "shots=[]", "datasets=['a', 'a']", "name=../x"] {
+        for set in [
+            "shots=[1, 1]",
+            "shots=[0]",
+            "shots=[]",
+            "datasets=['a', 'a']",
+            "name=../x",
+        ] {
             assert!(Sweep::parse(MINIMAL, "c", &[set.into()]).is_err(), "{set}");
         }
     }

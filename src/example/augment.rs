@@ -19,11 +19,7 @@ pub(super) struct Part {
 
 /// A rectangle that covers `min_area` to all of a (width, height) image, as torchvision's
 /// `RandomResizedCrop.get_params` draws it.
-pub(super) fn random_part(
-    (width, height): (u32, u32),
-    min_area: f64,
-    rng: &mut ChaCha8Rng,
-) -> Part {
+pub(super) fn random_part((width, height): (u32, u32), min_area: f64, rng: &mut ChaCha8Rng) -> Part {
     let area = f64::from(width) * f64::from(height);
     for _ in 0..TRIES {
         let target = area * rng.random_range(min_area.clamp(0.0, 1.0)..=1.0);
@@ -87,13 +83,8 @@ mod tests {
     #[test]
     fn parts_reach_every_border() {
         let mut rng = seed::rng(4, "parts");
-        let parts: Vec<_> = (0..500)
-            .map(|_| random_part((20, 20), 0.3, &mut rng))
-            .collect();
+        let parts: Vec<_> = (0..500).map(|_| random_part((20, 20), 0.3, &mut rng)).collect();
         assert!(parts.iter().any(|p| p.left == 0) && parts.iter().any(|p| p.top == 0));
-        assert!(
-            parts.iter().any(|p| p.left + p.width == 20)
-                && parts.iter().any(|p| p.top + p.height == 20)
-        );
+        assert!(parts.iter().any(|p| p.left + p.width == 20) && parts.iter().any(|p| p.top + p.height == 20));
     }
 }

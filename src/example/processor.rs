@@ -105,18 +105,14 @@ impl ImageProcessor {
             reason,
         };
         let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|e| fail(format!("not an image processor: {e}")))?;
+        let config: Config = serde_json::from_slice(&text).map_err(|e| fail(format!("not an image processor: {e}")))?;
         Self::new(&config).map_err(fail)
     }
 
     fn new(config: &Config) -> Result<Self, String> {
         let resize = match config.size {
             _ if !config.do_resize => None,
-            Size::Number(edge)
-            | Size::ShortestEdge {
-                shortest_edge: edge,
-            } => Some(Resize::ShortestEdge(edge)),
+            Size::Number(edge) | Size::ShortestEdge { shortest_edge: edge } => Some(Resize::ShortestEdge(edge)),
             Size::Exact { height, width } => Some(Resize::To { height, width }),
         };
         if config.do_resize && config.resample != BICUBIC {
@@ -139,17 +135,10 @@ impl ImageProcessor {
             (None, _) => return Err("without `do_center_crop` images would vary in size".into()),
         };
         let none = |size: u32| !(1..=1 << 14).contains(&size);
-        if none(size.0)
-            || none(size.1)
-            || matches!(resize, Some(Resize::ShortestEdge(edge)) if none(edge))
-        {
+        if none(size.0) || none(size.1) || matches!(resize, Some(Resize::ShortestEdge(edge)) if none(edge)) {
             return Err(format!("an image size of {} x {} pixels", size.0, size.1));
         }
-        let scale = if config.do_rescale {
-            config.rescale_factor
-        } else {
-            1.0
-        };
+        let scale = if config.do_rescale { config.rescale_factor } else { 1.0 };
         let mut levels = [[0f32; 256]; 3];
         for (channel, levels) in levels.iter_mut().enumerate() {
             let (mean, std) = match config.do_normalize {
@@ -189,17 +178,10 @@ impl ImageProcessor {
     /// The part covers at least `crop_min_area` of the image (torchvision's `RandomResizedCrop`,
     /// aspect ratio 3/4 to 4/3); from 1 on it is the frame of evaluation.
     #[must_use]
-    pub fn augmented(
-        &self,
-        image: &RgbImage,
-        crop_min_area: f64,
-        flip: bool,
-        rng: &mut ChaCha8Rng,
-    ) -> Vec<f32> {
+    pub fn augmented(&self, image: &RgbImage, crop_min_area: f64, flip: bool, rng: &mut ChaCha8Rng) -> Vec<f32> {
         let framed = if crop_min_area < 1.0 {
             let part = augment::random_part(image.dimensions(), crop_min_area, rng);
-            let part =
-                imageops::crop_imm(image, part.left, part.top, part.width, part.height).to_image();
+            let part = imageops::crop_imm(image, part.left, part.top, part.width, part.height).to_image();
             resize(&part, self.size.1, self.size.0)
         } else {
             self.framed(image)
@@ -217,11 +199,7 @@ impl ImageProcessor {
                 let (short, long) = (width.min(height), width.max(height));
                 // Images are far smaller than 2³² pixels; an empty one stays empty.
                 let long = (u64::from(edge) * u64::from(long) / u64::from(short.max(1))) as u32;
-                let (width, height) = if width <= height {
-                    (edge, long)
-                } else {
-                    (long, edge)
-                };
+                let (width, height) = if width <= height { (edge, long) } else { (long, edge) };
                 resize(image, width, height)
             }
         };
@@ -243,14 +221,9 @@ impl ImageProcessor {
                     .step_by(3)
                     .map(|&v| self.levels[channel][v as usize]);
                 if mirrored {
-                    out.iter_mut()
-                        .rev()
-                        .zip(levels)
-                        .for_each(|(out, level)| *out = level);
+                    out.iter_mut().rev().zip(levels).for_each(|(out, level)| *out = level);
                 } else {
-                    out.iter_mut()
-                        .zip(levels)
-                        .for_each(|(out, level)| *out = level);
+                    out.iter_mut().zip(levels).for_each(|(out, level)| *out = level);
                 }
             }
         }
@@ -309,25 +282,15 @@ mod tests {
                 .size(),
             (8, 9)
         );
-        assert!(
-            processor(r#"{"do_center_crop": false}"#)
-                .unwrap_err()
-                .contains("vary")
-        );
-        assert!(
-            processor(r#"{"resample": 2}"#)
-                .unwrap_err()
-                .contains("bicubic")
-        );
+        assert!(processor(r#"{"do_center_crop": false}"#).unwrap_err().contains("vary"));
+        assert!(processor(r#"{"resample": 2}"#).unwrap_err().contains("bicubic"));
         assert!(processor(r#"{"image_std": [0, 1, 1]}"#).is_err());
     }
 
     #[test]
     fn small_images_are_padded_black() {
-        let processor = processor(
-            r#"{"do_resize": false, "crop_size": 5, "do_normalize": false, "do_rescale": false}"#,
-        )
-        .unwrap();
+        let processor =
+            processor(r#"{"do_resize": false, "crop_size": 5, "do_normalize": false, "do_rescale": false}"#).unwrap();
         let pixels = processor.pixels(&RgbImage::from_pixel(2, 9, image::Rgb([7, 8, 9])));
         assert_eq!(pixels[..10], [0., 7., 7., 0., 0., 0., 7., 7., 0., 0.]);
     }

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+use crate::data::manifest::Layout;
 use crate::error::Result;
 use crate::experiment::plan::Cell;
 use crate::method::Step;
 use crate::prediction::{Prediction, Reading};
-use crate::data::manifest::Layout;
 use crate::results::metric::Headline;
 use crate::results::record::{Account, Record, Timing, TrainingSummary, utc_now};
 use crate::results::store::Store;

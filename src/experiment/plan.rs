@@ -144,10 +144,13 @@ impl Cell {
     pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
         let classes = self.split.classes.len();
         let base = || {
-            self.base.as_ref().map(|b| b.frozen.clone()).ok_or_else(|| Error::Model {
-                path: self.learner.model().unwrap_or(Path::new("")).into(),
-                reason: "was not loaded".into(),
-            })
+            self.base
+                .as_ref()
+                .map(|b| b.frozen.clone())
+                .ok_or_else(|| Error::Model {
+                    path: self.learner.model().unwrap_or(Path::new("")).into(),
+                    reason: "was not loaded".into(),
+                })
         };
         Ok(match &self.learner {
             Learner::Dinov2Lora(config) => {
@@ -178,25 +181,37 @@ fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Resu
     items
         .iter()
         .map(|item| {
-            by_id.get(item.id.as_str()).map(|i| (*i).clone()).ok_or_else(|| Error::Dataset {
-                dataset: dataset.name.clone(),
-                reason: format!("the split names image `{}`, which is not there", item.id),
-            })
+            by_id
+                .get(item.id.as_str())
+                .map(|i| (*i).clone())
+                .ok_or_else(|| Error::Dataset {
+                    dataset: dataset.name.clone(),
+                    reason: format!("the split names image `{}`, which is not there", item.id),
+                })
         })
         .collect()
 }
 
 /// A model folder as written in a config: absolute, or relative to the working folder, or to `home`.
 fn resolve(model: &Path, home: &Path) -> PathBuf {
-    if model.is_absolute() || model.exists() { model.to_path_buf() } else { home.join(model) }
+    if model.is_absolute() || model.exists() {
+        model.to_path_buf()
+    } else {
+        home.join(model)
+    }
 }
 
 fn load_base(dir: &Path) -> Result<Base> {
     let frozen = Frozen::load(dir, &Device::Cpu)?;
     let preprocessing = dir.join("preprocessor_config.json");
     let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
-    let fingerprint =
-        Sha256::new().chain_update(frozen.model().fingerprint()).chain_update(&bytes).finalize();
+    let fingerprint = Sha256::new()
+        .chain_update(frozen.model().fingerprint())
+        .chain_update(&bytes)
+        .finalize();
     let fingerprint = fingerprint.iter().map(|b| format!("{b:02x}")).collect();
-    Ok(Base { frozen: Arc::new(frozen), fingerprint })
+    Ok(Base {
+        frozen: Arc::new(frozen),
+        fingerprint,
+    })
 }

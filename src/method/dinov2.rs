@@ -42,7 +42,13 @@ impl Dinov2Classifier {
     /// A classifier for `classes` classes; `seed` decides initialisation, order and augmentation.
     #[must_use]
     pub fn new(base: Arc<Frozen>, config: Dinov2Lora, classes: usize, seed: u64) -> Self {
-        Self { base, config, classes, seed, trained: None }
+        Self {
+            base,
+            config,
+            classes,
+            seed,
+            trained: None,
+        }
     }
 
     fn trained(&self, dir: &Path) -> Result<&(Dinov2, Head)> {
@@ -70,16 +76,32 @@ impl Classifier for Dinov2Classifier {
         let config = &self.config;
         let images = read_images(shots)?;
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
-        let lora = Lora { targets: config.targets.clone(), rank: config.rank, alpha: config.alpha };
+        let lora = Lora {
+            targets: config.targets.clone(),
+            rank: config.rank,
+            alpha: config.alpha,
+        };
         let model = self.base.model().with_lora(&lora, &mut rng(self.seed, "lora"))?;
         let head = head_from_class_means(&self.base.features(shots)?, &labels, self.classes, self.base.device())?;
 
         let adapter: Vec<Var> = model.trainable().into_iter().map(|(_, var)| var).collect();
         let vars: Vec<Var> = adapter.iter().chain([head.weight(), head.bias()]).cloned().collect();
         let groups = vec![
-            Group { vars: adapter, lr: config.adapter_lr, weight_decay: config.weight_decay },
-            Group { vars: vec![head.weight().clone()], lr: config.head_lr, weight_decay: config.weight_decay },
-            Group { vars: vec![head.bias().clone()], lr: config.head_lr, weight_decay: 0.0 },
+            Group {
+                vars: adapter,
+                lr: config.adapter_lr,
+                weight_decay: config.weight_decay,
+            },
+            Group {
+                vars: vec![head.weight().clone()],
+                lr: config.head_lr,
+                weight_decay: config.weight_decay,
+            },
+            Group {
+                vars: vec![head.bias().clone()],
+                lr: config.head_lr,
+                weight_decay: 0.0,
+            },
         ];
         let mut optimiser = AdamW::new(groups, BETAS.0, BETAS.1, EPSILON)?;
 
@@ -99,13 +121,21 @@ impl Classifier for Dinov2Classifier {
             }
             let mut grads = loss.backward()?;
             if !clip_grad_norm(&vars, &mut grads, config.clip)?.is_finite() {
-                return Err(Error::NotFinite { what: "gradient norm", step });
+                return Err(Error::NotFinite {
+                    what: "gradient norm",
+                    step,
+                });
             }
             optimiser.step(&grads, warmup_cosine(step, steps, warmup))?;
             if step >= steps - steps.div_ceil(10) {
                 tail.push(value);
             }
-            on_step(Step { done: step + 1, of: steps, images: batch.len(), loss: value });
+            on_step(Step {
+                done: step + 1,
+                of: steps,
+                images: batch.len(),
+                loss: value,
+            });
         }
         self.trained = Some((model, head));
         Ok(Fit {
@@ -118,6 +148,7 @@ impl Classifier for Dinov2Classifier {
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
         let (model, head) = self.trained(Path::new(&self.config.model))?;
+        let model = model.merged()?;
         for batch in images.chunks(BATCH) {
             let features = model.features(&self.base.pixels(batch)?)?.detach();
             let rows: Vec<Prediction> = log_softmax(&head.forward(&features)?)?
@@ -147,7 +178,10 @@ impl Classifier for Dinov2Classifier {
 }
 
 fn untrained(dir: &Path) -> Error {
-    Error::Model { path: dir.to_path_buf(), reason: "the classifier was neither trained nor loaded".into() }
+    Error::Model {
+        path: dir.to_path_buf(),
+        reason: "the classifier was neither trained nor loaded".into(),
+    }
 }
 
 /// Indices into the shots: one seeded permutation after another, cut to `length`.
@@ -179,7 +213,9 @@ fn head_from_class_means(features: &[Arc<[f32]>], labels: &[u32], classes: usize
     for (mean, count) in means.iter_mut().zip(&counts) {
         mean.iter_mut().for_each(|m| *m /= count.max(1.0));
     }
-    let centre: Vec<f32> = (0..width).map(|d| means.iter().map(|m| m[d]).sum::<f32>() / classes as f32).collect();
+    let centre: Vec<f32> = (0..width)
+        .map(|d| means.iter().map(|m| m[d]).sum::<f32>() / classes as f32)
+        .collect();
     let spread: f32 = means
         .iter()
         .map(|m| m.iter().zip(&centre).map(|(a, b)| (a - b) * (a - b)).sum::<f32>())
@@ -194,7 +230,10 @@ fn head_from_class_means(features: &[Arc<[f32]>], labels: &[u32], classes: usize
         let squares = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
         bias.push(-gain / 2.0 * (squares(mean) - squares(&centre)));
     }
-    Head::new(&Tensor::from_vec(weight, (classes, width), device)?, &Tensor::from_vec(bias, classes, device)?)
+    Head::new(
+        &Tensor::from_vec(weight, (classes, width), device)?,
+        &Tensor::from_vec(bias, classes, device)?,
+    )
 }
 
 fn save_head(head: &Head, file: &Path) -> Result<()> {
@@ -206,12 +245,20 @@ fn save_head(head: &Head, file: &Path) -> Result<()> {
 }
 
 fn load_head(file: &Path, (classes, features): (usize, usize), device: &Device) -> Result<Head> {
-    let model_error = |reason: String| Error::Model { path: file.to_path_buf(), reason };
+    let model_error = |reason: String| Error::Model {
+        path: file.to_path_buf(),
+        reason,
+    };
     let tensors = candle_core::safetensors::load(file, device).map_err(|e| model_error(e.to_string()))?;
     let get = |name: &str, shape: &[usize]| {
-        let tensor = tensors.get(name).ok_or_else(|| model_error(format!("tensor `{name}` is missing")))?;
+        let tensor = tensors
+            .get(name)
+            .ok_or_else(|| model_error(format!("tensor `{name}` is missing")))?;
         if tensor.dims() != shape {
-            return Err(model_error(format!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.dims())));
+            return Err(model_error(format!(
+                "tensor `{name}` has shape {:?}, expected {shape:?}",
+                tensor.dims()
+            )));
         }
         Ok(tensor)
     };
@@ -235,14 +282,25 @@ mod tests {
 
     #[test]
     fn initial_head_is_nearest_class_mean() {
-        let features: Vec<Arc<[f32]>> = [[4.0, 0.0], [6.0, 0.0], [0.0, 1.0], [0.0, 3.0]].map(|f| f.into()).into();
+        let features: Vec<Arc<[f32]>> = [[4.0, 0.0], [6.0, 0.0], [0.0, 1.0], [0.0, 3.0]]
+            .map(|f| f.into())
+            .into();
         let head = head_from_class_means(&features, &[0, 0, 1, 1], 2, &Device::Cpu).unwrap();
         // Nearer to (0, 2) than to (5, 0), although its dot product with (5, 0) is the larger one.
-        let logits = head.forward(&Tensor::new(&[[1.2f32, 2.0], [4.0, 1.0]], &Device::Cpu).unwrap()).unwrap();
+        let logits = head
+            .forward(&Tensor::new(&[[1.2f32, 2.0], [4.0, 1.0]], &Device::Cpu).unwrap())
+            .unwrap();
         let classes = logits.argmax(candle_core::D::Minus1).unwrap().to_vec1::<u32>().unwrap();
         assert_eq!(classes, [1, 0]);
         // The class means lead the average of the two classes by the margin.
-        let at_mean = head.forward(&Tensor::new(&[[5f32, 0.0]], &Device::Cpu).unwrap()).unwrap().to_vec2::<f32>().unwrap();
-        assert!(((at_mean[0][0] - at_mean[0][1]) / 2.0 - INITIAL_MARGIN).abs() < 1e-4, "{at_mean:?}");
+        let at_mean = head
+            .forward(&Tensor::new(&[[5f32, 0.0]], &Device::Cpu).unwrap())
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        assert!(
+            ((at_mean[0][0] - at_mean[0][1]) / 2.0 - INITIAL_MARGIN).abs() < 1e-4,
+            "{at_mean:?}"
+        );
     }
 }

@@ -63,7 +63,11 @@ impl Frozen {
     /// Unreadable images, tensor failures.
     pub fn features(&self, images: &[LabelledImage]) -> Result<Vec<Arc<[f32]>>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<LabelledImage> = images.iter().filter(|i| !known.contains_key(&i.sha256)).cloned().collect();
+        let new: Vec<LabelledImage> = images
+            .iter()
+            .filter(|i| !known.contains_key(&i.sha256))
+            .cloned()
+            .collect();
         for batch in new.chunks(BATCH) {
             let pixels = self.pixels(batch)?;
             let rows = self.model.features(&pixels)?.to_vec2::<f32>()?;
@@ -79,12 +83,19 @@ impl Frozen {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        let views: Vec<Vec<f32>> = read_images(images)?.par_iter().map(|i| self.processor.pixels(i)).collect();
+        let views: Vec<Vec<f32>> = read_images(images)?
+            .par_iter()
+            .map(|i| self.processor.pixels(i))
+            .collect();
         stack(&views, self.processor.size(), &self.device)
     }
 }
 
 /// Views of 3·H·W numbers to one tensor (B, 3, H, W).
 pub(crate) fn stack(views: &[Vec<f32>], (height, width): (usize, usize), device: &Device) -> Result<Tensor> {
-    Ok(Tensor::from_vec(views.concat(), (views.len(), 3, height, width), device)?)
+    Ok(Tensor::from_vec(
+        views.concat(),
+        (views.len(), 3, height, width),
+        device,
+    )?)
 }

@@ -21,12 +21,18 @@ impl PixelNeighbour {
     /// A classifier that has seen nothing yet.
     #[must_use]
     pub fn new(config: Pixels) -> Self {
-        Self { config, shots: Vec::new() }
+        Self {
+            config,
+            shots: Vec::new(),
+        }
     }
 
     fn vectors(&self, images: &[LabelledImage]) -> Result<Vec<Vec<u8>>> {
         let side = self.config.side;
-        Ok(read_images(images)?.par_iter().map(|image| resize(image, side, side).into_raw()).collect())
+        Ok(read_images(images)?
+            .par_iter()
+            .map(|image| resize(image, side, side).into_raw())
+            .collect())
     }
 }
 
@@ -36,7 +42,11 @@ fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
 
 impl Classifier for PixelNeighbour {
     fn fit(&mut self, shots: &[LabelledImage], _: &mut dyn FnMut(Step)) -> Result<Fit> {
-        self.shots = self.vectors(shots)?.into_iter().zip(shots.iter().map(|s| s.class)).collect();
+        self.shots = self
+            .vectors(shots)?
+            .into_iter()
+            .zip(shots.iter().map(|s| s.class))
+            .collect();
         Ok(Fit::default())
     }
 
@@ -47,7 +57,10 @@ impl Classifier for PixelNeighbour {
                 .par_iter()
                 .zip(batch)
                 .filter_map(|(vector, image)| {
-                    let nearest = self.shots.iter().min_by_key(|(shot, _)| squared_distance(shot, vector))?;
+                    let nearest = self
+                        .shots
+                        .iter()
+                        .min_by_key(|(shot, _)| squared_distance(shot, vector))?;
                     Some(row(image, nearest.1, None))
                 })
                 .collect();
@@ -67,7 +80,10 @@ impl Classifier for PixelNeighbour {
 
 /// Methods without trained weights refuse to be saved, rather than write an empty folder.
 pub(crate) fn nothing_to_save(dir: &Path) -> Error {
-    Error::Model { path: dir.to_path_buf(), reason: "this method has no adapter: it is refitted from the shots".into() }
+    Error::Model {
+        path: dir.to_path_buf(),
+        reason: "this method has no adapter: it is refitted from the shots".into(),
+    }
 }
 
 #[cfg(test)]

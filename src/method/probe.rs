@@ -34,19 +34,39 @@ impl Probe {
     /// Nearest class mean by cosine.
     #[must_use]
     pub fn nearest_mean(frozen: Arc<Frozen>, classes: usize) -> Self {
-        Self { frozen, classes, rule: Box::new(Mean::default()) }
+        Self {
+            frozen,
+            classes,
+            rule: Box::new(Mean::default()),
+        }
     }
 
     /// Similarity-weighted vote of the nearest neighbours (DINOv2's k-NN evaluation).
     #[must_use]
     pub fn knn(frozen: Arc<Frozen>, classes: usize, config: Knn) -> Self {
-        Self { frozen, classes, rule: Box::new(Neighbours { config, shots: Vec::new(), classes }) }
+        Self {
+            frozen,
+            classes,
+            rule: Box::new(Neighbours {
+                config,
+                shots: Vec::new(),
+                classes,
+            }),
+        }
     }
 
     /// Multinomial logistic regression with an L2 penalty.
     #[must_use]
     pub fn logistic_regression(frozen: Arc<Frozen>, classes: usize, config: LogisticRegression) -> Self {
-        Self { frozen, classes, rule: Box::new(Logistic { config, weight: Vec::new(), bias: Vec::new() }) }
+        Self {
+            frozen,
+            classes,
+            rule: Box::new(Logistic {
+                config,
+                weight: Vec::new(),
+                bias: Vec::new(),
+            }),
+        }
     }
 
     fn vectors(&self, images: &[LabelledImage]) -> Result<Vec<Vec<f32>>> {
@@ -141,7 +161,11 @@ impl Rule for Neighbours {
     }
 
     fn classify(&self, vector: &[f32]) -> (u32, Option<Vec<f32>>) {
-        let mut near: Vec<(f32, u32)> = self.shots.iter().map(|(shot, class)| (dot(shot, vector), *class)).collect();
+        let mut near: Vec<(f32, u32)> = self
+            .shots
+            .iter()
+            .map(|(shot, class)| (dot(shot, vector), *class))
+            .collect();
         // A stable sort: equal similarities keep the order of the split.
         near.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut votes = vec![0f32; self.classes];
@@ -197,8 +221,7 @@ impl Rule for Logistic {
             let logits = x.matmul(&ahead)?;
             let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
             let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(1)?)?;
-            let gradient =
-                ((xt.matmul(&(probabilities - &target)?)? / n as f64)? + ahead.broadcast_mul(&penalty)?)?;
+            let gradient = ((xt.matmul(&(probabilities - &target)?)? / n as f64)? + ahead.broadcast_mul(&penalty)?)?;
             let next = (&ahead - (&gradient / lipschitz)?)?;
             ahead = (&next + ((&next - &w)? * momentum)?)?;
             w = next;
@@ -213,7 +236,12 @@ impl Rule for Logistic {
     }
 
     fn classify(&self, vector: &[f32]) -> (u32, Option<Vec<f32>>) {
-        let logits: Vec<f32> = self.weight.iter().zip(&self.bias).map(|(w, b)| dot(w, vector) + b).collect();
+        let logits: Vec<f32> = self
+            .weight
+            .iter()
+            .zip(&self.bias)
+            .map(|(w, b)| dot(w, vector) + b)
+            .collect();
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln() + max;
         (argmax(&logits), Some(logits.iter().map(|l| l - log_sum).collect()))
@@ -236,12 +264,29 @@ mod tests {
     #[test]
     fn every_rule_separates_two_clusters() {
         let (vectors, labels) = two_clusters();
-        let knn = Knn { name: String::new(), model: "".into(), neighbours: 2, temperature: 0.07 };
-        let logistic = LogisticRegression { name: String::new(), model: "".into(), l2: 1e-3 };
+        let knn = Knn {
+            name: String::new(),
+            model: "".into(),
+            neighbours: 2,
+            temperature: 0.07,
+        };
+        let logistic = LogisticRegression {
+            name: String::new(),
+            model: "".into(),
+            l2: 1e-3,
+        };
         let rules: [Box<dyn Rule>; 3] = [
             Box::new(Mean::default()),
-            Box::new(Neighbours { config: knn, shots: Vec::new(), classes: 2 }),
-            Box::new(Logistic { config: logistic, weight: Vec::new(), bias: Vec::new() }),
+            Box::new(Neighbours {
+                config: knn,
+                shots: Vec::new(),
+                classes: 2,
+            }),
+            Box::new(Logistic {
+                config: logistic,
+                weight: Vec::new(),
+                bias: Vec::new(),
+            }),
         ];
         for mut rule in rules {
             rule.fit(&vectors, &labels, 2).unwrap();
@@ -255,8 +300,16 @@ mod tests {
     fn logistic_regression_reaches_a_stationary_point() {
         let (vectors, labels) = two_clusters();
         let l2 = 1e-2;
-        let config = LogisticRegression { name: String::new(), model: "".into(), l2 };
-        let mut rule = Logistic { config, weight: Vec::new(), bias: Vec::new() };
+        let config = LogisticRegression {
+            name: String::new(),
+            model: "".into(),
+            l2,
+        };
+        let mut rule = Logistic {
+            config,
+            weight: Vec::new(),
+            bias: Vec::new(),
+        };
         rule.fit(&vectors, &labels, 2).unwrap();
         for class in 0..2 {
             for d in 0..2 {

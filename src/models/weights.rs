@@ -60,28 +60,19 @@ impl Weights {
         }
         let index_path = dir.join(INDEX);
         if !index_path.is_file() {
-            return Err(model_error(
-                dir,
-                format!("neither {WEIGHTS} nor {INDEX} is there"),
-            ));
+            return Err(model_error(dir, format!("neither {WEIGHTS} nor {INDEX} is there")));
         }
         let text = std::fs::read_to_string(&index_path).map_err(Error::io("read", &index_path))?;
-        let index: Index = serde_json::from_str(&text)
-            .map_err(|e| model_error(&index_path, format!("not a list of shards: {e}")))?;
+        let index: Index =
+            serde_json::from_str(&text).map_err(|e| model_error(&index_path, format!("not a list of shards: {e}")))?;
         let mut names: Vec<&String> = index.weight_map.values().collect();
         names.sort();
         names.dedup();
         let mut files = Vec::new();
         for name in names {
             // A shard is a plain file name: an index must not lead out of the model folder.
-            if Path::new(name)
-                .file_name()
-                .is_none_or(|file| file != name.as_str())
-            {
-                return Err(model_error(
-                    &index_path,
-                    format!("`{name}` is not a file name"),
-                ));
+            if Path::new(name).file_name().is_none_or(|file| file != name.as_str()) {
+                return Err(model_error(&index_path, format!("`{name}` is not a file name")));
             }
             files.push(dir.join(name));
         }
@@ -102,12 +93,8 @@ impl Weights {
         };
         for file in files {
             let map = map_file(file)?;
-            let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-                model_error(
-                    file,
-                    format!("not a safetensors file, or a truncated one: {e}"),
-                )
-            })?;
+            let (header, metadata) = SafeTensors::read_metadata(&map)
+                .map_err(|e| model_error(file, format!("not a safetensors file, or a truncated one: {e}")))?;
             for (name, info) in metadata.tensors() {
                 let entry = Entry {
                     map: weights.maps.len(),
@@ -118,10 +105,7 @@ impl Weights {
                     taken: false,
                 };
                 if weights.entries.insert(name.clone(), entry).is_some() {
-                    return Err(model_error(
-                        file,
-                        format!("tensor `{name}` is in an earlier file too"),
-                    ));
+                    return Err(model_error(file, format!("tensor `{name}` is in an earlier file too")));
                 }
             }
             weights.fingerprint.update(&map);
@@ -134,14 +118,8 @@ impl Weights {
     #[must_use]
     pub fn without_prefix(mut self, prefix: &str) -> Self {
         let entries = std::mem::take(&mut self.entries);
-        let strip = |name: String| {
-            name.strip_prefix(prefix)
-                .map_or(name.clone(), str::to_owned)
-        };
-        self.entries = entries
-            .into_iter()
-            .map(|(name, entry)| (strip(name), entry))
-            .collect();
+        let strip = |name: String| name.strip_prefix(prefix).map_or(name.clone(), str::to_owned);
+        self.entries = entries.into_iter().map(|(name, entry)| (strip(name), entry)).collect();
         self
     }
 
@@ -163,10 +141,7 @@ impl Weights {
     #[must_use]
     pub fn fingerprint(&self, config: &[u8]) -> String {
         let files = self.fingerprint.clone().finalize();
-        hex(&Sha256::new()
-            .chain_update(config)
-            .chain_update(files)
-            .finalize())
+        hex(&Sha256::new().chain_update(config).chain_update(files).finalize())
     }
 
     /// The tensor `name` of `shape` as f32 on `device`.
@@ -203,18 +178,12 @@ impl Weights {
             Dtype::F64 => DType::F64,
             other => return Ok(Err(format!("has type {other:?}, not a float"))),
         };
-        let bytes = self
-            .maps
-            .get(entry.map)
-            .and_then(|map| map.get(entry.start..entry.end));
+        let bytes = self.maps.get(entry.map).and_then(|map| map.get(entry.start..entry.end));
         let Some(bytes) = bytes else {
             return Ok(Err("ends after the end of the file".into()));
         };
-        let tensor =
-            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let finite = crate::nn::ops::with_values(&tensor, |values| {
-            Ok(values.iter().all(|x| x.is_finite()))
-        })?;
+        let tensor = Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?;
+        let finite = crate::nn::ops::with_values(&tensor, |values| Ok(values.iter().all(|x| x.is_finite())))?;
         Ok(if finite {
             Ok(tensor)
         } else {
@@ -229,10 +198,8 @@ impl Weights {
     pub fn finish(mut self) -> Result<()> {
         for (name, entry) in &self.entries {
             if !entry.taken {
-                self.problems.push(format!(
-                    "`{name}` {:?} is not part of this model",
-                    entry.shape
-                ));
+                self.problems
+                    .push(format!("`{name}` {:?} is not part of this model", entry.shape));
             }
         }
         if self.problems.is_empty() {

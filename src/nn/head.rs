@@ -19,11 +19,7 @@ impl Head {
     pub fn new(weight: &Tensor, bias: &Tensor) -> Result<Self> {
         let (classes, _) = weight.dims2()?;
         if bias.dims() != [classes] {
-            let reason = format!(
-                "a head of weight {:?} and bias {:?}",
-                weight.shape(),
-                bias.shape()
-            );
+            let reason = format!("a head of weight {:?} and bias {:?}", weight.shape(), bias.shape());
             return Err(candle_core::Error::Msg(reason).into());
         }
         Ok(Self {

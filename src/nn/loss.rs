@@ -33,11 +33,7 @@ mod tests {
         let labels = Tensor::new(&[1u32, 0], &Device::Cpu).unwrap();
         let loss = cross_entropy(logits.as_tensor(), &labels).unwrap();
         let grads = loss.backward().unwrap();
-        let grad = grads
-            .get(logits.as_tensor())
-            .unwrap()
-            .to_vec2::<f32>()
-            .unwrap();
+        let grad = grads.get(logits.as_tensor()).unwrap().to_vec2::<f32>().unwrap();
         let softmax = log_softmax(logits.as_tensor())
             .unwrap()
             .exp()

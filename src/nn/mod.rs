@@ -8,6 +8,7 @@
 pub mod checkpointing;
 pub mod head;
 pub mod loss;
+pub mod low_rank;
 pub mod norm;
 pub mod ops;
 pub mod optim;
@@ -16,7 +17,8 @@ pub mod schedule;
 
 pub use head::Head;
 pub use loss::cross_entropy;
+pub use low_rank::LowRank;
 pub use norm::{LayerNorm, RmsNorm};
 pub use optim::{AdamW, Group, clip_grad_norm};
-pub use projection::{LowRank, Projection};
+pub use projection::Projection;
 pub use schedule::warmup_cosine;

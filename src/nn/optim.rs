@@ -69,8 +69,7 @@ impl AdamW {
         }
         self.steps += 1;
         let (beta1, beta2) = (self.beta1, self.beta2);
-        let (correction1, correction2) =
-            (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
+        let (correction1, correction2) = (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
         for (group, moments) in &mut self.groups {
             let lr = group.lr * lr_factor;
             for (var, moments) in group.vars.iter().zip(moments) {
@@ -96,10 +95,7 @@ pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f
     let mut squares = 0f64;
     for var in vars {
         let grad = gradient(grads, var)?.flatten_all()?.to_vec1::<f32>()?;
-        squares += grad
-            .iter()
-            .map(|&g| f64::from(g) * f64::from(g))
-            .sum::<f64>();
+        squares += grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
     }
     let norm = squares.sqrt();
     let factor = max / (norm + 1e-6);
@@ -113,8 +109,7 @@ pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f
 }
 
 fn gradient<'a>(grads: &'a GradStore, var: &Var) -> Result<&'a Tensor> {
-    let missing =
-        || candle_core::Error::Msg(format!("a variable of {:?} got no gradient", var.shape()));
+    let missing = || candle_core::Error::Msg(format!("a variable of {:?} got no gradient", var.shape()));
     Ok(grads.get(var.as_tensor()).ok_or_else(missing)?)
 }
 
@@ -124,13 +119,7 @@ mod tests {
     use candle_core::Device;
 
     fn quadratic(var: &Var) -> GradStore {
-        var.as_tensor()
-            .sqr()
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .backward()
-            .unwrap()
+        var.as_tensor().sqr().unwrap().sum_all().unwrap().backward().unwrap()
     }
 
     #[test]
@@ -149,19 +138,13 @@ mod tests {
                 let g = 2.0 * expected[i];
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.95 * v[i] + 0.05 * g * g;
-                let (m_hat, v_hat) = (
-                    m[i] / (1.0 - 0.9f64.powi(step)),
-                    v[i] / (1.0 - 0.95f64.powi(step)),
-                );
+                let (m_hat, v_hat) = (m[i] / (1.0 - 0.9f64.powi(step)), v[i] / (1.0 - 0.95f64.powi(step)));
                 expected[i] = expected[i] * (1.0 - lr * 0.5) - lr * m_hat / (v_hat.sqrt() + 1e-8);
             }
             optimiser.step(&quadratic(&var), 0.5).unwrap();
         }
         for (found, expected) in var.to_vec1::<f32>().unwrap().iter().zip(expected) {
-            assert!(
-                (f64::from(*found) - expected).abs() < 1e-6,
-                "{found} {expected}"
-            );
+            assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
         }
     }
 
@@ -190,19 +173,11 @@ mod tests {
         let mut grads = quadratic(&var);
         assert!((clip_grad_norm(&vars, &mut grads, 10.0).unwrap() - 5.0).abs() < 1e-9);
         assert_eq!(
-            grads
-                .get(var.as_tensor())
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap(),
+            grads.get(var.as_tensor()).unwrap().to_vec1::<f32>().unwrap(),
             [3.0, 4.0]
         );
         assert!((clip_grad_norm(&vars, &mut grads, 1.0).unwrap() - 5.0).abs() < 1e-9);
-        let clipped = grads
-            .get(var.as_tensor())
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap();
+        let clipped = grads.get(var.as_tensor()).unwrap().to_vec1::<f32>().unwrap();
         assert!((clipped[0] - 0.6).abs() < 1e-6 && (clipped[1] - 0.8).abs() < 1e-6);
     }
 }

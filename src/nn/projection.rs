@@ -1,15 +1,10 @@
 //! Linear layers with frozen weights, with or without a trainable low-rank update (LoRA,
 //! <https://arxiv.org/abs/2106.09685>).
 
-use candle_core::backend::BackendStorage as _;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, Device, Layout, Shape, Storage, Tensor, Var, bail,
-};
-use rand::Rng as _;
-use rand_chacha::ChaCha8Rng;
-
-use super::ops;
+use super::{LowRank, ops};
 use crate::error::Result;
+use candle_core::backend::BackendStorage as _;
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Shape, Storage, Tensor, bail};
 
 /// A linear layer `x · Wᵀ + b`: W and b are frozen, a [`LowRank`] update is trained.
 #[derive(Debug, Clone)]
@@ -17,42 +12,6 @@ pub struct Projection {
     weight: Tensor,       // (out, in)
     bias: Option<Tensor>, // (out)
     update: Option<LowRank>,
-}
-
-/// A trainable update of a weight, `scale · B · A`.
-#[derive(Debug, Clone)]
-pub struct LowRank {
-    /// (r, in)
-    pub a: Var,
-    /// (out, r)
-    pub b: Var,
-    /// alpha / r
-    pub scale: f64,
-}
-
-impl LowRank {
-    /// A as PEFT initialises it, uniform in ±1/sqrt(in) (`kaiming_uniform` with a = sqrt 5), and B = 0.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn fresh(
-        inputs: usize,
-        outputs: usize,
-        rank: usize,
-        alpha: f64,
-        rng: &mut ChaCha8Rng,
-        device: &Device,
-    ) -> Result<Self> {
-        let bound = 1.0 / (inputs as f32).sqrt();
-        let a: Vec<f32> = (0..rank * inputs)
-            .map(|_| rng.random_range(-bound..bound))
-            .collect();
-        Ok(Self {
-            a: Var::from_vec(a, (rank, inputs), device)?,
-            b: Var::zeros((outputs, rank), candle_core::DType::F32, device)?,
-            scale: alpha / rank as f64,
-        })
-    }
 }
 
 impl Projection {
@@ -122,12 +81,7 @@ impl Projection {
     pub fn merged(&self) -> Result<Self> {
         let weight = match &self.update {
             None => self.weight.clone(),
-            Some(update) => updated(
-                &self.weight,
-                update.a.as_tensor(),
-                update.b.as_tensor(),
-                update.scale,
-            )?,
+            Some(update) => updated(&self.weight, update.a.as_tensor(), update.b.as_tensor(), update.scale)?,
         };
         Ok(Self {
             weight,
@@ -183,9 +137,7 @@ fn updated(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> candle_core::
 
 /// All rows of a (…, width) tensor as one matrix, outside the graph.
 fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor> {
-    x.detach()
-        .contiguous()?
-        .reshape((x.elem_count() / width.max(1), width))
+    x.detach().contiguous()?.reshape((x.elem_count() / width.max(1), width))
 }
 
 struct Frozen {
@@ -194,19 +146,11 @@ struct Frozen {
 }
 
 impl Frozen {
-    fn product(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        weight: &Tensor,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn product(&self, x: &CpuStorage, layout: &Layout, weight: &Tensor) -> candle_core::Result<(CpuStorage, Shape)> {
         let (out, inputs) = weight.dims2()?;
         let mut dims = layout.dims().to_vec();
         if dims.last() != Some(&inputs) {
-            bail!(
-                "a layer of {inputs} inputs cannot take {:?}",
-                layout.shape()
-            );
+            bail!("a layer of {inputs} inputs cannot take {:?}", layout.shape());
         }
         if let Some(last) = dims.last_mut() {
             *last = out;
@@ -218,12 +162,7 @@ impl Frozen {
         let Storage::Cpu(weight) = &*storage else {
             bail!("weights and inputs are on different devices")
         };
-        let mut product = x.matmul(
-            weight,
-            (1, rows, out, inputs),
-            &matrix,
-            &weight_layout.transpose(0, 1)?,
-        )?;
+        let mut product = x.matmul(weight, (1, rows, out, inputs), &matrix, &weight_layout.transpose(0, 1)?)?;
         if let (Some(bias), CpuStorage::F32(product)) = (&self.bias, &mut product) {
             ops::with_values(bias, |bias| {
                 ops::by_rows(&AddBias(bias), [], [], product, out);
@@ -254,12 +193,7 @@ impl CustomOp1 for Frozen {
         self.product(x, layout, &self.weight)
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _result: &Tensor,
-        upstream: &Tensor,
-    ) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let upstream = as_matrix(upstream, self.weight.dim(0)?)?;
         upstream.matmul(&self.weight)?.reshape(x.shape()).map(Some)
     }
@@ -328,7 +262,7 @@ impl CustomOp3 for Adapted {
 mod tests {
     use super::*;
     use crate::nn::ops::check;
-    use candle_core::DType;
+    use candle_core::{DType, Var};
 
     fn adapted(weight: &Tensor, bias: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Projection {
         let update = LowRank {
@@ -343,10 +277,7 @@ mod tests {
 
     #[test]
     fn values_and_gradients() {
-        let (weight, bias) = (
-            check::random(&[5, 7], 1.0, "weight"),
-            check::random(&[5], 1.0, "bias"),
-        );
+        let (weight, bias) = (check::random(&[5, 7], 1.0, "weight"), check::random(&[5], 1.0, "bias"));
         let exact = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
         let inputs = [
             check::random(&[2, 3, 7], 1.0, "x"),
@@ -373,10 +304,7 @@ mod tests {
                         },
                     )
                 },
-                |x| {
-                    adapted(&exact(&weight), bias.map(exact).as_ref(), &x[1], &x[2])
-                        .composite(&x[0])
-                },
+                |x| adapted(&exact(&weight), bias.map(exact).as_ref(), &x[1], &x[2]).composite(&x[0]),
             );
         }
     }
@@ -423,12 +351,6 @@ mod tests {
     fn wrong_widths_are_errors() {
         let layer = Projection::new(check::random(&[5, 7], 1.0, "weight"), None).unwrap();
         assert!(layer.forward(&check::random(&[3, 6], 1.0, "x")).is_err());
-        assert!(
-            Projection::new(
-                check::random(&[5, 7], 1.0, "w"),
-                Some(check::random(&[4], 1.0, "b"))
-            )
-            .is_err()
-        );
+        assert!(Projection::new(check::random(&[5, 7], 1.0, "w"), Some(check::random(&[4], 1.0, "b"))).is_err());
     }
 }

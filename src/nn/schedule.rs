@@ -9,10 +9,7 @@ pub fn warmup_cosine(step: usize, steps: usize, warmup_steps: usize) -> f64 {
     if step < warmup_steps {
         return (step + 1) as f64 / warmup_steps as f64;
     }
-    let (passed, length) = (
-        step - warmup_steps,
-        steps.saturating_sub(warmup_steps).max(1),
-    );
+    let (passed, length) = (step - warmup_steps, steps.saturating_sub(warmup_steps).max(1));
     let progress = (passed as f64 / length as f64).min(1.0);
     0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
 }
@@ -26,9 +23,7 @@ mod tests {
         let factors: Vec<f64> = (0..=100).map(|step| warmup_cosine(step, 100, 10)).collect();
         assert!((factors[0] - 0.1).abs() < 1e-12 && factors[9] == 1.0 && factors[10] == 1.0);
         assert!(factors[..10].is_sorted() && factors[10..].is_sorted_by(|a, b| a >= b));
-        assert!(
-            (factors[55] - 0.5).abs() < 1e-12 && factors[99] > 0.0 && factors[100].abs() < 1e-12
-        );
+        assert!((factors[55] - 0.5).abs() < 1e-12 && factors[99] > 0.0 && factors[100].abs() < 1e-12);
     }
 
     #[test]

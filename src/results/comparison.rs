@@ -32,27 +32,20 @@ pub fn paired(ours: &Series, theirs: &Series) -> Result<Option<Difference>> {
         ours.dataset, ours.protocol, ours.learner, ours.shots, theirs.learner, theirs.shots
     );
     let seeds = images.first().map_or(0, |image| image.scores.len());
-    Ok(
-        bootstrap::estimate(&images, &purpose).map(|gain| Difference {
-            dataset: ours.dataset.clone(),
-            learner: (ours.learner.clone(), ours.shots),
-            other: (theirs.learner.clone(), theirs.shots),
-            seeds,
-            micro: ours.is_micro() || theirs.is_micro(),
-            gain,
-        }),
-    )
+    Ok(bootstrap::estimate(&images, &purpose).map(|gain| Difference {
+        dataset: ours.dataset.clone(),
+        learner: (ours.learner.clone(), ours.shots),
+        other: (theirs.learner.clone(), theirs.shots),
+        seeds,
+        micro: ours.is_micro() || theirs.is_micro(),
+        gain,
+    }))
 }
 
 /// The learner that comparisons are about: the one that trains the most numbers.
 #[must_use]
 pub fn subject(series: &[Series]) -> Option<&str> {
-    let trained = |s: &Series| {
-        s.runs
-            .iter()
-            .map(|run| run.record.training.trainable_parameters)
-            .max()
-    };
+    let trained = |s: &Series| s.runs.iter().map(|run| run.record.training.trainable_parameters).max();
     let most = series
         .iter()
         .max_by_key(|s| (trained(s), std::cmp::Reverse(&s.learner)))?;
@@ -65,8 +58,7 @@ pub fn subject(series: &[Series]) -> Option<&str> {
 /// As [`paired`].
 pub fn against_others(series: &[Series], learner: &str) -> Result<Vec<Difference>> {
     let mut differences = Vec::new();
-    let (ours, others): (Vec<&Series>, Vec<&Series>) =
-        series.iter().partition(|s| s.learner == learner);
+    let (ours, others): (Vec<&Series>, Vec<&Series>) = series.iter().partition(|s| s.learner == learner);
     let mut done: Vec<(&str, &str)> = Vec::new();
     for other in &others {
         let place = (other.dataset.as_str(), other.learner.as_str());
@@ -79,9 +71,7 @@ pub fn against_others(series: &[Series], learner: &str) -> Result<Vec<Difference
             .filter(|theirs| (theirs.dataset.as_str(), theirs.learner.as_str()) == place)
             .filter_map(|theirs| {
                 let same = |own: &&&Series| {
-                    own.dataset == theirs.dataset
-                        && own.protocol == theirs.protocol
-                        && own.shots == theirs.shots
+                    own.dataset == theirs.dataset && own.protocol == theirs.protocol && own.shots == theirs.shots
                 };
                 Some((ours.iter().find(same)?, theirs))
             })

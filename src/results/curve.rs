@@ -67,9 +67,7 @@ impl std::fmt::Display for IntervalKind {
         f.write_str(match self {
             Self::Wilson => "Wilson interval over test images (one seed)",
             Self::BootstrapImages => "bootstrap over groups of dependent test images (one seed)",
-            Self::BootstrapSeedsImages => {
-                "bootstrap over seeds and groups of dependent test images"
-            }
+            Self::BootstrapSeedsImages => "bootstrap over seeds and groups of dependent test images",
         })
     }
 }
@@ -85,11 +83,7 @@ fn point(series: &Series) -> Point {
     let values = series.values();
     let (mean, interval, kind) = match values[..] {
         [value] if record.n_groups == record.n_test && series.headline() == Headline::Top1 => {
-            let correct = series.runs[0]
-                .correct
-                .iter()
-                .filter(|right| **right)
-                .count();
+            let correct = series.runs[0].correct.iter().filter(|right| **right).count();
             (value, wilson(correct, record.n_test), IntervalKind::Wilson)
         }
         _ => {
@@ -148,9 +142,7 @@ pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
         .iter()
         .try_for_each(|point| table.serialize(point))
         .map_err(failed)?;
-    table
-        .into_inner()
-        .map_err(|e| failed(e.into_error().into()))
+    table.into_inner().map_err(|e| failed(e.into_error().into()))
 }
 
 /// The table back from CSV.

@@ -62,22 +62,17 @@ pub fn svg(points: &[Point]) -> Result<String> {
     let footnotes = caption::footnotes(points, width - 2.0 * MARGIN);
     let height = grid.bottom() + caption::height(&footnotes) + MARGIN;
 
-    canvas::draw(
-        width,
-        height,
-        "Accuracy against labelled examples per class",
-        |sheet| {
-            sheet.area(&corners((0.0, 0.0), width, height), style::PAPER, 1.0)?;
-            let title = "Accuracy by number of labelled examples per class";
-            sheet.text((MARGIN, MARGIN + 8.0), title, Type::new(TITLE, INK).bold())?;
-            let axis = panel::Axis::new(points);
-            for (index, name) in panels.iter().enumerate() {
-                draw_panel(sheet, points, name, &learners, &axis, &grid, index)?;
-            }
-            legend::draw(sheet, &learners, grid.legend_at(), grid.legend_columns())?;
-            caption::draw(sheet, &footnotes, (MARGIN, grid.bottom()))
-        },
-    )
+    canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
+        sheet.area(&corners((0.0, 0.0), width, height), style::PAPER, 1.0)?;
+        let title = "Accuracy by number of labelled examples per class";
+        sheet.text((MARGIN, MARGIN + 8.0), title, Type::new(TITLE, INK).bold())?;
+        let axis = panel::Axis::new(points);
+        for (index, name) in panels.iter().enumerate() {
+            draw_panel(sheet, points, name, &learners, &axis, &grid, index)?;
+        }
+        legend::draw(sheet, &learners, grid.legend_at(), grid.legend_columns())?;
+        caption::draw(sheet, &footnotes, (MARGIN, grid.bottom()))
+    })
 }
 
 fn draw_panel(
@@ -104,12 +99,7 @@ fn draw_panel(
 
 /// The corners of a rectangle.
 fn corners((x, y): canvas::At, width: f64, height: f64) -> [canvas::At; 4] {
-    [
-        (x, y),
-        (x + width, y),
-        (x + width, y + height),
-        (x, y + height),
-    ]
+    [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 }
 
 /// Shortens a name that would run into its neighbour.
@@ -197,10 +187,7 @@ impl Grid {
             Place::Beside => Self::place(self.columns, 0),
             Place::Free => self.panel_at(self.panels),
             Place::Strip(_) => {
-                return (
-                    Self::place(0, 0).0 + panel::LEFT,
-                    self.panels_bottom() + 4.0,
-                );
+                return (Self::place(0, 0).0 + panel::LEFT, self.panels_bottom() + 4.0);
             }
         };
         (x + panel::LEFT, y + panel::TOP)
@@ -297,19 +284,8 @@ pub(super) mod tests {
         let many: Vec<_> = (0..7)
             .map(|i| format!("a dataset with quite a long name, number {i}"))
             .collect();
-        let many: Vec<_> = many
-            .iter()
-            .map(|name| (name.as_str(), "novel", 8))
-            .collect();
-        for datasets in [
-            &FIVE[..1],
-            &FIVE[..2],
-            &FIVE[..3],
-            &FIVE[..4],
-            &FIVE,
-            &many[..6],
-            &many,
-        ] {
+        let many: Vec<_> = many.iter().map(|name| (name.as_str(), "novel", 8)).collect();
+        for datasets in [&FIVE[..1], &FIVE[..2], &FIVE[..3], &FIVE[..4], &FIVE, &many[..6], &many] {
             let mut points = sample(datasets);
             if datasets.len() > 5 {
                 points
@@ -321,23 +297,15 @@ pub(super) mod tests {
                 .split("font-size=\"")
                 .skip(1)
                 .map(|rest| rest.split('"').next().unwrap());
-            let smallest = sizes
-                .map(|size| size.parse::<f64>().unwrap())
-                .fold(f64::MAX, f64::min);
+            let smallest = sizes.map(|size| size.parse::<f64>().unwrap()).fold(f64::MAX, f64::min);
             assert!(smallest >= 110.0, "tenths of a pixel: {smallest}");
 
             let (sheet, boxes) = raster::text_boxes(&drawing);
             assert!(boxes.len() > 10 * datasets.len());
             for (i, (text, own)) in boxes.iter().enumerate() {
-                let inside = own.left() > 0.0
-                    && own.top() > 0.0
-                    && own.right() < sheet.width()
-                    && own.bottom() < sheet.height();
-                assert!(
-                    inside,
-                    "`{text}` leaves the sheet of {} datasets",
-                    datasets.len()
-                );
+                let inside =
+                    own.left() > 0.0 && own.top() > 0.0 && own.right() < sheet.width() && own.bottom() < sheet.height();
+                assert!(inside, "`{text}` leaves the sheet of {} datasets", datasets.len());
                 for (other_text, other) in &boxes[..i] {
                     let apart = own.left() > other.right()
                         || other.left() > own.right()

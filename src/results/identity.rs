@@ -194,10 +194,7 @@ mod tests {
         let sweep: crate::config::Sweep = toml::from_str(crate::config::QUICKSTART).unwrap();
         for learner in &sweep.learners {
             let value = hyper_parameters(learner);
-            assert!(
-                value.get("model").is_none() && value.get("name").is_none(),
-                "{value}"
-            );
+            assert!(value.get("model").is_none() && value.get("name").is_none(), "{value}");
             assert!(value.get("method").is_some(), "{value}");
         }
     }

@@ -144,13 +144,10 @@ fn optional(value: Option<f64>) -> String {
 
 /// The name that a plain enum has in our files.
 fn word(value: &impl serde::Serialize) -> Result<String, csv::Error> {
-    let value =
-        serde_json::to_value(value).map_err(|e| csv::Error::from(std::io::Error::from(e)))?;
+    let value = serde_json::to_value(value).map_err(|e| csv::Error::from(std::io::Error::from(e)))?;
     Ok(value.as_str().unwrap_or_default().to_owned())
 }
 
 fn finish(table: csv::Writer<Vec<u8>>) -> Result<Vec<u8>, csv::Error> {
-    table
-        .into_inner()
-        .map_err(|e| csv::Error::from(e.into_error()))
+    table.into_inner().map_err(|e| csv::Error::from(e.into_error()))
 }

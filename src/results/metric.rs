@@ -8,9 +8,7 @@ use crate::prediction::{Prediction, Reading};
 const ECE_BINS: usize = 15;
 
 /// Which accuracy stands for a dataset in figures and gates.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Headline {
     /// Share of test images answered correctly.
@@ -59,12 +57,7 @@ impl Metrics {
             top1: share(predictions.iter().filter(|p| p.correct(reading)).count()),
             mean_per_class: mean_per_class(predictions, reading),
             headline,
-            invalid_rate: share(
-                predictions
-                    .iter()
-                    .filter(|p| p.answer(reading).is_none())
-                    .count(),
-            ),
+            invalid_rate: share(predictions.iter().filter(|p| p.answer(reading).is_none()).count()),
             ece: expected_calibration_error(predictions),
             nll: negative_log_likelihood(predictions),
         }
@@ -129,10 +122,7 @@ fn expected_calibration_error(predictions: &[Prediction]) -> Option<f64> {
         bin.0 += confidence;
         bin.1 += f64::from(u8::from(class == prediction.truth as usize));
     }
-    let gap: f64 = bins
-        .iter()
-        .map(|(confidence, hits)| (hits - confidence).abs())
-        .sum();
+    let gap: f64 = bins.iter().map(|(confidence, hits)| (hits - confidence).abs()).sum();
     (!predictions.is_empty()).then(|| gap / predictions.len() as f64)
 }
 
@@ -140,10 +130,7 @@ fn negative_log_likelihood(predictions: &[Prediction]) -> Option<f64> {
     let least = f64::from(f32::MIN_POSITIVE).ln();
     let mut sum = 0.0;
     for prediction in predictions {
-        let log_prob = *prediction
-            .log_probs
-            .as_ref()?
-            .get(prediction.truth as usize)?;
+        let log_prob = *prediction.log_probs.as_ref()?.get(prediction.truth as usize)?;
         sum -= f64::from(log_prob).max(least);
     }
     (!predictions.is_empty()).then(|| sum / predictions.len() as f64)

@@ -58,33 +58,21 @@ impl MicroGate {
 /// As [`comparison::paired`].
 pub fn micro_gates(series: &[Series], learner: &str) -> Result<Vec<MicroGate>> {
     let mut gates = Vec::new();
-    for many in series
-        .iter()
-        .filter(|s| s.learner == learner && s.shots == MANY)
-    {
+    for many in series.iter().filter(|s| s.learner == learner && s.shots == MANY) {
         let beside = |s: &&Series| s.dataset == many.dataset && s.protocol == many.protocol;
         let on_pixels = |s: &&Series| s.runs[0].record.hyper_parameters["method"] == "pixels";
         let one_shot = series
             .iter()
             .filter(beside)
             .find(|s| s.learner == learner && s.shots == FEW);
-        let pixels = series
-            .iter()
-            .filter(beside)
-            .filter(on_pixels)
-            .find(|s| s.shots == MANY);
+        let pixels = series.iter().filter(beside).filter(on_pixels).find(|s| s.shots == MANY);
         let (Some(one_shot), Some(pixels)) = (one_shot, pixels) else {
             continue;
         };
         let purpose = format!("band/{}/{}/{learner}/k{MANY}", many.dataset, many.protocol);
         let accuracy = bootstrap::estimate(&many.images(), &purpose);
-        let (over_pixels, over_one_shot) = (
-            comparison::paired(many, pixels)?,
-            comparison::paired(many, one_shot)?,
-        );
-        if let (Some(accuracy), Some(over_pixels), Some(over_one_shot)) =
-            (accuracy, over_pixels, over_one_shot)
-        {
+        let (over_pixels, over_one_shot) = (comparison::paired(many, pixels)?, comparison::paired(many, one_shot)?);
+        if let (Some(accuracy), Some(over_pixels), Some(over_one_shot)) = (accuracy, over_pixels, over_one_shot) {
             gates.push(MicroGate {
                 dataset: many.dataset.clone(),
                 learner: learner.into(),

@@ -90,8 +90,7 @@ pub fn encode(run_id: &str, classes: &[String], rows: &[Prediction]) -> Result<V
 }
 
 fn encode_rows(classes: &[String], rows: &[Prediction]) -> ParquetResult<Vec<u8>> {
-    let class_names =
-        serde_json::to_string(classes).map_err(|e| ParquetError::General(e.to_string()))?;
+    let class_names = serde_json::to_string(classes).map_err(|e| ParquetError::General(e.to_string()))?;
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by("kshot".into())
@@ -109,18 +108,10 @@ fn encode_rows(classes: &[String], rows: &[Prediction]) -> ParquetResult<Vec<u8>
     write_column::<ByteArrayType>(&mut group, rows, false, |r| Ok(Some(text(&r.sha256))))?;
     write_column::<ByteArrayType>(&mut group, rows, true, |r| Ok(r.group.as_deref().map(text)))?;
     write_column::<Int32Type>(&mut group, rows, false, |r| class(r.truth).map(Some))?;
-    write_column::<ByteArrayType>(&mut group, rows, true, |r| {
-        Ok(r.free_text.as_deref().map(text))
-    })?;
-    write_column::<Int32Type>(&mut group, rows, true, |r| {
-        r.free_class.map(class).transpose()
-    })?;
-    write_column::<Int32Type>(&mut group, rows, true, |r| {
-        r.trie_class.map(class).transpose()
-    })?;
-    write_column::<Int32Type>(&mut group, rows, true, |r| {
-        r.likelihood_class.map(class).transpose()
-    })?;
+    write_column::<ByteArrayType>(&mut group, rows, true, |r| Ok(r.free_text.as_deref().map(text)))?;
+    write_column::<Int32Type>(&mut group, rows, true, |r| r.free_class.map(class).transpose())?;
+    write_column::<Int32Type>(&mut group, rows, true, |r| r.trie_class.map(class).transpose())?;
+    write_column::<Int32Type>(&mut group, rows, true, |r| r.likelihood_class.map(class).transpose())?;
     write_log_probs(&mut group, rows)?;
     group.close()?;
     file.close()?;
@@ -128,8 +119,7 @@ fn encode_rows(classes: &[String], rows: &[Prediction]) -> ParquetResult<Vec<u8>
 }
 
 fn class(index: u32) -> ParquetResult<i32> {
-    i32::try_from(index)
-        .map_err(|_| ParquetError::General(format!("class index {index} is too large")))
+    i32::try_from(index).map_err(|_| ParquetError::General(format!("class index {index} is too large")))
 }
 
 type Group<'a, 'b> = SerializedRowGroupWriter<'a, &'b mut Vec<u8>>;
@@ -178,9 +168,7 @@ fn write_log_probs(group: &mut Group<'_, '_>, rows: &[Prediction]) -> ParquetRes
     column.close()
 }
 
-fn next_column<'a>(
-    group: &'a mut Group<'_, '_>,
-) -> ParquetResult<parquet::file::writer::SerializedColumnWriter<'a>> {
+fn next_column<'a>(group: &'a mut Group<'_, '_>) -> ParquetResult<parquet::file::writer::SerializedColumnWriter<'a>> {
     let missing = || ParquetError::General("fewer columns in the schema than written".into());
     group.next_column()?.ok_or_else(missing)
 }

@@ -121,12 +121,7 @@ impl Record {
     /// The record of a cell. Numbers without a JSON form (a rate over zero seconds, a loss that is
     /// not finite) are stored as 0 and absent. `file_sha256` is the hash of the prediction file's bytes.
     #[must_use]
-    pub fn new(
-        identity: &Identity,
-        account: Account,
-        predictions: &[Prediction],
-        file_sha256: String,
-    ) -> Self {
+    pub fn new(identity: &Identity, account: Account, predictions: &[Prediction], file_sha256: String) -> Self {
         let mut training = account.training;
         training.final_loss = training.final_loss.filter(|loss| loss.is_finite());
         let mut timing = account.timing;
@@ -172,10 +167,7 @@ impl Record {
 
 /// Independent groups among test images: an image without a group is one of its own.
 fn count_groups(predictions: &[Prediction]) -> usize {
-    let named: HashSet<_> = predictions
-        .iter()
-        .filter_map(|p| p.group.as_deref())
-        .collect();
+    let named: HashSet<_> = predictions.iter().filter_map(|p| p.group.as_deref()).collect();
     named.len() + predictions.iter().filter(|p| p.group.is_none()).count()
 }
 
@@ -221,9 +213,7 @@ impl Failure {
 /// The present as RFC 3339 in UTC, to the second.
 #[must_use]
 pub fn utc_now() -> String {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     rfc3339(since.as_secs())
 }
 
@@ -232,8 +222,7 @@ fn rfc3339(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
     let shifted = days + 719_468; // days since 0000-03-01
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;

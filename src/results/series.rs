@@ -66,9 +66,7 @@ impl Series {
     ///
     /// # Errors
     /// As [`Series::load`], and whatever the iterator yields.
-    pub fn group(
-        cells: impl Iterator<Item = Result<(Record, Vec<Prediction>)>>,
-    ) -> Result<Vec<Self>> {
+    pub fn group(cells: impl Iterator<Item = Result<(Record, Vec<Prediction>)>>) -> Result<Vec<Self>> {
         let mut runs: BTreeMap<CellKey, (Arc<TestSet>, Run)> = BTreeMap::new();
         let mut known: Vec<Arc<TestSet>> = Vec::new();
         for cell in cells {
@@ -82,14 +80,10 @@ impl Series {
             }
             let (test, correct) = reduce(&record, predictions);
             // All runs on a dataset share one copy of its test set.
-            let test = known
-                .iter()
-                .find(|set| ***set == test)
-                .cloned()
-                .unwrap_or_else(|| {
-                    known.push(Arc::new(test));
-                    Arc::clone(&known[known.len() - 1])
-                });
+            let test = known.iter().find(|set| ***set == test).cloned().unwrap_or_else(|| {
+                known.push(Arc::new(test));
+                Arc::clone(&known[known.len() - 1])
+            });
             runs.insert(record.key.clone(), (test, Run { record, correct }));
         }
         let mut all: Vec<Self> = Vec::new();
@@ -211,8 +205,7 @@ fn reduce(record: &Record, mut predictions: Vec<Prediction>) -> (TestSet, Vec<bo
         };
         let next = numbers.len() as u32;
         test.groups.push(*numbers.entry(name).or_insert(next));
-        test.images
-            .push((prediction.id, prediction.sha256, prediction.truth));
+        test.images.push((prediction.id, prediction.sha256, prediction.truth));
     }
     (test, correct)
 }
@@ -253,11 +246,7 @@ pub(crate) mod tests {
         n: u32,
         right: impl Fn(u32) -> bool,
     ) -> Cell {
-        let method = if learner.contains("pixels") {
-            "pixels"
-        } else {
-            "other"
-        };
+        let method = if learner.contains("pixels") { "pixels" } else { "other" };
         let identity = Identity {
             key: CellKey {
                 dataset: dataset.into(),
@@ -324,9 +313,7 @@ pub(crate) mod tests {
     #[test]
     fn differences_pair_seeds_and_images() {
         let series = |learner, seeds: &[u64], right: fn(u32) -> bool| {
-            let cells = seeds
-                .iter()
-                .map(|&seed| Ok(cell(("a", learner, 4, seed), 4, right)));
+            let cells = seeds.iter().map(|&seed| Ok(cell(("a", learner, 4, seed), 4, right)));
             Series::group(cells).unwrap().remove(0)
         };
         let ours = series("x", &[0, 1, 2], |i| i != 3);
@@ -363,10 +350,8 @@ pub(crate) mod tests {
         old.timing.finished = "2026-01-01T00:00:00Z".into();
         let (mut new, new_rows) = cell(("a", "x", 4, 0), 4, |_| true);
         new.timing.finished = "2026-01-02T00:00:00Z".into();
-        for cells in [
-            [(old.clone(), rows.clone()), (new.clone(), new_rows.clone())],
-            [(new.clone(), new_rows.clone()), (old.clone(), rows.clone())],
-        ] {
+        let (old, new) = ((old, rows), (new, new_rows));
+        for cells in [[old.clone(), new.clone()], [new, old]] {
             let series = Series::group(cells.into_iter().map(Ok)).unwrap();
             assert_eq!(series[0].values(), [1.0]);
         }

@@ -22,10 +22,7 @@ pub struct Interval {
 #[must_use]
 pub fn wilson(successes: usize, n: usize) -> Interval {
     if n == 0 {
-        return Interval {
-            low: 0.0,
-            high: 1.0,
-        };
+        return Interval { low: 0.0, high: 1.0 };
     }
     let (trials, p) = (n as f64, successes as f64 / n as f64);
     let z2 = Z * Z / trials;

@@ -39,9 +39,7 @@ impl Store {
         for inside in ["cells", "predictions", "splits", "figures"] {
             file::make_writable_folder(&folder.join(inside))?;
         }
-        Ok(Self {
-            folder: folder.into(),
-        })
+        Ok(Self { folder: folder.into() })
     }
 
     /// An existing results folder, only to be read.
@@ -50,13 +48,9 @@ impl Store {
     /// [`Error::NoResults`] when it has no `cells` folder.
     pub fn open_existing(folder: &Path) -> Result<Self> {
         if folder.join("cells").is_dir() {
-            Ok(Self {
-                folder: folder.into(),
-            })
+            Ok(Self { folder: folder.into() })
         } else {
-            Err(Error::NoResults {
-                path: folder.into(),
-            })
+            Err(Error::NoResults { path: folder.into() })
         }
     }
 
@@ -83,21 +77,15 @@ impl Store {
     }
 
     fn failure_path(&self, run_id: &str) -> PathBuf {
-        self.folder
-            .join("cells")
-            .join(format!("{run_id}.failed.json"))
+        self.folder.join("cells").join(format!("{run_id}.failed.json"))
     }
 
     fn predictions_path(&self, run_id: &str) -> PathBuf {
-        self.folder
-            .join("predictions")
-            .join(format!("{run_id}.parquet"))
+        self.folder.join("predictions").join(format!("{run_id}.parquet"))
     }
 
     fn partial_path(&self, run_id: &str) -> PathBuf {
-        self.folder
-            .join("predictions")
-            .join(format!("{run_id}.partial.jsonl"))
+        self.folder.join("predictions").join(format!("{run_id}.partial.jsonl"))
     }
 
     /// The record of a cell, if it is finished: its file is whole and of a known schema, and its
@@ -126,8 +114,8 @@ impl Store {
         let Some(bytes) = read_if_present(&self.cell_path(run_id))? else {
             return Ok(None);
         };
-        let checked = parse_record(&self.cell_path(run_id), &bytes)
-            .and_then(|record| self.with_predictions(run_id, record));
+        let checked =
+            parse_record(&self.cell_path(run_id), &bytes).and_then(|record| self.with_predictions(run_id, record));
         match checked {
             Ok(found) => Ok(Some(found)),
             Err(Error::Malformed { kind, path, reason }) => {
@@ -188,12 +176,7 @@ impl Store {
     /// # Errors
     /// [`Error::Predictions`] when an answer, a true class or a list of log-probabilities does not fit the
     /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
-    pub fn finish(
-        &self,
-        identity: &Identity,
-        account: Account,
-        rows: &[Prediction],
-    ) -> Result<Record> {
+    pub fn finish(&self, identity: &Identity, account: Account, rows: &[Prediction]) -> Result<Record> {
         let run_id = &identity.run_id();
         check_rows(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
             run_id: run_id.clone(),
@@ -202,10 +185,7 @@ impl Store {
         let encoded = predictions::encode(run_id, &identity.classes, rows)?;
         let record = Record::new(identity, account, rows, hex(&Sha256::digest(&encoded)));
         file::replace(&self.predictions_path(run_id), &encoded)?;
-        file::replace(
-            &self.cell_path(run_id),
-            &to_json(&record, &self.cell_path(run_id))?,
-        )?;
+        file::replace(&self.cell_path(run_id), &to_json(&record, &self.cell_path(run_id))?)?;
         file::remove_if_present(&self.partial_path(run_id))?;
         file::remove_if_present(&self.failure_path(run_id))?;
         Ok(record)
@@ -233,8 +213,17 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
     pub fn write_split(&self, key: &CellKey, split: &impl Serialize) -> Result<String> {
-        let CellKey { dataset, protocol, shots, seed, .. } = key;
-        let path = self.folder.join("splits").join(format!("{dataset}-{protocol}-k{shots}-s{seed}.json"));
+        let CellKey {
+            dataset,
+            protocol,
+            shots,
+            seed,
+            ..
+        } = key;
+        let path = self
+            .folder
+            .join("splits")
+            .join(format!("{dataset}-{protocol}-k{shots}-s{seed}.json"));
         let json = to_json(split, &path)?;
         file::replace_if_changed(&path, &json)?;
         Ok(hex(&Sha256::digest(&json)))
@@ -330,8 +319,7 @@ fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
 }
 
 fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
-    let mut json =
-        serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
+    let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
     json.push(b'\n');
     Ok(json)
 }
@@ -341,21 +329,9 @@ fn check_rows(classes: usize, rows: &[Prediction]) -> std::result::Result<(), St
         return Err("there are none".into());
     }
     for row in rows {
-        let named = [
-            Some(row.truth),
-            row.free_class,
-            row.trie_class,
-            row.likelihood_class,
-        ];
-        if let Some(class) = named
-            .into_iter()
-            .flatten()
-            .find(|&class| class as usize >= classes)
-        {
-            return Err(format!(
-                "image `{}` has class {class}, there are {classes}",
-                row.id
-            ));
+        let named = [Some(row.truth), row.free_class, row.trie_class, row.likelihood_class];
+        if let Some(class) = named.into_iter().flatten().find(|&class| class as usize >= classes) {
+            return Err(format!("image `{}` has class {class}, there are {classes}", row.id));
         }
         if let Some(log_probs) = row
             .log_probs

@@ -28,37 +28,22 @@ pub fn accuracy(points: &[Point]) -> Table {
     let mut shots = distinct(points, |p| p.shots);
     shots.sort_unstable();
     let mut rows = Vec::new();
-    for (dataset, protocol, learner) in distinct(points, |p| {
-        (p.dataset.clone(), p.protocol, p.learner.clone())
-    }) {
+    for (dataset, protocol, learner) in distinct(points, |p| (p.dataset.clone(), p.protocol, p.learner.clone())) {
         let own: Vec<&Point> = points
             .iter()
             .filter(|p| p.dataset == dataset && p.protocol == protocol && p.learner == learner)
             .collect();
         let cell = |shots: u32| match own.iter().find(|p| p.shots == shots) {
-            Some(p) => format!(
-                "{} [{}, {}]",
-                percent(p.mean),
-                percent(p.low),
-                percent(p.high)
-            ),
+            Some(p) => format!("{} [{}, {}]", percent(p.mean), percent(p.low), percent(p.high)),
             None => "–".to_owned(),
         };
         let cells = std::iter::once(learner.clone())
             .chain(shots.iter().map(|&k| cell(k)))
             .collect();
-        rows.push((
-            own.first().map(|point| group_of(point)).unwrap_or_default(),
-            cells,
-        ));
+        rows.push((own.first().map(|point| group_of(point)).unwrap_or_default(), cells));
     }
     let mut notes = vec![describe(points, "In brackets")];
-    notes.extend(
-        points
-            .iter()
-            .any(|p| p.micro)
-            .then(|| MICRO_CAVEAT.to_owned()),
-    );
+    notes.extend(points.iter().any(|p| p.micro).then(|| MICRO_CAVEAT.to_owned()));
     Table {
         title: "Accuracy in % by labelled examples per class".into(),
         group: "dataset".into(),
@@ -101,28 +86,14 @@ pub fn differences(differences: &[Difference]) -> Table {
         ];
         (d.dataset.clone(), cells)
     };
-    let mut notes = vec![
-        "In brackets: 95 % bootstrap over seeds and groups of dependent test images.".to_owned(),
-    ];
-    notes.extend(
-        differences
-            .iter()
-            .any(|d| d.micro)
-            .then(|| MICRO_CAVEAT.to_owned()),
-    );
+    let mut notes = vec!["In brackets: 95 % bootstrap over seeds and groups of dependent test images.".to_owned()];
+    notes.extend(differences.iter().any(|d| d.micro).then(|| MICRO_CAVEAT.to_owned()));
     Table {
         title: "Gain in percentage points on the same draws and images".into(),
         group: "dataset".into(),
-        columns: [
-            "learner",
-            "against",
-            "k",
-            "seeds",
-            "gain",
-            "resamples ≤ 0, %",
-        ]
-        .map(String::from)
-        .into(),
+        columns: ["learner", "against", "k", "seeds", "gain", "resamples ≤ 0, %"]
+            .map(String::from)
+            .into(),
         rows: differences.iter().map(row).collect(),
         notes,
     }
@@ -202,8 +173,7 @@ impl Table {
             let cells: Vec<_> = cells.map(|cell| cell.replace('|', "\\|")).collect();
             format!("| {} |", cells.join(" | "))
         };
-        let rules =
-            (0..=self.columns.len()).map(|column| if self.is_text(column) { "---" } else { "--:" });
+        let rules = (0..=self.columns.len()).map(|column| if self.is_text(column) { "---" } else { "--:" });
         let mut lines = vec![format!("**{}**", self.title), String::new()];
         lines.push(row(&self.group, &self.columns));
         lines.push(format!("|{}|", rules.collect::<Vec<_>>().join("|")));
@@ -228,18 +198,14 @@ impl Table {
         };
         let widths: Vec<usize> = self.columns.iter().enumerate().map(widest).collect();
         let row = |cells: &[String]| {
-            let padded = cells
-                .iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(column, (cell, &width))| {
-                    let space = " ".repeat(width.saturating_sub(letters(cell)));
-                    if self.is_text(column + 1) {
-                        format!("  {cell}{space}")
-                    } else {
-                        format!("  {space}{cell}")
-                    }
-                });
+            let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+                let space = " ".repeat(width.saturating_sub(letters(cell)));
+                if self.is_text(column + 1) {
+                    format!("  {cell}{space}")
+                } else {
+                    format!("  {space}{cell}")
+                }
+            });
             padded.collect::<String>().trim_end().to_owned()
         };
         let mut lines = vec![self.title.clone(), String::new(), row(&self.columns)];
@@ -278,15 +244,9 @@ mod tests {
     fn series() -> Vec<Series> {
         let mut cells = Vec::new();
         for seed in 0..2 {
-            cells.push(cell(("mini-pets", "DINOv2 LoRA", 1, seed), 40, |i| {
-                i % 8 < 3
-            }));
-            cells.push(cell(("mini-pets", "DINOv2 LoRA", 16, seed), 40, |i| {
-                i % 8 < 7
-            }));
-            cells.push(cell(("mini-pets", "raw pixels", 16, seed), 40, |i| {
-                i % 8 < 4
-            }));
+            cells.push(cell(("mini-pets", "DINOv2 LoRA", 1, seed), 40, |i| i % 8 < 3));
+            cells.push(cell(("mini-pets", "DINOv2 LoRA", 16, seed), 40, |i| i % 8 < 7));
+            cells.push(cell(("mini-pets", "raw pixels", 16, seed), 40, |i| i % 8 < 4));
         }
         Series::group(cells.into_iter().map(Ok)).unwrap()
     }

@@ -57,7 +57,10 @@ fn imported(text: &str) -> Vec<String> {
             modules.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
         }
     }
-    modules.iter().map(|m| m.trim().split("::").next().unwrap_or("").to_owned()).collect()
+    modules
+        .iter()
+        .map(|m| m.trim().split("::").next().unwrap_or("").to_owned())
+        .collect()
 }
 
 #[test]
@@ -69,12 +72,20 @@ fn imports_go_down_only() {
         let inside = file.strip_prefix(&src).unwrap();
         let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
         let Some(own) = floors.get(module) else {
-            assert!(matches!(module, "lib" | "main"), "{} is not listed in lib.rs", inside.display());
+            assert!(
+                matches!(module, "lib" | "main"),
+                "{} is not listed in lib.rs",
+                inside.display()
+            );
             continue;
         };
         for other in imported(&fs::read_to_string(&file).unwrap()) {
             let Some(floor) = floors.get(&other) else { continue };
-            assert!(floor <= own, "{} ({module}) imports `{other}`, which is above it", inside.display());
+            assert!(
+                floor <= own,
+                "{} ({module}) imports `{other}`, which is above it",
+                inside.display()
+            );
         }
     }
 }
@@ -84,7 +95,11 @@ fn files_stay_readable() {
     for folder in ["src", "tests", "benches"] {
         for file in rust_files(&root().join(folder)) {
             let lines = fs::read_to_string(&file).unwrap().lines().count();
-            assert!(lines <= MAX_LINES, "{} has {lines} lines, more than {MAX_LINES}", file.display());
+            assert!(
+                lines <= MAX_LINES,
+                "{} has {lines} lines, more than {MAX_LINES}",
+                file.display()
+            );
         }
     }
 }

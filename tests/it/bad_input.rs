@@ -40,12 +40,20 @@ fn missing_config_file() {
 
 #[test]
 fn unknown_dataset() {
-    refuses(&Sandbox::new(), &["datasets=['mini-pests']"], &["mini-pests", "mini-pets"]);
+    refuses(
+        &Sandbox::new(),
+        &["datasets=['mini-pests']"],
+        &["mini-pests", "mini-pets"],
+    );
 }
 
 #[test]
 fn too_many_shots() {
-    refuses(&Sandbox::new(), &["shots=[1, 1000]"], &["1000", "class `", "mini-pets", "at most"]);
+    refuses(
+        &Sandbox::new(),
+        &["shots=[1, 1000]"],
+        &["1000", "class `", "mini-pets", "at most"],
+    );
 }
 
 /// A home of its own with the mini datasets, to be damaged.
@@ -66,7 +74,10 @@ fn run_in(sandbox: &Sandbox, home: &Path) -> Output {
 }
 
 fn nothing_left(sandbox: &Sandbox) {
-    assert!(contents(&sandbox.path("cache")).is_empty(), "half-unpacked data is left in the cache");
+    assert!(
+        contents(&sandbox.path("cache")).is_empty(),
+        "half-unpacked data is left in the cache"
+    );
     assert!(contents(&sandbox.path("results")).is_empty(), "results were written");
 }
 
@@ -105,7 +116,9 @@ fn corrupt_image() {
             let folder = own.join(role).join(class);
             fs::create_dir_all(&folder).unwrap();
             for i in 0..count {
-                image::RgbImage::from_pixel(16, 16, image::Rgb([i * 90, 7, 200])).save(folder.join(format!("{i}.png"))).unwrap();
+                image::RgbImage::from_pixel(16, 16, image::Rgb([i * 90, 7, 200]))
+                    .save(folder.join(format!("{i}.png")))
+                    .unwrap();
             }
         }
     }
@@ -120,7 +133,15 @@ fn corrupt_image() {
     let sweep = |sandbox: &Sandbox| {
         let model = format!("learner.0.model='{}'", model().display());
         sandbox
-            .kshot(&["sweep", "--config", "tiny.toml", "--set", "datasets=['own']", "--set", &model])
+            .kshot(&[
+                "sweep",
+                "--config",
+                "tiny.toml",
+                "--set",
+                "datasets=['own']",
+                "--set",
+                &model,
+            ])
             .env("KSHOT_HOME", &home)
             .env("KSHOT_CACHE", sandbox.path("cache"))
             .output()
@@ -149,7 +170,10 @@ fn refuses_model(damage: impl FnOnce(&Path), words: &[&str]) {
 
 #[test]
 fn model_folder_without_weights() {
-    refuses_model(|m| fs::remove_file(m.join("model.safetensors")).unwrap(), &["model", "safetensors"]);
+    refuses_model(
+        |m| fs::remove_file(m.join("model.safetensors")).unwrap(),
+        &["model", "safetensors"],
+    );
 }
 
 #[test]
@@ -185,7 +209,11 @@ fn truncated_model_weights() {
 /// Runs a shell line as root of a mount namespace of its own, so that mounts vanish with it.
 fn with_mounts(sandbox: &Sandbox, script: &str) -> Output {
     let user = Command::new("id").arg("-u").output().unwrap();
-    let namespace = if user.stdout == b"0\n" { "--mount" } else { "--map-root-user" };
+    let namespace = if user.stdout == b"0\n" {
+        "--mount"
+    } else {
+        "--map-root-user"
+    };
     Command::new("unshare")
         .args([namespace, "--mount", "sh", "-ec", script])
         .current_dir(sandbox.path(""))

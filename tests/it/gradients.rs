@@ -64,8 +64,7 @@ fn every_trainable_tensor_gets_a_gradient() {
         let head = Head::new(&forward["head.weight"], &forward["head.bias"]).unwrap();
         let model = adapted(&golden, &every_layer());
         let config: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(golden.model.join("config.json")).unwrap())
-                .unwrap();
+            serde_json::from_slice(&std::fs::read(golden.model.join("config.json")).unwrap()).unwrap();
         let layers = config["num_hidden_layers"].as_u64().unwrap() as usize;
         assert_eq!(
             model.trainable().len(),
@@ -98,19 +97,11 @@ fn fresh_adapters_change_no_bit() {
         let base = Dinov2::load(&golden.model, &Device::Cpu).unwrap();
         let model = adapted(&golden, &every_layer());
         assert_eq!(
-            distance(
-                &base.features(pixels).unwrap(),
-                &model.features(pixels).unwrap()
-            ),
+            distance(&base.features(pixels).unwrap(), &model.features(pixels).unwrap()),
             0.0
         );
         train(&model);
-        assert!(
-            distance(
-                &base.features(pixels).unwrap(),
-                &model.features(pixels).unwrap()
-            ) > 1e-3
-        );
+        assert!(distance(&base.features(pixels).unwrap(), &model.features(pixels).unwrap()) > 1e-3);
     }
 }
 
@@ -124,17 +115,12 @@ fn a_saved_adapter_comes_back_to_the_bit() {
         model.save_adapter(folder.path()).unwrap();
         let base = Dinov2::load(&golden.model, &Device::Cpu).unwrap();
         let loaded = base.load_adapter(folder.path()).unwrap();
-        for ((name, var), (loaded_name, loaded)) in
-            model.trainable().into_iter().zip(loaded.trainable())
-        {
+        for ((name, var), (loaded_name, loaded)) in model.trainable().into_iter().zip(loaded.trainable()) {
             assert_eq!(name, loaded_name);
             assert_eq!(var.dims(), loaded.dims(), "{name}");
             assert_eq!(distance(var.as_tensor(), loaded.as_tensor()), 0.0, "{name}");
         }
-        let (before, after) = (
-            model.features(pixels).unwrap(),
-            loaded.features(pixels).unwrap(),
-        );
+        let (before, after) = (model.features(pixels).unwrap(), loaded.features(pixels).unwrap());
         assert_eq!(distance(&before, &after), 0.0);
     }
 }
@@ -147,13 +133,10 @@ fn adapters_with_hub_names_load_too() {
         let folder = tempfile::tempdir().unwrap();
         let tensors: goldens::Tensors = expected
             .iter()
-            .filter_map(|(key, tensor)| {
-                Some((key.strip_prefix("init.")?.to_owned(), tensor.clone()))
-            })
+            .filter_map(|(key, tensor)| Some((key.strip_prefix("init.")?.to_owned(), tensor.clone())))
             .filter(|(key, _)| key.contains("lora_"))
             .collect();
-        candle_core::safetensors::save(&tensors, folder.path().join("adapter_model.safetensors"))
-            .unwrap();
+        candle_core::safetensors::save(&tensors, folder.path().join("adapter_model.safetensors")).unwrap();
         let theirs = golden.expected.join("adapter_r8");
         std::fs::copy(
             theirs.join("adapter_config.json"),
@@ -166,10 +149,7 @@ fn adapters_with_hub_names_load_too() {
             base.load_adapter(&theirs).unwrap(),
         );
         assert_eq!(
-            distance(
-                &hub.features(pixels).unwrap(),
-                &new.features(pixels).unwrap()
-            ),
+            distance(&hub.features(pixels).unwrap(), &new.features(pixels).unwrap()),
             0.0
         );
     }
@@ -185,9 +165,7 @@ fn targets_end_on_a_dot_and_must_match_something() {
         alpha: 1.0,
     };
     let mut rng = seed::rng(0, "lora");
-    let attention = base
-        .with_lora(&lora(&["query", "no.such.layer"], 2), &mut rng)
-        .unwrap();
+    let attention = base.with_lora(&lora(&["query", "no.such.layer"], 2), &mut rng).unwrap();
     assert!(
         attention
             .trainable()
@@ -196,10 +174,7 @@ fn targets_end_on_a_dot_and_must_match_something() {
     );
     for (targets, rank) in [(["uery", "c1"], 2), (["", "."], 2), (["query", "key"], 0)] {
         let error = base.with_lora(&lora(&targets, rank), &mut rng).unwrap_err();
-        assert!(
-            matches!(error, kshot::error::Error::Model { .. }),
-            "{targets:?}"
-        );
+        assert!(matches!(error, kshot::error::Error::Model { .. }), "{targets:?}");
     }
 }
 

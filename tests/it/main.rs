@@ -1,6 +1,12 @@
 //! One integration binary: every further one would link candle again.
 
-#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is a failed test"
+)]
+#![expect(unreachable_pub, reason = "test modules are seen from this binary only")]
 
 mod architecture;
 mod bad_input;

@@ -11,9 +11,7 @@ type Tensors = HashMap<String, Tensor>;
 const WEIGHTS: &str = "model.safetensors";
 
 /// Loads the plain fixture with its tensors and config changed.
-fn load(
-    change: impl FnOnce(&mut Tensors, &mut serde_json::Value, &Path),
-) -> Result<Dinov2, String> {
+fn load(change: impl FnOnce(&mut Tensors, &mut serde_json::Value, &Path)) -> Result<Dinov2, String> {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle/fixtures/dinov2");
     let mut tensors = candle_core::safetensors::load(model.join(WEIGHTS), &Device::Cpu).unwrap();
     let mut config: serde_json::Value =
@@ -60,10 +58,7 @@ fn a_classifier_checkpoint_loads_as_its_backbone() {
 
 #[test]
 fn weights_are_missing_or_damaged() {
-    names(
-        load(|tensors, _, _| tensors.clear()),
-        &["model.safetensors.index.json"],
-    );
+    names(load(|tensors, _, _| tensors.clear()), &["model.safetensors.index.json"]);
     let truncated = load(|tensors, _, folder| {
         let path = folder.join(WEIGHTS);
         candle_core::safetensors::save(tensors, &path).unwrap();
@@ -121,10 +116,7 @@ fn configs_that_do_not_fit_are_named() {
         ("image_size", "3", "image_size 3"),
     ] {
         let value: serde_json::Value = serde_json::from_str(value).unwrap();
-        names(
-            load(|_, config, _| config[key] = value),
-            &["config.json", part],
-        );
+        names(load(|_, config, _| config[key] = value), &["config.json", part]);
     }
 }
 

@@ -6,10 +6,7 @@ use kshot::example::ImageProcessor;
 use crate::goldens::{self, values};
 
 /// The processor of the `real` goldens: shortest edge 256, centre 224 x 224.
-const REAL: (&str, &str) = (
-    r#"{"shortest_edge": 256}"#,
-    r#"{"height": 224, "width": 224}"#,
-);
+const REAL: (&str, &str) = (r#"{"shortest_edge": 256}"#, r#"{"height": 224, "width": 224}"#);
 
 /// In 8-bit units before normalisation: within 1 in at least 99 % of values, never more than 2.
 #[test]
@@ -24,17 +21,10 @@ fn pixels_match() {
         config["size"] = serde_json::from_str(REAL.0).unwrap();
         config["crop_size"] = serde_json::from_str(REAL.1).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(
-            folder.path().join("preprocessor_config.json"),
-            config.to_string(),
-        )
-        .unwrap();
+        std::fs::write(folder.path().join("preprocessor_config.json"), config.to_string()).unwrap();
         let real = ImageProcessor::load(folder.path()).unwrap();
         for (key, tensor) in &expected {
-            let Some(image) = key
-                .strip_prefix("proc.")
-                .and_then(|key| key.strip_suffix(".fast"))
-            else {
+            let Some(image) = key.strip_prefix("proc.").and_then(|key| key.strip_suffix(".fast")) else {
                 continue;
             };
             let (kind, image) = image.split_once('.').unwrap();
@@ -46,21 +36,11 @@ fn pixels_match() {
             assert_eq!(tensor.dims()[2..], [processor.size().0, processor.size().1]);
             assert_eq!(found.len(), expected.len());
             let plane = found.len() / 3;
-            let levels =
-                |i: usize| (f64::from(found[i]) - expected[i]).abs() * std[i / plane] * 255.0;
+            let levels = |i: usize| (f64::from(found[i]) - expected[i]).abs() * std[i / plane] * 255.0;
             let largest = (0..found.len()).map(levels).fold(0.0, f64::max);
-            let off =
-                (0..found.len()).filter(|&i| levels(i) > 1.01).count() as f64 / found.len() as f64;
-            assert!(
-                largest <= 2.01,
-                "{} {key}: off by {largest} levels",
-                golden.name
-            );
-            assert!(
-                off <= 0.01,
-                "{} {key}: {off} of the values are off",
-                golden.name
-            );
+            let off = (0..found.len()).filter(|&i| levels(i) > 1.01).count() as f64 / found.len() as f64;
+            assert!(largest <= 2.01, "{} {key}: off by {largest} levels", golden.name);
+            assert!(off <= 0.01, "{} {key}: {off} of the values are off", golden.name);
             compared += 1;
         }
     }

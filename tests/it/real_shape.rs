@@ -34,7 +34,12 @@ fn checkpoint(folder: &Path) {
     put(format!("{e}cls_token"), &[1, 1, D], 0.0, 0.02);
     put(format!("{e}mask_token"), &[1, D], 0.0, 0.02);
     put(format!("{e}position_embeddings"), &[1, 1 + 37 * 37, D], 0.0, 0.02);
-    put(format!("{e}patch_embeddings.projection.weight"), &[D, 3, 14, 14], 0.0, 0.04);
+    put(
+        format!("{e}patch_embeddings.projection.weight"),
+        &[D, 3, 14, 14],
+        0.0,
+        0.04,
+    );
     put(format!("{e}patch_embeddings.projection.bias"), &[D], 0.0, 0.02);
     for layer in 0..12 {
         let l = format!("encoder.layer.{layer}.");
@@ -70,7 +75,15 @@ fn a_cell_at_the_shape_of_dinov2_small_fits_in_memory() {
     let sandbox = Sandbox::new();
     checkpoint(&sandbox.path("dinov2-small"));
     let mut child = sandbox
-        .kshot(&["sweep", "--config", "tiny.toml", "--set", "shots=[1]", "--set", "learner.0.model=dinov2-small"])
+        .kshot(&[
+            "sweep",
+            "--config",
+            "tiny.toml",
+            "--set",
+            "shots=[1]",
+            "--set",
+            "learner.0.model=dinov2-small",
+        ])
         .args(["--set", "learner.0.rank=16", "--set", "learner.0.batch=32"])
         .spawn()
         .unwrap();
@@ -78,7 +91,9 @@ fn a_cell_at_the_shape_of_dinov2_small_fits_in_memory() {
     let mut peak_kib = 0u64;
     while child.try_wait().unwrap().is_none() {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let high = text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let high = text
+            .lines()
+            .find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
         peak_kib = peak_kib.max(high.unwrap_or(0));
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
@@ -89,7 +104,10 @@ fn a_cell_at_the_shape_of_dinov2_small_fits_in_memory() {
     let mut timings = csv::Reader::from_path(sandbox.path("results/tiny/timings.csv")).unwrap();
     let columns = timings.headers().unwrap().clone();
     let rows: Vec<csv::StringRecord> = timings.records().map(Result::unwrap).collect();
-    let row = rows.iter().find(|r| r.iter().any(|field| field == "DINOv2 LoRA")).unwrap();
+    let row = rows
+        .iter()
+        .find(|r| r.iter().any(|field| field == "DINOv2 LoRA"))
+        .unwrap();
     let rate = |name: &str| -> f64 { row[columns.iter().position(|c| c == name).unwrap()].parse().unwrap() };
     let (train, eval) = (rate("train_images_per_second"), rate("eval_images_per_second"));
     assert!(train > 0.0 && eval > 0.0);

@@ -7,9 +7,7 @@ use kshot::config::Protocol;
 use kshot::error::Error;
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::metric::{Headline, Metrics};
-use kshot::results::record::{
-    Account, CellKey, Failure, Identity, Record, Timing, TrainingSummary,
-};
+use kshot::results::record::{Account, CellKey, Failure, Identity, Record, Timing, TrainingSummary};
 use kshot::results::store::Store;
 use proptest::prelude::*;
 
@@ -70,11 +68,7 @@ fn rows(n: u32, salt: u32) -> Vec<Prediction> {
         } else {
             i % 3
         }),
-        log_probs: Some(
-            (0..3)
-                .map(|c| if c == i % 3 { -0.25 } else { -2.2 })
-                .collect(),
-        ),
+        log_probs: Some((0..3).map(|c| if c == i % 3 { -0.25 } else { -2.2 }).collect()),
     };
     (0..n).map(row).collect()
 }
@@ -95,30 +89,15 @@ fn a_finished_cell_reads_back_whole() {
     let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
     let run_id = identity.run_id();
     assert_eq!(store.finished(&run_id).unwrap(), None);
-    assert!(matches!(
-        store.predictions(&run_id),
-        Err(Error::Predictions { .. })
-    ));
+    assert!(matches!(store.predictions(&run_id), Err(Error::Predictions { .. })));
 
-    let failure = Failure::new(
-        &run_id,
-        &identity.key,
-        &Error::Figure { reason: "x".into() },
-    );
+    let failure = Failure::new(&run_id, &identity.key, &Error::Figure { reason: "x".into() });
     store.fail(&failure).unwrap();
     let mut partial = store.partial(&run_id).unwrap();
     partial.append(&rows(2, 0)).unwrap();
     partial.append(&rows(1, 0)).unwrap();
-    let lines = fs::read_to_string(
-        folder
-            .path()
-            .join(format!("predictions/{run_id}.partial.jsonl")),
-    )
-    .unwrap();
-    let read: Vec<Prediction> = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines = fs::read_to_string(folder.path().join(format!("predictions/{run_id}.partial.jsonl"))).unwrap();
+    let read: Vec<Prediction> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, [rows(2, 0), rows(1, 0)].concat());
     assert_eq!(
         store.finished(&run_id).unwrap(),
@@ -140,14 +119,8 @@ fn a_finished_cell_reads_back_whole() {
         again, record.metrics,
         "metrics can be computed again from what is stored"
     );
-    assert_eq!(
-        files(&folder.path().join("cells")),
-        [format!("{run_id}.json")]
-    );
-    assert_eq!(
-        files(&folder.path().join("predictions")),
-        [format!("{run_id}.parquet")]
-    );
+    assert_eq!(files(&folder.path().join("cells")), [format!("{run_id}.json")]);
+    assert_eq!(files(&folder.path().join("predictions")), [format!("{run_id}.parquet")]);
 }
 
 #[test]
@@ -171,8 +144,7 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
         ),
         (
             "an unknown field",
-            text.replace("\"schema\": 1", "\"schema\": 1, \"x\": 2")
-                .into(),
+            text.replace("\"schema\": 1", "\"schema\": 1, \"x\": 2").into(),
             Some(good_parquet.clone()),
         ),
         (
@@ -223,25 +195,15 @@ fn no_flipped_bit_in_the_predictions_goes_unnoticed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let record = store
-        .finish(
-            &identity("mini-pets", "DINOv2 k-NN", 4, 0),
-            account(),
-            &rows(3, 1),
-        )
+        .finish(&identity("mini-pets", "DINOv2 k-NN", 4, 0), account(), &rows(3, 1))
         .unwrap();
-    let path = folder
-        .path()
-        .join(format!("predictions/{}.parquet", record.run_id));
+    let path = folder.path().join(format!("predictions/{}.parquet", record.run_id));
     let good = fs::read(&path).unwrap();
     for index in (0..good.len()).step_by(7) {
         let mut damaged = good.clone();
         damaged[index] ^= 1 << (index % 8);
         fs::write(&path, damaged).unwrap();
-        assert_eq!(
-            store.finished(&record.run_id).unwrap(),
-            None,
-            "byte {index}"
-        );
+        assert_eq!(store.finished(&record.run_id).unwrap(), None, "byte {index}");
     }
     fs::write(&path, good).unwrap();
     assert_eq!(store.finished(&record.run_id).unwrap(), Some(record));
@@ -264,10 +226,7 @@ fn predictions_that_do_not_fit_their_classes_are_refused() {
         change(&mut rows);
         let error = store.finish(&identity, account(), &rows).unwrap_err();
         assert!(matches!(error, Error::Predictions { .. }), "{error}");
-        assert!(
-            files(&folder.path().join("predictions")).is_empty(),
-            "{error}"
-        );
+        assert!(files(&folder.path().join("predictions")).is_empty(), "{error}");
     }
 }
 
@@ -276,16 +235,16 @@ fn splits_and_config_are_written_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     store.write_sweep_config("name = \"a\"\n").unwrap();
-    let write = |split: &[&str]| {
-        store
-            .write_split("mini-pets", Protocol::Clean, 4, 2, &split)
-            .unwrap()
+    let key = CellKey {
+        dataset: "mini-pets".into(),
+        protocol: Protocol::Clean,
+        learner: "x".into(),
+        shots: 4,
+        seed: 2,
     };
+    let write = |split: &[&str]| store.write_split(&key, &split).unwrap();
     let first = write(&["a", "b"]);
-    assert_eq!(
-        files(&folder.path().join("splits")),
-        ["mini-pets-clean-k4-s2.json"]
-    );
+    assert_eq!(files(&folder.path().join("splits")), ["mini-pets-clean-k4-s2.json"]);
     assert_eq!(write(&["a", "b"]), first);
     assert_ne!(write(&["b", "a"]), first);
     assert_eq!(

@@ -35,14 +35,37 @@ fn a_sweep_writes_every_file_and_a_second_call_trains_nothing() {
     ] {
         assert!(names.contains(&name), "{name} is missing among {names:?}");
     }
-    let count = |folder: &str, end: &str| names.iter().filter(|n| n.starts_with(folder) && n.ends_with(end)).count();
-    assert_eq!((count("cells/", ".json"), count("predictions/", ".parquet"), count("splits/", ".json")), (4, 4, 2));
-    assert!(!names.iter().any(|n| n.contains("partial") || n.contains("tmp")), "{names:?}");
+    let count = |folder: &str, end: &str| {
+        names
+            .iter()
+            .filter(|n| n.starts_with(folder) && n.ends_with(end))
+            .count()
+    };
+    assert_eq!(
+        (
+            count("cells/", ".json"),
+            count("predictions/", ".parquet"),
+            count("splits/", ".json")
+        ),
+        (4, 4, 2)
+    );
+    assert!(
+        !names.iter().any(|n| n.contains("partial") || n.contains("tmp")),
+        "{names:?}"
+    );
 
     let second = sandbox.run(&SWEEP);
     assert!(second.status.success());
-    assert!(stderr(&second).contains("4 of 4 cells are finished already"), "{}", stderr(&second));
-    assert_eq!(contents(&sandbox.path("results/tiny")), files, "a second call must not change a byte");
+    assert!(
+        stderr(&second).contains("4 of 4 cells are finished already"),
+        "{}",
+        stderr(&second)
+    );
+    assert_eq!(
+        contents(&sandbox.path("results/tiny")),
+        files,
+        "a second call must not change a byte"
+    );
     assert_eq!(String::from_utf8(second.stdout).unwrap(), table);
 }
 
@@ -64,8 +87,12 @@ fn killed_ten_times_it_ends_with_the_same_result() {
     let killed = Sandbox::new();
     let mut kills = 0;
     for moment in 1..=10u32 {
-        let mut child =
-            killed.kshot(&SWEEP).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = killed
+            .kshot(&SWEEP)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         thread::sleep(whole * moment / 11 + Duration::from_millis(u64::from(moment)));
         if child.try_wait().unwrap().is_none() {
             child.kill().unwrap(); // SIGKILL
@@ -73,9 +100,15 @@ fn killed_ten_times_it_ends_with_the_same_result() {
         }
         child.wait().unwrap();
     }
-    assert!(kills >= 3, "only {kills} of 10 runs were still alive when they were to be killed");
+    assert!(
+        kills >= 3,
+        "only {kills} of 10 runs were still alive when they were to be killed"
+    );
     killed.succeed(&SWEEP);
-    assert_eq!(results(&killed.path("results/tiny")), results(&undisturbed.path("results/tiny")));
+    assert_eq!(
+        results(&killed.path("results/tiny")),
+        results(&undisturbed.path("results/tiny"))
+    );
 }
 
 #[test]
@@ -90,7 +123,10 @@ fn a_torn_cell_file_is_found_and_the_cell_runs_again() {
     assert!(again.status.success());
     let said = stderr(&again);
     assert!(said.contains("3 of 4 cells are finished already"), "{said}");
-    assert!(said.contains(name.to_str().unwrap()), "the torn file is not named: {said}");
+    assert!(
+        said.contains(name.to_str().unwrap()),
+        "the torn file is not named: {said}"
+    );
     assert_eq!(results(&sandbox.path("results/tiny")), before);
 }
 
@@ -98,6 +134,9 @@ fn a_torn_cell_file_is_found_and_the_cell_runs_again() {
 fn overrides_change_the_sweep_and_dry_run_trains_nothing() {
     let sandbox = Sandbox::new();
     let plan = sandbox.succeed(&["sweep", "--config", "tiny.toml", "--set", "seeds=[3, 4]", "--dry-run"]);
-    assert!(plan.contains("seed 3") && plan.contains("seed 4") && !plan.contains("seed 0"), "{plan}");
+    assert!(
+        plan.contains("seed 3") && plan.contains("seed 4") && !plan.contains("seed 0"),
+        "{plan}"
+    );
     assert!(!sandbox.path("results").exists());
 }

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use super::product::{Matrix, Room, Target};
-use super::{elementary, values, with_values};
+use super::{softmax, values, with_values};
 
 /// `softmax(q · kᵀ / sqrt(K)) · v` per head for `q`, `k`, `v` of (B, T, H·K); gives (B, T, H·K).
 ///
@@ -30,8 +30,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         head_dim: width / heads,
     };
     if q.device().is_cpu() {
-        q.contiguous()?
-            .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         op.composite(q, k, v)
     }
@@ -53,15 +52,12 @@ impl Attention {
                 .contiguous()
         };
         let scores = (split(q)?.matmul(&split(k)?.t()?)? * f64::from(self.scale()))?; // (B, H, T, T)
-        let shifted = scores
-            .broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?
-            .exp()?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-        probabilities.matmul(&split(v)?)?.transpose(1, 2)?.reshape((
-            self.batch,
-            self.tokens,
-            self.width(),
-        ))
+        probabilities
+            .matmul(&split(v)?)?
+            .transpose(1, 2)?
+            .reshape((self.batch, self.tokens, self.width()))
     }
 
     fn width(&self) -> usize {
@@ -107,19 +103,20 @@ impl Attention {
 
     /// `target = a · bᵀ` of (T, K) each: (T, T).
     #[inline(always)]
-    fn outer(&self, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
+    fn outer<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
         let target = Target {
             values: target,
             start: 0,
             stride: self.tokens,
         };
-        room.multiply((self.tokens, self.tokens, self.head_dim), a, b, target);
+        room.multiply(simd, (self.tokens, self.tokens, self.head_dim), a, b, target);
     }
 
     /// `target = a · b` of (T, T) and (T, K): (T, K).
     #[inline(always)]
-    fn weighted(&self, room: &mut Room, a: Matrix, b: Matrix, target: Target) {
+    fn weighted<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: Target) {
         room.multiply(
+            simd,
             (self.tokens, self.head_dim, self.tokens),
             a,
             b.transposed(),
@@ -129,16 +126,16 @@ impl Attention {
 
     /// softmax(q · kᵀ · scale) of one head: (T, T).
     #[inline(always)]
-    fn probabilities(&self, room: &mut Room, q: Matrix, k: Matrix, target: &mut [f32]) {
-        self.outer(room, q, k, target);
+    fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, q: Matrix, k: Matrix, target: &mut [f32]) {
+        self.outer(simd, room, q, k, target);
         for row in target.chunks_exact_mut(self.tokens) {
-            softmax_scaled(row, self.scale());
+            softmax::forward(row, self.scale());
         }
     }
 
     /// The weighted values of one sequence, as (T, H·K).
     #[inline(always)]
-    fn sequence(&self, [q, k, v]: [&[f32]; 3], sequence: usize, out: &mut [f32]) {
+    fn sequence<S: pulp::Simd>(&self, simd: S, [q, k, v]: [&[f32]; 3], sequence: usize, out: &mut [f32]) {
         let mut room = Room::default();
         let mut probabilities = vec![0f32; self.tokens * self.tokens];
         for head in 0..self.heads {
@@ -147,20 +144,16 @@ impl Attention {
                 self.head(k, sequence, head),
                 self.head(v, sequence, head),
             );
-            self.probabilities(&mut room, q, k, &mut probabilities);
-            self.weighted(
-                &mut room,
-                self.square(&probabilities),
-                v,
-                self.target(out, head),
-            );
+            self.probabilities(simd, &mut room, q, k, &mut probabilities);
+            self.weighted(simd, &mut room, self.square(&probabilities), v, self.target(out, head));
         }
     }
 
     /// Gradients of q, k and v of one sequence, as (T, H·K), from the upstream gradient.
     #[inline(always)]
-    fn gradients(
+    fn gradients<S: pulp::Simd>(
         &self,
+        simd: S,
         [q, k, v, upstream]: [&[f32]; 4],
         sequence: usize,
         [to_q, to_k, to_v]: [&mut [f32]; 3],
@@ -175,53 +168,25 @@ impl Attention {
                 self.head(v, sequence, head),
             );
             let upstream = self.head(upstream, sequence, head);
-            self.probabilities(&mut room, q, k, &mut probabilities);
-            self.outer(&mut room, upstream, v, &mut scores); // gradient of the probabilities
+            self.probabilities(simd, &mut room, q, k, &mut probabilities);
+            self.outer(simd, &mut room, upstream, v, &mut scores); // gradient of the probabilities
             let rows = scores
                 .chunks_exact_mut(self.tokens)
                 .zip(probabilities.chunks_exact(self.tokens));
             for (row, p) in rows {
-                let dot = elementary::sum(self.tokens, |i| row[i] * p[i]);
-                for (score, p) in row.iter_mut().zip(p) {
-                    *score = p * (*score - dot) * self.scale();
-                }
+                softmax::backward(row, p, self.scale());
             }
             let (probabilities, scores) = (self.square(&probabilities), self.square(&scores));
-            self.weighted(&mut room, scores, k, self.target(to_q, head));
-            self.weighted(&mut room, scores.transposed(), q, self.target(to_k, head));
+            self.weighted(simd, &mut room, scores, k, self.target(to_q, head));
+            self.weighted(simd, &mut room, scores.transposed(), q, self.target(to_k, head));
             self.weighted(
+                simd,
                 &mut room,
                 probabilities.transposed(),
                 upstream,
                 self.target(to_v, head),
             );
         }
-    }
-}
-
-/// `row = softmax(row · scale)`.
-#[inline(always)]
-pub(super) fn softmax_scaled(row: &mut [f32], scale: f32) {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = row.chunks_exact(16);
-    let mut max = chunks
-        .remainder()
-        .iter()
-        .fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-        }
-    }
-    for lane in lanes {
-        max = max.max(lane);
-    }
-    for x in row.iter_mut() {
-        *x = elementary::exp((*x - max) * scale);
-    }
-    let inverse = 1.0 / elementary::sum(row.len(), |i| row[i]);
-    for x in row.iter_mut() {
-        *x *= inverse;
     }
 }
 
@@ -237,8 +202,8 @@ impl pulp::WithSimd for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.op.sequence(self.inputs, self.sequence, self.out);
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        self.op.sequence(simd, self.inputs, self.sequence, self.out);
     }
 }
 
@@ -254,8 +219,8 @@ impl pulp::WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.op.gradients(self.inputs, self.sequence, self.targets);
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        self.op.gradients(simd, self.inputs, self.sequence, self.targets);
     }
 }
 
@@ -273,11 +238,7 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [
-            values(q, q_layout)?,
-            values(k, k_layout)?,
-            values(v, v_layout)?,
-        ];
+        let inputs = [values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?];
         let mut out = vec![0f32; q_layout.shape().elem_count()];
         out.par_chunks_mut(self.tokens * self.width())
             .enumerate()
@@ -301,24 +262,21 @@ impl CustomOp3 for Attention {
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let count = q.elem_count();
-        let (mut to_q, mut to_k, mut to_v) =
-            (vec![0f32; count], vec![0f32; count], vec![0f32; count]);
+        let (mut to_q, mut to_k, mut to_v) = (vec![0f32; count], vec![0f32; count], vec![0f32; count]);
         let step = self.tokens * self.width();
         let mut run = |inputs: [&[f32]; 4]| {
             let targets = to_q
                 .par_chunks_mut(step)
                 .zip(to_k.par_chunks_mut(step))
                 .zip(to_v.par_chunks_mut(step));
-            targets
-                .enumerate()
-                .for_each(|(sequence, ((to_q, to_k), to_v))| {
-                    pulp::Arch::new().dispatch(Backward {
-                        op: *self,
-                        inputs,
-                        sequence,
-                        targets: [to_q, to_k, to_v],
-                    });
+            targets.enumerate().for_each(|(sequence, ((to_q, to_k), to_v))| {
+                pulp::Arch::new().dispatch(Backward {
+                    op: *self,
+                    inputs,
+                    sequence,
+                    targets: [to_q, to_k, to_v],
                 });
+            });
             Ok(())
         };
         with_values(q, |q| {
@@ -370,10 +328,7 @@ mod tests {
             .unwrap()
             .to_vec1::<f32>()
             .unwrap();
-        assert_eq!(
-            alone.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            expected
-        );
+        assert_eq!(alone.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
     }
 
     #[test]

@@ -42,8 +42,7 @@ impl CustomOp1 for Gelu {
     }
 
     fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        x.apply_op2_no_bwd(&upstream.contiguous()?, &GeluBackward)
-            .map(Some)
+        x.apply_op2_no_bwd(&upstream.contiguous()?, &GeluBackward).map(Some)
     }
 }
 

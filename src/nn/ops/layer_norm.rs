@@ -42,8 +42,8 @@ struct LayerNorm {
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = elementary::sum(x.len(), |i| x[i]) / n;
-    let variance = elementary::sum(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / n;
+    let mean = elementary::sum([x], |[x]| x) / n;
+    let variance = elementary::sum([x], |[x]| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
@@ -76,8 +76,8 @@ impl Row<2> for Denormalise<'_> {
         let (mean, scale) = moments(x, self.eps);
         let (n, width) = (x.len() as f32, out.len());
         let (x, upstream, weight) = (&x[..width], &upstream[..width], &self.weight[..width]);
-        let g_mean = elementary::sum(width, |i| upstream[i] * weight[i]) / n;
-        let g_dot = elementary::sum(width, |i| upstream[i] * weight[i] * (x[i] - mean)) * scale / n;
+        let g_mean = elementary::sum([upstream, weight], |[g, w]| g * w) / n;
+        let g_dot = elementary::sum([upstream, weight, x], |[g, w, x]| g * w * (x - mean)) * scale / n;
         for (i, out) in out.iter_mut().enumerate() {
             *out = scale * (upstream[i] * weight[i] - g_mean - (x[i] - mean) * scale * g_dot);
         }
@@ -139,17 +139,8 @@ impl CustomOp2 for LayerNormBackward<'_> {
         let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
         let mut out = vec![0f32; x.len()];
         with_values(self.weight, |weight| {
-            let row = Denormalise {
-                weight,
-                eps: self.eps,
-            };
-            by_rows(
-                &row,
-                [x, upstream],
-                [weight.len(); 2],
-                &mut out,
-                weight.len(),
-            );
+            let row = Denormalise { weight, eps: self.eps };
+            by_rows(&row, [x, upstream], [weight.len(); 2], &mut out, weight.len());
             Ok(())
         })?;
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
@@ -191,12 +182,7 @@ mod tests {
             x.ones_like().unwrap().squeeze(0).unwrap(),
             check::random(&[8], 1.0, "bias"),
         );
-        let at = |eps| {
-            layer_norm(&x, &weight, &bias, eps)
-                .unwrap()
-                .to_vec2::<f32>()
-                .unwrap()
-        };
+        let at = |eps| layer_norm(&x, &weight, &bias, eps).unwrap().to_vec2::<f32>().unwrap();
         assert_ne!(at(1e-6), at(1e-5));
     }
 }

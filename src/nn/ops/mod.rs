@@ -18,6 +18,7 @@ mod rms_norm;
 mod rotary;
 mod scaled_residual;
 mod segment_attention;
+mod softmax;
 mod swiglu;
 
 pub use attention::attention;
@@ -121,9 +122,7 @@ pub(crate) mod check {
     pub(crate) fn random(shape: &[usize], width: f32, purpose: &str) -> Tensor {
         let mut rng = crate::seed::rng(7, purpose);
         let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count)
-            .map(|_| rng.random_range(-width..width))
-            .collect();
+        let values: Vec<f32> = (0..count).map(|_| rng.random_range(-width..width)).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
@@ -154,26 +153,15 @@ pub(crate) mod check {
         fused: impl Fn(&[Tensor]) -> Result<Tensor>,
         composite: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) {
-        let vars: Vec<Var> = inputs
-            .iter()
-            .map(|x| Var::from_tensor(x).unwrap())
-            .collect();
+        let vars: Vec<Var> = inputs.iter().map(|x| Var::from_tensor(x).unwrap()).collect();
         let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let exact: Vec<Tensor> = inputs
-            .iter()
-            .map(|x| x.to_dtype(DType::F64).unwrap())
-            .collect();
+        let exact: Vec<Tensor> = inputs.iter().map(|x| x.to_dtype(DType::F64).unwrap()).collect();
         let (found, expected) = (fused(&tensors).unwrap(), composite(&exact).unwrap());
         assert_eq!(found.shape(), expected.shape());
         assert_close(&doubles(&found), &doubles(&expected), "value");
 
         let upstream = random(found.dims(), 1.0, "upstream");
-        let gradients = (&found * &upstream)
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .backward()
-            .unwrap();
+        let gradients = (&found * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
         let upstream = upstream.to_dtype(DType::F64).unwrap();
         let exact_vars: Vec<Var> = exact.iter().map(|x| Var::from_tensor(x).unwrap()).collect();
         let exact_tensors: Vec<Tensor> = exact_vars.iter().map(|var| var.as_tensor().clone()).collect();

@@ -2,12 +2,12 @@
 //! and too small for a general matrix product with its set-up and its threads.
 //!
 //! Both operands are packed into tiles, so that the inner loop is one multiply-add per vector without
-//! a bounds check; compiled for the machine's vectors by the caller's dispatch.
+//! a bounds check. Its sums are named as vectors: the compiler would not keep an array in registers.
 
-/// Rows of the left operand in a tile.
+use pulp::Simd;
+
+/// Rows of the left operand in a tile; columns of the right one are the lanes of a vector.
 const ROWS: usize = 8;
-/// Columns of the right operand in a tile: one AVX-512 register.
-const COLUMNS: usize = 16;
 
 /// A matrix inside a slice: element (i, k) stands at `start + i * stride + k * step`.
 #[derive(Clone, Copy)]
@@ -31,8 +31,8 @@ impl Matrix<'_> {
 /// Room for packed operands, kept from product to product.
 #[derive(Default)]
 pub(super) struct Room {
-    left: Vec<[f32; ROWS]>,
-    right: Vec<[f32; COLUMNS]>,
+    left: Vec<f32>,
+    right: Vec<f32>,
 }
 
 /// Where a product goes: element (i, j) to `start + i * stride + j`.
@@ -45,46 +45,49 @@ pub(super) struct Target<'a> {
 impl Room {
     /// `target = a · bᵀ` for `a` of (rows, depth) and `b` of (columns, depth).
     #[inline(always)]
-    pub(super) fn multiply(
+    pub(super) fn multiply<S: Simd>(
         &mut self,
+        simd: S,
         (rows, columns, depth): (usize, usize, usize),
         a: Matrix,
         b: Matrix,
         target: Target,
     ) {
-        pack(a, rows, depth, &mut self.left);
-        pack(b, columns, depth, &mut self.right);
-        for (j, right) in self.right.chunks_exact(depth).enumerate() {
-            let width = COLUMNS.min(columns - j * COLUMNS);
-            for (i, left) in self.left.chunks_exact(depth).enumerate() {
-                let mut sums = [[0f32; COLUMNS]; ROWS];
-                for (left, right) in left.iter().zip(right) {
-                    for (sums, &factor) in sums.iter_mut().zip(left) {
-                        for (sum, &value) in sums.iter_mut().zip(right) {
-                            *sum = factor.mul_add(value, *sum);
-                        }
+        let lanes = S::F32_LANES;
+        pack(a, rows, depth, ROWS, &mut self.left);
+        pack(b, columns, depth, lanes, &mut self.right);
+        for (j, right) in self.right.chunks_exact(depth * lanes).enumerate() {
+            let (right, _) = S::as_simd_f32s(right);
+            let width = lanes.min(columns - j * lanes);
+            for (i, left) in self.left.chunks_exact(depth * ROWS).enumerate() {
+                let (left, _) = left.as_chunks::<ROWS>();
+                let mut sums = [simd.splat_f32s(0.0); ROWS];
+                for (left, &right) in left.iter().zip(right) {
+                    for (sum, &factor) in sums.iter_mut().zip(left) {
+                        *sum = simd.mul_add_e_f32s(simd.splat_f32s(factor), right, *sum);
                     }
                 }
-                for (row, sums) in (i * ROWS..rows).zip(&sums) {
-                    let start = target.start + row * target.stride + j * COLUMNS;
-                    target.values[start..start + width].copy_from_slice(&sums[..width]);
+                for (row, sum) in (i * ROWS..rows).zip(sums) {
+                    let start = target.start + row * target.stride + j * lanes;
+                    simd.partial_store_f32s(&mut target.values[start..start + width], sum);
                 }
             }
         }
     }
 }
 
-/// Tiles of `W` rows, each tile depth by depth; missing rows are zeros.
+/// Tiles of `height` rows, each tile depth by depth; missing rows are zeros.
 #[inline(always)]
-fn pack<const W: usize>(matrix: Matrix, rows: usize, depth: usize, tiles: &mut Vec<[f32; W]>) {
+fn pack(matrix: Matrix, rows: usize, depth: usize, height: usize, tiles: &mut Vec<f32>) {
     tiles.clear();
-    tiles.resize(rows.div_ceil(W) * depth, [0f32; W]);
-    for (i, tile) in tiles.chunks_exact_mut(depth).enumerate() {
-        for lane in 0..W.min(rows - i * W) {
-            let row = &matrix.values[matrix.start + (i * W + lane) * matrix.stride..];
-            for (k, values) in tile.iter_mut().enumerate() {
-                values[lane] = row[k * matrix.step];
-            }
+    tiles.resize(rows.div_ceil(height) * height * depth, 0.0);
+    for (i, tile) in tiles.chunks_exact_mut(height * depth).enumerate() {
+        let first = i * height;
+        for lane in 0..height.min(rows - first) {
+            let row = &matrix.values[matrix.start + (first + lane) * matrix.stride..];
+            let from = row.iter().step_by(matrix.step);
+            let to = tile[lane..].iter_mut().step_by(height);
+            to.zip(from).for_each(|(to, from)| *to = *from);
         }
     }
 }
@@ -93,14 +96,27 @@ fn pack<const W: usize>(matrix: Matrix, rows: usize, depth: usize, tiles: &mut V
 mod tests {
     use super::*;
 
+    struct Product<'a> {
+        sizes: (usize, usize, usize),
+        a: Matrix<'a>,
+        b: Matrix<'a>,
+        target: Target<'a>,
+    }
+
+    impl pulp::WithSimd for Product<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            Room::default().multiply(simd, self.sizes, self.a, self.b, self.target);
+        }
+    }
+
     #[test]
     fn any_size_and_layout() {
         let value = |i: usize, k: usize| ((3 * i + 7 * k) % 11) as f32 - 5.0;
-        for (rows, columns, depth) in [(1, 1, 1), (8, 16, 4), (9, 17, 5), (37, 37, 32), (3, 40, 2)]
-        {
-            let a: Vec<f32> = (0..rows * depth)
-                .map(|i| value(i / depth, i % depth))
-                .collect();
+        for (rows, columns, depth) in [(1, 1, 1), (8, 16, 4), (9, 17, 5), (37, 37, 32), (3, 40, 2)] {
+            let a: Vec<f32> = (0..rows * depth).map(|i| value(i / depth, i % depth)).collect();
             // The right operand stands transposed: depth first.
             let b: Vec<f32> = (0..depth * columns)
                 .map(|i| value(i % columns + 1, i / columns))
@@ -124,7 +140,12 @@ mod tests {
                 start: 1,
                 stride: columns + 2,
             };
-            Room::default().multiply((rows, columns, depth), a, b, target);
+            pulp::Arch::new().dispatch(Product {
+                sizes: (rows, columns, depth),
+                a,
+                b,
+                target,
+            });
             for i in 0..rows {
                 for j in 0..columns {
                     let expected: f32 = (0..depth).map(|k| value(i, k) * value(j + 1, k)).sum();

@@ -35,7 +35,7 @@ struct RmsNorm {
 /// 1 / sqrt(mean(x²) + eps).
 #[inline(always)]
 fn inverse_root(x: &[f32], eps: f32) -> f32 {
-    1.0 / (elementary::sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + eps).sqrt()
+    1.0 / (elementary::sum([x], |[x]| x * x) / x.len() as f32 + eps).sqrt()
 }
 
 /// One row forward.
@@ -66,7 +66,7 @@ impl Row<2> for Backward<'_> {
         let n = out.len();
         let (x, upstream, weight) = (&x[..n], &upstream[..n], &self.weight[..n]);
         let scale = inverse_root(x, self.eps);
-        let dot = elementary::sum(n, |i| upstream[i] * weight[i] * x[i]) * scale * scale / n as f32;
+        let dot = elementary::sum([upstream, weight, x], |[g, w, x]| g * w * x) * scale * scale / n as f32;
         for i in 0..n {
             out[i] = scale * (upstream[i] * weight[i] - x[i] * dot);
         }

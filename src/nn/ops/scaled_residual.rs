@@ -69,13 +69,7 @@ impl CustomOp2 for ScaledResidual {
         let (x, y) = (values(x, x_layout)?, values(y, y_layout)?);
         let mut out = vec![0f32; x.len()];
         with_values(&self.scale, |scale| {
-            by_rows(
-                &AddScaled(scale),
-                [x, y],
-                [scale.len(); 2],
-                &mut out,
-                scale.len(),
-            );
+            by_rows(&AddScaled(scale), [x, y], [scale.len(); 2], &mut out, scale.len());
             Ok(())
         })?;
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
@@ -125,10 +119,7 @@ mod tests {
     #[test]
     fn values_and_gradients() {
         let scale = check::random(&[6], 1.0, "scale");
-        let inputs = [
-            check::random(&[2, 4, 6], 1.0, "x"),
-            check::random(&[2, 4, 6], 1.0, "y"),
-        ];
+        let inputs = [check::random(&[2, 4, 6], 1.0, "x"), check::random(&[2, 4, 6], 1.0, "y")];
         check::agrees(
             &inputs,
             |x| scaled_residual(&x[0], &x[1], &scale),

@@ -62,8 +62,7 @@ impl CustomOp1 for SwiGlu {
     }
 
     fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        x.apply_op2_no_bwd(&upstream.contiguous()?, &SwiGluBackward)
-            .map(Some)
+        x.apply_op2_no_bwd(&upstream.contiguous()?, &SwiGluBackward).map(Some)
     }
 }
 
@@ -75,12 +74,7 @@ impl Row<2> for SwiGluBackward {
         let half = upstream.len();
         let (gate, up) = x.split_at(half);
         let (to_gate, to_up) = out.split_at_mut(half);
-        let (gate, up, to_gate, to_up) = (
-            &gate[..half],
-            &up[..half],
-            &mut to_gate[..half],
-            &mut to_up[..half],
-        );
+        let (gate, up, to_gate, to_up) = (&gate[..half], &up[..half], &mut to_gate[..half], &mut to_up[..half]);
         for i in 0..half {
             let sigmoid = elementary::sigmoid(gate[i]);
             to_gate[i] = upstream[i] * up[i] * sigmoid * (1.0 + gate[i] * (1.0 - sigmoid));

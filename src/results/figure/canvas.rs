@@ -3,8 +3,7 @@
 use plotters::backend::{DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{
-    Color as _, FontDesc, FontFamily, FontStyle, FontTransform, RGBAColor, RGBColor, ShapeStyle,
-    TextStyle,
+    Color as _, FontDesc, FontFamily, FontStyle, FontTransform, RGBAColor, RGBColor, ShapeStyle, TextStyle,
 };
 
 use crate::error::{Error, Result};
@@ -53,10 +52,7 @@ impl Type {
     }
 
     pub(super) fn upright(self) -> Self {
-        Self {
-            upright: true,
-            ..self
-        }
+        Self { upright: true, ..self }
     }
 }
 
@@ -81,10 +77,7 @@ pub(super) fn draw(
     canvas.backend.present().map_err(failed)?;
     drop(canvas);
     // The sheet keeps its fine coordinates and is shown at its natural size.
-    let fine = format!(
-        r#"<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}""#,
-        size.0, size.1
-    );
+    let fine = format!(r#"<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}""#, size.0, size.1);
     let natural = format!(
         r#"<svg role="img" width="{width}" height="{height}" viewBox="0 0 {} {}""#,
         size.0, size.1
@@ -96,20 +89,12 @@ pub(super) fn draw(
         .split_once('\n')
         .ok_or_else(|| figure_error("the SVG has no body"))?;
     let description = description.replace('&', "&amp;").replace('<', "&lt;");
-    Ok(format!(
-        "{natural}{header}\n<title>{description}</title>\n{body}"
-    ))
+    Ok(format!("{natural}{header}\n<title>{description}</title>\n{body}"))
 }
 
 impl Canvas<'_> {
     /// A line through `points`, broken into dashes of alternating ink and gap.
-    pub(super) fn line(
-        &mut self,
-        points: &[At],
-        colour: Rgb,
-        width: f64,
-        dash: &[f64],
-    ) -> Result<()> {
+    pub(super) fn line(&mut self, points: &[At], colour: Rgb, width: f64, dash: &[f64]) -> Result<()> {
         for piece in dashes(points, dash) {
             self.backend
                 .draw_path(piece.into_iter().map(scaled), &stroke(colour, width))
@@ -134,10 +119,7 @@ impl Canvas<'_> {
     pub(super) fn marker(&mut self, (x, y): At, marker: Marker, colour: Rgb) -> Result<()> {
         let paper = super::style::PAPER;
         let around = |r: f64, corners: &[(f64, f64)]| -> Vec<At> {
-            corners
-                .iter()
-                .map(|(dx, dy)| (x + r * dx, y + r * dy))
-                .collect()
+            corners.iter().map(|(dx, dy)| (x + r * dx, y + r * dy)).collect()
         };
         let corners: &[(f64, f64)] = match marker {
             Marker::Circle => {
@@ -155,18 +137,8 @@ impl Canvas<'_> {
             }
             Marker::Cross => {
                 for (arm, width, colour) in [(3.7, 3.6, paper), (3.2, 1.9, colour)] {
-                    self.line(
-                        &[(x - arm, y - arm), (x + arm, y + arm)],
-                        colour,
-                        width,
-                        &[],
-                    )?;
-                    self.line(
-                        &[(x - arm, y + arm), (x + arm, y - arm)],
-                        colour,
-                        width,
-                        &[],
-                    )?;
+                    self.line(&[(x - arm, y - arm), (x + arm, y + arm)], colour, width, &[])?;
+                    self.line(&[(x - arm, y + arm), (x + arm, y - arm)], colour, width, &[])?;
                 }
                 return Ok(());
             }
@@ -180,11 +152,7 @@ impl Canvas<'_> {
 
     /// One line of text.
     pub(super) fn text(&mut self, at: At, text: &str, set: Type) -> Result<()> {
-        let style = if set.bold {
-            FontStyle::Bold
-        } else {
-            FontStyle::Normal
-        };
+        let style = if set.bold { FontStyle::Bold } else { FontStyle::Normal };
         let transform = if set.upright {
             FontTransform::Rotate270
         } else {
@@ -196,9 +164,7 @@ impl Canvas<'_> {
         let style = TextStyle::from(font)
             .color(&colour)
             .pos(Pos::new(set.anchor, VPos::Center));
-        self.backend
-            .draw_text(text, &style, scaled(at))
-            .map_err(failed)
+        self.backend.draw_text(text, &style, scaled(at)).map_err(failed)
     }
 }
 
@@ -260,9 +226,7 @@ fn failed(error: impl std::fmt::Display) -> Error {
 }
 
 pub(super) fn figure_error(reason: &str) -> Error {
-    Error::Figure {
-        reason: reason.into(),
-    }
+    Error::Figure { reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -272,10 +236,7 @@ mod tests {
     #[test]
     fn dashes_follow_their_pattern_round_corners() {
         let pieces = dashes(&[(0.0, 0.0), (5.0, 0.0), (5.0, 5.0)], &[4.0, 3.0]);
-        assert_eq!(
-            pieces,
-            [vec![(0.0, 0.0), (4.0, 0.0)], vec![(5.0, 2.0), (5.0, 5.0)]]
-        );
+        assert_eq!(pieces, [vec![(0.0, 0.0), (4.0, 0.0)], vec![(5.0, 2.0), (5.0, 5.0)]]);
         let solid = [(0.0, 0.0), (1.0, 1.0)];
         assert_eq!(dashes(&solid, &[]), [solid.to_vec()]);
         assert!(dashes(&[], &[1.0, 1.0]).is_empty());
@@ -288,9 +249,7 @@ mod tests {
         });
         let svg = svg.unwrap();
         assert!(
-            svg.starts_with(
-                "<svg role=\"img\" width=\"100\" height=\"50\" viewBox=\"0 0 1000 500\""
-            ),
+            svg.starts_with("<svg role=\"img\" width=\"100\" height=\"50\" viewBox=\"0 0 1000 500\""),
             "{svg}"
         );
         assert!(

@@ -7,8 +7,7 @@ use crate::results::figure::canvas::{At, Canvas, Type};
 use crate::results::figure::style::{INK, SMALL, SOFT_INK};
 
 /// Printed under every figure and table of micro results.
-pub const MICRO_CAVEAT: &str =
-    "Micro models on miniature datasets: these numbers say nothing about the real ones.";
+pub const MICRO_CAVEAT: &str = "Micro models on miniature datasets: these numbers say nothing about the real ones.";
 
 const LINE: f64 = 16.0;
 /// Mean advance of the embedded font's letters over its size, on the wide side.
@@ -25,10 +24,7 @@ pub(super) fn footnotes(points: &[Point], width: f64) -> Vec<Line> {
     let letters = (width / (SMALL * LETTER)) as usize;
     let mut lines: Vec<Line> = wrap(&describe(points, "Bands"), letters)
         .into_iter()
-        .map(|text| Line {
-            text,
-            caveat: false,
-        })
+        .map(|text| Line { text, caveat: false })
         .collect();
     if points.iter().any(|p| p.micro) {
         lines.push(Line {

@@ -16,12 +16,7 @@ pub(super) fn rows(learners: &[String], columns: usize) -> usize {
 }
 
 /// Draws the legend with its top left corner at `at`, column by column.
-pub(super) fn draw(
-    sheet: &mut Canvas<'_>,
-    learners: &[String],
-    at: At,
-    columns: usize,
-) -> Result<()> {
+pub(super) fn draw(sheet: &mut Canvas<'_>, learners: &[String], at: At, columns: usize) -> Result<()> {
     let rows = rows(learners, columns);
     let place = |index: usize| {
         (
@@ -34,11 +29,7 @@ pub(super) fn draw(
         let style = curve_style(index);
         sheet.line(&[(x, y), (x + SAMPLE, y)], style.colour, 2.0, style.dash)?;
         sheet.marker((x + SAMPLE / 2.0, y), style.marker, style.colour)?;
-        sheet.text(
-            (x + SAMPLE + 9.0, y),
-            &super::shortened(learner),
-            Type::new(LABEL, INK),
-        )?;
+        sheet.text((x + SAMPLE + 9.0, y), &super::shortened(learner), Type::new(LABEL, INK))?;
     }
     let (x, y) = place(learners.len());
     sheet.line(&[(x, y), (x + SAMPLE, y)], SOFT_INK, 1.2, CHANCE_DASH)?;

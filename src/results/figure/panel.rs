@@ -33,14 +33,8 @@ impl Axis {
     pub(super) fn new(points: &[Point]) -> Self {
         let mut ticks = distinct(points, |p| p.shots.max(1));
         ticks.sort_unstable();
-        let crowded = ticks
-            .windows(2)
-            .any(|pair| position(pair[1]) - position(pair[0]) < 0.4)
-            || ticks.len() > 10;
-        let (first, last) = (
-            ticks.first().copied().unwrap_or(1),
-            ticks.last().copied().unwrap_or(1),
-        );
+        let crowded = ticks.windows(2).any(|pair| position(pair[1]) - position(pair[0]) < 0.4) || ticks.len() > 10;
+        let (first, last) = (ticks.first().copied().unwrap_or(1), ticks.last().copied().unwrap_or(1));
         if crowded {
             ticks = (0..32)
                 .map(|power| 1 << power)
@@ -102,11 +96,7 @@ pub(super) fn draw(
     let curves: Vec<(usize, Vec<&Point>)> = learners
         .iter()
         .map(|learner| {
-            let mut curve: Vec<&Point> = points
-                .iter()
-                .copied()
-                .filter(|p| p.learner == *learner)
-                .collect();
+            let mut curve: Vec<&Point> = points.iter().copied().filter(|p| p.learner == *learner).collect();
             curve.sort_by_key(|p| p.shots);
             curve
         })
@@ -118,12 +108,7 @@ pub(super) fn draw(
     }
     if let Some(point) = points.first() {
         let y = frame.y(point.chance);
-        sheet.line(
-            &[(frame.left(), y), (frame.right(), y)],
-            SOFT_INK,
-            1.2,
-            CHANCE_DASH,
-        )?;
+        sheet.line(&[(frame.left(), y), (frame.right(), y)], SOFT_INK, 1.2, CHANCE_DASH)?;
     }
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
@@ -206,22 +191,11 @@ fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
 }
 
 /// The interval: an area along the curve, or a whisker where the curve is a single point.
-fn band(
-    sheet: &mut Canvas<'_>,
-    frame: &Frame,
-    axis: &Axis,
-    curve: &[&Point],
-    index: usize,
-) -> Result<()> {
+fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
     let colour = curve_style(index).colour;
     let along = |p: &&Point, share: f64| (frame.x(axis, p.shots), frame.y(share));
     if let [point] = curve {
-        return sheet.line(
-            &[along(point, point.low), along(point, point.high)],
-            colour,
-            1.2,
-            &[],
-        );
+        return sheet.line(&[along(point, point.low), along(point, point.high)], colour, 1.2, &[]);
     }
     let there = curve.iter().map(|p| along(p, p.high));
     let back = curve.iter().rev().map(|p| along(p, p.low));

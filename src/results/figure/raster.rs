@@ -26,14 +26,8 @@ pub fn png(svg: &str) -> Result<Vec<u8>> {
         (size.height() * DENSITY).ceil() as u32,
     )
     .ok_or_else(|| figure_error("the drawing has no size"))?;
-    resvg::render(
-        &tree,
-        Transform::from_scale(DENSITY, DENSITY),
-        &mut pixels.as_mut(),
-    );
-    pixels
-        .encode_png()
-        .map_err(|e| figure_error(&e.to_string()))
+    resvg::render(&tree, Transform::from_scale(DENSITY, DENSITY), &mut pixels.as_mut());
+    pixels.encode_png().map_err(|e| figure_error(&e.to_string()))
 }
 
 fn parse(svg: &str) -> Result<Tree> {
@@ -46,23 +40,14 @@ fn parse(svg: &str) -> Result<Tree> {
 
 /// Size of a drawing, and each text in it with the box that its letters fill.
 #[cfg(test)]
-pub(super) fn text_boxes(
-    svg: &str,
-) -> (
-    resvg::tiny_skia::Size,
-    Vec<(String, resvg::tiny_skia::Rect)>,
-) {
+pub(super) fn text_boxes(svg: &str) -> (resvg::tiny_skia::Size, Vec<(String, resvg::tiny_skia::Rect)>) {
     use resvg::usvg::Node;
     fn collect(nodes: &[Node], boxes: &mut Vec<(String, resvg::tiny_skia::Rect)>) {
         for node in nodes {
             match node {
                 Node::Group(group) => collect(group.children(), boxes),
                 Node::Text(text) => {
-                    let content = text
-                        .chunks()
-                        .iter()
-                        .map(resvg::usvg::TextChunk::text)
-                        .collect();
+                    let content = text.chunks().iter().map(resvg::usvg::TextChunk::text).collect();
                     boxes.push((content, text.abs_bounding_box()));
                 }
                 _ => {}
@@ -86,18 +71,12 @@ mod tests {
                 r#"<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><text x="4" y="15" font-size="14" font-weight="{weight}" font-family="DejaVu Sans, Verdana, sans-serif">{text}</text></svg>"#
             )
         };
-        let (blank, missing) = (
-            png(&page("", "normal")).unwrap(),
-            png(&page("中", "normal")).unwrap(),
-        );
+        let (blank, missing) = (png(&page("", "normal")).unwrap(), png(&page("中", "normal")).unwrap());
         for letter in "kshot019%.,:·–—…≥≤×−éüßñŁ".chars() {
             let drawn = png(&page(&letter.to_string(), "normal")).unwrap();
             assert!(drawn != blank && drawn != missing, "{letter}");
         }
-        assert_ne!(
-            png(&page("A", "bold")).unwrap(),
-            png(&page("A", "normal")).unwrap()
-        );
+        assert_ne!(png(&page("A", "bold")).unwrap(), png(&page("A", "normal")).unwrap());
         assert!(png("<svg").is_err());
     }
 }

@@ -77,24 +77,17 @@ mod tests {
 
     #[test]
     fn no_two_curves_look_alike_in_grey() {
-        let grey =
-            |Rgb(r, g, b): Rgb| 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
+        let grey = |Rgb(r, g, b): Rgb| 0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b);
         for a in 0..12 {
             for b in 0..a {
                 let (a, b) = (curve_style(a), curve_style(b));
                 let shades = (grey(a.colour) - grey(b.colour)).abs() / 255.0;
                 // Where shades are close, dash or marker differ.
-                assert!(
-                    shades > 0.2 || a.dash != b.dash || a.marker != b.marker,
-                    "{a:?} {b:?}"
-                );
+                assert!(shades > 0.2 || a.dash != b.dash || a.marker != b.marker, "{a:?} {b:?}");
             }
         }
         for index in 0..12 {
-            assert!(
-                grey(curve_style(index).colour) < 0.65 * 255.0,
-                "too pale on white"
-            );
+            assert!(grey(curve_style(index).colour) < 0.65 * 255.0, "too pale on white");
         }
     }
 }

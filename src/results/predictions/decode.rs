@@ -52,8 +52,7 @@ fn decode_rows(bytes: Vec<u8>) -> ParquetResult<(Vec<String>, Vec<Prediction>)> 
 }
 
 fn decode_group(group: &dyn RowGroupReader) -> ParquetResult<Vec<Prediction>> {
-    let n = usize::try_from(group.metadata().num_rows())
-        .map_err(|e| ParquetError::External(e.into()))?;
+    let n = usize::try_from(group.metadata().num_rows()).map_err(|e| ParquetError::External(e.into()))?;
     let mut id = read_text(group, 0, n)?.into_iter();
     let mut sha256 = read_text(group, 1, n)?.into_iter();
     let mut groups = read_text(group, 2, n)?.into_iter();
@@ -81,18 +80,9 @@ fn decode_group(group: &dyn RowGroupReader) -> ParquetResult<Vec<Prediction>> {
 }
 
 /// All values of a flat column, with its nulls, as many as there are.
-fn read_column<T: DataType>(
-    group: &dyn RowGroupReader,
-    column: usize,
-    n: usize,
-) -> ParquetResult<Vec<Option<T::T>>> {
+fn read_column<T: DataType>(group: &dyn RowGroupReader, column: usize, n: usize) -> ParquetResult<Vec<Option<T::T>>> {
     let mut reader = get_typed_column_reader::<T>(group.get_column_reader(column)?);
-    let nullable = group
-        .metadata()
-        .column(column)
-        .column_descr()
-        .max_def_level()
-        > 0;
+    let nullable = group.metadata().column(column).column_descr().max_def_level() > 0;
     let (mut values, mut present) = (Vec::new(), Vec::new());
     while reader
         .read_records(n, nullable.then_some(&mut present), None, &mut values)?
@@ -109,11 +99,7 @@ fn read_column<T: DataType>(
         .collect())
 }
 
-fn read_text(
-    group: &dyn RowGroupReader,
-    column: usize,
-    n: usize,
-) -> ParquetResult<Vec<Option<String>>> {
+fn read_text(group: &dyn RowGroupReader, column: usize, n: usize) -> ParquetResult<Vec<Option<String>>> {
     let own = |value: ByteArray| Ok(value.as_utf8()?.to_owned());
     read_column::<ByteArrayType>(group, column, n)?
         .into_iter()
@@ -121,11 +107,7 @@ fn read_text(
         .collect()
 }
 
-fn read_class(
-    group: &dyn RowGroupReader,
-    column: usize,
-    n: usize,
-) -> ParquetResult<Vec<Option<u32>>> {
+fn read_class(group: &dyn RowGroupReader, column: usize, n: usize) -> ParquetResult<Vec<Option<u32>>> {
     let index = |value: i32| u32::try_from(value).map_err(|e| ParquetError::External(e.into()));
     read_column::<Int32Type>(group, column, n)?
         .into_iter()
@@ -133,11 +115,7 @@ fn read_class(
         .collect()
 }
 
-fn read_log_probs(
-    group: &dyn RowGroupReader,
-    column: usize,
-    n: usize,
-) -> ParquetResult<Vec<Option<Vec<f32>>>> {
+fn read_log_probs(group: &dyn RowGroupReader, column: usize, n: usize) -> ParquetResult<Vec<Option<Vec<f32>>>> {
     let mut reader = get_typed_column_reader::<FloatType>(group.get_column_reader(column)?);
     let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
     while reader

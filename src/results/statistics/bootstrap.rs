@@ -56,10 +56,7 @@ pub fn estimate(images: &[Image], purpose: &str) -> Option<Estimate> {
     if seeds == 0 || images.iter().any(|image| image.scores.len() != seeds) {
         return None;
     }
-    let strata = images
-        .iter()
-        .map(|image| image.stratum as usize + 1)
-        .max()?;
+    let strata = images.iter().map(|image| image.stratum as usize + 1).max()?;
     let groups = units_by_group(images, seeds);
     let mean = statistic(&groups, &vec![1; groups.len()], &vec![1; seeds], strata);
 
@@ -120,11 +117,7 @@ fn units_by_group(images: &[Image], seeds: usize) -> Vec<Vec<Unit>> {
 fn statistic(groups: &[Vec<Unit>], group_times: &[u32], seed_times: &[u32], strata: usize) -> f64 {
     let seeds: u32 = seed_times.iter().sum();
     let mut totals = vec![(0.0_f64, 0.0_f64); strata];
-    for (units, &times) in groups
-        .iter()
-        .zip(group_times)
-        .filter(|(_, times)| **times > 0)
-    {
+    for (units, &times) in groups.iter().zip(group_times).filter(|(_, times)| **times > 0) {
         for unit in units {
             let sum: f64 = unit
                 .sums
@@ -188,14 +181,8 @@ mod tests {
     fn one_seed_and_independent_images_agree_with_the_binomial() {
         let found = estimate(&images(400, 1, |_, i| f64::from(i % 10 < 7)), "test").unwrap();
         let half = 1.96 * (0.7 * 0.3 / 400.0_f64).sqrt();
-        assert!(
-            (found.interval.low - (0.7 - half)).abs() < 0.006,
-            "{found:?}"
-        );
-        assert!(
-            (found.interval.high - (0.7 + half)).abs() < 0.006,
-            "{found:?}"
-        );
+        assert!((found.interval.low - (0.7 - half)).abs() < 0.006, "{found:?}");
+        assert!((found.interval.high - (0.7 + half)).abs() < 0.006, "{found:?}");
         assert_eq!(found.share_not_positive, 0.0);
     }
 
@@ -231,10 +218,7 @@ mod tests {
     fn a_difference_that_is_noise_has_zero_inside() {
         let noise = images(200, 2, |s, i| f64::from((i * 7 + s * 3) % 3) - 1.0);
         let found = estimate(&noise, "test").unwrap();
-        assert!(
-            found.interval.low < 0.0 && found.interval.high > 0.0,
-            "{found:?}"
-        );
+        assert!(found.interval.low < 0.0 && found.interval.high > 0.0, "{found:?}");
         assert!(found.share_not_positive > 0.1, "{found:?}");
         let gain = images(200, 2, |_, i| f64::from(i % 4 == 0));
         assert_eq!(estimate(&gain, "test").unwrap().share_not_positive, 0.0);

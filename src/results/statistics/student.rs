@@ -6,8 +6,7 @@ pub(super) fn quantile(p: f64, degrees: f64) -> f64 {
         return -quantile(1.0 - p, degrees);
     }
     // With x = ν / (ν + t²), P(T > t) = I_x(ν/2, 1/2) / 2, which falls from 1/2 to 0 as t grows.
-    let upper_tail =
-        |t: f64| 0.5 * regularised_beta(degrees / (degrees + t * t), degrees / 2.0, 0.5);
+    let upper_tail = |t: f64| 0.5 * regularised_beta(degrees / (degrees + t * t), degrees / 2.0, 0.5);
     let (mut low, mut high) = (0.0, 1.0);
     while upper_tail(high) > 1.0 - p && high < 1e300 {
         (low, high) = (high, high * 2.0);
@@ -69,18 +68,8 @@ fn ln_gamma(x: f64) -> f64 {
         x += 1.0;
     }
     let inverse_square = 1.0 / (x * x);
-    let coefficients = [
-        1.0 / 12.0,
-        -1.0 / 360.0,
-        1.0 / 1260.0,
-        -1.0 / 1680.0,
-        1.0 / 1188.0,
-    ];
-    let series = coefficients
-        .iter()
-        .rev()
-        .fold(0.0, |sum, c| sum * inverse_square + c)
-        / x;
+    let coefficients = [1.0 / 12.0, -1.0 / 360.0, 1.0 / 1260.0, -1.0 / 1680.0, 1.0 / 1188.0];
+    let series = coefficients.iter().rev().fold(0.0, |sum, c| sum * inverse_square + c) / x;
     (x - 0.5) * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI).ln() + series - product.ln()
 }
 

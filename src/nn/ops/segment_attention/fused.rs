@@ -4,9 +4,8 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::super::attention::softmax_scaled;
 use super::super::product::{Matrix, Room, Target};
-use super::super::{elementary, values, with_values};
+use super::super::{softmax, values, with_values};
 use super::{Attention, Segment};
 
 /// What one task gives: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
@@ -34,11 +33,11 @@ impl pulp::WithSimd for Task<'_> {
     type Output = Block;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> Block {
+    fn with_simd<S: pulp::Simd>(self, simd: S) -> Block {
         if self.upstream.is_empty() {
-            self.forward()
+            self.forward(simd)
         } else {
-            self.backward()
+            self.backward(simd)
         }
     }
 }
@@ -71,34 +70,34 @@ impl<'a> Task<'a> {
 
     /// `target = a · bᵀ` of (T, K) and (S, K): (T, S).
     #[inline(always)]
-    fn outer(&self, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
+    fn outer<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
-        room.multiply((t, s, self.op.head_dim), a, b, contiguous(target, s));
+        room.multiply(simd, (t, s, self.op.head_dim), a, b, contiguous(target, s));
     }
 
     /// Softmax of the scaled scores: (T, S), zeros where a query does not see a key.
     #[inline(always)]
-    fn probabilities(&self, room: &mut Room, head: usize, target: &mut [f32]) {
+    fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, head: usize, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
-        self.outer(room, self.of_queries(self.q, head), self.of_keys(self.k), target);
+        self.outer(simd, room, self.of_queries(self.q, head), self.of_keys(self.k), target);
         for (i, row) in target.chunks_exact_mut(s).enumerate() {
             let visible = if self.segment.causal { s - t + i + 1 } else { s };
             let (seen, unseen) = row.split_at_mut(visible);
-            softmax_scaled(seen, self.op.scale());
+            softmax::forward(seen, self.op.scale());
             unseen.fill(0.0);
         }
     }
 
     #[inline(always)]
-    fn forward(&self) -> Block {
+    fn forward<S: pulp::Simd>(&self, simd: S) -> Block {
         let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
         let mut room = Room::default();
         let mut probabilities = vec![0f32; t * s];
         let mut queries = vec![0f32; self.op.group() * t * k];
         for (head, out) in queries.chunks_exact_mut(t * k).enumerate() {
-            self.probabilities(&mut room, head, &mut probabilities);
+            self.probabilities(simd, &mut room, head, &mut probabilities);
             let values = self.of_keys(self.v).transposed();
-            room.multiply((t, k, s), matrix(&probabilities, s), values, contiguous(out, k));
+            room.multiply(simd, (t, k, s), matrix(&probabilities, s), values, contiguous(out, k));
         }
         Block {
             queries,
@@ -107,7 +106,7 @@ impl<'a> Task<'a> {
     }
 
     #[inline(always)]
-    fn backward(&self) -> Block {
+    fn backward<S: pulp::Simd>(&self, simd: S) -> Block {
         let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
         let mut room = Room::default();
         let (mut probabilities, mut scores) = (vec![0f32; t * s], vec![0f32; t * s]);
@@ -118,26 +117,31 @@ impl<'a> Task<'a> {
             values: vec![0f32; s * k],
         };
         for (head, to_queries) in block.queries.chunks_exact_mut(t * k).enumerate() {
-            self.probabilities(&mut room, head, &mut probabilities);
+            self.probabilities(simd, &mut room, head, &mut probabilities);
             let upstream = self.of_queries(self.upstream, head);
-            self.outer(&mut room, upstream, self.of_keys(self.v), &mut scores); // gradient of the probabilities
+            self.outer(simd, &mut room, upstream, self.of_keys(self.v), &mut scores); // gradient of the probabilities
             for (row, p) in scores.chunks_exact_mut(s).zip(probabilities.chunks_exact(s)) {
-                let dot = elementary::sum(s, |i| row[i] * p[i]);
-                for (score, p) in row.iter_mut().zip(p) {
-                    *score = p * (*score - dot) * self.op.scale();
-                }
+                softmax::backward(row, p, self.op.scale());
             }
             let (of_scores, of_probabilities) = (matrix(&scores, s), matrix(&probabilities, s));
             room.multiply(
+                simd,
                 (t, k, s),
                 of_scores,
                 self.of_keys(self.k).transposed(),
                 contiguous(to_queries, k),
             );
             let queries = self.of_queries(self.q, head).transposed();
-            room.multiply((s, k, t), of_scores.transposed(), queries, contiguous(&mut part, k));
+            room.multiply(
+                simd,
+                (s, k, t),
+                of_scores.transposed(),
+                queries,
+                contiguous(&mut part, k),
+            );
             add(&mut block.keys, &part);
             room.multiply(
+                simd,
                 (s, k, t),
                 of_probabilities.transposed(),
                 upstream.transposed(),
