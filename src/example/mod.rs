@@ -1,8 +1,18 @@
 //! Image + class → what a model sees: the only door for training *and* evaluation.
 
 mod augment;
+mod chat;
+mod grid;
 mod processor;
+mod prompt;
+mod qwen_image;
 pub mod resize;
+mod tokens;
 
+pub use chat::{ChatTemplate, Message, Part, Role};
+pub use grid::Grid;
 pub use processor::ImageProcessor;
-pub use resize::resize;
+pub use prompt::{PREFILL, Prompter, QUESTION, Sequence};
+pub use qwen_image::{PatchProcessor, Patches};
+pub use resize::{resize, shrink};
+pub use tokens::Tokenizer;

@@ -1,4 +1,4 @@
-//! Bicubic resizing of 8-bit images as Pillow up to 12 does it: a port of the 8-bit part of
+//! Resizing of 8-bit images as Pillow up to 12 does it: a port of the 8-bit part of
 //! `src/libImaging/Resample.c`. torchvision's `resize` of 8-bit images works the same way with
 //! coarser weights, so it differs by one level in less than one value of a hundred.
 
@@ -6,8 +6,33 @@ use image::RgbImage;
 
 /// Fractional bits of a weight: 32, less 8 of the pixel, less 2 for sums that overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
-/// Reach of the cubic kernel, in pixels of the coarser image.
-const SUPPORT: f64 = 2.0;
+
+/// How neighbours are weighted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    /// Keys' cubic kernel with a = -0.5.
+    Bicubic,
+    /// Sinc, windowed by a sinc three times as wide.
+    Lanczos,
+}
+
+impl Filter {
+    /// Reach of the kernel, in pixels of the coarser image.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Bicubic => cubic(x),
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
+        }
+    }
+}
 
 /// The fixed-point weights with which one output pixel reads inputs from `first` on.
 struct Taps {
@@ -15,22 +40,43 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-/// Resizes to `width` x `height` pixels, antialiased when shrinking: first the rows, rounded to
+/// Resizes bicubically to `width` x `height` pixels, antialiased when shrinking: first the rows, rounded to
 /// 8 bits, then the columns.
 #[must_use]
 pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    filtered(image, width, height, Filter::Bicubic)
+}
+
+/// Shrinks an image whose longer side has more than `longest` pixels to that, by Lanczos, as the Tinker
+/// cookbook's `resize_image` does; a smaller one stays as it is.
+#[must_use]
+pub fn shrink(image: &RgbImage, longest: u32) -> RgbImage {
+    let (width, height) = image.dimensions();
+    if width.max(height) <= longest {
+        return image.clone();
+    }
+    let shorter = |short: u32, long: u32| ((u64::from(short) * u64::from(longest) / u64::from(long)) as u32).max(1);
+    let (width, height) = if width > height {
+        (longest, shorter(height, width))
+    } else {
+        (shorter(width, height), longest)
+    };
+    filtered(image, width, height, Filter::Lanczos)
+}
+
+fn filtered(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     let mut resized = image.clone();
     if width != resized.width() {
-        resized = horizontal(&resized, width);
+        resized = horizontal(&resized, width, filter);
     }
     if height != resized.height() {
-        resized = vertical(&resized, height);
+        resized = vertical(&resized, height, filter);
     }
     resized
 }
 
-fn horizontal(image: &RgbImage, width: u32) -> RgbImage {
-    let taps = taps(image.width() as usize, width as usize);
+fn horizontal(image: &RgbImage, width: u32, filter: Filter) -> RgbImage {
+    let taps = taps(image.width() as usize, width as usize, filter);
     let stride = 3 * image.width() as usize;
     let mut out = RgbImage::new(width, image.height());
     let rows = image.as_raw().chunks_exact(stride);
@@ -50,8 +96,8 @@ fn horizontal(image: &RgbImage, width: u32) -> RgbImage {
     out
 }
 
-fn vertical(image: &RgbImage, height: u32) -> RgbImage {
-    let taps = taps(image.height() as usize, height as usize);
+fn vertical(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
+    let taps = taps(image.height() as usize, height as usize, filter);
     let stride = 3 * image.width() as usize;
     let mut out = RgbImage::new(image.width(), height);
     let mut sums = vec![0i32; stride];
@@ -80,23 +126,28 @@ fn cubic(x: f64) -> f64 {
     let x = x.abs();
     if x < 1.0 {
         ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < SUPPORT {
+    } else if x < 2.0 {
         (((x - 5.0) * x + 8.0) * x - 4.0) * A
     } else {
         0.0
     }
 }
 
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+fn sinc(x: f64) -> f64 {
+    let x = x * std::f64::consts::PI;
+    if x == 0.0 { 1.0 } else { x.sin() / x }
+}
+
+fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let widening = scale.max(1.0);
-    let support = SUPPORT * widening;
+    let support = filter.support() * widening;
     let one = |i: usize| {
         let centre = (i as f64 + 0.5) * scale;
         let first = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(from);
         let raw: Vec<f64> = (first..end)
-            .map(|j| cubic((j as f64 - centre + 0.5) / widening))
+            .map(|j| filter.weight((j as f64 - centre + 0.5) / widening))
             .collect();
         let total: f64 = raw.iter().sum();
         let fixed = |w: f64| (w / total * f64::from(1 << PRECISION)).round() as i32;
@@ -120,6 +171,21 @@ mod tests {
             assert_eq!(resized.dimensions(), (width, height));
             assert!(resized.pixels().all(|pixel| pixel.0 == [0, 133, 255]));
         }
+    }
+
+    #[test]
+    fn shrinks_as_pillow_does_by_lanczos() {
+        // Image.frombytes("RGB", (9, 1), bytes((i * 67 + i * i * 31) % 256 for i in range(27))).resize((4, 1), LANCZOS)
+        let bytes: Vec<u8> = (0..27u32).map(|i| ((i * 67 + i * i * 31) % 256) as u8).collect();
+        let expected = [145, 180, 79, 134, 207, 158, 136, 130, 112, 152, 91, 109];
+        for (width, height) in [(9, 1), (1, 9)] {
+            let image = RgbImage::from_raw(width, height, bytes.clone()).unwrap();
+            let small = shrink(&image, 4);
+            assert_eq!(small.dimensions(), (width.min(4), height.min(4)));
+            assert_eq!(small.as_raw()[..], expected);
+            assert_eq!(shrink(&image, 9), image);
+        }
+        assert_eq!(shrink(&RgbImage::new(754, 500), 480).dimensions(), (480, 318));
     }
 
     #[test]

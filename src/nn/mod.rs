@@ -5,9 +5,11 @@
 //! frozen weights. So the operations a training run goes through are defined here. Frozen weights
 //! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
 
+pub mod checkpointing;
 pub mod head;
 pub mod loss;
 pub mod low_rank;
+pub mod norm;
 pub mod ops;
 pub mod optim;
 pub mod projection;
@@ -16,6 +18,7 @@ pub mod schedule;
 pub use head::Head;
 pub use loss::cross_entropy;
 pub use low_rank::LowRank;
+pub use norm::{LayerNorm, RmsNorm};
 pub use optim::{AdamW, Group, clip_grad_norm};
 pub use projection::Projection;
 pub use schedule::warmup_cosine;

@@ -51,6 +51,12 @@ impl Projection {
         self.weight.dims()[0]
     }
 
+    /// The frozen weight, (out, in).
+    #[must_use]
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// The trainable update, if there is one.
     #[must_use]
     pub fn update(&self) -> Option<&LowRank> {

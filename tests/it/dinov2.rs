@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use kshot::models::dinov2::Dinov2;
 use kshot::nn::{AdamW, Group, Head, cross_entropy};
 
-use crate::goldens::{self, Golden, Tensors, distance, relative_norm, relative_to_max};
+use crate::goldens::{self, Golden, Tensors, distance, relative_norm, relative_to_max, tolerance};
 
 /// Shares of the largest value of a state.
 const STATE: f64 = 1e-5;
@@ -19,11 +19,6 @@ fn load(golden: &Golden) -> Dinov2 {
 
 fn head(tensors: &Tensors, prefix: [&str; 2]) -> Head {
     Head::new(&tensors[prefix[0]], &tensors[prefix[1]]).unwrap()
-}
-
-/// The tolerance, or eight times the reference's own f32 noise if that is larger.
-fn tolerance(base: f64, noise: &serde_json::Value) -> f64 {
-    base.max(8.0 * noise.as_f64().unwrap())
 }
 
 #[test]

@@ -21,10 +21,23 @@ pub struct Golden {
 pub type Tensors = HashMap<String, Tensor>;
 
 /// Every DINOv2 fixture there is.
+pub fn dinov2() -> Vec<Golden> {
+    of_kind("dinov2")
+}
+
+/// Every dense Qwen3-VL fixture there is.
+pub fn qwen3_vl() -> Vec<Golden> {
+    let mut all = of_kind("qwen3_vl");
+    all.retain(|golden| golden.config()["model_type"] == "qwen3_vl");
+    assert!(!all.is_empty(), "no dense Qwen3-VL fixture");
+    all
+}
+
+/// Every fixture whose model type starts so.
 ///
 /// # Panics
 /// When there is none: a golden test that compares nothing must not pass.
-pub fn dinov2() -> Vec<Golden> {
+fn of_kind(kind: &str) -> Vec<Golden> {
     let root = std::env::var_os("KSHOT_GOLDENS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"),
         PathBuf::from,
@@ -33,19 +46,26 @@ pub fn dinov2() -> Vec<Golden> {
     for entry in std::fs::read_dir(root.join("fixtures")).expect("a folder of fixtures") {
         let model = entry.unwrap().path();
         let name = model.file_name().unwrap().to_str().unwrap().to_owned();
-        let config = std::fs::read(model.join("config.json")).unwrap();
-        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-        if config["model_type"].as_str().unwrap().starts_with("dinov2") {
-            let expected = root.join("goldens").join(&name);
-            all.push(Golden { name, model, expected });
+        let golden = Golden {
+            expected: root.join("goldens").join(&name),
+            name,
+            model,
+        };
+        if golden.config()["model_type"].as_str().unwrap().starts_with(kind) {
+            all.push(golden);
         }
     }
-    assert!(!all.is_empty(), "no DINOv2 fixture in {}", root.display());
+    assert!(!all.is_empty(), "no {kind} fixture in {}", root.display());
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
 }
 
 impl Golden {
+    /// `config.json`.
+    pub fn config(&self) -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(self.model.join("config.json")).unwrap()).unwrap()
+    }
+
     /// The tensors of one golden file.
     pub fn tensors(&self, file: &str) -> Tensors {
         candle_core::safetensors::load(self.expected.join(file), &Device::Cpu).unwrap()
@@ -91,4 +111,9 @@ pub fn relative_norm(found: &Tensor, expected: &Tensor) -> f64 {
     let (found, expected) = (values(found), values(expected));
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+}
+
+/// The tolerance, or eight times the reference's own f32 noise if that is larger.
+pub fn tolerance(base: f64, noise: &serde_json::Value) -> f64 {
+    base.max(8.0 * noise.as_f64().unwrap())
 }

@@ -3,13 +3,13 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::nn::Projection;
-use crate::nn::ops::{attention, gelu, layer_norm, scaled_residual, swiglu};
+use crate::nn::ops::{attention, gelu, scaled_residual, swiglu};
+use crate::nn::{LayerNorm, Projection};
 
 /// `x + λ₁·attention(norm(x))`, then `x + λ₂·mlp(norm(x))`.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    pub(super) norm1: Norm,
+    pub(super) norm1: LayerNorm,
     pub(super) query: Projection,
     pub(super) key: Projection,
     pub(super) value: Projection,
@@ -17,7 +17,7 @@ pub(super) struct Block {
     pub(super) heads: usize,
     /// LayerScale of the attention, (D).
     pub(super) scale1: Tensor,
-    pub(super) norm2: Norm,
+    pub(super) norm2: LayerNorm,
     pub(super) mlp: Mlp,
     /// LayerScale of the MLP, (D).
     pub(super) scale2: Tensor,
@@ -40,20 +40,6 @@ pub(super) enum Mlp {
         /// M → D
         weights_out: Projection,
     },
-}
-
-/// A frozen layer norm.
-#[derive(Debug, Clone)]
-pub(super) struct Norm {
-    pub(super) weight: Tensor, // (D)
-    pub(super) bias: Tensor,   // (D)
-    pub(super) eps: f64,
-}
-
-impl Norm {
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(layer_norm(x, &self.weight, &self.bias, self.eps)?)
-    }
 }
 
 impl Mlp {
@@ -84,14 +70,14 @@ impl Block {
     }
 
     /// The linear layers with the ends of their hub names, in the order of the forward pass.
-    pub(super) fn projections(&self) -> Vec<(&'static str, &Projection)> {
+    pub(super) fn layers_mut(&mut self) -> Vec<(&'static str, &mut Projection)> {
         let mut all = vec![
-            ("attention.attention.query", &self.query),
-            ("attention.attention.key", &self.key),
-            ("attention.attention.value", &self.value),
-            ("attention.output.dense", &self.output),
+            ("attention.attention.query", &mut self.query),
+            ("attention.attention.key", &mut self.key),
+            ("attention.attention.value", &mut self.value),
+            ("attention.output.dense", &mut self.output),
         ];
-        match &self.mlp {
+        match &mut self.mlp {
             Mlp::Gelu { fc1, fc2 } => all.extend([("mlp.fc1", fc1), ("mlp.fc2", fc2)]),
             Mlp::SwiGlu {
                 weights_in,
@@ -101,31 +87,5 @@ impl Block {
             }
         }
         all
-    }
-
-    /// The same block with `change(name, layer)` in place of each linear layer, in the same order.
-    pub(super) fn map_projections(
-        &self,
-        mut change: impl FnMut(&'static str, &Projection) -> Result<Projection>,
-    ) -> Result<Self> {
-        let mut block = self.clone();
-        block.query = change("attention.attention.query", &self.query)?;
-        block.key = change("attention.attention.key", &self.key)?;
-        block.value = change("attention.attention.value", &self.value)?;
-        block.output = change("attention.output.dense", &self.output)?;
-        block.mlp = match &self.mlp {
-            Mlp::Gelu { fc1, fc2 } => Mlp::Gelu {
-                fc1: change("mlp.fc1", fc1)?,
-                fc2: change("mlp.fc2", fc2)?,
-            },
-            Mlp::SwiGlu {
-                weights_in,
-                weights_out,
-            } => Mlp::SwiGlu {
-                weights_in: change("mlp.weights_in", weights_in)?,
-                weights_out: change("mlp.weights_out", weights_out)?,
-            },
-        };
-        Ok(block)
     }
 }

@@ -8,12 +8,12 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::block::{Block, Mlp, Norm};
+use super::block::{Block, Mlp};
 use super::embeddings::{Embeddings, Positions};
 use super::{Config, Dinov2, ModelType};
 use crate::error::Result;
 use crate::models::weights::Weights;
-use crate::nn::Projection;
+use crate::nn::{LayerNorm, Projection};
 
 impl Dinov2 {
     /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards), as f32.
@@ -143,8 +143,8 @@ fn block(config: &Config, prefix: &str, take: &mut Take) -> Result<Block> {
     })
 }
 
-fn norm(config: &Config, name: &str, take: &mut Take) -> Result<Norm> {
-    Ok(Norm {
+fn norm(config: &Config, name: &str, take: &mut Take) -> Result<LayerNorm> {
+    Ok(LayerNorm {
         weight: take(&format!("{name}.weight"), &[config.hidden_size])?,
         bias: take(&format!("{name}.bias"), &[config.hidden_size])?,
         eps: config.layer_norm_eps,

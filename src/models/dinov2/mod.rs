@@ -3,14 +3,15 @@
 //! Reference: transformers' `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`. Letters in
 //! shapes: B images, N patches, R registers, T = 1 + R + N tokens, D width, H heads.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
-use crate::error::{Error, Result};
-use crate::nn::{LowRank, Projection};
+pub use super::lora::Lora;
+use super::lora::{self, Adaptable};
+use crate::error::Result;
+use crate::nn::{LayerNorm, Projection};
 
 mod adapter;
 mod block;
@@ -19,7 +20,7 @@ mod embeddings;
 mod loading;
 mod positions;
 
-use block::{Block, Norm};
+use block::Block;
 pub use config::{Config, ModelType};
 use embeddings::Embeddings;
 
@@ -30,31 +31,11 @@ use embeddings::Embeddings;
 pub struct Dinov2 {
     embeddings: Arc<Embeddings>,
     blocks: Vec<Block>,
-    norm: Norm,
+    norm: LayerNorm,
     registers: usize,
     fingerprint: Arc<str>,
     /// Where it was loaded from, for the adapter's config.
     origin: Arc<str>,
-}
-
-/// Low-rank adapters to add.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Lora {
-    /// Linear layers to adapt: ends of hub names on a dot boundary (`query`, `output.dense`, `fc1`, …).
-    pub targets: Vec<String>,
-    /// r
-    pub rank: usize,
-    /// The update is scaled by alpha / r.
-    pub alpha: f64,
-}
-
-impl Lora {
-    fn wants(&self, name: &str) -> bool {
-        self.targets.iter().any(|target| {
-            name.strip_suffix(target.as_str())
-                .is_some_and(|head| head.is_empty() || head.ends_with('.'))
-        })
-    }
 }
 
 impl Dinov2 {
@@ -119,32 +100,9 @@ impl Dinov2 {
     /// outputs are still those of the base.
     ///
     /// # Errors
-    /// [`Error::Model`] when the rank is 0 or no linear layer matches any target.
+    /// [`crate::error::Error::Model`] when the rank is 0 or no linear layer matches any target.
     pub fn with_lora(&self, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<Self> {
-        if lora.rank == 0 {
-            return Err(self.error("a LoRA rank of 0 trains nothing".into()));
-        }
-        let device = self.norm.weight.device().clone();
-        let mut matched = false;
-        let model = self.map_projections(|name, layer| {
-            if !lora.wants(name) {
-                return Ok(layer.with_update(None));
-            }
-            matched = true;
-            let update = LowRank::fresh(layer.inputs(), layer.outputs(), lora.rank, lora.alpha, rng, &device)?;
-            Ok(layer.with_update(Some(update)))
-        })?;
-        if matched {
-            Ok(model)
-        } else {
-            let names: Vec<_> = self.projections().map(|(name, _)| name).take(6).collect();
-            let reason = format!(
-                "no linear layer ends in any of {:?}; there are {}, …",
-                lora.targets,
-                names.join(", ")
-            );
-            Err(self.error(reason))
-        }
+        lora::with_lora(self, lora, rng)
     }
 
     /// The model with its adapters added into the weights: the same outputs to the bit on the CPU,
@@ -153,46 +111,33 @@ impl Dinov2 {
     /// # Errors
     /// Only what the device reports.
     pub fn merged(&self) -> Result<Self> {
-        self.map_projections(|_, layer| layer.merged())
+        self.map_layers(|_, layer| layer.merged())
     }
 
     /// The adapters' variables in the order of the layers, A before B, named as keys of a PEFT adapter
     /// file over the hub's names: `base_model.model.encoder.layer.0.attention.attention.query.lora_A.weight`.
     #[must_use]
     pub fn trainable(&self) -> Vec<(String, Var)> {
+        lora::trainable(self)
+    }
+}
+
+impl Adaptable for Dinov2 {
+    fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
         let mut all = Vec::new();
-        for (name, layer) in self.projections() {
-            if let Some(update) = layer.update() {
-                all.push((adapter::key(&name, "A"), update.a.clone()));
-                all.push((adapter::key(&name, "B"), update.b.clone()));
-            }
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            all.extend(
+                block
+                    .layers_mut()
+                    .into_iter()
+                    .map(|(name, layer)| (format!("encoder.layer.{i}.{name}"), layer)),
+            );
         }
         all
     }
 
-    /// All linear layers that can be adapted, with their hub names.
-    fn projections(&self) -> impl Iterator<Item = (String, &Projection)> {
-        self.blocks.iter().enumerate().flat_map(|(i, block)| {
-            block
-                .projections()
-                .into_iter()
-                .map(move |(name, layer)| (format!("encoder.layer.{i}.{name}"), layer))
-        })
-    }
-
-    fn map_projections(&self, mut change: impl FnMut(&str, &Projection) -> Result<Projection>) -> Result<Self> {
-        let mut model = self.clone();
-        for (i, block) in model.blocks.iter_mut().enumerate() {
-            *block = block.map_projections(|name, layer| change(&format!("encoder.layer.{i}.{name}"), layer))?;
-        }
-        Ok(model)
-    }
-
-    fn error(&self, reason: String) -> Error {
-        Error::Model {
-            path: Path::new(&*self.origin).to_path_buf(),
-            reason,
-        }
+    fn origin(&self) -> &str {
+        &self.origin
     }
 
     fn device(&self) -> &Device {

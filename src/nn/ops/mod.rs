@@ -9,17 +9,27 @@ use rayon::prelude::*;
 
 mod attention;
 mod elementary;
+mod gated_silu;
 mod gelu;
+mod gelu_tanh;
 mod layer_norm;
 mod product;
+mod rms_norm;
+mod rotary;
 mod scaled_residual;
+mod segment_attention;
 mod softmax;
 mod swiglu;
 
 pub use attention::attention;
+pub use gated_silu::gated_silu;
 pub use gelu::gelu;
+pub use gelu_tanh::gelu_tanh;
 pub use layer_norm::layer_norm;
+pub use rms_norm::rms_norm;
+pub use rotary::rotary;
 pub use scaled_residual::scaled_residual;
+pub use segment_attention::{Heads, Segment, segment_attention};
 pub use swiglu::swiglu;
 
 /// Rows are handed to threads in pieces of about this many values.
@@ -136,8 +146,8 @@ pub(crate) mod check {
         }
     }
 
-    /// `fused` in f32 gives the values of `composite` in f64, and its backward the finite
-    /// differences of `composite`, for every element of every input.
+    /// `fused` in f32 gives the values of `composite` in f64, and the backward of both the
+    /// finite differences of `composite`, for every element of every input.
     pub(crate) fn agrees(
         inputs: &[Tensor],
         fused: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -153,6 +163,10 @@ pub(crate) mod check {
         let upstream = random(found.dims(), 1.0, "upstream");
         let gradients = (&found * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
         let upstream = upstream.to_dtype(DType::F64).unwrap();
+        let exact_vars: Vec<Var> = exact.iter().map(|x| Var::from_tensor(x).unwrap()).collect();
+        let exact_tensors: Vec<Tensor> = exact_vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let product = (composite(&exact_tensors).unwrap() * &upstream).unwrap();
+        let of_composite = product.sum_all().unwrap().backward().unwrap();
         let objective = |inputs: &[Tensor]| {
             let product = (composite(inputs).unwrap() * &upstream).unwrap();
             product.sum_all().unwrap().to_scalar::<f64>().unwrap()
@@ -173,6 +187,8 @@ pub(crate) mod check {
             };
             let expected: Vec<f64> = (0..values.len()).map(slope).collect();
             assert_close(&found, &expected, &format!("gradient of input {n} at"));
+            let found = doubles(of_composite.get(&exact_tensors[n]).expect("a gradient"));
+            assert_close(&found, &expected, &format!("composite's gradient of input {n} at"));
         }
     }
 }

@@ -1,0 +1,146 @@
+//! Questions about images as tokens, with the answer that is trained or scored.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::chat::{ChatTemplate, Message, Part, Role};
+use super::grid::Grid;
+use super::tokens::Tokenizer;
+use crate::error::{Error, Result};
+
+/// What the user asks about an image.
+pub const QUESTION: &str = "What is the name of the subject in this photo?";
+/// How the model's answer starts; the class name follows after a space.
+pub const PREFILL: &str = "The subject in this photo is:";
+
+const IMAGE_TOKEN: &str = "<|image_pad|>";
+const END_TOKEN: &str = "<|im_end|>";
+
+/// Tokens with one placeholder for every merged patch, and the grids of the images they stand for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Grids of the images, in order.
+    pub images: Vec<Grid>,
+}
+
+/// A model folder's tokenizer and chat template.
+#[derive(Debug)]
+pub struct Prompter {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    image: u32,
+    end: u32,
+    /// Patches per side of a merged token.
+    merge: usize,
+}
+
+impl Prompter {
+    /// Reads tokenizer and chat template; `merge` is that of the image processor.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when one is missing or malformed.
+    pub fn load(model_dir: &Path, merge: usize) -> Result<Self> {
+        let tokenizer = Tokenizer::load(model_dir)?;
+        let (image, end) = (tokenizer.id(IMAGE_TOKEN)?, tokenizer.id(END_TOKEN)?);
+        Ok(Self {
+            template: ChatTemplate::load(model_dir)?,
+            tokenizer,
+            image,
+            end,
+            merge,
+        })
+    }
+
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The token that ends the model's turn.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// A conversation; `open` ends it with the start of the model's turn and then `prefill`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the images of the messages are not as many as `images`, or a text names a
+    /// placeholder itself.
+    pub fn conversation(&self, messages: &[Message], images: &[Grid], open: Option<&str>) -> Result<Sequence> {
+        let mut text = self.template.render(messages, open.is_some())?;
+        text.push_str(open.unwrap_or_default());
+        let mut grids = images.iter();
+        let mut ids = Vec::new();
+        for id in self.tokenizer.encode(&text)? {
+            let copies = match (id == self.image).then(|| grids.next()) {
+                None => 1,
+                Some(Some(grid)) => grid.tokens(self.merge),
+                Some(None) => return Err(mismatch(&text, images.len())),
+            };
+            ids.extend(std::iter::repeat_n(id, copies));
+        }
+        if grids.next().is_some() {
+            return Err(mismatch(&text, images.len()));
+        }
+        Ok(Sequence {
+            ids,
+            images: images.to_vec(),
+        })
+    }
+
+    /// The question about an image, up to where the class name starts.
+    ///
+    /// # Errors
+    /// As [`Prompter::conversation`].
+    pub fn question(&self, image: Grid) -> Result<Sequence> {
+        self.conversation(&[user()], &[image], Some(PREFILL))
+    }
+
+    /// The question with its answer; the range is of the tokens of ` {name}` and the end token, which bear
+    /// the loss.
+    ///
+    /// # Errors
+    /// As [`Prompter::conversation`]; [`Error::Model`] when the name's tokens cannot be told from the
+    /// prompt's.
+    pub fn answered(&self, image: Grid, name: &str) -> Result<(Sequence, Range<usize>)> {
+        let text = format!("{PREFILL} {name}");
+        let answer = Message {
+            role: Role::Assistant,
+            content: vec![Part::Text(text)],
+        };
+        let mut sequence = self.conversation(&[user(), answer], &[image], None)?;
+        let start = self.question(image)?;
+        let answer = sequence.ids.strip_prefix(&start.ids[..]);
+        let length = answer.and_then(|answer| answer.iter().position(|&id| id == self.end));
+        let Some(length) = length.filter(|&length| length > 0) else {
+            let reason = format!("the class name `{name}` does not stand alone among the tokens of the answer");
+            return Err(Error::Model {
+                path: "tokenizer.json".into(),
+                reason,
+            });
+        };
+        let answer = start.ids.len()..start.ids.len() + length + 1;
+        sequence.ids.truncate(answer.end);
+        Ok((sequence, answer))
+    }
+}
+
+fn mismatch(text: &str, images: usize) -> Error {
+    let placeholders = text.matches(IMAGE_TOKEN).count();
+    let reason = format!("{placeholders} image placeholders in the prompt for {images} images");
+    Error::Model {
+        path: "chat_template.json".into(),
+        reason,
+    }
+}
+
+fn user() -> Message {
+    Message {
+        role: Role::User,
+        content: vec![Part::Image, Part::Text(QUESTION.into())],
+    }
+}

@@ -1,0 +1,273 @@
+//! `Qwen2VLImageProcessor` of transformers, which Qwen3-VL checkpoints name in `preprocessor_config.json`.
+
+use std::path::Path;
+
+use image::RgbImage;
+use serde::Deserialize;
+
+use super::grid::Grid;
+use super::resize::resize;
+use crate::error::{Error, Result};
+
+/// Pillow's number of the bicubic filter.
+const BICUBIC: u32 = 3;
+/// The longest side over the shortest may not be more.
+const MAX_ASPECT: u32 = 200;
+
+/// Images to patches: sides rounded to whole merged patches within a range of areas, normalised.
+#[derive(Debug, Clone)]
+pub struct PatchProcessor {
+    /// Pixels per side of a patch.
+    patch: usize,
+    /// Patches per side of a merged token.
+    merge: usize,
+    /// Frames of a patch, all the same.
+    frames: usize,
+    min_pixels: usize,
+    max_pixels: usize,
+    /// The normalised value of each 8-bit value, by channel.
+    levels: [[f32; 256]; 3],
+}
+
+/// The patches of one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patches {
+    /// (N, 3 · frames · P · P): patches in block order, each channel by channel, frame by frame, row by row.
+    pub values: Vec<f32>,
+    /// Rows and columns of patches.
+    pub grid: Grid,
+}
+
+/// `preprocessor_config.json`, with the processor's defaults.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    size: Option<Size>,
+    #[serde(default)]
+    min_pixels: Option<usize>,
+    #[serde(default)]
+    max_pixels: Option<usize>,
+    #[serde(default = "patch_size")]
+    patch_size: usize,
+    #[serde(default = "two")]
+    temporal_patch_size: usize,
+    #[serde(default = "two")]
+    merge_size: usize,
+    #[serde(default = "bicubic")]
+    resample: u32,
+    #[serde(default = "one_255th")]
+    rescale_factor: f64,
+    #[serde(default = "clip_mean")]
+    image_mean: [f64; 3],
+    #[serde(default = "clip_std")]
+    image_std: [f64; 3],
+}
+
+/// Areas in pixels, in spite of the names.
+#[derive(Deserialize)]
+struct Size {
+    shortest_edge: usize,
+    longest_edge: usize,
+}
+
+fn patch_size() -> usize {
+    14
+}
+fn two() -> usize {
+    2
+}
+fn bicubic() -> u32 {
+    BICUBIC
+}
+fn one_255th() -> f64 {
+    1.0 / 255.0
+}
+fn clip_mean() -> [f64; 3] {
+    [0.481_454_66, 0.457_827_5, 0.408_210_73]
+}
+fn clip_std() -> [f64; 3] {
+    [0.268_629_54, 0.261_302_58, 0.275_777_11]
+}
+
+impl PatchProcessor {
+    /// Reads `preprocessor_config.json` of a model folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported.
+    pub fn load(model_dir: &Path) -> Result<Self> {
+        let path = model_dir.join("preprocessor_config.json");
+        let fail = |reason: String| Error::Model {
+            path: path.clone(),
+            reason,
+        };
+        let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let config: Config =
+            serde_json::from_slice(&text).map_err(|e| fail(format!("not a Qwen image processor: {e}")))?;
+        Self::new(&config).map_err(fail)
+    }
+
+    fn new(config: &Config) -> Result<Self, String> {
+        let size = config.size.as_ref();
+        let min_pixels = config
+            .min_pixels
+            .or(size.map(|size| size.shortest_edge))
+            .unwrap_or(56 * 56);
+        let max_pixels = config
+            .max_pixels
+            .or(size.map(|size| size.longest_edge))
+            .unwrap_or(28 * 28 * 1280);
+        let (patch, merge, frames) = (config.patch_size, config.merge_size, config.temporal_patch_size);
+        if config.resample != BICUBIC {
+            return Err(format!(
+                "`resample` is {}, only {BICUBIC} (bicubic) is supported",
+                config.resample
+            ));
+        }
+        if patch == 0 || merge == 0 || frames == 0 || min_pixels == 0 || max_pixels < min_pixels {
+            return Err(format!(
+                "patches of {frames} x {patch} px, {merge} x {merge} merged, {min_pixels} to {max_pixels} pixels"
+            ));
+        }
+        let mut levels = [[0f32; 256]; 3];
+        for (channel, levels) in levels.iter_mut().enumerate() {
+            let (mean, std) = (config.image_mean[channel], config.image_std[channel]);
+            for (value, level) in levels.iter_mut().enumerate() {
+                *level = ((value as f64 * config.rescale_factor - mean) / std) as f32;
+            }
+        }
+        if levels.iter().flatten().any(|level| !level.is_finite()) {
+            return Err("`image_std` or `rescale_factor` makes pixels that are not finite".into());
+        }
+        Ok(Self {
+            patch,
+            merge,
+            frames,
+            min_pixels,
+            max_pixels,
+            levels,
+        })
+    }
+
+    /// Patches per side of a merged token.
+    #[must_use]
+    pub fn merge(&self) -> usize {
+        self.merge
+    }
+
+    /// Numbers of a patch.
+    #[must_use]
+    pub fn patch_width(&self) -> usize {
+        3 * self.frames * self.patch * self.patch
+    }
+
+    /// The patches of an image, mirrored left to right if asked for.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when the image is empty or more than 200 times as long as wide.
+    pub fn patches(&self, image: &RgbImage, mirrored: bool) -> Result<Patches> {
+        let (height, width) = self.size(image.height(), image.width())?;
+        let resized = resize(image, width, height);
+        let resized = if mirrored {
+            image::imageops::flip_horizontal(&resized)
+        } else {
+            resized
+        };
+        let (patch, stride) = (self.patch, 3 * width as usize);
+        let grid = Grid {
+            rows: height as usize / patch,
+            columns: width as usize / patch,
+        };
+        let pixels = resized.as_raw();
+        let mut values = Vec::with_capacity(grid.patches() * self.patch_width());
+        for (row, column) in grid.block_order(self.merge) {
+            for (channel, levels) in self.levels.iter().enumerate() {
+                for _ in 0..self.frames {
+                    for y in row * patch..(row + 1) * patch {
+                        let start = y * stride + 3 * column * patch + channel;
+                        let line = pixels[start..].iter().step_by(3).take(patch);
+                        values.extend(line.map(|&value| levels[value as usize]));
+                    }
+                }
+            }
+        }
+        Ok(Patches { values, grid })
+    }
+
+    /// (height, width) that an image is resized to: `smart_resize` of transformers.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when the image is empty or more than 200 times as long as wide.
+    pub fn size(&self, height: u32, width: u32) -> Result<(u32, u32)> {
+        if height == 0 || width == 0 || height.max(width) > MAX_ASPECT.saturating_mul(height.min(width)) {
+            let reason =
+                format!("{width} x {height} pixels: the longer side must be at most {MAX_ASPECT} times the other");
+            return Err(Error::Image {
+                image: "an image for the vision-language model".into(),
+                reason,
+            });
+        }
+        let factor = (self.patch * self.merge) as f64;
+        let (h, w) = (f64::from(height), f64::from(width));
+        let round = |x: f64| (x / factor).round_ties_even() * factor;
+        let (mut to_h, mut to_w) = (round(h), round(w));
+        let (min, max) = (self.min_pixels as f64, self.max_pixels as f64);
+        if to_h * to_w > max {
+            let beta = (h * w / max).sqrt();
+            let floor = |x: f64| ((x / beta / factor).floor() * factor).max(factor);
+            (to_h, to_w) = (floor(h), floor(w));
+        } else if to_h * to_w < min {
+            let beta = (min / (h * w)).sqrt();
+            let ceil = |x: f64| (x * beta / factor).ceil() * factor;
+            (to_h, to_w) = (ceil(h), ceil(w));
+        }
+        Ok((to_h as u32, to_w as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn processor(size: &str) -> PatchProcessor {
+        let json = format!(
+            r#"{{"size": {size}, "patch_size": 16, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}}"#
+        );
+        PatchProcessor::new(&serde_json::from_str(&json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn halves_are_rounded_to_even() {
+        let any = processor(r#"{"shortest_edge": 1024, "longest_edge": 100000000}"#);
+        assert_eq!(any.size(80, 48).unwrap(), (64, 64));
+        assert_eq!(any.size(112, 144).unwrap(), (128, 128));
+        assert!(any.size(1, 201).is_err() && any.size(0, 5).is_err());
+    }
+
+    #[test]
+    fn patches_are_in_block_order_with_repeated_frames() {
+        let processor = processor(r#"{"shortest_edge": 1024, "longest_edge": 65536}"#);
+        // Each 16 px patch has its own grey.
+        let image = RgbImage::from_fn(64, 32, |x, y| image::Rgb([(x / 16 * 10 + y / 16 * 100) as u8, 0, 255]));
+        let patches = processor.patches(&image, false).unwrap();
+        assert_eq!(
+            (patches.grid, patches.values.len()),
+            (Grid { rows: 2, columns: 4 }, 8 * processor.patch_width())
+        );
+        let grey = |value: f32| value / 127.5 - 1.0;
+        for (patch, expected) in patches
+            .values
+            .chunks(1536)
+            .zip([0., 10., 100., 110., 20., 30., 120., 130.])
+        {
+            assert!(
+                patch[..512].iter().all(|value| (value - grey(expected)).abs() < 1e-6),
+                "red, both frames"
+            );
+            assert!(
+                patch[512..1024].iter().all(|&value| value == -1.0) && patch[1024..].iter().all(|&value| value == 1.0)
+            );
+        }
+        let mirrored = processor.patches(&image, true).unwrap();
+        assert!((mirrored.values[0] - grey(30.0)).abs() < 1e-6);
+    }
+}

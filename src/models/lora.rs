@@ -1,0 +1,132 @@
+//! Adapters on the linear layers of a model, whatever its architecture.
+
+use std::path::Path;
+
+use candle_core::{Device, Var};
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::{Error, Result};
+use crate::nn::{LowRank, Projection};
+
+/// Low-rank adapters to add.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    /// Linear layers to adapt: ends of hub names on a dot boundary (`query`, `output.dense`, `fc1`, …), where
+    /// `*` stands for any one part (`visual.blocks.*.attn.qkv`).
+    pub targets: Vec<String>,
+    /// r
+    pub rank: usize,
+    /// The update is scaled by alpha / r.
+    pub alpha: f64,
+}
+
+impl Lora {
+    fn wants(&self, name: &str) -> bool {
+        self.targets.iter().any(|target| {
+            let mut parts = name.rsplit('.');
+            target
+                .rsplit('.')
+                .all(|wanted| parts.next().is_some_and(|part| wanted == "*" || wanted == part))
+        })
+    }
+}
+
+/// A model whose linear layers can carry adapters. A clone is shallow: it shares all tensors and variables.
+pub(super) trait Adaptable: Clone {
+    /// All linear layers that can be adapted, in the order of the forward pass, with their hub names.
+    fn layers_mut(&mut self) -> Vec<(String, &mut Projection)>;
+
+    /// Where the model was loaded from.
+    fn origin(&self) -> &str;
+
+    /// Where its tensors are.
+    fn device(&self) -> &Device;
+
+    /// Copies of all linear layers (they share their tensors), with their hub names.
+    fn layers(&self) -> Vec<(String, Projection)> {
+        let mut model = self.clone();
+        model
+            .layers_mut()
+            .into_iter()
+            .map(|(name, layer)| (name, layer.clone()))
+            .collect()
+    }
+
+    /// The model with `change(name, layer)` in place of each linear layer, in their order.
+    fn map_layers(&self, mut change: impl FnMut(&str, &Projection) -> Result<Projection>) -> Result<Self> {
+        let mut model = self.clone();
+        for (name, layer) in model.layers_mut() {
+            *layer = change(&name, layer)?;
+        }
+        Ok(model)
+    }
+
+    /// An error about this model.
+    fn error(&self, reason: String) -> Error {
+        Error::Model {
+            path: Path::new(self.origin()).to_path_buf(),
+            reason,
+        }
+    }
+}
+
+/// The model with fresh adapters in place of any it has: A as PEFT initialises it, B = 0, so the outputs
+/// are still those of the base.
+pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<M> {
+    if lora.rank == 0 {
+        return Err(model.error("a LoRA rank of 0 trains nothing".into()));
+    }
+    let device = model.device().clone();
+    let mut matched = false;
+    let adapted = model.map_layers(|name, layer| {
+        if !lora.wants(name) {
+            return Ok(layer.with_update(None));
+        }
+        matched = true;
+        let update = LowRank::fresh(layer.inputs(), layer.outputs(), lora.rank, lora.alpha, rng, &device)?;
+        Ok(layer.with_update(Some(update)))
+    })?;
+    if matched {
+        return Ok(adapted);
+    }
+    let names: Vec<_> = model.layers().into_iter().map(|(name, _)| name).take(6).collect();
+    Err(model.error(format!(
+        "no linear layer ends in any of {:?}; there are {}, …",
+        lora.targets,
+        names.join(", ")
+    )))
+}
+
+/// The adapters' variables in the order of the layers, A before B, named as keys of a PEFT adapter file
+/// over the hub's names.
+pub(super) fn trainable<M: Adaptable>(model: &M) -> Vec<(String, Var)> {
+    let mut all = Vec::new();
+    for (name, layer) in model.layers() {
+        if let Some(update) = layer.update() {
+            all.push((super::peft::key(&name, "A"), update.a.clone()));
+            all.push((super::peft::key(&name, "B"), update.b.clone()));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_match_whole_parts_from_the_end() {
+        let wants = |target: &str, name: &str| {
+            Lora {
+                targets: vec![target.into()],
+                rank: 1,
+                alpha: 1.0,
+            }
+            .wants(name)
+        };
+        assert!(wants("fc1", "encoder.layer.0.mlp.fc1") && wants("mlp.fc1", "mlp.fc1"));
+        assert!(!wants("fc1", "encoder.layer.0.mlp.linear_fc1") && !wants("mlp.fc1", "fc1"));
+        assert!(wants("blocks.*.attn.qkv", "model.visual.blocks.11.attn.qkv"));
+        assert!(!wants("blocks.*.qkv", "model.visual.blocks.11.attn.qkv"));
+    }
+}

@@ -1,0 +1,215 @@
+//! Sequences of text and images as the decoder takes them: packed one after the other, without padding.
+
+use crate::error::Result;
+use crate::example::Sequence;
+
+/// Positions of tokens in time, height and width.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Positions {
+    /// One number a token for each axis.
+    pub axes: [Vec<u32>; 3],
+    /// The position of the token that comes next, on every axis.
+    pub next: u32,
+}
+
+/// Rows for the decoder: the tokens of several sequences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, R of them.
+    pub(super) ids: Vec<u32>,
+    /// Tokens of each sequence.
+    pub(super) lengths: Vec<usize>,
+    /// Time, height and width of each token, R each.
+    pub(super) axes: [Vec<u32>; 3],
+    /// Rows that hold a placeholder.
+    pub(super) visual: Vec<u32>,
+    /// Position of each sequence's next token.
+    pub(super) next: Vec<u32>,
+}
+
+impl Positions {
+    /// M-RoPE positions: text counts up on all axes at once; an image starts where the text stopped and
+    /// spreads over height and width at one time; text goes on after its longer side.
+    ///
+    /// # Errors
+    /// When placeholders and grids do not fit each other.
+    pub fn of(sequence: &Sequence, image_token: u32, merge: usize) -> Result<Self> {
+        let ids = &sequence.ids;
+        let mut positions = Self::default();
+        let mut images = sequence.images.iter();
+        let mut at = 0;
+        while let Some(&id) = ids.get(at) {
+            if id != image_token {
+                positions.axes.iter_mut().for_each(|axis| axis.push(positions.next));
+                positions.next += 1;
+                at += 1;
+                continue;
+            }
+            let grid = images.next().ok_or_else(|| mismatch("more placeholders than images"))?;
+            let run = ids[at..].iter().take_while(|&&id| id == image_token).count();
+            if run != grid.tokens(merge) {
+                return Err(mismatch(&format!(
+                    "{run} placeholders for an image of {}",
+                    grid.tokens(merge)
+                )));
+            }
+            let (rows, columns) = ((grid.rows / merge) as u32, (grid.columns / merge) as u32);
+            for row in 0..rows {
+                for column in 0..columns {
+                    let [time, height, width] = &mut positions.axes;
+                    time.push(positions.next);
+                    height.push(positions.next + row);
+                    width.push(positions.next + column);
+                }
+            }
+            positions.next += rows.max(columns);
+            at += run;
+        }
+        if images.next().is_some() {
+            return Err(mismatch("more images than placeholders"));
+        }
+        Ok(positions)
+    }
+}
+
+fn mismatch(reason: &str) -> crate::error::Error {
+    candle_core::Error::Msg(format!("tokens and images do not fit: {reason}")).into()
+}
+
+impl Batch {
+    /// Whole sequences.
+    ///
+    /// # Errors
+    /// When the placeholders of a sequence do not fit its images, or it is empty.
+    pub fn new(sequences: &[Sequence], image_token: u32, merge: usize) -> Result<Self> {
+        let mut batch = Self::empty();
+        for sequence in sequences {
+            if sequence.ids.is_empty() {
+                return Err(mismatch("a sequence is empty"));
+            }
+            let positions = Positions::of(sequence, image_token, merge)?;
+            let start = batch.ids.len() as u32;
+            let placeholders = sequence.ids.iter().zip(start..).filter(|(id, _)| **id == image_token);
+            batch.visual.extend(placeholders.map(|(_, row)| row));
+            batch.ids.extend(&sequence.ids);
+            batch.lengths.push(sequence.ids.len());
+            batch.next.push(positions.next);
+            for (all, axis) in batch.axes.iter_mut().zip(positions.axes) {
+                all.extend(axis);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// One more token for each sequence that goes on, at the position that follows this batch.
+    #[must_use]
+    pub fn then(&self, tokens: &[Option<u32>]) -> Self {
+        let mut batch = Self::empty();
+        for (token, &position) in tokens.iter().zip(&self.next) {
+            batch.lengths.push(usize::from(token.is_some()));
+            batch.next.push(position + u32::from(token.is_some()));
+            if let Some(token) = token {
+                batch.ids.push(*token);
+                batch.axes.iter_mut().for_each(|axis| axis.push(position));
+            }
+        }
+        batch
+    }
+
+    fn empty() -> Self {
+        Self {
+            ids: Vec::new(),
+            lengths: Vec::new(),
+            axes: Default::default(),
+            visual: Vec::new(),
+            next: Vec::new(),
+        }
+    }
+
+    /// Number of sequences.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Position of each sequence's next token.
+    #[must_use]
+    pub fn next_positions(&self) -> &[u32] {
+        &self.next
+    }
+
+    /// The row of token `token` of sequence `sequence`, if there is one.
+    #[must_use]
+    pub fn row(&self, sequence: usize, token: usize) -> Option<u32> {
+        let length = *self.lengths.get(sequence)?;
+        let start: usize = self.lengths[..sequence].iter().sum();
+        (token < length).then_some((start + token) as u32)
+    }
+
+    /// The row of the last token of each sequence that has one.
+    #[must_use]
+    pub fn last_rows(&self) -> Vec<u32> {
+        let lengths = self.lengths.iter().filter(|&&length| length > 0);
+        let ends = lengths.scan(0, |end, length| {
+            *end += length;
+            Some(*end as u32 - 1)
+        });
+        ends.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example::Grid;
+
+    const IMAGE: u32 = 9;
+
+    #[test]
+    fn images_spread_and_text_goes_on_after_the_longer_side() {
+        let wide = Grid { rows: 2, columns: 6 };
+        let tall = Grid { rows: 4, columns: 2 };
+        let ids = vec![1, IMAGE, IMAGE, IMAGE, 2, IMAGE, IMAGE, 3, 4];
+        let sequence = Sequence {
+            ids,
+            images: vec![wide, tall],
+        };
+        let positions = Positions::of(&sequence, IMAGE, 2).unwrap();
+        assert_eq!(positions.axes[0], [0, 1, 1, 1, 4, 5, 5, 7, 8]);
+        assert_eq!(positions.axes[1], [0, 1, 1, 1, 4, 5, 6, 7, 8]);
+        assert_eq!(positions.axes[2], [0, 1, 2, 3, 4, 5, 5, 7, 8]);
+        assert_eq!(positions.next, 9);
+    }
+
+    #[test]
+    fn placeholders_must_fit_the_images() {
+        let grid = Grid { rows: 2, columns: 4 };
+        for (ids, images) in [
+            (vec![1, IMAGE], vec![grid]),
+            (vec![1, IMAGE, IMAGE], vec![]),
+            (vec![1], vec![grid]),
+            (vec![IMAGE, IMAGE, 1, IMAGE, IMAGE], vec![grid]),
+            (vec![], vec![]),
+        ] {
+            assert!(Batch::new(&[Sequence { ids, images }], IMAGE, 2).is_err());
+        }
+    }
+
+    #[test]
+    fn rows_follow_one_another() {
+        let text = |ids: &[u32]| Sequence {
+            ids: ids.to_vec(),
+            images: vec![],
+        };
+        let batch = Batch::new(&[text(&[1, 2, 3]), text(&[4, 5])], IMAGE, 2).unwrap();
+        assert_eq!(batch.last_rows(), [2, 4]);
+        assert_eq!(
+            (batch.row(1, 1), batch.row(1, 2), batch.row(2, 0)),
+            (Some(4), None, None)
+        );
+        assert_eq!(batch.next_positions(), [3, 2]);
+        let then = batch.then(&[None, Some(6)]);
+        assert_eq!((&then.ids[..], then.last_rows()), (&[6][..], vec![0]));
+        assert_eq!((then.axes[1][0], then.next_positions()), (2, &[3, 3][..]));
+    }
+}

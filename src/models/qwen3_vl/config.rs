@@ -1,0 +1,319 @@
+//! `config.json` of Qwen3-VL (dense).
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// The values of `config.json` that shape the model (transformers' `Qwen3VLConfig`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Config {
+    model_type: String,
+    /// The decoder.
+    pub text_config: TextConfig,
+    /// The vision tower.
+    pub vision_config: VisionConfig,
+    /// The placeholder that stands once for every merged patch.
+    pub image_token_id: u32,
+    #[serde(default)]
+    tie_word_embeddings: Option<bool>,
+}
+
+/// The decoder's part (`Qwen3VLTextConfig`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct TextConfig {
+    /// Width D of a token.
+    pub hidden_size: usize,
+    /// Width of the MLP's middle.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Heads of the queries.
+    pub num_attention_heads: usize,
+    /// Heads of keys and values; they divide those of the queries.
+    pub num_key_value_heads: usize,
+    #[serde(default)]
+    head_dim: Option<usize>,
+    /// Rows of the embedding table, V.
+    pub vocab_size: usize,
+    /// Epsilon of every RMS norm.
+    pub rms_norm_eps: f64,
+    /// Whether the attention's linear layers have a bias.
+    #[serde(default)]
+    pub attention_bias: bool,
+    hidden_act: String,
+    #[serde(default)]
+    rope_theta: Option<f64>,
+    #[serde(default)]
+    rope_scaling: Option<Rope>,
+    #[serde(default)]
+    rope_parameters: Option<Rope>,
+    #[serde(default)]
+    tie_word_embeddings: Option<bool>,
+}
+
+/// `rope_scaling` of the hub's files; `rope_parameters`, with theta, where transformers 5 wrote them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Rope {
+    #[serde(default)]
+    rope_theta: Option<f64>,
+    #[serde(default)]
+    rope_type: Option<String>,
+    #[serde(default)]
+    mrope_section: Option<[usize; 3]>,
+    #[serde(default)]
+    mrope_interleaved: Option<bool>,
+}
+
+/// The vision tower's part (`Qwen3VLVisionConfig`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct VisionConfig {
+    /// Width of a patch's token.
+    pub hidden_size: usize,
+    /// Width of the MLP's middle.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Rows of the position table, a square.
+    pub num_position_embeddings: usize,
+    /// Blocks whose output goes, merged, into the first decoder layers.
+    pub deepstack_visual_indexes: Vec<usize>,
+    /// Width of a merged token, the decoder's D.
+    pub out_hidden_size: usize,
+    /// Pixels per side of a patch.
+    pub patch_size: usize,
+    /// Patches per side of a merged token.
+    pub spatial_merge_size: usize,
+    /// Frames of a patch; an image is repeated to fill them.
+    pub temporal_patch_size: usize,
+    /// Colour channels.
+    pub in_channels: usize,
+    hidden_act: String,
+    #[serde(default)]
+    rope_parameters: Option<Rope>,
+}
+
+impl Config {
+    /// Reads `config.json`; also gives its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file is missing, is no dense Qwen3-VL config, or its numbers do not fit together.
+    pub fn load(dir: &Path) -> Result<(Self, Vec<u8>)> {
+        let path = dir.join("config.json");
+        let fail = |reason: String| Error::Model {
+            path: path.clone(),
+            reason,
+        };
+        let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let config = Self::parse(&bytes).map_err(fail)?;
+        Ok((config, bytes))
+    }
+
+    /// A config from the text of `config.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let any: serde_json::Value = serde_json::from_slice(text).map_err(|e| format!("not JSON: {e}"))?;
+        match any.get("model_type").and_then(serde_json::Value::as_str) {
+            Some("qwen3_vl") => {}
+            Some(other) => {
+                return Err(format!(
+                    "model_type `{other}` is not supported, only the dense `qwen3_vl`"
+                ));
+            }
+            None => return Err("there is no model_type".into()),
+        }
+        let config: Self = serde_json::from_value(any).map_err(|e| format!("not a Qwen3-VL config: {e}"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        let positive = [
+            ("hidden_size", text.hidden_size),
+            ("num_attention_heads", text.num_attention_heads),
+            ("num_key_value_heads", text.num_key_value_heads),
+            ("vocab_size", text.vocab_size),
+            ("patch_size", vision.patch_size),
+            ("spatial_merge_size", vision.spatial_merge_size),
+            ("temporal_patch_size", vision.temporal_patch_size),
+            ("num_heads", vision.num_heads),
+            ("num_position_embeddings", vision.num_position_embeddings),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} is 0"));
+        }
+        if text.num_attention_heads % text.num_key_value_heads != 0 {
+            let (heads, keys) = (text.num_attention_heads, text.num_key_value_heads);
+            return Err(format!(
+                "num_attention_heads {heads} is not a multiple of num_key_value_heads {keys}"
+            ));
+        }
+        if text.head_dim() % 2 != 0 || text.head_dim() == 0 {
+            return Err(format!("head_dim {} is not even", text.head_dim()));
+        }
+        if vision.hidden_size % vision.num_heads != 0 || vision.head_dim() % 4 != 0 || vision.head_dim() == 0 {
+            let (d, heads) = (vision.hidden_size, vision.num_heads);
+            return Err(format!(
+                "the vision tower's hidden_size {d} over {heads} heads is not a multiple of 4"
+            ));
+        }
+        if vision.out_hidden_size != text.hidden_size {
+            let (out, d) = (vision.out_hidden_size, text.hidden_size);
+            return Err(format!(
+                "out_hidden_size {out} of the vision tower is not the decoder's hidden_size {d}"
+            ));
+        }
+        let deep = &vision.deepstack_visual_indexes;
+        if deep.iter().any(|&index| index >= vision.depth) || deep.len() > text.num_hidden_layers {
+            return Err(format!("deepstack_visual_indexes {deep:?} do not fit the depths"));
+        }
+        if deep.iter().enumerate().any(|(i, index)| deep[..i].contains(index)) {
+            return Err(format!("deepstack_visual_indexes {deep:?} repeat a block"));
+        }
+        if vision.side().pow(2) != vision.num_position_embeddings {
+            return Err(format!(
+                "num_position_embeddings {} is no square",
+                vision.num_position_embeddings
+            ));
+        }
+        if text.hidden_act != "silu" || vision.hidden_act != "gelu_pytorch_tanh" {
+            let (text, vision) = (&text.hidden_act, &vision.hidden_act);
+            return Err(format!(
+                "hidden_act `{text}` and `{vision}`: only `silu` and `gelu_pytorch_tanh` are supported"
+            ));
+        }
+        text.check_rope()
+    }
+
+    /// Whether the embedding table is also the head.
+    #[must_use]
+    pub fn tied(&self) -> bool {
+        self.tie_word_embeddings
+            .or(self.text_config.tie_word_embeddings)
+            .unwrap_or(false)
+    }
+}
+
+impl TextConfig {
+    /// Width K of a head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    fn rope(&self) -> impl Iterator<Item = &Rope> {
+        self.rope_parameters.iter().chain(&self.rope_scaling)
+    }
+
+    /// Base of the rotary frequencies.
+    #[must_use]
+    pub fn rope_theta(&self) -> f64 {
+        self.rope()
+            .find_map(|rope| rope.rope_theta)
+            .or(self.rope_theta)
+            .unwrap_or(5_000_000.0)
+    }
+
+    /// Frequencies that turn by time, height and width.
+    #[must_use]
+    pub fn mrope_section(&self) -> [usize; 3] {
+        self.rope().find_map(|rope| rope.mrope_section).unwrap_or([24, 20, 20])
+    }
+
+    fn check_rope(&self) -> Result<(), String> {
+        for rope in self.rope() {
+            if let Some(other) = rope.rope_type.as_deref().filter(|&kind| kind != "default") {
+                return Err(format!("rope_type `{other}` is not supported, only `default`"));
+            }
+            if rope.mrope_interleaved == Some(false) {
+                return Err("mrope_interleaved = false is not supported".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VisionConfig {
+    /// Width of a head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+
+    /// Rows and columns of the position table.
+    #[must_use]
+    pub fn side(&self) -> usize {
+        self.num_position_embeddings.isqrt()
+    }
+
+    /// Numbers of a patch, all frames and channels.
+    #[must_use]
+    pub fn patch_width(&self) -> usize {
+        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+
+    /// Base of the rotary frequencies.
+    #[must_use]
+    pub fn rope_theta(&self) -> f64 {
+        self.rope_parameters
+            .as_ref()
+            .and_then(|rope| rope.rope_theta)
+            .unwrap_or(10_000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"{"model_type": "qwen3_vl", "image_token_id": 9, "tie_word_embeddings": true,
+        "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 10, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+            "rope_theta": 5000000, "rope_scaling": {"mrope_interleaved": true, "mrope_section": [4, 2, 2], "rope_type": "default"}},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 32, "depth": 2, "num_heads": 2, "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0], "out_hidden_size": 32, "patch_size": 16, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "in_channels": 3, "hidden_act": "gelu_pytorch_tanh"}}"#;
+
+    #[test]
+    fn reads_the_hub_form_and_that_of_transformers_5() {
+        let config = Config::parse(SMALL.as_bytes()).unwrap();
+        assert!(config.tied());
+        assert_eq!(config.text_config.mrope_section(), [4, 2, 2]);
+        assert_eq!(config.text_config.rope_theta(), 5e6);
+        let new = SMALL.replace(
+            "\"rope_theta\": 5000000, \"rope_scaling\": {",
+            "\"rope_parameters\": {\"rope_theta\": 1e6, ",
+        );
+        assert_eq!(Config::parse(new.as_bytes()).unwrap().text_config.rope_theta(), 1e6);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (from, to, word) in [
+            ("\"qwen3_vl\"", "\"qwen3_vl_moe\"", "dense"),
+            (
+                "\"num_key_value_heads\": 2",
+                "\"num_key_value_heads\": 3",
+                "num_key_value_heads",
+            ),
+            ("\"out_hidden_size\": 32", "\"out_hidden_size\": 31", "out_hidden_size"),
+            ("[0]", "[2]", "deepstack"),
+            (
+                "\"num_position_embeddings\": 16",
+                "\"num_position_embeddings\": 15",
+                "square",
+            ),
+            ("\"silu\"", "\"gelu\"", "hidden_act"),
+            ("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"", "yarn"),
+        ] {
+            let error = Config::parse(SMALL.replace(from, to).as_bytes()).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The language model.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::batch::Batch;
+use super::cache::KvCache;
+use super::config::TextConfig;
+use super::vision::Features;
+use crate::error::Result;
+use crate::nn::ops::{Heads, Segment, gated_silu, rotary, segment_attention};
+use crate::nn::{Projection, RmsNorm};
+
+/// Tokens to states. Letters in shapes: R rows (tokens of all sequences), D width, H and G heads of
+/// queries and of keys, K head width, M image tokens.
+#[derive(Debug, Clone)]
+pub(super) struct Decoder {
+    /// (V, D)
+    pub(super) embedding: Tensor,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: RmsNorm,
+    pub(super) config: Arc<TextConfig>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub(super) input_norm: RmsNorm,
+    pub(super) q: Projection,
+    pub(super) k: Projection,
+    pub(super) v: Projection,
+    pub(super) o: Projection,
+    pub(super) q_norm: RmsNorm,
+    pub(super) k_norm: RmsNorm,
+    pub(super) heads: Heads,
+    pub(super) post_norm: RmsNorm,
+    pub(super) gate: Projection,
+    pub(super) up: Projection,
+    pub(super) down: Projection,
+}
+
+/// What all layers share: the angles of the rotation, who sees whom, and where images stand.
+pub(super) struct Surroundings {
+    cos: Tensor, // (R, K/2)
+    sin: Tensor, // (R, K/2)
+    segments: Arc<[Segment]>,
+    visual: Tensor, // (M)
+}
+
+impl Decoder {
+    /// Embeddings of the tokens, images in place of their placeholders: (R, D).
+    pub(super) fn embed(&self, batch: &Batch, features: Option<&Features>) -> Result<Tensor> {
+        let rows = batch.ids.len();
+        let ids = Tensor::from_slice(&batch.ids, rows, self.device())?;
+        let embedded = self.embedding.index_select(&ids, 0)?;
+        let expected = batch.visual.len();
+        let found = features.map_or(0, |features| features.merged.dims().first().copied().unwrap_or(0));
+        if found != expected {
+            let reason = format!("{found} image features for {expected} image tokens");
+            return Err(candle_core::Error::Msg(reason).into());
+        }
+        let Some(features) = features else { return Ok(embedded) };
+        let mut text = vec![1f32; rows];
+        for &row in &batch.visual {
+            text[row as usize] = 0.0;
+        }
+        let text = embedded.broadcast_mul(&Tensor::from_vec(text, (rows, 1), self.device())?)?;
+        Ok(text.index_add(&self.visual_rows(batch)?, &features.merged, 0)?)
+    }
+
+    /// The surroundings of a batch, behind what `cache` holds already.
+    pub(super) fn surroundings(&self, batch: &Batch, cache: Option<&KvCache>) -> Result<Surroundings> {
+        let segments = match cache {
+            Some(cache) => cache.segments(&batch.lengths)?,
+            None => causal(&batch.lengths),
+        };
+        let half = self.config.head_dim() / 2;
+        let theta = self.config.rope_theta();
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| (1.0 / theta.powf(i as f64 / half as f64)) as f32)
+            .collect();
+        let axes = axes(self.config.mrope_section(), half);
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for row in 0..batch.ids.len() {
+            for (axis, frequency) in axes.iter().zip(&frequencies) {
+                let angle = batch.axes[*axis][row] as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        let angles = |values| Tensor::from_vec(values, (batch.ids.len(), half), self.device());
+        Ok(Surroundings {
+            cos: angles(cos)?,
+            sin: angles(sin)?,
+            segments,
+            visual: self.visual_rows(batch)?,
+        })
+    }
+
+    /// One layer with what is added after it: (R, D) → (R, D).
+    pub(super) fn layer(
+        &self,
+        i: usize,
+        x: &Tensor,
+        surroundings: &Surroundings,
+        features: Option<&Features>,
+        cache: Option<&mut KvCache>,
+        visit: &mut super::Visit,
+    ) -> Result<Tensor> {
+        visit("text.layer_in", i, x);
+        let x = self.layers[i].forward(i, x, surroundings, cache, visit)?;
+        visit("text.layer_out", i, &x);
+        match features.and_then(|features| features.deepstack.get(i)) {
+            Some(deep) => Ok(x.index_add(&surroundings.visual, deep, 0)?),
+            None => Ok(x),
+        }
+    }
+
+    fn visual_rows(&self, batch: &Batch) -> Result<Tensor> {
+        Ok(Tensor::from_slice(&batch.visual, batch.visual.len(), self.device())?)
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        self.embedding.device()
+    }
+
+    pub(super) fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
+        let mut all = Vec::new();
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            let name = |end: &str| format!("layers.{i}.{end}");
+            all.extend([
+                (name("self_attn.q_proj"), &mut layer.q),
+                (name("self_attn.k_proj"), &mut layer.k),
+                (name("self_attn.v_proj"), &mut layer.v),
+                (name("self_attn.o_proj"), &mut layer.o),
+                (name("mlp.gate_proj"), &mut layer.gate),
+                (name("mlp.up_proj"), &mut layer.up),
+                (name("mlp.down_proj"), &mut layer.down),
+            ]);
+        }
+        all
+    }
+}
+
+/// Sequences one after the other, each token seeing its own sequence up to itself.
+fn causal(lengths: &[usize]) -> Arc<[Segment]> {
+    let mut end = 0;
+    let segment = |&length: &usize| {
+        let rows = end..end + length;
+        end = rows.end;
+        (length > 0).then(|| Segment {
+            queries: rows.clone(),
+            keys: rows,
+            causal: true,
+        })
+    };
+    lengths.iter().filter_map(segment).collect()
+}
+
+/// The axis (0 time, 1 height, 2 width) whose position turns each frequency: interleaved as far as the
+/// sections of height and width reach, time beyond.
+fn axes(section: [usize; 3], half: usize) -> Vec<usize> {
+    let mut axes = vec![0; half];
+    for axis in [1, 2] {
+        for i in (axis..(3 * section[axis]).min(half)).step_by(3) {
+            axes[i] = axis;
+        }
+    }
+    axes
+}
+
+impl Layer {
+    fn forward(
+        &self,
+        i: usize,
+        x: &Tensor,
+        surroundings: &Surroundings,
+        cache: Option<&mut KvCache>,
+        visit: &mut super::Visit,
+    ) -> Result<Tensor> {
+        let attended = self.attention(i, &self.input_norm.forward(x)?, surroundings, cache)?;
+        visit("text.attn_out", i, &attended);
+        let x = (x + attended)?;
+        let normed = self.post_norm.forward(&x)?;
+        let wide = gated_silu(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
+        let out = self.down.forward(&wide)?;
+        visit("text.mlp_out", i, &out);
+        Ok((x + out)?)
+    }
+
+    fn attention(
+        &self,
+        i: usize,
+        x: &Tensor,
+        surroundings: &Surroundings,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
+        let Surroundings { cos, sin, segments, .. } = surroundings;
+        let (rows, _) = x.dims2()?;
+        let turned = |layer: &Projection, norm: &RmsNorm, heads: usize| -> Result<Tensor> {
+            let head_dim = norm.weight.elem_count();
+            let normed = norm.forward(&layer.forward(x)?.reshape((rows * heads, head_dim))?)?;
+            Ok(rotary(&normed.reshape((rows, heads * head_dim))?, cos, sin)?)
+        };
+        let q = turned(&self.q, &self.q_norm, self.heads.query)?;
+        let k = turned(&self.k, &self.k_norm, self.heads.key)?;
+        let v = self.v.forward(x)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.append(i, segments, &k, &v)?,
+            None => (k, v),
+        };
+        self.o.forward(&segment_attention(&q, &k, &v, self.heads, segments)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_are_interleaved() {
+        assert_eq!(axes([4, 2, 2], 8), [0, 1, 2, 0, 1, 2, 0, 0]);
+        assert_eq!(axes([24, 20, 20], 64).iter().filter(|&&axis| axis == 2).count(), 20);
+        assert_eq!(axes([2, 3, 3], 8), [0, 1, 2, 0, 1, 2, 0, 1]);
+    }
+}

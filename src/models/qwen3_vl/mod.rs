@@ -1,0 +1,283 @@
+//! Dense Qwen3-VL (<https://arxiv.org/abs/2511.21631>), trainable by LoRA.
+//!
+//! Reference: transformers' `modeling_qwen3_vl.py`. A vision tower turns patches into tokens of the
+//! decoder's width; the features of some of its middle blocks are added after the first decoder layers
+//! (deepstack). Sequences are packed one after the other; there is no padding.
+
+use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use rand_chacha::ChaCha8Rng;
+
+use super::lora::{self, Adaptable};
+use crate::error::Result;
+use crate::example::{Grid, Sequence};
+use crate::nn::{Projection, checkpointing};
+
+mod adapter;
+mod batch;
+mod cache;
+mod config;
+mod decoder;
+mod generate;
+mod loading;
+mod vision;
+
+pub use super::lora::Lora;
+pub use batch::{Batch, Positions};
+pub use cache::KvCache;
+pub use config::{Config, TextConfig, VisionConfig};
+use decoder::Decoder;
+pub use vision::Features;
+use vision::Tower;
+
+/// A Qwen3-VL with frozen weights and, after [`Qwen3Vl::with_lora`], trainable adapters.
+///
+/// A clone is shallow: it shares all tensors and variables.
+#[derive(Debug, Clone)]
+pub struct Qwen3Vl {
+    tower: Tower,
+    decoder: Decoder,
+    /// D → V; the embedding table itself where the two are tied.
+    head: Projection,
+    config: Arc<Config>,
+    fingerprint: Arc<str>,
+    /// Where it was loaded from, for the adapter's config.
+    origin: Arc<str>,
+}
+
+/// Sees a state by name and number, e.g. `text.layer_out`, 3.
+type Visit<'a> = dyn FnMut(&str, usize, &Tensor) + 'a;
+
+impl Qwen3Vl {
+    /// The values of `config.json`.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Lower-case hex SHA-256 over `config.json` and the weights' bytes: the same weights, the same print.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Features of images: `patches` (N, 3·frames·P·P) of all images, one after the other, in block order.
+    ///
+    /// They can be computed once per image and reused as long as neither tower nor merger is trained.
+    ///
+    /// # Errors
+    /// When patches and grids do not fit.
+    pub fn see(&self, patches: &Tensor, grids: &[Grid]) -> Result<Features> {
+        self.check_patches(patches, grids)?;
+        self.tower.forward(patches, grids, &mut |_, _, _| {})
+    }
+
+    /// A batch of whole sequences.
+    ///
+    /// # Errors
+    /// When the placeholders of a sequence do not fit its images, or it is empty.
+    pub fn batch(&self, sequences: &[Sequence]) -> Result<Batch> {
+        Batch::new(
+            sequences,
+            self.config.image_token_id,
+            self.config.vision_config.spatial_merge_size,
+        )
+    }
+
+    /// States of all rows of a batch after the final norm, (R, D); `features` are those of all its images.
+    ///
+    /// # Errors
+    /// When batch, features and cache do not fit each other.
+    pub fn forward(&self, batch: &Batch, features: Option<&Features>, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        self.run(batch, features, cache, &mut |_, _, _| {})
+    }
+
+    /// Logits (rows, V) at some rows of the states that [`Qwen3Vl::forward`] gave.
+    ///
+    /// # Errors
+    /// When a row is not there.
+    pub fn logits(&self, states: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
+        self.head.forward(&states.index_select(&rows, 0)?)
+    }
+
+    /// All states on the way, under the names of the golden files (`vision.block_out.0`, `text.attn_out.1`, …).
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::see`] and [`Qwen3Vl::forward`].
+    pub fn states(&self, batch: &Batch, patches: &Tensor, grids: &[Grid]) -> Result<Vec<(String, Tensor)>> {
+        self.check_patches(patches, grids)?;
+        let mut states = Vec::new();
+        let mut visit = |name: &str, i: usize, state: &Tensor| states.push((format!("{name}.{i}"), state.clone()));
+        let features = self.tower.forward(patches, grids, &mut visit)?;
+        let last = self.run(batch, Some(&features), None, &mut visit)?;
+        visit("text.norm_out", 0, &last);
+        Ok(states)
+    }
+
+    /// The loss of a batch and the gradients of all adapters. `loss` maps the states of
+    /// [`Qwen3Vl::forward`] to a scalar, e.g. by [`Qwen3Vl::logits`]. With `checkpointing` each decoder
+    /// layer is run twice and only the states between layers are kept; the gradients are the same.
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::forward`].
+    pub fn backward(
+        &self,
+        batch: &Batch,
+        features: Option<&Features>,
+        checkpointing: bool,
+        loss: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<(Tensor, GradStore)> {
+        if checkpointing {
+            return self.backward_by_layers(batch, features, loss);
+        }
+        let loss = loss(&self.forward(batch, features, None)?)?;
+        let gradients = loss.backward()?;
+        Ok((loss.detach(), gradients))
+    }
+
+    fn backward_by_layers(
+        &self,
+        batch: &Batch,
+        features: Option<&Features>,
+        loss: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<(Tensor, GradStore)> {
+        let mut vars: Vec<Var> = self.trainable().into_iter().map(|(_, var)| var).collect();
+        // Features that are trained are cut off here and continued below with their gradients.
+        let tracked = features.filter(|features| features.all().any(Tensor::track_op));
+        let cut = tracked.map(Features::cut).transpose()?;
+        let inner = cut.as_ref().map(|(_, features)| features).or(features);
+        if let Some((cut, _)) = &cut {
+            vars.extend(cut.iter().cloned());
+        }
+        let input = self.decoder.embed(batch, inner)?;
+        let surroundings = self.decoder.surroundings(batch, None)?;
+        let layer = |i: usize, x: &Tensor| self.decoder.layer(i, x, &surroundings, inner, None, &mut |_, _, _| {});
+        let end = |x: &Tensor| loss(&self.decoder.norm.forward(x)?);
+        let done = checkpointing::backward(self.decoder.layers.len(), &input, layer, end, &vars)?;
+        let mut gradients = done.gradients;
+        let (Some(features), Some((cut, _))) = (tracked, cut) else {
+            return Ok((done.loss, gradients));
+        };
+        if let (Some(upstream), Some(merged)) = (done.input, cut.first()) {
+            let upstream = (input * upstream)?.sum_all()?.backward()?;
+            if let Some(gradient) = upstream.get(merged) {
+                gradients.insert(merged, gradient.detach());
+            }
+        }
+        let mut rest = Vec::new();
+        for (var, feature) in cut.iter().zip(features.all()) {
+            if let Some(gradient) = gradients.remove(var) {
+                rest.push((feature * gradient)?.sum_all()?);
+            }
+        }
+        if !rest.is_empty() {
+            let below = Tensor::stack(&rest, 0)?.sum_all()?.backward()?;
+            for (_, var) in self.trainable() {
+                if let Some(gradient) = below.get(&var) {
+                    gradients.insert(&var, gradient.detach());
+                }
+            }
+        }
+        Ok((done.loss, gradients))
+    }
+
+    fn run(
+        &self,
+        batch: &Batch,
+        features: Option<&Features>,
+        mut cache: Option<&mut KvCache>,
+        visit: &mut Visit,
+    ) -> Result<Tensor> {
+        let mut x = self.decoder.embed(batch, features)?;
+        let surroundings = self.decoder.surroundings(batch, cache.as_deref())?;
+        for i in 0..self.decoder.layers.len() {
+            x = self
+                .decoder
+                .layer(i, &x, &surroundings, features, cache.as_deref_mut(), visit)?;
+        }
+        if let Some(cache) = cache {
+            cache.advance(&batch.lengths);
+        }
+        self.decoder.norm.forward(&x)
+    }
+
+    fn check_patches(&self, patches: &Tensor, grids: &[Grid]) -> Result<()> {
+        let vision = &self.config.vision_config;
+        let merge = vision.spatial_merge_size;
+        let count: usize = grids.iter().map(Grid::patches).sum();
+        let whole = grids
+            .iter()
+            .all(|grid| grid.rows % merge == 0 && grid.columns % merge == 0 && grid.patches() > 0);
+        if patches.dims() == [count, vision.patch_width()] && count > 0 && whole {
+            return Ok(());
+        }
+        let (width, shape) = (vision.patch_width(), patches.dims());
+        let reason =
+            format!("patches {shape:?} for grids {grids:?}: want {count} x {width}, sides multiples of {merge}");
+        Err(candle_core::Error::Msg(reason).into())
+    }
+
+    /// The model with fresh adapters in place of any it has: A as PEFT initialises it, B = 0, so the
+    /// outputs are still those of the base.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Model`] when the rank is 0, no linear layer matches any target, or `lm_head`
+    /// is a target and tied to the embedding.
+    pub fn with_lora(&self, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<Self> {
+        if self.config.tied() && lora.targets.iter().any(|target| target == "lm_head") {
+            return Err(self.error("`lm_head` is tied to the embedding and cannot be adapted".into()));
+        }
+        lora::with_lora(self, lora, rng)
+    }
+
+    /// The model with its adapters added into the weights: the same outputs to the bit on the CPU,
+    /// nothing trainable, no graph kept. Use it to evaluate.
+    ///
+    /// # Errors
+    /// Only what the device reports.
+    pub fn merged(&self) -> Result<Self> {
+        self.map_layers(|_, layer| layer.merged())
+    }
+
+    /// The adapters' variables in the order of the layers, A before B, named as keys of a PEFT adapter file:
+    /// `base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight`.
+    #[must_use]
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        lora::trainable(self)
+    }
+
+    /// Where the tensors are.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.decoder.device()
+    }
+}
+
+impl Adaptable for Qwen3Vl {
+    fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
+        let mut all = Vec::new();
+        all.extend(
+            self.tower
+                .layers_mut()
+                .into_iter()
+                .map(|(name, layer)| (format!("model.visual.{name}"), layer)),
+        );
+        let text = self.decoder.layers_mut().into_iter();
+        all.extend(text.map(|(name, layer)| (format!("model.language_model.{name}"), layer)));
+        if !self.config.tied() {
+            all.push(("lm_head".into(), &mut self.head));
+        }
+        all
+    }
+
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn device(&self) -> &Device {
+        self.decoder.device()
+    }
+}

@@ -1,0 +1,242 @@
+//! Multi-head attention over segments of rows.
+//!
+//! A segment is a run of queries that sees a run of keys: one image of a packed batch, one sequence, one
+//! new token and its cache. Rows of no segment (padding) cost nothing and give zeros. Only queries, keys
+//! and values are kept for the backward pass; the probabilities are computed again.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{D, Result, Tensor, bail};
+
+mod fused;
+
+/// Queries and the keys they see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Rows of q.
+    pub queries: Range<usize>,
+    /// Rows of k and v.
+    pub keys: Range<usize>,
+    /// Whether the last query sees all keys, the one before it all but the last, and so on.
+    pub causal: bool,
+}
+
+/// How rows are cut into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of a query row.
+    pub query: usize,
+    /// Heads of a key or value row; they divide the query heads (grouped-query attention).
+    pub key: usize,
+}
+
+/// `softmax(q · kᵀ / sqrt(K)) · v` per head within each segment: `q` is (…, H·K), `k` and `v` are
+/// (…, G·K) with G key heads, each serving H/G query heads in turn. All dimensions but the last are
+/// rows. Gives the shape of `q`, with zeros in rows of no segment.
+///
+/// # Errors
+/// When the shapes do not fit, or segments overlap, leave the rows or are out of order.
+pub fn segment_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    segments: &Arc<[Segment]>,
+) -> Result<Tensor> {
+    let (width, key_width) = (q.dim(D::Minus1)?, k.dim(D::Minus1)?);
+    let Heads { query, key } = heads;
+    let fits = query > 0
+        && key > 0
+        && query % key == 0
+        && width % query == 0
+        && key_width == width / query * key
+        && k.shape() == v.shape();
+    if !fits {
+        bail!(
+            "{heads:?} of attention over {:?}, {:?}, {:?}",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        );
+    }
+    let (mut next_query, mut next_key) = (0, 0);
+    for segment in &**segments {
+        let Segment { queries, keys, causal } = segment;
+        let sound = next_query <= queries.start
+            && next_key <= keys.start
+            && queries.start < queries.end
+            && keys.start < keys.end
+            && !(*causal && queries.len() > keys.len());
+        if !sound {
+            bail!("attention segment {segment:?} overlaps another or is empty");
+        }
+        (next_query, next_key) = (queries.end, keys.end);
+    }
+    if next_query * width > q.elem_count() || next_key * key_width > k.elem_count() {
+        bail!(
+            "attention segments end at {next_query}, {next_key}: outside {:?}, {:?}",
+            q.shape(),
+            k.shape()
+        );
+    }
+    let op = Attention {
+        heads,
+        head_dim: width / query,
+        segments: segments.clone(),
+    };
+    if q.device().is_cpu() {
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    } else {
+        op.composite(q, k, v)
+    }
+}
+
+#[derive(Clone)]
+struct Attention {
+    heads: Heads,
+    head_dim: usize,
+    segments: Arc<[Segment]>,
+}
+
+impl Attention {
+    fn composite(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let (rows, k_rows) = (q.elem_count() / self.width(), k.elem_count() / self.key_width());
+        let (q_rows, k, v) = (
+            q.reshape((rows, self.width()))?,
+            k.reshape((k_rows, self.key_width()))?,
+            v.reshape((k_rows, self.key_width()))?,
+        );
+        let mut parts = Vec::new();
+        let mut next = 0;
+        let zeros = |count: usize| Tensor::zeros((count, self.width()), q.dtype(), q.device());
+        for segment in &*self.segments {
+            if segment.queries.start > next {
+                parts.push(zeros(segment.queries.start - next)?);
+            }
+            next = segment.queries.end;
+            parts.push(self.composite_segment(&q_rows, &k, &v, segment)?);
+        }
+        if next < rows {
+            parts.push(zeros(rows - next)?);
+        }
+        Tensor::cat(&parts, 0)?.reshape(q.shape())
+    }
+
+    fn composite_segment(&self, q: &Tensor, k: &Tensor, v: &Tensor, segment: &Segment) -> Result<Tensor> {
+        let Heads { query, key } = self.heads;
+        let (t, s) = (segment.queries.len(), segment.keys.len());
+        let of_keys = |x: &Tensor| {
+            x.narrow(0, segment.keys.start, s)?
+                .reshape((s, key, self.head_dim))?
+                .transpose(0, 1)?
+                .contiguous() // (G, S, K)
+        };
+        let q = q
+            .narrow(0, segment.queries.start, t)?
+            .reshape((t, query, self.head_dim))?
+            .transpose(0, 1)?
+            .reshape((key, query / key * t, self.head_dim))?;
+        let mut scores = (q.matmul(&of_keys(k)?.t()?)? * f64::from(self.scale()))?; // (G, H/G·T, S)
+        if segment.causal {
+            let visible = |i: usize| (0..s).map(move |j| if j + t <= s + i { 0f32 } else { f32::NEG_INFINITY });
+            let mask: Vec<f32> = (0..query / key * t).flat_map(|row| visible(row % t)).collect();
+            let mask = Tensor::from_vec(mask, (1, query / key * t, s), q.device())?.to_dtype(q.dtype())?;
+            scores = scores.broadcast_add(&mask)?;
+        }
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        probabilities
+            .matmul(&of_keys(v)?)?
+            .reshape((query, t, self.head_dim))?
+            .transpose(0, 1)?
+            .reshape((t, self.width()))
+    }
+
+    fn width(&self) -> usize {
+        self.heads.query * self.head_dim
+    }
+
+    fn key_width(&self) -> usize {
+        self.heads.key * self.head_dim
+    }
+
+    /// Query heads per key head.
+    fn group(&self) -> usize {
+        self.heads.query / self.heads.key
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+
+    fn segment(queries: Range<usize>, keys: Range<usize>, causal: bool) -> Segment {
+        Segment { queries, keys, causal }
+    }
+
+    #[test]
+    fn values_and_gradients() {
+        let cases: [(usize, usize, Heads, Vec<Segment>); 4] = [
+            // Two padded sequences; tokens behind a cache; one token of each of two caches; two images.
+            (
+                9,
+                9,
+                Heads { query: 4, key: 2 },
+                vec![segment(0..4, 0..4, true), segment(5..8, 5..8, true)],
+            ),
+            (
+                3,
+                12,
+                Heads { query: 6, key: 2 },
+                vec![segment(0..1, 1..6, true), segment(1..3, 7..12, true)],
+            ),
+            (
+                2,
+                7,
+                Heads { query: 3, key: 1 },
+                vec![segment(0..1, 0..3, true), segment(1..2, 3..7, false)],
+            ),
+            (
+                20,
+                20,
+                Heads { query: 2, key: 2 },
+                vec![segment(0..17, 0..17, false), segment(17..20, 17..20, false)],
+            ),
+        ];
+        for (queries, keys, heads, segments) in cases {
+            let k = 4;
+            let op = Attention {
+                heads,
+                head_dim: k,
+                segments: segments.into(),
+            };
+            let inputs = [
+                check::random(&[queries, heads.query * k], 1.5, "q"),
+                check::random(&[keys, heads.key * k], 1.5, "k"),
+                check::random(&[keys, heads.key * k], 1.5, "v"),
+            ];
+            check::agrees(
+                &inputs,
+                |x| segment_attention(&x[0], &x[1], &x[2], heads, &op.segments),
+                |x| op.composite(&x[0], &x[1], &x[2]),
+            );
+        }
+    }
+
+    #[test]
+    fn segments_that_do_not_fit_are_refused() {
+        let x = check::random(&[4, 8], 1.0, "x");
+        let heads = Heads { query: 2, key: 2 };
+        let run = |segments: Vec<Segment>| segment_attention(&x, &x, &x, heads, &segments.into());
+        assert!(run(vec![segment(0..4, 0..4, true)]).is_ok());
+        assert!(run(vec![segment(0..5, 0..4, false)]).is_err());
+        assert!(run(vec![segment(0..2, 0..2, false), segment(1..3, 2..4, false)]).is_err());
+        assert!(run(vec![segment(0..3, 0..2, true)]).is_err());
+    }
+}

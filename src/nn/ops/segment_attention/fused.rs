@@ -1,0 +1,279 @@
+//! Attention over segments on the CPU: one task per segment and key head, compiled for the machine's
+//! vectors; scores, softmax and weighted sum of a head stay in cache.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::super::product::{Matrix, Room, Target};
+use super::super::{softmax, values, with_values};
+use super::{Attention, Segment};
+
+/// What one task gives: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
+#[derive(Default)]
+struct Block {
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// One key head of one segment, with the query heads it serves.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    op: &'a Attention,
+    segment: &'a Segment,
+    key_head: usize,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    /// Empty forward.
+    upstream: &'a [f32],
+}
+
+impl pulp::WithSimd for Task<'_> {
+    type Output = Block;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) -> Block {
+        if self.upstream.is_empty() {
+            self.forward(simd)
+        } else {
+            self.backward(simd)
+        }
+    }
+}
+
+impl<'a> Task<'a> {
+    /// One query head of the segment, as (T, K).
+    #[inline(always)]
+    fn of_queries(&self, values: &'a [f32], head: usize) -> Matrix<'a> {
+        let stride = self.op.width();
+        let head = self.key_head * self.op.group() + head;
+        Matrix {
+            values,
+            start: self.segment.queries.start * stride + head * self.op.head_dim,
+            stride,
+            step: 1,
+        }
+    }
+
+    /// The key head of the segment, as (S, K).
+    #[inline(always)]
+    fn of_keys(&self, values: &'a [f32]) -> Matrix<'a> {
+        let stride = self.op.key_width();
+        Matrix {
+            values,
+            start: self.segment.keys.start * stride + self.key_head * self.op.head_dim,
+            stride,
+            step: 1,
+        }
+    }
+
+    /// `target = a · bᵀ` of (T, K) and (S, K): (T, S).
+    #[inline(always)]
+    fn outer<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
+        let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
+        room.multiply(simd, (t, s, self.op.head_dim), a, b, contiguous(target, s));
+    }
+
+    /// Softmax of the scaled scores: (T, S), zeros where a query does not see a key.
+    #[inline(always)]
+    fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, head: usize, target: &mut [f32]) {
+        let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
+        self.outer(simd, room, self.of_queries(self.q, head), self.of_keys(self.k), target);
+        for (i, row) in target.chunks_exact_mut(s).enumerate() {
+            let visible = if self.segment.causal { s - t + i + 1 } else { s };
+            let (seen, unseen) = row.split_at_mut(visible);
+            softmax::forward(seen, self.op.scale());
+            unseen.fill(0.0);
+        }
+    }
+
+    #[inline(always)]
+    fn forward<S: pulp::Simd>(&self, simd: S) -> Block {
+        let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
+        let mut room = Room::default();
+        let mut probabilities = vec![0f32; t * s];
+        let mut queries = vec![0f32; self.op.group() * t * k];
+        for (head, out) in queries.chunks_exact_mut(t * k).enumerate() {
+            self.probabilities(simd, &mut room, head, &mut probabilities);
+            let values = self.of_keys(self.v).transposed();
+            room.multiply(simd, (t, k, s), matrix(&probabilities, s), values, contiguous(out, k));
+        }
+        Block {
+            queries,
+            ..Block::default()
+        }
+    }
+
+    #[inline(always)]
+    fn backward<S: pulp::Simd>(&self, simd: S) -> Block {
+        let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
+        let mut room = Room::default();
+        let (mut probabilities, mut scores) = (vec![0f32; t * s], vec![0f32; t * s]);
+        let mut part = vec![0f32; s * k];
+        let mut block = Block {
+            queries: vec![0f32; self.op.group() * t * k],
+            keys: vec![0f32; s * k],
+            values: vec![0f32; s * k],
+        };
+        for (head, to_queries) in block.queries.chunks_exact_mut(t * k).enumerate() {
+            self.probabilities(simd, &mut room, head, &mut probabilities);
+            let upstream = self.of_queries(self.upstream, head);
+            self.outer(simd, &mut room, upstream, self.of_keys(self.v), &mut scores); // gradient of the probabilities
+            for (row, p) in scores.chunks_exact_mut(s).zip(probabilities.chunks_exact(s)) {
+                softmax::backward(row, p, self.op.scale());
+            }
+            let (of_scores, of_probabilities) = (matrix(&scores, s), matrix(&probabilities, s));
+            room.multiply(
+                simd,
+                (t, k, s),
+                of_scores,
+                self.of_keys(self.k).transposed(),
+                contiguous(to_queries, k),
+            );
+            let queries = self.of_queries(self.q, head).transposed();
+            room.multiply(
+                simd,
+                (s, k, t),
+                of_scores.transposed(),
+                queries,
+                contiguous(&mut part, k),
+            );
+            add(&mut block.keys, &part);
+            room.multiply(
+                simd,
+                (s, k, t),
+                of_probabilities.transposed(),
+                upstream.transposed(),
+                contiguous(&mut part, k),
+            );
+            add(&mut block.values, &part);
+        }
+        block
+    }
+}
+
+#[inline(always)]
+fn matrix(values: &[f32], stride: usize) -> Matrix<'_> {
+    Matrix {
+        values,
+        start: 0,
+        stride,
+        step: 1,
+    }
+}
+
+#[inline(always)]
+fn contiguous(values: &mut [f32], stride: usize) -> Target<'_> {
+    Target {
+        values,
+        start: 0,
+        stride,
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
+
+impl Attention {
+    /// The blocks of all tasks, segment by segment, key head by key head.
+    fn blocks(&self, [q, k, v, upstream]: [&[f32]; 4]) -> Vec<Block> {
+        let key_heads = self.heads.key;
+        let task = |i: usize| {
+            let (segment, key_head) = (&self.segments[i / key_heads], i % key_heads);
+            pulp::Arch::new().dispatch(Task {
+                op: self,
+                segment,
+                key_head,
+                q,
+                k,
+                v,
+                upstream,
+            })
+        };
+        (0..self.segments.len() * key_heads).into_par_iter().map(task).collect()
+    }
+
+    /// Where block `i` belongs.
+    fn place(&self, i: usize) -> (&Segment, usize) {
+        (&self.segments[i / self.heads.key], i % self.heads.key)
+    }
+
+    /// Writes (H/G, T, K) of a block into rows of H·K.
+    fn scatter_queries(&self, i: usize, from: &[f32], to: &mut [f32]) {
+        let ((segment, key_head), k) = (self.place(i), self.head_dim);
+        let t = segment.queries.len();
+        for (i, values) in from.chunks_exact(k).enumerate() {
+            let (head, row) = (key_head * self.group() + i / t, segment.queries.start + i % t);
+            to[row * self.width() + head * k..][..k].copy_from_slice(values);
+        }
+    }
+
+    /// Writes (S, K) of a block into rows of G·K.
+    fn scatter_keys(&self, i: usize, from: &[f32], to: &mut [f32]) {
+        let ((segment, key_head), k) = (self.place(i), self.head_dim);
+        for (row, values) in segment.keys.clone().zip(from.chunks_exact(k)) {
+            to[row * self.key_width() + key_head * k..][..k].copy_from_slice(values);
+        }
+    }
+
+    fn backward(&self, inputs: [&[f32]; 4]) -> [Vec<f32>; 3] {
+        let [q, k, ..] = inputs;
+        let (mut to_q, mut to_k, mut to_v) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; k.len()]);
+        for (i, block) in self.blocks(inputs).iter().enumerate() {
+            self.scatter_queries(i, &block.queries, &mut to_q);
+            self.scatter_keys(i, &block.keys, &mut to_k);
+            self.scatter_keys(i, &block.values, &mut to_v);
+        }
+        [to_q, to_k, to_v]
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "segment-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let inputs = [values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?, &[]];
+        let mut out = vec![0f32; q_layout.shape().elem_count()];
+        for (i, block) in self.blocks(inputs).iter().enumerate() {
+            self.scatter_queries(i, &block.queries, &mut out);
+        }
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let upstream = upstream.contiguous()?;
+        let [to_q, to_k, to_v] = with_values(q, |q_values| {
+            with_values(k, |k_values| {
+                with_values(v, |v_values| {
+                    with_values(&upstream, |upstream| {
+                        Ok(self.backward([q_values, k_values, v_values, upstream]))
+                    })
+                })
+            })
+        })?;
+        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        Ok((tensor(to_q, q)?, tensor(to_k, k)?, tensor(to_v, v)?))
+    }
+}
