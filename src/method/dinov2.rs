@@ -221,13 +221,18 @@ fn head_from_class_means(features: &[Arc<[f32]>], labels: &[u32], classes: usize
         .map(|m| m.iter().zip(&centre).map(|(a, b)| (a - b) * (a - b)).sum::<f32>())
         .sum::<f32>()
         / classes as f32;
-    let gain = INITIAL_MARGIN / spread.max(f32::MIN_POSITIVE);
+    let squares = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
+    // Classes whose means coincide have nothing to start from: a head of zeros.
+    let gain = if spread > f32::EPSILON * squares(&centre) {
+        INITIAL_MARGIN / spread
+    } else {
+        0.0
+    };
     // Subtracting the centre from every row changes no probability and keeps the weights small.
     let mut weight = Vec::with_capacity(classes * width);
     let mut bias = Vec::with_capacity(classes);
     for mean in &means {
         weight.extend(mean.iter().zip(&centre).map(|(m, c)| gain * (m - c)));
-        let squares = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
         bias.push(-gain / 2.0 * (squares(mean) - squares(&centre)));
     }
     Head::new(
@@ -278,6 +283,16 @@ mod tests {
             seen.sort_unstable();
             assert_eq!(seen, [0, 1, 2, 3, 4]);
         }
+    }
+
+    #[test]
+    fn classes_that_look_the_same_start_from_zero() {
+        let features: Vec<Arc<[f32]>> = [[4.0, 1.0], [4.0, 1.0]].map(|f| f.into()).into();
+        let head = head_from_class_means(&features, &[0, 1], 2, &Device::Cpu).unwrap();
+        let logits = head
+            .forward(&Tensor::new(&[[1.2f32, 2.0]], &Device::Cpu).unwrap())
+            .unwrap();
+        assert_eq!(logits.to_vec2::<f32>().unwrap(), [[0.0, 0.0]]);
     }
 
     #[test]
