@@ -17,6 +17,7 @@ mod goldens;
 mod gradients;
 mod model_folder;
 mod processor;
+mod promote;
 mod real_shape;
 mod results;
 mod support;
