@@ -153,6 +153,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A compact copy of results would take the place of a sweep's own results.
+    #[error("`{}` holds a sweep's own results", path.display())]
+    NotCompact {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Some cells of a sweep failed; each was reported when it did.
     #[error("{failed} of {total} cells failed")]
     CellsFailed {
@@ -231,6 +237,9 @@ impl Error {
                 "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
             }
             Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
+            Self::NotCompact { .. } => {
+                "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/quickstart`".into()
+            }
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }

@@ -6,6 +6,7 @@ mod data;
 mod places;
 mod plot;
 mod progress;
+mod promote;
 mod split;
 mod summary;
 mod sweep;
@@ -37,6 +38,7 @@ enum Verb {
     Data(data::Verb),
     Split(split::Arguments),
     Plot(plot::Arguments),
+    Promote(promote::Arguments),
 }
 
 /// Parses the command line, runs the verb, reports an error.
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Verb::Data(verb) => data::run(&verb),
         Verb::Split(arguments) => split::run(&arguments),
         Verb::Plot(arguments) => plot::run(&arguments),
+        Verb::Promote(arguments) => promote::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

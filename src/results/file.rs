@@ -33,6 +33,18 @@ pub fn replace_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
     replace(path, bytes).map(|()| true)
 }
 
+/// The bytes of a file that may be absent.
+///
+/// # Errors
+/// [`Error::Io`] when it is there but cannot be read.
+pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
 /// Removes a file that may be absent.
 ///
 /// # Errors

@@ -5,8 +5,10 @@
 //! ```text
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      └────▶ comparison ─▶ micro gate · table
+//!                                     └─▶ compact (the same, to be committed)
 //! ```
 
+pub mod compact;
 pub mod comparison;
 pub mod curve;
 pub mod figure;

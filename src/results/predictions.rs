@@ -10,9 +10,10 @@ use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int32Type};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -20,10 +21,11 @@ use crate::prediction::Prediction;
 use crate::results::identity::hex;
 use crate::results::record::SCHEMA;
 
+pub mod compact;
 mod decode;
 pub use decode::decode;
 
-const COLUMNS: &str = "message predictions {
+const COLUMNS: &str = "
     required binary id (STRING);
     required binary sha256 (STRING);
     optional binary group (STRING);
@@ -33,7 +35,7 @@ const COLUMNS: &str = "message predictions {
     optional int32 trie_class;
     optional int32 likelihood_class;
     optional group log_probs (LIST) { repeated group list { required float element; } }
-}";
+";
 
 /// Hash of class names and rows that does not depend on how a file stores them.
 ///
@@ -90,32 +92,49 @@ pub fn encode(run_id: &str, classes: &[String], rows: &[Prediction]) -> Result<V
 }
 
 fn encode_rows(classes: &[String], rows: &[Prediction]) -> ParquetResult<Vec<u8>> {
-    let class_names = serde_json::to_string(classes).map_err(|e| ParquetError::General(e.to_string()))?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+    let metadata = vec![KeyValue::new("classes".into(), json(classes)?)];
+    write_file(COLUMNS, properties, metadata, |group| write_rows(group, rows))
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> ParquetResult<String> {
+    serde_json::to_string(value).map_err(|e| ParquetError::General(e.to_string()))
+}
+
+/// A file of one row group that `write` fills; the schema version goes ahead of the other `metadata`.
+fn write_file(
+    columns: &str,
+    properties: WriterPropertiesBuilder,
+    mut metadata: Vec<KeyValue>,
+    write: impl FnOnce(&mut Group<'_, '_>) -> ParquetResult<()>,
+) -> ParquetResult<Vec<u8>> {
+    metadata.insert(0, KeyValue::new("schema".into(), SCHEMA.to_string()));
+    let properties = properties
         .set_created_by("kshot".into())
-        .set_key_value_metadata(Some(vec![
-            KeyValue::new("schema".into(), SCHEMA.to_string()),
-            KeyValue::new("classes".into(), class_names),
-        ]))
+        .set_key_value_metadata(Some(metadata))
         .build();
     let mut bytes = Vec::new();
-    let schema = Arc::new(parse_message_type(COLUMNS)?);
+    let schema = Arc::new(parse_message_type(&format!("message predictions {{ {columns} }}"))?);
     let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties))?;
     let mut group = file.next_row_group()?;
-    let text = |text: &str| ByteArray::from(text);
-    write_column::<ByteArrayType>(&mut group, rows, false, |r| Ok(Some(text(&r.id))))?;
-    write_column::<ByteArrayType>(&mut group, rows, false, |r| Ok(Some(text(&r.sha256))))?;
-    write_column::<ByteArrayType>(&mut group, rows, true, |r| Ok(r.group.as_deref().map(text)))?;
-    write_column::<Int32Type>(&mut group, rows, false, |r| class(r.truth).map(Some))?;
-    write_column::<ByteArrayType>(&mut group, rows, true, |r| Ok(r.free_text.as_deref().map(text)))?;
-    write_column::<Int32Type>(&mut group, rows, true, |r| r.free_class.map(class).transpose())?;
-    write_column::<Int32Type>(&mut group, rows, true, |r| r.trie_class.map(class).transpose())?;
-    write_column::<Int32Type>(&mut group, rows, true, |r| r.likelihood_class.map(class).transpose())?;
-    write_log_probs(&mut group, rows)?;
+    write(&mut group)?;
     group.close()?;
     file.close()?;
     Ok(bytes)
+}
+
+/// The columns of [`COLUMNS`].
+fn write_rows(group: &mut Group<'_, '_>, rows: &[Prediction]) -> ParquetResult<()> {
+    let text = |text: &str| ByteArray::from(text);
+    write_column::<_, ByteArrayType>(group, rows, false, |r| Ok(Some(text(&r.id))))?;
+    write_column::<_, ByteArrayType>(group, rows, false, |r| Ok(Some(text(&r.sha256))))?;
+    write_column::<_, ByteArrayType>(group, rows, true, |r| Ok(r.group.as_deref().map(text)))?;
+    write_column::<_, Int32Type>(group, rows, false, |r| class(r.truth).map(Some))?;
+    write_column::<_, ByteArrayType>(group, rows, true, |r| Ok(r.free_text.as_deref().map(text)))?;
+    write_column::<_, Int32Type>(group, rows, true, |r| r.free_class.map(class).transpose())?;
+    write_column::<_, Int32Type>(group, rows, true, |r| r.trie_class.map(class).transpose())?;
+    write_column::<_, Int32Type>(group, rows, true, |r| r.likelihood_class.map(class).transpose())?;
+    write_log_probs(group, rows)
 }
 
 fn class(index: u32) -> ParquetResult<i32> {
@@ -124,11 +143,11 @@ fn class(index: u32) -> ParquetResult<i32> {
 
 type Group<'a, 'b> = SerializedRowGroupWriter<'a, &'b mut Vec<u8>>;
 
-fn write_column<T: DataType>(
+fn write_column<R, T: DataType>(
     group: &mut Group<'_, '_>,
-    rows: &[Prediction],
+    rows: &[R],
     nullable: bool,
-    value: impl Fn(&Prediction) -> ParquetResult<Option<T::T>>,
+    value: impl Fn(&R) -> ParquetResult<Option<T::T>>,
 ) -> ParquetResult<()> {
     let mut values = Vec::with_capacity(rows.len());
     let mut present = Vec::with_capacity(rows.len());

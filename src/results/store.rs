@@ -9,10 +9,14 @@
 //! cells/<run_id>.failed.json          why it is not
 //! ledger.csv timings.csv figures/     rebuilt from the above
 //! ```
+//!
+//! The predictions of a cell that has no file of its own are those in `predictions.parquet`, if the folder
+//! holds the [compact form](crate::results::compact).
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -21,13 +25,23 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
 use crate::results::identity::{CellKey, Identity, hex};
+use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::{Account, Failure, Record, SCHEMA};
 use crate::results::{file, ledger, predictions};
 
 /// A results folder.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// `predictions.parquet`, or what is wrong with it; read when the first cell asks for it.
+    compact: OnceLock<std::result::Result<Cells, Damage>>,
+}
+
+/// Why a file is not trusted.
+#[derive(Debug, Clone)]
+struct Damage {
+    path: PathBuf,
+    reason: String,
 }
 
 impl Store {
@@ -39,7 +53,14 @@ impl Store {
         for inside in ["cells", "predictions", "splits", "figures"] {
             file::make_writable_folder(&folder.join(inside))?;
         }
-        Ok(Self { folder: folder.into() })
+        Ok(Self::of(folder))
+    }
+
+    fn of(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            compact: OnceLock::new(),
+        }
     }
 
     /// An existing results folder, only to be read.
@@ -48,7 +69,7 @@ impl Store {
     /// [`Error::NoResults`] when it has no `cells` folder.
     pub fn open_existing(folder: &Path) -> Result<Self> {
         if folder.join("cells").is_dir() {
-            Ok(Self { folder: folder.into() })
+            Ok(Self::of(folder))
         } else {
             Err(Error::NoResults { path: folder.into() })
         }
@@ -111,7 +132,7 @@ impl Store {
     }
 
     fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        let Some(bytes) = read_if_present(&self.cell_path(run_id))? else {
+        let Some(bytes) = file::read_if_present(&self.cell_path(run_id))? else {
             return Ok(None);
         };
         let checked =
@@ -140,17 +161,22 @@ impl Store {
             return Err(malformed(self.cell_path(run_id), "cell record", &reason));
         }
         let path = self.predictions_path(run_id);
-        let Some(bytes) = read_if_present(&path)? else {
-            return Err(malformed(path, "prediction file", "it is missing"));
+        let (path, classes, rows) = if let Some(bytes) = file::read_if_present(&path)? {
+            if hex(&Sha256::digest(&bytes)) != record.predictions_file_sha256 {
+                let reason = "it is not the file that the cell record was written for";
+                return Err(malformed(path, "prediction file", reason));
+            }
+            let (classes, rows) = predictions::decode(&path, bytes)?;
+            (path, classes, rows)
+        } else {
+            match self.compact()? {
+                Ok(cells) => match cells.get(run_id).cloned() {
+                    Some((classes, rows)) => (self.folder.join("predictions.parquet"), classes, rows),
+                    None => return Err(malformed(path, "prediction file", "it is missing")),
+                },
+                Err(damage) => return Err(malformed(damage.path.clone(), "prediction file", &damage.reason)),
+            }
         };
-        if hex(&Sha256::digest(&bytes)) != record.predictions_file_sha256 {
-            return Err(malformed(
-                path,
-                "prediction file",
-                "it is not the file that the cell record was written for",
-            ));
-        }
-        let (classes, rows) = predictions::decode(&path, bytes)?;
         if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
             return Err(malformed(
                 path,
@@ -159,6 +185,18 @@ impl Store {
             ));
         }
         Ok((record, rows))
+    }
+
+    fn compact(&self) -> Result<&std::result::Result<Cells, Damage>> {
+        if let Some(read) = self.compact.get() {
+            return Ok(read);
+        }
+        let read = match compact::read(&self.folder) {
+            Ok(cells) => Ok(cells),
+            Err(Error::Malformed { path, reason, .. }) => Err(Damage { path, reason }),
+            Err(error) => return Err(error),
+        };
+        Ok(self.compact.get_or_init(|| read))
     }
 
     /// Opens the file that collects predictions while a cell runs, empty.
@@ -185,10 +223,16 @@ impl Store {
         let encoded = predictions::encode(run_id, &identity.classes, rows)?;
         let record = Record::new(identity, account, rows, hex(&Sha256::digest(&encoded)));
         file::replace(&self.predictions_path(run_id), &encoded)?;
-        file::replace(&self.cell_path(run_id), &to_json(&record, &self.cell_path(run_id))?)?;
+        self.write_record(&record)?;
         file::remove_if_present(&self.partial_path(run_id))?;
         file::remove_if_present(&self.failure_path(run_id))?;
         Ok(record)
+    }
+
+    /// Stores a record whose predictions are stored already.
+    pub(super) fn write_record(&self, record: &Record) -> Result<()> {
+        let path = self.cell_path(&record.run_id);
+        file::replace(&path, &to_json(record, &path)?)
     }
 
     /// Stores why a cell failed; the next sweep tries it again.
@@ -288,14 +332,6 @@ impl PartialPredictions {
             .and_then(|()| self.file.write_all(&lines))
             .and_then(|()| self.file.sync_data())
             .map_err(Error::io("write", &self.path))
-    }
-}
-
-fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
     }
 }
 

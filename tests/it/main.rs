@@ -17,6 +17,7 @@ mod goldens;
 mod gradients;
 mod model_folder;
 mod processor;
+mod promote;
 mod qwen;
 mod qwen_checkpointing;
 mod qwen_input;

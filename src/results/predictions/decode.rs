@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int32Type};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{FileReader as _, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
@@ -20,39 +22,58 @@ use crate::results::record::SCHEMA;
 /// # Errors
 /// [`Error::Malformed`] naming `path` when the bytes are torn, or are no file of ours.
 pub fn decode(path: &Path, bytes: Vec<u8>) -> Result<(Vec<String>, Vec<Prediction>)> {
-    decode_rows(bytes).map_err(|e| Error::Malformed {
+    decode_rows(bytes).map_err(|e| malformed(path, e.to_string()))
+}
+
+pub(super) fn malformed(path: &Path, reason: String) -> Error {
+    Error::Malformed {
         kind: "prediction file",
         path: path.into(),
-        reason: e.to_string(),
-    })
+        reason,
+    }
 }
 
 fn decode_rows(bytes: Vec<u8>) -> ParquetResult<(Vec<String>, Vec<Prediction>)> {
-    let file = SerializedFileReader::new(bytes::Bytes::from(bytes))?;
-    let metadata = file.metadata().file_metadata();
-    let general = |reason: String| ParquetError::General(reason);
-    let value = |key: &str| {
-        let entries = metadata.key_value_metadata().into_iter().flatten();
-        let found = entries
-            .filter(|entry| entry.key == key)
-            .find_map(|entry| entry.value.as_deref());
-        found.ok_or_else(|| general(format!("no `{key}` in its metadata")))
-    };
-    let schema = value("schema")?;
-    if schema != SCHEMA.to_string() {
-        return Err(general(format!("schema {schema} is not known")));
-    }
-    let classes = serde_json::from_str(value("classes")?).map_err(|e| general(e.to_string()))?;
+    let file = open(bytes)?;
+    let classes = metadata(&file, "classes")?;
     let mut rows = Vec::new();
     for index in 0..file.num_row_groups() {
         let group = file.get_row_group(index)?;
-        rows.append(&mut decode_group(group.as_ref())?);
+        rows.append(&mut read_rows(group.as_ref())?);
     }
     Ok((classes, rows))
 }
 
-fn decode_group(group: &dyn RowGroupReader) -> ParquetResult<Vec<Prediction>> {
-    let n = usize::try_from(group.metadata().num_rows()).map_err(|e| ParquetError::External(e.into()))?;
+/// A file of the schema that this version reads.
+pub(super) fn open(bytes: Vec<u8>) -> ParquetResult<SerializedFileReader<Bytes>> {
+    let file = SerializedFileReader::new(Bytes::from(bytes))?;
+    let schema: u32 = metadata(&file, "schema")?;
+    if schema == SCHEMA {
+        Ok(file)
+    } else {
+        Err(general(format!("schema {schema} is not known")))
+    }
+}
+
+/// A value of the file's metadata, which holds JSON.
+pub(super) fn metadata<T: DeserializeOwned>(file: &SerializedFileReader<Bytes>, key: &str) -> ParquetResult<T> {
+    let entries = file.metadata().file_metadata().key_value_metadata();
+    let value = entries
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.key == key)
+        .find_map(|entry| entry.value.as_deref())
+        .ok_or_else(|| general(format!("no `{key}` in its metadata")))?;
+    serde_json::from_str(value).map_err(|e| general(e.to_string()))
+}
+
+pub(super) fn general(reason: String) -> ParquetError {
+    ParquetError::General(reason)
+}
+
+/// All rows of a row group.
+pub(super) fn read_rows(group: &dyn RowGroupReader) -> ParquetResult<Vec<Prediction>> {
+    let n = row_count(group)?;
     let mut id = read_text(group, 0, n)?.into_iter();
     let mut sha256 = read_text(group, 1, n)?.into_iter();
     let mut groups = read_text(group, 2, n)?.into_iter();
@@ -75,8 +96,21 @@ fn decode_group(group: &dyn RowGroupReader) -> ParquetResult<Vec<Prediction>> {
             log_probs: log_probs.next()?,
         })
     };
-    let short = || ParquetError::General("a column is shorter than the table".into());
-    (0..n).map(|_| row().ok_or_else(short)).collect()
+    (0..n).map(|_| row().ok_or_else(short_column)).collect()
+}
+
+/// A required text column of a row group.
+pub(super) fn read_names(group: &dyn RowGroupReader, column: usize) -> ParquetResult<Vec<String>> {
+    let names = read_text(group, column, row_count(group)?)?;
+    names.into_iter().map(|name| name.ok_or_else(short_column)).collect()
+}
+
+fn row_count(group: &dyn RowGroupReader) -> ParquetResult<usize> {
+    usize::try_from(group.metadata().num_rows()).map_err(|e| ParquetError::External(e.into()))
+}
+
+fn short_column() -> ParquetError {
+    general("a column is shorter than the table".into())
 }
 
 /// All values of a flat column, with its nulls, as many as there are.

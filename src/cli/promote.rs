@@ -1,0 +1,32 @@
+//! `kshot promote`: results made small enough to be committed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{output, summary};
+use crate::error::Result;
+use crate::results::compact;
+use crate::results::store::Store;
+
+/// Write the compact form of a results folder, with all predictions, and print its table.
+///
+/// Every finished cell of its ledger.csv goes in: cells/, one predictions.parquet for all of them,
+/// sweep.toml, ledger.csv, timings.csv and figures/, but no splits and no adapters. `kshot plot` reads it
+/// as it reads any results folder. An older compact form in DIR is replaced.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: kshot promote results/mini-full results/reference/mini-full")]
+pub(super) struct Arguments {
+    /// A results folder, as `kshot sweep` writes it.
+    results: PathBuf,
+    /// Where the compact form goes.
+    dir: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let records = compact::promote(&Store::open_existing(&arguments.results)?, &arguments.dir)?;
+    // Drawn from what was written, which is thereby read back once.
+    let tables = summary::draw(&Store::open_existing(&arguments.dir)?, &records)?;
+    tracing::info!("{} cells are in `{}`", records.len(), arguments.dir.display());
+    output(&summary::plain(&tables))
+}
