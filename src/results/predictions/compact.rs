@@ -144,7 +144,7 @@ pub fn read(folder: &Path) -> Result<Cells> {
     let Some(bytes) = file::read_if_present(&path)? else {
         return Ok(Cells::new());
     };
-    // The parser needs bytes that were once written: see [`super::decode()`].
+    // The parser needs bytes that were once written: see `super::decode`.
     if file::read_if_present(&hash_path(folder))?.as_deref() != Some(hash_line(&bytes).as_bytes()) {
         let reason = format!("its SHA-256 is not the one in `{}`", hash_path(folder).display());
         return Err(malformed(&path, reason));
