@@ -3,10 +3,11 @@
 //! The only input is the table of [`Point`]s that is written beside the drawing as CSV, so that the CSV
 //! makes the drawing again, byte for byte. PNG is made from the SVG.
 
+use std::fs;
 use std::path::Path;
 
 use crate::config::Protocol;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::results::curve::{self, Point, distinct};
 use crate::results::file;
 
@@ -40,6 +41,7 @@ const NAME_LETTERS: usize = 34;
 pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
     let drawing = svg(points)?;
     let raster = png(&drawing)?;
+    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     let table = folder.join("accuracy.csv");
     file::replace_if_changed(&table, &curve::to_csv(points, &table)?)?;
     file::replace_if_changed(&folder.join("accuracy.svg"), drawing.as_bytes())?;

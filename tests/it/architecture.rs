@@ -109,3 +109,18 @@ fn the_import_reader_sees_grouped_and_plain_paths() {
     let text = "use crate::{data::{a, b}, nn};\nlet x = crate::results::y();";
     assert_eq!(imported(text), ["data", "nn", "results"]);
 }
+
+#[test]
+fn every_test_file_is_run() {
+    let main = fs::read_to_string(root().join("tests/it/main.rs")).unwrap();
+    for entry in fs::read_dir(root().join("tests/it")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let listed = main.contains(&format!("mod {name};"));
+        assert!(
+            listed || name == "main" || path.is_dir(),
+            "{} is not listed in main.rs",
+            path.display()
+        );
+    }
+}

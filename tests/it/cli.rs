@@ -6,7 +6,15 @@ use crate::support::{Sandbox, stderr};
 fn help_of_every_verb() {
     let sandbox = Sandbox::new();
     let mut text = String::new();
-    for verb in [vec![], vec!["sweep"], vec!["data", "list"], vec!["data", "show"], vec!["split"], vec!["plot"], vec!["promote"]] {
+    for verb in [
+        vec![],
+        vec!["sweep"],
+        vec!["data", "list"],
+        vec!["data", "show"],
+        vec!["split"],
+        vec!["plot"],
+        vec!["promote"],
+    ] {
         let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
         text += &format!("$ kshot {}\n{}\n", arguments.join(" "), sandbox.succeed(&arguments));
     }
@@ -16,7 +24,9 @@ fn help_of_every_verb() {
 #[test]
 fn datasets_are_listed_and_described() {
     let sandbox = Sandbox::new();
-    insta::assert_snapshot!(sandbox.succeed(&["data", "list"]) + "\n" + &sandbox.succeed(&["data", "show", "mini-cars"]));
+    insta::assert_snapshot!(
+        sandbox.succeed(&["data", "list"]) + "\n" + &sandbox.succeed(&["data", "show", "mini-cars"])
+    );
     let rows: serde_json::Value = serde_json::from_str(&sandbox.succeed(&["data", "list", "--json"])).unwrap();
     assert_eq!(rows.as_array().unwrap().len(), 5);
 }
@@ -28,7 +38,12 @@ fn a_split_is_json_with_nested_shots() {
         let split = sandbox.succeed(&["split", "mini-pets", "--shots", shots, "--seed", "7"]);
         let split: serde_json::Value = serde_json::from_str(&split).unwrap();
         assert_eq!(split["test"].as_array().unwrap().len(), 180);
-        split["train"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+        split["train"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["id"].as_str().unwrap().to_owned())
+            .collect()
     };
     let (few, many) = (ids("2"), ids("8"));
     assert_eq!((few.len(), many.len()), (20, 80));
@@ -58,8 +73,19 @@ fn errors_name_the_thing_and_the_remedy() {
 #[test]
 fn adapters_are_kept_when_asked_for() {
     let sandbox = Sandbox::new();
-    sandbox.succeed(&["sweep", "--config", "tiny.toml", "--set", "shots=[1]", "--set", "save_adapters=true"]);
+    sandbox.succeed(&[
+        "sweep",
+        "--config",
+        "tiny.toml",
+        "--set",
+        "shots=[1]",
+        "--set",
+        "save_adapters=true",
+    ]);
     let kept = crate::support::contents(&sandbox.path("results/tiny/adapters"));
     let names: Vec<&str> = kept.keys().filter_map(|path| path.file_name()?.to_str()).collect();
-    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "head.safetensors"]);
+    assert_eq!(
+        names,
+        ["adapter_config.json", "adapter_model.safetensors", "head.safetensors"]
+    );
 }

@@ -10,6 +10,7 @@
 
 mod architecture;
 mod bad_input;
+mod cli;
 mod controls;
 mod data;
 mod dinov2;

@@ -67,6 +67,7 @@ impl Sandbox {
             .current_dir(self.folder.path())
             .env("KSHOT_HOME", root())
             .env("KSHOT_CACHE", cache())
+            .env_remove("COLUMNS")
             .env_remove("KSHOT_LOG");
         command
     }
