@@ -70,9 +70,9 @@ impl Sweep {
             reason,
         };
         let sweep: Self = if overrides.is_empty() {
-            toml::from_str(text).map_err(|e| config(e.to_string()))?
+            toml::from_str(text).map_err(|e| config(e.to_string().trim_end().to_owned()))?
         } else {
-            let mut table: Table = toml::from_str(text).map_err(|e| config(e.to_string()))?;
+            let mut table: Table = toml::from_str(text).map_err(|e| config(e.to_string().trim_end().to_owned()))?;
             for text in overrides {
                 patch(&mut table, text).map_err(|reason| Error::Config {
                     origin: format!("override `{text}`"),
@@ -83,7 +83,7 @@ impl Sweep {
                 let origin = format!("{origin} with {}", overrides.join(" "));
                 Error::Config {
                     origin,
-                    reason: e.to_string(),
+                    reason: e.to_string().trim_end().to_owned(),
                 }
             })?
         };
