@@ -22,40 +22,48 @@ pub type Tensors = HashMap<String, Tensor>;
 
 /// Every DINOv2 fixture there is.
 pub fn dinov2() -> Vec<Golden> {
-    of_kind("dinov2")
+    of_kind("DINOv2", |model_type| model_type.starts_with("dinov2"))
 }
 
 /// Every dense Qwen3-VL fixture there is.
 pub fn qwen3_vl() -> Vec<Golden> {
-    let mut all = of_kind("qwen3_vl");
-    all.retain(|golden| golden.config()["model_type"] == "qwen3_vl");
-    assert!(!all.is_empty(), "no dense Qwen3-VL fixture");
-    all
+    of_kind("dense Qwen3-VL", |model_type| model_type == "qwen3_vl")
 }
 
-/// Every fixture whose model type starts so.
+/// Every fixture of one kind of model. A folder that `KSHOT_GOLDENS` names may be about other kinds only: then the
+/// committed fixtures stand in for this one.
 ///
 /// # Panics
-/// When there is none: a golden test that compares nothing must not pass.
-fn of_kind(kind: &str) -> Vec<Golden> {
-    let root = std::env::var_os("KSHOT_GOLDENS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"),
-        PathBuf::from,
-    );
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(root.join("fixtures")).expect("a folder of fixtures") {
-        let model = entry.unwrap().path();
-        let name = model.file_name().unwrap().to_str().unwrap().to_owned();
-        let golden = Golden {
-            expected: root.join("goldens").join(&name),
-            name,
-            model,
-        };
-        if golden.config()["model_type"].as_str().unwrap().starts_with(kind) {
-            all.push(golden);
-        }
+/// When the folder has no fixture at all, or the committed one none of this kind: a golden test that compares
+/// nothing must not pass.
+fn of_kind(kind: &str, is_it: fn(&str) -> bool) -> Vec<Golden> {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle");
+    let root = std::env::var_os("KSHOT_GOLDENS").map_or(committed.clone(), PathBuf::from);
+    let fixtures = all_in(&root);
+    assert!(!fixtures.is_empty(), "no fixture in {}", root.display());
+    let of_it = |golden: &Golden| is_it(golden.config()["model_type"].as_str().unwrap());
+    let mut chosen: Vec<Golden> = fixtures.into_iter().filter(of_it).collect();
+    if chosen.is_empty() {
+        chosen = all_in(&committed).into_iter().filter(of_it).collect();
     }
-    assert!(!all.is_empty(), "no {kind} fixture in {}", root.display());
+    assert!(!chosen.is_empty(), "no {kind} fixture in {}", root.display());
+    chosen
+}
+
+/// Fixtures of every kind in a folder, by name.
+fn all_in(root: &Path) -> Vec<Golden> {
+    let mut all: Vec<Golden> = std::fs::read_dir(root.join("fixtures"))
+        .expect("a folder of fixtures")
+        .map(|entry| {
+            let model = entry.unwrap().path();
+            let name = model.file_name().unwrap().to_str().unwrap().to_owned();
+            Golden {
+                expected: root.join("goldens").join(&name),
+                name,
+                model,
+            }
+        })
+        .collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
 }
