@@ -74,6 +74,6 @@ pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
 }
 
 /// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

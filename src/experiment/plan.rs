@@ -209,9 +209,8 @@ fn load_base(dir: &Path) -> Result<Base> {
         .chain_update(frozen.model().fingerprint())
         .chain_update(&bytes)
         .finalize();
-    let fingerprint = fingerprint.iter().map(|b| format!("{b:02x}")).collect();
     Ok(Base {
         frozen: Arc::new(frozen),
-        fingerprint,
+        fingerprint: data::hex(&fingerprint),
     })
 }

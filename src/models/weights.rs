@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::data::hex;
 use crate::error::{Error, Result};
 
 /// The single-file name of the hub layout.
@@ -230,8 +231,4 @@ fn model_error(path: &Path, reason: String) -> Error {
         path: path.to_path_buf(),
         reason,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Learner, Protocol};
+use crate::data::hex;
 
 /// The place of a cell in a sweep. Results are compared by this key, never by [`Identity::run_id`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -115,15 +116,6 @@ fn write_canonical(value: &Value, out: &mut String) {
         }
         leaf => out.push_str(&leaf.to_string()),
     }
-}
-
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use parquet::schema::parser::parse_message_type;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
-use crate::results::identity::hex;
 use crate::results::record::SCHEMA;
 
 pub mod compact;

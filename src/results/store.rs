@@ -22,9 +22,10 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
-use crate::results::identity::{CellKey, Identity, hex};
+use crate::results::identity::{CellKey, Identity};
 use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::{Account, Failure, Record, SCHEMA};
 use crate::results::{file, ledger, predictions};

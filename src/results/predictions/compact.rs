@@ -20,10 +20,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::decode::{general, malformed, metadata, open, read_names, read_rows};
 use super::{COLUMNS, json, write_column, write_file, write_rows};
+use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
 use crate::results::file;
-use crate::results::identity::hex;
 
 /// Class names and rows of each cell, by `run_id`.
 pub type Cells = BTreeMap<String, (Vec<String>, Vec<Prediction>)>;
