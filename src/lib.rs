@@ -26,11 +26,15 @@ pub mod example;
 pub mod nn;
 // floor 4: models
 pub mod models;
-// floor 5: how one learns
+// floor 5: one frozen base, many adapters
+pub mod engine;
+// floor 6: where it runs
+pub mod backend;
+// floor 7: how one learns
 pub mod method;
-// floor 6: what came out
+// floor 8: what came out
 pub mod results;
-// floor 7: the story
+// floor 9: the story
 pub mod experiment;
-// floor 8: faces
+// floor 10: faces
 pub mod cli;

@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::vlm::Qwen3VlLora;
+
 /// One way of learning from k shots, with its hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case")]
 pub enum Learner {
     /// DINOv2 with LoRA in its linear layers and a classification head.
     Dinov2Lora(Dinov2Lora),
+    /// Qwen3-VL with LoRA in its linear layers; it writes the class name.
+    Qwen3VlLora(Qwen3VlLora),
     /// Frozen DINOv2 features, nearest class mean by cosine.
     NearestMean(NearestMean),
     /// Frozen DINOv2 features, k nearest neighbours by cosine.
@@ -205,6 +209,7 @@ impl Learner {
     pub fn name(&self) -> &str {
         match self {
             Self::Dinov2Lora(l) => &l.name,
+            Self::Qwen3VlLora(l) => &l.name,
             Self::NearestMean(l) => &l.name,
             Self::Knn(l) => &l.name,
             Self::LogisticRegression(l) => &l.name,
@@ -217,6 +222,7 @@ impl Learner {
     pub fn model(&self) -> Option<&Path> {
         match self {
             Self::Dinov2Lora(l) => Some(&l.model),
+            Self::Qwen3VlLora(l) => Some(&l.model),
             Self::NearestMean(l) => Some(&l.model),
             Self::Knn(l) => Some(&l.model),
             Self::LogisticRegression(l) => Some(&l.model),
@@ -250,6 +256,7 @@ impl Learner {
                 }
                 Ok(())
             }
+            Self::Qwen3VlLora(l) => l.check(),
             Self::Knn(l) => {
                 positive("neighbours", l.neighbours as f64)?;
                 positive("temperature", l.temperature)
@@ -263,6 +270,12 @@ impl Learner {
     /// Whether the learner trains weights that can be kept as an adapter folder.
     #[must_use]
     pub fn has_adapter(&self) -> bool {
-        matches!(self, Self::Dinov2Lora(_))
+        matches!(self, Self::Dinov2Lora(_) | Self::Qwen3VlLora(_))
+    }
+
+    /// Whether the learner can answer without having seen a labelled example.
+    #[must_use]
+    pub fn answers_unseen(&self) -> bool {
+        matches!(self, Self::Qwen3VlLora(_))
     }
 }

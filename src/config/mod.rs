@@ -1,6 +1,7 @@
 //! What a sweep is: datasets × shots × seeds × learners.
 
 mod learner;
+mod vlm;
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
+pub use vlm::Qwen3VlLora;
 
 /// The config that `kshot sweep` runs when none is named.
 pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
@@ -24,7 +26,7 @@ pub struct Sweep {
     pub protocol: Protocol,
     /// Names of manifests in `datasets/`.
     pub datasets: Vec<String>,
-    /// Labelled examples per class, each at least 1.
+    /// Labelled examples per class; at 0 only learners that can answer without examples have a cell.
     pub shots: Vec<u32>,
     /// One draw of the shots and one training run per seed.
     #[serde(default = "default_seeds")]
@@ -118,8 +120,8 @@ impl Sweep {
         unique("shots", self.shots.iter().map(ToString::to_string).collect())?;
         unique("seeds", self.seeds.iter().map(ToString::to_string).collect())?;
         unique("learner", self.learners.iter().map(|l| l.name().to_owned()).collect())?;
-        if self.shots.contains(&0) {
-            return Err("shots must be at least 1".into());
+        if self.shots.contains(&0) && !self.learners.iter().any(Learner::answers_unseen) {
+            return Err("shots has 0, but no learner can answer without examples".into());
         }
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
             return Err(format!("name `{}` cannot be a folder's name", self.name));

@@ -3,16 +3,20 @@
 mod augment;
 mod chat;
 mod grid;
+mod input;
 mod processor;
 mod prompt;
 mod qwen_image;
+mod render;
 pub mod resize;
 mod tokens;
 
 pub use chat::{ChatTemplate, Message, Part, Role};
 pub use grid::Grid;
+pub use input::{Chunk, Datum, ModelInput, Picture, PictureKey};
 pub use processor::ImageProcessor;
 pub use prompt::{PREFILL, Prompter, QUESTION, Sequence};
 pub use qwen_image::{PatchProcessor, Patches};
+pub use render::Renderer;
 pub use resize::{resize, shrink};
 pub use tokens::Tokenizer;

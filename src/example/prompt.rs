@@ -65,6 +65,19 @@ impl Prompter {
         self.end
     }
 
+    /// The token that stands for an image.
+    #[must_use]
+    pub fn image(&self) -> u32 {
+        self.image
+    }
+
+    /// The messages of the question, and how the model's answer starts.
+    pub(super) fn asked(about_image: bool) -> (Vec<Message>, &'static str) {
+        let mut message = user();
+        message.content.retain(|part| about_image || *part != Part::Image);
+        (vec![message], PREFILL)
+    }
+
     /// A conversation; `open` ends it with the start of the model's turn and then `prefill`.
     ///
     /// # Errors

@@ -160,6 +160,18 @@ impl PatchProcessor {
         3 * self.frames * self.patch * self.patch
     }
 
+    /// The grid that an image will be cut into.
+    ///
+    /// # Errors
+    /// As [`PatchProcessor::patches`].
+    pub fn grid(&self, image: &RgbImage) -> Result<Grid> {
+        let (height, width) = self.size(image.height(), image.width())?;
+        Ok(Grid {
+            rows: height as usize / self.patch,
+            columns: width as usize / self.patch,
+        })
+    }
+
     /// The patches of an image, mirrored left to right if asked for.
     ///
     /// # Errors

@@ -156,6 +156,12 @@ impl Cell {
             Learner::Dinov2Lora(config) => {
                 Box::new(Dinov2Classifier::new(base()?, config.clone(), classes, self.key.seed))
             }
+            Learner::Qwen3VlLora(config) => {
+                return Err(Error::Model {
+                    path: config.model.clone(),
+                    reason: "is not wired into sweeps yet".into(),
+                });
+            }
             Learner::NearestMean(_) => Box::new(Probe::nearest_mean(base()?, classes)),
             Learner::Knn(config) => Box::new(Probe::knn(base()?, classes, config.clone())),
             Learner::LogisticRegression(config) => {

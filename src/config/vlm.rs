@@ -1,0 +1,164 @@
+//! Hyper-parameters of a vision-language model that learns to write class names.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::prediction::Reading;
+
+/// Hyper-parameters of [`super::Learner::Qwen3VlLora`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Qwen3VlLora {
+    /// Label in tables and figures.
+    #[serde(default = "name")]
+    pub name: String,
+    /// Hub-layout folder of the base model.
+    pub model: PathBuf,
+    /// Linear layers that get an adapter: the ends of their hub names, on a dot boundary, `*` for any one part.
+    #[serde(default = "targets")]
+    pub targets: Vec<String>,
+    /// LoRA rank r.
+    #[serde(default = "rank")]
+    pub rank: usize,
+    /// LoRA alpha; the update is scaled by alpha / r.
+    #[serde(default = "alpha")]
+    pub alpha: f64,
+    /// Peak learning rate; where none is given, `5e-4 · (2000 / D)^0.0775` for a decoder of width D, as the
+    /// Tinker cookbook's rule has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Decoupled weight decay of the adapter.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Images per optimiser step.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Training images seen per class, whatever k is: the cost is flat in k.
+    #[serde(default = "images_per_class")]
+    pub images_per_class: usize,
+    /// Share of the steps in which the learning rate rises linearly; then cosine to zero.
+    #[serde(default = "warmup")]
+    pub warmup: f64,
+    /// Global gradient norm above which gradients are scaled down.
+    #[serde(default = "clip")]
+    pub clip: f64,
+    /// Mirror half of the training images.
+    #[serde(default = "yes")]
+    pub flip: bool,
+    /// Images are first shrunk until their longest side has so many pixels.
+    #[serde(default = "longest_side")]
+    pub longest_side: u32,
+    /// Run each decoder layer twice and keep only the states between layers: less memory, same gradients.
+    #[serde(default)]
+    pub checkpointing: bool,
+    /// Reading whose accuracy stands in figures and tables.
+    #[serde(default = "reading")]
+    pub reading: Reading,
+    /// Readings to take; `reading` is one of them.
+    #[serde(default = "readings")]
+    pub readings: Vec<Reading>,
+}
+
+fn name() -> String {
+    "Qwen3-VL LoRA".into()
+}
+fn targets() -> Vec<String> {
+    [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+    .map(String::from)
+    .into()
+}
+fn rank() -> usize {
+    32
+}
+fn alpha() -> f64 {
+    32.0
+}
+fn batch() -> usize {
+    32
+}
+fn images_per_class() -> usize {
+    160
+}
+fn warmup() -> f64 {
+    0.1
+}
+fn clip() -> f64 {
+    1.0
+}
+fn yes() -> bool {
+    true
+}
+fn longest_side() -> u32 {
+    480
+}
+fn reading() -> Reading {
+    Reading::Free
+}
+fn readings() -> Vec<Reading> {
+    vec![Reading::Free, Reading::Trie, Reading::Likelihood]
+}
+
+impl Qwen3VlLora {
+    /// The peak learning rate for a decoder of width `hidden`.
+    #[must_use]
+    pub fn peak_rate(&self, hidden: usize) -> f64 {
+        self.learning_rate
+            .unwrap_or_else(|| 5e-4 * (2000.0 / hidden as f64).powf(0.0775))
+    }
+
+    /// What the types do not rule out.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let of = |reason: &str| Err(format!("learner `{}`: {reason}", self.name));
+        let numbers = [
+            ("rank", self.rank as f64),
+            ("alpha", self.alpha),
+            ("batch", self.batch as f64),
+            ("images_per_class", self.images_per_class as f64),
+            ("clip", self.clip),
+            ("longest_side", f64::from(self.longest_side)),
+            ("learning_rate", self.learning_rate.unwrap_or(1.0)),
+        ];
+        if let Some((what, _)) = numbers.iter().find(|(_, n)| !(n.is_finite() && *n > 0.0)) {
+            return of(&format!("{what} must be above 0"));
+        }
+        if self.targets.is_empty() {
+            return of("targets is empty");
+        }
+        if !(0.0..=1.0).contains(&self.warmup) {
+            return of("warmup is a share of the steps, 0 to 1");
+        }
+        if !self.readings.contains(&self.reading) {
+            return of("reading is not among readings");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_follows_the_width_unless_given() {
+        let mut learner: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
+        assert!((learner.peak_rate(2000) - 5e-4).abs() < 1e-12);
+        assert!(learner.peak_rate(500) > learner.peak_rate(2000));
+        learner.learning_rate = Some(0.1);
+        assert!((learner.peak_rate(500) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_headline_must_be_read() {
+        let learner: Qwen3VlLora = toml::from_str("model = 'm'\nreadings = ['trie']").unwrap();
+        assert!(learner.check().unwrap_err().contains("readings"));
+    }
+}

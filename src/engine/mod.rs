@@ -1,0 +1,75 @@
+//! The local engine: one device, one frozen base, many adapters by id. Its verbs are Tinker's.
+
+use std::path::PathBuf;
+
+use crate::models::lora::Lora;
+
+/// What an adapter is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// Which layers, how wide.
+    pub lora: Lora,
+    /// Decides the initialisation.
+    pub seed: u64,
+    /// A PEFT adapter folder to start from instead of a fresh adapter.
+    pub start: Option<PathBuf>,
+}
+
+/// One step of AdamW, in Tinker's terms.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamParams {
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the running mean of gradients.
+    pub beta1: f64,
+    /// Decay of the running mean of their squares.
+    pub beta2: f64,
+    /// Added to the root of the second.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Global gradient norm above which gradients are scaled down; `None`: never.
+    pub grad_clip_norm: Option<f64>,
+}
+
+/// What a forward pass over training examples gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForwardOutput {
+    /// Sum over all positions of `-weight · ln p(target)`, in nats.
+    pub loss_sum: f64,
+    /// For each example and position the log-probability of its target, nats; 0 where the weight is 0.
+    pub logprobs: Vec<Vec<f32>>,
+}
+
+/// How to continue prompts. Temperature 0 is greedy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// Longest continuation.
+    pub max_tokens: usize,
+    /// Tokens that end it; the one met is kept.
+    pub stop: Vec<u32>,
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Decides the draws where the temperature is above 0.
+    pub seed: u64,
+}
+
+/// A continuation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampledSequence {
+    /// Its tokens, with the stop token if it ended by one.
+    pub tokens: Vec<u32>,
+    /// The log-probability of each under the model (temperature 1), nats.
+    pub logprobs: Vec<f32>,
+    /// Whether a stop token ended it, rather than its length.
+    pub stopped: bool,
+}
+
+/// What a model thinks of one token in its place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Log-probability of the token, nats.
+    pub logprob: f32,
+    /// The likeliest token in its place.
+    pub likeliest: u32,
+}

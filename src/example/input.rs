@@ -1,0 +1,126 @@
+//! What a vision-language model is given: tokens and pictures in order, and what it is to say.
+
+use std::sync::Arc;
+
+use image::RgbImage;
+
+/// A picture as a model is to see it, with what tells it from all others.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// The picture, before the model's own resizing.
+    pub pixels: Arc<RgbImage>,
+    /// Equal keys mean equal pixels.
+    pub key: PictureKey,
+    /// Tokens that stand for it.
+    pub tokens: usize,
+}
+
+/// Which picture it is, and from which side it is seen: features of a frozen tower are computed once a key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PictureKey {
+    /// Lower-case hex SHA-256 of the encoded file.
+    pub sha256: Arc<str>,
+    /// Mirrored left to right.
+    pub mirrored: bool,
+}
+
+/// A piece of the input.
+#[derive(Debug, Clone)]
+pub enum Chunk {
+    /// Token ids of text, special tokens around pictures included.
+    Tokens(Vec<u32>),
+    /// A picture in place of its placeholder.
+    Picture(Picture),
+}
+
+/// A model's input, in order.
+#[derive(Debug, Clone, Default)]
+pub struct ModelInput {
+    /// Texts and pictures.
+    pub chunks: Vec<Chunk>,
+}
+
+/// A training example in the form that Tinker gives it: what stands at position `i` is scored on saying
+/// `target_tokens[i]` next, with weight `weights[i]`. Positions of weight 0 are not computed.
+#[derive(Debug, Clone)]
+pub struct Datum {
+    /// What the model reads; T positions, pictures counted with their tokens.
+    pub input: ModelInput,
+    /// T token ids.
+    pub target_tokens: Vec<u32>,
+    /// T weights of the cross-entropy.
+    pub weights: Vec<f32>,
+}
+
+impl ModelInput {
+    /// Positions, pictures counted with their tokens.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        let count = |chunk: &Chunk| match chunk {
+            Chunk::Tokens(ids) => ids.len(),
+            Chunk::Picture(picture) => picture.tokens,
+        };
+        self.chunks.iter().map(count).sum()
+    }
+
+    /// The pictures, in order.
+    pub fn pictures(&self) -> impl Iterator<Item = &Picture> {
+        self.chunks.iter().filter_map(|chunk| match chunk {
+            Chunk::Picture(picture) => Some(picture),
+            Chunk::Tokens(_) => None,
+        })
+    }
+
+    /// The same input followed by more tokens.
+    #[must_use]
+    pub fn followed_by(mut self, ids: &[u32]) -> Self {
+        match self.chunks.last_mut() {
+            Some(Chunk::Tokens(last)) => last.extend(ids),
+            _ => self.chunks.push(Chunk::Tokens(ids.to_vec())),
+        }
+        self
+    }
+}
+
+impl Datum {
+    /// A prompt whose answer is scored: every token of `answer` bears `weight`.
+    #[must_use]
+    pub fn answered(prompt: ModelInput, answer: &[u32], weight: f32) -> Self {
+        let Some((last, read)) = answer.split_last() else {
+            let positions = prompt.positions();
+            return Self {
+                input: prompt,
+                target_tokens: vec![0; positions],
+                weights: vec![0.0; positions],
+            };
+        };
+        let before = prompt.positions().saturating_sub(1);
+        let mut target_tokens = vec![0; before];
+        target_tokens.extend(read);
+        target_tokens.push(*last);
+        let mut weights = vec![0.0; before];
+        weights.resize(before + answer.len(), weight);
+        Self {
+            input: prompt.followed_by(read),
+            target_tokens,
+            weights,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_of_the_answer_is_a_target_where_it_comes_next() {
+        let prompt = ModelInput {
+            chunks: vec![Chunk::Tokens(vec![5, 6, 7])],
+        };
+        let datum = Datum::answered(prompt, &[8, 9], 0.5);
+        assert_eq!(datum.input.positions(), 4);
+        assert_eq!(datum.target_tokens, [0, 0, 8, 9]);
+        assert_eq!(datum.weights, [0.0, 0.0, 0.5, 0.5]);
+        assert!(matches!(&datum.input.chunks[..], [Chunk::Tokens(ids)] if ids == &[5, 6, 7, 8]));
+    }
+}

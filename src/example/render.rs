@@ -1,0 +1,116 @@
+//! The one door between an image with its class name and what a vision-language model reads and says, in
+//! training and in evaluation.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use super::chat::Message;
+use super::grid::Grid;
+use super::input::{Chunk, ModelInput, Picture, PictureKey};
+use super::prompt::Prompter;
+use super::qwen_image::PatchProcessor;
+use super::resize::shrink;
+use crate::error::Result;
+
+/// Tokenizer, chat template and image sizes of a model folder.
+#[derive(Debug)]
+pub struct Renderer {
+    prompter: Prompter,
+    processor: PatchProcessor,
+    longest_side: Option<u32>,
+}
+
+impl Renderer {
+    /// Reads what it needs of a hub-layout folder; images are first shrunk to `longest_side` pixels.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Model`] when a file is missing or malformed.
+    pub fn load(model_dir: &Path, longest_side: Option<u32>) -> Result<Self> {
+        let processor = PatchProcessor::load(model_dir)?;
+        Ok(Self {
+            prompter: Prompter::load(model_dir, processor.merge())?,
+            processor,
+            longest_side,
+        })
+    }
+
+    /// The tokenizer and template.
+    #[must_use]
+    pub fn prompter(&self) -> &Prompter {
+        &self.prompter
+    }
+
+    /// An image as the model is to see it; `sha256` is that of its file.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Image`] when it is empty or far too long.
+    pub fn picture(&self, image: &RgbImage, sha256: &str, mirrored: bool) -> Result<Picture> {
+        let mut pixels = match self.longest_side {
+            Some(longest) => shrink(image, longest),
+            None => image.clone(),
+        };
+        if mirrored {
+            image::imageops::flip_horizontal_in_place(&mut pixels);
+        }
+        let tokens = self.processor.grid(&pixels)?.tokens(self.processor.merge());
+        Ok(Picture {
+            pixels: Arc::new(pixels),
+            key: PictureKey {
+                sha256: sha256.into(),
+                mirrored,
+            },
+            tokens,
+        })
+    }
+
+    /// The question about a picture, up to where the class name starts; without a picture the question
+    /// alone, which is a control.
+    ///
+    /// # Errors
+    /// As [`Prompter::conversation`].
+    pub fn question(&self, picture: Option<&Picture>) -> Result<ModelInput> {
+        let (messages, open) = Prompter::asked(picture.is_some());
+        self.conversation(&messages, picture.as_slice(), Some(open))
+    }
+
+    /// Any conversation about pictures; `open` ends it with the start of the model's turn and a prefill.
+    ///
+    /// # Errors
+    /// As [`Prompter::conversation`].
+    pub fn conversation(&self, messages: &[Message], pictures: &[&Picture], open: Option<&str>) -> Result<ModelInput> {
+        // One merged token a picture: its place, where the picture itself is put.
+        let merge = self.processor.merge();
+        let place = Grid {
+            rows: merge,
+            columns: merge,
+        };
+        let sequence = self
+            .prompter
+            .conversation(messages, &vec![place; pictures.len()], open)?;
+        let mut input = ModelInput::default();
+        let mut pictures = pictures.iter();
+        for id in sequence.ids {
+            match (id == self.prompter.image()).then(|| pictures.next()).flatten() {
+                Some(picture) => input.chunks.push(Chunk::Picture((*picture).clone())),
+                None => input = input.followed_by(&[id]),
+            }
+        }
+        Ok(input)
+    }
+
+    /// The tokens that answer the question with a class name, the end token included.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Model`] when they cannot be told from the prompt's.
+    pub fn answer(&self, name: &str) -> Result<Vec<u32>> {
+        let merge = self.processor.merge();
+        let place = Grid {
+            rows: merge,
+            columns: merge,
+        };
+        let (sequence, answer) = self.prompter.answered(place, name)?;
+        Ok(sequence.ids.get(answer).unwrap_or_default().to_vec())
+    }
+}
