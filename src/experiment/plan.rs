@@ -1,28 +1,21 @@
 //! From a config to cells: everything that can be wrong is found here, before anything is trained.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
-
-use candle_core::Device;
-use sha2::{Digest as _, Sha256};
 
 use crate::config::{Learner, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
+use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
-use crate::method::dinov2::Dinov2Classifier;
-use crate::method::features::Frozen;
-use crate::method::pixels::PixelNeighbour;
-use crate::method::probe::Probe;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones.
 pub const RECIPE: u32 = 1;
 /// Models compute in this type on the CPU.
 const DTYPE: &str = "f32";
-const BACKEND: &str = "local";
 
 /// Where things lie on this machine.
 #[derive(Debug, Clone)]
@@ -48,12 +41,7 @@ pub struct Cell {
     /// Which images are learned from and predicted.
     pub split: Arc<Split>,
     /// The base model, shared by all cells that use it.
-    base: Option<Arc<Base>>,
-}
-
-struct Base {
-    frozen: Arc<Frozen>,
-    fingerprint: String,
+    base: Base,
 }
 
 /// All cells of a sweep, in the order in which they run: dataset, seed, shots, learner.
@@ -64,21 +52,19 @@ struct Base {
 /// # Errors
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
-    let mut bases: HashMap<PathBuf, Arc<Base>> = HashMap::new();
-    for learner in &sweep.learners {
-        if let Some(model) = learner.model()
-            && !bases.contains_key(model)
-        {
-            bases.insert(model.to_path_buf(), Arc::new(load_base(&resolve(model, &places.home))?));
-        }
-    }
+    let mut bases = Bases::new(&places.home);
+    let learners: Vec<(&Learner, Base)> = sweep
+        .learners
+        .iter()
+        .map(|learner| Ok((learner, bases.of(learner)?)))
+        .collect::<Result<_>>()?;
     let mut cells = Vec::new();
     for name in &sweep.datasets {
         let dataset = Arc::new(data::open(name, &places.datasets, &places.cache)?);
         for &seed in &sweep.seeds {
             for &shots in &sweep.shots {
                 let split = Arc::new(split::clean(&dataset, shots, seed)?);
-                for learner in &sweep.learners {
+                for (learner, base) in &learners {
                     let mut cell = Cell {
                         key: CellKey {
                             dataset: dataset.name.clone(),
@@ -88,10 +74,10 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                             seed,
                         },
                         run_id: String::new(),
-                        learner: learner.clone(),
+                        learner: (*learner).clone(),
                         dataset: dataset.clone(),
                         split: split.clone(),
-                        base: learner.model().and_then(|m| bases.get(m)).cloned(),
+                        base: base.clone(),
                     };
                     cell.run_id = cell.identity().run_id();
                     cells.push(cell);
@@ -114,9 +100,9 @@ impl Cell {
             train: ids(&self.split.train),
             test: ids(&self.split.test),
             classes: self.split.classes.clone(),
-            weights: self.base.as_ref().map(|b| b.fingerprint.clone()),
+            weights: self.base.fingerprint().map(str::to_owned),
             dtype: DTYPE.into(),
-            backend: BACKEND.into(),
+            backend: self.base.backend().into(),
             recipe: RECIPE,
         }
     }
@@ -140,35 +126,10 @@ impl Cell {
     /// A fresh classifier of this cell's learner.
     ///
     /// # Errors
-    /// The learner's model is missing.
+    /// As [`Base::classifier`].
     pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
-        let classes = self.split.classes.len();
-        let base = || {
-            self.base
-                .as_ref()
-                .map(|b| b.frozen.clone())
-                .ok_or_else(|| Error::Model {
-                    path: self.learner.model().unwrap_or(Path::new("")).into(),
-                    reason: "was not loaded".into(),
-                })
-        };
-        Ok(match &self.learner {
-            Learner::Dinov2Lora(config) => {
-                Box::new(Dinov2Classifier::new(base()?, config.clone(), classes, self.key.seed))
-            }
-            Learner::Qwen3VlLora(config) => {
-                return Err(Error::Model {
-                    path: config.model.clone(),
-                    reason: "is not wired into sweeps yet".into(),
-                });
-            }
-            Learner::NearestMean(_) => Box::new(Probe::nearest_mean(base()?, classes)),
-            Learner::Knn(config) => Box::new(Probe::knn(base()?, classes, config.clone())),
-            Learner::LogisticRegression(config) => {
-                Box::new(Probe::logistic_regression(base()?, classes, config.clone()))
-            }
-            Learner::Pixels(config) => Box::new(PixelNeighbour::new(config.clone())),
-        })
+        self.base
+            .classifier(&self.learner, &self.split.classes, self.key.seed, None)
     }
 
     /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.
@@ -177,6 +138,7 @@ impl Cell {
         let test = self.split.test.len() as u64;
         match &self.learner {
             Learner::Dinov2Lora(config) => (config.images_per_class * self.split.classes.len()) as u64 + test,
+            Learner::Qwen3VlLora(config) => (config.images_per_class * self.split.classes.len()) as u64 + test,
             _ => test,
         }
     }
@@ -196,27 +158,4 @@ fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Resu
                 })
         })
         .collect()
-}
-
-/// A model folder as written in a config: absolute, or relative to the working folder, or to `home`.
-fn resolve(model: &Path, home: &Path) -> PathBuf {
-    if model.is_absolute() || model.exists() {
-        model.to_path_buf()
-    } else {
-        home.join(model)
-    }
-}
-
-fn load_base(dir: &Path) -> Result<Base> {
-    let frozen = Frozen::load(dir, &Device::Cpu)?;
-    let preprocessing = dir.join("preprocessor_config.json");
-    let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
-    let fingerprint = Sha256::new()
-        .chain_update(frozen.model().fingerprint())
-        .chain_update(&bytes)
-        .finalize();
-    Ok(Base {
-        frozen: Arc::new(frozen),
-        fingerprint: data::hex(&fingerprint),
-    })
 }

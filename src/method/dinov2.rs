@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use image::RgbImage;
-use rand::seq::SliceRandom as _;
 use rayon::prelude::*;
 
 use crate::config::Dinov2Lora;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::method::features::{BATCH, Frozen, stack};
-use crate::method::{Classifier, Fit, Step, argmax, read_images, row};
+use crate::method::order::order;
+use crate::method::{Classifier, Fit, Step, argmax, read_images, row, untrained};
 use crate::models::dinov2::{Dinov2, Lora};
 use crate::nn::head::Head;
 use crate::nn::loss::{cross_entropy, log_softmax};
@@ -162,7 +162,7 @@ impl Classifier for Dinov2Classifier {
         Ok(())
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&mut self, dir: &Path) -> Result<()> {
         let (model, head) = self.trained(dir)?;
         model.save_adapter(dir)?;
         save_head(head, &dir.join(HEAD_FILE))
@@ -175,26 +175,6 @@ impl Classifier for Dinov2Classifier {
         self.trained = Some((model, head));
         Ok(())
     }
-}
-
-fn untrained(dir: &Path) -> Error {
-    Error::Model {
-        path: dir.to_path_buf(),
-        reason: "the classifier was neither trained nor loaded".into(),
-    }
-}
-
-/// Indices into the shots: one seeded permutation after another, cut to `length`.
-fn order(shots: usize, length: usize, seed: u64) -> Vec<usize> {
-    let mut rng = rng(seed, "order");
-    let mut order = Vec::with_capacity(length + shots);
-    while order.len() < length {
-        let mut epoch: Vec<usize> = (0..shots).collect();
-        epoch.shuffle(&mut rng);
-        order.append(&mut epoch);
-    }
-    order.truncate(length);
-    order
 }
 
 /// A head that classifies as the nearest class mean (Euclidean) before its first step:
@@ -273,17 +253,6 @@ fn load_head(file: &Path, (classes, features): (usize, usize), device: &Device) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_epoch_sees_every_shot_once() {
-        let order = order(5, 12, 3);
-        assert_eq!(order.len(), 12);
-        for epoch in order.chunks_exact(5) {
-            let mut seen = epoch.to_vec();
-            seen.sort_unstable();
-            assert_eq!(seen, [0, 1, 2, 3, 4]);
-        }
-    }
 
     #[test]
     fn classes_that_look_the_same_start_from_zero() {

@@ -2,8 +2,10 @@
 
 pub mod dinov2;
 pub mod features;
+mod order;
 pub mod pixels;
 pub mod probe;
+pub mod vlm;
 
 use std::path::Path;
 
@@ -32,7 +34,7 @@ pub trait Classifier {
     ///
     /// # Errors
     /// [`Error::Io`], or nothing was learned yet.
-    fn save(&self, dir: &Path) -> Result<()>;
+    fn save(&mut self, dir: &Path) -> Result<()>;
 
     /// Reads what [`Classifier::save`] wrote; predictions are then the same to the bit.
     ///
@@ -93,6 +95,14 @@ pub(crate) fn row(image: &LabelledImage, class: u32, log_probs: Option<Vec<f32>>
         trie_class: None,
         likelihood_class: Some(class),
         log_probs,
+    }
+}
+
+/// Nothing was trained that could be written to `dir`.
+pub(crate) fn untrained(dir: &Path) -> Error {
+    Error::Model {
+        path: dir.to_path_buf(),
+        reason: "the classifier was neither trained nor loaded".into(),
     }
 }
 

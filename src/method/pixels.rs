@@ -69,7 +69,7 @@ impl Classifier for PixelNeighbour {
         Ok(())
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&mut self, dir: &Path) -> Result<()> {
         Err(nothing_to_save(dir))
     }
 

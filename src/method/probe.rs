@@ -101,7 +101,7 @@ impl Classifier for Probe {
         Ok(())
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&mut self, dir: &Path) -> Result<()> {
         Err(nothing_to_save(dir))
     }
 

@@ -1,0 +1,197 @@
+//! Base models, each loaded once, and the classifiers that learn on top of them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use sha2::{Digest as _, Sha256};
+
+use crate::backend::Backend;
+use crate::backend::local::LocalBackend;
+use crate::config::Learner;
+use crate::data;
+use crate::engine::Settings;
+use crate::error::{Error, Result};
+use crate::example::Renderer;
+use crate::method::Classifier;
+use crate::method::dinov2::Dinov2Classifier;
+use crate::method::features::Frozen;
+use crate::method::pixels::PixelNeighbour;
+use crate::method::probe::Probe;
+use crate::method::vlm::VlmClassifier;
+
+/// What a learner stands on.
+#[derive(Clone)]
+pub enum Base {
+    /// Nothing: it learns from pixels.
+    None,
+    /// A vision model.
+    Vision {
+        /// The model and its features so far.
+        frozen: Arc<Frozen>,
+        /// Of weights and preprocessing.
+        fingerprint: Arc<str>,
+    },
+    /// A model that writes.
+    Writing {
+        /// Where it runs.
+        backend: Arc<dyn Backend>,
+        /// What it is given.
+        renderer: Arc<Renderer>,
+    },
+}
+
+/// The base models of a sweep.
+pub struct Bases {
+    home: PathBuf,
+    device: Device,
+    vision: HashMap<PathBuf, Base>,
+    backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
+    renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
+}
+
+impl Bases {
+    /// None loaded yet; relative model folders are those of the working folder or of `home`.
+    #[must_use]
+    pub fn new(home: &Path) -> Self {
+        Self {
+            home: home.to_path_buf(),
+            device: Device::Cpu,
+            vision: HashMap::new(),
+            backends: HashMap::new(),
+            renderers: HashMap::new(),
+        }
+    }
+
+    /// The base of a learner, loaded at the first call.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when its folder lacks something.
+    pub fn of(&mut self, learner: &Learner) -> Result<Base> {
+        let Some(model) = learner.model() else {
+            return Ok(Base::None);
+        };
+        let dir = resolve(model, &self.home);
+        let Learner::Qwen3VlLora(config) = learner else {
+            if !self.vision.contains_key(&dir) {
+                let base = vision(&dir, &self.device)?;
+                self.vision.insert(dir.clone(), base);
+            }
+            return Ok(self.vision.get(&dir).cloned().unwrap_or(Base::None));
+        };
+        let renderer = match self.renderers.get(&(dir.clone(), config.longest_side)) {
+            Some(renderer) => renderer.clone(),
+            None => {
+                let renderer = Arc::new(Renderer::load(&dir, Some(config.longest_side))?);
+                let key = (dir.clone(), config.longest_side);
+                self.renderers.insert(key, renderer.clone());
+                renderer
+            }
+        };
+        let backend = match self.backends.get(&(dir.clone(), config.checkpointing)) {
+            Some(backend) => backend.clone(),
+            None => {
+                let settings = Settings {
+                    checkpointing: config.checkpointing,
+                    ..Settings::default()
+                };
+                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.device, settings)?);
+                self.backends.insert((dir, config.checkpointing), backend.clone());
+                backend
+            }
+        };
+        Ok(Base::Writing { backend, renderer })
+    }
+}
+
+impl Base {
+    /// What tells weights and preprocessing from all others; `None` without a model.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Vision { fingerprint, .. } => Some(fingerprint),
+            Self::Writing { backend, .. } => Some(backend.fingerprint()),
+        }
+    }
+
+    /// Kind of backend.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::None | Self::Vision { .. } => "local",
+            Self::Writing { backend, .. } => backend.kind(),
+        }
+    }
+
+    /// A fresh classifier of `learner`, whose base this is; training goes on from the PEFT folder `start` if
+    /// there is one.
+    ///
+    /// # Errors
+    /// When the learner does not stand on this base, or a class name cannot be learned.
+    pub fn classifier(
+        &self,
+        learner: &Learner,
+        classes: &[String],
+        seed: u64,
+        start: Option<&Path>,
+    ) -> Result<Box<dyn Classifier>> {
+        let count = classes.len();
+        let unfit = |reason: &str| {
+            Err(Error::Model {
+                path: learner.model().unwrap_or(Path::new("")).into(),
+                reason: reason.into(),
+            })
+        };
+        if start.is_some() && !matches!(learner, Learner::Qwen3VlLora(_)) {
+            return unfit("of this kind cannot start from an adapter");
+        }
+        Ok(match (learner, self) {
+            (Learner::Pixels(config), _) => Box::new(PixelNeighbour::new(config.clone())),
+            (Learner::Dinov2Lora(config), Self::Vision { frozen, .. }) => {
+                Box::new(Dinov2Classifier::new(frozen.clone(), config.clone(), count, seed))
+            }
+            (Learner::NearestMean(_), Self::Vision { frozen, .. }) => {
+                Box::new(Probe::nearest_mean(frozen.clone(), count))
+            }
+            (Learner::Knn(config), Self::Vision { frozen, .. }) => {
+                Box::new(Probe::knn(frozen.clone(), count, config.clone()))
+            }
+            (Learner::LogisticRegression(config), Self::Vision { frozen, .. }) => {
+                Box::new(Probe::logistic_regression(frozen.clone(), count, config.clone()))
+            }
+            (Learner::Qwen3VlLora(config), Self::Writing { backend, renderer }) => {
+                let classifier = VlmClassifier::new(backend.clone(), renderer.clone(), config.clone(), classes, seed)?;
+                Box::new(match start {
+                    Some(adapter) => classifier.starting_from(adapter),
+                    None => classifier,
+                })
+            }
+            _ => return unfit("was not loaded for this learner"),
+        })
+    }
+}
+
+/// A model folder as written in a config: absolute, or relative to the working folder, or to `home`.
+fn resolve(model: &Path, home: &Path) -> PathBuf {
+    if model.is_absolute() || model.exists() {
+        model.to_path_buf()
+    } else {
+        home.join(model)
+    }
+}
+
+fn vision(dir: &Path, device: &Device) -> Result<Base> {
+    let frozen = Frozen::load(dir, device)?;
+    let preprocessing = dir.join("preprocessor_config.json");
+    let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
+    let fingerprint = Sha256::new()
+        .chain_update(frozen.model().fingerprint())
+        .chain_update(&bytes)
+        .finalize();
+    Ok(Base::Vision {
+        frozen: Arc::new(frozen),
+        fingerprint: data::hex(&fingerprint).into(),
+    })
+}

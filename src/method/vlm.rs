@@ -1,0 +1,216 @@
+//! A vision-language model that learns, by LoRA, to write the class name. Written against the backend's
+//! verbs only, so that it learns the same way wherever the model runs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rand::Rng as _;
+use rayon::prelude::*;
+
+use crate::backend::{Backend, Sampler, Trainer, Weights};
+use crate::config::Qwen3VlLora;
+use crate::data::LabelledImage;
+use crate::engine::{AdamParams, AdapterConfig};
+use crate::error::{Error, Result};
+use crate::example::{Datum, ModelInput, Picture, Renderer};
+use crate::method::order::order;
+use crate::method::reading::{Answer, Answers};
+use crate::method::{Classifier, Fit, Step, argmax, read_images};
+use crate::models::lora::Lora;
+use crate::nn::schedule::warmup_cosine;
+use crate::prediction::Prediction;
+use crate::seed::rng;
+
+/// AdamW's moment decay rates and epsilon (DESIGN: start values).
+const BETAS: (f64, f64) = (0.9, 0.95);
+const EPSILON: f64 = 1e-8;
+/// Test images asked about at once.
+const BATCH: usize = 32;
+
+/// A classifier that writes; before [`Classifier::fit`] or [`Classifier::load`] it answers with the base
+/// model's weights, which is the zero-shot reading.
+pub struct VlmClassifier {
+    backend: Arc<dyn Backend>,
+    renderer: Arc<Renderer>,
+    config: Qwen3VlLora,
+    answers: Answers,
+    /// Tokens of each class's name, with the end token.
+    names: Vec<Vec<u32>>,
+    seed: u64,
+    start: Option<std::path::PathBuf>,
+    trainer: Option<Box<dyn Trainer>>,
+    sampler: Option<Box<dyn Sampler>>,
+}
+
+impl VlmClassifier {
+    /// A classifier for these classes; `seed` decides initialisation, order and flips.
+    ///
+    /// # Errors
+    /// When two class names are the same to a reader, or the tokenizer cannot write one.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        renderer: Arc<Renderer>,
+        config: Qwen3VlLora,
+        classes: &[String],
+        seed: u64,
+    ) -> Result<Self> {
+        let answers = Answers::new(&renderer, classes)?;
+        let names = answers.continuations().to_vec();
+        Ok(Self {
+            backend,
+            renderer,
+            config,
+            answers,
+            names,
+            seed,
+            start: None,
+            trainer: None,
+            sampler: None,
+        })
+    }
+
+    /// The same, but training starts from the weights of a PEFT adapter folder.
+    #[must_use]
+    pub fn starting_from(mut self, adapter: &Path) -> Self {
+        self.start = Some(adapter.to_path_buf());
+        self
+    }
+
+    /// Pictures of images, each mirrored or not.
+    fn pictures(&self, images: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Picture>> {
+        let decoded = read_images(images)?;
+        let all = decoded.par_iter().zip(images).zip(mirrored);
+        all.map(|((pixels, image), &mirrored)| self.renderer.picture(pixels, &image.sha256, mirrored))
+            .collect()
+    }
+
+    /// One batch of training: the loss is the mean over the answers' tokens.
+    fn examples(&self, shots: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Datum>> {
+        let tokens: usize = shots.iter().map(|shot| self.name(shot).map_or(0, <[u32]>::len)).sum();
+        let weight = 1.0 / tokens.max(1) as f32;
+        let pictures = self.pictures(shots, mirrored)?;
+        let pairs = pictures.iter().zip(shots);
+        pairs
+            .map(|(picture, shot)| {
+                let question = self.renderer.question(Some(picture))?;
+                Ok(Datum::answered(question, self.name(shot)?, weight))
+            })
+            .collect()
+    }
+
+    fn name(&self, image: &LabelledImage) -> Result<&[u32]> {
+        let name = self.names.get(image.class as usize).map(Vec::as_slice);
+        name.ok_or_else(|| Error::Dataset {
+            dataset: image.id.clone(),
+            reason: format!("class {} is not among {} class names", image.class, self.names.len()),
+        })
+    }
+}
+
+impl Classifier for VlmClassifier {
+    fn fit(&mut self, shots: &[LabelledImage], on_step: &mut dyn FnMut(Step)) -> Result<Fit> {
+        let config = &self.config;
+        let lora = Lora {
+            targets: config.targets.clone(),
+            rank: config.rank,
+            alpha: config.alpha,
+        };
+        let mut trainer = self.backend.trainer(&AdapterConfig {
+            lora,
+            seed: self.seed,
+            start: self.start.clone(),
+        })?;
+        let steps = (config.images_per_class * self.names.len())
+            .div_ceil(config.batch)
+            .max(1);
+        let warmup = (config.warmup * steps as f64).round() as usize;
+        let peak = config.peak_rate(self.backend.width());
+        let order = order(shots.len(), steps * config.batch, self.seed);
+        let mut flips = rng(self.seed, "flip");
+        let mut tail = Vec::new();
+        for (step, batch) in order.chunks(config.batch).enumerate() {
+            let chosen: Vec<LabelledImage> = batch.iter().map(|&i| shots[i].clone()).collect();
+            let mirrored: Vec<bool> = batch.iter().map(|_| config.flip && flips.random_bool(0.5)).collect();
+            let params = AdamParams {
+                learning_rate: peak * warmup_cosine(step, steps, warmup),
+                beta1: BETAS.0,
+                beta2: BETAS.1,
+                eps: EPSILON,
+                weight_decay: config.weight_decay,
+                grad_clip_norm: Some(config.clip),
+            };
+            let output = trainer.train_step(&self.examples(&chosen, &mirrored)?, &params)?;
+            if !output.loss_sum.is_finite() {
+                return Err(Error::NotFinite { what: "loss", step });
+            }
+            if step >= steps - steps.div_ceil(10) {
+                tail.push(output.loss_sum);
+            }
+            on_step(Step {
+                done: step + 1,
+                of: steps,
+                images: batch.len(),
+                loss: output.loss_sum,
+            });
+        }
+        let trained = trainer.trainable();
+        self.sampler = Some(trainer.sampler()?);
+        self.trainer = Some(trainer);
+        Ok(Fit {
+            steps: steps as u64,
+            images_seen: order.len() as u64,
+            final_loss: Some(tail.iter().sum::<f64>() / tail.len() as f64),
+            trainable_parameters: trained
+                .iter()
+                .map(|(_, shape)| shape.iter().product::<usize>() as u64)
+                .sum(),
+        })
+    }
+
+    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+        let mut sampler = match self.sampler.take() {
+            Some(sampler) => sampler,
+            None => self.backend.sampler(&Weights::Base)?,
+        };
+        for batch in images.chunks(BATCH) {
+            let pictures = self.pictures(batch, &vec![false; batch.len()])?;
+            let questions = pictures.iter().map(|picture| self.renderer.question(Some(picture)));
+            let prompts = questions.collect::<Result<Vec<ModelInput>>>()?;
+            let hints: Vec<u32> = batch.iter().map(|image| image.class).collect();
+            let answers = self
+                .answers
+                .read(&mut *sampler, &prompts, &self.config.readings, Some(&hints))?;
+            let rows: Vec<Prediction> = batch.iter().zip(answers).map(|(image, a)| row(image, a)).collect();
+            sink(&rows)?;
+        }
+        self.sampler = Some(sampler);
+        Ok(())
+    }
+
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        let trainer = self.trainer.as_mut().ok_or_else(|| untrained(dir))?;
+        trainer.save_weights_for_sampler(&dir.display().to_string())?;
+        Ok(())
+    }
+
+    fn load(&mut self, dir: &Path) -> Result<()> {
+        let weights = Weights::Saved(dir.display().to_string());
+        self.sampler = Some(self.backend.sampler(&weights)?);
+        self.trainer = None;
+        Ok(())
+    }
+}
+
+fn row(image: &LabelledImage, answer: Answer) -> Prediction {
+    Prediction {
+        id: image.id.clone(),
+        sha256: image.sha256.clone(),
+        group: image.group.clone(),
+        truth: image.class,
+        free_text: answer.free_text,
+        free_class: answer.free_class,
+        trie_class: answer.trie_class,
+        likelihood_class: answer.log_probs.as_deref().map(argmax),
+        log_probs: answer.log_probs,
+    }
+}
