@@ -177,6 +177,13 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// Something is to be written where something lies already.
+    #[error("`{}` is there already", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+
     /// A figure could not be drawn.
     #[error("cannot draw the figure: {reason}")]
     Figure {
@@ -243,6 +250,7 @@ impl Error {
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }
+            Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()
             }

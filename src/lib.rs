@@ -16,8 +16,8 @@
 pub mod error;
 pub mod seed;
 
-pub mod config;
 pub mod prediction;
+pub mod config;
 // floor 1: data
 pub mod data;
 // floor 2: example

@@ -59,3 +59,13 @@ pub enum Reading {
     /// The most probable class.
     Likelihood,
 }
+
+impl std::fmt::Display for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Free => "free",
+            Self::Trie => "trie",
+            Self::Likelihood => "likelihood",
+        })
+    }
+}

@@ -3,14 +3,20 @@
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
 mod data;
+mod embed;
+mod eval;
+mod merge;
 mod places;
 mod plot;
+mod predict;
 mod progress;
 mod promote;
 mod split;
+mod subject;
 mod summary;
 mod sweep;
 mod threads;
+mod train;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -37,6 +43,11 @@ enum Verb {
     #[command(subcommand)]
     Data(data::Verb),
     Split(split::Arguments),
+    Train(train::Arguments),
+    Eval(eval::Arguments),
+    Predict(predict::Arguments),
+    Embed(embed::Arguments),
+    Merge(merge::Arguments),
     Plot(plot::Arguments),
     Promote(promote::Arguments),
 }
@@ -58,6 +69,11 @@ pub fn main() -> ExitCode {
         Verb::Sweep(arguments) => sweep::run(&arguments),
         Verb::Data(verb) => data::run(&verb),
         Verb::Split(arguments) => split::run(&arguments),
+        Verb::Train(arguments) => train::run(&arguments),
+        Verb::Eval(arguments) => eval::run(&arguments),
+        Verb::Predict(arguments) => predict::run(&arguments),
+        Verb::Embed(arguments) => embed::run(&arguments),
+        Verb::Merge(arguments) => merge::run(&arguments),
         Verb::Plot(arguments) => plot::run(&arguments),
         Verb::Promote(arguments) => promote::run(&arguments),
     };

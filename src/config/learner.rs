@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::vlm::Qwen3VlLora;
+use crate::prediction::Reading;
 
 /// One way of learning from k shots, with its hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -277,5 +278,23 @@ impl Learner {
     #[must_use]
     pub fn answers_unseen(&self) -> bool {
         matches!(self, Self::Qwen3VlLora(_))
+    }
+
+    /// Reading whose accuracy stands in figures and tables.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        match self {
+            Self::Qwen3VlLora(l) => l.reading,
+            _ => Reading::Likelihood,
+        }
+    }
+
+    /// Readings that are taken.
+    #[must_use]
+    pub fn readings(&self) -> Vec<Reading> {
+        match self {
+            Self::Qwen3VlLora(l) => l.readings.clone(),
+            _ => vec![Reading::Likelihood],
+        }
     }
 }

@@ -4,6 +4,7 @@ mod learner;
 mod vlm;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -127,6 +128,45 @@ impl Sweep {
             return Err(format!("name `{}` cannot be a folder's name", self.name));
         }
         self.learners.iter().try_for_each(Learner::check)
+    }
+}
+
+impl Learner {
+    /// One learner by its method and model, other settings by `field=value`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the override or the field.
+    pub fn parse(method: &str, model: &Path, overrides: &[String]) -> Result<Self> {
+        let mut table = Table::new();
+        table.insert("method".into(), method.into());
+        Self::patched(table, model, overrides)
+    }
+
+    /// The same learner on a model that lies elsewhere, with settings changed by `field=value`.
+    ///
+    /// # Errors
+    /// As [`Learner::parse`].
+    pub fn at(&self, model: &Path, overrides: &[String]) -> Result<Self> {
+        let table = Table::try_from(self).map_err(|e| Error::Config {
+            origin: self.name().to_owned(),
+            reason: e.to_string(),
+        })?;
+        Self::patched(table, model, overrides)
+    }
+
+    fn patched(mut table: Table, model: &Path, overrides: &[String]) -> Result<Self> {
+        let config = |origin: String| move |reason: String| Error::Config { origin, reason };
+        table.insert("model".into(), model.display().to_string().into());
+        for text in overrides {
+            patch(&mut table, text).map_err(config(format!("override `{text}`")))?;
+        }
+        let origin = "settings of the learner".to_owned();
+        let learner: Self = table
+            .try_into()
+            .map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())
+            .map_err(config(origin.clone()))?;
+        learner.check().map_err(config(origin))?;
+        Ok(learner)
     }
 }
 

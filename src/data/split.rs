@@ -1,5 +1,7 @@
 //! Which images a learner sees, and which it is asked about.
 
+use std::collections::BTreeMap;
+
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -76,12 +78,44 @@ impl Split {
         Ok(hex(&Sha256::digest(json)))
     }
 
+    /// The images to learn from, in the split's order.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] when the dataset lacks one.
+    pub fn train_images(&self, dataset: &Dataset) -> Result<Vec<LabelledImage>> {
+        find(dataset, &dataset.pool, &self.train)
+    }
+
+    /// The images to predict, in the split's order.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] when the dataset lacks one.
+    pub fn test_images(&self, dataset: &Dataset) -> Result<Vec<LabelledImage>> {
+        find(dataset, &dataset.test, &self.test)
+    }
+
     fn fail(&self, error: &serde_json::Error) -> Error {
         Error::Dataset {
             dataset: self.dataset.clone(),
             reason: format!("split as JSON: {error}"),
         }
     }
+}
+
+fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Result<Vec<LabelledImage>> {
+    let by_id: BTreeMap<&str, &LabelledImage> = among.iter().map(|i| (i.id.as_str(), i)).collect();
+    items
+        .iter()
+        .map(|item| {
+            by_id
+                .get(item.id.as_str())
+                .map(|i| (*i).clone())
+                .ok_or_else(|| Error::Dataset {
+                    dataset: dataset.name.clone(),
+                    reason: format!("the split names image `{}`, which is not there", item.id),
+                })
+        })
+        .collect()
 }
 
 /// Protocol `clean`: official splits, the whole test set, nested draws.

@@ -1,5 +1,6 @@
 //! The story: a config becomes cells, a cell becomes a record, a sweep becomes a figure.
 
+pub mod adapter;
 pub mod base;
 pub mod cell;
 pub mod plan;

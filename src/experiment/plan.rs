@@ -1,13 +1,12 @@
 //! From a config to cells: everything that can be wrong is found here, before anything is trained.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Learner, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
@@ -112,7 +111,7 @@ impl Cell {
     /// # Errors
     /// The split names an image that the dataset does not have.
     pub fn shots(&self) -> Result<Vec<LabelledImage>> {
-        find(&self.dataset, &self.dataset.pool, &self.split.train)
+        self.split.train_images(&self.dataset)
     }
 
     /// Images to predict, in the split's order.
@@ -120,7 +119,7 @@ impl Cell {
     /// # Errors
     /// As [`Cell::shots`].
     pub fn test(&self) -> Result<Vec<LabelledImage>> {
-        find(&self.dataset, &self.dataset.test, &self.split.test)
+        self.split.test_images(&self.dataset)
     }
 
     /// A fresh classifier of this cell's learner.
@@ -142,20 +141,4 @@ impl Cell {
             _ => test,
         }
     }
-}
-
-fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Result<Vec<LabelledImage>> {
-    let by_id: BTreeMap<&str, &LabelledImage> = among.iter().map(|i| (i.id.as_str(), i)).collect();
-    items
-        .iter()
-        .map(|item| {
-            by_id
-                .get(item.id.as_str())
-                .map(|i| (*i).clone())
-                .ok_or_else(|| Error::Dataset {
-                    dataset: dataset.name.clone(),
-                    reason: format!("the split names image `{}`, which is not there", item.id),
-                })
-        })
-        .collect()
 }

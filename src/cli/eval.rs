@@ -1,0 +1,84 @@
+//! `kshot eval`: one model on one whole test set.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::subject::Subject;
+use super::{output, places::places};
+use crate::data;
+use crate::error::{Error, Result};
+use crate::prediction::{Prediction, Reading};
+use crate::results::metric::{Headline, Metrics};
+use crate::results::predictions;
+
+/// Ask a model about a dataset's whole test set and print its accuracy by every reading.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  kshot eval --model datasets/mini/models/micro-qwen3-vl --adapter adapters/flowers-4 --dataset mini-flowers")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    subject: Subject,
+    /// Name of a dataset (`kshot data list`).
+    #[arg(long)]
+    dataset: String,
+    /// Write every prediction to this Parquet file.
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let places = places();
+    let dataset = data::open(&arguments.dataset, &places.datasets, &places.cache)?;
+    if let Some(classes) = arguments.subject.classes()?
+        && classes != dataset.classes
+    {
+        return Err(Error::Dataset {
+            dataset: dataset.name,
+            reason: "its class names are not those that the adapter learned".into(),
+        });
+    }
+    let mut ready = arguments.subject.ready(&places.home, &dataset.classes)?;
+    let bar = ProgressBar::new(dataset.test.len() as u64).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} images · {per_sec} · ETA {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let mut rows: Vec<Prediction> = Vec::with_capacity(dataset.test.len());
+    ready.classifier.predict(&dataset.test, &mut |batch| {
+        rows.extend_from_slice(batch);
+        bar.inc(batch.len() as u64);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    if let Some(path) = &arguments.predictions {
+        let bytes = predictions::encode(ready.learner.name(), &dataset.classes, &rows)?;
+        std::fs::write(path, bytes).map_err(Error::io("write", path))?;
+    }
+    let metrics = |reading| Metrics::of(&rows, reading, Headline::Top1);
+    let readings = ready.learner.readings();
+    if arguments.json {
+        let of = |reading: &Reading| (reading.to_string(), serde_json::json!(metrics(*reading)));
+        let by_reading: serde_json::Map<_, _> = readings.iter().map(of).collect();
+        let text = serde_json::json!({
+            "dataset": dataset.name, "learner": ready.learner.name(), "images": rows.len(), "readings": by_reading,
+        });
+        return output(&format!("{text:#}\n"));
+    }
+    let mut text = format!("{} · {} · {} images\n", dataset.name, ready.learner.name(), rows.len());
+    text += "reading     top-1 %  mean per class %  invalid %\n";
+    for reading in readings {
+        let m = metrics(reading);
+        text += &format!(
+            "{:<10}  {:7.1}  {:16.1}  {:9.1}\n",
+            reading.to_string(),
+            100.0 * m.top1,
+            100.0 * m.mean_per_class,
+            100.0 * m.invalid_rate
+        );
+    }
+    output(&text)
+}

@@ -1,0 +1,35 @@
+//! `kshot merge`: an adapter added into its base model's weights.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::models::qwen3_vl::Qwen3Vl;
+
+/// Write a Qwen3-VL with an adapter added into its weights as a full checkpoint, for programs that know no adapters.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  kshot merge --model datasets/mini/models/micro-qwen3-vl --adapter adapters/flowers-4 --out merged")]
+pub(super) struct Arguments {
+    /// Hub-layout folder of the base model.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// PEFT adapter folder.
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// New folder for the checkpoint.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.out.exists() {
+        return Err(Error::Exists {
+            path: arguments.out.clone(),
+        });
+    }
+    let model = Qwen3Vl::load(&arguments.model, &Device::Cpu)?.load_adapter(&arguments.adapter)?;
+    model.save_merged(&arguments.model, &arguments.out)
+}

@@ -1,0 +1,93 @@
+//! `kshot train`: one model on one split.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{output, places::places, subject};
+use crate::data::{self, split};
+use crate::error::{Error, Result};
+use crate::experiment::adapter::Origin;
+use crate::experiment::base::Bases;
+use crate::method::Step;
+
+/// Train one model on k shots of a dataset and write a PEFT adapter folder.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  kshot train --model datasets/mini/models/micro-qwen3-vl --dataset mini-flowers --shots 4 --out adapters/flowers-4")]
+pub(super) struct Arguments {
+    /// Hub-layout folder of the base model (Qwen3-VL or DINOv2).
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Name of a dataset (`kshot data list`).
+    #[arg(long)]
+    dataset: String,
+    /// Labelled examples per class.
+    #[arg(long)]
+    shots: u32,
+    /// Seed of the draw and of the training.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Start from the weights of this PEFT adapter folder.
+    #[arg(long, value_name = "DIR")]
+    start: Option<PathBuf>,
+    /// Change a setting of the learner: field=value.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// New folder for the adapter.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let places = places();
+    let learner = subject::learner(&arguments.model, &arguments.set)?;
+    if arguments.out.exists() {
+        return Err(Error::Exists {
+            path: arguments.out.clone(),
+        });
+    }
+    if arguments.shots == 0 {
+        return Err(Error::Config {
+            origin: "--shots".into(),
+            reason: "there is nothing to learn from 0 examples".into(),
+        });
+    }
+    let dataset = data::open(&arguments.dataset, &places.datasets, &places.cache)?;
+    let split = split::clean(&dataset, arguments.shots, arguments.seed)?;
+    let shots = split.train_images(&dataset)?;
+    let base = Bases::new(&places.home).of(&learner)?;
+    let mut classifier = base.classifier(&learner, &split.classes, arguments.seed, arguments.start.as_deref())?;
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let fit = classifier.fit(&shots, &mut |step: Step| {
+        bar.set_length(step.of as u64);
+        bar.set_position(step.done as u64);
+        bar.set_message(format!("loss {:.3}", step.loss));
+    })?;
+    bar.finish_and_clear();
+    classifier.save(&arguments.out)?;
+    let origin = Origin {
+        schema: Origin::SCHEMA,
+        learner,
+        classes: split.classes.clone(),
+        dataset: split.dataset.clone(),
+        protocol: split.protocol,
+        shots: split.shots,
+        seed: split.seed,
+        split_sha256: split.digest()?,
+        base: base.fingerprint().map(str::to_owned),
+    };
+    origin.write(&arguments.out)?;
+    output(&format!(
+        "{}\n{} steps, {} images seen, {} trained numbers, final loss {:.4} nats\n",
+        arguments.out.display(),
+        fit.steps,
+        fit.images_seen,
+        fit.trainable_parameters,
+        fit.final_loss.unwrap_or(f64::NAN),
+    ))
+}

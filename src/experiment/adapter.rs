@@ -1,0 +1,76 @@
+//! What lies beside a trained adapter, so that it can be asked again without repeating how it was made.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Learner, Protocol};
+use crate::error::{Error, Result};
+
+/// Version of the file.
+const SCHEMA: u32 = 1;
+const FILE: &str = "kshot.json";
+
+/// Where an adapter comes from: `kshot.json` in its folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Version of this form.
+    pub schema: u32,
+    /// Who learned, with every setting.
+    pub learner: Learner,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// Name of the dataset's manifest.
+    pub dataset: String,
+    /// How the shots were drawn.
+    pub protocol: Protocol,
+    /// Labelled examples per class.
+    pub shots: u32,
+    /// Seed of draw and training.
+    pub seed: u64,
+    /// SHA-256 of the split.
+    pub split_sha256: String,
+    /// What tells the base model from all others.
+    pub base: Option<String>,
+}
+
+impl Origin {
+    /// The version that is written.
+    pub const SCHEMA: u32 = SCHEMA;
+
+    /// Writes it into an adapter folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let json = serde_json::to_string_pretty(self).map_err(|e| malformed(&path, e.to_string()))?;
+        std::fs::write(&path, json + "\n").map_err(Error::io("write", &path))
+    }
+
+    /// Reads it, if the folder has one: an adapter made elsewhere has not.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is damaged or of another version.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        };
+        let origin: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(&path, e.to_string()))?;
+        if origin.schema != SCHEMA {
+            return Err(malformed(&path, format!("is of version {}, not {SCHEMA}", origin.schema)));
+        }
+        Ok(Some(origin))
+    }
+}
+
+fn malformed(path: &Path, reason: String) -> Error {
+    Error::Model {
+        path: path.to_path_buf(),
+        reason,
+    }
+}
