@@ -16,8 +16,8 @@
 pub mod error;
 pub mod seed;
 
-pub mod prediction;
 pub mod config;
+pub mod prediction;
 // floor 1: data
 pub mod data;
 // floor 2: example

@@ -44,7 +44,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         let mut text = String::new();
         for (image, row) in images.iter().zip(rows) {
             let (cls, mean) = row.split_at(row.len() / 2);
-            text += &format!("{}\n", json!({"image": image.id, "sha256": image.sha256, "cls": cls, "mean_patch": mean}));
+            text += &format!(
+                "{}\n",
+                json!({"image": image.id, "sha256": image.sha256, "cls": cls, "mean_patch": mean})
+            );
         }
         output(&text)?;
     }

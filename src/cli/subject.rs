@@ -73,7 +73,11 @@ pub(super) fn learner(model: &Path, set: &[String]) -> Result<Learner> {
     let method = match kind {
         Some("qwen3_vl") => "qwen3-vl-lora",
         Some("dinov2" | "dinov2_with_registers") => "dinov2-lora",
-        other => return Err(fail(format!("`model_type` is {other:?}: only qwen3_vl and dinov2 are supported"))),
+        other => {
+            return Err(fail(format!(
+                "`model_type` is {other:?}: only qwen3_vl and dinov2 are supported"
+            )));
+        }
     };
     Learner::parse(method, model, set)
 }

@@ -62,7 +62,10 @@ impl Origin {
         };
         let origin: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(&path, e.to_string()))?;
         if origin.schema != SCHEMA {
-            return Err(malformed(&path, format!("is of version {}, not {SCHEMA}", origin.schema)));
+            return Err(malformed(
+                &path,
+                format!("is of version {}, not {SCHEMA}", origin.schema),
+            ));
         }
         Ok(Some(origin))
     }

@@ -28,3 +28,5 @@ mod real_shape;
 mod results;
 mod support;
 mod sweep;
+mod verbs;
+mod writing;

@@ -38,6 +38,11 @@ pub fn model() -> PathBuf {
     datasets().join("mini/models/micro-dinov2")
 }
 
+/// The committed micro model that writes.
+pub fn writing_model() -> PathBuf {
+    datasets().join("mini/models/micro-qwen3-vl")
+}
+
 /// Unpacked datasets, shared by the tests of this build.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")

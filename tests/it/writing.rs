@@ -1,0 +1,148 @@
+//! Controls of the learner that writes: what must be chance is chance, and nothing but the image tells it the class.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use kshot::backend::local::LocalBackend;
+use kshot::backend::{Backend as _, Weights};
+use kshot::config::Sweep;
+use kshot::data::LabelledImage;
+use kshot::engine::Settings;
+use kshot::example::Renderer;
+use kshot::experiment::plan::{self, Cell, Places};
+use kshot::method::Classifier;
+use kshot::method::reading::Answers;
+use kshot::prediction::{Prediction, Reading};
+use kshot::results::statistics;
+use kshot::seed::rng;
+use rand::seq::SliceRandom as _;
+
+use crate::support::{cache, datasets, root, writing_model};
+
+const WRITING: &str = r#"
+name = "writing"
+datasets = ["mini-pets"]
+shots = [4]
+[[learner]]
+method = "qwen3-vl-lora"
+model = "datasets/mini/models/micro-qwen3-vl"
+images_per_class = 24
+learning_rate = 3e-3
+"#;
+
+fn cells(set: &[&str]) -> Vec<Cell> {
+    let overrides: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+    let sweep = Sweep::parse(WRITING, "writing", &overrides).unwrap();
+    let places = Places {
+        home: root().into(),
+        datasets: datasets(),
+        cache: cache(),
+    };
+    plan::plan(&sweep, &places).unwrap()
+}
+
+fn predict(classifier: &mut dyn Classifier, test: &[LabelledImage]) -> Vec<Prediction> {
+    let mut rows = Vec::new();
+    classifier
+        .predict(test, &mut |batch| {
+            rows.extend_from_slice(batch);
+            Ok(())
+        })
+        .unwrap();
+    rows
+}
+
+fn share(rows: &[Prediction], reading: Reading) -> f64 {
+    rows.iter().filter(|row| row.correct(reading)).count() as f64 / rows.len() as f64
+}
+
+/// On a novel set, of which the base model knows no name.
+#[test]
+fn images_shuffled_against_labels_leave_chance() {
+    let shuffles = 8;
+    let seeds = format!("seeds={:?}", (0..shuffles).collect::<Vec<u64>>());
+    let mut accuracies = Vec::new();
+    let mut chance = 0.0;
+    for cell in cells(&[&seeds, "learner.0.readings=['trie']", "learner.0.reading=trie"]) {
+        let mut shots = cell.shots().unwrap();
+        let mut labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
+        labels.shuffle(&mut rng(cell.key.seed, "control/labels"));
+        for (shot, label) in shots.iter_mut().zip(labels) {
+            shot.class = label;
+        }
+        let mut classifier = cell.classifier().unwrap();
+        classifier.fit(&shots, &mut |_| {}).unwrap();
+        accuracies.push(share(
+            &predict(classifier.as_mut(), &cell.test().unwrap()),
+            Reading::Trie,
+        ));
+        chance = 1.0 / cell.split.classes.len() as f64;
+    }
+    assert_eq!(accuracies.len(), shuffles as usize);
+    let interval = statistics::mean_interval(&accuracies).unwrap();
+    assert!(
+        interval.low <= chance && chance <= interval.high,
+        "{interval:?} does not contain {chance}: {accuracies:?}"
+    );
+}
+
+#[test]
+fn an_adapter_saved_and_reloaded_answers_the_same_and_says_nothing_without_an_image() {
+    let cell = cells(&["datasets=['mini-flowers']"]).remove(0);
+    let (shots, test) = (cell.shots().unwrap(), cell.test().unwrap());
+    let mut trained = cell.classifier().unwrap();
+    trained.fit(&shots, &mut |_| {}).unwrap();
+    let expected = predict(trained.as_mut(), &test);
+    let classes = cell.split.classes.len();
+    assert!(
+        share(&expected, Reading::Free) > 2.0 / classes as f64,
+        "it learned something"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    trained.save(folder.path()).unwrap();
+    let mut loaded = cell.classifier().unwrap();
+    loaded.load(folder.path()).unwrap();
+    assert_eq!(predict(loaded.as_mut(), &test), expected);
+
+    // The question without the photo has one answer, which is right as often as its class occurs.
+    let model = writing_model();
+    let renderer = Renderer::load(&model, Some(480)).unwrap();
+    let answers = Answers::new(&renderer, &cell.split.classes).unwrap();
+    let backend = Arc::new(LocalBackend::load(&model, &Device::Cpu, Settings::default()).unwrap());
+    let weights = Weights::Saved(folder.path().display().to_string());
+    let mut sampler = backend.sampler(&weights).unwrap();
+    let blind = vec![renderer.question(None).unwrap(); test.len()];
+    let readings = [Reading::Free, Reading::Trie, Reading::Likelihood];
+    let said = answers.read(sampler.as_mut(), &blind, &readings, None).unwrap();
+    let mut counts = vec![0; classes];
+    test.iter().for_each(|image| counts[image.class as usize] += 1);
+    let most = counts.iter().max().copied().unwrap();
+    for class in [|a: &kshot::method::reading::Answer| a.free_class, |a| a.trie_class] {
+        let correct = said
+            .iter()
+            .zip(&test)
+            .filter(|(a, image)| class(a) == Some(image.class))
+            .count();
+        assert!(
+            correct as f64 / test.len() as f64 <= statistics::wilson(most, test.len()).high,
+            "{correct}"
+        );
+    }
+}
+
+#[test]
+fn without_examples_the_base_model_answers() {
+    let cell = cells(&["shots=[0]", "datasets=['mini-flowers']"]).remove(0);
+    let test = cell.test().unwrap();
+    let rows = predict(cell.classifier().unwrap().as_mut(), &test);
+    assert_eq!(rows.len(), test.len());
+    // Its names were met in pre-training, though no drawing of these designers was.
+    let chance = 1.0 / cell.split.classes.len() as f64;
+    assert!(
+        share(&rows, Reading::Trie) > 2.0 * chance,
+        "{}",
+        share(&rows, Reading::Trie)
+    );
+    assert!(cell.shots().unwrap().is_empty());
+}
