@@ -14,10 +14,10 @@
 
 // floor 0: words; each stands on those above it
 pub mod error;
+pub mod prediction;
 pub mod seed;
 
 pub mod config;
-pub mod prediction;
 // floor 1: data
 pub mod data;
 // floor 2: example

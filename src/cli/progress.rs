@@ -19,6 +19,8 @@ pub(super) struct Live {
     cell: ProgressBar,
     cells: usize,
     done: usize,
+    /// Test images of the running cell: predicted, in all.
+    test: (u64, u64),
     started: Instant,
 }
 
@@ -32,6 +34,7 @@ impl Live {
             cell: hidden,
             cells: 0,
             done: 0,
+            test: (0, 0),
             started: Instant::now(),
         }
     }
@@ -71,7 +74,8 @@ impl Progress for Live {
         self.all.set_prefix(format!("cell {}/{}", self.done + 1, self.cells));
         self.cell.reset();
         self.cell.set_prefix(cell.key.to_string());
-        self.cell.set_length(cell.split.test.len() as u64);
+        self.test = (0, cell.split.test.len() as u64);
+        self.cell.set_length(self.test.1);
         self.cell.set_message("");
     }
 
@@ -86,7 +90,13 @@ impl Progress for Live {
                     self.cell.set_message("steps done, predicting");
                 }
             }
-            Event::Predicted(images) => self.all.inc(images as u64),
+            Event::Predicted(images) => {
+                self.all.inc(images as u64);
+                self.test.0 += images as u64;
+                self.cell.set_length(self.test.1);
+                self.cell.set_position(self.test.0);
+                self.cell.set_message("images predicted");
+            }
         }
     }
 

@@ -274,6 +274,26 @@ impl Learner {
         matches!(self, Self::Dinov2Lora(_) | Self::Qwen3VlLora(_))
     }
 
+    /// The reading of its answers that stands in figures and tables.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        match self {
+            Self::Qwen3VlLora(l) => l.reading,
+            _ => Reading::Likelihood,
+        }
+    }
+
+    /// Training images that pass through a model for a dataset of `classes` classes, repeats counted; 0 for a
+    /// learner that takes no optimiser steps.
+    #[must_use]
+    pub fn images_seen(&self, classes: usize) -> usize {
+        match self {
+            Self::Dinov2Lora(l) => l.images_per_class * classes,
+            Self::Qwen3VlLora(l) => l.images_per_class * classes,
+            _ => 0,
+        }
+    }
+
     /// Whether the learner can answer without having seen a labelled example.
     #[must_use]
     pub fn answers_unseen(&self) -> bool {

@@ -207,6 +207,7 @@ fn patch(table: &mut Table, assignment: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prediction::Reading;
 
     const MINIMAL: &str = "name = 'm'\ndatasets = ['a']\nshots = [1]\n[[learner]]\nmethod = 'pixels'\n";
 
@@ -242,6 +243,20 @@ mod tests {
         for set in ["learner.7.side=1", "nothing.here=1", "shots"] {
             assert!(reason(Sweep::parse(MINIMAL, "c", &[set.into()])).contains(set), "{set}");
         }
+    }
+
+    #[test]
+    fn no_shots_need_a_learner_that_answers_unseen() {
+        let shots = ["shots=[0, 1]".to_owned()];
+        let refused = reason(Sweep::parse(MINIMAL, "c", &shots));
+        assert!(refused.contains("no learner can answer without examples"), "{refused}");
+        let writing = format!("{MINIMAL}[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nreading = 'trie'\n");
+        let sweep = Sweep::parse(&writing, "c", &shots).unwrap();
+        let of = |learner: &Learner| (learner.answers_unseen(), learner.reading(), learner.images_seen(3));
+        assert_eq!(
+            sweep.learners.iter().map(of).collect::<Vec<_>>(),
+            [(false, Reading::Likelihood, 0), (true, Reading::Trie, 480)]
+        );
     }
 
     #[test]

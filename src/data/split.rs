@@ -30,7 +30,7 @@ pub struct Split {
     pub seed: u64,
     /// Class names, in label order.
     pub classes: Vec<String>,
-    /// The shots: class by class, in the order drawn.
+    /// The shots: class by class, in the order drawn; none at k = 0.
     pub train: Vec<SplitItem>,
     /// The test images, in the dataset's order.
     pub test: Vec<SplitItem>,
@@ -271,6 +271,14 @@ mod tests {
         }
         // 1,000 expected of each order; 5 standard deviations are 144.
         assert!(counts.iter().all(|c| c.abs_diff(1000) < 144), "{counts:?}");
+    }
+
+    #[test]
+    fn without_shots_only_the_test_set_is_there() {
+        let data = dataset(&[9, 0]);
+        let split = clean(&data, 0, 5).unwrap();
+        assert!(split.train.is_empty());
+        assert_eq!(split.test.len(), data.test.len());
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! One cell: k shots → training → predictions on the whole test set → record.
+//! One cell: k shots → training → predictions on the whole test set → record. Without shots nothing is trained:
+//! the base model answers as it is.
 
 use std::time::Instant;
 
+use crate::data::LabelledImage;
 use crate::data::manifest::Layout;
 use crate::error::Result;
 use crate::experiment::plan::Cell;
-use crate::method::Step;
-use crate::prediction::{Prediction, Reading};
+use crate::method::{Classifier, Fit, Step};
+use crate::prediction::Prediction;
 use crate::results::metric::Headline;
 use crate::results::record::{Account, Record, Timing, TrainingSummary, utc_now};
 use crate::results::store::Store;
@@ -35,9 +37,7 @@ pub fn run(
     let (shots, test) = (cell.shots()?, cell.test()?);
     let mut classifier = cell.classifier()?;
 
-    let start = Instant::now();
-    let fit = classifier.fit(&shots, &mut |step| on(Event::Trained(step)))?;
-    let train_seconds = start.elapsed().as_secs_f64();
+    let (fit, train_seconds) = learn(classifier.as_mut(), &shots, on)?;
 
     let start = Instant::now();
     let mut partial = store.partial(&cell.run_id)?;
@@ -50,11 +50,11 @@ pub fn run(
     })?;
     let eval_seconds = start.elapsed().as_secs_f64();
 
-    if keep_adapter && cell.learner.has_adapter() {
+    if keep_adapter && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }
     let account = Account {
-        reading: Reading::Likelihood,
+        reading: cell.learner.reading(),
         headline: headline(cell),
         micro: cell.dataset.micro,
         regime: cell.dataset.regime.map(|regime| regime.to_string()),
@@ -79,10 +79,73 @@ pub fn run(
     store.finish(&cell.identity(), account, &predictions)
 }
 
+/// Fits the classifier to the shots, if there are any; what it did, and the seconds it took.
+fn learn(classifier: &mut dyn Classifier, shots: &[LabelledImage], on: &mut dyn FnMut(Event)) -> Result<(Fit, f64)> {
+    if shots.is_empty() {
+        return Ok((Fit::default(), 0.0));
+    }
+    let start = Instant::now();
+    let fit = classifier.fit(shots, &mut |step| on(Event::Trained(step)))?;
+    Ok((fit, start.elapsed().as_secs_f64()))
+}
+
 /// Caltech-101's test classes differ tenfold in size, so its papers report the mean over classes.
 fn headline(cell: &Cell) -> Headline {
     match cell.dataset.layout {
         Layout::Caltech101 => Headline::MeanPerClass,
         _ => Headline::Top1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Counts how often it is fitted, and to how many images.
+    #[derive(Default)]
+    struct Witness(Vec<usize>);
+
+    impl Classifier for Witness {
+        fn fit(&mut self, shots: &[LabelledImage], on_step: &mut dyn FnMut(Step)) -> Result<Fit> {
+            self.0.push(shots.len());
+            on_step(Step {
+                done: 1,
+                of: 1,
+                images: shots.len(),
+                loss: 0.5,
+            });
+            Ok(Fit {
+                steps: 1,
+                ..Fit::default()
+            })
+        }
+        fn predict(&mut self, _: &[LabelledImage], _: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+            Ok(())
+        }
+        fn save(&self, _: &Path) -> Result<()> {
+            Ok(())
+        }
+        fn load(&mut self, _: &Path) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nothing_is_fitted_without_shots() {
+        let image = LabelledImage {
+            id: "a.png".into(),
+            class: 0,
+            sha256: String::new(),
+            group: None,
+            path: "a.png".into(),
+        };
+        let mut witness = Witness::default();
+        let (mut events, mut steps) = (0, 0);
+        for shots in [&[][..], &[image][..]] {
+            let (fit, _) = learn(&mut witness, shots, &mut |_| events += 1).unwrap();
+            steps += fit.steps;
+        }
+        assert_eq!((witness.0, events, steps), (vec![1], 1, 1));
     }
 }

@@ -52,18 +52,20 @@ pub struct Cell {
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
     let mut bases = Bases::new(&places.home);
-    let learners: Vec<(&Learner, Base)> = sweep
-        .learners
-        .iter()
-        .map(|learner| Ok((learner, bases.of(learner)?)))
-        .collect::<Result<_>>()?;
+    for learner in &sweep.learners {
+        bases.of(learner)?;
+    }
     let mut cells = Vec::new();
     for name in &sweep.datasets {
         let dataset = Arc::new(data::open(name, &places.datasets, &places.cache)?);
         for &seed in &sweep.seeds {
             for &shots in &sweep.shots {
+                let learners = learners_at(sweep, shots, seed);
+                if learners.is_empty() {
+                    continue;
+                }
                 let split = Arc::new(split::clean(&dataset, shots, seed)?);
-                for (learner, base) in &learners {
+                for learner in learners {
                     let mut cell = Cell {
                         key: CellKey {
                             dataset: dataset.name.clone(),
@@ -73,10 +75,10 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                             seed,
                         },
                         run_id: String::new(),
-                        learner: (*learner).clone(),
+                        learner: learner.clone(),
                         dataset: dataset.clone(),
                         split: split.clone(),
-                        base: base.clone(),
+                        base: bases.of(learner)?,
                     };
                     cell.run_id = cell.identity().run_id();
                     cells.push(cell);
@@ -85,6 +87,17 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
         }
     }
     Ok(cells)
+}
+
+/// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
+/// learners that can answer unseen have one, and only under the first seed.
+fn learners_at(sweep: &Sweep, shots: u32, seed: u64) -> Vec<&Learner> {
+    let drawn = shots > 0;
+    sweep
+        .learners
+        .iter()
+        .filter(|learner| drawn || (learner.answers_unseen() && sweep.seeds.first() == Some(&seed)))
+        .collect()
 }
 
 impl Cell {
@@ -106,7 +119,7 @@ impl Cell {
         }
     }
 
-    /// Images to learn from, in the split's order.
+    /// Images to learn from, in the split's order; none at k = 0.
     ///
     /// # Errors
     /// The split names an image that the dataset does not have.
@@ -134,11 +147,31 @@ impl Cell {
     /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.
     #[must_use]
     pub fn images(&self) -> u64 {
-        let test = self.split.test.len() as u64;
-        match &self.learner {
-            Learner::Dinov2Lora(config) => (config.images_per_class * self.split.classes.len()) as u64 + test,
-            Learner::Qwen3VlLora(config) => (config.images_per_class * self.split.classes.len()) as u64 + test,
-            _ => test,
-        }
+        let trained = if self.key.shots > 0 {
+            self.learner.images_seen(self.split.classes.len())
+        } else {
+            0
+        };
+        (trained + self.split.test.len()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_shots_there_is_one_cell_and_only_for_those_who_answer_unseen() {
+        let config = "name = 'm'\ndatasets = ['a']\nshots = [0, 1]\nseeds = [4, 2]\n\
+            [[learner]]\nmethod = 'pixels'\n[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nname = 'writer'\n";
+        let sweep = Sweep::parse(config, "c", &[]).unwrap();
+        let names = |shots, seed| -> Vec<&str> {
+            let learners = learners_at(&sweep, shots, seed);
+            learners.iter().map(|learner| learner.name()).collect()
+        };
+        assert_eq!(names(0, 4), ["writer"]);
+        assert!(names(0, 2).is_empty());
+        assert_eq!(names(1, 4), names(1, 2));
+        assert_eq!(names(1, 2).len(), 2);
     }
 }

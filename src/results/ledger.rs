@@ -1,5 +1,6 @@
 //! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
 
+use crate::prediction::Reading;
 use crate::results::record::Record;
 
 /// Digits after the point of every share and loss.
@@ -26,6 +27,10 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "top1",
         "mean_per_class",
         "invalid_rate",
+        "accuracy_free",
+        "accuracy_trie",
+        "accuracy_likelihood",
+        "invalid_free",
         "ece",
         "nll",
         "n_classes",
@@ -55,6 +60,10 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
             number(metrics.top1),
             number(metrics.mean_per_class),
             number(metrics.invalid_rate),
+            optional(metrics.value_by(Reading::Free)),
+            optional(metrics.value_by(Reading::Trie)),
+            optional(metrics.value_by(Reading::Likelihood)),
+            optional(metrics.readings.free.map(|free| free.invalid_rate)),
             optional(metrics.ece),
             optional(metrics.nll),
             record.classes.len().to_string(),

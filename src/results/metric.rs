@@ -28,6 +28,51 @@ impl std::fmt::Display for Headline {
     }
 }
 
+/// What one reading of the answers gave. Shares are between 0 and 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByReading {
+    /// As [`Metrics::top1`].
+    pub top1: f64,
+    /// As [`Metrics::mean_per_class`].
+    pub mean_per_class: f64,
+    /// As [`Metrics::invalid_rate`].
+    pub invalid_rate: f64,
+}
+
+/// Each reading that was taken; `None` where none of its answers was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Readings {
+    /// Greedy text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<ByReading>,
+    /// The walk over the trie of class names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trie: Option<ByReading>,
+    /// The most probable class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likelihood: Option<ByReading>,
+}
+
+impl Readings {
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, reading: Reading) -> Option<ByReading> {
+        match reading {
+            Reading::Free => self.free,
+            Reading::Trie => self.trie,
+            Reading::Likelihood => self.likelihood,
+        }
+    }
+
+    /// Whether answers were written, not only chosen among the classes.
+    #[must_use]
+    pub fn written(&self) -> bool {
+        self.free.is_some() || self.trie.is_some()
+    }
+}
+
 /// What is reported for one cell. Shares are between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,11 +85,16 @@ pub struct Metrics {
     pub headline: Headline,
     /// Share of answers that name no class.
     pub invalid_rate: f64,
+    /// The same by every reading that was taken; the numbers above are those of the headline reading.
+    #[serde(default)]
+    pub readings: Readings,
     /// Expected calibration error of the most probable class, 15 bins of equal width (Guo et al. 2017,
-    /// eq. 3); `None` when an image has no probabilities.
+    /// eq. 3); `None` when an image has no probabilities. Probabilities are normalised over the classes: what a
+    /// generator stores is p(name and end token), which sums to less than one, the rest being text that names no
+    /// class.
     pub ece: Option<f64>,
-    /// Mean negative natural-log probability of the true class. A probability of zero counts as the
-    /// smallest normal `f32` (87.3 nats), so that one such image does not make the mean infinite.
+    /// Mean negative natural-log probability of the true class, normalised as for `ece`. A probability of zero
+    /// counts as the smallest normal `f32` (87.3 nats), so that one such image does not make the mean infinite.
     pub nll: Option<f64>,
 }
 
@@ -52,15 +102,42 @@ impl Metrics {
     /// Metrics of the answers by `reading`. Without predictions every share is 0.
     #[must_use]
     pub fn of(predictions: &[Prediction], reading: Reading, headline: Headline) -> Self {
-        let share = |count: usize| count as f64 / predictions.len().max(1) as f64;
-        Self {
-            top1: share(predictions.iter().filter(|p| p.correct(reading)).count()),
-            mean_per_class: mean_per_class(predictions, reading),
+        let own = by_reading(predictions, reading);
+        let other = |reading| taken(predictions, reading).then(|| by_reading(predictions, reading));
+        let mut metrics = Self {
+            top1: own.top1,
+            mean_per_class: own.mean_per_class,
             headline,
-            invalid_rate: share(predictions.iter().filter(|p| p.answer(reading).is_none()).count()),
-            ece: expected_calibration_error(predictions),
-            nll: negative_log_likelihood(predictions),
+            invalid_rate: own.invalid_rate,
+            readings: Readings {
+                free: other(Reading::Free),
+                trie: other(Reading::Trie),
+                likelihood: other(Reading::Likelihood),
+            },
+            ece: None,
+            nll: None,
+        };
+        if let Some(calibration) = calibration(predictions) {
+            (metrics.ece, metrics.nll) = (Some(calibration.ece), Some(calibration.nll));
         }
+        metrics.with_reading(reading)
+    }
+
+    /// Counts the headline's `reading` among those taken; records were once written without any.
+    #[must_use]
+    pub fn with_reading(mut self, reading: Reading) -> Self {
+        let own = ByReading {
+            top1: self.top1,
+            mean_per_class: self.mean_per_class,
+            invalid_rate: self.invalid_rate,
+        };
+        let place = match reading {
+            Reading::Free => &mut self.readings.free,
+            Reading::Trie => &mut self.readings.trie,
+            Reading::Likelihood => &mut self.readings.likelihood,
+        };
+        place.get_or_insert(own);
+        self
     }
 
     /// The headline accuracy, between 0 and 1.
@@ -70,6 +147,33 @@ impl Metrics {
             Headline::Top1 => self.top1,
             Headline::MeanPerClass => self.mean_per_class,
         }
+    }
+
+    /// The same accuracy by another reading; `None` where it was not taken.
+    #[must_use]
+    pub fn value_by(&self, reading: Reading) -> Option<f64> {
+        self.readings.get(reading).map(|by| match self.headline {
+            Headline::Top1 => by.top1,
+            Headline::MeanPerClass => by.mean_per_class,
+        })
+    }
+}
+
+/// Whether any answer by `reading` was asked for. Greedy text that names no class is an answer, though an
+/// invalid one.
+#[must_use]
+pub fn taken(predictions: &[Prediction], reading: Reading) -> bool {
+    predictions
+        .iter()
+        .any(|p| p.answer(reading).is_some() || (reading == Reading::Free && p.free_text.is_some()))
+}
+
+fn by_reading(predictions: &[Prediction], reading: Reading) -> ByReading {
+    let share = |count: usize| count as f64 / predictions.len().max(1) as f64;
+    ByReading {
+        top1: share(predictions.iter().filter(|p| p.correct(reading)).count()),
+        mean_per_class: mean_per_class(predictions, reading),
+        invalid_rate: share(predictions.iter().filter(|p| p.answer(reading).is_none()).count()),
     }
 }
 
@@ -103,37 +207,46 @@ fn mean_per_class(predictions: &[Prediction], reading: Reading) -> f64 {
     sum / present.max(1) as f64
 }
 
-/// Most probable class with its log-probability; the lowest index among equals.
-fn most_probable(log_probs: &[f32]) -> Option<(usize, f32)> {
-    log_probs
-        .iter()
-        .copied()
-        .enumerate()
-        .reduce(|best, next| if next.1 > best.1 { next } else { best })
+struct Calibration {
+    ece: f64,
+    nll: f64,
 }
 
-fn expected_calibration_error(predictions: &[Prediction]) -> Option<f64> {
+/// `None` when there are no images, or one of them has no probabilities.
+fn calibration(predictions: &[Prediction]) -> Option<Calibration> {
+    let least = f64::from(f32::MIN_POSITIVE).ln();
     let mut bins = [(0.0_f64, 0.0_f64); ECE_BINS]; // sums of confidence and of hits
+    let mut nll = 0.0;
     for prediction in predictions {
-        let (class, log_prob) = most_probable(prediction.log_probs.as_deref()?)?;
-        let confidence = f64::from(log_prob).exp().clamp(0.0, 1.0);
+        let log_probs = over_classes(prediction.log_probs.as_deref()?);
+        nll -= log_probs.get(prediction.truth as usize)?.max(least);
+        // The lowest index among equals.
+        let most = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
+        let (class, log_prob) = log_probs.into_iter().enumerate().reduce(most)?;
+        let confidence = log_prob.exp().clamp(0.0, 1.0);
         let bin = (confidence * ECE_BINS as f64).ceil() as usize; // (0, 1/15] is bin 1
         let bin = &mut bins[bin.clamp(1, ECE_BINS) - 1];
         bin.0 += confidence;
         bin.1 += f64::from(u8::from(class == prediction.truth as usize));
     }
     let gap: f64 = bins.iter().map(|(confidence, hits)| (hits - confidence).abs()).sum();
-    (!predictions.is_empty()).then(|| gap / predictions.len() as f64)
+    let n = predictions.len() as f64;
+    (!predictions.is_empty()).then(|| Calibration {
+        ece: gap / n,
+        nll: nll / n,
+    })
 }
 
-fn negative_log_likelihood(predictions: &[Prediction]) -> Option<f64> {
-    let least = f64::from(f32::MIN_POSITIVE).ln();
-    let mut sum = 0.0;
-    for prediction in predictions {
-        let log_prob = *prediction.log_probs.as_ref()?.get(prediction.truth as usize)?;
-        sum -= f64::from(log_prob).max(least);
+/// Log-probabilities normalised over the classes (log-softmax), nats. Where every class has probability zero, all
+/// are alike.
+fn over_classes(log_probs: &[f32]) -> Vec<f64> {
+    let largest = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if largest == f32::NEG_INFINITY {
+        return vec![-(log_probs.len() as f64).ln(); log_probs.len()];
     }
-    (!predictions.is_empty()).then(|| sum / predictions.len() as f64)
+    let from_largest = |p: &f32| f64::from(*p) - f64::from(largest);
+    let sum: f64 = log_probs.iter().map(|p| from_largest(p).exp()).sum();
+    log_probs.iter().map(|p| from_largest(p) - sum.ln()).collect()
 }
 
 #[cfg(test)]
@@ -197,6 +310,48 @@ mod tests {
         let m = metrics(&[row(1, Some(0), Some(&[1.0, 0.0]))]);
         assert!((m.nll.unwrap() - 87.336_544).abs() < 1e-5, "{m:?}");
         assert!((m.ece.unwrap() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn readings_are_counted_where_they_were_taken() {
+        let answers = |free: (&str, Option<u32>), trie, likelihood| Prediction {
+            free_text: Some(free.0.into()),
+            free_class: free.1,
+            trie_class: Some(trie),
+            likelihood_class: Some(likelihood),
+            ..row(1, None, Some(&[0.02, 0.01]))
+        };
+        let rows = [
+            answers(("a dog", Some(1)), 1, 0),
+            answers(("a dragon", None), 1, 0),
+            answers(("", None), 1, 0),
+            answers(("a cat", Some(0)), 0, 0),
+        ];
+        let m = Metrics::of(&rows, Reading::Free, Headline::Top1);
+        assert_eq!((m.value(), m.invalid_rate), (0.25, 0.5));
+        let by = [Reading::Free, Reading::Trie, Reading::Likelihood].map(|r| m.value_by(r));
+        assert_eq!(by, [Some(0.25), Some(0.75), Some(0.0)]);
+        assert_eq!(m.readings.trie.map(|trie| trie.invalid_rate), Some(0.0));
+        assert!(m.readings.written());
+
+        let likelihood_only = metrics(&[row(0, Some(0), None)]);
+        assert!(!likelihood_only.readings.written());
+        assert_eq!(likelihood_only.value_by(Reading::Free), None);
+        // Text that never names a class was asked for all the same.
+        assert!(taken(&rows[1..3], Reading::Free));
+    }
+
+    #[test]
+    fn probabilities_of_names_are_normalised_over_the_classes() {
+        let of = |probs: &[f32]| metrics(&[row(0, Some(0), Some(probs)), row(1, Some(0), Some(probs))]);
+        let (raw, normalised) = (of(&[0.003, 0.001]), of(&[0.75, 0.25]));
+        assert!((raw.nll.unwrap() - normalised.nll.unwrap()).abs() < 1e-6);
+        assert!((raw.ece.unwrap() - normalised.ece.unwrap()).abs() < 1e-6);
+        let nothing_likely = of(&[0.0, 0.0]);
+        assert!(
+            (nothing_likely.nll.unwrap() - 2.0_f64.ln()).abs() < 1e-12,
+            "{nothing_likely:?}"
+        );
     }
 
     #[test]

@@ -346,7 +346,9 @@ fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
     let value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
     match value.get("schema").and_then(Value::as_u64) {
         Some(schema) if schema == u64::from(SCHEMA) => {
-            serde_json::from_value(value).map_err(|e| malformed(e.to_string()))
+            let mut record: Record = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
+            record.metrics = record.metrics.with_reading(record.reading);
+            Ok(record)
         }
         Some(schema) => Err(malformed(format!(
             "schema {schema} is not known, this version reads {SCHEMA}"
