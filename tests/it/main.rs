@@ -26,6 +26,7 @@ mod qwen_checkpointing;
 mod qwen_input;
 mod qwen_lora;
 mod qwen_support;
+mod reading;
 mod real_shape;
 mod results;
 mod support;

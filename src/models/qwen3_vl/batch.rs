@@ -1,7 +1,11 @@
 //! Sequences of text and images as the decoder takes them: packed one after the other, without padding.
 
+use std::sync::Arc;
+
+use super::tree::PrefixTree;
 use crate::error::Result;
 use crate::example::Sequence;
+use crate::nn::ops::{Mask, Segment};
 
 /// Positions of tokens in time, height and width.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,8 +21,10 @@ pub struct Positions {
 pub struct Batch {
     /// Token ids, R of them.
     pub(super) ids: Vec<u32>,
-    /// Tokens of each sequence.
+    /// Rows of each sequence.
     pub(super) lengths: Vec<usize>,
+    /// Who sees whom in each sequence.
+    masks: Vec<Mask>,
     /// Time, height and width of each token, R each.
     pub(super) axes: [Vec<u32>; 3],
     /// Rows that hold a placeholder.
@@ -84,21 +90,52 @@ impl Batch {
     pub fn new(sequences: &[Sequence], image_token: u32, merge: usize) -> Result<Self> {
         let mut batch = Self::empty();
         for sequence in sequences {
-            if sequence.ids.is_empty() {
-                return Err(mismatch("a sequence is empty"));
+            batch.push(sequence, image_token, merge)?;
+        }
+        Ok(batch)
+    }
+
+    /// Prompts, each followed by the nodes of a tree of continuations. A node stands at the position that it
+    /// has in its continuation, and sees the prompt and the nodes above it. Such a batch does not go on.
+    ///
+    /// # Errors
+    /// As [`Batch::new`]; when a continuation holds a placeholder of an image.
+    pub fn with_trees(prompts: &[(&Sequence, &PrefixTree)], image_token: u32, merge: usize) -> Result<Self> {
+        let mut batch = Self::empty();
+        for (prompt, tree) in prompts {
+            let next = batch.push(prompt, image_token, merge)?;
+            if tree.tokens().contains(&image_token) {
+                return Err(mismatch("an image in a continuation"));
             }
-            let positions = Positions::of(sequence, image_token, merge)?;
-            let start = batch.ids.len() as u32;
-            let placeholders = sequence.ids.iter().zip(start..).filter(|(id, _)| **id == image_token);
-            batch.visual.extend(placeholders.map(|(_, row)| row));
-            batch.ids.extend(&sequence.ids);
-            batch.lengths.push(sequence.ids.len());
-            batch.next.push(positions.next);
-            for (all, axis) in batch.axes.iter_mut().zip(positions.axes) {
-                all.extend(axis);
+            batch.ids.extend(tree.tokens());
+            for axis in &mut batch.axes {
+                axis.extend(tree.depths().map(|depth| next + depth));
+            }
+            if let (Some(length), Some(mask)) = (batch.lengths.last_mut(), batch.masks.last_mut()) {
+                *length += tree.tokens().len();
+                *mask = Mask::Tree(tree.parents().clone());
             }
         }
         Ok(batch)
+    }
+
+    /// Adds a sequence; gives the position that follows it.
+    fn push(&mut self, sequence: &Sequence, image_token: u32, merge: usize) -> Result<u32> {
+        if sequence.ids.is_empty() {
+            return Err(mismatch("a sequence is empty"));
+        }
+        let positions = Positions::of(sequence, image_token, merge)?;
+        let start = self.ids.len() as u32;
+        let placeholders = sequence.ids.iter().zip(start..).filter(|(id, _)| **id == image_token);
+        self.visual.extend(placeholders.map(|(_, row)| row));
+        self.ids.extend(&sequence.ids);
+        self.lengths.push(sequence.ids.len());
+        self.masks.push(Mask::Causal);
+        self.next.push(positions.next);
+        for (all, axis) in self.axes.iter_mut().zip(positions.axes) {
+            all.extend(axis);
+        }
+        Ok(positions.next)
     }
 
     /// One more token for each sequence that goes on, at the position that follows this batch.
@@ -107,6 +144,7 @@ impl Batch {
         let mut batch = Self::empty();
         for (token, &position) in tokens.iter().zip(&self.next) {
             batch.lengths.push(usize::from(token.is_some()));
+            batch.masks.push(Mask::Causal);
             batch.next.push(position + u32::from(token.is_some()));
             if let Some(token) = token {
                 batch.ids.push(*token);
@@ -120,10 +158,26 @@ impl Batch {
         Self {
             ids: Vec::new(),
             lengths: Vec::new(),
+            masks: Vec::new(),
             axes: Default::default(),
             visual: Vec::new(),
             next: Vec::new(),
         }
+    }
+
+    /// The sequences one after the other, none seeing another.
+    pub(super) fn segments(&self) -> Arc<[Segment]> {
+        let mut end = 0;
+        let segment = |(&length, mask): (&usize, &Mask)| {
+            let rows = end..end + length;
+            end = rows.end;
+            (length > 0).then(|| Segment {
+                queries: rows.clone(),
+                keys: rows,
+                mask: mask.clone(),
+            })
+        };
+        self.lengths.iter().zip(&self.masks).filter_map(segment).collect()
     }
 
     /// Number of sequences.
@@ -138,7 +192,7 @@ impl Batch {
         &self.next
     }
 
-    /// The row of token `token` of sequence `sequence`, if there is one.
+    /// The row of token `token` (of a tree: node after node behind the prompt) of sequence `sequence`, if there is one.
     #[must_use]
     pub fn row(&self, sequence: usize, token: usize) -> Option<u32> {
         let length = *self.lengths.get(sequence)?;
@@ -193,6 +247,32 @@ mod tests {
         ] {
             assert!(Batch::new(&[Sequence { ids, images }], IMAGE, 2).is_err());
         }
+    }
+
+    #[test]
+    fn nodes_stand_where_their_continuations_would_have_them() {
+        let wide = Grid { rows: 2, columns: 6 };
+        let prompt = Sequence {
+            ids: vec![1, IMAGE, IMAGE, IMAGE, 2],
+            images: vec![wide],
+        };
+        let text = Sequence {
+            ids: vec![5],
+            images: vec![],
+        };
+        let tree = PrefixTree::new(&[vec![3, 4, 8], vec![3, 5, 8], vec![6, 8]]).unwrap();
+        let batch = Batch::with_trees(&[(&prompt, &tree), (&text, &tree)], IMAGE, 2).unwrap();
+        assert_eq!(batch.ids, [1, IMAGE, IMAGE, IMAGE, 2, 3, 4, 5, 6, 5, 3, 4, 5, 6]);
+        assert_eq!(batch.axes[0], [0, 1, 1, 1, 4, 5, 6, 6, 5, 0, 1, 2, 2, 1]);
+        assert_eq!(batch.axes[1][5..], batch.axes[0][5..]);
+        assert_eq!((batch.row(1, 1), batch.visual.len()), (Some(10), 3));
+        let [first, second] = &batch.segments()[..] else {
+            panic!()
+        };
+        assert_eq!((first.queries.clone(), second.keys.clone()), (0..9, 9..14));
+        assert_eq!(first.mask, Mask::Tree(vec![None, Some(0), Some(0), None].into()));
+        let image = PrefixTree::new(&[vec![3, IMAGE, 8]]).unwrap();
+        assert!(Batch::with_trees(&[(&text, &image)], IMAGE, 2).is_err());
     }
 
     #[test]

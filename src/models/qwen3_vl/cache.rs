@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::TextConfig;
 use crate::error::Result;
-use crate::nn::ops::Segment;
+use crate::nn::ops::{Mask, Segment};
 
 /// Keys and values of several sequences in every layer. It is passed into the decoder, which adds the
 /// rows it is given; no gradient flows through it.
@@ -62,7 +62,7 @@ impl KvCache {
                 segments.push(Segment {
                     queries: row..row + new,
                     keys: start..start + old + new,
-                    causal: true,
+                    mask: Mask::Causal,
                 });
                 row += new;
             }

@@ -72,7 +72,7 @@ impl Decoder {
     pub(super) fn surroundings(&self, batch: &Batch, cache: Option<&KvCache>) -> Result<Surroundings> {
         let segments = match cache {
             Some(cache) => cache.segments(&batch.lengths)?,
-            None => causal(&batch.lengths),
+            None => batch.segments(),
         };
         let half = self.config.head_dim() / 2;
         let theta = self.config.rope_theta();
@@ -140,21 +140,6 @@ impl Decoder {
         }
         all
     }
-}
-
-/// Sequences one after the other, each token seeing its own sequence up to itself.
-fn causal(lengths: &[usize]) -> Arc<[Segment]> {
-    let mut end = 0;
-    let segment = |&length: &usize| {
-        let rows = end..end + length;
-        end = rows.end;
-        (length > 0).then(|| Segment {
-            queries: rows.clone(),
-            keys: rows,
-            causal: true,
-        })
-    };
-    lengths.iter().filter_map(segment).collect()
 }
 
 /// The axis (0 time, 1 height, 2 width) whose position turns each frequency: interleaved as far as the

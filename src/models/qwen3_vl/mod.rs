@@ -22,6 +22,8 @@ mod config;
 mod decoder;
 mod generate;
 mod loading;
+mod outlook;
+mod tree;
 mod vision;
 
 pub use super::lora::Lora;
@@ -29,6 +31,8 @@ pub use batch::{Batch, Positions};
 pub use cache::KvCache;
 pub use config::{Config, TextConfig, VisionConfig};
 use decoder::Decoder;
+pub use outlook::Outlook;
+pub use tree::{PrefixTree, Score};
 pub use vision::Features;
 use vision::Tower;
 

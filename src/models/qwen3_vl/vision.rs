@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use super::config::VisionConfig;
 use crate::error::Result;
 use crate::example::Grid;
-use crate::nn::ops::{Heads, Segment, gelu, gelu_tanh, rotary, segment_attention};
+use crate::nn::ops::{Heads, Mask, Segment, gelu, gelu_tanh, rotary, segment_attention};
 use crate::nn::{LayerNorm, Projection};
 
 /// Patches to merged tokens. Letters in shapes: N patches of all images, W the tower's width, M merged
@@ -187,7 +187,7 @@ impl Tower {
             segments.push(Segment {
                 queries: rows.clone(),
                 keys: rows,
-                causal: false,
+                mask: Mask::Full,
             });
         }
         let angles = |values| Tensor::from_vec(values, (start, 2 * quarter), self.device());

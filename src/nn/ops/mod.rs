@@ -29,7 +29,7 @@ pub use layer_norm::layer_norm;
 pub use rms_norm::rms_norm;
 pub use rotary::rotary;
 pub use scaled_residual::scaled_residual;
-pub use segment_attention::{Heads, Segment, segment_attention};
+pub use segment_attention::{Heads, Mask, Segment, segment_attention};
 pub use swiglu::swiglu;
 
 /// Rows are handed to threads in pieces of about this many values.

@@ -18,8 +18,59 @@ pub struct Segment {
     pub queries: Range<usize>,
     /// Rows of k and v.
     pub keys: Range<usize>,
-    /// Whether the last query sees all keys, the one before it all but the last, and so on.
-    pub causal: bool,
+    /// Which keys a query sees.
+    pub mask: Mask,
+}
+
+/// Which keys of its segment a query sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mask {
+    /// All.
+    Full,
+    /// The last query all, the one before it all but the last, and so on.
+    Causal,
+    /// The last queries and keys are the nodes of a tree, one row each: a node sees itself, the nodes above it
+    /// and all keys before the first node. The queries before them see causally. The list holds each node's
+    /// parent, which comes before it; `None` at a root.
+    Tree(Arc<[Option<u32>]>),
+}
+
+impl Mask {
+    /// Whether it fits `queries` queries and `keys` keys.
+    fn fits(&self, queries: usize, keys: usize) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Causal => queries <= keys,
+            Self::Tree(parents) => {
+                let mut places = parents.iter().enumerate();
+                let ordered = places.all(|(i, parent)| parent.is_none_or(|parent| (parent as usize) < i));
+                ordered && parents.len() <= queries && queries <= keys
+            }
+        }
+    }
+
+    /// What query `i` of `queries` sees of `keys` keys: all below the number, and the places in `nodes`, which
+    /// is filled in ascending order.
+    fn visible(&self, i: usize, (queries, keys): (usize, usize), nodes: &mut Vec<usize>) -> usize {
+        nodes.clear();
+        match self {
+            Self::Full => keys,
+            Self::Causal => keys + i + 1 - queries,
+            Self::Tree(parents) => {
+                let Some(node) = (i + parents.len()).checked_sub(queries) else {
+                    return keys + i + 1 - queries;
+                };
+                let before = keys - parents.len();
+                let mut next = Some(node as u32);
+                while let Some(node) = next {
+                    nodes.push(before + node as usize);
+                    next = parents[node as usize];
+                }
+                nodes.reverse();
+                before
+            }
+        }
+    }
 }
 
 /// How rows are cut into heads.
@@ -62,14 +113,14 @@ pub fn segment_attention(
     }
     let (mut next_query, mut next_key) = (0, 0);
     for segment in &**segments {
-        let Segment { queries, keys, causal } = segment;
+        let Segment { queries, keys, mask } = segment;
         let sound = next_query <= queries.start
             && next_key <= keys.start
             && queries.start < queries.end
             && keys.start < keys.end
-            && !(*causal && queries.len() > keys.len());
+            && mask.fits(queries.len(), keys.len());
         if !sound {
-            bail!("attention segment {segment:?} overlaps another or is empty");
+            bail!("attention segment {segment:?} overlaps another, is empty, or its mask does not fit it");
         }
         (next_query, next_key) = (queries.end, keys.end);
     }
@@ -138,9 +189,14 @@ impl Attention {
             .transpose(0, 1)?
             .reshape((key, query / key * t, self.head_dim))?;
         let mut scores = (q.matmul(&of_keys(k)?.t()?)? * f64::from(self.scale()))?; // (G, H/G·T, S)
-        if segment.causal {
-            let visible = |i: usize| (0..s).map(move |j| if j + t <= s + i { 0f32 } else { f32::NEG_INFINITY });
-            let mask: Vec<f32> = (0..query / key * t).flat_map(|row| visible(row % t)).collect();
+        if segment.mask != Mask::Full {
+            let mut mask = vec![f32::NEG_INFINITY; query / key * t * s];
+            let mut nodes = Vec::new();
+            for (row, mask) in mask.chunks_exact_mut(s).enumerate() {
+                let seen = segment.mask.visible(row % t, (t, s), &mut nodes);
+                mask[..seen].fill(0.0);
+                nodes.iter().for_each(|&node| mask[node] = 0.0);
+            }
             let mask = Tensor::from_vec(mask, (1, query / key * t, s), q.device())?.to_dtype(q.dtype())?;
             scores = scores.broadcast_add(&mask)?;
         }
@@ -177,13 +233,21 @@ mod tests {
     use crate::nn::ops::check;
 
     fn segment(queries: Range<usize>, keys: Range<usize>, causal: bool) -> Segment {
-        Segment { queries, keys, causal }
+        let mask = if causal { Mask::Causal } else { Mask::Full };
+        Segment { queries, keys, mask }
+    }
+
+    fn tree(queries: Range<usize>, keys: Range<usize>, parents: &[Option<u32>]) -> Segment {
+        let mask = Mask::Tree(parents.into());
+        Segment { queries, keys, mask }
     }
 
     #[test]
     fn values_and_gradients() {
-        let cases: [(usize, usize, Heads, Vec<Segment>); 4] = [
-            // Two padded sequences; tokens behind a cache; one token of each of two caches; two images.
+        let forest = [None, Some(0), Some(0), None, Some(2), Some(3)];
+        let cases: [(usize, usize, Heads, Vec<Segment>); 6] = [
+            // Two padded sequences; tokens behind a cache; one token of each of two caches; two images;
+            // a prompt with a tree beside a sequence; trees alone behind caches.
             (
                 9,
                 9,
@@ -207,6 +271,18 @@ mod tests {
                 20,
                 Heads { query: 2, key: 2 },
                 vec![segment(0..17, 0..17, false), segment(17..20, 17..20, false)],
+            ),
+            (
+                14,
+                14,
+                Heads { query: 4, key: 2 },
+                vec![tree(0..10, 0..10, &forest), segment(11..14, 11..14, true)],
+            ),
+            (
+                8,
+                15,
+                Heads { query: 2, key: 1 },
+                vec![tree(0..6, 1..10, &forest), tree(6..8, 10..15, &[None, None])],
             ),
         ];
         for (queries, keys, heads, segments) in cases {
@@ -238,5 +314,31 @@ mod tests {
         assert!(run(vec![segment(0..5, 0..4, false)]).is_err());
         assert!(run(vec![segment(0..2, 0..2, false), segment(1..3, 2..4, false)]).is_err());
         assert!(run(vec![segment(0..3, 0..2, true)]).is_err());
+        assert!(run(vec![tree(0..3, 0..3, &[None, Some(0)])]).is_ok());
+        assert!(run(vec![tree(0..3, 0..3, &[None, Some(1)])]).is_err());
+        assert!(run(vec![tree(0..1, 0..3, &[None, Some(0)])]).is_err());
+        assert!(run(vec![tree(0..3, 0..2, &[None, Some(0)])]).is_err());
+    }
+
+    #[test]
+    fn a_node_is_the_last_token_of_its_path() {
+        let heads = Heads { query: 4, key: 2 };
+        let forest = [None, Some(0), Some(0), None, Some(2), Some(3)];
+        let inputs = ["q", "k", "v"].map(|name| {
+            let width = if name == "q" { 12 } else { 6 };
+            check::random(&[10, width], 1.5, name)
+        });
+        let whole = [tree(0..10, 0..10, &forest)];
+        let [q, k, v] = &inputs;
+        let found = segment_attention(q, k, v, heads, &whole.into()).unwrap();
+        for (node, path) in [(2u32, &[0u32, 2][..]), (4, &[0, 2, 4]), (5, &[3, 5])] {
+            let rows: Vec<u32> = (0..4).chain(path.iter().map(|node| 4 + node)).collect();
+            let count = rows.len();
+            let rows = Tensor::from_vec(rows, count, q.device()).unwrap();
+            let [q, k, v] = inputs.each_ref().map(|x| x.index_select(&rows, 0).unwrap());
+            let alone = segment_attention(&q, &k, &v, heads, &[segment(0..count, 0..count, true)].into()).unwrap();
+            let (found, alone) = (found.get(4 + node as usize).unwrap(), alone.get(count - 1).unwrap());
+            assert_eq!(found.to_vec1::<f32>().unwrap(), alone.to_vec1::<f32>().unwrap());
+        }
     }
 }

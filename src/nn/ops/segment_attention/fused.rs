@@ -80,11 +80,26 @@ impl<'a> Task<'a> {
     fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, head: usize, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
         self.outer(simd, room, self.of_queries(self.q, head), self.of_keys(self.k), target);
+        let (mut nodes, mut path) = (Vec::new(), Vec::new());
         for (i, row) in target.chunks_exact_mut(s).enumerate() {
-            let visible = if self.segment.causal { s - t + i + 1 } else { s };
-            let (seen, unseen) = row.split_at_mut(visible);
-            softmax::forward(seen, self.op.scale());
-            unseen.fill(0.0);
+            let visible = self.segment.mask.visible(i, (t, s), &mut nodes);
+            if nodes.is_empty() {
+                let (seen, unseen) = row.split_at_mut(visible);
+                softmax::forward(seen, self.op.scale());
+                unseen.fill(0.0);
+                continue;
+            }
+            // What is seen stands together for the softmax, as it would in a sequence.
+            path.clear();
+            path.extend_from_slice(&row[..visible]);
+            path.extend(nodes.iter().map(|&node| row[node]));
+            softmax::forward(&mut path, self.op.scale());
+            row.fill(0.0);
+            let (before, seen) = path.split_at(visible);
+            row[..visible].copy_from_slice(before);
+            for (&node, &p) in nodes.iter().zip(seen) {
+                row[node] = p;
+            }
         }
     }
 
