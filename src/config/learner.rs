@@ -300,15 +300,6 @@ impl Learner {
         matches!(self, Self::Qwen3VlLora(_))
     }
 
-    /// Reading whose accuracy stands in figures and tables.
-    #[must_use]
-    pub fn reading(&self) -> Reading {
-        match self {
-            Self::Qwen3VlLora(l) => l.reading,
-            _ => Reading::Likelihood,
-        }
-    }
-
     /// Readings that are taken.
     #[must_use]
     pub fn readings(&self) -> Vec<Reading> {

@@ -1,7 +1,5 @@
 //! The local engine: one device, one frozen base, many adapters by id. Its verbs are Tinker's.
 
-mod score;
-
 use std::path::PathBuf;
 
 use crate::models::lora::Lora;

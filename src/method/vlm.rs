@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::example::{Datum, ModelInput, Picture, Renderer};
 use crate::method::order::order;
 use crate::method::reading::{Answer, Answers};
-use crate::method::{Classifier, Fit, Step, argmax, read_images};
+use crate::method::{Classifier, Fit, Step, argmax, read_images, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::Prediction;
@@ -55,7 +55,7 @@ impl VlmClassifier {
         seed: u64,
     ) -> Result<Self> {
         let answers = Answers::new(&renderer, classes)?;
-        let names = answers.continuations().to_vec();
+        let names = answers.tokens().to_vec();
         Ok(Self {
             backend,
             renderer,
@@ -79,8 +79,9 @@ impl VlmClassifier {
     /// Pictures of images, each mirrored or not.
     fn pictures(&self, images: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Picture>> {
         let decoded = read_images(images)?;
+        let renderer = &*self.renderer;
         let all = decoded.par_iter().zip(images).zip(mirrored);
-        all.map(|((pixels, image), &mirrored)| self.renderer.picture(pixels, &image.sha256, mirrored))
+        all.map(|((pixels, image), &mirrored)| renderer.picture(pixels, &image.sha256, mirrored))
             .collect()
     }
 
