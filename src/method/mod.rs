@@ -4,6 +4,7 @@ pub mod dinov2;
 pub mod features;
 pub mod pixels;
 pub mod probe;
+pub mod reading;
 
 use std::path::Path;
 
