@@ -152,6 +152,39 @@ pub enum Error {
         step: usize,
     },
 
+    // === Training and sampling ===
+    /// An input, its targets or its continuations do not fit the model.
+    #[error("input {index} does not fit the model: {reason}")]
+    Input {
+        /// Which of those given, from 0.
+        index: usize,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A step of the optimiser was asked for before any gradient was computed.
+    #[error("there are no gradients to take a step with")]
+    NoGradients,
+    /// No adapter of that number.
+    #[error("there is no adapter {id}")]
+    NoAdapter {
+        /// The number asked for.
+        id: u64,
+    },
+    /// A kept state of training is torn, or of another adapter or model.
+    #[error("training state `{}`: {reason}", path.display())]
+    State {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What is asked of a sampler makes no sense.
+    #[error("cannot sample: {reason}")]
+    Sampling {
+        /// What makes no sense.
+        reason: String,
+    },
+
     // === Results ===
     /// A cell's predictions do not fit its classes, or cannot be stored.
     #[error("predictions of cell {run_id}: {reason}")]
@@ -252,6 +285,13 @@ impl Error {
                     .into()
             }
             Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
+            Self::Input { .. } => {
+                "inputs are to be made with the tokenizer and the image processor of the same model folder".into()
+            }
+            Self::NoGradients => "call forward_backward on examples with weights that are not all zero first".into(),
+            Self::NoAdapter { .. } => "its trainer is gone: make a new one".into(),
+            Self::State { path, .. } => format!("delete `{}` and start from an earlier state or anew", path.display()),
+            Self::Sampling { .. } => "the temperature is a number from 0, and each prompt has its continuations".into(),
             Self::CellsFailed { .. } => {
                 "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
             }

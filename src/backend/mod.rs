@@ -5,6 +5,10 @@ use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, S
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
 
+pub mod local;
+
+pub use local::LocalBackend;
+
 /// The weights to sample from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Weights {

@@ -1,10 +1,19 @@
 //! The local engine: one device, one frozen base, many adapters by id. Its verbs are Tinker's.
 
-mod score;
-
 use std::path::PathBuf;
 
 use crate::models::lora::Lora;
+
+mod base;
+mod checkpoint;
+mod features;
+mod inputs;
+mod sample;
+mod score;
+mod train;
+
+pub use base::{AdapterId, Engine, Settings};
+pub use sample::Snapshot;
 
 /// What an adapter is made of.
 #[derive(Debug, Clone, PartialEq)]

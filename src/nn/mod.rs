@@ -19,6 +19,6 @@ pub use head::Head;
 pub use loss::cross_entropy;
 pub use low_rank::LowRank;
 pub use norm::{LayerNorm, RmsNorm};
-pub use optim::{AdamW, Group, clip_grad_norm};
+pub use optim::{Adam, AdamW, Group, Moments, Rates, clip_grad_norm};
 pub use projection::Projection;
 pub use schedule::warmup_cosine;

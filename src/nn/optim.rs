@@ -5,6 +5,119 @@ use candle_core::{Tensor, Var};
 
 use crate::error::Result;
 
+/// The settings of one step of AdamW.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the running mean of gradients.
+    pub beta1: f64,
+    /// Decay of the running mean of their squares.
+    pub beta2: f64,
+    /// Added to the root of the second.
+    pub eps: f64,
+    /// Decoupled weight decay: each step shrinks the weights by `lr · weight_decay`.
+    pub weight_decay: f64,
+}
+
+/// AdamW (<https://arxiv.org/abs/1711.05101>) for variables that share all settings, with the arithmetic of
+/// `torch.optim.AdamW`; state in f32.
+#[derive(Debug)]
+pub struct Adam {
+    vars: Vec<Var>,
+    moments: Vec<Moments>,
+    steps: u32,
+}
+
+/// Running means of a variable's gradient and of its square.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    /// Of the gradient; shaped as the variable.
+    pub first: Tensor,
+    /// Of its square.
+    pub second: Tensor,
+}
+
+impl Adam {
+    /// An optimiser with zeroed moments.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new(vars: Vec<Var>) -> Result<Self> {
+        let zeroed = |var: &Var| {
+            Ok(Moments {
+                first: var.zeros_like()?,
+                second: var.zeros_like()?,
+            })
+        };
+        let moments = vars.iter().map(zeroed).collect::<Result<_>>()?;
+        Ok(Self {
+            vars,
+            moments,
+            steps: 0,
+        })
+    }
+
+    /// What is trained.
+    #[must_use]
+    pub fn vars(&self) -> &[Var] {
+        &self.vars
+    }
+
+    /// Steps so far.
+    #[must_use]
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// The running means, in the order of the variables.
+    #[must_use]
+    pub fn moments(&self) -> &[Moments] {
+        &self.moments
+    }
+
+    /// Goes on from kept moments, in the order of the variables, after so many steps.
+    ///
+    /// # Errors
+    /// When they do not fit the variables; nothing is changed then.
+    pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
+        let fits =
+            moments.len() == self.vars.len()
+                && self.vars.iter().zip(&moments).all(|(var, moments)| {
+                    var.shape() == moments.first.shape() && var.shape() == moments.second.shape()
+                });
+        if !fits {
+            return Err(candle_core::Error::Msg("moments of an optimiser do not fit the variables".into()).into());
+        }
+        (self.moments, self.steps) = (moments, steps);
+        Ok(())
+    }
+
+    /// One update.
+    ///
+    /// # Errors
+    /// When a variable has no gradient: candle drops gradients silently, so nothing is changed then.
+    pub fn step(&mut self, grads: &GradStore, rates: &Rates) -> Result<()> {
+        for var in &self.vars {
+            gradient(grads, var)?;
+        }
+        self.steps += 1;
+        let Rates { lr, beta1, beta2, .. } = *rates;
+        let steps = self.steps.min(i32::MAX as u32) as i32;
+        let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
+        for (var, moments) in self.vars.iter().zip(&mut self.moments) {
+            let grad = gradient(grads, var)?;
+            moments.first = ((&moments.first * beta1)? + (grad * (1.0 - beta1))?)?;
+            moments.second = ((&moments.second * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?;
+            let deviation = ((moments.second.sqrt()? / correction2.sqrt())? + rates.eps)?;
+            let decayed = (var.as_tensor().detach() * (1.0 - lr * rates.weight_decay))?;
+            let update = ((&moments.first / deviation)? * (lr / correction1))?;
+            var.set(&(decayed - update)?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Variables that share a learning rate and a weight decay.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -16,21 +129,11 @@ pub struct Group {
     pub weight_decay: f64,
 }
 
-/// AdamW (<https://arxiv.org/abs/1711.05101>) with the arithmetic of `torch.optim.AdamW`; state in f32.
+/// [`Adam`] for groups of variables whose learning rates follow one schedule.
 #[derive(Debug)]
 pub struct AdamW {
-    groups: Vec<(Group, Vec<Moments>)>,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    steps: i32,
-}
-
-/// Running means of a variable's gradient and of its square.
-#[derive(Debug)]
-struct Moments {
-    first: Tensor,
-    second: Tensor,
+    /// Each with its rates at the peak of the schedule.
+    groups: Vec<(Adam, Rates)>,
 }
 
 impl AdamW {
@@ -39,23 +142,18 @@ impl AdamW {
     /// # Errors
     /// When the device is out of memory.
     pub fn new(groups: Vec<Group>, beta1: f64, beta2: f64, eps: f64) -> Result<Self> {
-        let mut with_state = Vec::with_capacity(groups.len());
-        for group in groups {
-            let mut moments = Vec::with_capacity(group.vars.len());
-            for var in &group.vars {
-                moments.push(Moments {
-                    first: var.zeros_like()?,
-                    second: var.zeros_like()?,
-                });
-            }
-            with_state.push((group, moments));
-        }
+        let with_rates = |group: Group| {
+            let rates = Rates {
+                lr: group.lr,
+                beta1,
+                beta2,
+                eps,
+                weight_decay: group.weight_decay,
+            };
+            Ok((Adam::new(group.vars)?, rates))
+        };
         Ok(Self {
-            groups: with_state,
-            beta1,
-            beta2,
-            eps,
-            steps: 0,
+            groups: groups.into_iter().map(with_rates).collect::<Result<_>>()?,
         })
     }
 
@@ -64,23 +162,15 @@ impl AdamW {
     /// # Errors
     /// When a variable has no gradient: candle drops gradients silently, so nothing is changed then.
     pub fn step(&mut self, grads: &GradStore, lr_factor: f64) -> Result<()> {
-        for var in self.groups.iter().flat_map(|(group, _)| &group.vars) {
+        for var in self.groups.iter().flat_map(|(adam, _)| &adam.vars) {
             gradient(grads, var)?;
         }
-        self.steps += 1;
-        let (beta1, beta2) = (self.beta1, self.beta2);
-        let (correction1, correction2) = (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
-        for (group, moments) in &mut self.groups {
-            let lr = group.lr * lr_factor;
-            for (var, moments) in group.vars.iter().zip(moments) {
-                let grad = gradient(grads, var)?;
-                moments.first = ((&moments.first * beta1)? + (grad * (1.0 - beta1))?)?;
-                moments.second = ((&moments.second * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?;
-                let deviation = ((moments.second.sqrt()? / correction2.sqrt())? + self.eps)?;
-                let decayed = (var.as_tensor().detach() * (1.0 - lr * group.weight_decay))?;
-                let update = ((&moments.first / deviation)? * (lr / correction1))?;
-                var.set(&(decayed - update)?)?;
-            }
+        for (adam, peak) in &mut self.groups {
+            let rates = Rates {
+                lr: peak.lr * lr_factor,
+                ..*peak
+            };
+            adam.step(grads, &rates)?;
         }
         Ok(())
     }

@@ -9,11 +9,13 @@
 #![expect(unreachable_pub, reason = "test modules are seen from this binary only")]
 
 mod architecture;
+mod backend;
 mod bad_input;
 mod cli;
 mod controls;
 mod data;
 mod dinov2;
+mod engine;
 mod goldens;
 mod gradients;
 mod model_folder;

@@ -23,8 +23,7 @@ impl Qwen3Vl {
                 .iter()
                 .filter_map(|(name, layer)| Some((name.as_str(), layer.update()?)))
         };
-        let (rank, alpha) =
-            peft::common_shape(adapted().map(|(_, update)| update)).map_err(|e| self.error(e.into()))?;
+        let (rank, alpha) = self.adapter_shape()?;
         let matrices = |(name, update): (&str, &crate::nn::LowRank)| {
             (
                 name.to_owned(),
@@ -49,6 +48,16 @@ impl Qwen3Vl {
             alpha,
         };
         peft::write(dir, &description, &updates)
+    }
+
+    /// Rank and alpha of the adapters.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Model`] when there is no adapter, or adapters of several ranks.
+    pub fn adapter_shape(&self) -> Result<(usize, f64)> {
+        let layers = self.layers();
+        let updates = layers.iter().filter_map(|(_, layer)| layer.update());
+        peft::common_shape(updates).map_err(|e| self.error(e.into()))
     }
 
     /// The model with the adapters of a PEFT folder in place of any it has; they can be trained on.

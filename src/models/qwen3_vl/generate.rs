@@ -1,8 +1,8 @@
-//! Greedy generation.
+//! Generation, token by token.
 
 use candle_core::{D, Tensor};
 
-use super::{Batch, Features, KvCache, Qwen3Vl};
+use super::{Features, KvCache, Qwen3Vl};
 use crate::error::Result;
 use crate::example::Sequence;
 
@@ -18,6 +18,24 @@ impl Qwen3Vl {
         features: Option<&Features>,
         limit: usize,
         stop: &[u32],
+    ) -> Result<Vec<Vec<u32>>> {
+        self.generate_by(sequences, features, limit, stop, |logits, _| {
+            Ok(logits.argmax(D::Minus1)?.to_vec1()?)
+        })
+    }
+
+    /// As [`Qwen3Vl::generate`], but `choose` says which tokens come next: it is given the logits (S, V) of the
+    /// S sequences that go on, with their numbers, and gives S tokens.
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::forward`]; what `choose` reports.
+    pub fn generate_by(
+        &self,
+        sequences: &[Sequence],
+        features: Option<&Features>,
+        limit: usize,
+        stop: &[u32],
+        mut choose: impl FnMut(&Tensor, &[usize]) -> Result<Vec<u32>>,
     ) -> Result<Vec<Vec<u32>>> {
         let mut answers = vec![Vec::new(); sequences.len()];
         if sequences.is_empty() || limit == 0 {
@@ -35,9 +53,9 @@ impl Qwen3Vl {
         let mut open: Vec<usize> = (0..sequences.len()).collect();
         loop {
             let states = self.forward(&batch, features.take(), Some(&mut cache))?;
-            let best = self.likeliest(&states, &batch)?;
+            let chosen = choose(&self.logits(&states, &batch.last_rows())?, &open)?;
             let mut tokens = vec![None; sequences.len()];
-            for (&sequence, token) in open.iter().zip(best) {
+            for (&sequence, token) in open.iter().zip(chosen) {
                 answers[sequence].push(token);
                 tokens[sequence] = Some(token).filter(|token| !stop.contains(token));
             }
@@ -47,11 +65,5 @@ impl Qwen3Vl {
             }
             batch = batch.then(&tokens);
         }
-    }
-
-    /// The likeliest next token of each sequence of a batch that has rows.
-    fn likeliest(&self, states: &Tensor, batch: &Batch) -> Result<Vec<u32>> {
-        let logits = self.logits(states, &batch.last_rows())?;
-        Ok(logits.argmax(D::Minus1)?.to_vec1()?)
     }
 }

@@ -1,0 +1,155 @@
+//! The model in this process.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Device;
+
+use super::{Backend, Sampler, Trainer, Weights};
+use crate::engine::{
+    AdamParams, AdapterConfig, AdapterId, Engine, ForwardOutput, SampledSequence, SamplingParams, Settings, Snapshot,
+    TokenScore,
+};
+use crate::error::Result;
+use crate::example::{Datum, ModelInput};
+
+/// A base model on a device of this machine. Its trainers and samplers take turns.
+#[derive(Debug, Clone)]
+pub struct LocalBackend {
+    engine: Arc<Mutex<Engine>>,
+    fingerprint: Arc<str>,
+    width: usize,
+}
+
+impl LocalBackend {
+    /// Loads a hub-layout folder.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Model`] when it lacks something.
+    pub fn load(model_dir: &Path, device: &Device, settings: Settings) -> Result<Self> {
+        let engine = Engine::load(model_dir, device, settings)?;
+        Ok(Self {
+            fingerprint: engine.fingerprint().into(),
+            width: engine.width(),
+            engine: Arc::new(Mutex::new(engine)),
+        })
+    }
+}
+
+/// A panic elsewhere leaves no half-done change behind: the engine changes what it keeps only when all is computed.
+fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Backend for LocalBackend {
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>> {
+        let mut engine = lock(&self.engine);
+        let id = engine.add(adapter)?;
+        // From here on the trainer frees the adapter, whatever happens.
+        let mut trainer = LocalTrainer {
+            engine: self.engine.clone(),
+            id,
+            trainable: Vec::new(),
+        };
+        let trainable = engine.trainable(id);
+        drop(engine);
+        trainer.trainable = trainable?;
+        Ok(Box::new(trainer))
+    }
+
+    fn sampler(&self, weights: &Weights) -> Result<Box<dyn Sampler>> {
+        let engine = lock(&self.engine);
+        let snapshot = match weights {
+            Weights::Base => engine.base()?,
+            Weights::Saved(dir) => engine.saved(Path::new(dir))?,
+        };
+        drop(engine);
+        Ok(Box::new(LocalSampler {
+            engine: self.engine.clone(),
+            snapshot,
+        }))
+    }
+}
+
+struct LocalTrainer {
+    engine: Arc<Mutex<Engine>>,
+    id: AdapterId,
+    trainable: Vec<(String, Vec<usize>)>,
+}
+
+impl Trainer for LocalTrainer {
+    fn trainable(&self) -> Vec<(String, Vec<usize>)> {
+        self.trainable.clone()
+    }
+
+    fn forward(&mut self, data: &[Datum]) -> Result<ForwardOutput> {
+        lock(&self.engine).forward(self.id, data)
+    }
+
+    fn forward_backward(&mut self, data: &[Datum]) -> Result<ForwardOutput> {
+        lock(&self.engine).forward_backward(self.id, data)
+    }
+
+    fn optim_step(&mut self, params: &AdamParams) -> Result<f64> {
+        lock(&self.engine).optim_step(self.id, params)
+    }
+
+    fn save_state(&mut self, name: &str) -> Result<String> {
+        lock(&self.engine).save_state(self.id, Path::new(name))?;
+        Ok(name.to_owned())
+    }
+
+    fn load_state(&mut self, path: &str) -> Result<()> {
+        lock(&self.engine).load_state(self.id, Path::new(path))
+    }
+
+    fn save_weights_for_sampler(&mut self, name: &str) -> Result<Weights> {
+        lock(&self.engine).save_weights_for_sampler(self.id, Path::new(name))?;
+        Ok(Weights::Saved(name.to_owned()))
+    }
+
+    fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
+        let snapshot = lock(&self.engine).snapshot(self.id)?;
+        Ok(Box::new(LocalSampler {
+            engine: self.engine.clone(),
+            snapshot,
+        }))
+    }
+}
+
+impl Drop for LocalTrainer {
+    fn drop(&mut self) {
+        lock(&self.engine).remove(self.id);
+    }
+}
+
+struct LocalSampler {
+    engine: Arc<Mutex<Engine>>,
+    snapshot: Snapshot,
+}
+
+impl Sampler for LocalSampler {
+    fn sample(&mut self, prompts: &[ModelInput], params: &SamplingParams) -> Result<Vec<SampledSequence>> {
+        lock(&self.engine).sample(&self.snapshot, prompts, params)
+    }
+
+    fn compute_logprobs(
+        &mut self,
+        prompts: &[ModelInput],
+        continuations: &[&[Vec<u32>]],
+    ) -> Result<Vec<Vec<Vec<TokenScore>>>> {
+        lock(&self.engine).compute_logprobs(&self.snapshot, prompts, continuations)
+    }
+}

@@ -1,0 +1,221 @@
+//! The frozen base and the adapters that are trained on it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Var};
+use sha2::{Digest as _, Sha256};
+
+use super::AdapterConfig;
+use super::features::FeatureCache;
+use crate::data::hex;
+use crate::error::{Error, Result};
+use crate::example::PatchProcessor;
+use crate::models::qwen3_vl::Qwen3Vl;
+use crate::nn::Adam;
+use crate::seed;
+
+/// Files beside the weights that decide what the model is given, and so what it computes.
+const ALSO_PRINTED: [&str; 5] = [
+    "tokenizer.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+];
+
+/// What trained tensors of tower and merger are called.
+pub(super) const VISION: &str = "base_model.model.model.visual.";
+
+/// How the engine works; none of it changes what is computed, but for the last bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Sequences per pass.
+    pub micro_batch: usize,
+    /// Run each layer twice in training and keep only the states between layers.
+    pub checkpointing: bool,
+    /// Keep what a frozen tower sees in a picture for the next time.
+    pub cache_features: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            micro_batch: 32,
+            checkpointing: false,
+            cache_features: true,
+        }
+    }
+}
+
+/// Which adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterId(u64);
+
+/// An adapter in training.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    pub(super) config: AdapterConfig,
+    /// The base with the adapter's variables; the frozen tensors are shared.
+    pub(super) model: Qwen3Vl,
+    pub(super) variables: Vec<(String, Var)>,
+    pub(super) optimiser: Adam,
+    /// Sums over the calls since the last step.
+    pub(super) gradients: Option<GradStore>,
+}
+
+/// One device, one frozen base, many adapters.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) base: Qwen3Vl,
+    pub(super) processor: PatchProcessor,
+    pub(super) settings: Settings,
+    pub(super) cache: FeatureCache,
+    adapters: BTreeMap<AdapterId, Adapter>,
+    next: u64,
+    fingerprint: String,
+}
+
+impl Engine {
+    /// Loads a hub-layout folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it lacks something, or model and image processor do not fit each other.
+    pub fn load(model_dir: &Path, device: &Device, settings: Settings) -> Result<Self> {
+        let base = Qwen3Vl::load(model_dir, device)?;
+        let processor = PatchProcessor::load(model_dir)?;
+        let vision = &base.config().vision_config;
+        let (wants, gives) = (
+            (vision.spatial_merge_size, vision.patch_width()),
+            (processor.merge(), processor.patch_width()),
+        );
+        if wants != gives {
+            let reason = format!(
+                "preprocessor_config.json merges {} x {0} patches of {} numbers, config.json {} x {2} of {}",
+                gives.0, gives.1, wants.0, wants.1
+            );
+            return Err(Error::Model {
+                path: model_dir.to_path_buf(),
+                reason,
+            });
+        }
+        Ok(Self {
+            fingerprint: fingerprint(&base, model_dir)?,
+            base,
+            processor,
+            settings,
+            cache: FeatureCache::default(),
+            adapters: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// Lower-case hex SHA-256 over the weights, tokenizer, chat template and image processor.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Width D of the decoder.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.base.config().text_config.hidden_size
+    }
+
+    /// A new adapter, fresh or started from a PEFT folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it does not fit the model, or the folder holds another one than the config says.
+    pub fn add(&mut self, config: &AdapterConfig) -> Result<AdapterId> {
+        let mut model = self.base.with_lora(&config.lora, &mut seed::rng(config.seed, "lora"))?;
+        if let Some(start) = &config.start {
+            let loaded = self.base.load_adapter(start)?;
+            if shapes(&loaded.trainable()) != shapes(&model.trainable()) || !same_scale(&loaded, &model)? {
+                let reason = format!(
+                    "holds an adapter of other layers, rank or alpha than targets {:?}, rank {}, alpha {}",
+                    config.lora.targets, config.lora.rank, config.lora.alpha
+                );
+                return Err(Error::Model {
+                    path: start.clone(),
+                    reason,
+                });
+            }
+            model = loaded;
+        }
+        let variables = model.trainable();
+        let optimiser = Adam::new(variables.iter().map(|(_, var)| var.clone()).collect())?;
+        let id = AdapterId(self.next);
+        self.next += 1;
+        self.adapters.insert(
+            id,
+            Adapter {
+                config: config.clone(),
+                model,
+                variables,
+                optimiser,
+                gradients: None,
+            },
+        );
+        Ok(id)
+    }
+
+    /// Frees an adapter with its optimiser, if it is there.
+    pub fn remove(&mut self, id: AdapterId) {
+        self.adapters.remove(&id);
+    }
+
+    /// Names and shapes of what is trained, in order, as keys of a PEFT adapter file.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`].
+    pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
+        Ok(shapes(&self.adapter(id)?.variables))
+    }
+
+    pub(super) fn adapter(&self, id: AdapterId) -> Result<&Adapter> {
+        self.adapters.get(&id).ok_or(Error::NoAdapter { id: id.0 })
+    }
+
+    pub(super) fn adapter_mut(&mut self, id: AdapterId) -> Result<&mut Adapter> {
+        self.adapters.get_mut(&id).ok_or(Error::NoAdapter { id: id.0 })
+    }
+
+    /// Sequences per pass, at least one.
+    pub(super) fn micro_batch(&self) -> usize {
+        self.settings.micro_batch.max(1)
+    }
+}
+
+/// Whether a model has trained tensors of its own in tower or merger.
+pub(super) fn sees_for_itself(model: &Qwen3Vl) -> bool {
+    model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
+}
+
+fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
+    let shape = |(name, var): &(String, Var)| (name.clone(), var.dims().to_vec());
+    variables.iter().map(shape).collect()
+}
+
+/// Whether two models' updates are scaled alike, but for rounding.
+fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
+    let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
+    Ok((a - b).abs() <= 1e-9 * b.abs())
+}
+
+fn fingerprint(base: &Qwen3Vl, model_dir: &Path) -> Result<String> {
+    let mut hash = Sha256::new().chain_update(base.fingerprint());
+    for name in ALSO_PRINTED {
+        let path = model_dir.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                hash.update(name);
+                hash.update((bytes.len() as u64).to_le_bytes());
+                hash.update(bytes);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}

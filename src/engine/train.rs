@@ -1,0 +1,212 @@
+//! Losses, gradients, steps.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+
+use super::base::{VISION, sees_for_itself};
+use super::inputs::Input;
+use super::{AdamParams, AdapterId, Engine, ForwardOutput};
+use crate::error::{Error, Result};
+use crate::example::Datum;
+use crate::models::qwen3_vl::{Batch, Features, Qwen3Vl};
+use crate::nn::loss::log_softmax;
+use crate::nn::{Rates, clip_grad_norm};
+
+/// Examples of one pass, packed.
+struct Examples {
+    batch: Batch,
+    features: Option<Features>,
+    /// Where the weighted targets come from: (example of the call, position).
+    places: Vec<(usize, usize)>,
+    /// Their rows of the batch.
+    rows: Vec<u32>,
+    targets: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl Engine {
+    /// Losses without gradients.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when an example does not fit the model.
+    pub fn forward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
+        let model = self.adapter(id)?.model.clone();
+        let (merged, own_eyes, step) = (model.merged()?, sees_for_itself(&model), self.steps(id)?);
+        let mut output = empty(data);
+        for (chunk, first) in self.chunks(data) {
+            let Some(examples) = self.examples(&merged, own_eyes, chunk, first)? else {
+                continue;
+            };
+            let states = merged.forward(&examples.batch, examples.features.as_ref(), None)?;
+            let (_, logprobs) = examples.loss(&merged, &states, step)?;
+            examples.report(&logprobs, &mut output);
+        }
+        Ok(output)
+    }
+
+    /// Losses, and gradients added to those that are there. After an error the gradients are as they were.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
+    pub fn forward_backward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        let adapter = self.adapter(id)?;
+        let (model, variables) = (adapter.model.clone(), adapter.variables.clone());
+        let (own_eyes, step) = (sees_for_itself(&model), self.steps(id)?);
+        let checkpointing = self.settings.checkpointing;
+        let mut output = empty(data);
+        let mut sum = None;
+        let mut pictures = false;
+        for (chunk, first) in self.chunks(data) {
+            let Some(examples) = self.examples(&model, own_eyes, chunk, first)? else {
+                continue;
+            };
+            pictures |= examples.features.is_some();
+            let mut logprobs = Vec::new();
+            let loss = |states: &Tensor| {
+                let (loss, values) = examples.loss(&model, states, step)?;
+                logprobs = values;
+                Ok(loss)
+            };
+            let (_, gradients) = model.backward(&examples.batch, examples.features.as_ref(), checkpointing, loss)?;
+            add(&mut sum, &gradients, &variables)?;
+            examples.report(&logprobs, &mut output);
+        }
+        let Some(mut sum) = sum else { return Ok(output) };
+        if !pictures {
+            // Without a picture the tower's gradients are zero; candle leaves them out.
+            for (_, var) in variables.iter().filter(|(name, _)| name.starts_with(VISION)) {
+                sum.insert(var, var.zeros_like()?);
+            }
+        }
+        add(&mut self.adapter_mut(id)?.gradients, &sum, &variables)?;
+        Ok(output)
+    }
+
+    /// One step of AdamW with the gradients so far, which are gone then; gives their norm before clipping.
+    ///
+    /// # Errors
+    /// [`Error::NoGradients`]; [`Error::NotFinite`] when one is not; [`Error::Tensor`] when a variable has none.
+    /// The weights are unchanged then.
+    pub fn optim_step(&mut self, id: AdapterId, params: &AdamParams) -> Result<f64> {
+        let step = self.steps(id)?;
+        let adapter = self.adapter_mut(id)?;
+        let mut gradients = adapter.gradients.take().ok_or(Error::NoGradients)?;
+        let max = params.grad_clip_norm.unwrap_or(f64::INFINITY);
+        let norm = clip_grad_norm(adapter.optimiser.vars(), &mut gradients, max)?;
+        if !norm.is_finite() {
+            return Err(Error::NotFinite {
+                what: "gradient norm",
+                step,
+            });
+        }
+        let rates = Rates {
+            lr: params.learning_rate,
+            beta1: params.beta1,
+            beta2: params.beta2,
+            eps: params.eps,
+            weight_decay: params.weight_decay,
+        };
+        adapter.optimiser.step(&gradients, &rates)?;
+        Ok(norm)
+    }
+
+    fn steps(&self, id: AdapterId) -> Result<usize> {
+        Ok(self.adapter(id)?.optimiser.steps() as usize)
+    }
+
+    /// What goes into one pass each, with the number of its first.
+    fn chunks<'a>(&self, data: &'a [Datum]) -> impl Iterator<Item = (&'a [Datum], usize)> + use<'a> {
+        let size = self.micro_batch();
+        data.chunks(size).zip((0..).step_by(size))
+    }
+
+    /// The examples that bear weight, if there are any.
+    fn examples(&mut self, model: &Qwen3Vl, own_eyes: bool, data: &[Datum], first: usize) -> Result<Option<Examples>> {
+        let inputs = self.read(data.iter().map(|datum| &datum.input), first)?;
+        let (mut weighted, mut kept): (Vec<Input>, Vec<(usize, &Datum)>) = (Vec::new(), Vec::new());
+        for ((datum, input), index) in data.iter().zip(inputs).zip(first..) {
+            self.check_targets(datum, index)?;
+            if datum.weights.iter().any(|&weight| weight != 0.0) {
+                weighted.push(input);
+                kept.push((index, datum));
+            }
+        }
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let features = if own_eyes {
+            self.trained_features(model, &weighted)?
+        } else {
+            let each = self.frozen_features(&weighted)?;
+            Features::cat(&each.iter().flatten().collect::<Vec<_>>())?
+        };
+        let sequences: Vec<_> = weighted.into_iter().map(|input| input.sequence).collect();
+        let mut examples = Examples {
+            batch: model.batch(&sequences)?,
+            features,
+            places: Vec::new(),
+            rows: Vec::new(),
+            targets: Vec::new(),
+            weights: Vec::new(),
+        };
+        for (sequence, (index, datum)) in kept.into_iter().enumerate() {
+            let positions = datum.target_tokens.iter().zip(&datum.weights).enumerate();
+            for (position, (&target, &weight)) in positions.filter(|(_, (_, weight))| **weight != 0.0) {
+                if let Some(row) = examples.batch.row(sequence, position) {
+                    examples.places.push((index, position));
+                    examples.rows.push(row);
+                    examples.targets.push(target);
+                    examples.weights.push(weight);
+                }
+            }
+        }
+        Ok(Some(examples))
+    }
+}
+
+impl Examples {
+    /// The loss, a scalar, and the log-probability of each weighted target.
+    fn loss(&self, model: &Qwen3Vl, states: &Tensor, step: usize) -> Result<(Tensor, Vec<f32>)> {
+        let count = self.rows.len();
+        let targets = Tensor::from_slice(&self.targets, (count, 1), model.device())?;
+        let weights = Tensor::from_slice(&self.weights, (count, 1), model.device())?;
+        let logprobs = log_softmax(&model.logits(states, &self.rows)?)?.gather(&targets, 1)?;
+        let values = logprobs.flatten_all()?.to_vec1::<f32>()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::NotFinite { what: "loss", step });
+        }
+        Ok(((logprobs * weights)?.sum_all()?.neg()?, values))
+    }
+
+    fn report(&self, logprobs: &[f32], output: &mut ForwardOutput) {
+        for ((&(example, position), &logprob), &weight) in self.places.iter().zip(logprobs).zip(&self.weights) {
+            output.loss_sum -= f64::from(weight) * f64::from(logprob);
+            if let Some(place) = output.logprobs.get_mut(example).and_then(|row| row.get_mut(position)) {
+                *place = logprob;
+            }
+        }
+    }
+}
+
+fn empty(data: &[Datum]) -> ForwardOutput {
+    ForwardOutput {
+        loss_sum: 0.0,
+        logprobs: data.iter().map(|datum| vec![0.0; datum.weights.len()]).collect(),
+    }
+}
+
+/// Adds the gradients of the variables that have one. candle's gradients may hang on the graph that they were
+/// computed with, so they are cut off.
+fn add(sum: &mut Option<GradStore>, new: &GradStore, variables: &[(String, Var)]) -> Result<()> {
+    let sum = sum.get_or_insert_default();
+    for (_, var) in variables {
+        let Some(new) = new.get(var) else { continue };
+        let total = match sum.get(var) {
+            None => new.detach(),
+            Some(old) => (old + new.detach())?,
+        };
+        sum.insert(var, total);
+    }
+    Ok(())
+}
