@@ -116,6 +116,14 @@ pub enum Error {
         /// Shots asked for.
         asked: usize,
     },
+    /// A class name cannot be an answer, or not be told from another one.
+    #[error("class name `{name}`: {reason}")]
+    ClassName {
+        /// The name as the dataset has it.
+        name: String,
+        /// What is wrong with it, with the other name.
+        reason: String,
+    },
 
     // === Models ===
     /// A model folder lacks something, or it does not fit the code.
@@ -129,6 +137,12 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
+    /// What a sampler answered is not what it was asked for.
+    #[error("the sampler's answer is of no use: {reason}")]
+    Sampler {
+        /// What does not fit.
+        reason: String,
+    },
     /// Training produced a number that is not finite.
     #[error("{what} is not finite at step {step}")]
     NotFinite {
@@ -270,6 +284,11 @@ impl Error {
             Self::TooFewImages { available, .. } => format!("ask for at most {available} shots"),
             Self::Model { .. } => {
                 "a model folder holds config.json, preprocessor_config.json and *.safetensors in the hub's layout"
+                    .into()
+            }
+            Self::ClassName { .. } => "rename the class, in the dataset's manifest or as a folder".into(),
+            Self::Sampler { .. } => {
+                "a model that has diverged gives such answers: look at its training loss; a service may not be compatible"
                     .into()
             }
             Self::NotFinite { .. } => "lower the learning rates of this learner".into(),

@@ -5,6 +5,7 @@ pub mod features;
 mod order;
 pub mod pixels;
 pub mod probe;
+pub mod reading;
 pub mod vlm;
 
 use std::path::Path;
