@@ -31,5 +31,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let model = Qwen3Vl::load(&arguments.model, &Device::Cpu)?.load_adapter(&arguments.adapter)?;
-    let _ = model; Ok(())
+    let _ = model;
+    Ok(())
 }

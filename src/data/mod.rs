@@ -9,6 +9,7 @@ pub mod archive;
 mod cache;
 pub mod image;
 mod index;
+mod jpeg;
 mod layout;
 pub mod manifest;
 pub mod mat;
