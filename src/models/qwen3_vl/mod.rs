@@ -22,6 +22,7 @@ mod config;
 mod decoder;
 mod generate;
 mod loading;
+mod merge;
 mod vision;
 
 pub use super::lora::Lora;
