@@ -5,26 +5,36 @@ use crate::results::record::Record;
 use crate::results::series::Series;
 use crate::results::store::Store;
 use crate::results::table::{self, Table};
-use crate::results::{comparison, curve, figure, micro_gate};
+use crate::results::{comparison, curve, figure, micro_gate, zero_shot};
 
-/// Draws the figure of `records` into the store and gives the tables: accuracy, paired differences between
-/// the trained learner and the others, and for micro datasets the bar they have to clear.
+/// Draws the figure of `records` into the store and gives the tables that have rows: accuracy; for learners that
+/// write their answers, accuracy by reading and without examples; paired differences between the trained learners
+/// and the others; and for micro datasets the bar they have to clear.
 pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
     figure::write(&store.figures(), &points)?;
-    let mut tables = vec![table::accuracy(&points)];
-    if let Some(learner) = comparison::subject(&series) {
-        let differences = comparison::against_others(&series, learner)?;
-        if !differences.is_empty() {
-            tables.push(table::differences(&differences));
+
+    let subjects = comparison::subjects(&series);
+    let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
+    let (mut gains, mut gates) = (Vec::new(), Vec::new());
+    for learner in &subjects {
+        if series.iter().any(|s| s.learner == *learner && s.reading().is_some()) {
+            gains.extend(comparison::along_shots(&series, learner, &subjects)?);
         }
-        let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
-        let gates = micro_gate::micro_gates(&micro, learner)?;
-        if !gates.is_empty() {
-            tables.push(table::micro_gates(&gates));
-        }
+        gates.extend(micro_gate::micro_gates(&micro, learner)?);
     }
+    gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
+    gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
+    let mut tables = vec![
+        table::accuracy(&points),
+        table::readings(&series),
+        table::zero_shot(&zero_shot::zero_shots(&series)),
+        table::differences(&comparison::against_others(&series, &subjects)?),
+        table::along_shots(&gains),
+        table::micro_gates(&gates),
+    ];
+    tables.retain(|table| !table.rows.is_empty());
     Ok(tables)
 }
 

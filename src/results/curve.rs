@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Protocol;
 use crate::error::{Error, Result};
+use crate::prediction::Reading;
 use crate::results::metric::Headline;
 use crate::results::series::Series;
-use crate::results::statistics::{bootstrap, mean_interval, wilson};
+use crate::results::statistics::bootstrap::{self, Image};
+use crate::results::statistics::{Interval, mean_interval, wilson};
 
 /// One point of one curve, and all that a figure says about it. Shares are between 0 and 1, rounded to
 /// six digits, so that the table survives being written and read.
@@ -30,9 +32,12 @@ pub struct Point {
     pub chance: f64,
     /// Label of the learner.
     pub learner: String,
-    /// Labelled examples per class.
+    /// How its answers were read, where it writes them.
+    #[serde(default)]
+    pub reading: Option<Reading>,
+    /// Labelled examples per class; 0: none, the model answers as it is.
     pub shots: u32,
-    /// Seeds, separated by spaces.
+    /// Seeds, separated by spaces; none without examples.
     pub seeds: String,
     /// Test images.
     pub n_test: usize,
@@ -62,13 +67,25 @@ pub enum IntervalKind {
     BootstrapSeedsImages,
 }
 
+impl IntervalKind {
+    /// What was resampled or counted.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wilson => "Wilson interval over test images",
+            Self::BootstrapImages => "bootstrap over groups of dependent test images",
+            Self::BootstrapSeedsImages => "bootstrap over seeds and groups of dependent test images",
+        }
+    }
+}
+
 impl std::fmt::Display for IntervalKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Wilson => "Wilson interval over test images (one seed)",
-            Self::BootstrapImages => "bootstrap over groups of dependent test images (one seed)",
-            Self::BootstrapSeedsImages => "bootstrap over seeds and groups of dependent test images",
-        })
+        let seeds = match self {
+            Self::Wilson | Self::BootstrapImages => " (one seed)",
+            Self::BootstrapSeedsImages => "",
+        };
+        write!(f, "{}{seeds}", self.name())
     }
 }
 
@@ -78,33 +95,35 @@ pub fn points(series: &[Series]) -> Vec<Point> {
     series.par_iter().map(point).collect()
 }
 
+/// Mean and interval of `images`, which are those of `series` by one reading.
+pub(super) fn share(series: &Series, images: &[Image]) -> (f64, Interval, IntervalKind) {
+    let one = series.runs.len() == 1;
+    let record = &series.runs[0].record;
+    if one && record.n_groups == record.n_test && series.headline() == Headline::Top1 {
+        let correct = images.iter().filter(|image| image.scores == [1.0]).count();
+        let mean = correct as f64 / record.n_test.max(1) as f64;
+        return (mean, wilson(correct, record.n_test), IntervalKind::Wilson);
+    }
+    let purpose = format!(
+        "band/{}/{}/{}/k{}",
+        series.dataset, series.protocol, series.learner, series.shots
+    );
+    let kind = if one {
+        IntervalKind::BootstrapImages
+    } else {
+        IntervalKind::BootstrapSeedsImages
+    };
+    // A finished cell has at least one image, so there is an estimate; without one, know nothing.
+    match bootstrap::estimate(images, &purpose) {
+        Some(estimate) => (estimate.mean, estimate.interval, kind),
+        None => (0.0, wilson(0, 0), kind),
+    }
+}
+
 fn point(series: &Series) -> Point {
     let record = &series.runs[0].record;
-    let values = series.values();
-    let (mean, interval, kind) = match values[..] {
-        [value] if record.n_groups == record.n_test && series.headline() == Headline::Top1 => {
-            let correct = series.runs[0].correct.iter().filter(|right| **right).count();
-            (value, wilson(correct, record.n_test), IntervalKind::Wilson)
-        }
-        _ => {
-            let purpose = format!(
-                "band/{}/{}/{}/k{}",
-                series.dataset, series.protocol, series.learner, series.shots
-            );
-            let one = values.len() == 1;
-            let kind = if one {
-                IntervalKind::BootstrapImages
-            } else {
-                IntervalKind::BootstrapSeedsImages
-            };
-            // A finished cell has at least one image, so there is an estimate; without one, know nothing.
-            match bootstrap::estimate(&series.images(), &purpose) {
-                Some(estimate) => (estimate.mean, estimate.interval, kind),
-                None => (0.0, wilson(0, 0), kind),
-            }
-        }
-    };
-    let over_seeds = mean_interval(&values);
+    let (mean, interval, kind) = share(series, &series.images());
+    let over_seeds = mean_interval(&series.values());
     let rounded = |share: f64| (share * 1e6).round() / 1e6;
     Point {
         dataset: series.dataset.clone(),
@@ -114,6 +133,7 @@ fn point(series: &Series) -> Point {
         metric: series.headline(),
         chance: rounded(1.0 / record.classes.len().max(1) as f64),
         learner: series.learner.clone(),
+        reading: series.reading(),
         shots: series.shots,
         seeds: series
             .seeds()
@@ -174,7 +194,33 @@ pub(super) fn distinct<T: PartialEq>(points: &[Point], field: impl Fn(&Point) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::series::tests::cell;
+    use crate::results::series::tests::{cell, written_cell};
+
+    #[test]
+    fn without_shots_there_is_one_level_and_old_tables_are_read() {
+        let cells = [
+            written_cell(("a", "VLM LoRA", 0, 0), 40, |i| i % 4 == 0, |i| i % 2 == 0),
+            cell(("a", "x", 4, 0), 40, |i| i % 4 > 0),
+        ];
+        let points = points(&Series::group(cells.into_iter().map(Ok)).unwrap());
+        assert_eq!(
+            (points[0].shots, points[0].seeds.as_str(), points[0].mean),
+            (0, "", 0.25)
+        );
+        assert_eq!(points[0].interval, IntervalKind::BootstrapImages);
+        let readings: Vec<_> = points.iter().map(|p| p.reading).collect();
+        assert_eq!(readings, [Some(Reading::Free), None]);
+        let csv = to_csv(&points, Path::new("p")).unwrap();
+        assert_eq!(from_csv(Path::new("p"), &csv).unwrap(), points);
+        // Tables were once written without the column.
+        let old = String::from_utf8(csv).unwrap();
+        let old = old
+            .replace(",reading", "")
+            .replace("VLM LoRA,free", "VLM LoRA")
+            .replace("x,,", "x,");
+        let read = from_csv(Path::new("p"), old.as_bytes()).unwrap();
+        assert_eq!((read[0].reading, read[1].clone()), (None, points[1].clone()));
+    }
 
     #[test]
     fn one_seed_several_seeds_and_independent_images() {

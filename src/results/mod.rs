@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
-//!                                   (disk)      └────▶ comparison ─▶ micro gate · table
+//!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
+//!                                     │         └────▶ zero shot ─▶ table
 //!                                     └─▶ compact (the same, to be committed)
 //! ```
 
@@ -23,3 +24,4 @@ pub mod series;
 pub mod statistics;
 pub mod store;
 pub mod table;
+pub mod zero_shot;

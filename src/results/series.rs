@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::config::Protocol;
 use crate::error::{Error, Result};
-use crate::prediction::Prediction;
-use crate::results::metric::Headline;
+use crate::prediction::{Prediction, Reading};
+use crate::results::metric::{self, Headline};
 use crate::results::record::{CellKey, Record};
 use crate::results::statistics::bootstrap::Image;
 use crate::results::store::Store;
@@ -27,6 +27,18 @@ pub struct Run {
     pub record: Record,
     /// Whether each image of the test set was answered correctly, by the record's reading.
     pub correct: Vec<bool>,
+    /// The same by every other reading that was taken.
+    pub others: Vec<(Reading, Vec<bool>)>,
+}
+
+impl Run {
+    fn correct_by(&self, reading: Reading) -> Option<&[bool]> {
+        if reading == self.record.reading {
+            return Some(&self.correct);
+        }
+        let other = self.others.iter().find(|(other, _)| *other == reading);
+        other.map(|(_, correct)| correct.as_slice())
+    }
 }
 
 /// All runs of one learner at one number of shots on one dataset.
@@ -42,7 +54,7 @@ pub struct Series {
     pub shots: u32,
     /// What every run was tested on.
     pub test: Arc<TestSet>,
-    /// One run a seed, sorted by seed; never empty.
+    /// One run a seed, sorted by seed; a single one at k = 0; never empty.
     pub runs: Vec<Run>,
 }
 
@@ -50,7 +62,7 @@ impl Series {
     /// The series that `records` belong to, sorted by dataset, protocol, learner and shots.
     ///
     /// Of two records with one key (the hyper-parameters were changed in between) the later one counts,
-    /// with a warning.
+    /// with a warning. At k = 0, where nothing is drawn, the seed is no part of the key.
     ///
     /// # Errors
     /// As [`Store::predictions`]; [`Error::NotComparable`] when runs of one series differ in test images,
@@ -71,26 +83,28 @@ impl Series {
         let mut known: Vec<Arc<TestSet>> = Vec::new();
         for cell in cells {
             let (record, predictions) = cell?;
-            if let Some((_, other)) = runs.get(&record.key) {
+            let mut place = record.key.clone();
+            place.seed *= u64::from(place.shots > 0);
+            if let Some((_, other)) = runs.get(&place) {
                 tracing::warn!("two results for {}: the later one counts", record.key);
                 let age = |r: &Record| (r.timing.finished.clone(), r.run_id.clone());
                 if age(&other.record) > age(&record) {
                     continue;
                 }
             }
-            let (test, correct) = reduce(&record, predictions);
+            let (test, run) = reduce(record, predictions);
             // All runs on a dataset share one copy of its test set.
             let test = known.iter().find(|set| ***set == test).cloned().unwrap_or_else(|| {
                 known.push(Arc::new(test));
                 Arc::clone(&known[known.len() - 1])
             });
-            runs.insert(record.key.clone(), (test, Run { record, correct }));
+            runs.insert(place, (test, run));
         }
         let mut all: Vec<Self> = Vec::new();
         for (key, (test, run)) in runs {
             match all.last_mut().filter(|series| series.holds(&key)) {
                 Some(series) => {
-                    check_same(&series.runs[0], &series.test, &run, &test)?;
+                    check_same((&series.runs[0], &series.test), (&run, &test))?;
                     series.runs.push(run);
                 }
                 None => all.push(Self {
@@ -113,10 +127,25 @@ impl Series {
             && self.shots == key.shots
     }
 
-    /// Seeds of its runs, in order.
+    /// Seeds of its runs, in order; none at k = 0.
     #[must_use]
     pub fn seeds(&self) -> Vec<u64> {
-        self.runs.iter().map(|run| run.record.key.seed).collect()
+        let drawn = self.runs.iter().filter(|_| self.shots > 0);
+        drawn.map(|run| run.record.key.seed).collect()
+    }
+
+    /// The reading behind its accuracy, where the learner writes its answers; `None` for one that only chooses
+    /// among the classes.
+    #[must_use]
+    pub fn reading(&self) -> Option<Reading> {
+        let record = &self.runs[0].record;
+        record.metrics.readings.written().then_some(record.reading)
+    }
+
+    /// The learner, with its [reading](Series::reading).
+    #[must_use]
+    pub fn label(&self) -> String {
+        label(&self.learner, self.reading())
     }
 
     /// Which accuracy it reports.
@@ -148,19 +177,32 @@ impl Series {
         })
     }
 
-    /// Own score minus the other's (−1, 0 or 1), image by image, for the seeds that both have.
+    /// As [`Series::images`], by another reading; `None` where a run did not take it.
+    #[must_use]
+    pub fn images_by(&self, reading: Reading) -> Option<Vec<Image>> {
+        let runs: Vec<&[bool]> = self
+            .runs
+            .iter()
+            .map(|run| run.correct_by(reading))
+            .collect::<Option<_>>()?;
+        let score = |image: usize| runs.iter().map(|correct| f64::from(u8::from(correct[image]))).collect();
+        Some(self.images_with(score))
+    }
+
+    /// Own score minus the other's (−1, 0 or 1), image by image, for the seeds that both have. The one run without
+    /// shots is met by every run of the other. Each learner counts by its own headline reading.
     ///
     /// # Errors
-    /// [`Error::NotComparable`] when test images, classes, reading or metric differ.
+    /// [`Error::NotComparable`] when test images, classes or metric differ, or the readings of one learner.
     pub fn differences(&self, other: &Self) -> Result<Vec<Image>> {
-        check_same(&self.runs[0], &self.test, &other.runs[0], &other.test)?;
+        check_same((&self.runs[0], &self.test), (&other.runs[0], &other.test))?;
+        let undrawn = self.shots == 0 || other.shots == 0;
+        let meet = |(own, other): &(&Run, &Run)| undrawn || own.record.key.seed == other.record.key.seed;
         let pairs: Vec<(&Run, &Run)> = self
             .runs
             .iter()
-            .filter_map(|own| {
-                let same_seed = |run: &&Run| run.record.key.seed == own.record.key.seed;
-                Some((own, other.runs.iter().find(same_seed)?))
-            })
+            .flat_map(|own| other.runs.iter().map(move |other| (own, other)))
+            .filter(meet)
             .collect();
         let score = |run: &Run, image: usize| f64::from(u8::from(run.correct[image]));
         Ok(self.images_with(|image| {
@@ -188,17 +230,46 @@ impl Series {
     }
 }
 
+/// A learner's name with the reading that its accuracy is by, where there is a choice.
+#[must_use]
+pub fn label(learner: &str, reading: Option<Reading>) -> String {
+    match reading {
+        Some(reading) => format!("{learner} ({})", reading_name(reading)),
+        None => learner.to_owned(),
+    }
+}
+
+/// What a reading is called in tables and figures.
+#[must_use]
+pub fn reading_name(reading: Reading) -> &'static str {
+    match reading {
+        Reading::Free => "free text",
+        Reading::Trie => "trie",
+        Reading::Likelihood => "likelihood",
+    }
+}
+
+/// Every reading, in the order of the columns of tables.
+pub const READINGS: [Reading; 3] = [Reading::Free, Reading::Trie, Reading::Likelihood];
+
 /// The test set of a cell, sorted by id, with what was right on it.
-fn reduce(record: &Record, mut predictions: Vec<Prediction>) -> (TestSet, Vec<bool>) {
+fn reduce(record: Record, mut predictions: Vec<Prediction>) -> (TestSet, Run) {
     predictions.sort_by(|a, b| a.id.cmp(&b.id));
+    let by = |reading| predictions.iter().map(|p| p.correct(reading)).collect();
+    let others = READINGS
+        .into_iter()
+        .filter(|&r| r != record.reading && metric::taken(&predictions, r));
+    let run = Run {
+        correct: by(record.reading),
+        others: others.map(|reading| (reading, by(reading))).collect(),
+        record,
+    };
     let mut numbers: BTreeMap<(bool, String), u32> = BTreeMap::new();
     let mut test = TestSet {
         images: Vec::new(),
         groups: Vec::new(),
     };
-    let mut correct = Vec::new();
     for prediction in predictions {
-        correct.push(prediction.correct(record.reading));
         let name = match prediction.group {
             Some(group) => (true, group),
             None => (false, prediction.id.clone()),
@@ -207,10 +278,10 @@ fn reduce(record: &Record, mut predictions: Vec<Prediction>) -> (TestSet, Vec<bo
         test.groups.push(*numbers.entry(name).or_insert(next));
         test.images.push((prediction.id, prediction.sha256, prediction.truth));
     }
-    (test, correct)
+    (test, run)
 }
 
-fn check_same(left: &Run, left_test: &TestSet, right: &Run, right_test: &TestSet) -> Result<()> {
+fn check_same((left, left_test): (&Run, &TestSet), (right, right_test): (&Run, &TestSet)) -> Result<()> {
     let (a, b) = (&left.record, &right.record);
     let differs = if left_test != right_test {
         "they were tested on different images"
@@ -218,7 +289,7 @@ fn check_same(left: &Run, left_test: &TestSet, right: &Run, right_test: &TestSet
         "their class lists differ"
     } else if a.key.protocol != b.key.protocol {
         "their protocols differ"
-    } else if a.reading != b.reading || a.metrics.headline != b.metrics.headline {
+    } else if a.metrics.headline != b.metrics.headline || (a.key.learner == b.key.learner && a.reading != b.reading) {
         "they report different metrics"
     } else {
         return Ok(());
@@ -232,128 +303,4 @@ fn check_same(left: &Run, left_test: &TestSet, right: &Run, right_test: &TestSet
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::prediction::Reading;
-    use crate::results::record::{Account, Identity, Timing, TrainingSummary};
-
-    type Cell = (Record, Vec<Prediction>);
-
-    /// A finished cell with `n` test images of 4 classes in pairs that show one drawing, of which `right`
-    /// says which are answered correctly.
-    pub(crate) fn cell(
-        (dataset, learner, shots, seed): (&str, &str, u32, u64),
-        n: u32,
-        right: impl Fn(u32) -> bool,
-    ) -> Cell {
-        let method = if learner.contains("pixels") { "pixels" } else { "other" };
-        let identity = Identity {
-            key: CellKey {
-                dataset: dataset.into(),
-                protocol: Protocol::Clean,
-                learner: learner.into(),
-                shots,
-                seed,
-            },
-            hyper_parameters: serde_json::json!({ "method": method }),
-            train: vec![],
-            test: vec![],
-            classes: ["ant", "bee", "cat", "dog"].map(String::from).into(),
-            weights: None,
-            dtype: "f32".into(),
-            backend: "local".into(),
-            recipe: 1,
-        };
-        let account = Account {
-            reading: Reading::Likelihood,
-            headline: Headline::Top1,
-            micro: true,
-            regime: Some("novel".into()),
-            split_sha256: "00".into(),
-            training: TrainingSummary {
-                trainable_parameters: u64::from(learner.contains("LoRA")),
-                ..TrainingSummary::default()
-            },
-            timing: Timing::default(),
-        };
-        let row = |i: u32| Prediction {
-            id: format!("{i:04}.png"),
-            sha256: format!("{i:02x}"),
-            group: Some(format!("drawing {}", i / 2)),
-            truth: i % 4,
-            free_text: None,
-            free_class: None,
-            trie_class: None,
-            likelihood_class: Some(if right(i) { i % 4 } else { (i + 1) % 4 }),
-            log_probs: None,
-        };
-        let rows: Vec<_> = (0..n).map(row).collect();
-        (Record::new(&identity, account, &rows, String::new()), rows)
-    }
-
-    #[test]
-    fn runs_are_grouped_by_seed_and_images_aligned_by_id() {
-        let mut second = cell(("a", "x", 4, 7), 8, |i| i < 2);
-        second.1.reverse(); // another order of the same images
-        let cells = [
-            cell(("a", "x", 8, 0), 8, |_| true),
-            second,
-            cell(("a", "x", 4, 1), 8, |i| i == 7),
-        ];
-        let series = Series::group(cells.into_iter().map(Ok)).unwrap();
-        let shots: Vec<_> = series.iter().map(|s| (s.shots, s.seeds())).collect();
-        assert_eq!(shots, [(4, vec![1, 7]), (8, vec![0])]);
-        assert!(Arc::ptr_eq(&series[0].test, &series[1].test));
-        let images = series[0].images();
-        assert_eq!(images[0].scores, [0.0, 1.0]);
-        assert_eq!(images[7].scores, [1.0, 0.0]);
-        assert_eq!((images[6].group, images[7].group), (3, 3));
-    }
-
-    #[test]
-    fn differences_pair_seeds_and_images() {
-        let series = |learner, seeds: &[u64], right: fn(u32) -> bool| {
-            let cells = seeds.iter().map(|&seed| Ok(cell(("a", learner, 4, seed), 4, right)));
-            Series::group(cells).unwrap().remove(0)
-        };
-        let ours = series("x", &[0, 1, 2], |i| i != 3);
-        let theirs = series("y", &[1, 2, 5], |i| i == 0 || i == 3);
-        let scores: Vec<_> = ours
-            .differences(&theirs)
-            .unwrap()
-            .into_iter()
-            .map(|image| image.scores)
-            .collect();
-        assert_eq!(scores, [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]);
-    }
-
-    #[test]
-    fn other_images_classes_or_metrics_are_not_compared() {
-        let changes: [fn(&mut Cell); 4] = [
-            |c| c.1[0].sha256 = "other".into(),
-            |c| c.0.classes.swap(0, 1),
-            |c| c.0.metrics.headline = Headline::MeanPerClass,
-            |c| c.0.reading = Reading::Free,
-        ];
-        for change in changes {
-            let mut other = cell(("a", "x", 4, 1), 4, |_| true);
-            change(&mut other);
-            let cells = [cell(("a", "x", 4, 0), 4, |_| true), other];
-            let error = Series::group(cells.into_iter().map(Ok)).unwrap_err();
-            assert!(matches!(error, Error::NotComparable { .. }), "{error}");
-        }
-    }
-
-    #[test]
-    fn of_two_results_for_one_cell_the_later_counts() {
-        let (mut old, rows) = cell(("a", "x", 4, 0), 4, |_| false);
-        old.timing.finished = "2026-01-01T00:00:00Z".into();
-        let (mut new, new_rows) = cell(("a", "x", 4, 0), 4, |_| true);
-        new.timing.finished = "2026-01-02T00:00:00Z".into();
-        let (old, new) = ((old, rows), (new, new_rows));
-        for cells in [[old.clone(), new.clone()], [new, old]] {
-            let series = Series::group(cells.into_iter().map(Ok)).unwrap();
-            assert_eq!(series[0].values(), [1.0]);
-        }
-    }
-}
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 //! micro results.
 
 use crate::error::Result;
-use crate::results::curve::{Point, distinct};
+use crate::results::curve::{IntervalKind, Point, distinct};
 use crate::results::figure::canvas::{At, Canvas, Type};
 use crate::results::figure::style::{INK, SMALL, SOFT_INK};
 
@@ -22,7 +22,8 @@ pub(super) struct Line {
 /// The lines under the figure, none wider than `width` pixels.
 pub(super) fn footnotes(points: &[Point], width: f64) -> Vec<Line> {
     let letters = (width / (SMALL * LETTER)) as usize;
-    let mut lines: Vec<Line> = wrap(&describe(points, "Bands"), letters)
+    let text = [describe(points, "Bands"), levels(points)].join(" ");
+    let mut lines: Vec<Line> = wrap(text.trim_end(), letters)
         .into_iter()
         .map(|text| Line { text, caveat: false })
         .collect();
@@ -59,20 +60,54 @@ pub fn describe(points: &[Point], intervals: &str) -> String {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let seeds = distinct(points, |p| p.seeds.clone());
-    let seeds = match &seeds[..] {
-        [one] if one.contains(' ') => format!("Mean over seeds {}", one.replace(' ', ", ")),
-        [one] => format!("Seed {one}"),
-        _ => "Mean over the seeds of each point".to_owned(),
-    };
+    let (without, drawn): (Vec<Point>, Vec<Point>) = points.iter().cloned().partition(|p| p.shots == 0);
+    let mut sentences = vec![format!("Protocol {}.", protocols.join(", "))];
+    if !drawn.is_empty() {
+        let seeds = distinct(&drawn, |p| p.seeds.clone());
+        let seeds = match &seeds[..] {
+            [one] if one.contains(' ') => format!("Mean over seeds {}", one.replace(' ', ", ")),
+            [one] => format!("Seed {one}"),
+            _ => "Mean over the seeds of each point".to_owned(),
+        };
+        sentences.push(format!("{seeds}; all learners see the same draws of examples."));
+    }
+    sentences.push("n: test images.".into());
+    if !drawn.is_empty() {
+        let kinds = kinds(&drawn, ToString::to_string);
+        sentences.push(format!("{intervals}: 95 % {kinds}."));
+    }
+    if !without.is_empty() {
+        let kinds = kinds(&without, |kind| kind.name().to_owned());
+        sentences.push(format!("Zero-shot (k = 0): no examples, one run, 95 % {kinds}."));
+    }
+    sentences.join(" ")
+}
+
+fn kinds(points: &[Point], name: impl Fn(&IntervalKind) -> String) -> String {
     let mut kinds = distinct(points, |p| p.interval);
     kinds.sort();
-    let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-    format!(
-        "Protocol {}. {seeds}; all learners see the same draws of examples. n: test images. {intervals}: 95 % {}.",
-        protocols.join(", "),
-        kinds.join(", or ")
-    )
+    kinds.iter().map(name).collect::<Vec<_>>().join(", or ")
+}
+
+/// The levels without examples with their intervals, which the drawing leaves out; nothing without such points.
+fn levels(points: &[Point]) -> String {
+    let without: Vec<&Point> = points.iter().filter(|p| p.shots == 0).collect();
+    let several = without.iter().any(|p| p.learner != without[0].learner);
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let level = |p: &&Point| {
+        let learner = if several {
+            format!("{}, ", p.learner)
+        } else {
+            String::new()
+        };
+        let (mean, low, high) = (percent(p.mean), percent(p.low), percent(p.high));
+        format!("{learner}{} {mean} [{low}, {high}]", p.dataset)
+    };
+    let levels: Vec<String> = without.iter().map(level).collect();
+    if levels.is_empty() {
+        return String::new();
+    }
+    format!("Zero-shot levels: {}.", levels.join("; "))
 }
 
 /// Breaks a text at spaces into lines of at most `letters` letters.

@@ -1,4 +1,4 @@
-//! One dataset: title, axes, bands, lines, markers.
+//! One dataset: title, axes, bands, lines, markers, levels without examples.
 
 use plotters::style::text_anchor::HPos;
 
@@ -28,10 +28,11 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// From the smallest to the largest number of shots, on a log2 scale; every number of shots is
+    /// From the smallest to the largest number of shots above zero, on a log2 scale; every number of shots is
     /// labelled while there is room, else the powers of two.
     pub(super) fn new(points: &[Point]) -> Self {
-        let mut ticks = distinct(points, |p| p.shots.max(1));
+        let mut ticks = distinct(points, |p| p.shots);
+        ticks.retain(|shots| *shots > 0);
         ticks.sort_unstable();
         let crowded = ticks.windows(2).any(|pair| position(pair[1]) - position(pair[0]) < 0.4) || ticks.len() > 10;
         let (first, last) = (ticks.first().copied().unwrap_or(1), ticks.last().copied().unwrap_or(1));
@@ -96,7 +97,8 @@ pub(super) fn draw(
     let curves: Vec<(usize, Vec<&Point>)> = learners
         .iter()
         .map(|learner| {
-            let mut curve: Vec<&Point> = points.iter().copied().filter(|p| p.learner == *learner).collect();
+            let own = points.iter().copied().filter(|p| p.learner == *learner && p.shots > 0);
+            let mut curve: Vec<&Point> = own.collect();
             curve.sort_by_key(|p| p.shots);
             curve
         })
@@ -110,6 +112,7 @@ pub(super) fn draw(
         let y = frame.y(point.chance);
         sheet.line(&[(frame.left(), y), (frame.right(), y)], SOFT_INK, 1.2, CHANCE_DASH)?;
     }
+    zero_shots(sheet, frame, points, learners)?;
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
         let style = curve_style(*index);
@@ -127,6 +130,36 @@ pub(super) fn draw(
 
 /// Dash of the line of guessing.
 pub(super) const CHANCE_DASH: &[f64] = &[1.2, 2.6];
+/// Dash of the level without examples.
+pub(super) const ZERO_SHOT_DASH: &[f64] = &[7.0, 4.0];
+/// Between the names of two levels.
+const NAME_HEIGHT: f64 = 13.0;
+
+/// A level line for each learner that answered without examples, named at its right end.
+fn zero_shots(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point], learners: &[String]) -> Result<()> {
+    let mut levels = Vec::new();
+    for (index, learner) in learners.iter().enumerate() {
+        let level = points.iter().find(|p| p.learner == *learner && p.shots == 0);
+        levels.extend(level.map(|point| (frame.y(point.mean), curve_style(index).colour)));
+    }
+    levels.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // From the lowest: above its line and clear of the name below, from the highest: below the panel's edge.
+    let mut names: Vec<f64> = levels.iter().map(|(y, _)| y - NAME_HEIGHT / 2.0).collect();
+    for i in 1..names.len() {
+        names[i] = names[i].min(names[i - 1] - NAME_HEIGHT);
+    }
+    let mut highest = frame.top() + NAME_HEIGHT / 2.0;
+    for name in names.iter_mut().rev() {
+        *name = name.max(highest);
+        highest = *name + NAME_HEIGHT;
+    }
+    for ((y, colour), name) in levels.into_iter().zip(names) {
+        sheet.line(&[(frame.left(), y), (frame.right(), y)], colour, 1.6, ZERO_SHOT_DASH)?;
+        let set = Type::new(SMALL, colour).anchored(HPos::Right);
+        sheet.text((frame.right() - 2.0, name), "zero-shot", set)?;
+    }
+    Ok(())
+}
 
 fn titles(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point]) -> Result<()> {
     let Some(point) = points.first() else {
@@ -136,11 +169,9 @@ fn titles(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point]) -> Result<()
         Headline::Top1 => "top-1",
         Headline::MeanPerClass => "mean per class",
     };
-    let regime = point
-        .regime
-        .as_ref()
-        .map(|regime| format!("{regime} concepts · "))
-        .unwrap_or_default();
+    let told = |form: &dyn Fn(&str) -> String| point.regime.as_deref().map(form).unwrap_or_default();
+    let regime = told(&|regime| format!("{regime} concepts · "));
+    let mark = told(&|regime| format!(" ({regime})"));
     let mut sizes: Vec<usize> = points.iter().map(|p| p.n_test).collect();
     sizes.sort_unstable();
     sizes.dedup();
@@ -151,7 +182,7 @@ fn titles(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point]) -> Result<()
     let (x, y) = (frame.left(), frame.at.1);
     sheet.text(
         (x, y + 13.0),
-        &super::shortened(&point.dataset),
+        &super::shortened(&point.dataset, &mark),
         Type::new(PANEL_TITLE, INK).bold(),
     )?;
     sheet.text(
