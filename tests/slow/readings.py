@@ -3,15 +3,16 @@
 
     readings.py MODEL GOLDENS
 
-MODEL: hub-layout folder of a dense Qwen3-VL with its tokenizer. GOLDENS: its folder of golden values, with
-`images/*.png`; `readings.json` is written there, computed in f64, one sequence at a time. The images are cut at
-the right and below to whole merged patches, so that nobody resizes them: resizing is compared elsewhere, to one
-level in 255, which is more than these numbers bear. The tests of `tests/it/reading_local.rs` compare. Needs torch, torchvision, transformers >= 5.
+MODEL: hub-layout folder of a dense Qwen3-VL with its tokenizer. GOLDENS: its folder of golden values, where
+`readings.json` is written, computed in f64, one sequence at a time. The pictures are patterns of sizes that are not
+resized: resizing is compared elsewhere, to one level in 255, which is more than these numbers bear. The tests of
+`tests/it/reading_local.rs` compare. Needs torch, torchvision, transformers >= 5.
 """
 import json
 import pathlib
 import sys
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorFast, Qwen3VLForConditionalGeneration
@@ -19,25 +20,20 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorFast, Qwe
 QUESTION = "What is the name of the subject in this photo?"
 PREFILL = "The subject in this photo is:"
 NAMES = ["cat", "cat fish", "red fox", "Great Pyrenees", "guinea pig", "red", "Boeing 737-200"]
+SIZES = [(64, 64), (96, 64), (32, 64), (64, 128), (96, 64), (256, 256), (288, 320)]
 
 model_dir, goldens = sys.argv[1:]
 tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{model_dir}/tokenizer.json")
 processor = Qwen2VLImageProcessorFast.from_pretrained(model_dir)
 model = Qwen3VLForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float64).eval()
 pad, end = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>"])
-read = {"names": NAMES, "images": {}}
-for path in sorted(pathlib.Path(goldens, "images").glob("*.png")):
-    image = Image.open(path)
-    if image.mode != "RGB":
-        continue
-    square = processor.patch_size * processor.merge_size
-    size = tuple(side // square * square for side in image.size)
-    if 0 in size:
-        continue
-    image = image.crop((0, 0, *size))
+read = {"names": NAMES, "pictures": []}
+for number, (width, height) in enumerate(SIZES):
+    y, x, channel = np.ogrid[:height, :width, :3]
+    image = Image.fromarray(((x * (5 + number) + y * 3 * (number + 1) + channel * 90) % 256).astype(np.uint8))
     pixels = processor(images=[image], return_tensors="pt")
-    if tuple(int(sides) * processor.patch_size for sides in pixels["image_grid_thw"][0, [2, 1]]) != size:
-        continue
+    if pixels["image_grid_thw"].tolist() != [[1, height // processor.patch_size, width // processor.patch_size]]:
+        continue  # outside the pixel limits of this model
     pixels["pixel_values"] = pixels["pixel_values"].to(model.dtype)
     tokens = int(pixels["image_grid_thw"].prod()) // processor.merge_size**2
     question = (
@@ -61,10 +57,12 @@ for path in sorted(pathlib.Path(goldens, "images").glob("*.png")):
         said = model.generate(
             **inputs(prompt), max_new_tokens=6, do_sample=False, eos_token_id=end, pad_token_id=end
         )
-    read["images"][path.name] = {
-        "size": size,
+    picture = {
+        "number": number,
+        "size": [width, height],
         "positions": len(prompt),
         "log_probs": log_probs,
         "greedy": said[0, len(prompt) :].tolist(),
     }
+    read["pictures"].append(picture)
 pathlib.Path(goldens, "readings.json").write_text(json.dumps(read) + "\n")
