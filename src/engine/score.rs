@@ -19,7 +19,7 @@ struct Piece {
     rows: usize,
 }
 
-/// Scores continuations of prompts, as [`crate::backend::Sampler::compute_logprobs`]; each prompt comes with the
+/// Scores continuations of prompts, as the sampler of a backend is asked to; each prompt comes with the
 /// features of its images. A prompt is read once, and once more only for continuations that do not fit into one
 /// pass.
 ///
@@ -184,7 +184,7 @@ mod tests {
             let pixels: Vec<f32> = (0..8).map(|j| (i * 3 + j) as f32 / 10.0).collect();
             let patches = candle_core::Tensor::from_vec(pixels, (2, 4), &Device::Cpu).unwrap();
             let (mut ids, mut images, mut features) = (vec![1, i], vec![], None);
-            if i % 3 > 0 {
+            if !i.is_multiple_of(3) {
                 ids.extend([49, 49, 2]);
                 images.push(grid);
                 features = Some(model.see(&patches, &[grid]).unwrap());

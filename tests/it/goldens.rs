@@ -30,6 +30,13 @@ pub fn qwen3_vl() -> Vec<Golden> {
     of_kind("dense Qwen3-VL", |model_type| model_type == "qwen3_vl")
 }
 
+/// The dense Qwen3-VL fixtures of the repository, whatever `KSHOT_GOLDENS` names.
+pub fn committed_qwen3_vl() -> Vec<Golden> {
+    let mut all = all_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"));
+    all.retain(|golden| golden.config()["model_type"] == "qwen3_vl");
+    all
+}
+
 /// Every fixture of one kind of model. A folder that `KSHOT_GOLDENS` names may be about other kinds only: then the
 /// committed fixtures stand in for this one.
 ///

@@ -28,6 +28,7 @@ mod qwen_input;
 mod qwen_lora;
 mod qwen_support;
 mod reading;
+mod reading_local;
 mod reading_tree;
 mod real_shape;
 mod results;
