@@ -31,6 +31,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let model = Qwen3Vl::load(&arguments.model, &Device::Cpu)?.load_adapter(&arguments.adapter)?;
-    let _ = model;
-    Ok(())
+    model.save_merged(&arguments.model, &arguments.out)
 }

@@ -28,7 +28,7 @@ fn pixels(bytes: &[u8], limit: u64) -> Result<Option<RgbImage>, String> {
         return Err(format!("{width} x {height} pixels exceed the limit of {limit} bytes"));
     }
     let mut lines = file.rgb().map_err(words)?;
-    let pixels: Vec<u8> = lines.read_scanlines_flat().map_err(words)?;
+    let pixels: Vec<u8> = lines.read_scanlines::<u8>().map_err(words)?;
     lines.finish().map_err(words)?;
     RgbImage::from_raw(width as u32, height as u32, pixels)
         .map(Some)

@@ -123,7 +123,7 @@ mod tests {
         fn predict(&mut self, _: &[LabelledImage], _: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
             Ok(())
         }
-        fn save(&self, _: &Path) -> Result<()> {
+        fn save(&mut self, _: &Path) -> Result<()> {
             Ok(())
         }
         fn load(&mut self, _: &Path) -> Result<()> {
