@@ -68,6 +68,7 @@ pub fn subjects(series: &[Series]) -> Vec<&str> {
 /// As [`paired`].
 pub fn against_others(series: &[Series], subjects: &[&str]) -> Result<Vec<Difference>> {
     let mut pairs: Vec<(&Series, &Series)> = Vec::new();
+    let rank_of = |series: &Series| subjects.iter().position(|subject| *subject == series.learner);
     for (rank, subject) in subjects.iter().enumerate() {
         for own in series.iter().filter(|s| s.learner == *subject) {
             let others = series
@@ -86,6 +87,7 @@ pub fn against_others(series: &[Series], subjects: &[&str]) -> Result<Vec<Differ
             }
         }
     }
+    pairs.sort_by(|(a, x), (b, y)| (rank_of(a), &x.learner).cmp(&(rank_of(b), &y.learner)));
     all(pairs)
 }
 

@@ -136,13 +136,13 @@ struct Grid {
     columns: usize,
     rows: usize,
     legend: Place,
+    legend_entries: usize,
 }
 
 enum Place {
     Beside,
     Free,
-    /// So many rows of entries.
-    Strip(usize),
+    Strip,
 }
 
 const STRIP_COLUMNS: usize = 3;
@@ -160,13 +160,14 @@ impl Grid {
         } else if panels < columns * rows {
             Place::Free
         } else {
-            Place::Strip(legend_entries.div_ceil(STRIP_COLUMNS))
+            Place::Strip
         };
         Self {
             panels,
             columns,
             rows,
             legend,
+            legend_entries,
         }
     }
 
@@ -194,7 +195,7 @@ impl Grid {
     }
 
     fn legend_columns(&self) -> usize {
-        if matches!(self.legend, Place::Strip(_)) {
+        if matches!(self.legend, Place::Strip) {
             STRIP_COLUMNS
         } else {
             1
@@ -205,7 +206,7 @@ impl Grid {
         let (x, y) = match self.legend {
             Place::Beside => Self::place(self.columns, 0),
             Place::Free => self.panel_at(self.panels),
-            Place::Strip(_) => {
+            Place::Strip => {
                 return (Self::place(0, 0).0 + panel::LEFT, self.panels_bottom() + 4.0);
             }
         };
@@ -217,12 +218,9 @@ impl Grid {
     }
 
     fn bottom(&self) -> f64 {
-        let strip = if let Place::Strip(rows) = self.legend {
-            rows as f64 * legend::ROW + 6.0
-        } else {
-            0.0
-        };
-        self.panels_bottom() + strip + 10.0
+        let rows = self.legend_entries.div_ceil(self.legend_columns());
+        let legend = self.legend_at().1 + rows as f64 * legend::ROW + 2.0;
+        self.panels_bottom().max(legend) + 10.0
     }
 }
 

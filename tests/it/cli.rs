@@ -57,6 +57,7 @@ fn errors_name_the_thing_and_the_remedy() {
     for arguments in [
         vec!["sweep", "--set", "datasets=['mini-pests']"],
         vec!["sweep", "--set", "shots=[1, 99]"],
+        vec!["sweep", "--config", "tiny.toml", "--set", "shots=[0, 1]"],
         vec!["sweep", "--set", "learner.0.rnk=4"],
         vec!["sweep", "--set", "learner.0.model=nowhere"],
         vec!["plot", "nowhere"],

@@ -1,10 +1,16 @@
 //! The compact form of a results folder stands in for the folder itself.
 
 use std::fs;
+use std::path::Path;
 
+use kshot::config::Protocol;
+use kshot::prediction::{Prediction, Reading};
+use kshot::results::curve;
+use kshot::results::metric::{Headline, Metrics};
+use kshot::results::record::{Account, CellKey, Identity, Timing, TrainingSummary};
 use kshot::results::store::Store;
 
-use crate::support::{Sandbox, contents, copy, stderr};
+use crate::support::{Sandbox, contents, copy, root, stderr};
 
 const SWEEP: [&str; 3] = ["sweep", "--config", "tiny.toml"];
 const RESULTS: &str = "results/tiny";
@@ -134,4 +140,143 @@ fn what_cannot_be_promoted_is_refused() {
         "{}",
         stderr(&onto_itself)
     );
+}
+
+/// The committed reference, of whatever version, gives the numbers that were committed with it.
+#[test]
+fn the_committed_reference_is_read() {
+    let sandbox = Sandbox::new();
+    let committed = root().join("results/reference/mini-full");
+    copy(&committed, &sandbox.path(COMPACT));
+    let table = sandbox.succeed(&["plot", COMPACT]);
+    assert!(table.contains("Bar for micro models"), "{table}");
+    let points = |folder: &Path| {
+        let path = folder.join("figures/accuracy.csv");
+        curve::from_csv(&path, &fs::read(&path).unwrap()).unwrap()
+    };
+    assert_eq!(points(&sandbox.path(COMPACT)), points(&committed));
+}
+
+/// Stores a cell of 40 images in pairs, of four classes; of a learner that writes where `free` is given, which says
+/// on how many of eight images the text is right. Every fifth wrong text names no class.
+fn finish(store: &Store, (dataset, learner, shots, seed): (&str, &str, u32, u64), free: Option<u32>, chosen: u32) {
+    let identity = Identity {
+        key: CellKey {
+            dataset: dataset.into(),
+            protocol: Protocol::Clean,
+            learner: learner.into(),
+            shots,
+            seed,
+        },
+        hyper_parameters: serde_json::json!({ "method": if learner.contains("pixels") { "pixels" } else { "other" } }),
+        train: vec![],
+        test: vec![],
+        classes: ["ant", "bee", "cat", "dog"].map(String::from).into(),
+        weights: None,
+        dtype: "f32".into(),
+        backend: "local".into(),
+        recipe: 1,
+    };
+    let row = |i: u32| {
+        let truth = i % 4;
+        let answer = |share: u32| (truth + u32::from(i % 8 >= share)) % 4;
+        let written = free.map(|share| Some(answer(share)).filter(|class| *class == truth || !i.is_multiple_of(5)));
+        Prediction {
+            id: format!("test/{i:02}.png"),
+            sha256: format!("{i:064x}"),
+            group: Some(format!("drawing {}", i / 2)),
+            truth,
+            free_text: written.map(|class| class.map_or("a yak".into(), |c| identity.classes[c as usize].clone())),
+            free_class: written.flatten(),
+            trie_class: free.map(|_| answer(chosen)),
+            likelihood_class: Some(answer(chosen)),
+            log_probs: free.map(|_| (0..4).map(|c| if c == answer(chosen) { -2.5 } else { -4.0 }).collect()),
+        }
+    };
+    let account = Account {
+        reading: if free.is_some() {
+            Reading::Free
+        } else {
+            Reading::Likelihood
+        },
+        headline: Headline::Top1,
+        micro: true,
+        regime: Some(if dataset == "mini-flowers" { "known" } else { "novel" }.into()),
+        split_sha256: "cc".into(),
+        training: TrainingSummary {
+            trainable_parameters: u64::from(learner.contains("LoRA")),
+            ..TrainingSummary::default()
+        },
+        timing: Timing::default(),
+    };
+    let rows: Vec<_> = (0..40).map(row).collect();
+    store.finish(&identity, account, &rows).unwrap();
+}
+
+#[test]
+fn a_writing_learner_is_told_beside_the_others_and_survives_promotion() {
+    let sandbox = Sandbox::new();
+    let store = Store::open(&sandbox.path(RESULTS)).unwrap();
+    store.write_sweep_config("name = \"tiny\"\n").unwrap();
+    for (dataset, knows) in [("mini-flowers", 4), ("mini-pets", 2)] {
+        finish(&store, (dataset, "Qwen3-VL LoRA", 0, 0), Some(1), knows);
+        for seed in 0..2 {
+            finish(&store, (dataset, "Qwen3-VL LoRA", 1, seed), Some(3), 4);
+            finish(&store, (dataset, "Qwen3-VL LoRA", 16, seed), Some(7), 7);
+            finish(&store, (dataset, "DINOv2 LoRA", 1, seed), None, 4);
+            finish(&store, (dataset, "DINOv2 LoRA", 16, seed), None, 6);
+            finish(&store, (dataset, "raw pixels 1-NN", 16, seed), None, 3);
+        }
+    }
+    let records = store.records().unwrap();
+    store.write_ledger(&records).unwrap();
+    let table = sandbox.succeed(&["plot", RESULTS]);
+    insta::assert_snapshot!(table);
+
+    let ledger = fs::read_to_string(sandbox.path(RESULTS).join("ledger.csv")).unwrap();
+    let mut rows = csv::Reader::from_reader(ledger.as_bytes());
+    let columns = rows.headers().unwrap().clone();
+    let told: Vec<Vec<String>> = rows
+        .records()
+        .map(|row| {
+            let row = row.unwrap();
+            let names = ["learner", "shots", "reading", "accuracy"];
+            let names = names
+                .iter()
+                .chain(&["accuracy_free", "accuracy_trie", "accuracy_likelihood", "invalid_free"]);
+            names
+                .map(|name| row[columns.iter().position(|column| column == *name).unwrap()].to_owned())
+                .collect()
+        })
+        .collect();
+    assert_eq!(
+        told[0],
+        ["DINOv2 LoRA", "1", "likelihood", "0.500000", "", "", "0.500000", ""]
+    );
+    let zero = told.iter().find(|row| row[1] == "0").unwrap();
+    assert_eq!(
+        zero[..],
+        [
+            "Qwen3-VL LoRA",
+            "0",
+            "free",
+            "0.125000",
+            "0.125000",
+            "0.500000",
+            "0.500000",
+            "0.175000"
+        ]
+    );
+
+    assert_eq!(sandbox.succeed(&["promote", RESULTS, COMPACT]), table);
+    let compact = Store::open_existing(&sandbox.path(COMPACT)).unwrap();
+    assert_eq!(compact.records().unwrap(), records);
+    for record in &records {
+        let rows = compact.predictions(&record.run_id).unwrap();
+        assert_eq!(rows, store.predictions(&record.run_id).unwrap());
+        assert_eq!(
+            Metrics::of(&rows, record.reading, record.metrics.headline),
+            record.metrics
+        );
+    }
 }

@@ -212,6 +212,25 @@ mod tests {
         assert!(together * 10 < apart, "{together} bytes together, {apart} apart");
     }
 
+    /// A committed reference must stay small: the hardly compressible part is ten log-probabilities an image.
+    #[test]
+    fn a_row_of_a_writing_learner_takes_less_than_forty_bytes() {
+        use rand::Rng as _;
+        let mut random = crate::seed::rng(1, "sizes");
+        let mut log_prob = || -30.0 * random.random_range(0.0..1.0_f32);
+        let cells: Cells = (0..20)
+            .map(|cell| {
+                let mut rows: Vec<_> = (0..200).map(|i| row(i, cell)).collect();
+                for row in &mut rows {
+                    row.log_probs = Some((0..10).map(|_| log_prob()).collect());
+                }
+                (format!("{cell:016x}"), (vec!["cat".into(), "dog".into()], rows))
+            })
+            .collect();
+        let bytes = encode(cells).unwrap().len();
+        assert!(bytes < 40 * 20 * 200, "{bytes} bytes for 4,000 rows");
+    }
+
     #[test]
     fn a_torn_file_is_an_error_that_names_it() {
         let bytes = encode(cells()).unwrap();
