@@ -124,13 +124,14 @@ struct Pupil {
     adapter: tempfile::TempDir,
 }
 
-/// Few enough that some answers are no names.
 const STEPS: usize = 60;
 const NAMES: [&str; 5] = ["cat", "cat fish", "red_fox", "red", "Dog"];
 
 impl Pupil {
     fn teach() -> (Self, Box<dyn Sampler>) {
-        let model = known().remove(0).model;
+        let mut fixtures = goldens::committed_qwen3_vl();
+        fixtures.retain(|golden| golden.model.join("tokenizer.json").is_file());
+        let model = fixtures.remove(0).model;
         let renderer = Renderer::load(&model, Some(64)).unwrap();
         let names: Vec<String> = NAMES.iter().map(|&name| name.to_owned()).collect();
         let answers = Answers::new(&renderer, &names).unwrap();
@@ -205,18 +206,22 @@ impl Pupil {
 #[test]
 fn a_taught_model_is_read_the_same_in_every_way() {
     let (pupil, mut sampler) = Pupil::teach();
+    let base = Qwen3Vl::load(&pupil.model, &Device::Cpu).unwrap();
+    let taught = base.load_adapter(&pupil.adapter.path().join("adapter")).unwrap();
+    assert!(read_in_every_way(&pupil, &mut *sampler, &taught) > 10);
+    // What has learned nothing writes no names: everything is decoded.
+    let mut sampler = backend(&pupil.model).sampler(&Weights::Base).unwrap();
+    assert!(read_in_every_way(&pupil, &mut *sampler, &base) < 10);
+}
+
+/// Compares what is read all at once, one by one, free only with all kinds of hints, and by the model itself;
+/// gives how many of the 60 free answers are names.
+fn read_in_every_way(pupil: &Pupil, sampler: &mut dyn Sampler, model: &Qwen3Vl) -> usize {
     let answers = Answers::new(&pupil.renderer, &pupil.names).unwrap();
     let question = |picture: &Picture| pupil.renderer.question(Some(picture)).unwrap();
     let prompts: Vec<ModelInput> = pupil.pictures.iter().map(question).collect();
-    let all = answers.read(&mut *sampler, &prompts, &ALL, None).unwrap();
-    let share = |valid: &dyn Fn(&Answer) -> bool| all.iter().filter(|answer| valid(answer)).count();
-    let valid = share(&|answer| answer.free_class.is_some());
-    assert!(
-        valid > 10 && valid < 60,
-        "{valid} valid answers: the test wants both kinds"
-    );
-
-    for (found, batched) in one_by_one(&answers, &mut *sampler, &prompts, None).iter().zip(&all) {
+    let all = answers.read(sampler, &prompts, &ALL, None).unwrap();
+    for (found, batched) in one_by_one(&answers, sampler, &prompts, None).iter().zip(&all) {
         let pairs = found.log_probs.iter().flatten().zip(batched.log_probs.iter().flatten());
         for (found, batched) in pairs {
             assert!(
@@ -235,8 +240,8 @@ fn a_taught_model_is_read_the_same_in_every_way() {
     shuffled.rotate_left(7);
     for hints in [None, Some(&pupil.truth), Some(&shuffled)] {
         let hints = hints.map(Vec::as_slice);
-        let free = answers.read(&mut *sampler, &prompts, &[Reading::Free], hints).unwrap();
-        let alone = hints.map(|hints| one_by_one(&answers, &mut *sampler, &prompts, Some(hints)));
+        let free = answers.read(sampler, &prompts, &[Reading::Free], hints).unwrap();
+        let alone = hints.map(|hints| one_by_one(&answers, sampler, &prompts, Some(hints)));
         for (free, all) in free.iter().chain(alone.iter().flatten()).zip(all.iter().cycle()) {
             assert_eq!((&free.free_text, free.free_class), (&all.free_text, all.free_class));
             assert_eq!((free.trie_class, &free.log_probs), (None, &None));
@@ -244,8 +249,6 @@ fn a_taught_model_is_read_the_same_in_every_way() {
     }
 
     // The model itself, asked without sampler, scores or shortcut, writes the same.
-    let model = Qwen3Vl::load(&pupil.model, &Device::Cpu).unwrap();
-    let model = model.load_adapter(&pupil.adapter.path().join("adapter")).unwrap();
     let processor = PatchProcessor::load(&pupil.model).unwrap();
     let (prompter, end) = (pupil.renderer.prompter(), pupil.renderer.prompter().end());
     let longest = answers.tokens().iter().map(Vec::len).max().unwrap();
@@ -263,4 +266,5 @@ fn a_taught_model_is_read_the_same_in_every_way() {
         assert_eq!(answer.free_text.as_deref(), Some(text.trim()));
         assert!(answer.free_class.is_none() || said.last() == Some(&end));
     }
+    all.iter().filter(|answer| answer.free_class.is_some()).count()
 }
