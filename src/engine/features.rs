@@ -87,17 +87,13 @@ impl Engine {
         inputs.iter().map(one).collect()
     }
 
-    /// The features of all pictures of several inputs in one pass, with the graph that trains the tower.
+    /// (N, patch numbers) of all pictures of several inputs, with their grids.
     ///
     /// # Errors
-    /// As [`Engine::frozen_features`].
-    pub(super) fn trained_features(&self, model: &Qwen3Vl, inputs: &[Input]) -> Result<Option<Features>> {
+    /// [`crate::error::Error::Image`].
+    pub(super) fn patches(&self, inputs: &[Input]) -> Result<(Tensor, Vec<Grid>)> {
         let pictures: Vec<&Picture> = inputs.iter().flat_map(|input| &input.pictures).copied().collect();
-        if pictures.is_empty() {
-            return Ok(None);
-        }
-        let (patches, grids) = patches(model, &self.processor, &pictures)?;
-        model.see(&patches, &grids).map(Some)
+        patches(&self.base, &self.processor, &pictures)
     }
 }
 

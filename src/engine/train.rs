@@ -13,9 +13,9 @@ use crate::nn::loss::log_softmax;
 use crate::nn::{Rates, clip_grad_norm};
 
 /// Examples of one pass, packed.
-struct Examples {
+struct Examples<'a> {
+    inputs: Vec<Input<'a>>,
     batch: Batch,
-    features: Option<Features>,
     /// Where the weighted targets come from: (example of the call, position).
     places: Vec<(usize, usize)>,
     /// Their rows of the batch.
@@ -35,10 +35,11 @@ impl Engine {
         let (merged, own_eyes, step) = (model.merged()?, sees_for_itself(&model), self.steps(id)?);
         let mut output = empty(data);
         for (chunk, first) in self.chunks(data) {
-            let Some(examples) = self.examples(&merged, own_eyes, chunk, first)? else {
+            let Some(examples) = self.examples(&merged, chunk, first)? else {
                 continue;
             };
-            let states = merged.forward(&examples.batch, examples.features.as_ref(), None)?;
+            let features = self.sight(&merged, own_eyes, &examples.inputs)?;
+            let states = merged.forward(&examples.batch, features.as_ref(), None)?;
             let (_, logprobs) = examples.loss(&merged, &states, step)?;
             examples.report(&logprobs, &mut output);
         }
@@ -58,17 +59,24 @@ impl Engine {
         let mut sum = None;
         let mut pictures = false;
         for (chunk, first) in self.chunks(data) {
-            let Some(examples) = self.examples(&model, own_eyes, chunk, first)? else {
+            let Some(examples) = self.examples(&model, chunk, first)? else {
                 continue;
             };
-            pictures |= examples.features.is_some();
             let mut logprobs = Vec::new();
             let loss = |states: &Tensor| {
                 let (loss, values) = examples.loss(&model, states, step)?;
                 logprobs = values;
                 Ok(loss)
             };
-            let (_, gradients) = model.backward(&examples.batch, examples.features.as_ref(), checkpointing, loss)?;
+            let seen = examples.inputs.iter().any(|input| !input.pictures.is_empty());
+            pictures |= seen;
+            let (_, gradients) = if seen && own_eyes && checkpointing {
+                let (patches, grids) = self.patches(&examples.inputs)?;
+                model.backward_from_patches(&examples.batch, &patches, &grids, loss)?
+            } else {
+                let features = self.sight(&model, own_eyes, &examples.inputs)?;
+                model.backward(&examples.batch, features.as_ref(), checkpointing, loss)?
+            };
             add(&mut sum, &gradients, &variables)?;
             examples.report(&logprobs, &mut output);
         }
@@ -121,8 +129,21 @@ impl Engine {
         data.chunks(size).zip((0..).step_by(size))
     }
 
+    /// The features of all pictures.
+    fn sight(&mut self, model: &Qwen3Vl, own_eyes: bool, inputs: &[Input]) -> Result<Option<Features>> {
+        if !own_eyes {
+            let each = self.frozen_features(inputs)?;
+            return Features::cat(&each.iter().flatten().collect::<Vec<_>>());
+        }
+        if inputs.iter().all(|input| input.pictures.is_empty()) {
+            return Ok(None);
+        }
+        let (patches, grids) = self.patches(inputs)?;
+        model.see(&patches, &grids).map(Some)
+    }
+
     /// The examples that bear weight, if there are any.
-    fn examples(&mut self, model: &Qwen3Vl, own_eyes: bool, data: &[Datum], first: usize) -> Result<Option<Examples>> {
+    fn examples<'a>(&self, model: &Qwen3Vl, data: &'a [Datum], first: usize) -> Result<Option<Examples<'a>>> {
         let inputs = self.read(data.iter().map(|datum| &datum.input), first)?;
         let (mut weighted, mut kept): (Vec<Input>, Vec<(usize, &Datum)>) = (Vec::new(), Vec::new());
         for ((datum, input), index) in data.iter().zip(inputs).zip(first..) {
@@ -135,16 +156,10 @@ impl Engine {
         if kept.is_empty() {
             return Ok(None);
         }
-        let features = if own_eyes {
-            self.trained_features(model, &weighted)?
-        } else {
-            let each = self.frozen_features(&weighted)?;
-            Features::cat(&each.iter().flatten().collect::<Vec<_>>())?
-        };
-        let sequences: Vec<_> = weighted.into_iter().map(|input| input.sequence).collect();
+        let sequences: Vec<_> = weighted.iter().map(|input| input.sequence.clone()).collect();
         let mut examples = Examples {
+            inputs: weighted,
             batch: model.batch(&sequences)?,
-            features,
             places: Vec::new(),
             rows: Vec::new(),
             targets: Vec::new(),
@@ -165,7 +180,7 @@ impl Engine {
     }
 }
 
-impl Examples {
+impl Examples<'_> {
     /// The loss, a scalar, and the log-probability of each weighted target.
     fn loss(&self, model: &Qwen3Vl, states: &Tensor, step: usize) -> Result<(Tensor, Vec<f32>)> {
         let count = self.rows.len();

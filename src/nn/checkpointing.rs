@@ -30,17 +30,44 @@ pub fn backward(
     loss: impl FnOnce(&Tensor) -> Result<Tensor>,
     vars: &[Var],
 ) -> Result<Backward> {
+    let states = states(layers, input, &layer)?;
+    backward_over(states, input.track_op(), layer, |_, _| Ok(None), loss, vars)
+}
+
+/// The input and what comes out of each of so many layers, outside any graph.
+///
+/// # Errors
+/// What `layer` reports.
+pub fn states(layers: usize, input: &Tensor, layer: impl Fn(usize, &Tensor) -> Result<Tensor>) -> Result<Vec<Tensor>> {
     let mut states = vec![input.detach()];
     for i in 0..layers {
         let state = layer(i, &states[i])?.detach();
         states.push(state);
     }
+    Ok(states)
+}
+
+/// The backward pass over a chain whose [`states`] are known: `below` says whether the gradient of its input is
+/// wanted; the scalar that `side(i, x)` may give for the output x of layer i counts as part of the loss (what is
+/// reported as the loss is `loss(x)` alone).
+///
+/// # Errors
+/// What `layer`, `side` and `loss` report.
+pub fn backward_over(
+    mut states: Vec<Tensor>,
+    below: bool,
+    layer: impl Fn(usize, &Tensor) -> Result<Tensor>,
+    side: impl Fn(usize, &Tensor) -> Result<Option<Tensor>>,
+    loss: impl FnOnce(&Tensor) -> Result<Tensor>,
+    vars: &[Var],
+) -> Result<Backward> {
     let mut gradients = GradStore::default();
-    let mut state = states.pop().unwrap_or_else(|| input.detach());
+    let Some(mut state) = states.pop() else {
+        return Err(candle_core::Error::Msg("a chain of layers without an input".into()).into());
+    };
+    let layers = states.len();
     // The first layer's input needs no gradient unless something before it is trained.
-    let mut variable = (layers > 0 || input.track_op())
-        .then(|| Var::from_tensor(&state))
-        .transpose()?;
+    let mut variable = (layers > 0 || below).then(|| Var::from_tensor(&state)).transpose()?;
     let end = loss(variable.as_ref().map_or(&state, Var::as_tensor))?;
     let mut upstream = collect(&end, variable.as_ref(), vars, &mut gradients)?;
     for i in (0..layers).rev() {
@@ -49,11 +76,12 @@ pub fn backward(
             Some(state) => state,
             None => break,
         };
-        variable = (i > 0 || input.track_op())
-            .then(|| Var::from_tensor(&state))
-            .transpose()?;
+        variable = (i > 0 || below).then(|| Var::from_tensor(&state)).transpose()?;
         let output = layer(i, variable.as_ref().map_or(&state, Var::as_tensor))?;
-        let product = (output * last)?.sum_all()?;
+        let mut product = (&output * last)?.sum_all()?;
+        if let Some(side) = side(i, &output)? {
+            product = (product + side)?;
+        }
         upstream = collect(&product, variable.as_ref(), vars, &mut gradients)?;
     }
     Ok(Backward {

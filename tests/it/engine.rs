@@ -87,8 +87,8 @@ fn compare(golden: &Golden, change: impl Fn(&mut Settings)) -> Vec<(Run, Run)> {
 fn assert_equal(pairs: &[(Run, Run)], what: &str) {
     for (found, expected) in pairs {
         let (loss, norm, score) = difference(found, expected);
-        println!("{what}: loss {loss:e}, norm {norm:e}, log-probability after three steps {score:e}");
-        assert!(loss <= SUMS && norm <= SUMS && score <= 1e-4, "{what}");
+        let off = format!("{what}: loss {loss:e}, norm {norm:e}, log-probability after three steps {score:e}");
+        assert!(loss <= SUMS && norm <= SUMS && score <= 1e-4, "{off}");
     }
 }
 

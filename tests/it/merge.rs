@@ -12,7 +12,7 @@ use crate::qwen_support::Reference;
 
 /// The base of a golden with adapters of B = 0.1 everywhere, in the language model alone or everywhere.
 fn adapted(base: &Qwen3Vl, all: bool) -> Qwen3Vl {
-    let mut targets = vec!["self_attn.*", "mlp.*_proj"];
+    let mut targets = vec!["self_attn.*", "gate_proj", "up_proj", "down_proj"];
     if all {
         targets.extend(["merger.*", "visual.blocks.*.attn.*", "visual.blocks.*.mlp.*"]);
         if !base.config().tied() {

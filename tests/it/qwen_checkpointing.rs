@@ -1,10 +1,10 @@
-//! What layer checkpointing saves: a 24-layer decoder of width 256 over 512 tokens.
+//! What layer checkpointing saves: a 24-layer decoder of width 256 over 512 tokens, and such a tower over 512 patches.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
-use kshot::example::Sequence;
+use kshot::example::{Grid, Sequence};
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;
@@ -14,7 +14,8 @@ use crate::goldens::{relative_norm, values};
 /// What the plain step takes over what it takes with checkpointing, beside the loaded model.
 const SAVING: f64 = 4.0;
 const GRADIENT: f64 = 1e-6;
-/// Set in the process that takes one step: `plain` or `checkpointing`, a space, and the file for its gradients.
+/// Set in the process that takes one step: `decoder` or `tower`, `plain` or `checkpointing`, and the file for its
+/// gradients, with spaces between.
 const STEP: &str = "KSHOT_TEST_STEP";
 
 const CONFIG: &str = r#"{"model_type": "qwen3_vl", "image_token_id": 9, "tie_word_embeddings": true,
@@ -25,46 +26,83 @@ const CONFIG: &str = r#"{"model_type": "qwen3_vl", "image_token_id": 9, "tie_wor
         "deepstack_visual_indexes": [], "out_hidden_size": 256, "patch_size": 2, "spatial_merge_size": 1,
         "temporal_patch_size": 1, "in_channels": 3, "hidden_act": "gelu_pytorch_tanh"}}"#;
 
-/// One step, in the process that [`checkpointing_saves_memory`] starts.
+/// A deep tower under a flat decoder.
+fn tower() -> String {
+    let deep = CONFIG.replace(
+        r#""hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 1"#,
+        r#""hidden_size": 256, "intermediate_size": 768, "depth": 24, "num_heads": 8"#,
+    );
+    let tapped = deep.replace(
+        r#""deepstack_visual_indexes": []"#,
+        r#""deepstack_visual_indexes": [5, 23]"#,
+    );
+    tapped.replace(r#""num_hidden_layers": 24"#, r#""num_hidden_layers": 3"#)
+}
+
+/// One step, in the process that [`peak`] starts.
 #[test]
 fn one_step() {
     let Ok(task) = std::env::var(STEP) else { return };
-    let (kind, file) = task.split_once(' ').unwrap();
+    let [part, kind, file] = task.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+        panic!("{task}")
+    };
     let mut rng = seed::rng(0, "checkpointing");
-    let config = Config::parse(CONFIG.as_bytes()).unwrap();
+    let (config, targets, grids) = if part == "tower" {
+        let grid = Grid { rows: 16, columns: 32 };
+        (
+            tower(),
+            vec!["visual.blocks.*.*.*", "merger.*", "deepstack_merger_list.*.*"],
+            vec![grid],
+        )
+    } else {
+        (
+            CONFIG.to_owned(),
+            vec!["self_attn.*", "gate_proj", "up_proj", "down_proj"],
+            vec![],
+        )
+    };
+    let config = Config::parse(config.as_bytes()).unwrap();
     let base = Qwen3Vl::random(&config, &mut rng, &Device::Cpu).unwrap();
-    let targets = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ];
     let lora = Lora {
-        targets: targets.map(str::to_owned).into(),
+        targets: targets.into_iter().map(str::to_owned).collect(),
         rank: 8,
         alpha: 16.0,
     };
     let model = base.with_lora(&lora, &mut rng).unwrap();
     for (name, var) in model.trainable() {
         if name.contains("lora_B") {
-            var.set(&(Tensor::ones(var.shape(), var.dtype(), var.device()).unwrap() * 0.01).unwrap())
+            let values: Vec<f32> = (0..var.elem_count()).map(|i| (i as f32).sin() * 0.02).collect();
+            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
                 .unwrap();
         }
     }
-    let ids: Vec<u32> = (0..512).map(|i| 10 + i * 7 % 50).collect();
+    let seen = grids.iter().map(Grid::patches).sum::<usize>();
+    let mut ids = vec![config.image_token_id; seen];
+    ids.extend((seen as u32..512).map(|i| 10 + i * 7 % 50));
+    ids.extend((0..seen.min(8) as u32).map(|i| 20 + i));
+    let last = ids.len() as u32 - 2;
     let batch = model
         .batch(&[Sequence {
             ids,
-            images: Vec::new(),
+            images: grids.clone(),
         }])
         .unwrap();
+    let values = (0..seen * config.vision_config.patch_width())
+        .map(|i| (i as f32).sin())
+        .collect();
+    let patches = Tensor::from_vec(values, (seen, config.vision_config.patch_width()), &Device::Cpu).unwrap();
     let labels = Tensor::new(&[3u32, 4, 5, 6], &Device::Cpu).unwrap();
-    let loss = |states: &Tensor| cross_entropy(&model.logits(states, &[507, 508, 509, 510])?, &labels);
+    let rows = [last - 3, last - 2, last - 1, last];
+    let loss = |states: &Tensor| cross_entropy(&model.logits(states, &rows)?, &labels);
     let before = resident("VmRSS:");
-    let (_, gradients) = model.backward(&batch, None, kind == "checkpointing", loss).unwrap();
+    let (_, gradients) = if part == "tower" && kind == "checkpointing" {
+        model.backward_from_patches(&batch, &patches, &grids, loss).unwrap()
+    } else {
+        let features = (seen > 0).then(|| model.see(&patches, &grids).unwrap());
+        model
+            .backward(&batch, features.as_ref(), kind == "checkpointing", loss)
+            .unwrap()
+    };
     let step = resident("VmHWM:") - before;
     std::fs::write(format!("{file}.peak"), step.to_string()).unwrap();
     let all = model
@@ -96,29 +134,31 @@ fn peak(kind: &str, file: &Path) -> f64 {
         .unwrap()
 }
 
-#[test]
-fn checkpointing_saves_memory() {
+fn saves(part: &str, tensors: usize) {
     let folder = tempfile::tempdir().unwrap();
     let file = |kind: &str| folder.path().join(kind);
-    let (plain, checkpointing) = (
-        peak("plain", &file("plain")),
-        peak("checkpointing", &file("checkpointing")),
-    );
-    println!(
-        "peak: {:.0} MiB plain, {:.0} MiB with checkpointing",
-        plain / 1024.0,
-        checkpointing / 1024.0
-    );
+    let step = |kind: &str| peak(&format!("{part} {kind}"), &file(kind));
+    let (plain, checkpointing) = (step("plain"), step("checkpointing"));
     assert!(
         checkpointing > 0.0 && plain >= SAVING * checkpointing,
-        "{plain} KiB plain, {checkpointing} KiB"
+        "{part}: {plain} KiB plain, {checkpointing} KiB"
     );
     let load = |kind: &str| candle_core::safetensors::load(file(kind), &Device::Cpu).unwrap();
     let (expected, found) = (load("plain"), load("checkpointing"));
-    assert_eq!(expected.len(), 24 * 7 * 2);
+    assert_eq!(expected.len(), tensors);
     for (name, expected) in &expected {
         assert!(values(expected).iter().any(|&value| value != 0.0), "{name}");
         let error = relative_norm(&found[name], expected);
         assert!(error <= GRADIENT, "gradient of {name} differs by {error:e}");
     }
+}
+
+#[test]
+fn checkpointing_of_the_decoder_saves_memory() {
+    saves("decoder", 24 * 7 * 2);
+}
+
+#[test]
+fn checkpointing_of_the_tower_saves_memory() {
+    saves("tower", (24 * 4 + 3 * 2) * 2);
 }

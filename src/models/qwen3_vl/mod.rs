@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
 use super::lora::{self, Adaptable};
 use crate::error::Result;
 use crate::example::{Grid, Sequence};
-use crate::nn::{Projection, checkpointing};
+use crate::nn::Projection;
 
 mod adapter;
+mod backward;
 mod batch;
 mod cache;
 mod config;
@@ -120,73 +120,6 @@ impl Qwen3Vl {
         let last = self.run(batch, Some(&features), None, &mut visit)?;
         visit("text.norm_out", 0, &last);
         Ok(states)
-    }
-
-    /// The loss of a batch and the gradients of all adapters. `loss` maps the states of
-    /// [`Qwen3Vl::forward`] to a scalar, e.g. by [`Qwen3Vl::logits`]. With `checkpointing` each decoder
-    /// layer is run twice and only the states between layers are kept; the gradients are the same.
-    ///
-    /// # Errors
-    /// As [`Qwen3Vl::forward`].
-    pub fn backward(
-        &self,
-        batch: &Batch,
-        features: Option<&Features>,
-        checkpointing: bool,
-        loss: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<(Tensor, GradStore)> {
-        if checkpointing {
-            return self.backward_by_layers(batch, features, loss);
-        }
-        let loss = loss(&self.forward(batch, features, None)?)?;
-        let gradients = loss.backward()?;
-        Ok((loss.detach(), gradients))
-    }
-
-    fn backward_by_layers(
-        &self,
-        batch: &Batch,
-        features: Option<&Features>,
-        loss: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<(Tensor, GradStore)> {
-        let mut vars: Vec<Var> = self.trainable().into_iter().map(|(_, var)| var).collect();
-        // Features that are trained are cut off here and continued below with their gradients.
-        let tracked = features.filter(|features| features.all().any(Tensor::track_op));
-        let cut = tracked.map(Features::cut).transpose()?;
-        let inner = cut.as_ref().map(|(_, features)| features).or(features);
-        if let Some((cut, _)) = &cut {
-            vars.extend(cut.iter().cloned());
-        }
-        let input = self.decoder.embed(batch, inner)?;
-        let surroundings = self.decoder.surroundings(batch, None)?;
-        let layer = |i: usize, x: &Tensor| self.decoder.layer(i, x, &surroundings, inner, None, &mut |_, _, _| {});
-        let end = |x: &Tensor| loss(&self.decoder.norm.forward(x)?);
-        let done = checkpointing::backward(self.decoder.layers.len(), &input, layer, end, &vars)?;
-        let mut gradients = done.gradients;
-        let (Some(features), Some((cut, _))) = (tracked, cut) else {
-            return Ok((done.loss, gradients));
-        };
-        if let (Some(upstream), Some(merged)) = (done.input, cut.first()) {
-            let upstream = (input * upstream)?.sum_all()?.backward()?;
-            if let Some(gradient) = upstream.get(merged) {
-                gradients.insert(merged, gradient.detach());
-            }
-        }
-        let mut rest = Vec::new();
-        for (var, feature) in cut.iter().zip(features.all()) {
-            if let Some(gradient) = gradients.remove(var) {
-                rest.push((feature * gradient)?.sum_all()?);
-            }
-        }
-        if !rest.is_empty() {
-            let below = Tensor::stack(&rest, 0)?.sum_all()?.backward()?;
-            for (_, var) in self.trainable() {
-                if let Some(gradient) = below.get(&var) {
-                    gradients.insert(&var, gradient.detach());
-                }
-            }
-        }
-        Ok((done.loss, gradients))
     }
 
     fn run(

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 use super::config::VisionConfig;
 use crate::error::Result;
 use crate::example::Grid;
 use crate::nn::ops::{Heads, Mask, Segment, gelu, gelu_tanh, rotary, segment_attention};
-use crate::nn::{LayerNorm, Projection};
+use crate::nn::{LayerNorm, Projection, checkpointing};
 
 /// Patches to merged tokens. Letters in shapes: N patches of all images, W the tower's width, M merged
 /// tokens, D the decoder's width.
@@ -110,21 +111,14 @@ impl Tower {
     /// (N, patch numbers) of images with these grids → features; `visit` sees the states under the names
     /// of the golden files.
     pub(super) fn forward(&self, patches: &Tensor, grids: &[Grid], visit: &mut super::Visit) -> Result<Features> {
-        let embedded = self.patch_embed.forward(patches)?;
-        visit("vision.patch_embed", 0, &embedded);
-        let mut x = (embedded + self.position_embeddings(grids)?)?;
+        let mut x = self.embed(patches, grids, visit)?;
         let surroundings = self.surroundings(grids)?;
         visit("vision.block_in", 0, &x);
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &surroundings)?;
             visit("vision.block_out", i, &x);
-            let tap = self
-                .config
-                .deepstack_visual_indexes
-                .iter()
-                .position(|&index| index == i);
-            if let Some((tap, merger)) = tap.and_then(|tap| Some((tap, self.deepstack.get(tap)?))) {
+            if let Some((tap, merger)) = self.tap(i) {
                 let merged = merger.forward(&x)?;
                 visit("vision.deepstack", tap, &merged);
                 deepstack.push(merged);
@@ -133,6 +127,72 @@ impl Tower {
         let merged = self.merger.forward(&x)?;
         visit("vision.merger_out", 0, &merged);
         Ok(Features { merged, deepstack })
+    }
+
+    /// What goes into the first block and comes out of each, outside any graph.
+    pub(super) fn states(&self, patches: &Tensor, grids: &[Grid]) -> Result<Vec<Tensor>> {
+        let (x, surroundings) = (
+            self.embed(patches, grids, &mut |_, _, _| {})?,
+            self.surroundings(grids)?,
+        );
+        checkpointing::states(self.blocks.len(), &x, |i, x| self.blocks[i].forward(x, &surroundings))
+    }
+
+    /// The features that belong to these states.
+    pub(super) fn features(&self, states: &[Tensor]) -> Result<Features> {
+        let taps = states.iter().skip(1).enumerate();
+        let taps = taps.filter_map(|(i, x)| Some(self.tap(i)?.1.forward(x)));
+        let Some(last) = states.last() else {
+            return Err(candle_core::Error::Msg("a tower without states".into()).into());
+        };
+        Ok(Features {
+            deepstack: taps.collect::<Result<_>>()?,
+            merged: self.merger.forward(last)?,
+        })
+    }
+
+    /// The gradients of `vars` in tower and mergers, given those of the features, in the order of [`Features::all`].
+    pub(super) fn backward(
+        &self,
+        states: Vec<Tensor>,
+        grids: &[Grid],
+        upstream: &[Option<Tensor>],
+        vars: &[Var],
+    ) -> Result<GradStore> {
+        let surroundings = self.surroundings(grids)?;
+        let part = |merger: &Merger, x: &Tensor, place: usize| -> Result<Tensor> {
+            let merged = merger.forward(x)?;
+            // A feature that reaches no loss has a gradient of zero.
+            let weighted = match upstream.get(place) {
+                Some(Some(upstream)) => (merged * upstream)?,
+                _ => (merged * 0.0)?,
+            };
+            Ok(weighted.sum_all()?)
+        };
+        let side = |i: usize, x: &Tensor| {
+            let Some((_, merger)) = self.tap(i) else {
+                return Ok(None);
+            };
+            let before = (0..i).filter(|&i| self.tap(i).is_some()).count();
+            part(merger, x, 1 + before).map(Some)
+        };
+        let layer = |i: usize, x: &Tensor| self.blocks[i].forward(x, &surroundings);
+        let loss = |x: &Tensor| part(&self.merger, x, 0);
+        Ok(checkpointing::backward_over(states, false, layer, side, loss, vars)?.gradients)
+    }
+
+    /// The merger of the deepstack that is fed by block `i`, with its number.
+    fn tap(&self, i: usize) -> Option<(usize, &Merger)> {
+        let taps = &self.config.deepstack_visual_indexes;
+        let tap = taps.iter().position(|&index| index == i)?;
+        Some((tap, self.deepstack.get(tap)?))
+    }
+
+    /// Patches with their positions: (N, W).
+    fn embed(&self, patches: &Tensor, grids: &[Grid], visit: &mut super::Visit) -> Result<Tensor> {
+        let embedded = self.patch_embed.forward(patches)?;
+        visit("vision.patch_embed", 0, &embedded);
+        Ok((embedded + self.position_embeddings(grids)?)?)
     }
 
     /// The table resampled to each grid, bilinear with aligned corners: (N, W).
