@@ -189,7 +189,7 @@ mod tests {
                 (vlm.clone(), 1, vlm.clone(), 0, 0.25),
                 (vlm.clone(), 16, "DINOv2 LoRA".into(), 16, 0.25),
                 (vlm.clone(), 16, vlm.clone(), 0, 0.75),
-                (vlm.clone(), 16, vlm.clone(), 1, 0.5),
+                (vlm.clone(), 16, vlm, 1, 0.5),
             ]
         );
     }
