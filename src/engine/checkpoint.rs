@@ -1,11 +1,10 @@
 //! States of training on disk.
 //!
-//! A state is a PEFT adapter folder with the optimiser's moments and a description beside it. It is written under
-//! another name, flushed and renamed, so that a folder of the right name is whole.
+//! A state is a PEFT adapter folder with the optimiser's moments and a description beside it.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
 
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use super::base::Adapter;
 use super::{AdapterId, Engine};
 use crate::data::hex;
 use crate::error::{Error, Result};
+use crate::models::folder;
 use crate::nn::Moments;
 
 const SCHEMA: u32 = 1;
@@ -41,15 +41,17 @@ impl Engine {
     /// Keeps an adapter with its optimiser in a folder, in place of what it held.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`]; [`Error::Io`] when it cannot be written: what was there stays.
+    /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
+    /// it cannot be written: what was there stays.
     pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
         let adapter = self.adapter(id)?;
-        replace_folder(dir, |folder| {
-            adapter.model.save_adapter(folder)?;
-            save_moments(adapter, &folder.join(OPTIMISER))?;
+        check_place(dir)?;
+        folder::replace(dir, |new| {
+            adapter.model.save_adapter(new)?;
+            save_moments(adapter, &new.join(OPTIMISER))?;
             let mut files = BTreeMap::new();
-            for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-                let path = entry.map_err(Error::io("read", folder))?.path();
+            for entry in fs::read_dir(new).map_err(Error::io("read", new))? {
+                let path = entry.map_err(Error::io("read", new))?.path();
                 if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
                     files.insert(name.to_owned(), sha256(&path)?);
                 }
@@ -64,7 +66,7 @@ impl Engine {
                 alpha: lora.alpha,
                 files,
             };
-            let path = folder.join(STATE);
+            let path = new.join(STATE);
             let mut text = serde_json::to_string_pretty(&state).map_err(|e| state_error(&path, e.to_string()))?;
             text.push('\n');
             fs::write(&path, text).map_err(Error::io("write", &path))
@@ -77,8 +79,7 @@ impl Engine {
     /// # Errors
     /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
     pub fn load_state(&mut self, id: AdapterId, dir: &Path) -> Result<()> {
-        let kept = [dir.to_path_buf(), beside(dir, "old")];
-        let dir = kept.iter().find(|dir| dir.is_dir()).unwrap_or(&kept[0]);
+        let dir = &folder::current(dir);
         let state = self.read_state(self.adapter(id)?, dir)?;
         let adapter = self.adapter(id)?;
         let device = self.base.device();
@@ -87,7 +88,7 @@ impl Engine {
             candle_core::safetensors::load(&path, device).map_err(|e| state_error(&path, e.to_string()))
         };
         let (weights, moments) = (load(ADAPTER)?, load(OPTIMISER)?);
-        let take = |from: &std::collections::HashMap<String, Tensor>, name: &str, var: &Var| {
+        let take = |from: &HashMap<String, Tensor>, name: &str, var: &Var| {
             let found = from.get(name).filter(|tensor| tensor.shape() == var.shape());
             found
                 .cloned()
@@ -113,10 +114,11 @@ impl Engine {
     /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`]; [`Error::Io`].
+    /// As [`Engine::save_state`].
     pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
         let adapter = self.adapter(id)?;
-        replace_folder(dir, |folder| adapter.model.save_adapter(folder))
+        check_place(dir)?;
+        folder::replace(dir, |new| adapter.model.save_adapter(new))
     }
 
     fn read_state(&self, adapter: &Adapter, dir: &Path) -> Result<State> {
@@ -158,60 +160,20 @@ fn save_moments(adapter: &Adapter, path: &Path) -> Result<()> {
             (format!("second.{name}"), moments.second.clone()),
         ]
     };
-    let tensors: std::collections::HashMap<String, Tensor> = named.flat_map(both).collect();
+    let tensors: HashMap<String, Tensor> = named.flat_map(both).collect();
     Ok(candle_core::safetensors::save(&tensors, path)?)
 }
 
-/// Lets `fill` write into a new folder beside `dir`, flushes its files and puts it in the place of `dir`.
-fn replace_folder(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let (new, old) = (beside(dir, "tmp"), beside(dir, "old"));
-    remove(&new)?;
-    let written = fs::create_dir_all(&new)
-        .map_err(Error::io("make", &new))
-        .and_then(|()| fill(&new))
-        .and_then(|()| flush(&new));
-    if let Err(error) = written {
-        // The first failure is the one to report; what is left behind would only waste space.
-        let _ = remove(&new);
-        return Err(error);
+/// Only an adapter's folder is replaced: another may hold somebody's work.
+fn check_place(dir: &Path) -> Result<()> {
+    let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !dir.join(ADAPTER).is_file() {
+        return Err(state_error(
+            dir,
+            "holds other files: an adapter needs a folder of its own".into(),
+        ));
     }
-    if dir.is_dir() {
-        remove(&old)?;
-        fs::rename(dir, &old).map_err(Error::io("rename", dir))?;
-    }
-    fs::rename(&new, dir).map_err(Error::io("rename", &new))?;
-    if let Some(parent) = dir.parent().filter(|parent| *parent != Path::new("")) {
-        sync(parent)?;
-    }
-    remove(&old)
-}
-
-fn flush(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        sync(&entry.map_err(Error::io("read", folder))?.path())?;
-    }
-    sync(folder)
-}
-
-fn sync(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io("flush", path))
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// `<dir>.<end>`
-fn beside(dir: &Path, end: &str) -> PathBuf {
-    let mut name = dir.as_os_str().to_owned();
-    name.push(".");
-    name.push(end);
-    name.into()
+    Ok(())
 }
 
 fn sha256(path: &Path) -> Result<String> {

@@ -219,7 +219,7 @@ impl Weights {
     unsafe_code,
     reason = "a memory map is unsafe because another process may change the file meanwhile"
 )]
-fn map_file(path: &Path) -> Result<Mmap> {
+pub(super) fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     // SAFETY: the map is read only. Weights are not written while a program reads them; one that
     // breaks this gets wrong numbers or a bus error, as with every other reader of safetensors.

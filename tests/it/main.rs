@@ -18,6 +18,7 @@ mod dinov2;
 mod engine;
 mod goldens;
 mod gradients;
+mod merge;
 mod model_folder;
 mod processor;
 mod promote;

@@ -22,6 +22,7 @@ mod config;
 mod decoder;
 mod generate;
 mod loading;
+mod merge;
 mod outlook;
 mod tree;
 mod vision;

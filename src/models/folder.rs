@@ -1,0 +1,112 @@
+//! Folders that are either whole or absent, whatever moment the power goes.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Lets `fill` write into `<dir>.tmp`, flushes what it wrote to the disk and puts it in the place of `dir`. What
+/// was there is `<dir>.old` for the moment between.
+///
+/// # Errors
+/// What `fill` reports; [`Error::Io`]. What was there stays, and nothing half-written is left behind.
+pub(crate) fn replace(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let (new, old) = (beside(dir, "tmp"), beside(dir, "old"));
+    remove(&new)?;
+    let written = fs::create_dir_all(&new)
+        .map_err(Error::io("make", &new))
+        .and_then(|()| fill(&new))
+        .and_then(|()| flush(&new));
+    if let Err(error) = written {
+        // The first failure is the one to report; what is left behind would only waste space.
+        let _ = remove(&new);
+        return Err(error);
+    }
+    if dir.is_dir() {
+        remove(&old)?;
+        fs::rename(dir, &old).map_err(Error::io("rename", dir))?;
+    }
+    fs::rename(&new, dir).map_err(Error::io("rename", &new))?;
+    if let Some(parent) = dir.parent().filter(|parent| *parent != Path::new("")) {
+        sync(parent)?;
+    }
+    remove(&old)
+}
+
+/// The folder, or what it held before where [`replace`] was cut short between the two.
+pub(crate) fn current(dir: &Path) -> PathBuf {
+    let old = beside(dir, "old");
+    if !dir.is_dir() && old.is_dir() {
+        return old;
+    }
+    dir.to_path_buf()
+}
+
+fn flush(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        if path.is_dir() { flush(&path)? } else { sync(&path)? }
+    }
+    sync(folder)
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("flush", path))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// `<dir>.<end>`
+fn beside(dir: &Path, end: &str) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(".");
+    name.push(end);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(text: &str) -> impl FnOnce(&Path) -> Result<()> {
+        let text = text.to_owned();
+        move |folder| {
+            fs::create_dir(folder.join("inside")).unwrap();
+            fs::write(folder.join("inside/file"), text).unwrap();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_folder_is_replaced_whole_or_not_at_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("a/b");
+        replace(&dir, write("one")).unwrap();
+        replace(&dir, write("two")).unwrap();
+        let failed = replace(&dir, |folder| {
+            write("three")(folder)?;
+            Err(Error::NoGradients)
+        });
+        assert!(matches!(failed, Err(Error::NoGradients)));
+        assert_eq!(fs::read_to_string(dir.join("inside/file")).unwrap(), "two");
+        assert_eq!(fs::read_dir(scratch.path().join("a")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_there_is_found_when_the_power_went_between() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("a");
+        replace(&dir, write("one")).unwrap();
+        fs::rename(&dir, scratch.path().join("a.old")).unwrap();
+        assert_eq!(fs::read_to_string(current(&dir).join("inside/file")).unwrap(), "one");
+        replace(&dir, write("two")).unwrap();
+        assert_eq!((current(&dir), fs::read_dir(scratch.path()).unwrap().count()), (dir, 1));
+    }
+}

@@ -1,0 +1,159 @@
+//! Full checkpoints with the adapters added into the weights.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+
+use super::{Config, Qwen3Vl};
+use crate::error::{Error, Result};
+use crate::models::folder;
+use crate::models::lora::Adaptable as _;
+use crate::models::weights::{Weights, map_file};
+
+impl Qwen3Vl {
+    /// Writes a hub-layout folder that computes with its weights alone what this model computes with its adapters:
+    /// a copy of the base model's folder in which the adapted weights, under their names, in their files and of
+    /// their types, have `scale · B · A` added. What is rounded to the files' type is the sum.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when there is no adapter, `base_dir` does not hold the base that this model was loaded from,
+    /// or `out` is there already; [`Error::Io`]. Nothing half-written is left behind.
+    pub fn save_merged(&self, base_dir: &Path, out: &Path) -> Result<()> {
+        let fail = |path: &Path, reason: &str| Error::Model {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+        };
+        if out.exists() {
+            return Err(fail(out, "is there already; a merged model gets a folder of its own"));
+        }
+        let (_, bytes) = Config::load(base_dir)?;
+        if Weights::open(base_dir)?.fingerprint(&bytes) != self.fingerprint() {
+            return Err(fail(base_dir, "is not the base model that the adapters belong to"));
+        }
+        let mut merged = BTreeMap::new();
+        for (name, layer) in self.layers() {
+            if layer.update().is_some() {
+                merged.insert(format!("{name}.weight"), layer.merged()?.weight().clone());
+            }
+        }
+        if merged.is_empty() {
+            return Err(self.error("there is no adapter to add into the weights".into()));
+        }
+        folder::replace(out, |new| {
+            let mut left: BTreeSet<&str> = merged.keys().map(String::as_str).collect();
+            copy(base_dir, new, &merged, &mut left)?;
+            match left.first() {
+                None => Ok(()),
+                Some(name) => Err(fail(base_dir, &format!("tensor `{name}` is missing"))),
+            }
+        })
+    }
+}
+
+/// Copies a folder but for what is hidden; tensors that have a merged form are written in it and leave `left`.
+fn copy<'a>(from: &Path, to: &Path, merged: &'a BTreeMap<String, Tensor>, left: &mut BTreeSet<&'a str>) -> Result<()> {
+    for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
+        let entry = entry.map_err(Error::io("read", from))?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            fs::create_dir(&target).map_err(Error::io("make", &target))?;
+            copy(&path, &target, merged, left)?;
+        } else if path.extension().is_none_or(|end| end != "safetensors") || !rewrite(&path, &target, merged, left)? {
+            fs::copy(&path, &target).map_err(Error::io("copy", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a safetensors file with merged tensors in place of their bases; says whether it held any.
+fn rewrite<'a>(
+    from: &Path,
+    to: &Path,
+    merged: &'a BTreeMap<String, Tensor>,
+    left: &mut BTreeSet<&'a str>,
+) -> Result<bool> {
+    let damaged = |reason: String| Error::Model {
+        path: from.to_path_buf(),
+        reason,
+    };
+    let map = map_file(from)?;
+    let file = SafeTensors::deserialize(&map).map_err(|e| damaged(format!("not a safetensors file: {e}")))?;
+    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(format!("not a safetensors file: {e}")))?;
+    let (mut parts, mut any) = (Vec::new(), false);
+    for (name, view) in file.tensors() {
+        let part = match merged.get_key_value(&name) {
+            None => Part::Kept(view),
+            Some((key, tensor)) => {
+                any = true;
+                left.remove(key.as_str());
+                let Some(dtype) = float(view.dtype()).filter(|_| tensor.dims() == view.shape()) else {
+                    return Err(damaged(format!("`{name}` is {:?} of {:?}", view.dtype(), view.shape())));
+                };
+                Part::Merged(tensor.to_dtype(dtype)?.contiguous()?)
+            }
+        };
+        parts.push((name, part));
+    }
+    if any {
+        safetensors::serialize_to_file(parts, header.metadata().clone(), to).map_err(|e| {
+            damaged(format!(
+                "cannot be written with its adapters to `{}`: {e}",
+                to.display()
+            ))
+        })?;
+    }
+    Ok(any)
+}
+
+fn float(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F64 => Some(DType::F64),
+        _ => None,
+    }
+}
+
+/// A tensor of the new file.
+enum Part<'a> {
+    Kept(TensorView<'a>),
+    Merged(Tensor),
+}
+
+impl View for Part<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::Kept(view) => view.dtype(),
+            Self::Merged(tensor) => View::dtype(tensor),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Kept(view) => view.shape(),
+            Self::Merged(tensor) => tensor.dims(),
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Kept(view) => Cow::Borrowed(view.data()),
+            Self::Merged(tensor) => View::data(tensor),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Self::Kept(view) => view.data().len(),
+            Self::Merged(tensor) => View::data_len(tensor),
+        }
+    }
+}
