@@ -11,7 +11,7 @@ use kshot::engine::Settings;
 use kshot::example::Renderer;
 use kshot::experiment::plan::{self, Cell, Places};
 use kshot::method::Classifier;
-use kshot::method::reading::Answers;
+use kshot::method::reading::{Answer, Answers};
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::statistics;
 use kshot::seed::rng;
@@ -118,7 +118,7 @@ fn an_adapter_saved_and_reloaded_answers_the_same_and_says_nothing_without_an_im
     let mut counts = vec![0; classes];
     test.iter().for_each(|image| counts[image.class as usize] += 1);
     let most = counts.iter().max().copied().unwrap();
-    for class in [|a: &kshot::method::reading::Answer| a.free_class, |a| a.trie_class] {
+    for class in [|a: &Answer| a.free_class, |a: &Answer| a.trie_class] {
         let correct = said
             .iter()
             .zip(&test)
