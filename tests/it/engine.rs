@@ -8,7 +8,7 @@ use kshot::engine::{AdapterConfig, Settings};
 use kshot::error::Error;
 use kshot::example::{Chunk, Datum};
 
-use crate::backend::{LANGUAGE, adam, adapter, close, data, local, picture, questions, scores, weighted};
+use crate::backend_support::{LANGUAGE, adam, adapter, close, data, local, picture, questions, scores, weighted};
 use crate::goldens::{self, Golden};
 
 /// Tower and merger too.

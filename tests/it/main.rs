@@ -10,6 +10,7 @@
 
 mod architecture;
 mod backend;
+mod backend_support;
 mod bad_input;
 mod cli;
 mod controls;
