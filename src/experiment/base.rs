@@ -73,6 +73,12 @@ impl Bases {
             return Ok(Base::None);
         };
         let dir = resolve(model, &self.home);
+        if !dir.is_dir() {
+            return Err(Error::Model {
+                path: dir,
+                reason: "there is no such folder".into(),
+            });
+        }
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
                 let base = vision(&dir, &self.device)?;

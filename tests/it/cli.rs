@@ -12,6 +12,11 @@ fn help_of_every_verb() {
         vec!["data", "list"],
         vec!["data", "show"],
         vec!["split"],
+        vec!["train"],
+        vec!["eval"],
+        vec!["predict"],
+        vec!["embed"],
+        vec!["merge"],
         vec!["plot"],
         vec!["promote"],
     ] {
