@@ -7,7 +7,9 @@
 //! ```text
 //! datasets/*.toml ─▶ data ──▶ example ──▶ method ──▶ prediction ──▶ results ──▶ figures
 //!  (manifests)     verify,   pixels,      │   ▲      one row an    records,
-//!                  split     augmentation ▼   │      image         statistics
+//!                  split     prompts      ▼   │      image         statistics
+//!                                     backend: local
+//!                                         engine
 //!                                       models · nn
 //!                  └────────────── experiment: cell, sweep ──────────────┘
 //! ```

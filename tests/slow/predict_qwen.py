@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Does `kshot predict --json` say what transformers says?
 
-    predict_qwen.py KSHOT MODEL LABELS IMAGE... [--adapter DIR] [--write FILE]
+    predict_qwen.py KSHOT MODEL LABELS IMAGE... [--adapter DIR | --peft DIR] [--write FILE]
 
 KSHOT: the built binary. MODEL: hub-layout folder of a dense Qwen3-VL. LABELS: class names, one a line. For every
 image the log-probability of every class name with its end token is computed with transformers, one sequence at a
-time, and compared with kshot's; the greedy text is compared with `generate`. With --write the transformers numbers
+time, and compared with kshot's; the greedy text is compared with `generate`. With --adapter both load that adapter;
+with --peft peft first makes one with random weights there. With --write the transformers numbers
 are kept as JSON, for tests that run without Python. Needs torch, transformers >= 5, pillow, and peft with --adapter.
 Exit code 1 when a log-probability differs by more than 3e-4 or a text differs.
 """
@@ -25,11 +26,23 @@ parser.add_argument("model")
 parser.add_argument("labels", type=pathlib.Path)
 parser.add_argument("images", nargs="+")
 parser.add_argument("--adapter")
+parser.add_argument("--peft")
 parser.add_argument("--write", type=pathlib.Path)
 args = parser.parse_args()
 
 processor = AutoProcessor.from_pretrained(args.model, use_fast=False)
 model = Qwen3VLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
+if args.peft:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    made = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules=layers))
+    for weight_name, weight in made.named_parameters():
+        if "lora_B" in weight_name:
+            torch.nn.init.normal_(weight, std=0.03)
+    made.save_pretrained(args.peft)
+    model, args.adapter = made.unload(), args.peft
 if args.adapter:
     from peft import PeftModel
 
