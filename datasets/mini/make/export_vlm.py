@@ -102,6 +102,7 @@ def recipe(state):
         **pretrain_vlm.RECIPE,
         "optimiser": "AdamW",
         "forms": pretrain_vlm.FORMS,
+        "forms_with_letters": pretrain_vlm.FORMS_WITH_LETTERS,
         "corpus": {
             "sha256": state["corpus"],
             "concepts": len(state["names"]),

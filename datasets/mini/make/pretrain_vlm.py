@@ -2,7 +2,7 @@
 
     python pretrain_vlm.py --drawings drawings.npz --fashion FOLDER --held-out embedded_fashion.json
                            --warm ../models/micro-dinov2 --work WORK --steps 2500
-                           [--cool-down-from STEP --stop STEP] [--threads 1] [--resume]
+                           [--cool-down-from STEP --stop STEP] [--threads 1] [--letters] [--resume]
 
 * Language: cross-entropy of the answer's tokens and its end token. Three in four drawings are asked for in the very
   words that kshot uses, the rest in other forms (`FORMS`). What may be seen is decided in `concepts.py`, so the names of
@@ -42,6 +42,9 @@ RECIPE = dict(
 )
 # Share of drawings per form of conversation.
 FORMS = dict(name=0.76, sentence=0.08, yes_or_no=0.06, write=0.10)
+# The same with --letters: more writing, of capitals, digits and signs too, which no name of a concept has.
+FORMS_WITH_LETTERS = dict(name=0.60, sentence=0.06, yes_or_no=0.04, write=0.30)
+SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-'./()&,+"
 CHECKPOINT_EVERY = 100
 COLUMNS = [
     "step", "loss_names", "loss_drawings", "loss_photographs", "text_learning_rate", "images_per_second", "seconds",
@@ -51,8 +54,9 @@ COLUMNS = [
 class Talk:
     """Conversations about drawings, as token ids of equal length with the positions that predict the answer."""
 
-    def __init__(self, tokenizer, names):
-        self.tokenizer, self.names = tokenizer, names
+    def __init__(self, tokenizer, names, letters):
+        self.tokenizer, self.names, self.letters = tokenizer, names, letters
+        self.forms = FORMS_WITH_LETTERS if letters else FORMS
         self.end = tokenizer.token_to_id("<|endoftext|>")
         self.before = tokenizer.encode(vlm.conversation("", "")).tokens.index("<|image_pad|>")
         pieces = [token.replace("Ġ", "") for token in tokenizer.get_vocab() if re.fullmatch("Ġ?[a-z]+", token)]
@@ -71,11 +75,20 @@ class Talk:
                 words = ["".join(rng.choice(self.pieces, rng.integers(1, 4))) for _ in range(2)]
             else:
                 words = [rng.choice(self.names[rng.integers(len(self.names))].split()) for _ in range(2)]
-            if not self.forbidden & set(words):
+            if self.letters:
+                words = [self.lettered(word, rng) for word in words]
+            if not self.forbidden & {word.lower() for word in words}:
                 return " ".join(words)
 
+    def lettered(self, word, rng):
+        """Half of the words with a capital, one in five of signs alone."""
+        draw = rng.random()
+        if draw < 0.2:
+            return "".join(rng.choice(list(SIGNS), rng.integers(1, 6)))
+        return word[0].upper() + word[1:] if draw < 0.6 else word
+
     def one(self, concept, rng):
-        name, form = self.names[concept], rng.choice(list(FORMS), p=list(FORMS.values()))
+        name, form = self.names[concept], rng.choice(list(self.forms), p=list(self.forms.values()))
         if form == "name":
             return vlm.QUESTION, vlm.PREFILL, f" {name}"
         if form == "sentence":
@@ -126,6 +139,7 @@ def main():
     parser.add_argument("--stop", type=int, help="last step, when it is to be before --steps")
     parser.add_argument("--cool-down-from", type=int, help="first step of the linear way down to --stop")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--letters", action="store_true", help="capitals, digits and signs among the words to write")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     stop = args.stop or args.steps
@@ -166,13 +180,13 @@ def main():
         tokenizer = Tokenizer.from_str(state["tokenizer"])
         step, seconds, log, runs = (state[key] for key in ("step", "seconds", "log", "runs"))
         print(f"resumed at step {step}")
-    talk = Talk(tokenizer, names)
+    talk = Talk(tokenizer, names, args.letters)
     total = sum(p.numel() for p in model.parameters())
     print(f"{total} parameters, {tokenizer.get_vocab_size()} tokens", flush=True)
 
     per_step = 2 * (RECIPE["concepts_per_step"] + RECIPE["photographs_per_step"])
     started, mean = time.time() - seconds, np.array(log[-1][1:4]) if log else None
-    runs.append(dict(from_step=step, steps=args.steps, cool_down_from=cool_down_from, stop=stop, threads=args.threads))
+    runs.append(dict(from_step=step, steps=args.steps, cool_down_from=cool_down_from, stop=stop, threads=args.threads, letters=args.letters))
     while step < stop:
         part = share(step, args.steps, cool_down_from, stop)
         for group in optimiser.param_groups:
