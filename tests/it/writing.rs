@@ -8,11 +8,12 @@ use kshot::backend::local::LocalBackend;
 use kshot::backend::{Backend as _, Weights};
 use kshot::config::Sweep;
 use kshot::data::LabelledImage;
-use kshot::engine::Settings;
-use kshot::example::Renderer;
+use kshot::engine::{AdamParams, AdapterConfig, Settings};
+use kshot::example::{Datum, Renderer};
 use kshot::experiment::plan::{self, Cell, Places};
 use kshot::method::Classifier;
 use kshot::method::reading::{Answer, Answers};
+use kshot::models::lora::Lora;
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::statistics;
 use kshot::results::statistics::bootstrap::{Image, estimate};
@@ -165,4 +166,47 @@ fn without_examples_the_base_model_answers() {
         share(&rows, Reading::Trie)
     );
     assert!(cell.shots().unwrap().is_empty());
+}
+
+#[test]
+fn one_batch_is_learned_by_heart() {
+    let cell = cells(&["shots=[1]"]).remove(0);
+    let shots = cell.shots().unwrap();
+    let model = writing_model();
+    let renderer = Renderer::load(&model, Some(480)).unwrap();
+    let answers = Answers::new(&renderer, &cell.split.classes).unwrap();
+    let tokens: usize = answers.tokens().iter().map(Vec::len).sum();
+    let batch: Vec<Datum> = shots
+        .iter()
+        .map(|shot| {
+            let pixels = image::open(&shot.path).unwrap().into_rgb8();
+            let picture = renderer.picture(&pixels, &shot.sha256, false).unwrap();
+            let question = renderer.question(Some(&picture)).unwrap();
+            Datum::answered(question, &answers.tokens()[shot.class as usize], 1.0 / tokens as f32)
+        })
+        .collect();
+    assert_eq!(batch.len(), 10);
+    let backend = LocalBackend::load(&model, &Device::Cpu, Settings::default()).unwrap();
+    let lora = Lora {
+        targets: ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from).into(),
+        rank: 16,
+        alpha: 16.0,
+    };
+    let adapter = AdapterConfig {
+        lora,
+        seed: 0,
+        start: None,
+    };
+    let mut trainer = backend.trainer(&adapter).unwrap();
+    let params = AdamParams {
+        learning_rate: 4e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        grad_clip_norm: Some(1.0),
+    };
+    let first = trainer.forward(&batch).unwrap().loss_sum;
+    let step = (0..200).find(|_| trainer.train_step(&batch, &params).unwrap().loss_sum < 0.01);
+    assert!(first > 1.0 && step.is_some(), "{first} nats a token, then {step:?}");
 }
