@@ -1,35 +1,15 @@
 //! Controls: a classifier that learned nothing must look like chance, and what is saved must be what was trained.
 
-use kshot::config::Sweep;
-use kshot::data::LabelledImage;
-use kshot::experiment::plan::{self, Cell, Places};
-use kshot::prediction::{Prediction, Reading};
+use kshot::experiment::plan::Cell;
+use kshot::prediction::Reading;
 use kshot::results::statistics;
 use kshot::seed::rng;
 use rand::seq::SliceRandom as _;
 
-use crate::support::{TINY, cache, datasets, root};
+use crate::support::{self, TINY, predict};
 
 fn cells(set: &[&str]) -> Vec<Cell> {
-    let overrides: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-    let sweep = Sweep::parse(TINY, "tiny", &overrides).unwrap();
-    let places = Places {
-        home: root().into(),
-        datasets: datasets(),
-        cache: cache(),
-    };
-    plan::plan(&sweep, &places).unwrap()
-}
-
-fn predict(classifier: &mut dyn kshot::method::Classifier, test: &[LabelledImage]) -> Vec<Prediction> {
-    let mut rows = Vec::new();
-    classifier
-        .predict(test, &mut |batch| {
-            rows.extend_from_slice(batch);
-            Ok(())
-        })
-        .unwrap();
-    rows
+    support::cells(TINY, set)
 }
 
 #[test]

@@ -4,6 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use kshot::config::Sweep;
+use kshot::data::LabelledImage;
+use kshot::experiment::plan::{self, Cell, Places};
+use kshot::method::Classifier;
+use kshot::prediction::Prediction;
 use tempfile::TempDir;
 
 /// Two classes of learner, one dataset, seconds of work; written in each sandbox as `tiny.toml`.
@@ -46,6 +51,30 @@ pub fn writing_model() -> PathBuf {
 /// Unpacked datasets, shared by the tests of this build.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+/// The cells of a config on the committed datasets, with some settings changed.
+pub fn cells(config: &str, set: &[&str]) -> Vec<Cell> {
+    let overrides: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+    let sweep = Sweep::parse(config, "test", &overrides).unwrap();
+    let places = Places {
+        home: root().into(),
+        datasets: datasets(),
+        cache: cache(),
+    };
+    plan::plan(&sweep, &places).unwrap()
+}
+
+/// All predictions of a classifier.
+pub fn predict(classifier: &mut dyn Classifier, test: &[LabelledImage]) -> Vec<Prediction> {
+    let mut rows = Vec::new();
+    classifier
+        .predict(test, &mut |batch| {
+            rows.extend_from_slice(batch);
+            Ok(())
+        })
+        .unwrap();
+    rows
 }
 
 /// An empty working folder.

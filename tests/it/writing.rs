@@ -6,12 +6,9 @@ use std::sync::Arc;
 use candle_core::Device;
 use kshot::backend::local::LocalBackend;
 use kshot::backend::{Backend as _, Weights};
-use kshot::config::Sweep;
-use kshot::data::LabelledImage;
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Datum, Renderer};
-use kshot::experiment::plan::{self, Cell, Places};
-use kshot::method::Classifier;
+use kshot::experiment::plan::Cell;
 use kshot::method::reading::{Answer, Answers};
 use kshot::models::lora::Lora;
 use kshot::prediction::{Prediction, Reading};
@@ -20,7 +17,7 @@ use kshot::results::statistics::bootstrap::{Image, estimate};
 use kshot::seed::rng;
 use rand::seq::SliceRandom as _;
 
-use crate::support::{cache, datasets, root, writing_model};
+use crate::support::{self, predict, writing_model};
 
 const WRITING: &str = r#"
 name = "writing"
@@ -34,25 +31,7 @@ learning_rate = 4e-3
 "#;
 
 fn cells(set: &[&str]) -> Vec<Cell> {
-    let overrides: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-    let sweep = Sweep::parse(WRITING, "writing", &overrides).unwrap();
-    let places = Places {
-        home: root().into(),
-        datasets: datasets(),
-        cache: cache(),
-    };
-    plan::plan(&sweep, &places).unwrap()
-}
-
-fn predict(classifier: &mut dyn Classifier, test: &[LabelledImage]) -> Vec<Prediction> {
-    let mut rows = Vec::new();
-    classifier
-        .predict(test, &mut |batch| {
-            rows.extend_from_slice(batch);
-            Ok(())
-        })
-        .unwrap();
-    rows
+    support::cells(WRITING, set)
 }
 
 fn share(rows: &[Prediction], reading: Reading) -> f64 {
