@@ -198,7 +198,8 @@ fn draws_belong_to_the_prompt(backend: &dyn Backend, model: &Path) {
     let params = |seed| SamplingParams {
         max_tokens: 6,
         stop: vec![],
-        temperature: 1.0,
+        // So hot that no model is sure of its next token.
+        temperature: 5.0,
         seed,
     };
     let drawn = |sampler: &mut dyn Sampler, prompts: &[ModelInput], seed| -> Vec<Vec<u32>> {

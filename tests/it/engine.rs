@@ -26,7 +26,7 @@ const ALL: [&str; 11] = [
     "visual.blocks.*.mlp.*",
 ];
 /// Sums in another order: share of a loss or a norm.
-const SUMS: f64 = 1e-6;
+const SUMS: f64 = 1e-5;
 
 /// What three steps of training give.
 #[derive(Debug)]
@@ -84,11 +84,18 @@ fn compare(golden: &Golden, change: impl Fn(&mut Settings)) -> Vec<(Run, Run)> {
     vec![both(&LANGUAGE), both(&ALL)]
 }
 
-fn assert_equal(pairs: &[(Run, Run)], what: &str) {
+/// Rounding is all that may differ; where a gradient is all rounding, Adam's steps enlarge it as much as they do
+/// between the reference's own two precisions.
+fn assert_equal(golden: &Golden, pairs: &[(Run, Run)], what: &str) {
+    let noise = &golden.notes()["lora_r8"]["noise_adamw_param_max_abs"];
+    let scores = goldens::tolerance(1e-4, noise);
     for (found, expected) in pairs {
         let (loss, norm, score) = difference(found, expected);
-        let off = format!("{what}: loss {loss:e}, norm {norm:e}, log-probability after three steps {score:e}");
-        assert!(loss <= SUMS && norm <= SUMS && score <= 1e-4, "{off}");
+        let off = format!(
+            "{} {what}: loss {loss:e}, norm {norm:e}, log-probability after three steps {score:e}",
+            golden.name
+        );
+        assert!(loss <= SUMS && norm <= SUMS && score <= scores, "{off}");
     }
 }
 
@@ -97,7 +104,7 @@ fn micro_batches_change_nothing() {
     for golden in goldens::qwen3_vl() {
         for size in [1, 3] {
             let pairs = compare(&golden, |settings| settings.micro_batch = size);
-            assert_equal(&pairs, &format!("{} in micro-batches of {size}", golden.name));
+            assert_equal(&golden, &pairs, &format!("in micro-batches of {size}"));
         }
     }
 }
@@ -106,7 +113,7 @@ fn micro_batches_change_nothing() {
 fn checkpointing_changes_nothing() {
     for golden in goldens::qwen3_vl() {
         let pairs = compare(&golden, |settings| settings.checkpointing = true);
-        assert_equal(&pairs, &format!("{} with checkpointing", golden.name));
+        assert_equal(&golden, &pairs, "with checkpointing");
     }
 }
 
