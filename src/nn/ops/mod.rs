@@ -7,26 +7,22 @@
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+mod activation;
 mod attention;
 mod elementary;
 mod gated_silu;
-mod gelu;
-mod gelu_tanh;
-mod layer_norm;
+mod norm;
 mod product;
-mod rms_norm;
 mod rotary;
 mod scaled_residual;
 mod segment_attention;
 mod softmax;
 mod swiglu;
 
+pub use activation::{gelu, gelu_tanh};
 pub use attention::attention;
 pub use gated_silu::gated_silu;
-pub use gelu::gelu;
-pub use gelu_tanh::gelu_tanh;
-pub use layer_norm::layer_norm;
-pub use rms_norm::rms_norm;
+pub use norm::{layer_norm, rms_norm};
 pub use rotary::rotary;
 pub use scaled_residual::scaled_residual;
 pub use segment_attention::{Heads, Mask, Segment, segment_attention};
