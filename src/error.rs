@@ -214,6 +214,14 @@ pub enum Error {
         /// Number of cells in the sweep.
         total: usize,
     },
+    /// Another process runs a cell now that this one was silent about for too long.
+    #[error("cell {run_id} was taken over by another process")]
+    TakenOver {
+        /// The cell.
+        run_id: String,
+        /// How long this process may be silent.
+        lease_seconds: f64,
+    },
     /// Two results that should be compared were not made under the same conditions.
     #[error("{left} cannot be compared with {right}: {reason}")]
     NotComparable {
@@ -302,6 +310,10 @@ impl Error {
             Self::CellsFailed { .. } => {
                 "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
             }
+            Self::TakenOver { lease_seconds, .. } => format!(
+                "this process was stopped or cut off from the results folder for {lease_seconds} s; \
+                 if that is to be expected, give every process a longer `--lease`"
+            ),
             Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
             Self::NotCompact { .. } => {
                 "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/quickstart`".into()

@@ -9,6 +9,7 @@
 //!                                     └─▶ compact (the same, to be committed)
 //! ```
 
+pub mod claim;
 pub mod compact;
 pub mod comparison;
 pub mod control;
@@ -20,6 +21,7 @@ pub mod ledger;
 pub mod metric;
 pub mod micro_gate;
 pub mod predictions;
+pub mod process;
 pub mod record;
 pub mod series;
 pub mod statistics;

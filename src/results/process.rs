@@ -39,7 +39,10 @@ impl Process {
             Self {
                 host: line("/proc/sys/kernel/hostname"),
                 // Without a start time no process can be told from a later one of the same number.
-                boot: own.as_ref().map(|_| line("/proc/sys/kernel/random/boot_id")).unwrap_or_default(),
+                boot: own
+                    .as_ref()
+                    .map(|_| line("/proc/sys/kernel/random/boot_id"))
+                    .unwrap_or_default(),
                 pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino()),
                 pid: own.as_ref().map_or_else(std::process::id, |own| own.pid),
                 started: own.map_or(0, |own| own.started),
