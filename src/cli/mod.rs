@@ -11,6 +11,7 @@ mod plot;
 mod predict;
 mod progress;
 mod promote;
+mod run;
 mod split;
 mod subject;
 mod summary;
@@ -40,6 +41,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sweep(sweep::Arguments),
+    Run(run::Arguments),
     #[command(subcommand)]
     Data(data::Verb),
     Split(split::Arguments),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         .init();
     let outcome = match arguments.verb {
         Verb::Sweep(arguments) => sweep::run(&arguments),
+        Verb::Run(arguments) => run::run(&arguments),
         Verb::Data(verb) => data::run(&verb),
         Verb::Split(arguments) => split::run(&arguments),
         Verb::Train(arguments) => train::run(&arguments),

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::config::Sweep;
 use crate::data::LabelledImage;
 use crate::data::manifest::Layout;
 use crate::error::Result;
@@ -20,6 +21,8 @@ pub enum Event {
     Trained(Step),
     /// So many more test images were predicted.
     Predicted(usize),
+    /// All is computed, the record is stored next.
+    Complete,
 }
 
 /// Trains and evaluates one cell and stores its record; with `keep_adapter` also the trained weights.
@@ -30,9 +33,9 @@ pub enum Event {
 pub fn run(
     cell: &Cell,
     store: &Store,
-    keep_adapter: bool,
+    sweep: &Sweep,
     commit: Option<&str>,
-    on: &mut dyn FnMut(Event),
+    on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Record> {
     let (shots, test) = (cell.shots()?, cell.test()?);
     let mut classifier = cell.classifier()?;
@@ -45,12 +48,11 @@ pub fn run(
     classifier.predict(&test, &mut |rows| {
         partial.append(rows)?;
         predictions.extend_from_slice(rows);
-        on(Event::Predicted(rows.len()));
-        Ok(())
+        on(Event::Predicted(rows.len()))
     })?;
     let eval_seconds = start.elapsed().as_secs_f64();
 
-    if keep_adapter && cell.learner.has_adapter() && !shots.is_empty() {
+    if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }
     let account = Account {
@@ -78,16 +80,23 @@ pub fn run(
             commit: commit.map(str::to_owned),
         },
     };
+    on(Event::Complete)?;
     store.finish(&cell.identity(), account, &predictions)
 }
 
 /// Fits the classifier to the shots, if there are any; what it did, and the seconds it took.
-fn learn(classifier: &mut dyn Classifier, shots: &[LabelledImage], on: &mut dyn FnMut(Event)) -> Result<(Fit, f64)> {
+fn learn(
+    classifier: &mut dyn Classifier,
+    shots: &[LabelledImage],
+    on: &mut dyn FnMut(Event) -> Result<()>,
+) -> Result<(Fit, f64)> {
     if shots.is_empty() {
         return Ok((Fit::default(), 0.0));
     }
     let start = Instant::now();
-    let fit = classifier.fit(shots, &mut |step| on(Event::Trained(step)))?;
+    let fit = classifier.fit(shots, &mut |step| {
+        let _ = on(Event::Trained(step));
+    })?;
     Ok((fit, start.elapsed().as_secs_f64()))
 }
 
@@ -145,7 +154,11 @@ mod tests {
         let mut witness = Witness::default();
         let (mut events, mut steps) = (0, 0);
         for shots in [&[][..], &[image][..]] {
-            let (fit, _) = learn(&mut witness, shots, &mut |_| events += 1).unwrap();
+            let (fit, _) = learn(&mut witness, shots, &mut |_| {
+                events += 1;
+                Ok(())
+            })
+            .unwrap();
             steps += fit.steps;
         }
         assert_eq!((witness.0, events, steps), (vec![1], 1, 1));

@@ -4,4 +4,5 @@ pub mod adapter;
 pub mod base;
 pub mod cell;
 pub mod plan;
+pub mod shard;
 pub mod sweep;

@@ -18,6 +18,7 @@ pub mod figure;
 pub mod file;
 pub mod identity;
 pub mod ledger;
+pub mod leftovers;
 pub mod metric;
 pub mod micro_gate;
 pub mod predictions;

@@ -7,6 +7,7 @@
 //! predictions/<run_id>.partial.jsonl  while a cell runs
 //! cells/<run_id>.json                 written last: a cell is finished when this is whole
 //! cells/<run_id>.failed.json          why it is not
+//! claims/<run_id>.<generation>.json   who runs the cell
 //! controls/<run_id>.json              what sanity controls found
 //! ledger.csv timings.csv figures/     rebuilt from the above
 //! ```
@@ -52,7 +53,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] on a read-only file system, a full disk or a missing right.
     pub fn open(folder: &Path) -> Result<Self> {
-        for inside in ["cells", "predictions", "splits", "figures"] {
+        for inside in ["", "cells", "predictions", "splits", "figures"] {
             file::make_writable_folder(&folder.join(inside))?;
         }
         Ok(Self::of(folder))
@@ -95,7 +96,9 @@ impl Store {
         self.folder.join("adapters").join(run_id)
     }
 
-    fn cell_path(&self, run_id: &str) -> PathBuf {
+    /// Where the record of a cell is stored.
+    #[must_use]
+    pub fn cell_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.json"))
     }
 
@@ -104,7 +107,7 @@ impl Store {
         self.folder.join("controls").join(format!("{run_id}.json"))
     }
 
-    fn failure_path(&self, run_id: &str) -> PathBuf {
+    pub(super) fn failure_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.failed.json"))
     }
 
@@ -136,6 +139,12 @@ impl Store {
             reason: "the cell is not finished".into(),
         };
         Ok(self.checked(run_id)?.ok_or_else(unfinished)?.1)
+    }
+
+    /// Whether a cell has a record, whole or not: as cheap as it gets.
+    #[must_use]
+    pub fn is_stored(&self, run_id: &str) -> bool {
+        self.cell_path(run_id).exists()
     }
 
     fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
