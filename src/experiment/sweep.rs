@@ -121,6 +121,7 @@ impl Sweeper<'_> {
     pub fn run_one(&mut self, cell: &Cell) -> Result<Record> {
         if let Some(record) = self.store.finished(&cell.run_id)? {
             self.progress.begin(1, 1, 0);
+            self.store.remove_leftovers(&HashSet::from([cell.run_id.as_str()]))?;
             return Ok(record);
         }
         self.progress.begin(1, 0, cell.images());
@@ -165,6 +166,7 @@ impl Sweeper<'_> {
                 Event::Complete => claim.confirm()?,
                 Event::Trained(_) | Event::Predicted(_) => claim.check()?,
             }
+            tracing::debug!("cell {}: {event:?}", cell.run_id);
             self.progress.event(event);
             Ok(())
         });

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod leftovers;
 pub mod metric;
 pub mod micro_gate;
+pub mod partial;
 pub mod predictions;
 pub mod process;
 pub mod record;
