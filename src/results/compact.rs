@@ -16,13 +16,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use crate::error::{Error, Result};
-use crate::results::file;
 use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::Record;
 use crate::results::store::Store;
+use crate::results::{file, ledger};
 
 /// Writes everything but the figures of all finished cells that the ledger of `store` lists into `folder`,
 /// in place of an older compact form, and gives their records in order of their keys.
@@ -35,10 +33,11 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     if folder.join("predictions").exists() {
         return Err(Error::NotCompact { path: folder.into() });
     }
-    let listed = listed(&store.folder().join("ledger.csv"))?;
+    let ledger = store.folder().join("ledger.csv");
+    let bytes = fs::read(&ledger).map_err(Error::io("read", &ledger))?;
     let mut records = Vec::new();
     let mut cells = Cells::new();
-    for run_id in listed {
+    for run_id in ledger::listed(&ledger, &bytes)? {
         let Some(record) = store.finished(&run_id)? else {
             tracing::warn!("cell {run_id} is in the ledger, but not finished: it is left out");
             continue;
@@ -67,24 +66,6 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     promoted.write_ledger(&records)?;
     file::replace_if_changed(&folder.join("sweep.toml"), &config)?;
     Ok(records)
-}
-
-/// The cells of a ledger.
-fn listed(path: &Path) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Row {
-        run_id: String,
-    }
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    csv::Reader::from_reader(bytes.as_slice())
-        .deserialize()
-        .map(|row| row.map(|Row { run_id }| run_id))
-        .collect::<Result<_, _>>()
-        .map_err(|e| Error::Malformed {
-            kind: "ledger",
-            path: path.into(),
-            reason: e.to_string(),
-        })
 }
 
 /// Removes the `.json` files of `cells` that are not those of `records`.

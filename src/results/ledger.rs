@@ -1,10 +1,60 @@
 //! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
 
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
 use crate::prediction::Reading;
+use crate::results::file;
 use crate::results::record::Record;
+use crate::results::store::Store;
 
 /// Digits after the point of every share and loss.
 const DIGITS: usize = 6;
+
+impl Store {
+    /// Rebuilds `ledger.csv` (identity and metrics: the same results, the same bytes) and `timings.csv`
+    /// from `records`, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when they cannot be written.
+    pub fn write_ledger(&self, records: &[Record]) -> Result<()> {
+        for (name, bytes) in tables(records) {
+            let path = self.folder().join(name);
+            let bytes = bytes.map_err(|e| Error::io("write", &path)(e.into()))?;
+            file::replace_if_changed(&path, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Name and bytes of both files, of `records` in any order.
+pub(super) fn tables(records: &[Record]) -> [(&'static str, Result<Vec<u8>, csv::Error>); 2] {
+    let mut sorted: Vec<&Record> = records.iter().collect();
+    sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+    [("ledger.csv", ledger(&sorted)), ("timings.csv", timings(&sorted))]
+}
+
+/// The cells that a ledger lists.
+///
+/// # Errors
+/// [`Error::Malformed`] when it is none.
+pub(super) fn listed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Row {
+        run_id: String,
+    }
+    csv::Reader::from_reader(bytes)
+        .deserialize()
+        .map(|row| row.map(|Row { run_id }| run_id))
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::Malformed {
+            kind: "ledger",
+            path: path.into(),
+            reason: e.to_string(),
+        })
+}
 
 /// Identity and metrics of `records`, in the order given.
 ///

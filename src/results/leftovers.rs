@@ -73,7 +73,8 @@ impl Store {
         type Parse = fn(&str) -> Option<&str>;
         let kinds: [(&str, Parse); 4] = [
             ("claims", |name| claim::parse_name(name).map(|(run_id, _)| run_id)),
-            ("states", |name| Some(name)),
+            // Beside a state lie its next and its last one while it is replaced.
+            ("states", |name| name.split('.').next()),
             ("predictions", |name| name.strip_suffix(".partial.jsonl")),
             ("cells", |name| name.strip_suffix(".failed.json")),
         ];

@@ -29,4 +29,5 @@ pub mod series;
 pub mod statistics;
 pub mod store;
 pub mod table;
+pub mod verify;
 pub mod zero_shot;
