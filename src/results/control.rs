@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::prediction::Reading;
-use crate::results::file;
 use crate::results::record::{CellKey, Record};
 use crate::results::store::Store;
+use crate::results::{file, ledger};
 
 /// Version of the file.
 pub const SCHEMA: u32 = 1;
@@ -229,6 +229,33 @@ impl Store {
             (controls.run_id == record.run_id && controls.predictions_sha256 == record.predictions_sha256)
                 .then_some(controls),
         )
+    }
+
+    /// Rebuilds the ledger for the cells that it lists, with what controls say of them by now, and gives their records;
+    /// none where there is no ledger yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Malformed`] when something cannot be read or written.
+    pub fn mark_ledger(&self) -> Result<Vec<Record>> {
+        let path = self.folder().join("ledger.csv");
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let listed = ledger::listed(&path)?;
+        let records = listed.iter().filter_map(|run_id| self.finished(run_id).transpose());
+        let records = records.collect::<Result<Vec<_>>>()?;
+        self.write_ledger(&records)?;
+        Ok(records)
+    }
+
+    /// Records with the marks that their controls give them; an empty one where there are none.
+    pub(super) fn marked<'a>(&self, records: &[&'a Record]) -> Result<Vec<(&'a Record, String)>> {
+        let mut marked = Vec::with_capacity(records.len());
+        for &record in records {
+            let controls = self.controls(record)?;
+            marked.push((record, controls.map_or_else(String::new, |controls| controls.mark())));
+        }
+        Ok(marked)
     }
 
     /// Stores the controls of a cell.
