@@ -310,15 +310,15 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when they cannot be written.
     pub fn write_ledger(&self, records: &[Record]) -> Result<()> {
-        let write = |name: &str, table: fn(&[&Record]) -> Result<Vec<u8>, csv::Error>| {
+        let mut sorted: Vec<&Record> = records.iter().collect();
+        sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+        let write = |name: &str, table: Result<Vec<u8>, csv::Error>| {
             let path = self.folder.join(name);
-            let mut sorted: Vec<&Record> = records.iter().collect();
-            sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
-            let bytes = table(&sorted).map_err(|e| Error::io("write", &path)(e.into()))?;
+            let bytes = table.map_err(|e| Error::io("write", &path)(e.into()))?;
             file::replace_if_changed(&path, &bytes)
         };
-        write("ledger.csv", ledger::ledger)?;
-        write("timings.csv", ledger::timings)?;
+        write("ledger.csv", ledger::ledger(&self.marked(&sorted)?))?;
+        write("timings.csv", ledger::timings(&sorted))?;
         Ok(())
     }
 }
