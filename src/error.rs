@@ -248,6 +248,16 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// Sanity controls were asked of what has none, or not yet.
+    #[error("no sanity controls of {cell}: {reason}")]
+    Uncontrolled {
+        /// The cell or cells.
+        cell: String,
+        /// Why not.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// Something is to be written where something lies already.
     #[error("`{}` is there already", path.display())]
     Exists {
@@ -343,6 +353,7 @@ impl Error {
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }
+            Self::Uncontrolled { remedy, .. } => remedy.clone(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

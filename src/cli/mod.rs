@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod config;
+mod control;
 mod data;
 mod embed;
 mod eval;
@@ -18,6 +20,7 @@ mod summary;
 mod sweep;
 mod threads;
 mod train;
+mod verify;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -52,6 +55,23 @@ enum Verb {
     Merge(merge::Arguments),
     Plot(plot::Arguments),
     Promote(promote::Arguments),
+    Verify(verify::Arguments),
+    Control(control::Arguments),
+}
+
+/// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Exit code 0.
+    Yes,
+    /// Exit code 1: the verb did its work and a check says no. What it says is the verb's own output.
+    No,
+}
+
+impl From<bool> for Verdict {
+    fn from(passed: bool) -> Self {
+        if passed { Self::Yes } else { Self::No }
+    }
 }
 
 /// Parses the command line, runs the verb, reports an error.
@@ -67,21 +87,25 @@ pub fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .without_time()
         .init();
+    let done = |()| Verdict::Yes;
     let outcome = match arguments.verb {
-        Verb::Sweep(arguments) => sweep::run(&arguments),
-        Verb::Run(arguments) => run::run(&arguments),
-        Verb::Data(verb) => data::run(&verb),
-        Verb::Split(arguments) => split::run(&arguments),
-        Verb::Train(arguments) => train::run(&arguments),
-        Verb::Eval(arguments) => eval::run(&arguments),
-        Verb::Predict(arguments) => predict::run(&arguments),
-        Verb::Embed(arguments) => embed::run(&arguments),
-        Verb::Merge(arguments) => merge::run(&arguments),
-        Verb::Plot(arguments) => plot::run(&arguments),
-        Verb::Promote(arguments) => promote::run(&arguments),
+        Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
+        Verb::Run(arguments) => run::run(&arguments).map(done),
+        Verb::Data(verb) => data::run(&verb).map(done),
+        Verb::Split(arguments) => split::run(&arguments).map(done),
+        Verb::Train(arguments) => train::run(&arguments).map(done),
+        Verb::Eval(arguments) => eval::run(&arguments).map(done),
+        Verb::Predict(arguments) => predict::run(&arguments).map(done),
+        Verb::Embed(arguments) => embed::run(&arguments).map(done),
+        Verb::Merge(arguments) => merge::run(&arguments).map(done),
+        Verb::Plot(arguments) => plot::run(&arguments).map(done),
+        Verb::Promote(arguments) => promote::run(&arguments).map(done),
+        Verb::Verify(arguments) => verify::run(&arguments),
+        Verb::Control(arguments) => control::run(&arguments),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Verdict::Yes) => ExitCode::SUCCESS,
+        Ok(Verdict::No) => ExitCode::from(1),
         Err(error) => {
             // If stderr is gone there is nobody left to tell.
             let _ = io::stderr().write_all(report(&error).as_bytes());

@@ -2,10 +2,12 @@
 
 use clap::Args;
 
-use super::output;
+use super::config::Config;
 use super::progress::Live;
-use super::sweep::{Lease, Plan, Planned};
+use super::sweep::{Lease, commit};
+use super::{output, places::places};
 use crate::error::{Error, Result};
+use crate::experiment::plan;
 use crate::experiment::sweep::Sweeper;
 use crate::results::store::Store;
 
@@ -20,7 +22,7 @@ use crate::results::store::Store;
   kshot run --config configs/mini-full.toml --cell 0123456789abcdef")]
 pub(super) struct Arguments {
     #[command(flatten)]
-    plan: Plan,
+    config: Config,
     /// The cell, as `kshot sweep --dry-run` lists it.
     #[arg(long, value_name = "RUN_ID")]
     cell: String,
@@ -29,12 +31,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let Planned {
-        sweep,
-        folder,
-        cells,
-        commit,
-    } = arguments.plan.read()?;
+    let places = places();
+    let (sweep, folder) = arguments.config.read()?;
+    let cells = plan::plan(&sweep, &places)?;
     let unknown = || Error::UnknownCell {
         run_id: arguments.cell.clone(),
         cells: cells.len(),
@@ -49,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         sweep: &sweep,
         store: &store,
         claims: arguments.lease.claims(&folder)?,
-        commit: commit.as_deref(),
+        commit: commit(&places.home).as_deref(),
         progress: &mut Live::new(),
     }
     .run_one(cell)?;

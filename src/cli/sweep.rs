@@ -1,16 +1,15 @@
 //! `kshot sweep`: the main job.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::config::Config;
 use super::progress::Live;
 use super::{output, places::places, summary};
-use crate::config::{QUICKSTART, Sweep};
 use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell};
 use crate::experiment::shard::Shard;
@@ -33,7 +32,7 @@ use crate::results::store::Store;
                                                     one task of a job array, see configs/cluster/")]
 pub(super) struct Arguments {
     #[command(flatten)]
-    plan: Plan,
+    config: Config,
     /// Run only cells I, I+N, I+2N, … of the plan, I from 0 to N-1; table and figure are of all that are finished.
     #[arg(long, value_name = "I/N", default_value = "0/1", hide_default_value = true)]
     shard: Shard,
@@ -47,57 +46,12 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Which sweep.
-#[derive(Debug, Args)]
-pub(super) struct Plan {
-    /// The sweep to run; without it, `configs/quickstart.toml` as of the build.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Change a value of the config: path.to.field=value, list items by number.
-    #[arg(long, value_name = "A.B=V")]
-    set: Vec<String>,
-    /// Folder of this sweep's results [default: results/<name of the sweep>].
-    #[arg(long)]
-    results: Option<PathBuf>,
-}
-
 /// How long a process may be silent.
 #[derive(Debug, Args)]
 pub(super) struct Lease {
     /// A process that gives no sign of life for so long loses its cell to another one.
     #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-}
-
-/// A sweep, ready to run.
-pub(super) struct Planned {
-    pub(super) sweep: Sweep,
-    pub(super) folder: PathBuf,
-    pub(super) cells: Vec<Cell>,
-    /// Commit of the source tree, where known.
-    pub(super) commit: Option<String>,
-}
-
-impl Plan {
-    /// Reads the config and checks everything it names.
-    pub(super) fn read(&self) -> Result<Planned> {
-        let places = places();
-        let (text, origin) = match &self.config {
-            Some(path) => (
-                fs::read_to_string(path).map_err(Error::io("read", path))?,
-                path.display().to_string(),
-            ),
-            None => (QUICKSTART.to_owned(), "configs/quickstart.toml".to_owned()),
-        };
-        let sweep = Sweep::parse(&text, &origin, &self.set)?;
-        let default = || Path::new("results").join(&sweep.name);
-        Ok(Planned {
-            folder: self.results.clone().unwrap_or_else(default),
-            cells: plan::plan(&sweep, &places)?,
-            commit: commit(&places.home),
-            sweep,
-        })
-    }
 }
 
 impl Lease {
@@ -107,24 +61,23 @@ impl Lease {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let planned = arguments.plan.read()?;
-    let Planned {
-        sweep, folder, cells, ..
-    } = &planned;
+    let places = places();
+    let (sweep, folder) = arguments.config.read()?;
+    let cells = plan::plan(&sweep, &places)?;
     if arguments.dry_run {
-        let cells: Vec<&Cell> = shard(cells, arguments.shard);
-        return list(&cells, folder, arguments.json);
+        let cells: Vec<&Cell> = shard(&cells, arguments.shard);
+        return list(&cells, &folder, arguments.json);
     }
-    let store = Store::open(folder)?;
+    let store = Store::open(&folder)?;
     let outcome = Sweeper {
-        sweep,
+        sweep: &sweep,
         store: &store,
-        claims: arguments.lease.claims(folder)?,
-        commit: planned.commit.as_deref(),
+        claims: arguments.lease.claims(&folder)?,
+        commit: commit(&places.home).as_deref(),
         progress: &mut Live::new(),
     }
-    .run(cells, arguments.shard)?;
-    let tables = sweep::conclude(cells, &store, |records| match records {
+    .run(&cells, arguments.shard)?;
+    let tables = sweep::conclude(&cells, &store, |records| match records {
         [] => Ok(Vec::new()),
         records => summary::draw(&store, records),
     })?;
@@ -135,7 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if outcome.failed > 0 {
         return Err(Error::CellsFailed {
             failed: outcome.failed,
-            total: shard(cells, arguments.shard).len(),
+            total: shard(&cells, arguments.shard).len(),
         });
     }
     Ok(())
@@ -201,7 +154,7 @@ fn list(cells: &[&Cell], folder: &Path, json: bool) -> Result<()> {
 }
 
 /// Commit of the checkout that holds the datasets and configs; none outside of git.
-fn commit(home: &Path) -> Option<String> {
+pub(super) fn commit(home: &Path) -> Option<String> {
     let output = Command::new("git")
         .arg("-C")
         .arg(home)

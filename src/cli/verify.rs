@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output;
+use super::{Verdict, output};
 use crate::error::{Error, Result};
 use crate::results::store::Store;
 use crate::results::verify::{self, Findings};
@@ -24,8 +24,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Whether everything holds.
-pub(super) fn run(arguments: &Arguments) -> Result<bool> {
+pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     let findings = verify::verify(&Store::open_existing(&arguments.results)?)?;
     let text = if arguments.json {
         serde_json::to_string_pretty(&findings).map_err(|e| Error::io("write", "stdout")(e.into()))? + "\n"
@@ -33,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
         plain(&findings)
     };
     output(&text)?;
-    Ok(findings.hold())
+    Ok(findings.hold().into())
 }
 
 fn plain(findings: &Findings) -> String {

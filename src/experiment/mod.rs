@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod base;
 pub mod cell;
+pub mod control;
 pub mod plan;
 pub mod shard;
 pub mod sweep;

@@ -43,6 +43,19 @@ pub trait Classifier {
     /// Unreadable images, tensor failures, whatever `sink` reports.
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()>;
 
+    /// As [`Classifier::predict`], but asked without the pictures: a control. Says whether it can be asked so; a
+    /// method that is given nothing but the picture cannot.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict`].
+    fn predict_blind(
+        &mut self,
+        _images: &[LabelledImage],
+        _sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Writes what was learned to a folder.
     ///
     /// # Errors

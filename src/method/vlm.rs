@@ -98,6 +98,41 @@ impl VlmClassifier {
             .collect()
     }
 
+    /// The questions about images, each with its picture or none of them.
+    fn questions(&self, images: &[LabelledImage], shown: bool) -> Result<Vec<ModelInput>> {
+        if !shown {
+            return images.iter().map(|_| self.renderer.question(None)).collect();
+        }
+        let pictures = self.pictures(images, &vec![false; images.len()])?;
+        pictures
+            .iter()
+            .map(|picture| self.renderer.question(Some(picture)))
+            .collect()
+    }
+
+    fn answer(
+        &mut self,
+        images: &[LabelledImage],
+        shown: bool,
+        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
+    ) -> Result<()> {
+        let mut sampler = match self.sampler.take() {
+            Some(sampler) => sampler,
+            None => self.backend.sampler(&Weights::Base)?,
+        };
+        for batch in images.chunks(BATCH) {
+            let prompts = self.questions(batch, shown)?;
+            let hints: Vec<u32> = batch.iter().map(|image| image.class).collect();
+            let answers = self
+                .answers
+                .read(&mut *sampler, &prompts, &self.config.readings, Some(&hints))?;
+            let rows: Vec<Prediction> = batch.iter().zip(answers).map(|(image, a)| row(image, a)).collect();
+            sink(&rows)?;
+        }
+        self.sampler = Some(sampler);
+        Ok(())
+    }
+
     fn name(&self, image: &LabelledImage) -> Result<&[u32]> {
         let name = self.names.get(image.class as usize).map(Vec::as_slice);
         name.ok_or_else(|| Error::Dataset {
@@ -153,23 +188,15 @@ impl Classifier for VlmClassifier {
     }
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
-        let mut sampler = match self.sampler.take() {
-            Some(sampler) => sampler,
-            None => self.backend.sampler(&Weights::Base)?,
-        };
-        for batch in images.chunks(BATCH) {
-            let pictures = self.pictures(batch, &vec![false; batch.len()])?;
-            let questions = pictures.iter().map(|picture| self.renderer.question(Some(picture)));
-            let prompts = questions.collect::<Result<Vec<ModelInput>>>()?;
-            let hints: Vec<u32> = batch.iter().map(|image| image.class).collect();
-            let answers = self
-                .answers
-                .read(&mut *sampler, &prompts, &self.config.readings, Some(&hints))?;
-            let rows: Vec<Prediction> = batch.iter().zip(answers).map(|(image, a)| row(image, a)).collect();
-            sink(&rows)?;
-        }
-        self.sampler = Some(sampler);
-        Ok(())
+        self.answer(images, true, sink)
+    }
+
+    fn predict_blind(
+        &mut self,
+        images: &[LabelledImage],
+        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
+    ) -> Result<bool> {
+        self.answer(images, false, sink).map(|()| true)
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {

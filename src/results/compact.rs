@@ -5,6 +5,7 @@
 //! predictions.parquet                 the rows of all cells, written first
 //! predictions.parquet.sha256          its hash, as `sha256sum` writes it
 //! cells/<run_id>.json                 as in the folder of the sweep
+//! controls/<run_id>.json              likewise, of cells that were controlled
 //! sweep.toml ledger.csv timings.csv   likewise
 //! figures/                            drawn again
 //! ```
@@ -33,11 +34,10 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     if folder.join("predictions").exists() {
         return Err(Error::NotCompact { path: folder.into() });
     }
-    let ledger = store.folder().join("ledger.csv");
-    let bytes = fs::read(&ledger).map_err(Error::io("read", &ledger))?;
+    let listed = ledger::listed(&store.folder().join("ledger.csv"))?;
     let mut records = Vec::new();
     let mut cells = Cells::new();
-    for run_id in ledger::listed(&ledger, &bytes)? {
+    for run_id in listed {
         let Some(record) = store.finished(&run_id)? else {
             tracing::warn!("cell {run_id} is in the ledger, but not finished: it is left out");
             continue;
@@ -61,15 +61,22 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     let promoted = Store::open_existing(folder)?;
     for record in &records {
         promoted.write_record(record)?;
+        if let Some(controls) = store.controls(record)? {
+            promoted.write_controls(&controls)?;
+        }
     }
     remove_others(&folder.join("cells"), &records)?;
+    remove_others(&folder.join("controls"), &records)?;
     promoted.write_ledger(&records)?;
     file::replace_if_changed(&folder.join("sweep.toml"), &config)?;
     Ok(records)
 }
 
-/// Removes the `.json` files of `cells` that are not those of `records`.
+/// Removes the `.json` files of `cells`, if there is such a folder, that are not those of `records`.
 fn remove_others(cells: &Path, records: &[Record]) -> Result<()> {
+    if !cells.is_dir() {
+        return Ok(());
+    }
     let kept: HashSet<String> = records.iter().map(|r| format!("{}.json", r.run_id)).collect();
     for entry in fs::read_dir(cells).map_err(Error::io("read", cells))? {
         let name = entry.map_err(Error::io("read", cells))?.file_name();

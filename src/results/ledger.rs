@@ -1,10 +1,11 @@
 //! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
 
+use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::prediction::Reading;
 use crate::results::file;
 use crate::results::record::Record;
@@ -19,33 +20,42 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`] when they cannot be written.
-    pub fn write_ledger(&self, records: &[Record]) -> Result<()> {
-        for (name, bytes) in tables(records) {
-            let path = self.folder().join(name);
-            let bytes = bytes.map_err(|e| Error::io("write", &path)(e.into()))?;
-            file::replace_if_changed(&path, &bytes)?;
+    pub fn write_ledger(&self, records: &[Record]) -> Result<(), Error> {
+        for (name, bytes) in self.tables(records)? {
+            file::replace_if_changed(&self.folder().join(name), &bytes)?;
         }
         Ok(())
     }
-}
 
-/// Name and bytes of both files, of `records` in any order.
-pub(super) fn tables(records: &[Record]) -> [(&'static str, Result<Vec<u8>, csv::Error>); 2] {
-    let mut sorted: Vec<&Record> = records.iter().collect();
-    sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
-    [("ledger.csv", ledger(&sorted)), ("timings.csv", timings(&sorted))]
+    /// Name and bytes of both files.
+    pub(super) fn tables(&self, records: &[Record]) -> Result<[(&'static str, Vec<u8>); 2], Error> {
+        let mut sorted: Vec<&Record> = records.iter().collect();
+        sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+        let failed = |name: &str| {
+            let path = self.folder().join(name);
+            move |e: csv::Error| Error::io("rebuild", path)(e.into())
+        };
+        Ok([
+            (
+                "ledger.csv",
+                ledger(&self.marked(&sorted)?).map_err(failed("ledger.csv"))?,
+            ),
+            ("timings.csv", timings(&sorted).map_err(failed("timings.csv"))?),
+        ])
+    }
 }
 
 /// The cells that a ledger lists.
 ///
 /// # Errors
-/// [`Error::Malformed`] when it is none.
-pub(super) fn listed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+/// [`Error::Io`] when it cannot be read, [`Error::Malformed`] when it is no ledger.
+pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
     struct Row {
         run_id: String,
     }
-    csv::Reader::from_reader(bytes)
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    csv::Reader::from_reader(bytes.as_slice())
         .deserialize()
         .map(|row| row.map(|Row { run_id }| run_id))
         .collect::<Result<_, _>>()
@@ -56,11 +66,11 @@ pub(super) fn listed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
         })
 }
 
-/// Identity and metrics of `records`, in the order given.
+/// Identity and metrics of `records`, in the order given, each with what its sanity controls say.
 ///
 /// # Errors
 /// When the CSV writer fails.
-pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
+pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "dataset",
@@ -73,6 +83,7 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "regime",
         "reading",
         "headline",
+        "control",
         "accuracy",
         "top1",
         "mean_per_class",
@@ -98,7 +109,7 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "split_sha256",
         "predictions_sha256",
     ])?;
-    for record in records {
+    for (record, control) in records {
         let (metrics, training) = (&record.metrics, &record.training);
         let mut row = key(record);
         row.extend([
@@ -106,6 +117,7 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
             record.regime.clone().unwrap_or_default(),
             word(&record.reading)?,
             word(&metrics.headline)?,
+            control.clone(),
             number(metrics.value()),
             number(metrics.top1),
             number(metrics.mean_per_class),

@@ -154,12 +154,12 @@ fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Fin
 /// Rebuilds the tables of the cells that the ledger lists.
 fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<()> {
     let path = store.folder().join("ledger.csv");
-    let Some(bytes) = file::read_if_present(&path)? else {
+    if !path.exists() {
         let note = "there is no `ledger.csv` yet: `kshot sweep` writes it at its end";
         findings.notes.push(note.into());
         return Ok(());
-    };
-    let listed = match ledger::listed(&path, &bytes) {
+    }
+    let listed = match ledger::listed(&path) {
         Ok(listed) => listed,
         Err(Error::Malformed { reason, .. }) => {
             findings.problem(store, &path, reason);
@@ -179,9 +179,8 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
             .notes
             .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
     }
-    for (name, again) in ledger::tables(&of_ledger) {
+    for (name, again) in store.tables(&of_ledger)? {
         let path = store.folder().join(name);
-        let again = again.map_err(|e| Error::io("rebuild", &path)(e.into()))?;
         if fs::read(&path).map_err(Error::io("read", &path))? == again {
             findings.rebuilt.push(name.into());
         } else {

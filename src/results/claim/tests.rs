@@ -125,7 +125,7 @@ fn a_silent_owner_is_waited_for_a_lease_and_one_that_beats_for_ever() {
         }
     }
     let start = start + LEASE * 10;
-    let taken = ours(watch(&mut b, start, 6));
+    let taken = ours(watch(&mut b, start, 4));
     taken.confirm().unwrap();
     assert!(matches!(claim.confirm(), Err(Error::TakenOver { .. })));
 }
@@ -247,7 +247,7 @@ fn torn_empty_and_foreign_files_count_as_silent_owners() {
             panic!("taken at once")
         };
         assert!(who.contains(&generation(4)), "{who}");
-        drop(ours(watch(&mut claims, Instant::now() + LEASE, 5)));
+        drop(ours(watch(&mut claims, Instant::now() + LEASE, 4)));
         assert!(listed(&results).is_empty());
     }
 }
