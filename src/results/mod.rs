@@ -5,6 +5,7 @@
 //! ```text
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
+//!                                     │         ├────▶ saved images ─▶ table
 //!                                     │         └────▶ zero shot ─▶ table
 //!                                     └─▶ compact (the same, to be committed)
 //! ```
@@ -22,6 +23,7 @@ pub mod micro_gate;
 pub mod partial;
 pub mod predictions;
 pub mod record;
+pub mod saved;
 pub mod series;
 pub mod statistics;
 pub mod store;
