@@ -36,5 +36,6 @@ mod results;
 mod resume;
 mod support;
 mod sweep;
+mod tables;
 mod verbs;
 mod writing;
