@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{output, places::places};
+use crate::config::Shots;
 use crate::data::{self, split};
 use crate::error::Result;
 
@@ -12,9 +13,9 @@ use crate::error::Result;
 pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     dataset: String,
-    /// Labelled examples per class.
+    /// Labelled examples per class, or "all".
     #[arg(long)]
-    shots: u32,
+    shots: Shots,
     /// Seed of the draw.
     #[arg(long, default_value_t = 0)]
     seed: u64,

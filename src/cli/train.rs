@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{output, places::places, subject};
+use crate::config::Shots;
 use crate::data::{self, split};
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
@@ -23,9 +24,9 @@ pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     #[arg(long)]
     dataset: String,
-    /// Labelled examples per class.
+    /// Labelled examples per class, or "all".
     #[arg(long)]
-    shots: u32,
+    shots: Shots,
     /// Seed of the draw and of the training.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -42,13 +43,13 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let learner = subject::learner(&arguments.model, &arguments.set)?;
+    let learner = subject::learner(&arguments.model, &arguments.set)?.at_shots(arguments.shots);
     if arguments.out.exists() {
         return Err(Error::Exists {
             path: arguments.out.clone(),
         });
     }
-    if arguments.shots == 0 {
+    if !arguments.shots.any() {
         return Err(Error::Config {
             origin: "--shots".into(),
             reason: "there is nothing to learn from 0 examples".into(),

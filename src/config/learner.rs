@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::shots::Shots;
 use super::vlm::Qwen3VlLora;
 use crate::prediction::Reading;
 
@@ -58,6 +59,9 @@ pub struct Dinov2Lora {
     /// Training images seen per class, whatever k is: the cost is flat in k.
     #[serde(default = "images_per_class")]
     pub images_per_class: usize,
+    /// The same at `shots = "all"`.
+    #[serde(default = "images_per_class_of_all")]
+    pub images_per_class_of_all: usize,
     /// Share of the steps in which the learning rate rises linearly; then cosine to zero.
     #[serde(default = "warmup")]
     pub warmup: f64,
@@ -108,6 +112,9 @@ fn batch() -> usize {
 }
 fn images_per_class() -> usize {
     160
+}
+fn images_per_class_of_all() -> usize {
+    480
 }
 fn warmup() -> f64 {
     0.1
@@ -247,6 +254,7 @@ impl Learner {
                 positive("alpha", l.alpha)?;
                 positive("batch", l.batch as f64)?;
                 positive("images_per_class", l.images_per_class as f64)?;
+                positive("images_per_class_of_all", l.images_per_class_of_all as f64)?;
                 positive("clip", l.clip)?;
                 positive("min_crop", l.min_crop)?;
                 if l.targets.is_empty() {
@@ -292,6 +300,20 @@ impl Learner {
             Self::Qwen3VlLora(l) => l.images_per_class * classes,
             _ => 0,
         }
+    }
+
+    /// The learner as it trains on so many shots: at `all` it sees `images_per_class_of_all` images per class.
+    #[must_use]
+    pub fn at_shots(&self, shots: Shots) -> Self {
+        let mut learner = self.clone();
+        if shots == Shots::All {
+            match &mut learner {
+                Self::Dinov2Lora(l) => l.images_per_class = l.images_per_class_of_all,
+                Self::Qwen3VlLora(l) => l.images_per_class = l.images_per_class_of_all,
+                _ => {}
+            }
+        }
+        learner
     }
 
     /// Whether the learner can answer without having seen a labelled example.

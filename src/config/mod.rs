@@ -1,6 +1,7 @@
 //! What a sweep is: datasets × shots × seeds × learners.
 
 mod learner;
+mod shots;
 mod vlm;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
+pub use shots::Shots;
 pub use vlm::Qwen3VlLora;
 
 /// The config that `kshot sweep` runs when none is named.
@@ -27,14 +29,17 @@ pub struct Sweep {
     pub protocol: Protocol,
     /// Names of manifests in `datasets/`.
     pub datasets: Vec<String>,
-    /// Labelled examples per class; at 0 only learners that can answer without examples have a cell.
-    pub shots: Vec<u32>,
+    /// Labelled examples per class, or "all"; at 0 only learners that can answer without examples have a cell.
+    pub shots: Vec<Shots>,
     /// One draw of the shots and one training run per seed.
     #[serde(default = "default_seeds")]
     pub seeds: Vec<u64>,
     /// Keep the trained adapter of each cell in `adapters/<run_id>/`.
     #[serde(default)]
     pub save_adapters: bool,
+    /// Optimiser steps between two kept states of a running cell: what a kill may cost.
+    #[serde(default = "default_checkpoint_steps")]
+    pub checkpoint_steps: usize,
     /// Who learns.
     #[serde(rename = "learner")]
     pub learners: Vec<Learner>,
@@ -42,6 +47,9 @@ pub struct Sweep {
 
 fn default_seeds() -> Vec<u64> {
     vec![0]
+}
+fn default_checkpoint_steps() -> usize {
+    25
 }
 
 /// How shots and test images are chosen; printed on every number.
@@ -121,8 +129,11 @@ impl Sweep {
         unique("shots", self.shots.iter().map(ToString::to_string).collect())?;
         unique("seeds", self.seeds.iter().map(ToString::to_string).collect())?;
         unique("learner", self.learners.iter().map(|l| l.name().to_owned()).collect())?;
-        if self.shots.contains(&0) && !self.learners.iter().any(Learner::answers_unseen) {
+        if self.shots.contains(&Shots::K(0)) && !self.learners.iter().any(Learner::answers_unseen) {
             return Err("shots has 0, but no learner can answer without examples".into());
+        }
+        if self.checkpoint_steps == 0 {
+            return Err("checkpoint_steps must be above 0".into());
         }
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
             return Err(format!("name `{}` cannot be a folder's name", self.name));
@@ -233,7 +244,7 @@ mod tests {
         let sweep = Sweep::parse(MINIMAL, "c", &set).unwrap();
         assert_eq!(
             (sweep.shots.as_slice(), sweep.name.as_str()),
-            ([1, 2].as_slice(), "other")
+            ([Shots::K(1), Shots::K(2)].as_slice(), "other")
         );
         assert!(matches!(&sweep.learners[0], Learner::Pixels(p) if p.side == 12));
     }

@@ -37,6 +37,9 @@ pub struct Qwen3VlLora {
     /// Training images seen per class, whatever k is: the cost is flat in k.
     #[serde(default = "images_per_class")]
     pub images_per_class: usize,
+    /// The same at `shots = "all"`.
+    #[serde(default = "images_per_class_of_all")]
+    pub images_per_class_of_all: usize,
     /// Share of the steps in which the learning rate rises linearly; then cosine to zero.
     #[serde(default = "warmup")]
     pub warmup: f64,
@@ -87,6 +90,9 @@ fn batch() -> usize {
 }
 fn images_per_class() -> usize {
     160
+}
+fn images_per_class_of_all() -> usize {
+    480
 }
 fn warmup() -> f64 {
     0.1

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Dataset, LabelledImage, hex};
-use crate::config::Protocol;
+use crate::config::{Protocol, Shots};
 use crate::error::{Error, Result};
 use crate::seed;
 
@@ -25,7 +25,7 @@ pub struct Split {
     /// How shots and test images were chosen.
     pub protocol: Protocol,
     /// Shots per class.
-    pub shots: u32,
+    pub shots: Shots,
     /// Seed of the draw.
     pub seed: u64,
     /// Class names, in label order.
@@ -121,14 +121,14 @@ fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Resu
 /// Protocol `clean`: official splits, the whole test set, nested draws.
 ///
 /// Each class has its own generator, named after dataset and class; its pool is sorted by id, shuffled
-/// once, and k shots are the first k. So the draw of one seed nests in k, and no class's draw depends on
+/// once, and k shots are the first k, or all of it. So the draw of one seed nests in k, and no class's draw depends on
 /// another's images.
 ///
 /// # Errors
 /// [`Error::TooFewImages`] naming class and size.
-pub fn clean(dataset: &Dataset, shots: u32, seed: u64) -> Result<Split> {
-    let wanted = shots as usize;
-    let mut train = Vec::with_capacity(wanted * dataset.classes.len());
+pub fn clean(dataset: &Dataset, shots: impl Into<Shots>, seed: u64) -> Result<Split> {
+    let shots = shots.into();
+    let mut train = Vec::new();
     for (class, name) in (0..).zip(&dataset.classes) {
         let mut pool: Vec<_> = dataset.pool.iter().filter(|image| image.class == class).collect();
         pool.sort_by(|a, b| a.id.cmp(&b.id));
@@ -136,6 +136,7 @@ pub fn clean(dataset: &Dataset, shots: u32, seed: u64) -> Result<Split> {
             &mut pool,
             &mut seed::rng(seed, &format!("split/{}/{name}", dataset.name)),
         );
+        let wanted = shots.count().map_or(pool.len().max(1), |k| k as usize);
         let drawn = pool.get(..wanted).ok_or_else(|| Error::TooFewImages {
             dataset: dataset.name.clone(),
             class: name.clone(),

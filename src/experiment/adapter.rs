@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Learner, Protocol};
+use crate::config::{Learner, Protocol, Shots};
 use crate::error::{Error, Result};
 
 /// Version of the file.
@@ -26,7 +26,7 @@ pub struct Origin {
     /// How the shots were drawn.
     pub protocol: Protocol,
     /// Labelled examples per class.
-    pub shots: u32,
+    pub shots: Shots,
     /// Seed of draw and training.
     pub seed: u64,
     /// SHA-256 of the split.

@@ -72,6 +72,8 @@ pub fn run(
             eval_images_per_second: predictions.len() as f64 / eval_seconds,
             device: "cpu".into(),
             threads: rayon::current_num_threads(),
+            devices: 1,
+            sessions: 1,
             finished: utc_now(),
             commit: commit.map(str::to_owned),
         },

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Learner, Sweep};
+use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::Result;
@@ -75,7 +75,7 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                             seed,
                         },
                         run_id: String::new(),
-                        learner: learner.clone(),
+                        learner: learner.at_shots(shots),
                         dataset: dataset.clone(),
                         split: split.clone(),
                         base: bases.of(learner)?,
@@ -91,8 +91,8 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
 /// learners that can answer unseen have one, and only under the first seed.
-fn learners_at(sweep: &Sweep, shots: u32, seed: u64) -> Vec<&Learner> {
-    let drawn = shots > 0;
+fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
+    let drawn = shots.any();
     sweep
         .learners
         .iter()
@@ -147,7 +147,7 @@ impl Cell {
     /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.
     #[must_use]
     pub fn images(&self) -> u64 {
-        let trained = if self.key.shots > 0 {
+        let trained = if self.key.shots.any() {
             self.learner.images_seen(self.split.classes.len())
         } else {
             0
@@ -165,8 +165,8 @@ mod tests {
         let config = "name = 'm'\ndatasets = ['a']\nshots = [0, 1]\nseeds = [4, 2]\n\
             [[learner]]\nmethod = 'pixels'\n[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nname = 'writer'\n";
         let sweep = Sweep::parse(config, "c", &[]).unwrap();
-        let names = |shots, seed| -> Vec<&str> {
-            let learners = learners_at(&sweep, shots, seed);
+        let names = |shots: u32, seed| -> Vec<&str> {
+            let learners = learners_at(&sweep, shots.into(), seed);
             learners.iter().map(|learner| learner.name()).collect()
         };
         assert_eq!(names(0, 4), ["writer"]);

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::config::Shots;
 use crate::error::Result;
 use crate::results::series::Series;
 use crate::results::statistics::bootstrap::{self, Estimate};
@@ -12,9 +13,9 @@ pub struct Difference {
     /// Name of the dataset.
     pub dataset: String,
     /// The learner whose gain it is, with its shots. Learners are named with the reading they count by.
-    pub learner: (String, u32),
+    pub learner: (String, Shots),
     /// What it is compared with.
-    pub other: (String, u32),
+    pub other: (String, Shots),
     /// Seeds that both have.
     pub seeds: usize,
     /// From a miniature dataset, or by a micro model.
@@ -99,7 +100,7 @@ pub fn against_others(series: &[Series], subjects: &[&str]) -> Result<Vec<Differ
 pub fn along_shots(series: &[Series], subject: &str, others: &[&str]) -> Result<Vec<Difference>> {
     let mut pairs = Vec::new();
     for own in series.iter().filter(|s| s.learner == subject) {
-        let itself = |few: u32| move |s: &&Series| s.learner == subject && s.shots == few && few < own.shots;
+        let itself = |few: u32| move |s: &&Series| s.learner == subject && s.shots == few && own.shots > few;
         let nearby = || series.iter().filter(|s| beside(own, s));
         let found = others.iter().flat_map(|other| {
             nearby().filter(move |s| s.learner == *other && s.learner != subject && s.shots == own.shots)
@@ -147,7 +148,7 @@ mod tests {
         let found = against_others(&series, &["DINOv2 LoRA"]).unwrap();
         let at: Vec<_> = found
             .iter()
-            .map(|d| (d.other.0.as_str(), d.learner.1, d.seeds))
+            .map(|d| (d.other.0.as_str(), d.learner.1.count().unwrap(), d.seeds))
             .collect();
         assert_eq!(at, [("k-NN", 16, 1), ("raw pixels", 4, 1)]);
         assert!(found[0].gain.mean.abs() < 1e-12);
@@ -171,7 +172,16 @@ mod tests {
             let gain = |d: &Difference| (d.gain.mean * 1e6).round() / 1e6;
             found
                 .iter()
-                .map(|d| (d.learner.0.clone(), d.learner.1, d.other.0.clone(), d.other.1, gain(d)))
+                .map(|d| {
+                    let k = |shots: Shots| shots.count().unwrap();
+                    (
+                        d.learner.0.clone(),
+                        k(d.learner.1),
+                        d.other.0.clone(),
+                        k(d.other.1),
+                        gain(d),
+                    )
+                })
                 .collect()
         };
         let vlm = "VLM (free text)".to_owned();

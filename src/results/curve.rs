@@ -5,7 +5,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Protocol;
+use crate::config::{Protocol, Shots};
 use crate::error::{Error, Result};
 use crate::prediction::Reading;
 use crate::results::metric::Headline;
@@ -36,7 +36,7 @@ pub struct Point {
     #[serde(default)]
     pub reading: Option<Reading>,
     /// Labelled examples per class; 0: none, the model answers as it is.
-    pub shots: u32,
+    pub shots: Shots,
     /// Seeds, separated by spaces; none without examples.
     pub seeds: String,
     /// Test images.
@@ -205,7 +205,7 @@ mod tests {
         let points = points(&Series::group(cells.into_iter().map(Ok)).unwrap());
         assert_eq!(
             (points[0].shots, points[0].seeds.as_str(), points[0].mean),
-            (0, "", 0.25)
+            (Shots::K(0), "", 0.25)
         );
         assert_eq!(points[0].interval, IntervalKind::BootstrapImages);
         let readings: Vec<_> = points.iter().map(|p| p.reading).collect();

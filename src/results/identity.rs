@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{Learner, Protocol};
+use crate::config::{Learner, Protocol, Shots};
 use crate::data::hex;
 
 /// The place of a cell in a sweep. Results are compared by this key, never by [`Identity::run_id`].
@@ -18,7 +18,7 @@ pub struct CellKey {
     /// Label of the learner.
     pub learner: String,
     /// Labelled examples per class.
-    pub shots: u32,
+    pub shots: Shots,
     /// Seed of the draw and of the training run.
     pub seed: u64,
 }
@@ -32,7 +32,7 @@ impl std::fmt::Display for CellKey {
             shots,
             seed,
         } = self;
-        let plural = if *shots == 1 { "" } else { "s" };
+        let plural = if *shots == Shots::K(1) { "" } else { "s" };
         write!(
             f,
             "{dataset} · {protocol} · {learner} · {shots} shot{plural} · seed {seed}"
@@ -87,6 +87,8 @@ pub fn hyper_parameters(learner: &Learner) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.remove("name");
         fields.remove("model");
+        // Where it counts it has taken the place of `images_per_class`, see [`Learner::at_shots`].
+        fields.remove("images_per_class_of_all");
     }
     value
 }
@@ -130,7 +132,7 @@ mod tests {
                 dataset: "mini-pets".into(),
                 protocol: Protocol::Clean,
                 learner: "DINOv2 LoRA".into(),
-                shots: 4,
+                shots: Shots::K(4),
                 seed: 0,
             },
             hyper_parameters: json!({"rank": 16, "adapter_lr": 1e-3}),
@@ -162,7 +164,7 @@ mod tests {
         let changes: [fn(&mut Identity); 12] = [
             |i| i.key.dataset.push('x'),
             |i| i.key.learner.push('x'),
-            |i| i.key.shots += 1,
+            |i| i.key.shots = Shots::All,
             |i| i.key.seed += 1,
             |i| i.hyper_parameters["rank"] = json!(17),
             |i| i.train.swap(0, 1),

@@ -70,7 +70,7 @@ pub fn micro_gates(series: &[Series], learner: &str) -> Result<Vec<MicroGate>> {
     for many in series.iter().filter(|s| s.learner == learner && s.shots == MANY) {
         let beside = |s: &&Series| s.dataset == many.dataset && s.protocol == many.protocol;
         let on_pixels = |s: &&Series| s.runs[0].record.hyper_parameters["method"] == "pixels";
-        let itself = |shots| {
+        let itself = |shots: u32| {
             let mut beside = series.iter().filter(beside);
             beside.find(|s| s.learner == learner && s.shots == shots)
         };

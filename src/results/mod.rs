@@ -11,6 +11,7 @@
 
 pub mod compact;
 pub mod comparison;
+pub mod control;
 pub mod curve;
 pub mod figure;
 pub mod file;

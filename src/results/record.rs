@@ -12,13 +12,13 @@ pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::metric::{Headline, Metrics};
 
 /// Version of the files written here; raised when a field changes its meaning.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A finished cell, as stored in `cells/<run_id>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// [`SCHEMA`] at the time of writing.
+    /// [`SCHEMA`]: a record of an earlier one is brought up to it when it is read.
     pub schema: u32,
     /// [`Identity::run_id`].
     pub run_id: String,
@@ -111,6 +111,10 @@ pub struct Timing {
     pub device: String,
     /// Threads used.
     pub threads: usize,
+    /// Devices of that kind used at once.
+    pub devices: usize,
+    /// Processes that worked on the cell: more than one after a kill.
+    pub sessions: usize,
     /// When it ended, RFC 3339 in UTC.
     pub finished: String,
     /// Commit of the source tree, where known.
@@ -256,7 +260,7 @@ mod tests {
             dataset: "mini-pets".into(),
             protocol: crate::config::Protocol::Clean,
             learner: "DINOv2 LoRA".into(),
-            shots: 4,
+            shots: 4.into(),
             seed: 0,
         };
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);

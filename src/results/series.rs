@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::Protocol;
+use crate::config::{Protocol, Shots};
 use crate::error::{Error, Result};
 use crate::prediction::{Prediction, Reading};
 use crate::results::metric::{self, Headline};
@@ -29,6 +29,8 @@ pub struct Run {
     pub correct: Vec<bool>,
     /// The same by every other reading that was taken.
     pub others: Vec<(Reading, Vec<bool>)>,
+    /// A sanity control of this cell is red: its numbers are not to be used.
+    pub red: bool,
 }
 
 impl Run {
@@ -51,7 +53,7 @@ pub struct Series {
     /// Label of the learner.
     pub learner: String,
     /// Labelled examples per class.
-    pub shots: u32,
+    pub shots: Shots,
     /// What every run was tested on.
     pub test: Arc<TestSet>,
     /// One run a seed, sorted by seed; a single one at k = 0; never empty.
@@ -71,7 +73,11 @@ impl Series {
         let cells = records
             .iter()
             .map(|record| Ok((record.clone(), store.predictions(&record.run_id)?)));
-        Self::group(cells)
+        let mut all = Self::group(cells)?;
+        for run in all.iter_mut().flat_map(|series| &mut series.runs) {
+            run.red = store.controls(&run.record)?.is_some_and(|controls| controls.is_red());
+        }
+        Ok(all)
     }
 
     /// As [`Series::load`], from cells at hand.
@@ -84,7 +90,7 @@ impl Series {
         for cell in cells {
             let (record, predictions) = cell?;
             let mut place = record.key.clone();
-            place.seed *= u64::from(place.shots > 0);
+            place.seed *= u64::from(place.shots.any());
             if let Some((_, other)) = runs.get(&place) {
                 tracing::warn!("two results for {}: the later one counts", record.key);
                 let age = |r: &Record| (r.timing.finished.clone(), r.run_id.clone());
@@ -130,7 +136,7 @@ impl Series {
     /// Seeds of its runs, in order; none at k = 0.
     #[must_use]
     pub fn seeds(&self) -> Vec<u64> {
-        let drawn = self.runs.iter().filter(|_| self.shots > 0);
+        let drawn = self.runs.iter().filter(|_| self.shots.any());
         drawn.map(|run| run.record.key.seed).collect()
     }
 
@@ -196,7 +202,7 @@ impl Series {
     /// [`Error::NotComparable`] when test images, classes or metric differ, or the readings of one learner.
     pub fn differences(&self, other: &Self) -> Result<Vec<Image>> {
         check_same((&self.runs[0], &self.test), (&other.runs[0], &other.test))?;
-        let undrawn = self.shots == 0 || other.shots == 0;
+        let undrawn = !self.shots.any() || !other.shots.any();
         let meet = |(own, other): &(&Run, &Run)| undrawn || own.record.key.seed == other.record.key.seed;
         let pairs: Vec<(&Run, &Run)> = self
             .runs
@@ -263,6 +269,7 @@ fn reduce(record: Record, mut predictions: Vec<Prediction>) -> (TestSet, Run) {
         correct: by(record.reading),
         others: others.map(|reading| (reading, by(reading))).collect(),
         record,
+        red: false,
     };
     let mut numbers: BTreeMap<(bool, String), u32> = BTreeMap::new();
     let mut test = TestSet {

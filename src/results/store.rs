@@ -7,6 +7,7 @@
 //! predictions/<run_id>.partial.jsonl  while a cell runs
 //! cells/<run_id>.json                 written last: a cell is finished when this is whole
 //! cells/<run_id>.failed.json          why it is not
+//! controls/<run_id>.json              what sanity controls found
 //! ledger.csv timings.csv figures/     rebuilt from the above
 //! ```
 //!
@@ -96,6 +97,11 @@ impl Store {
 
     fn cell_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.json"))
+    }
+
+    /// Where a cell's sanity controls are stored.
+    pub(super) fn controls_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("controls").join(format!("{run_id}.json"))
     }
 
     fn failure_path(&self, run_id: &str) -> PathBuf {
@@ -343,17 +349,30 @@ fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
         path: path.into(),
         reason,
     };
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
     match value.get("schema").and_then(Value::as_u64) {
-        Some(schema) if schema == u64::from(SCHEMA) => {
+        Some(schema) if schema == u64::from(SCHEMA) || schema == u64::from(SCHEMA - 1) => {
+            if schema < u64::from(SCHEMA) {
+                upgrade(&mut value);
+            }
             let mut record: Record = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
             record.metrics = record.metrics.with_reading(record.reading);
             Ok(record)
         }
         Some(schema) => Err(malformed(format!(
-            "schema {schema} is not known, this version reads {SCHEMA}"
+            "schema {schema} is not known, this version reads {} and {SCHEMA}",
+            SCHEMA - 1
         ))),
         None => Err(malformed("it has no `schema`".into())),
+    }
+}
+
+/// Schema 1 did not count devices and sessions: there was one of each.
+fn upgrade(record: &mut Value) {
+    record["schema"] = SCHEMA.into();
+    if let Some(timing) = record.get_mut("timing").and_then(Value::as_object_mut) {
+        timing.insert("devices".into(), 1.into());
+        timing.insert("sessions".into(), 1.into());
     }
 }
 

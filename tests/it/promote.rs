@@ -165,7 +165,7 @@ fn finish(store: &Store, (dataset, learner, shots, seed): (&str, &str, u32, u64)
             dataset: dataset.into(),
             protocol: Protocol::Clean,
             learner: learner.into(),
-            shots,
+            shots: shots.into(),
             seed,
         },
         hyper_parameters: serde_json::json!({ "method": if learner.contains("pixels") { "pixels" } else { "other" } }),

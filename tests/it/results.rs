@@ -17,7 +17,7 @@ fn identity(dataset: &str, learner: &str, shots: u32, seed: u64) -> Identity {
             dataset: dataset.into(),
             protocol: Protocol::Clean,
             learner: learner.into(),
-            shots,
+            shots: shots.into(),
             seed,
         },
         hyper_parameters: serde_json::json!({"method": "knn", "temperature": 0.07}),
@@ -239,7 +239,7 @@ fn splits_and_config_are_written_once() {
         dataset: "mini-pets".into(),
         protocol: Protocol::Clean,
         learner: "x".into(),
-        shots: 4,
+        shots: 4.into(),
         seed: 2,
     };
     let write = |split: &[&str]| store.write_split(&key, &split).unwrap();

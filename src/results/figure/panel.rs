@@ -2,6 +2,7 @@
 
 use plotters::style::text_anchor::HPos;
 
+use crate::config::Shots;
 use crate::error::Result;
 use crate::results::curve::{Point, distinct};
 use crate::results::figure::canvas::{At, Canvas, Type};
@@ -31,7 +32,10 @@ impl Axis {
     /// From the smallest to the largest number of shots above zero, on a log2 scale; every number of shots is
     /// labelled while there is room, else the powers of two.
     pub(super) fn new(points: &[Point]) -> Self {
-        let mut ticks = distinct(points, |p| p.shots);
+        let mut ticks: Vec<u32> = distinct(points, |p| p.shots)
+            .into_iter()
+            .filter_map(Shots::count)
+            .collect();
         ticks.retain(|shots| *shots > 0);
         ticks.sort_unstable();
         let crowded = ticks.windows(2).any(|pair| position(pair[1]) - position(pair[0]) < 0.4) || ticks.len() > 10;
@@ -75,8 +79,8 @@ impl Frame {
     fn bottom(&self) -> f64 {
         self.at.1 + HEIGHT - BOTTOM
     }
-    fn x(&self, axis: &Axis, shots: u32) -> f64 {
-        let share = (position(shots) - axis.low) / (axis.high - axis.low);
+    fn x(&self, axis: &Axis, shots: Shots) -> f64 {
+        let share = (position(shots.count().unwrap_or(1)) - axis.low) / (axis.high - axis.low);
         self.left() + share * (self.right() - self.left())
     }
     fn y(&self, share: f64) -> f64 {
@@ -97,7 +101,10 @@ pub(super) fn draw(
     let curves: Vec<(usize, Vec<&Point>)> = learners
         .iter()
         .map(|learner| {
-            let own = points.iter().copied().filter(|p| p.learner == *learner && p.shots > 0);
+            let own = points
+                .iter()
+                .copied()
+                .filter(|p| p.learner == *learner && p.shots.any() && p.shots != Shots::All);
             let mut curve: Vec<&Point> = own.collect();
             curve.sort_by_key(|p| p.shots);
             curve
@@ -204,7 +211,7 @@ fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
     }
     sheet.line(&[(left, bottom), (right, bottom)], INK, 1.0, &[])?;
     for &shots in &axis.ticks {
-        let x = frame.x(axis, shots);
+        let x = frame.x(axis, shots.into());
         sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
         let label = Type::new(SMALL, INK).anchored(HPos::Center);
         sheet.text((x, bottom + 13.0), &shots.to_string(), label)?;

@@ -36,7 +36,7 @@ fn sample(datasets: &[(&str, &str, usize)]) -> Vec<Point> {
                     chance: rounded(1.0 / *classes as f64),
                     learner: name.into(),
                     reading: None,
-                    shots,
+                    shots: shots.into(),
                     seeds: "0 1 2 3 4".into(),
                     n_test: classes * 24,
                     mean: rounded(mean),
@@ -63,7 +63,7 @@ fn sample_with_writer(datasets: &[(&str, &str, usize)], name: &str) -> Vec<Point
             .collect();
         let level = if *regime == "known" { 0.3 } else { 0.12 } + 0.02 * d as f64;
         own.push(Point {
-            shots: 0,
+            shots: 0.into(),
             seeds: String::new(),
             mean: level,
             low: level - 0.04,
@@ -180,8 +180,8 @@ fn odd_tables_are_drawn_too() {
     svg(&single).unwrap();
     svg(&single[..1]).unwrap();
     let mut crowded = sample(&FIVE[..1]);
-    crowded[1].shots = 5;
-    crowded[2].shots = 6;
+    crowded[1].shots = 5.into();
+    crowded[2].shots = 6.into();
     svg(&crowded).unwrap();
     assert!(svg(&[]).is_err());
 }

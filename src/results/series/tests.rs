@@ -18,7 +18,7 @@ pub(crate) fn cell(
             dataset: dataset.into(),
             protocol: Protocol::Clean,
             learner: learner.into(),
-            shots,
+            shots: shots.into(),
             seed,
         },
         hyper_parameters: serde_json::json!({ "method": method }),
@@ -101,7 +101,7 @@ fn runs_are_grouped_by_seed_and_images_aligned_by_id() {
         cell(("a", "x", 4, 1), 8, |i| i == 7),
     ];
     let series = Series::group(cells.into_iter().map(Ok)).unwrap();
-    let shots: Vec<_> = series.iter().map(|s| (s.shots, s.seeds())).collect();
+    let shots: Vec<_> = series.iter().map(|s| (s.shots.count().unwrap(), s.seeds())).collect();
     assert_eq!(shots, [(4, vec![1, 7]), (8, vec![0])]);
     assert!(Arc::ptr_eq(&series[0].test, &series[1].test));
     let images = series[0].images();

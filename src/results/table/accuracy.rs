@@ -1,6 +1,7 @@
 //! How often learners are right: by shots, by reading, and without examples.
 
 use super::{Table, interval, percent};
+use crate::config::Shots;
 use crate::results::curve::{IntervalKind, Point, distinct};
 use crate::results::figure::{MICRO_CAVEAT, describe};
 use crate::results::metric::{Headline, Metrics};
@@ -20,7 +21,7 @@ pub fn accuracy(points: &[Point]) -> Table {
             .iter()
             .filter(|p| p.dataset == dataset && p.protocol == protocol && p.learner == learner && p.reading == reading)
             .collect();
-        let cell = |shots: u32| match own.iter().find(|p| p.shots == shots) {
+        let cell = |shots: Shots| match own.iter().find(|p| p.shots == shots) {
             Some(p) => interval(&percent(p.mean), &percent(p.low), &percent(p.high)),
             None => "–".to_owned(),
         };

@@ -1,6 +1,7 @@
 //! How much better one learner is than another, or than itself with fewer examples.
 
 use super::{Table, gain, interval, percent};
+use crate::config::Shots;
 use crate::results::comparison::Difference;
 use crate::results::figure::MICRO_CAVEAT;
 use crate::results::micro_gate::MicroGate;
@@ -39,7 +40,7 @@ fn notes(differences: &[Difference]) -> Vec<String> {
 /// Gain of one learner by shots: over others with as many, over itself with fewer.
 #[must_use]
 pub fn along_shots(differences: &[Difference]) -> Table {
-    let mut shots: Vec<u32> = differences.iter().map(|d| d.learner.1).collect();
+    let mut shots: Vec<Shots> = differences.iter().map(|d| d.learner.1).collect();
     shots.sort_unstable();
     shots.dedup();
     let over = |d: &Difference| match (&d.learner.0, &d.other) {
