@@ -224,6 +224,32 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The gate could not compare everything that it should have compared.
+    #[error("{problems} errors keep `{}` from being judged by `{}`", results.display(), baseline.display())]
+    NotJudged {
+        /// The folder that was to be judged.
+        results: PathBuf,
+        /// What it was to be judged by.
+        baseline: PathBuf,
+        /// Number of errors, each of which is in the report.
+        problems: usize,
+    },
+    /// Results are too faulty to become a baseline.
+    #[error("`{}` does not become the baseline in `{}`: {reasons} errors speak against it", results.display(), baseline.display())]
+    NotAccepted {
+        /// The folder.
+        results: PathBuf,
+        /// The baseline, which stays as it is.
+        baseline: PathBuf,
+        /// Number of errors, each of which is in the report.
+        reasons: usize,
+    },
+    /// A folder is to be compared with itself.
+    #[error("`{}` is named twice: a folder says nothing about itself", path.display())]
+    SameFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Something is to be written where something lies already.
     #[error("`{}` is there already", path.display())]
     Exists {
@@ -309,6 +335,15 @@ impl Error {
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }
+            Self::NotJudged { .. } => {
+                "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
+                    .into()
+            }
+            Self::NotAccepted { .. } => {
+                "missing, torn, doubled or red cells are to be made again first; `kshot promote` takes what is finished as it is"
+                    .into()
+            }
+            Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

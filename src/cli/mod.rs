@@ -5,6 +5,7 @@
 mod data;
 mod embed;
 mod eval;
+mod gate;
 mod merge;
 mod places;
 mod plot;
@@ -49,6 +50,7 @@ enum Verb {
     Embed(embed::Arguments),
     Merge(merge::Arguments),
     Plot(plot::Arguments),
+    Gate(gate::Arguments),
     Promote(promote::Arguments),
 }
 
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Verb::Predict(arguments) => predict::run(&arguments).map(done),
         Verb::Embed(arguments) => embed::run(&arguments).map(done),
         Verb::Merge(arguments) => merge::run(&arguments).map(done),
+        Verb::Gate(arguments) => gate::run(&arguments).map(Verdict::from),
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
     };

@@ -6,7 +6,7 @@
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
 //!                                     │         └────▶ zero shot ─▶ table
-//!                                     └─▶ compact (the same, to be committed)
+//!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
 
 pub mod compact;
@@ -15,6 +15,7 @@ pub mod control;
 pub mod curve;
 pub mod figure;
 pub mod file;
+pub mod gate;
 pub mod identity;
 pub mod ledger;
 pub mod metric;
