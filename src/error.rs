@@ -250,6 +250,16 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// Sanity controls were asked of what has none, or not yet.
+    #[error("no sanity controls of {cell}: {reason}")]
+    Uncontrolled {
+        /// The cell or cells.
+        cell: String,
+        /// Why not.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// Something is to be written where something lies already.
     #[error("`{}` is there already", path.display())]
     Exists {
@@ -344,6 +354,7 @@ impl Error {
                     .into()
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
+            Self::Uncontrolled { remedy, .. } => remedy.clone(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod config;
+mod control;
 mod data;
 mod embed;
 mod eval;
@@ -52,6 +54,7 @@ enum Verb {
     Plot(plot::Arguments),
     Gate(gate::Arguments),
     Promote(promote::Arguments),
+    Control(control::Arguments),
 }
 
 /// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Verb::Gate(arguments) => gate::run(&arguments).map(Verdict::from),
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
+        Verb::Control(arguments) => control::run(&arguments),
     };
     match outcome {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,

@@ -1,14 +1,13 @@
 //! `kshot sweep`: the main job.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use clap::Args;
 
+use super::config::Config;
 use super::progress::Live;
 use super::{output, places::places, summary};
-use crate::config::{QUICKSTART, Sweep};
 use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell};
 use crate::experiment::sweep;
@@ -22,15 +21,8 @@ use crate::results::store::Store;
   kshot sweep --config configs/mini-full.toml
   kshot sweep --set 'shots=[1, 4]' --set learner.0.rank=8 --dry-run")]
 pub(super) struct Arguments {
-    /// The sweep to run; without it, `configs/quickstart.toml` as of the build.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Change a value of the config: path.to.field=value, list items by number.
-    #[arg(long, value_name = "A.B=V")]
-    set: Vec<String>,
-    /// Folder of this sweep's results [default: results/<name of the sweep>].
-    #[arg(long)]
-    results: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// Check everything and list the cells, but train nothing and write no results.
     #[arg(long)]
     dry_run: bool,
@@ -38,18 +30,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let (text, origin) = match &arguments.config {
-        Some(path) => (
-            fs::read_to_string(path).map_err(Error::io("read", path))?,
-            path.display().to_string(),
-        ),
-        None => (QUICKSTART.to_owned(), "configs/quickstart.toml".to_owned()),
-    };
-    let sweep = Sweep::parse(&text, &origin, &arguments.set)?;
-    let folder = arguments
-        .results
-        .clone()
-        .unwrap_or_else(|| Path::new("results").join(&sweep.name));
+    let (sweep, folder) = arguments.config.read()?;
     let cells = plan::plan(&sweep, &places)?;
     if arguments.dry_run {
         return list(&cells, &folder);
@@ -101,7 +82,7 @@ fn list(cells: &[Cell], folder: &Path) -> Result<()> {
 }
 
 /// Commit of the checkout that holds the datasets and configs; none outside of git.
-fn commit(home: &Path) -> Option<String> {
+pub(super) fn commit(home: &Path) -> Option<String> {
     let output = Command::new("git")
         .arg("-C")
         .arg(home)

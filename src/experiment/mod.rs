@@ -3,5 +3,6 @@
 pub mod adapter;
 pub mod base;
 pub mod cell;
+pub mod control;
 pub mod plan;
 pub mod sweep;

@@ -5,6 +5,7 @@
 //! predictions.parquet                 the rows of all cells, written first
 //! predictions.parquet.sha256          its hash, as `sha256sum` writes it
 //! cells/<run_id>.json                 as in the folder of the sweep
+//! controls/<run_id>.json              likewise, of cells that were controlled
 //! sweep.toml ledger.csv timings.csv   likewise
 //! figures/                            drawn again
 //! ```
@@ -16,13 +17,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use crate::error::{Error, Result};
-use crate::results::file;
 use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::Record;
 use crate::results::store::Store;
+use crate::results::{file, ledger};
 
 /// Writes everything but the figures of all finished cells that the ledger of `store` lists into `folder`,
 /// in place of an older compact form, and gives their records in order of their keys.
@@ -35,7 +34,7 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     if folder.join("predictions").exists() {
         return Err(Error::NotCompact { path: folder.into() });
     }
-    let listed = listed(&store.folder().join("ledger.csv"))?;
+    let listed = ledger::listed(&store.folder().join("ledger.csv"))?;
     let mut records = Vec::new();
     let mut cells = Cells::new();
     for run_id in listed {
@@ -62,33 +61,22 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     let promoted = Store::open_existing(folder)?;
     for record in &records {
         promoted.write_record(record)?;
+        if let Some(controls) = store.controls(record)? {
+            promoted.write_controls(&controls)?;
+        }
     }
     remove_others(&folder.join("cells"), &records)?;
+    remove_others(&folder.join("controls"), &records)?;
     promoted.write_ledger(&records)?;
     file::replace_if_changed(&folder.join("sweep.toml"), &config)?;
     Ok(records)
 }
 
-/// The cells of a ledger.
-fn listed(path: &Path) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Row {
-        run_id: String,
-    }
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    csv::Reader::from_reader(bytes.as_slice())
-        .deserialize()
-        .map(|row| row.map(|Row { run_id }| run_id))
-        .collect::<Result<_, _>>()
-        .map_err(|e| Error::Malformed {
-            kind: "ledger",
-            path: path.into(),
-            reason: e.to_string(),
-        })
-}
-
-/// Removes the `.json` files of `cells` that are not those of `records`.
+/// Removes the `.json` files of `cells`, if there is such a folder, that are not those of `records`.
 fn remove_others(cells: &Path, records: &[Record]) -> Result<()> {
+    if !cells.is_dir() {
+        return Ok(());
+    }
     let kept: HashSet<String> = records.iter().map(|r| format!("{}.json", r.run_id)).collect();
     for entry in fs::read_dir(cells).map_err(Error::io("read", cells))? {
         let name = entry.map_err(Error::io("read", cells))?.file_name();

@@ -1,16 +1,43 @@
 //! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
 
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::Error;
 use crate::prediction::Reading;
 use crate::results::record::Record;
 
 /// Digits after the point of every share and loss.
 const DIGITS: usize = 6;
 
-/// Identity and metrics of `records`, in the order given.
+/// The cells that a ledger lists.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Malformed`] when it is no ledger.
+pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        run_id: String,
+    }
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    csv::Reader::from_reader(bytes.as_slice())
+        .deserialize()
+        .map(|row| row.map(|Row { run_id }| run_id))
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::Malformed {
+            kind: "ledger",
+            path: path.into(),
+            reason: e.to_string(),
+        })
+}
+
+/// Identity and metrics of `records`, in the order given, each with what its sanity controls say.
 ///
 /// # Errors
 /// When the CSV writer fails.
-pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
+pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record([
         "dataset",
@@ -23,6 +50,7 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "regime",
         "reading",
         "headline",
+        "control",
         "accuracy",
         "top1",
         "mean_per_class",
@@ -48,7 +76,7 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "split_sha256",
         "predictions_sha256",
     ])?;
-    for record in records {
+    for (record, control) in records {
         let (metrics, training) = (&record.metrics, &record.training);
         let mut row = key(record);
         row.extend([
@@ -56,6 +84,7 @@ pub fn ledger(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
             record.regime.clone().unwrap_or_default(),
             word(&record.reading)?,
             word(&metrics.headline)?,
+            control.clone(),
             number(metrics.value()),
             number(metrics.top1),
             number(metrics.mean_per_class),

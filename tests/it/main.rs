@@ -34,6 +34,7 @@ mod reading_local;
 mod reading_tree;
 mod real_shape;
 mod results;
+mod resume;
 mod support;
 mod sweep;
 mod verbs;

@@ -105,8 +105,8 @@ pub fn sign_flip(sums: &[f64]) -> Tails {
     let at_most = (observed + rounded_up + 0.005).floor();
     let at_least = (observed - rounded_down - 0.005).ceil();
     Tails {
-        less: distribution.probability(|y| y <= at_most),
-        greater: distribution.probability(|y| y >= at_least),
+        less: distribution.at_most(at_most),
+        greater: distribution.at_least(at_least),
     }
 }
 
@@ -167,10 +167,24 @@ impl Distribution {
         }
     }
 
-    fn probability(&self, holds: impl Fn(f64) -> bool) -> f64 {
-        let totals = (self.first..).map(|y| y as f64);
-        let inside = totals.zip(&self.probabilities).filter(|(y, _)| holds(*y));
-        (inside.map(|(_, p)| p).sum::<f64>() + self.dropped).min(1.0)
+    // Both are summed from their thin end: no digits are lost, and mirrored sums give the same bits.
+    fn at_most(&self, bound: f64) -> f64 {
+        let inside = self.totals().take_while(|(total, _)| *total <= bound);
+        self.with_dropped(inside.map(|(_, p)| p).sum())
+    }
+
+    fn at_least(&self, bound: f64) -> f64 {
+        let inside = self.totals().rev().take_while(|(total, _)| *total >= bound);
+        self.with_dropped(inside.map(|(_, p)| p).sum())
+    }
+
+    fn totals(&self) -> impl DoubleEndedIterator<Item = (f64, f64)> {
+        let of = |(index, p): (usize, &f64)| ((self.first + index) as f64, *p);
+        self.probabilities.iter().enumerate().map(of)
+    }
+
+    fn with_dropped(&self, sum: f64) -> f64 {
+        (sum + self.dropped).min(1.0)
     }
 }
 
