@@ -225,7 +225,10 @@ pub enum Error {
         reason: String,
     },
     /// The gate could not compare everything that it should have compared.
-    #[error("{problems} errors keep `{}` from being judged by `{}`", results.display(), baseline.display())]
+    #[error(
+        "{problems} error{} `{}` from being judged by `{}`",
+        if *problems == 1 { " keeps" } else { "s keep" }, results.display(), baseline.display()
+    )]
     NotJudged {
         /// The folder that was to be judged.
         results: PathBuf,
@@ -235,7 +238,10 @@ pub enum Error {
         problems: usize,
     },
     /// Results are too faulty to become a baseline.
-    #[error("`{}` does not become the baseline in `{}`: {reasons} errors speak against it", results.display(), baseline.display())]
+    #[error(
+        "`{}` does not become the baseline in `{}`: {reasons} error{} against it",
+        results.display(), baseline.display(), if *reasons == 1 { " speaks" } else { "s speak" }
+    )]
     NotAccepted {
         /// The folder.
         results: PathBuf,

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{output, summary};
+use super::{Verdict, output, summary};
 use crate::error::{Error, Result};
 use crate::results::gate::accept::accept;
 use crate::results::gate::folder::Folder;
 use crate::results::gate::noise::Noise;
 use crate::results::gate::problem::{Problem, Role};
-use crate::results::gate::report::{NoiseSource, Outcome, Report, Verdict};
+use crate::results::gate::report::{self, NoiseSource, Outcome, Report};
 use crate::results::gate::{Settings, judge, repeats};
 use crate::results::store::Store;
 
@@ -67,8 +67,8 @@ fn level(text: &str) -> Result<f64, String> {
     level.ok_or_else(|| "a probability above 0 and below 0.5, such as 0.05".into())
 }
 
-/// Whether the gate is green, or was opened by accepting.
-pub(super) fn run(arguments: &Arguments) -> Result<bool> {
+/// `Yes` when the gate is green, or was opened by accepting.
+pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     all_different(arguments)?;
     let results = Folder::read(&arguments.results, Role::Results)?;
     let repeated: Vec<Folder> = arguments
@@ -103,11 +103,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
         let measured = (!repeated.is_empty()).then_some(&noise);
         let promoted = promote(arguments, &results, measured, &report.errors)?;
         output(&replaced(&report, &baseline, promoted))?;
-        return Ok(true);
+        return Ok(Verdict::Yes);
     }
     match report.outcome {
-        Outcome::Green => Ok(true),
-        Outcome::Red => Ok(false),
+        Outcome::Green => Ok(Verdict::Yes),
+        Outcome::Red => Ok(Verdict::No),
         Outcome::Error => Err(Error::NotJudged {
             results: arguments.results.clone(),
             baseline: arguments.baseline.clone(),
@@ -117,15 +117,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 /// There is nothing to compare with yet; repeats are those of the results themselves.
-fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<bool> {
+fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<Verdict> {
     let (noise, mut problems) = repeats::measure(results, repeated);
     problems.extend(results.problems.clone());
-    let listed: String = problems.iter().map(|p| format!("{} ({}): {}\n", p.kind.name(), p.role.name(), p.finding)).collect();
+    let listed: String = problems
+        .iter()
+        .map(|p| format!("{} ({}): {}\n", p.kind.name(), p.role.name(), p.finding))
+        .collect();
     output(&listed)?;
     let measured = (!repeated.is_empty()).then_some(&noise);
     let promoted = promote(arguments, results, measured, &problems)?;
-    output(&format!("Accepted: {promoted} cells are the first baseline in {}.\n", arguments.baseline.display()))?;
-    Ok(true)
+    output(&format!(
+        "Accepted: {promoted} cells are the first baseline in {}.\n",
+        arguments.baseline.display()
+    ))?;
+    Ok(Verdict::Yes)
 }
 
 /// Number of cells of the new baseline, which has its figure, too.
@@ -144,21 +150,26 @@ fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, probl
 
 /// What accepting changed.
 fn replaced(report: &Report, baseline: &Folder, promoted: usize) -> String {
-    let lost = report.with(Verdict::Loss).count();
-    let changed = report.cells.iter().filter(|cell| cell.verdict != Verdict::Unchanged).count();
-    let mut said = vec![
-        format!("{changed} compared cells with other predictions"),
-        format!("{lost} of them with a loss"),
-        format!("{} new", report.new_cells.len()),
-    ];
+    let lost = report.with(report::Verdict::Loss).count();
+    let changed = report
+        .cells
+        .iter()
+        .filter(|cell| cell.verdict != report::Verdict::Unchanged)
+        .count();
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let mut said = format!(
+        "{} with other predictions, {lost} with a loss, {} new",
+        count(changed, "compared cell"),
+        report.new_cells.len()
+    );
     if !report.errors.is_empty() {
-        said.push(format!("{} that could not be compared, see the errors above", report.errors.len()));
+        said += &format!(", {} above settled", count(report.errors.len(), "error"));
     }
     format!(
-        "\nAccepted: {promoted} cells replace the {} in {}: {}.\n",
+        "\nAccepted: {} replace the {} in {}: {said}.\n",
+        count(promoted, "cell"),
         baseline.cells.len(),
         baseline.path.display(),
-        said.join(", ")
     )
 }
 
@@ -181,7 +192,10 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
 /// A folder compared with itself would always be green, and as a repeat would make the noise look small.
 fn all_different(arguments: &Arguments) -> Result<()> {
     let mut seen = Vec::new();
-    for path in [&arguments.results, &arguments.baseline].into_iter().chain(&arguments.repeat) {
+    for path in [&arguments.results, &arguments.baseline]
+        .into_iter()
+        .chain(&arguments.repeat)
+    {
         let Ok(real) = fs::canonicalize(path) else { continue };
         if seen.contains(&real) {
             return Err(Error::SameFolder { path: path.clone() });

@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Predict(arguments) => predict::run(&arguments).map(done),
         Verb::Embed(arguments) => embed::run(&arguments).map(done),
         Verb::Merge(arguments) => merge::run(&arguments).map(done),
-        Verb::Gate(arguments) => gate::run(&arguments).map(Verdict::from),
+        Verb::Gate(arguments) => gate::run(&arguments),
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
         Verb::Control(arguments) => control::run(&arguments),

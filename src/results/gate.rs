@@ -78,7 +78,11 @@ pub fn judge(
     others: Vec<Problem>,
 ) -> Report {
     let mut errors = others;
-    errors.extend([baseline, results].into_iter().flat_map(|folder| folder.problems.clone()));
+    errors.extend(
+        [baseline, results]
+            .into_iter()
+            .flat_map(|folder| folder.problems.clone()),
+    );
     let mut compared = Vec::new();
     for (key, old) in &baseline.cells {
         match results.cells.get(key) {
@@ -88,7 +92,11 @@ pub fn judge(
                 if found.is_empty() {
                     compared.push(Compared::of(old, new, noise, settings.margin));
                 }
-                errors.extend(found.into_iter().map(|(kind, finding)| problem(kind, key, results, finding)));
+                errors.extend(
+                    found
+                        .into_iter()
+                        .map(|(kind, finding)| problem(kind, key, results, finding)),
+                );
             }
         }
     }
@@ -143,7 +151,10 @@ fn renamed<'a>(key: &CellKey, folder: &'a Folder) -> Option<&'a CellKey> {
         protocol: Default::default(),
         ..key.clone()
     };
-    folder.cells.keys().find(|other| *other != key && without(other) == without(key))
+    folder
+        .cells
+        .keys()
+        .find(|other| *other != key && without(other) == without(key))
 }
 
 /// Why the results lack a cell, unless they say so themselves.
@@ -152,7 +163,10 @@ fn absent(key: &CellKey, results: &Folder) -> Option<Problem> {
         return None;
     }
     if let Some(other) = renamed(key, results) {
-        let finding = format!("made under protocol {}, the baseline under {}", other.protocol, key.protocol);
+        let finding = format!(
+            "made under protocol {}, the baseline under {}",
+            other.protocol, key.protocol
+        );
         return Some(problem(Kind::Protocol, key, results, finding));
     }
     let finding = match results.failure(key) {

@@ -61,7 +61,11 @@ fn clustered(random: &mut dyn rand::RngCore) -> Vec<Group> {
         let changed = (0..views).filter(|_| random.random::<f64>() < 0.6).count();
         Group {
             weight: views as f64 / 180.0,
-            change: if touched { direction * changed as f64 / 180.0 } else { 0.0 },
+            change: if touched {
+                direction * changed as f64 / 180.0
+            } else {
+                0.0
+            },
         }
     };
     (0..drawings).map(group).collect()
@@ -83,17 +87,24 @@ fn nights_without_change_are_red_at_most_at_the_level() {
             let cells: Vec<_> = (0..20).map(|_| independent(IMAGES, DISCORDANT, 0.0, random)).collect();
             is_red(&cells, margin)
         })));
-        assert!(holds_the_level(red(&world("one cell of 180 images in drawings"), |random| {
-            is_red(&[clustered(random)], margin)
-        })));
-        assert!(holds_the_level(red(&world("20 cells of 180 images in drawings"), |random| {
-            let cells: Vec<_> = (0..20).map(|_| clustered(random)).collect();
-            is_red(&cells, margin)
-        })));
-        assert!(holds_the_level(red(&world("20 cells of 40 images, few of which change"), |random| {
-            let cells: Vec<_> = (0..20).map(|_| independent(40, 0.08, 0.0, random)).collect();
-            is_red(&cells, margin)
-        })));
+        assert!(holds_the_level(red(
+            &world("one cell of 180 images in drawings"),
+            |random| { is_red(&[clustered(random)], margin) }
+        )));
+        assert!(holds_the_level(red(
+            &world("20 cells of 180 images in drawings"),
+            |random| {
+                let cells: Vec<_> = (0..20).map(|_| clustered(random)).collect();
+                is_red(&cells, margin)
+            }
+        )));
+        assert!(holds_the_level(red(
+            &world("20 cells of 40 images, few of which change"),
+            |random| {
+                let cells: Vec<_> = (0..20).map(|_| independent(40, 0.08, 0.0, random)).collect();
+                is_red(&cells, margin)
+            }
+        )));
     }
     // Views of one drawing taken as independent: what the groups are for.
     let naive = red("no change, 180 images in drawings taken as independent", |random| {
@@ -103,7 +114,11 @@ fn nights_without_change_are_red_at_most_at_the_level() {
             let changed = (group.change.abs() * 180.0).round() as usize;
             images.extend((0..views).map(|view| Group {
                 weight: 1.0 / 180.0,
-                change: if view < changed { group.change.signum() / 180.0 } else { 0.0 },
+                change: if view < changed {
+                    group.change.signum() / 180.0
+                } else {
+                    0.0
+                },
             }));
         }
         is_red(&[images], 0.0)
@@ -120,14 +135,17 @@ fn a_loss_of_two_points_in_3669_images_is_found() {
     assert!(alone >= 0.95, "{alone}");
     let family = red("two points lost in one of 20 cells of 3,669 images, Holm", |random| {
         let of = |cell| if cell == 7 { drop } else { 0.0 };
-        let cells: Vec<_> = (0..20).map(|cell| independent(IMAGES, DISCORDANT, of(cell), random)).collect();
+        let cells: Vec<_> = (0..20)
+            .map(|cell| independent(IMAGES, DISCORDANT, of(cell), random))
+            .collect();
         is_red(&cells, HALF_A_POINT)
     });
     assert!((0.70..=alone).contains(&family), "{family}");
     // A loss within the margin is none.
-    assert!(holds_the_level(red("half a point lost, one cell of 3,669 images", |random| {
-        is_red(&[independent(IMAGES, DISCORDANT, HALF_A_POINT, random)], HALF_A_POINT)
-    })));
+    assert!(holds_the_level(red(
+        "half a point lost, one cell of 3,669 images",
+        |random| { is_red(&[independent(IMAGES, DISCORDANT, HALF_A_POINT, random)], HALF_A_POINT) }
+    )));
 }
 
 /// The smallest loss that a report states is found about as often as it says: on four nights of five.
@@ -193,7 +211,11 @@ impl Flickering {
         let weight = 1.0 / self.images as f64;
         let still = |i: usize| Group {
             weight,
-            change: if (i as f64) < drop * self.images as f64 { -weight } else { 0.0 },
+            change: if (i as f64) < drop * self.images as f64 {
+                -weight
+            } else {
+                0.0
+            },
         };
         let changed = old.iter().zip(new).map(|(old, new)| Group {
             weight,
@@ -215,7 +237,10 @@ fn noisy_night(
         .iter()
         .map(|cell| (0..=repeats).map(|_| cell.run(random)).collect())
         .collect();
-    let of_cells = cells.iter().zip(&runs).filter_map(|(cell, runs)| CellNoise::of(cell.key.clone(), runs));
+    let of_cells = cells
+        .iter()
+        .zip(&runs)
+        .filter_map(|(cell, runs)| CellNoise::of(cell.key.clone(), runs));
     let noise = Noise::new(if measured { of_cells.collect() } else { vec![] });
     let evidence: Vec<Evidence> = cells
         .iter()
@@ -223,7 +248,11 @@ fn noisy_night(
         .enumerate()
         .map(|(i, (cell, runs))| {
             let drop = if i == 0 { drop } else { 0.0 };
-            Evidence::of(&cell.pair(&runs[0], &cell.run(random), drop), margin, noise.of(&cell.key))
+            Evidence::of(
+                &cell.pair(&runs[0], &cell.run(random), drop),
+                margin,
+                noise.of(&cell.key),
+            )
         })
         .collect();
     Family::of(&evidence).is_red(LEVEL)

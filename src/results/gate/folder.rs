@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
+use crate::results::control::Controls;
 use crate::results::gate::problem::{Kind, Problem, Role};
 use crate::results::record::{CellKey, Record};
 use crate::results::store::Store;
@@ -179,7 +180,11 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let name = entry.map_err(Error::io("read", folder))?.file_name();
-        names.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(String::from));
+        names.extend(
+            name.to_str()
+                .and_then(|name| name.strip_suffix(".json"))
+                .map(String::from),
+        );
     }
     names.sort();
     Ok(names)
@@ -190,10 +195,10 @@ fn whole(store: &Store, run_id: &str) -> Result<Option<(Cell, Option<String>)>> 
     let Some((record, mut rows)) = store.read(run_id)? else {
         return Ok(None);
     };
-    let red = store.controls(&record)?.filter(|controls| controls.is_red()).map(|controls| {
-        let red = controls.controls.iter().filter(|control| !control.green);
-        let said: Vec<String> = red.map(|control| format!("{}: {}", control.name, control.finding)).collect();
-        said.join("; ")
+    let red = store.controls(&record)?.filter(Controls::is_red).map(|controls| {
+        let measures = controls.controls.iter().flat_map(|control| &control.measures);
+        let said: Vec<String> = measures.filter(|m| !m.fits()).map(ToString::to_string).collect();
+        format!("{}: {}", controls.mark(), said.join("; "))
     });
     // Probabilities are not compared, and they are what takes the space.
     rows.iter_mut().for_each(|row| row.log_probs = None);

@@ -20,7 +20,11 @@ impl Report {
             errors.entry(error.cell.as_ref()).or_default().push(error);
         }
         let compared: BTreeMap<&CellKey, &CellReport> = self.cells.iter().map(|cell| (&cell.key, cell)).collect();
-        let mut keys: Vec<&CellKey> = compared.keys().copied().chain(errors.keys().filter_map(|key| *key)).collect();
+        let mut keys: Vec<&CellKey> = compared
+            .keys()
+            .copied()
+            .chain(errors.keys().filter_map(|key| *key))
+            .collect();
         keys.sort();
         keys.dedup();
         let nameless = errors.remove(&None).unwrap_or_default();

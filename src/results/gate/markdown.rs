@@ -12,7 +12,10 @@ impl Report {
             Outcome::Red => "❌",
             Outcome::Error => "⚠️",
         };
-        let mut lines = vec![format!("## {sign} {}", escaped(&wording::headline(self))), String::new()];
+        let mut lines = vec![
+            format!("## {sign} {}", escaped(&wording::headline(self))),
+            String::new(),
+        ];
         lines.push(wording::procedure(self));
         let noise = wording::noise(self);
         lines.push(String::new());
@@ -41,7 +44,10 @@ impl Report {
             let item = |cell| format!("**{}**: {}", escaped(&key(cell)), wording::finding(cell));
             section(heading, cells.map(item).collect());
         }
-        section("New cells", self.new_cells.iter().map(|key| escaped(&key.to_string())).collect());
+        section(
+            "New cells",
+            self.new_cells.iter().map(|key| escaped(&key.to_string())).collect(),
+        );
         lines.extend([String::new(), wording::summary(self)]);
         if !self.cells.is_empty() {
             lines.extend([String::new(), wording::table(self).markdown()]);

@@ -242,7 +242,10 @@ mod tests {
         assert!((noise.changes - 0.16).abs() < 1e-12 && (noise.images - 0.04).abs() < 1e-12);
         let one = Noise::new(vec![noise]).of(&key("b", 1, 3)).unwrap();
         assert!((one.variance - 0.12).abs() < 1e-12);
-        assert!((one.uncertainty - 2.0 * 0.16 * 0.16).abs() < 1e-12, "one degree of freedom");
+        assert!(
+            (one.uncertainty - 2.0 * 0.16 * 0.16).abs() < 1e-12,
+            "one degree of freedom"
+        );
         // Two images change places: nothing is left to be explained.
         let mut flicker = base.clone();
         flicker[0] = 0.0;

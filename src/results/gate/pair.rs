@@ -27,7 +27,10 @@ pub fn differences(baseline: &Cell, other: &Cell) -> Vec<(Kind, String)> {
     }
     let metric = |record: &crate::results::record::Record| format!("{} by {}", record.metrics.headline, record.reading);
     if metric(old) != metric(new) {
-        found.push((Kind::Metric, format!("{}, the baseline has {}", metric(new), metric(old))));
+        found.push((
+            Kind::Metric,
+            format!("{}, the baseline has {}", metric(new), metric(old)),
+        ));
     }
     found
 }
@@ -37,7 +40,9 @@ fn brief(sha256: &str) -> &str {
 }
 
 fn class_lists(old: &[String], new: &[String]) -> String {
-    let first = (0..old.len().max(new.len())).find(|&i| old.get(i) != new.get(i)).unwrap_or(0);
+    let first = (0..old.len().max(new.len()))
+        .find(|&i| old.get(i) != new.get(i))
+        .unwrap_or(0);
     let name = |classes: &[String]| classes.get(first).map_or("nothing".into(), |name| format!("`{name}`"));
     format!(
         "{} classes, the baseline has {}; the first difference is class {first}: {}, there {}",
@@ -121,7 +126,10 @@ impl Frame {
         let mut group = Vec::with_capacity(rows.len());
         let mut groups: Vec<f64> = Vec::new();
         for (row, worth) in rows.iter().zip(&worth) {
-            let name = row.group.as_deref().map_or((false, row.id.as_str()), |name| (true, name));
+            let name = row
+                .group
+                .as_deref()
+                .map_or((false, row.id.as_str()), |name| (true, name));
             let number = *numbers.entry(name).or_insert(groups.len());
             if number == groups.len() {
                 groups.push(0.0);
@@ -145,7 +153,11 @@ impl Frame {
     /// How two runs on these images differ.
     #[must_use]
     pub fn pair(&self, baseline: &[Prediction], results: &[Prediction], reading: Reading) -> Paired {
-        let mut groups: Vec<Group> = self.groups.iter().map(|&weight| Group { weight, change: 0.0 }).collect();
+        let mut groups: Vec<Group> = self
+            .groups
+            .iter()
+            .map(|&weight| Group { weight, change: 0.0 })
+            .collect();
         let (mut wins, mut losses) = (0, 0);
         for (((old, new), &group), worth) in baseline.iter().zip(results).zip(&self.group).zip(&self.worth) {
             match (old.correct(reading), new.correct(reading)) {
@@ -161,7 +173,11 @@ impl Frame {
             }
         }
         for group in &mut groups {
-            group.change = if group.change.abs() < ROUNDING { 0.0 } else { group.change };
+            group.change = if group.change.abs() < ROUNDING {
+                0.0
+            } else {
+                group.change
+            };
         }
         Paired { groups, wins, losses }
     }

@@ -35,7 +35,11 @@ impl Report {
             lines.extend(self.new_cells.iter().map(|key| format!("  {key}")));
         }
         lines.extend([String::new(), wording::summary(self), String::new()]);
-        let table = if self.cells.is_empty() { String::new() } else { wording::table(self).plain() };
+        let table = if self.cells.is_empty() {
+            String::new()
+        } else {
+            wording::table(self).plain()
+        };
         lines.join("\n") + "\n" + &table
     }
 }

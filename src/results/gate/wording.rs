@@ -97,7 +97,11 @@ pub(super) fn finding(cell: &CellReport) -> String {
         cell.losses,
         cell.changed_groups,
         cell.groups,
-        probability(if cell.verdict == Verdict::Improvement { cell.p_gain } else { cell.p_loss }),
+        probability(if cell.verdict == Verdict::Improvement {
+            cell.p_gain
+        } else {
+            cell.p_loss
+        }),
         probability(if cell.verdict == Verdict::Improvement {
             cell.p_gain_holm
         } else {
@@ -129,7 +133,8 @@ pub(super) fn table(report: &Report) -> Table {
         (format!("{} · {}", key.dataset, key.protocol), cells)
     };
     let mut notes = vec![
-        "Change: in points, with its 95 % interval. Won, lost: test images. p, Holm: of a loss beyond the margin.".into(),
+        "Change: in points, with its 95 % interval. Won, lost: test images. p, Holm: of a loss beyond the margin."
+            .into(),
         format!(
             "Finds: the smallest true loss, in points, that this test finds on four nights of five, for the cell alone and \
              in this family of {}; – if none.",
@@ -143,7 +148,18 @@ pub(super) fn table(report: &Report) -> Table {
         title: "All compared cells".into(),
         group: "dataset".into(),
         columns: [
-            "learner", "k", "seed", "before", "now", "change", "won", "lost", "p", "Holm", "finds", "in family",
+            "learner",
+            "k",
+            "seed",
+            "before",
+            "now",
+            "change",
+            "won",
+            "lost",
+            "p",
+            "Holm",
+            "finds",
+            "in family",
             "verdict",
         ]
         .map(String::from)
@@ -154,7 +170,9 @@ pub(super) fn table(report: &Report) -> Table {
 }
 
 fn change(cell: &CellReport) -> String {
-    let interval = cell.interval_points.map(|i| format!(" [{}, {}]", signed(i.low), signed(i.high)));
+    let interval = cell
+        .interval_points
+        .map(|i| format!(" [{}, {}]", signed(i.low), signed(i.high)));
     signed(cell.change_points) + &interval.unwrap_or_default()
 }
 
