@@ -17,6 +17,8 @@ mod controls;
 mod data;
 mod dinov2;
 mod engine;
+mod gate;
+mod gate_simulation;
 mod goldens;
 mod gradients;
 mod merge;
