@@ -1,6 +1,6 @@
 //! What a classifier said about one test image: the unit everything else is computed from.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One row of a prediction file.
 ///
@@ -26,8 +26,16 @@ pub struct Prediction {
     pub trie_class: Option<u32>,
     /// Class of the highest probability.
     pub likelihood_class: Option<u32>,
-    /// Natural-log probability per class, in class order; `None` where the method has none.
+    /// Natural-log probability per class, in class order; `None` where the method has none. JSON has no −∞: there it
+    /// is `null`.
+    #[serde(deserialize_with = "log_probs")]
     pub log_probs: Option<Vec<f32>>,
+}
+
+fn log_probs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<f32>>, D::Error> {
+    let read: Option<Vec<Option<f32>>> = Deserialize::deserialize(from)?;
+    let infinite = |all: Vec<Option<f32>>| all.into_iter().map(|p| p.unwrap_or(f32::NEG_INFINITY)).collect();
+    Ok(read.map(infinite))
 }
 
 impl Prediction {
@@ -49,7 +57,7 @@ impl Prediction {
 }
 
 /// How an answer is read off a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reading {
     /// Greedy text, strict match.

@@ -64,10 +64,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
-    let fit = classifier.fit(&shots, &mut |step: Step| {
+    let fit = classifier.fit(&shots, None, &mut |step: Step| {
         bar.set_length(step.of as u64);
         bar.set_position(step.done as u64);
         bar.set_message(format!("loss {:.3}", step.loss));
+        Ok(())
     })?;
     bar.finish_and_clear();
     classifier.save(&arguments.out)?;

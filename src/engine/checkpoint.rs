@@ -8,11 +8,9 @@ use std::path::Path;
 
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::base::Adapter;
 use super::{AdapterId, Engine};
-use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::models::folder;
 use crate::nn::Moments;
@@ -53,7 +51,7 @@ impl Engine {
             for entry in fs::read_dir(new).map_err(Error::io("read", new))? {
                 let path = entry.map_err(Error::io("read", new))?.path();
                 if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
-                    files.insert(name.to_owned(), sha256(&path)?);
+                    files.insert(name.to_owned(), folder::sha256(&path)?);
                 }
             }
             let lora = &adapter.config.lora;
@@ -130,7 +128,8 @@ impl Engine {
         }
         for name in [ADAPTER, OPTIMISER] {
             let path = dir.join(name);
-            if state.files.get(name) != Some(&sha256(&path)?) {
+            let found = folder::sha256(&path).map_err(|e| state_error(&path, format!("cannot be read: {e}")))?;
+            if state.files.get(name) != Some(&found) {
                 return Err(state_error(
                     &path,
                     "is torn: its bytes are not those that state.json names".into(),
@@ -174,11 +173,6 @@ fn check_place(dir: &Path) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|e| state_error(path, format!("cannot be read: {e}")))?;
-    Ok(hex(&Sha256::digest(bytes)))
 }
 
 fn state_error(path: &Path, reason: String) -> Error {

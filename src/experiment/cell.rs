@@ -1,58 +1,64 @@
 //! One cell: k shots → training → predictions on the whole test set → record. Without shots nothing is trained:
-//! the base model answers as it is.
+//! the base model answers as it is. A cell that was cut short goes on where it was: at most
+//! `checkpoint_steps` steps or one batch of answers are computed again, and the record is the same but for its times.
 
 use std::time::Instant;
 
+use crate::config::Sweep;
 use crate::data::LabelledImage;
 use crate::data::manifest::Layout;
 use crate::error::Result;
 use crate::experiment::plan::Cell;
-use crate::method::{Classifier, Fit, Step};
-use crate::prediction::Prediction;
+use crate::method::{Classifier, Fit, Keep, Step};
 use crate::results::metric::Headline;
 use crate::results::record::{Account, Record, Timing, TrainingSummary, utc_now};
 use crate::results::store::Store;
 
-/// What a cell tells while it runs.
+/// What a cell tells while it runs; what an earlier process did is told at once.
 #[derive(Debug, Clone, Copy)]
 pub enum Event {
-    /// An optimiser step was done.
+    /// Optimiser steps were done.
     Trained(Step),
     /// So many more test images were predicted.
     Predicted(usize),
 }
 
-/// Trains and evaluates one cell and stores its record; with `keep_adapter` also the trained weights.
+/// Trains and evaluates one cell of a sweep and stores its record; where the sweep says so, also the trained weights.
 /// `commit` is that of the source tree, where known.
 ///
 /// # Errors
-/// Whatever training, prediction or the store report; nothing counts as finished then.
+/// Whatever training, prediction, the store or `on` report; nothing counts as finished then, and the next call goes on
+/// where this one came to.
 pub fn run(
     cell: &Cell,
     store: &Store,
-    keep_adapter: bool,
+    sweep: &Sweep,
     commit: Option<&str>,
-    on: &mut dyn FnMut(Event),
+    on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Record> {
     let (shots, test) = (cell.shots()?, cell.test()?);
+    let keep = Keep {
+        folder: store.state(&cell.run_id),
+        every: sweep.checkpoint_steps,
+        run_id: cell.run_id.clone(),
+    };
+    let mut partial = store.partial(&cell.run_id, &test)?;
     let mut classifier = cell.classifier()?;
 
-    let (fit, train_seconds) = learn(classifier.as_mut(), &shots, on)?;
+    let (fit, train_seconds) = learn(classifier.as_mut(), &shots, &keep, on)?;
 
-    let start = Instant::now();
-    let mut partial = store.partial(&cell.run_id)?;
-    let mut predictions: Vec<Prediction> = Vec::with_capacity(test.len());
-    classifier.predict(&test, &mut |rows| {
-        partial.append(rows)?;
-        predictions.extend_from_slice(rows);
-        on(Event::Predicted(rows.len()));
-        Ok(())
+    on(Event::Predicted(partial.rows().len()))?;
+    let mut start = Instant::now();
+    classifier.predict(partial.missing(), &mut |rows| {
+        partial.append(rows, start.elapsed().as_secs_f64())?;
+        start = Instant::now();
+        on(Event::Predicted(rows.len()))
     })?;
-    let eval_seconds = start.elapsed().as_secs_f64();
 
-    if keep_adapter && cell.learner.has_adapter() && !shots.is_empty() {
+    if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }
+    let predictions = partial.complete()?;
     let account = Account {
         reading: cell.learner.reading(),
         headline: headline(cell),
@@ -67,28 +73,39 @@ pub fn run(
         },
         timing: Timing {
             train_seconds,
-            eval_seconds,
+            eval_seconds: partial.eval_seconds(),
             train_images_per_second: fit.images_seen as f64 / train_seconds,
-            eval_images_per_second: predictions.len() as f64 / eval_seconds,
+            eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
             device: "cpu".into(),
             threads: rayon::current_num_threads(),
             devices: 1,
-            sessions: 1,
+            sessions: partial.sessions(),
             finished: utc_now(),
             commit: commit.map(str::to_owned),
         },
     };
-    store.finish(&cell.identity(), account, &predictions)
+    let record = store.finish(&cell.identity(), account, predictions)?;
+    if let Err(error) = keep.forget() {
+        // The cell is whole without it.
+        tracing::warn!("{error}, which is of no use any more");
+    }
+    Ok(record)
 }
 
-/// Fits the classifier to the shots, if there are any; what it did, and the seconds it took.
-fn learn(classifier: &mut dyn Classifier, shots: &[LabelledImage], on: &mut dyn FnMut(Event)) -> Result<(Fit, f64)> {
+/// Fits the classifier to the shots, if there are any; what it did, and the seconds it took in all processes.
+fn learn(
+    classifier: &mut dyn Classifier,
+    shots: &[LabelledImage],
+    keep: &Keep,
+    on: &mut dyn FnMut(Event) -> Result<()>,
+) -> Result<(Fit, f64)> {
     if shots.is_empty() {
         return Ok((Fit::default(), 0.0));
     }
     let start = Instant::now();
-    let fit = classifier.fit(shots, &mut |step| on(Event::Trained(step)))?;
-    Ok((fit, start.elapsed().as_secs_f64()))
+    let fit = classifier.fit(shots, Some(keep), &mut |step| on(Event::Trained(step)))?;
+    let seconds = fit.seconds_before + start.elapsed().as_secs_f64();
+    Ok((fit, seconds))
 }
 
 /// Caltech-101's test classes differ tenfold in size, so its papers report the mean over classes.
@@ -102,6 +119,7 @@ fn headline(cell: &Cell) -> Headline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prediction::Prediction;
     use std::path::Path;
 
     /// Counts how often it is fitted, and to how many images.
@@ -109,16 +127,22 @@ mod tests {
     struct Witness(Vec<usize>);
 
     impl Classifier for Witness {
-        fn fit(&mut self, shots: &[LabelledImage], on_step: &mut dyn FnMut(Step)) -> Result<Fit> {
+        fn fit(
+            &mut self,
+            shots: &[LabelledImage],
+            _: Option<&Keep>,
+            on_step: &mut dyn FnMut(Step) -> Result<()>,
+        ) -> Result<Fit> {
             self.0.push(shots.len());
             on_step(Step {
                 done: 1,
                 of: 1,
                 images: shots.len(),
                 loss: 0.5,
-            });
+            })?;
             Ok(Fit {
                 steps: 1,
+                seconds_before: 1000.0,
                 ..Fit::default()
             })
         }
@@ -144,8 +168,22 @@ mod tests {
         };
         let mut witness = Witness::default();
         let (mut events, mut steps) = (0, 0);
+        let keep = Keep {
+            folder: "states/a".into(),
+            every: 1,
+            run_id: "a".into(),
+        };
         for shots in [&[][..], &[image][..]] {
-            let (fit, _) = learn(&mut witness, shots, &mut |_| events += 1).unwrap();
+            let on = &mut |_| {
+                events += 1;
+                Ok(())
+            };
+            let (fit, seconds) = learn(&mut witness, shots, &keep, on).unwrap();
+            assert_eq!(
+                seconds >= 1000.0,
+                !shots.is_empty(),
+                "{seconds} seconds with those of earlier processes"
+            );
             steps += fit.steps;
         }
         assert_eq!((witness.0, events, steps), (vec![1], 1, 1));

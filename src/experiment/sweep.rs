@@ -59,8 +59,9 @@ pub fn run(
     let (mut ran, mut failed) = (0, 0);
     for cell in missing {
         progress.start(cell);
-        match cell::run(cell, store, sweep.save_adapters, commit, &mut |event| {
+        match cell::run(cell, store, sweep, commit, &mut |event| {
             progress.event(event);
+            Ok(())
         }) {
             Ok(record) => {
                 progress.finish(&record);

@@ -6,6 +6,8 @@ mod order;
 pub mod pixels;
 pub mod probe;
 pub mod reading;
+mod state;
+mod training;
 pub mod vlm;
 
 use std::path::Path;
@@ -16,16 +18,26 @@ use crate::data::LabelledImage;
 use crate::data::image::decode;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
+pub use training::Keep;
 
 /// One way of learning from k shots.
 pub trait Classifier {
-    /// Learns from the shots; `on_step` hears of every optimiser step.
+    /// Learns from the shots; `on_step` hears of every optimiser step. With `keep`, a learner that trains by steps
+    /// keeps its state, and goes on from one that is there already to the bit as if it had never stopped; one that
+    /// does not ignores it.
     ///
     /// # Errors
-    /// Unreadable images, tensor failures, a loss that is not finite.
-    fn fit(&mut self, shots: &[LabelledImage], on_step: &mut dyn FnMut(Step)) -> Result<Fit>;
+    /// Unreadable images, tensor failures, a loss that is not finite, a state that cannot be written, whatever
+    /// `on_step` reports: training ends there, and what was kept stays.
+    fn fit(
+        &mut self,
+        shots: &[LabelledImage],
+        keep: Option<&Keep>,
+        on_step: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit>;
 
-    /// Predicts every image, in order; `sink` gets the rows of one batch at a time.
+    /// Predicts every image, in order; `sink` gets the rows of one batch at a time. Going on where an earlier call
+    /// was cut short, after a whole number of its batches, gives the same rows to the bit.
     ///
     /// # Errors
     /// Unreadable images, tensor failures, whatever `sink` reports.
@@ -57,16 +69,16 @@ pub trait Classifier {
     fn load(&mut self, dir: &Path) -> Result<()>;
 }
 
-/// Progress of training.
+/// Progress of training. Steps that an earlier process did are told at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// Steps done.
     pub done: usize,
     /// Steps in all.
     pub of: usize,
-    /// Images seen in this step.
+    /// Images seen since the last time.
     pub images: usize,
-    /// Mean cross-entropy of this step's batch, nats.
+    /// Mean cross-entropy of the last step's batch, nats.
     pub loss: f64,
 }
 
@@ -81,6 +93,8 @@ pub struct Fit {
     pub final_loss: Option<f64>,
     /// Numbers that were trained.
     pub trainable_parameters: u64,
+    /// Seconds of training up to the kept state that it went on from; 0 for one that started anew.
+    pub seconds_before: f64,
 }
 
 /// Reads and decodes images in parallel, in order.

@@ -8,7 +8,7 @@ use crate::config::Pixels;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::example::resize::resize;
-use crate::method::{Classifier, Fit, Step, read_images, row};
+use crate::method::{Classifier, Fit, Keep, Step, read_images, row};
 use crate::prediction::Prediction;
 
 /// 1-nearest neighbour by Euclidean distance on images shrunk to a small square.
@@ -41,7 +41,7 @@ fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
 }
 
 impl Classifier for PixelNeighbour {
-    fn fit(&mut self, shots: &[LabelledImage], _: &mut dyn FnMut(Step)) -> Result<Fit> {
+    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
         self.shots = self
             .vectors(shots)?
             .into_iter()

@@ -12,7 +12,7 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::method::features::{BATCH, Frozen};
 use crate::method::pixels::nothing_to_save;
-use crate::method::{Classifier, Fit, Step, argmax, row};
+use crate::method::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::prediction::Prediction;
 
 /// A rule that turns labelled unit vectors into a class for another unit vector.
@@ -75,7 +75,7 @@ impl Probe {
 }
 
 impl Classifier for Probe {
-    fn fit(&mut self, shots: &[LabelledImage], _: &mut dyn FnMut(Step)) -> Result<Fit> {
+    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
         self.rule.fit(&self.vectors(shots)?, &labels, self.classes)?;
         Ok(Fit {

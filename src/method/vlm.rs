@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rand::Rng as _;
 use rayon::prelude::*;
 
 use crate::backend::{Backend, Sampler, Trainer, Weights};
@@ -13,13 +12,13 @@ use crate::data::LabelledImage;
 use crate::engine::{AdamParams, AdapterConfig};
 use crate::error::{Error, Result};
 use crate::example::{Datum, ModelInput, Picture, Renderer};
-use crate::method::order::order;
+use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
-use crate::method::{Classifier, Fit, Step, argmax, read_images, untrained};
+use crate::method::training::{Steps, train};
+use crate::method::{Classifier, Fit, Keep, Step, argmax, read_images, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::Prediction;
-use crate::seed::rng;
 
 /// AdamW's moment decay rates and epsilon (DESIGN: start values).
 const BETAS: (f64, f64) = (0.9, 0.95);
@@ -144,62 +143,47 @@ impl VlmClassifier {
 }
 
 impl Classifier for VlmClassifier {
-    fn fit(&mut self, shots: &[LabelledImage], on_step: &mut dyn FnMut(Step)) -> Result<Fit> {
+    fn fit(
+        &mut self,
+        shots: &[LabelledImage],
+        keep: Option<&Keep>,
+        on_step: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit> {
         let config = &self.config;
         let lora = Lora {
             targets: config.targets.clone(),
             rank: config.rank,
             alpha: config.alpha,
         };
-        let mut trainer = self.backend.trainer(&AdapterConfig {
+        let trainer = self.backend.trainer(&AdapterConfig {
             lora,
             seed: self.seed,
             start: self.start.clone(),
         })?;
-        let steps = (config.images_per_class * self.names.len())
-            .div_ceil(config.batch)
-            .max(1);
-        let warmup = (config.warmup * steps as f64).round() as usize;
-        let peak = config.peak_rate(self.backend.width());
-        let order = order(shots.len(), steps * config.batch, self.seed);
-        let mut flips = rng(self.seed, "flip");
-        let mut tail = Vec::new();
-        for (step, batch) in order.chunks(config.batch).enumerate() {
-            let chosen: Vec<LabelledImage> = batch.iter().map(|&i| shots[i].clone()).collect();
-            let mirrored: Vec<bool> = batch.iter().map(|_| config.flip && flips.random_bool(0.5)).collect();
-            let params = AdamParams {
-                learning_rate: peak * warmup_cosine(step, steps, warmup),
-                beta1: BETAS.0,
-                beta2: BETAS.1,
-                eps: EPSILON,
-                weight_decay: config.weight_decay,
-                grad_clip_norm: Some(config.clip),
-            };
-            let output = trainer.train_step(&self.examples(&chosen, &mirrored)?, &params)?;
-            if !output.loss_sum.is_finite() {
-                return Err(Error::NotFinite { what: "loss", step });
-            }
-            if step >= steps - steps.div_ceil(10) {
-                tail.push(output.loss_sum);
-            }
-            on_step(Step {
-                done: step + 1,
-                of: steps,
-                images: batch.len(),
-                loss: output.loss_sum,
-            });
+        let images = config.images_per_class * self.names.len();
+        let mut plan = Plan::new(self.backend.fingerprint(), shots.len(), images, config.batch, self.seed);
+        if config.flip {
+            plan = plan.with_flips();
         }
+        let mut training = Training {
+            classifier: &*self,
+            trainer,
+            shots,
+            plan: &plan,
+            warmup: (config.warmup * plan.steps() as f64).round() as usize,
+            peak: config.peak_rate(self.backend.width()),
+        };
+        let fit = train(&plan, &mut training, keep, on_step)?;
+        let mut trainer = training.trainer;
         let trained = trainer.trainable();
         self.sampler = Some(trainer.sampler()?);
         self.trainer = Some(trainer);
         Ok(Fit {
-            steps: steps as u64,
-            images_seen: order.len() as u64,
-            final_loss: Some(tail.iter().sum::<f64>() / tail.len() as f64),
             trainable_parameters: trained
                 .iter()
                 .map(|(_, shape)| shape.iter().product::<usize>() as u64)
                 .sum(),
+            ..fit
         })
     }
 
@@ -226,6 +210,54 @@ impl Classifier for VlmClassifier {
         self.sampler = Some(self.backend.sampler(&weights)?);
         self.trainer = None;
         Ok(())
+    }
+}
+
+/// A training by the backend's verbs.
+struct Training<'a> {
+    classifier: &'a VlmClassifier,
+    trainer: Box<dyn Trainer>,
+    shots: &'a [LabelledImage],
+    plan: &'a Plan,
+    /// Steps in which the learning rate rises.
+    warmup: usize,
+    /// Peak learning rate.
+    peak: f64,
+}
+
+impl Steps for Training<'_> {
+    fn step(&mut self, number: usize, batch: &[usize]) -> Result<f64> {
+        let config = &self.classifier.config;
+        let shots: Vec<LabelledImage> = batch.iter().map(|&i| self.shots[i].clone()).collect();
+        let first = number * self.plan.batch;
+        let mirrored = |place: usize| self.plan.mirrored.get(first + place).copied().unwrap_or(false);
+        let mirrored: Vec<bool> = (0..batch.len()).map(mirrored).collect();
+        let params = AdamParams {
+            learning_rate: self.peak * warmup_cosine(number, self.plan.steps(), self.warmup),
+            beta1: BETAS.0,
+            beta2: BETAS.1,
+            eps: EPSILON,
+            weight_decay: config.weight_decay,
+            grad_clip_norm: Some(config.clip),
+        };
+        let examples = self.classifier.examples(&shots, &mirrored)?;
+        let loss = self.trainer.train_step(&examples, &params)?.loss_sum;
+        if loss.is_finite() {
+            return Ok(loss);
+        }
+        Err(Error::NotFinite {
+            what: "loss",
+            step: number,
+        })
+    }
+
+    fn save(&mut self, name: &str) -> Result<Option<String>> {
+        let path = self.trainer.save_state(name)?;
+        Ok((path != name).then_some(path))
+    }
+
+    fn restore(&mut self, name: &str, _: usize) -> Result<()> {
+        self.trainer.load_state(name)
     }
 }
 

@@ -1,8 +1,12 @@
 //! Folders that are either whole or absent, whatever moment the power goes.
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
+use crate::data::hex;
 use crate::error::{Error, Result};
 
 /// Lets `fill` write into `<dir>.tmp`, flushes what it wrote to the disk and puts it in the place of `dir`. What
@@ -40,6 +44,33 @@ pub(crate) fn current(dir: &Path) -> PathBuf {
         return old;
     }
     dir.to_path_buf()
+}
+
+/// Removes the folder with all that [`replace`] may have left beside it, if it is there.
+///
+/// # Errors
+/// [`Error::Io`] when something stays.
+pub(crate) fn forget(dir: &Path) -> Result<()> {
+    // What `current` would fall back on goes first.
+    remove(&beside(dir, "old"))?;
+    remove(&beside(dir, "tmp"))?;
+    remove(dir)
+}
+
+/// Lower-case hex SHA-256 of a file, of any length.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let read = file.read(&mut part).map_err(Error::io("read", path))?;
+        match part.get(..read) {
+            Some(part) if read > 0 => hash.update(part),
+            _ => return Ok(hex(&hash.finalize())),
+        }
+    }
 }
 
 fn flush(folder: &Path) -> Result<()> {
@@ -107,6 +138,24 @@ mod tests {
         fs::rename(&dir, scratch.path().join("a.old")).unwrap();
         assert_eq!(fs::read_to_string(current(&dir).join("inside/file")).unwrap(), "one");
         replace(&dir, write("two")).unwrap();
-        assert_eq!((current(&dir), fs::read_dir(scratch.path()).unwrap().count()), (dir, 1));
+        assert_eq!(
+            (current(&dir), fs::read_dir(scratch.path()).unwrap().count()),
+            (dir.clone(), 1)
+        );
+        for end in ["old", "tmp"] {
+            fs::create_dir(beside(&dir, end)).unwrap();
+        }
+        forget(&dir).unwrap();
+        forget(&dir).unwrap();
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_hashed_whole() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("a");
+        let bytes = vec![7; (1 << 20) + 5];
+        fs::write(&file, &bytes).unwrap();
+        assert_eq!(sha256(&file).unwrap(), hex(&Sha256::digest(&bytes)));
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The settings of one step of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +36,16 @@ pub struct Moments {
     pub first: Tensor,
     /// Of its square.
     pub second: Tensor,
+}
+
+impl Moments {
+    fn fit(&self, var: &Var) -> bool {
+        var.shape() == self.first.shape() && var.shape() == self.second.shape()
+    }
+}
+
+fn unfit() -> Error {
+    candle_core::Error::Msg("moments of an optimiser do not fit the variables".into()).into()
 }
 
 impl Adam {
@@ -81,13 +91,8 @@ impl Adam {
     /// # Errors
     /// When they do not fit the variables; nothing is changed then.
     pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
-        let fits =
-            moments.len() == self.vars.len()
-                && self.vars.iter().zip(&moments).all(|(var, moments)| {
-                    var.shape() == moments.first.shape() && var.shape() == moments.second.shape()
-                });
-        if !fits {
-            return Err(candle_core::Error::Msg("moments of an optimiser do not fit the variables".into()).into());
+        if moments.len() != self.vars.len() || !self.vars.iter().zip(&moments).all(|(var, moments)| moments.fit(var)) {
+            return Err(unfit());
         }
         (self.moments, self.steps) = (moments, steps);
         Ok(())
@@ -155,6 +160,29 @@ impl AdamW {
         Ok(Self {
             groups: groups.into_iter().map(with_rates).collect::<Result<_>>()?,
         })
+    }
+
+    /// The running means, in the order of the groups and their variables.
+    pub fn moments(&self) -> impl Iterator<Item = &Moments> {
+        self.groups.iter().flat_map(|(adam, _)| adam.moments())
+    }
+
+    /// Goes on from kept moments, in the same order, after so many steps.
+    ///
+    /// # Errors
+    /// When they do not fit the variables; nothing is changed then.
+    pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
+        let count: usize = self.groups.iter().map(|(adam, _)| adam.vars.len()).sum();
+        let vars = self.groups.iter().flat_map(|(adam, _)| &adam.vars);
+        if count != moments.len() || !vars.zip(&moments).all(|(var, moments)| moments.fit(var)) {
+            return Err(unfit());
+        }
+        let mut moments = moments.into_iter();
+        for (adam, _) in &mut self.groups {
+            let own = moments.by_ref().take(adam.vars.len()).collect();
+            adam.restore(own, steps)?;
+        }
+        Ok(())
     }
 
     /// One update with learning rates of `lr_factor` times their peak.
@@ -254,6 +282,46 @@ mod tests {
         assert!(optimiser.step(&quadratic(&used), 1.0).is_err());
         assert_eq!(used.to_vec1::<f32>().unwrap(), [1.0]);
         assert!(clip_grad_norm(&vars, &mut quadratic(&used), 1.0).is_err());
+    }
+
+    #[test]
+    fn groups_go_on_from_kept_moments_as_if_never_stopped() {
+        let fresh = || {
+            let vars = [vec![2f32, -1.0], vec![0.5]].map(|values| Var::new(values, &Device::Cpu).unwrap());
+            let group = |var: &Var, lr| Group {
+                vars: vec![var.clone()],
+                lr,
+                weight_decay: 0.1,
+            };
+            let groups = vec![group(&vars[0], 0.1), group(&vars[1], 0.3)];
+            (AdamW::new(groups, 0.9, 0.95, 1e-8).unwrap(), vars)
+        };
+        let step = |optimiser: &mut AdamW, vars: &[Var; 2]| {
+            let loss = vars.iter().map(|var| var.as_tensor().sqr().unwrap().sum_all().unwrap());
+            let grads = loss.reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap();
+            optimiser.step(&grads, 0.5).unwrap();
+        };
+        let bits = |vars: &[Var; 2]| -> Vec<u32> {
+            let all = vars.iter().flat_map(|var| var.to_vec1::<f32>().unwrap());
+            all.map(f32::to_bits).collect()
+        };
+        let (mut whole, vars) = fresh();
+        (0..3).for_each(|_| step(&mut whole, &vars));
+        let kept: Vec<Moments> = whole.moments().cloned().collect();
+        let weights = vars.each_ref().map(|var| var.as_tensor().copy().unwrap());
+        let (mut resumed, again) = fresh();
+        assert!(resumed.restore(kept[1..].to_vec(), 3).is_err());
+        assert!(resumed.restore(vec![kept[1].clone(), kept[0].clone()], 3).is_err());
+        resumed.restore(kept, 3).unwrap();
+        again
+            .iter()
+            .zip(&weights)
+            .for_each(|(var, kept)| var.set(kept).unwrap());
+        for _ in 0..2 {
+            step(&mut whole, &vars);
+            step(&mut resumed, &again);
+            assert_eq!(bits(&vars), bits(&again));
+        }
     }
 
     #[test]

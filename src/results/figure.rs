@@ -2,7 +2,7 @@
 //! answers without examples is a level line in its colour, as zero has no place on the axis of doublings.
 //!
 //! The only input is the table of [`Point`]s that is written beside the drawing as CSV, so that the CSV
-//! makes the drawing again, byte for byte. PNG is made from the SVG.
+//! makes the drawing again, byte for byte. PNG and PDF are made from the SVG.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +16,12 @@ mod canvas;
 mod caption;
 mod legend;
 mod panel;
+mod pdf;
 mod raster;
 mod style;
 
 pub use caption::{MICRO_CAVEAT, describe};
+pub use pdf::pdf;
 pub use raster::png;
 
 use canvas::{Canvas, Type, figure_error};
@@ -35,18 +37,19 @@ const PANEL_WIDTH: f64 = 312.0;
 /// Letters of a dataset's or learner's name that fit where it is printed.
 const NAME_LETTERS: usize = 34;
 
-/// Draws `points` and writes `accuracy.svg`, `accuracy.png` and `accuracy.csv` into `folder`.
+/// Draws `points` and writes `accuracy.svg`, `accuracy.png`, `accuracy.pdf` and `accuracy.csv` into `folder`.
 ///
 /// # Errors
-/// As [`svg`] and [`png`]; [`crate::error::Error::Io`] when a file cannot be written.
+/// As [`svg`], [`png`] and [`pdf`]; [`crate::error::Error::Io`] when a file cannot be written.
 pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
     let drawing = svg(points)?;
-    let raster = png(&drawing)?;
+    let (raster, page) = (png(&drawing)?, pdf(&drawing)?);
     fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     let table = folder.join("accuracy.csv");
     file::replace_if_changed(&table, &curve::to_csv(points, &table)?)?;
     file::replace_if_changed(&folder.join("accuracy.svg"), drawing.as_bytes())?;
     file::replace_if_changed(&folder.join("accuracy.png"), &raster)?;
+    file::replace_if_changed(&folder.join("accuracy.pdf"), &page)?;
     Ok(())
 }
 

@@ -82,7 +82,8 @@ fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
-fn flush_folder(path: &Path) -> Result<()> {
+/// Flushes the folder of a file, so that the file's name survives a crash.
+pub(super) fn flush_folder(path: &Path) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

@@ -82,6 +82,12 @@ impl Identity {
 /// fingerprint is in the identity).
 #[must_use]
 pub fn hyper_parameters(learner: &Learner) -> Value {
+    let mut learner = learner.clone();
+    if let Learner::Qwen3VlLora(writer) = &mut learner {
+        // In which order readings are taken changes none of them.
+        writer.readings.sort_unstable();
+        writer.readings.dedup();
+    }
     // A learner is plain numbers, strings and lists, which always have a JSON form.
     let mut value = serde_json::to_value(learner).unwrap_or_default();
     if let Value::Object(fields) = &mut value {
@@ -191,6 +197,18 @@ mod tests {
             assert!(value.get("model").is_none() && value.get("name").is_none(), "{value}");
             assert!(value.get("method").is_some(), "{value}");
         }
+    }
+
+    #[test]
+    fn the_order_of_readings_is_no_hyper_parameter() {
+        let with = |readings: &str| {
+            let set = [format!("readings={readings}")];
+            hyper_parameters(&Learner::parse("qwen3-vl-lora", std::path::Path::new("m"), &set).unwrap())
+        };
+        let default = with("['free', 'trie', 'likelihood']");
+        assert_eq!(default["readings"], json!(["free", "trie", "likelihood"]));
+        assert_eq!(with("['likelihood', 'free', 'trie', 'free']"), default);
+        assert_ne!(with("['free', 'trie']"), default);
     }
 
     #[test]

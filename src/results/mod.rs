@@ -19,6 +19,7 @@ pub mod identity;
 pub mod ledger;
 pub mod metric;
 pub mod micro_gate;
+pub mod partial;
 pub mod predictions;
 pub mod record;
 pub mod series;

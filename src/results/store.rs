@@ -5,6 +5,7 @@
 //! splits/<dataset>-<protocol>-k<shots>-s<seed>.json
 //! predictions/<run_id>.parquet        written first
 //! predictions/<run_id>.partial.jsonl  while a cell runs
+//! states/<run_id>/                    while it runs: how far its training has come
 //! cells/<run_id>.json                 written last: a cell is finished when this is whole
 //! cells/<run_id>.failed.json          why it is not
 //! controls/<run_id>.json              what sanity controls found
@@ -14,8 +15,7 @@
 //! The predictions of a cell that has no file of its own are those in `predictions.parquet`, if the folder
 //! holds the [compact form](crate::results::compact).
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -23,10 +23,11 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::data::hex;
+use crate::data::{LabelledImage, hex};
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
 use crate::results::identity::{CellKey, Identity};
+use crate::results::partial::PartialPredictions;
 use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::{Account, Failure, Record, SCHEMA};
 use crate::results::{file, ledger, predictions};
@@ -93,6 +94,12 @@ impl Store {
     #[must_use]
     pub fn adapter(&self, run_id: &str) -> PathBuf {
         self.folder.join("adapters").join(run_id)
+    }
+
+    /// Where a running cell keeps the state of its training.
+    #[must_use]
+    pub fn state(&self, run_id: &str) -> PathBuf {
+        self.folder.join("states").join(run_id)
     }
 
     fn cell_path(&self, run_id: &str) -> PathBuf {
@@ -206,14 +213,13 @@ impl Store {
         Ok(self.compact.get_or_init(|| read))
     }
 
-    /// Opens the file that collects predictions while a cell runs, empty.
+    /// Opens the file that collects the predictions of a running cell, of which these are the test images, with what
+    /// an earlier process has predicted.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be made.
-    pub fn partial(&self, run_id: &str) -> Result<PartialPredictions> {
-        let path = self.partial_path(run_id);
-        let file = File::create(&path).map_err(Error::io("write", &path))?;
-        Ok(PartialPredictions { file, path })
+    /// [`Error::Io`] when it cannot be read or written.
+    pub fn partial<'a>(&self, run_id: &str, test: &'a [LabelledImage]) -> Result<PartialPredictions<'a>> {
+        PartialPredictions::open(&self.partial_path(run_id), run_id, test)
     }
 
     /// Stores a finished cell: predictions first, record last, then what its running or failing left behind.
@@ -314,31 +320,6 @@ impl Store {
         write("ledger.csv", ledger::ledger(&self.marked(&sorted)?))?;
         write("timings.csv", ledger::timings(&sorted))?;
         Ok(())
-    }
-}
-
-/// Predictions of a running cell, one JSON line each; a log-probability of −∞ is written as `null`.
-#[derive(Debug)]
-pub struct PartialPredictions {
-    file: File,
-    path: PathBuf,
-}
-
-impl PartialPredictions {
-    /// Appends a batch and returns when it is on the disk.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be written.
-    pub fn append(&mut self, batch: &[Prediction]) -> Result<()> {
-        let mut lines = Vec::new();
-        let encoded = batch.iter().try_for_each(|row| {
-            serde_json::to_writer(&mut lines, row)?;
-            lines.write_all(b"\n")
-        });
-        encoded
-            .and_then(|()| self.file.write_all(&lines))
-            .and_then(|()| self.file.sync_data())
-            .map_err(Error::io("write", &self.path))
     }
 }
 

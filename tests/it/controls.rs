@@ -29,7 +29,7 @@ fn labels_shuffled_among_the_shots_leave_chance() {
             shot.class = label;
         }
         let mut classifier = cell.classifier().unwrap();
-        classifier.fit(&shots, &mut |_| {}).unwrap();
+        classifier.fit(&shots, None, &mut |_| Ok(())).unwrap();
         let rows = predict(classifier.as_mut(), &cell.test().unwrap());
         let correct = rows.iter().filter(|r| r.correct(Reading::Likelihood)).count();
         accuracies.push(correct as f64 / rows.len() as f64);
@@ -51,7 +51,7 @@ fn an_adapter_saved_and_reloaded_predicts_the_same() {
         .unwrap();
     let (shots, test) = (cell.shots().unwrap(), cell.test().unwrap());
     let mut trained = cell.classifier().unwrap();
-    trained.fit(&shots, &mut |_| {}).unwrap();
+    trained.fit(&shots, None, &mut |_| Ok(())).unwrap();
     let expected = predict(trained.as_mut(), &test);
 
     let folder = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ fn an_adapter_saved_and_reloaded_predicts_the_same() {
         untrained.save(folder.path()).is_err(),
         "an untrained classifier has nothing to save"
     );
-    untrained.fit(&shots[..shots.len() / 2], &mut |_| {}).unwrap();
+    untrained.fit(&shots[..shots.len() / 2], None, &mut |_| Ok(())).unwrap();
     assert_ne!(
         predict(untrained.as_mut(), &test),
         expected,

@@ -35,6 +35,7 @@ mod reading_local;
 mod reading_tree;
 mod real_shape;
 mod results;
+mod resume;
 mod support;
 mod sweep;
 mod verbs;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kshot::config::Protocol;
+use kshot::data::LabelledImage;
 use kshot::error::Error;
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::metric::{Headline, Metrics};
@@ -73,6 +74,17 @@ fn rows(n: u32, salt: u32) -> Vec<Prediction> {
     (0..n).map(row).collect()
 }
 
+/// The image that a row is about.
+fn image(row: &Prediction) -> LabelledImage {
+    LabelledImage {
+        id: row.id.clone(),
+        class: row.truth,
+        sha256: row.sha256.clone(),
+        group: row.group.clone(),
+        path: "".into(),
+    }
+}
+
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -93,12 +105,12 @@ fn a_finished_cell_reads_back_whole() {
 
     let failure = Failure::new(&run_id, &identity.key, &Error::Figure { reason: "x".into() });
     store.fail(&failure).unwrap();
-    let mut partial = store.partial(&run_id).unwrap();
-    partial.append(&rows(2, 0)).unwrap();
-    partial.append(&rows(1, 0)).unwrap();
-    let lines = fs::read_to_string(folder.path().join(format!("predictions/{run_id}.partial.jsonl"))).unwrap();
-    let read: Vec<Prediction> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(read, [rows(2, 0), rows(1, 0)].concat());
+    let test: Vec<LabelledImage> = rows(3, 0).iter().map(image).collect();
+    let mut partial = store.partial(&run_id, &test).unwrap();
+    partial.append(&rows(3, 0)[..2], 1.0).unwrap();
+    let mut partial = store.partial(&run_id, &test).unwrap();
+    partial.append(&rows(3, 0)[2..], 1.0).unwrap();
+    assert_eq!(partial.complete().unwrap(), rows(3, 0));
     assert_eq!(
         store.finished(&run_id).unwrap(),
         None,

@@ -61,7 +61,7 @@ fn images_shuffled_against_labels_leave_chance() {
             shot.class = label;
         }
         let mut classifier = cell.classifier().unwrap();
-        classifier.fit(&shots, &mut |_| {}).unwrap();
+        classifier.fit(&shots, None, &mut |_| Ok(())).unwrap();
         for row in predict(classifier.as_mut(), &cell.test().unwrap()) {
             let score = f64::from(u8::from(row.correct(Reading::Trie)));
             let drawing = row.group.clone().unwrap();
@@ -91,7 +91,7 @@ fn an_adapter_saved_and_reloaded_answers_the_same_and_says_nothing_without_an_im
     let cell = cells(&["datasets=['mini-flowers']"]).remove(0);
     let (shots, test) = (cell.shots().unwrap(), cell.test().unwrap());
     let mut trained = cell.classifier().unwrap();
-    trained.fit(&shots, &mut |_| {}).unwrap();
+    trained.fit(&shots, None, &mut |_| Ok(())).unwrap();
     let expected = predict(trained.as_mut(), &test);
     let classes = cell.split.classes.len();
     assert!(

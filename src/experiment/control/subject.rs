@@ -92,7 +92,7 @@ impl Subject<'_> {
 
     fn trained(&self, shots: &[LabelledImage]) -> Result<Box<dyn Classifier>> {
         let mut classifier = (self.fresh)()?;
-        classifier.fit(shots, &mut |_| {})?;
+        classifier.fit(shots, None, &mut |_| Ok(()))?;
         Ok(classifier)
     }
 

@@ -30,7 +30,8 @@ pub fn png(svg: &str) -> Result<Vec<u8>> {
     pixels.encode_png().map_err(|e| figure_error(&e.to_string()))
 }
 
-fn parse(svg: &str) -> Result<Tree> {
+/// The drawing, its letters laid out in the fonts of the program.
+pub(super) fn parse(svg: &str) -> Result<Tree> {
     let mut options = Options::default();
     for font in FONTS {
         options.fontdb_mut().load_font_data(font.to_vec());

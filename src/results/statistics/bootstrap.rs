@@ -28,15 +28,19 @@ pub struct Image {
     pub scores: Vec<f64>,
 }
 
-/// Mean with a 95 % interval, and how often resampling takes it to zero or below.
+/// Mean with a 95 % interval, its spread, and how often resampling takes it to zero or below.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// Mean over seeds and images as they are.
     pub mean: f64,
     /// Percentile interval.
     pub interval: Interval,
+    /// Standard deviation of the resampled means: the standard error of `mean`.
+    pub sd: f64,
     /// Share of resamples that are ≤ 0: for a difference, the one-sided bootstrap p value.
     pub share_not_positive: f64,
+    /// Share of resamples that are ≥ 0.
+    pub share_not_negative: f64,
 }
 
 /// Scores summed over the images of a group that lie in one stratum.
@@ -46,20 +50,58 @@ struct Unit {
     sums: Vec<f64>,
 }
 
+impl Estimate {
+    /// Two-sided bootstrap p value of a difference: (resamples on the other side of zero, or on it, + 1) /
+    /// (resamples + 1), doubled, at most 1 (Davison & Hinkley, *Bootstrap Methods and their Application*, 1997,
+    /// § 4.2).
+    #[must_use]
+    pub fn two_sided_p(&self) -> f64 {
+        let resamples = RESAMPLES as f64;
+        let beyond = self.share_not_positive.min(self.share_not_negative) * resamples;
+        (2.0 * (beyond + 1.0) / (resamples + 1.0)).min(1.0)
+    }
+}
+
 /// Mean over seeds and images with its interval; `None` without images or seeds.
 ///
 /// `purpose` names the random stream, e.g. "bootstrap/mini-pets/k16": the same purpose and images give the
 /// same interval.
 #[must_use]
 pub fn estimate(images: &[Image], purpose: &str) -> Option<Estimate> {
-    let seeds = images.first()?.scores.len();
-    if seeds == 0 || images.iter().any(|image| image.scores.len() != seeds) {
-        return None;
-    }
-    let strata = images.iter().map(|image| image.stratum as usize + 1).max()?;
-    let groups = units_by_group(images, seeds);
-    let mean = statistic(&groups, &vec![1; groups.len()], &vec![1; seeds], strata);
+    let mut means = replicates(images, purpose)?;
+    let mean = mean(images)?;
+    means.sort_by(f64::total_cmp);
+    let not_positive = means.partition_point(|&m| m <= 0.0);
+    let not_negative = means.len() - means.partition_point(|&m| m < 0.0);
+    Some(Estimate {
+        mean,
+        interval: Interval {
+            low: quantile(&means, 0.025),
+            high: quantile(&means, 0.975),
+        },
+        sd: deviation(&means),
+        share_not_positive: not_positive as f64 / means.len() as f64,
+        share_not_negative: not_negative as f64 / means.len() as f64,
+    })
+}
 
+/// Mean over seeds and images as they are: over the strata that occur, of their mean score; `None` without
+/// images or seeds.
+#[must_use]
+pub fn mean(images: &[Image]) -> Option<f64> {
+    let (seeds, strata) = extent(images)?;
+    let groups = units_by_group(images, seeds);
+    Some(statistic(&groups, &vec![1; groups.len()], &vec![1; seeds], strata))
+}
+
+/// The [`RESAMPLES`] resampled means behind [`estimate`], in the order drawn; `None` without images or seeds.
+///
+/// Images in the same groups with as many seeds are resampled alike under the same `purpose`: the n-th value of
+/// one and the n-th of the other come from the same draws and images.
+#[must_use]
+pub fn replicates(images: &[Image], purpose: &str) -> Option<Vec<f64>> {
+    let (seeds, strata) = extent(images)?;
+    let groups = units_by_group(images, seeds);
     let mut random = seed::rng(0, purpose);
     let mut resample = |n: usize| {
         let mut times = vec![0_u32; n];
@@ -69,22 +111,29 @@ pub fn estimate(images: &[Image], purpose: &str) -> Option<Estimate> {
         }
         times
     };
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let seed_times = resample(seeds);
-            statistic(&groups, &resample(groups.len()), &seed_times, strata)
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    let not_positive = means.partition_point(|&m| m <= 0.0);
-    Some(Estimate {
-        mean,
-        interval: Interval {
-            low: quantile(&means, 0.025),
-            high: quantile(&means, 0.975),
-        },
-        share_not_positive: not_positive as f64 / means.len() as f64,
-    })
+    let means = (0..RESAMPLES).map(|_| {
+        let seed_times = resample(seeds);
+        statistic(&groups, &resample(groups.len()), &seed_times, strata)
+    });
+    Some(means.collect())
+}
+
+/// Seeds and strata, if there are any and all images have the same seeds.
+fn extent(images: &[Image]) -> Option<(usize, usize)> {
+    let seeds = images.first()?.scores.len();
+    if seeds == 0 || images.iter().any(|image| image.scores.len() != seeds) {
+        return None;
+    }
+    let strata = images.iter().map(|image| image.stratum as usize + 1).max()?;
+    Some((seeds, strata))
+}
+
+/// Standard deviation of a sample, with n − 1; 0 for fewer than two.
+fn deviation(sample: &[f64]) -> f64 {
+    let n = sample.len() as f64;
+    let mean = sample.iter().sum::<f64>() / n;
+    let squares: f64 = sample.iter().map(|v| (v - mean).powi(2)).sum();
+    (squares / (n - 1.0).max(1.0)).sqrt()
 }
 
 fn units_by_group(images: &[Image], seeds: usize) -> Vec<Vec<Unit>> {
@@ -138,7 +187,7 @@ fn statistic(groups: &[Vec<Unit>], group_times: &[u32], seed_times: &[u32], stra
 }
 
 /// Linear interpolation between the order statistics of a sorted, non-empty sample (numpy's default).
-fn quantile(sorted: &[f64], p: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], p: f64) -> f64 {
     let at = p * (sorted.len() - 1) as f64;
     let below = at.floor() as usize;
     let above = (below + 1).min(sorted.len() - 1);
@@ -184,6 +233,18 @@ mod tests {
         assert!((found.interval.low - (0.7 - half)).abs() < 0.006, "{found:?}");
         assert!((found.interval.high - (0.7 + half)).abs() < 0.006, "{found:?}");
         assert_eq!(found.share_not_positive, 0.0);
+        assert!((found.sd - half / 1.96).abs() < 0.001, "{found:?}");
+        assert!((found.two_sided_p() - 2.0 / 5001.0).abs() < 1e-15, "{found:?}");
+    }
+
+    #[test]
+    fn the_same_purpose_resamples_alike() {
+        let right = images(30, 3, |s, i| f64::from((i + s) % 3 == 0));
+        let wrong = images(30, 3, |s, i| f64::from((i + s) % 3 != 0));
+        let pairs = replicates(&right, "test").unwrap().into_iter();
+        for (right, wrong) in pairs.zip(replicates(&wrong, "test").unwrap()) {
+            assert!((right + wrong - 1.0).abs() < 1e-12);
+        }
     }
 
     #[test]
@@ -219,7 +280,8 @@ mod tests {
         let noise = images(200, 2, |s, i| f64::from((i * 7 + s * 3) % 3) - 1.0);
         let found = estimate(&noise, "test").unwrap();
         assert!(found.interval.low < 0.0 && found.interval.high > 0.0, "{found:?}");
-        assert!(found.share_not_positive > 0.1, "{found:?}");
+        assert!(found.share_not_positive > 0.1 && found.two_sided_p() > 0.2, "{found:?}");
+        assert!(found.share_not_positive + found.share_not_negative >= 1.0);
         let gain = images(200, 2, |_, i| f64::from(i % 4 == 0));
         assert_eq!(estimate(&gain, "test").unwrap().share_not_positive, 0.0);
     }

@@ -1,14 +1,37 @@
-//! Quantiles of Student's t distribution, through the regularised incomplete beta function.
+//! Student's t distribution, through the regularised incomplete beta function.
+
+/// P(T ≤ t) with `degrees` > 0 of freedom.
+#[must_use]
+pub fn cdf(t: f64, degrees: f64) -> f64 {
+    let tail = upper_tail(t.abs(), degrees);
+    if t > 0.0 { 1.0 - tail } else { tail }
+}
+
+/// P(T > t) for t ≥ 0. With x = ν / (ν + t²) it is I_x(ν/2, 1/2) / 2, which falls from 1/2 to 0 as t grows.
+fn upper_tail(t: f64, degrees: f64) -> f64 {
+    let square = t * t;
+    if square <= degrees {
+        // x is near 1, where 1 − x must not be left to subtraction.
+        0.5 - 0.5 * regularised_beta(square / (degrees + square), 0.5, degrees / 2.0)
+    } else {
+        0.5 * regularised_beta(degrees / (degrees + square), degrees / 2.0, 0.5)
+    }
+}
 
 /// The `p` quantile, for 0 < `p` < 1 and `degrees` > 0 of freedom.
-pub(super) fn quantile(p: f64, degrees: f64) -> f64 {
+#[must_use]
+pub fn quantile(p: f64, degrees: f64) -> f64 {
     if p < 0.5 {
-        return -quantile(1.0 - p, degrees);
+        -upper_quantile(p, degrees)
+    } else {
+        upper_quantile(1.0 - p, degrees) // exact
     }
-    // With x = ν / (ν + t²), P(T > t) = I_x(ν/2, 1/2) / 2, which falls from 1/2 to 0 as t grows.
-    let upper_tail = |t: f64| 0.5 * regularised_beta(degrees / (degrees + t * t), degrees / 2.0, 0.5);
+}
+
+/// The value above which lies the share `tail` ≤ 1/2.
+fn upper_quantile(tail: f64, degrees: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
-    while upper_tail(high) > 1.0 - p && high < 1e300 {
+    while upper_tail(high, degrees) > tail && high < 1e300 {
         (low, high) = (high, high * 2.0);
     }
     loop {
@@ -16,7 +39,7 @@ pub(super) fn quantile(p: f64, degrees: f64) -> f64 {
         if middle <= low || middle >= high {
             return middle; // neighbouring floats
         }
-        if upper_tail(middle) > 1.0 - p {
+        if upper_tail(middle, degrees) > tail {
             low = middle;
         } else {
             high = middle;
