@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use kshot::experiment::control;
+use kshot::config::Sweep;
 use kshot::experiment::plan::Cell;
+use kshot::experiment::{cell, control};
 use kshot::results::control::{Controls, Name, Verdict};
 use kshot::results::store::Store;
 
@@ -15,7 +16,10 @@ const RESULTS: &str = "results/tiny";
 /// The one control file of a sandbox, and its text.
 fn control_file(sandbox: &Sandbox) -> (std::path::PathBuf, String) {
     let folder = sandbox.path(RESULTS).join("controls");
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     assert_eq!(files.len(), 1, "{files:?}");
     let file = files.remove(0);
     let text = fs::read_to_string(&file).unwrap();
@@ -29,7 +33,8 @@ fn marks(folder: &Path) -> Vec<(String, String)> {
     let headers = ledger.headers().unwrap().clone();
     let (run_id, control) = (column("run_id", &headers), column("control", &headers));
     let rows = ledger.records().map(|row| row.unwrap());
-    rows.map(|row| (row[run_id].to_owned(), row[control].to_owned())).collect()
+    rows.map(|row| (row[run_id].to_owned(), row[control].to_owned()))
+        .collect()
 }
 
 #[test]
@@ -39,12 +44,18 @@ fn a_sweep_is_controlled_and_a_red_control_marks_its_cell() {
     let missing = sandbox.run(&verb);
     assert_eq!(missing.status.code(), Some(2));
     let said = stderr(&missing);
-    assert!(said.contains("2 shots") && said.contains("`kshot sweep --config tiny.toml` makes them"), "{said}");
+    assert!(
+        said.contains("2 shots") && said.contains("`kshot sweep --config tiny.toml` makes them"),
+        "{said}"
+    );
 
     sandbox.succeed(&["sweep", "--config", "tiny.toml"]);
     assert!(marks(&sandbox.path(RESULTS)).iter().all(|(_, mark)| mark.is_empty()));
     let table = sandbox.succeed(&verb);
-    assert!(table.contains("none is red") && table.contains("shuffled images"), "{table}");
+    assert!(
+        table.contains("none is red") && table.contains("shuffled images"),
+        "{table}"
+    );
     let (file, text) = control_file(&sandbox);
     let controls: Controls = serde_json::from_str(&text).unwrap();
     assert_eq!(controls.key.shots, 2, "the most shots");
@@ -60,7 +71,10 @@ fn a_sweep_is_controlled_and_a_red_control_marks_its_cell() {
     let marked = |mark: &str| {
         let marks = marks(&sandbox.path(RESULTS));
         let (own, others): (Vec<_>, Vec<_>) = marks.iter().partition(|(run_id, _)| *run_id == controls.run_id);
-        assert!(own.len() == 1 && others.len() == 3 && others.iter().all(|(_, mark)| mark.is_empty()), "{marks:?}");
+        assert!(
+            own.len() == 1 && others.len() == 3 && others.iter().all(|(_, mark)| mark.is_empty()),
+            "{marks:?}"
+        );
         assert_eq!(own[0].1, mark);
     };
     marked("green");
@@ -76,11 +90,18 @@ fn a_sweep_is_controlled_and_a_red_control_marks_its_cell() {
     let output = sandbox.run(&verb);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("RED        reload parity") && table.contains("not to be used"), "{table}");
+    assert!(
+        table.contains("RED        reload parity") && table.contains("not to be used"),
+        "{table}"
+    );
     sandbox.succeed(&["sweep", "--config", "tiny.toml"]);
     marked("red: reload parity");
     sandbox.succeed(&["promote", RESULTS, "compact"]);
-    assert!(marks(&sandbox.path("compact")).iter().any(|(_, mark)| mark == "red: reload parity"));
+    assert!(
+        marks(&sandbox.path("compact"))
+            .iter()
+            .any(|(_, mark)| mark == "red: reload parity")
+    );
 
     // Controls of other predictions do not count.
     red.predictions_sha256 = "00".into();
@@ -104,11 +125,17 @@ fn a_cell_is_chosen_for_every_dataset_and_learner_with_an_adapter() {
     assert_eq!(chosen, expected.concat());
 
     let asked = |run_id: &str| control::choose(&cells, Some(5), &[run_id.to_owned()]);
-    let other = cells.iter().find(|cell| cell.key.seed == 1 && cell.learner.has_adapter()).unwrap();
+    let other = cells
+        .iter()
+        .find(|cell| cell.key.seed == 1 && cell.learner.has_adapter())
+        .unwrap();
     assert_eq!(keys(asked(&other.run_id).unwrap()), [other.key.to_string()]);
     let pixels = cells.iter().find(|cell| !cell.learner.has_adapter()).unwrap();
     for refused in [&pixels.run_id, "0123"] {
-        assert!(asked(refused).err().unwrap().hint().unwrap().contains("--dry-run"), "{refused}");
+        assert!(
+            asked(refused).err().unwrap().hint().unwrap().contains("--dry-run"),
+            "{refused}"
+        );
     }
     let none = support::cells(TINY, &["learner=[{method='pixels'}]"]);
     assert!(control::choose(&none, Some(0), &[]).is_err());
@@ -131,14 +158,18 @@ learning_rate = 4e-3
 ";
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
+    let sweep = Sweep::parse(writing, "writing", &[]).unwrap();
     for cell in support::cells(writing, &[]) {
-        let record = kshot::experiment::cell::run(&cell, &store, false, None, &mut |_| {}).unwrap();
+        let record = cell::run(&cell, &store, &sweep, None, &mut |_| Ok(())).unwrap();
         let mut heard = Vec::new();
         let on = &mut |name| heard.push(name);
         let controls = control::run(&cell, &store, &record, support::root(), None, on).unwrap();
         assert_eq!(heard.len(), 6);
         assert!(
-            controls.controls.iter().all(|control| control.verdict == Verdict::Green),
+            controls
+                .controls
+                .iter()
+                .all(|control| control.verdict == Verdict::Green),
             "{controls:#?}"
         );
         assert_eq!(store.controls(&record).unwrap(), Some(controls));

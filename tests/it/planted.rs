@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Result;
 use kshot::experiment::control::subject::Subject;
-use kshot::method::{Classifier, Fit, Step};
+use kshot::method::{Classifier, Fit, Keep, Step};
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::control::{Control, Name, Verdict};
 
@@ -67,7 +67,11 @@ impl Learner {
             Fault::KnowsAlready | Fault::SaysThatItKnows => look(image),
             _ => self.base.get(),
         };
-        let Some(learned) = self.learned.as_ref().filter(|_| self.fault != Fault::AdapterIsNotApplied) else {
+        let Some(learned) = self
+            .learned
+            .as_ref()
+            .filter(|_| self.fault != Fault::AdapterIsNotApplied)
+        else {
             return base;
         };
         let third = number(image.id.split_once('/').unwrap().1).is_multiple_of(3);
@@ -97,7 +101,7 @@ impl Learner {
 }
 
 impl Classifier for Learner {
-    fn fit(&mut self, shots: &[LabelledImage], _: &mut dyn FnMut(Step)) -> Result<Fit> {
+    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
         let mut votes = vec![vec![0; CLASSES as usize]; CLASSES as usize];
         for shot in shots {
             let class = match self.fault {
@@ -106,7 +110,11 @@ impl Classifier for Learner {
             };
             votes[look(shot) as usize][class as usize] += 1;
         }
-        let most = |votes: &Vec<u32>| (0..CLASSES).max_by_key(|&class| (votes[class as usize], CLASSES - class)).unwrap();
+        let most = |votes: &Vec<u32>| {
+            (0..CLASSES)
+                .max_by_key(|&class| (votes[class as usize], CLASSES - class))
+                .unwrap()
+        };
         let mut learned: Vec<u32> = votes.iter().map(most).collect();
         self.fits.set(self.fits.get() + 1);
         match self.fault {
@@ -128,7 +136,13 @@ impl Classifier for Learner {
         images: &[LabelledImage],
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<bool> {
-        let told = |image: &LabelledImage| if self.fault == Fault::PromptHoldsTheAnswer { image.class } else { 4 };
+        let told = |image: &LabelledImage| {
+            if self.fault == Fault::PromptHoldsTheAnswer {
+                image.class
+            } else {
+                4
+            }
+        };
         let rows: Vec<Prediction> = images.iter().map(|image| self.row(image, told(image))).collect();
         rows.chunks(7).try_for_each(sink).map(|()| true)
     }
@@ -136,17 +150,32 @@ impl Classifier for Learner {
     fn save(&mut self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).unwrap();
         // From 1, because an update of zeros is none.
-        let update: Vec<f32> = self.learned.as_ref().unwrap().iter().map(|&class| class as f32 + 1.0).collect();
+        let update: Vec<f32> = self
+            .learned
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(|&class| class as f32 + 1.0)
+            .collect();
         let update = Tensor::new(update, &Device::Cpu)?;
-        let tensors = HashMap::from([("map.lora_A.weight", update.ones_like()?), ("map.lora_B.weight", update)]);
-        Ok(candle_core::safetensors::save(&tensors, dir.join("adapter_model.safetensors"))?)
+        let tensors = HashMap::from([
+            ("map.lora_A.weight", update.ones_like()?),
+            ("map.lora_B.weight", update),
+        ]);
+        Ok(candle_core::safetensors::save(
+            &tensors,
+            dir.join("adapter_model.safetensors"),
+        )?)
     }
 
     fn load(&mut self, dir: &Path) -> Result<()> {
         let tensors = candle_core::safetensors::load(dir.join("adapter_model.safetensors"), &Device::Cpu)?;
         let update = tensors["map.lora_B.weight"].to_vec1::<f32>()?;
         self.last.set(3);
-        self.learned = update.iter().any(|&u| u != 0.0).then(|| update.iter().map(|&u| u as u32 - 1).collect());
+        self.learned = update
+            .iter()
+            .any(|&u| u != 0.0)
+            .then(|| update.iter().map(|&u| u as u32 - 1).collect());
         if let (Fault::LosesATensor, Some(learned)) = (self.fault, &mut self.learned) {
             learned[2] = (learned[2] + 1) % CLASSES;
         }
@@ -179,7 +208,7 @@ fn examine(fault: Fault, seed: u64) -> Vec<Control> {
     };
     let mut stored = Vec::new();
     let mut before = on(&base);
-    before.fit(&shots, &mut |_| {}).unwrap();
+    before.fit(&shots, None, &mut |_| Ok(())).unwrap();
     before
         .predict(&test, &mut |rows| {
             stored.extend_from_slice(rows);
@@ -231,7 +260,7 @@ fn every_fault_turns_its_control_red() {
             Fault::AnswersWithTheTruth,
             &[Name::ShuffledImages, Name::ShuffledLabels][..],
         ),
-        (Fault::AnswersSometimesWithTheTruth, &[Name::ShuffledImages, Name::ShuffledLabels]),
+        (Fault::AnswersSometimesWithTheTruth, &[Name::ShuffledImages]),
         (Fault::LearnsFromNames, &[Name::ShuffledLabels]),
         (Fault::KnowsAlready, &[Name::ShuffledLabels]),
         (Fault::SaysThatItKnows, &[]),
