@@ -94,6 +94,7 @@ fn a_sweep_is_controlled_and_a_red_control_marks_its_cell() {
         table.contains("RED        reload parity") && table.contains("not to be used"),
         "{table}"
     );
+    marked("red: reload parity");
     sandbox.succeed(&["sweep", "--config", "tiny.toml"]);
     marked("red: reload parity");
     sandbox.succeed(&["promote", RESULTS, "compact"]);
