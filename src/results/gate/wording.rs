@@ -1,9 +1,8 @@
 //! What the text and the Markdown report have in common: sentences, numbers, and the table of all cells.
 
 use crate::config::Shots;
-use crate::results::figure::MICRO_CAVEAT;
 use crate::results::gate::report::{CellReport, NoiseSource, Outcome, Report, Verdict};
-use crate::results::table::Table;
+use crate::results::table::{Cell, Group, Kind, Row, Table, Value, columns};
 
 /// The outcome in one line.
 pub(super) fn headline(report: &Report) -> String {
@@ -114,25 +113,36 @@ pub(super) fn finding(cell: &CellReport) -> String {
 pub(super) fn table(report: &Report) -> Table {
     let row = |cell: &CellReport| {
         let key = &cell.key;
-        let finds = |points: Option<f64>| points.map_or_else(|| "–".into(), |points| format!("{points:.1}"));
-        let cells = vec![
-            key.learner.clone(),
-            key.shots.to_string(),
-            key.seed.to_string(),
-            percent(cell.baseline_accuracy),
-            percent(cell.accuracy),
-            change(cell),
-            cell.wins.to_string(),
-            cell.losses.to_string(),
-            probability(cell.p_loss),
-            probability(cell.p_loss_holm),
+        let finds = |points: Option<f64>| match points {
+            Some(points) => Value::Text(format!("{points:.1}")),
+            None => Value::Missing,
+        };
+        let cells = [
+            Value::Text(key.learner.clone()),
+            Value::Shots(key.shots),
+            Value::Text(key.seed.to_string()),
+            Value::Text(percent(cell.baseline_accuracy)),
+            Value::Text(percent(cell.accuracy)),
+            Value::Text(change(cell)),
+            Value::Count(cell.wins),
+            Value::Count(cell.losses),
+            Value::Text(probability(cell.p_loss)),
+            Value::Text(probability(cell.p_loss_holm)),
             finds(cell.finds_points),
             finds(cell.finds_in_family_points),
-            cell.verdict.name().to_owned(),
+            Value::Text(cell.verdict.name().to_owned()),
         ];
-        (format!("{} · {}", key.dataset, key.protocol), cells)
+        Row {
+            group: Group {
+                dataset: key.dataset.clone(),
+                protocol: key.protocol,
+                about: None,
+            },
+            micro: report.micro,
+            cells: cells.map(Cell::from).into(),
+        }
     };
-    let mut notes = vec![
+    let remarks = vec![
         "Change: in points, with its 95 % interval. Won, lost: test images. p, Holm: of a loss beyond the margin."
             .into(),
         format!(
@@ -141,31 +151,27 @@ pub(super) fn table(report: &Report) -> Table {
             report.family
         ),
     ];
-    if report.micro {
-        notes.push(MICRO_CAVEAT.into());
-    }
     Table {
+        name: "gate",
         title: "All compared cells".into(),
-        group: "dataset".into(),
-        columns: [
-            "learner",
-            "k",
-            "seed",
-            "before",
-            "now",
-            "change",
-            "won",
-            "lost",
-            "p",
-            "Holm",
-            "finds",
-            "in family",
-            "verdict",
-        ]
-        .map(String::from)
-        .into(),
+        columns: columns(&[
+            ("learner", Kind::Text),
+            ("k", Kind::Count),
+            ("seed", Kind::Count),
+            ("before", Kind::Share),
+            ("now", Kind::Share),
+            ("change", Kind::Gain),
+            ("won", Kind::Count),
+            ("lost", Kind::Count),
+            ("p", Kind::P),
+            ("Holm", Kind::P),
+            ("finds", Kind::Gain),
+            ("in family", Kind::Gain),
+            ("verdict", Kind::Text),
+        ]),
         rows: report.cells.iter().map(row).collect(),
-        notes,
+        remarks,
+        long: false,
     }
 }
 
