@@ -214,6 +214,30 @@ pub enum Error {
         /// Number of cells in the sweep.
         total: usize,
     },
+    /// Another process runs a cell now that this one was silent about for too long.
+    #[error("cell {run_id} was taken over by another process")]
+    TakenOver {
+        /// The cell.
+        run_id: String,
+        /// How long this process may be silent.
+        lease_seconds: f64,
+    },
+    /// No cell of that name in the sweep.
+    #[error("none of the {cells} cells of this sweep is {run_id}")]
+    UnknownCell {
+        /// The name asked for.
+        run_id: String,
+        /// Cells of the sweep.
+        cells: usize,
+    },
+    /// A cell failed in another process while this one waited for it.
+    #[error("cell {run_id} failed in another process: {reason}")]
+    FailedElsewhere {
+        /// The cell.
+        run_id: String,
+        /// What that process said.
+        reason: String,
+    },
     /// Two results that should be compared were not made under the same conditions.
     #[error("{left} cannot be compared with {right}: {reason}")]
     NotComparable {
@@ -343,6 +367,16 @@ impl Error {
             Self::Sampling { .. } => "the temperature is a number from 0, and each prompt has its continuations".into(),
             Self::CellsFailed { .. } => {
                 "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
+            }
+            Self::TakenOver { lease_seconds, .. } => format!(
+                "this process was stopped or cut off from the results folder for {lease_seconds} s; \
+                 if that is to be expected, give every process a longer `--lease`"
+            ),
+            Self::UnknownCell { .. } => {
+                "`kshot sweep --dry-run` with the same `--config` and `--set` lists the cells of a sweep".into()
+            }
+            Self::FailedElsewhere { run_id, .. } => {
+                format!("`cells/{run_id}.failed.json` says more; the next call tries the cell again")
             }
             Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
             Self::NotCompact { .. } => {

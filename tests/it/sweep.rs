@@ -1,9 +1,6 @@
 //! The main job, end to end, through the built binary.
 
 use std::path::Path;
-use std::process::Stdio;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::support::{Sandbox, contents, stderr};
 
@@ -75,40 +72,6 @@ fn the_same_seed_gives_the_same_bytes() {
     one.succeed(&SWEEP);
     two.succeed(&SWEEP);
     assert_eq!(results(&one.path("results/tiny")), results(&two.path("results/tiny")));
-}
-
-#[test]
-fn killed_ten_times_it_ends_with_the_same_result() {
-    let undisturbed = Sandbox::new();
-    let start = Instant::now();
-    undisturbed.succeed(&SWEEP);
-    let whole = start.elapsed();
-
-    let killed = Sandbox::new();
-    let mut kills = 0;
-    for moment in 1..=10u32 {
-        let mut child = killed
-            .kshot(&SWEEP)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        thread::sleep(whole * moment / 11 + Duration::from_millis(u64::from(moment)));
-        if child.try_wait().unwrap().is_none() {
-            child.kill().unwrap(); // SIGKILL
-            kills += 1;
-        }
-        child.wait().unwrap();
-    }
-    assert!(
-        kills >= 3,
-        "only {kills} of 10 runs were still alive when they were to be killed"
-    );
-    killed.succeed(&SWEEP);
-    assert_eq!(
-        results(&killed.path("results/tiny")),
-        results(&undisturbed.path("results/tiny"))
-    );
 }
 
 #[test]
