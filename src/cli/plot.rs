@@ -8,11 +8,14 @@ use super::{output, summary};
 use crate::error::Result;
 use crate::results::store::Store;
 
-/// Draw `figures/accuracy.{svg,png,csv}` of a results folder again and print its table.
+/// Draw `figures/accuracy.{svg,png,pdf,csv}` of a results folder again and print its tables; or draw them from
+/// `accuracy.csv` alone, beside it.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: kshot plot results/quickstart")]
+#[command(
+    after_help = "Examples: kshot plot results/quickstart\n          kshot plot results/quickstart/figures/accuracy.csv"
+)]
 pub(super) struct Arguments {
-    /// A results folder, as `kshot sweep` writes it.
+    /// A results folder, as `kshot sweep` writes it, or the CSV of a figure.
     results: PathBuf,
     /// Print the table as Markdown.
     #[arg(long)]
@@ -20,8 +23,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let store = Store::open_existing(&arguments.results)?;
-    let tables = summary::draw(&store, &store.records()?)?;
+    let tables = if arguments.results.is_file() {
+        summary::redraw(&arguments.results)?
+    } else {
+        let store = Store::open_existing(&arguments.results)?;
+        summary::draw(&store, &store.records()?)?
+    };
     output(&if arguments.markdown {
         summary::markdown(&tables)
     } else {

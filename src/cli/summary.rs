@@ -1,6 +1,9 @@
 //! What a sweep ends with, and `kshot plot` makes again: figure on disk, tables as text.
 
+use std::path::Path;
+
 use crate::error::Result;
+use crate::results::curve::Panel;
 use crate::results::record::Record;
 use crate::results::series::Series;
 use crate::results::store::Store;
@@ -13,7 +16,7 @@ use crate::results::{comparison, curve, figure, micro_gate, zero_shot};
 pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
-    figure::write(&store.figures(), &points)?;
+    figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
 
     let subjects = comparison::subjects(&series);
     let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
@@ -36,6 +39,14 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     ];
     tables.retain(|table| !table.rows.is_empty());
     Ok(tables)
+}
+
+/// Draws the figure of a table that was left beside one, there, and gives the table of accuracies: all that such a
+/// table holds.
+pub(super) fn redraw(curves: &Path) -> Result<Vec<Table>> {
+    let mut points = figure::redraw(curves)?;
+    points.retain(|point| point.panel == Panel::Dataset);
+    Ok(vec![table::accuracy(&points)])
 }
 
 /// Tables one below the other, for a terminal.

@@ -9,6 +9,7 @@
 //!                                     └─▶ compact (the same, to be committed)
 //! ```
 
+pub mod anchor;
 pub mod compact;
 pub mod comparison;
 pub mod control;

@@ -53,10 +53,11 @@ fn group_of(point: &Point) -> String {
     )
 }
 
-fn group(dataset: &str, metric: Headline, regime: Option<&str>, n_test: usize, chance: f64) -> String {
+fn group(dataset: &str, metric: Option<Headline>, regime: Option<&str>, n_test: usize, chance: f64) -> String {
     let metric = match metric {
-        Headline::Top1 => "top-1",
-        Headline::MeanPerClass => "mean per class",
+        Some(Headline::Top1) => "top-1",
+        Some(Headline::MeanPerClass) => "mean per class",
+        None => "each by its own metric",
     };
     let regime = regime.map(|regime| format!(", {regime} concepts")).unwrap_or_default();
     let chance = percent(chance);
@@ -84,7 +85,7 @@ pub fn readings(series: &[Series]) -> Table {
         let chance = 1.0 / record.classes.len().max(1) as f64;
         let group = group(
             &s.dataset,
-            s.headline(),
+            Some(s.headline()),
             record.regime.as_deref(),
             record.n_test,
             chance,
@@ -138,7 +139,7 @@ pub fn zero_shot(levels: &[ZeroShot]) -> Table {
             .to_owned(),
         ];
         (
-            group(&z.dataset, z.metric, z.regime.as_deref(), z.n_test, z.chance),
+            group(&z.dataset, Some(z.metric), z.regime.as_deref(), z.n_test, z.chance),
             cells,
         )
     };
