@@ -93,23 +93,37 @@ mod tests {
         let mut seen = BTreeSet::new();
         for anchor in &all {
             assert!(anchor.accuracy > 1.0 && anchor.accuracy < 100.0, "{anchor:?}");
-            for text in [&anchor.dataset, &anchor.protocol, &anchor.metric, &anchor.model, &anchor.source] {
+            for text in [
+                &anchor.dataset,
+                &anchor.protocol,
+                &anchor.metric,
+                &anchor.model,
+                &anchor.source,
+            ] {
                 assert!(!text.is_empty() && text.trim() == text, "{anchor:?}");
             }
             assert!(!anchor.dataset.starts_with("mini-"), "{anchor:?}");
-            let key = (&anchor.dataset, &anchor.protocol, &anchor.metric, &anchor.model, &anchor.method);
+            let key = (
+                &anchor.dataset,
+                &anchor.protocol,
+                &anchor.metric,
+                &anchor.model,
+                &anchor.method,
+            );
             assert!(seen.insert((key, anchor.shots, &anchor.source)), "twice: {anchor:?}");
         }
         let of = |dataset: &str, method: &str, shots: u32| {
-            let found = all.iter().find(|a| {
-                a.dataset == dataset && a.method == method && a.shots == shots && a.protocol == "coop"
-            });
+            let found = all
+                .iter()
+                .find(|a| a.dataset == dataset && a.method == method && a.shots == shots && a.protocol == "coop");
             found.map(|anchor| anchor.accuracy)
         };
         assert_eq!(of("cars", "Tip-Adapter-F", 16), Some(75.74));
         assert_eq!(of("flowers", "CLIP-Adapter", 1), Some(73.49));
         // Everything read from the same log: two methods on four datasets at five numbers of shots.
-        let log = all.iter().filter(|a| a.source.contains("Tip-Adapter") && a.method.contains("Adapter"));
+        let log = all
+            .iter()
+            .filter(|a| a.source.contains("Tip-Adapter") && a.method.contains("Adapter"));
         assert_eq!(log.count(), 40);
         assert!(parse("dataset,protocol\na,b\n").is_err());
     }

@@ -315,8 +315,14 @@ mod tests {
         for (table, reading) in [(old, None), (&readings, Some(Reading::Trie))] {
             let read = from_csv(Path::new("p"), table.as_bytes()).unwrap();
             let one = &read[0];
-            assert_eq!((one.reading, one.panel, one.metric), (reading, Panel::Dataset, Some(Headline::Top1)));
-            assert_eq!((one.shots, one.red, one.subject, one.device_seconds), (Shots::K(4), false, false, None));
+            assert_eq!(
+                (one.reading, one.panel, one.metric),
+                (reading, Panel::Dataset, Some(Headline::Top1))
+            );
+            assert_eq!(
+                (one.shots, one.red, one.subject, one.device_seconds),
+                (Shots::K(4), false, false, None)
+            );
         }
     }
 

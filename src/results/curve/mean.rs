@@ -107,8 +107,14 @@ mod tests {
         let all = with_means(points(&series), &series);
         let mean: Vec<&Point> = all.iter().filter(|p| p.panel == Panel::Mean).collect();
         let [mean] = mean[..] else { panic!("{mean:?}") };
-        assert_eq!((mean.dataset.as_str(), mean.shots, mean.mean), ("mean of 3 datasets", Shots::K(4), 0.75));
-        assert_eq!((mean.metric, mean.seeds.as_str(), mean.n_test), (Some(Headline::Top1), "0 1 2", 240));
+        assert_eq!(
+            (mean.dataset.as_str(), mean.shots, mean.mean),
+            ("mean of 3 datasets", Shots::K(4), 0.75)
+        );
+        assert_eq!(
+            (mean.metric, mean.seeds.as_str(), mean.n_test),
+            (Some(Headline::Top1), "0 1 2", 240)
+        );
         assert_eq!(mean.device_seconds, Some(12.0));
         assert_eq!(mean.device, "2 × cpu, 1 thread; 2 × cpu, 2 threads; 2 × cpu, 3 threads");
         // Independent datasets: variances add, and one of them is certain.

@@ -31,7 +31,9 @@ pub(super) fn footnotes(points: &[Point], notes: &[String], width: f64) -> Vec<L
         describe(points, "Bands"),
         over_datasets(points),
         levels(points, "Zero-shot levels", |p| !p.shots.any()),
-        levels(points, "Full-data levels", |p| p.shots == Shots::All && level::is_drawn(p)),
+        levels(points, "Full-data levels", |p| {
+            p.shots == Shots::All && level::is_drawn(p)
+        }),
     ];
     let mut lines: Vec<Line> = own
         .iter()
@@ -97,7 +99,9 @@ pub fn describe(points: &[Point], intervals: &str) -> String {
     }
     if !full.is_empty() {
         let (seeds, kinds) = (seeds(&full), kinds(&full, |kind| kind.name().to_owned()));
-        sentences.push(format!("Full data (k = all): the whole training pool, {seeds}, 95 % {kinds}."));
+        sentences.push(format!(
+            "Full data (k = all): the whole training pool, {seeds}, 95 % {kinds}."
+        ));
     }
     sentences.join(" ")
 }

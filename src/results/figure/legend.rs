@@ -1,9 +1,9 @@
 //! Which line is whose.
 
+use crate::config::Shots;
 use crate::error::Result;
 use crate::results::curve::Point;
 use crate::results::figure::canvas::{At, Canvas, Type};
-use crate::config::Shots;
 use crate::results::figure::grid::COLUMN;
 use crate::results::figure::panel::CURVE_WIDTH;
 use crate::results::figure::style::{CHANCE, CHANCE_DASH, FULL_DATA_DASH, INK, LABEL, ZERO_SHOT_DASH, curve_style};

@@ -44,7 +44,11 @@ pub(super) fn levels(frame: &Frame, points: &[&Point], learners: &[String]) -> V
                 y: frame.y(point.mean),
                 colour: curve_style(index).colour,
                 dash,
-                name: if point.red { format!("{name} (red)") } else { name.into() },
+                name: if point.red {
+                    format!("{name} (red)")
+                } else {
+                    name.into()
+                },
             });
         }
     }

@@ -7,9 +7,7 @@ use super::canvas::{At, Canvas, Type};
 use super::level;
 use super::place::{Area, Taken};
 use super::published::{self, Published};
-use super::style::{
-    CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style,
-};
+use super::style::{CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style};
 use crate::config::Shots;
 use crate::error::Result;
 use crate::results::curve::{Panel, Point, distinct};

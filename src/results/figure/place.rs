@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn the_first_of_the_freest_places_is_taken() {
         let bounds = Area::around((50.0, 50.0), 100.0, 100.0);
-        let candidates = [(95.0, 20.0), (80.0, 20.0), (20.0, 20.0), (20.0, 80.0)].map(|at| Area::around(at, 30.0, 10.0));
+        let candidates =
+            [(95.0, 20.0), (80.0, 20.0), (20.0, 20.0), (20.0, 80.0)].map(|at| Area::around(at, 30.0, 10.0));
         let mut taken = Taken::default();
         taken.line(&[(70.0, 0.0), (70.0, 100.0)]);
         let found: Vec<_> = (0..4).map(|_| taken.freest(&candidates, &bounds).unwrap()).collect();

@@ -22,7 +22,9 @@ pub(super) struct Published<'a> {
 pub(super) fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
     let mut names: Vec<[&str; 3]> = Vec::new();
     let mut found = Vec::new();
-    let placed = anchors.iter().filter(|anchor| (0.0..=1.0).contains(&axis.along(anchor.shots)));
+    let placed = anchors
+        .iter()
+        .filter(|anchor| (0.0..=1.0).contains(&axis.along(anchor.shots)));
     for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
         let name = name(anchor);
         let known = names.iter().position(|known| *known == name);
@@ -85,7 +87,15 @@ pub(super) fn draw(
     for one in own {
         let ((x, y), text) = (at(one), one.number.to_string());
         let (width, height) = (text.len() as f64 * 7.5, 13.0);
-        let beside = [(9.0, 0.0), (-9.0, 0.0), (0.0, -11.0), (0.0, 11.0), (8.0, -9.0), (-8.0, -9.0), (8.0, 9.0)];
+        let beside = [
+            (9.0, 0.0),
+            (-9.0, 0.0),
+            (0.0, -11.0),
+            (0.0, 11.0),
+            (8.0, -9.0),
+            (-8.0, -9.0),
+            (8.0, 9.0),
+        ];
         let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
         if let Some(area) = taken.freest(&candidates, &frame.inner()) {
             let set = Type::new(SMALL, SOFT_INK).anchored(HPos::Center);
