@@ -31,6 +31,7 @@ fn a_sweep_writes_every_file_and_a_second_call_trains_nothing() {
         "timings.csv",
         "figures/accuracy.svg",
         "figures/accuracy.png",
+        "figures/accuracy.pdf",
         "figures/accuracy.csv",
     ] {
         assert!(names.contains(&name), "{name} is missing among {names:?}");

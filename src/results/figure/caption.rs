@@ -15,8 +15,8 @@ pub const MICRO_CAVEAT: &str = "Micro models on miniature datasets: these number
 const RED_CAVEAT: &str = "Struck out, or named red: a sanity control is red, the number is not to be used.";
 
 const LINE: f64 = 16.0;
-/// Mean advance of the embedded font's letters over its size, on the wide side.
-const LETTER: f64 = 0.6;
+/// Mean advance of the embedded font's letters over its size in a line of text, on the wide side.
+const LETTER: f64 = 0.55;
 
 /// A line under the figure; the caveat is set in bold.
 pub(super) struct Line {

@@ -15,6 +15,8 @@ use crate::results::curve::Point;
 const NAME_HEIGHT: f64 = 13.0;
 /// Mean advance of the letters of the two names over their size, on the wide side.
 const LETTER: f64 = 0.58;
+/// How far a name may rise out of the panel, below its subtitle.
+const ABOVE: f64 = 8.0;
 /// Places along a line where its name is tried, beside the two ends.
 const BETWEEN: usize = 12;
 
@@ -78,7 +80,9 @@ impl Level {
             let along = step as f64 / BETWEEN as f64;
             candidates.extend([at(along, true), at(along, false)]);
         }
-        match taken.freest(&candidates, &frame.inner()) {
+        let mut bounds = frame.inner();
+        bounds.top -= ABOVE;
+        match taken.freest(&candidates, &bounds) {
             Some(area) => {
                 let set = Type::new(SMALL, self.colour).anchored(HPos::Center);
                 sheet.text(area.middle(), &self.name, set)

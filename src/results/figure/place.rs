@@ -29,8 +29,12 @@ impl Area {
         )
     }
 
+    /// Up to what rounding does.
     fn inside(&self, outer: &Self) -> bool {
-        self.left >= outer.left && self.right <= outer.right && self.top >= outer.top && self.bottom <= outer.bottom
+        const SLACK: f64 = 1e-6;
+        let (left, top) = (outer.left - SLACK, outer.top - SLACK);
+        let (right, bottom) = (outer.right + SLACK, outer.bottom + SLACK);
+        self.left >= left && self.right <= right && self.top >= top && self.bottom <= bottom
     }
 
     fn shared(&self, other: &Self) -> f64 {
