@@ -5,8 +5,9 @@
 //! ```text
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
+//!                                     │         ├────▶ saved images ─▶ table
 //!                                     │         └────▶ zero shot ─▶ table
-//!                                     └─▶ compact (the same, to be committed)
+//!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
 
 pub mod anchor;
@@ -16,6 +17,7 @@ pub mod control;
 pub mod curve;
 pub mod figure;
 pub mod file;
+pub mod gate;
 pub mod identity;
 pub mod ledger;
 pub mod metric;
@@ -23,6 +25,7 @@ pub mod micro_gate;
 pub mod partial;
 pub mod predictions;
 pub mod record;
+pub mod saved;
 pub mod series;
 pub mod statistics;
 pub mod store;
