@@ -10,6 +10,7 @@
 //!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
 
+pub mod anchor;
 pub mod claim;
 pub mod compact;
 pub mod comparison;
