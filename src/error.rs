@@ -224,6 +224,38 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The gate could not compare everything that it should have compared.
+    #[error(
+        "{problems} error{} `{}` from being judged by `{}`",
+        if *problems == 1 { " keeps" } else { "s keep" }, results.display(), baseline.display()
+    )]
+    NotJudged {
+        /// The folder that was to be judged.
+        results: PathBuf,
+        /// What it was to be judged by.
+        baseline: PathBuf,
+        /// Number of errors, each of which is in the report.
+        problems: usize,
+    },
+    /// Results are too faulty to become a baseline.
+    #[error(
+        "`{}` does not become the baseline in `{}`: {reasons} error{} against it",
+        results.display(), baseline.display(), if *reasons == 1 { " speaks" } else { "s speak" }
+    )]
+    NotAccepted {
+        /// The folder.
+        results: PathBuf,
+        /// The baseline, which stays as it is.
+        baseline: PathBuf,
+        /// Number of errors, each of which is in the report.
+        reasons: usize,
+    },
+    /// A folder is to be compared with itself.
+    #[error("`{}` is named twice: a folder says nothing about itself", path.display())]
+    SameFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Sanity controls were asked of what has none, or not yet.
     #[error("no sanity controls of {cell}: {reason}")]
     Uncontrolled {
@@ -319,6 +351,15 @@ impl Error {
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }
+            Self::NotJudged { .. } => {
+                "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
+                    .into()
+            }
+            Self::NotAccepted { .. } => {
+                "missing, torn, doubled or red cells are to be made again first; `kshot promote` takes what is finished as it is"
+                    .into()
+            }
+            Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
             Self::Uncontrolled { remedy, .. } => remedy.clone(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {

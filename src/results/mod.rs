@@ -7,7 +7,7 @@
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
 //!                                     │         ├────▶ saved images ─▶ table
 //!                                     │         └────▶ zero shot ─▶ table
-//!                                     └─▶ compact (the same, to be committed)
+//!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
 
 pub mod compact;
@@ -16,6 +16,7 @@ pub mod control;
 pub mod curve;
 pub mod figure;
 pub mod file;
+pub mod gate;
 pub mod identity;
 pub mod ledger;
 pub mod metric;

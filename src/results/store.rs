@@ -145,14 +145,22 @@ impl Store {
         Ok(self.checked(run_id)?.ok_or_else(unfinished)?.1)
     }
 
-    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+    /// A cell whole: its record and its predictions, in the order in which they were made; `None` when there is no
+    /// such cell.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] names a file that is torn, missing, or not the one that the others were made with;
+    /// [`Error::Io`] one that cannot be read.
+    pub fn read(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
         let Some(bytes) = file::read_if_present(&self.cell_path(run_id))? else {
             return Ok(None);
         };
-        let checked =
-            parse_record(&self.cell_path(run_id), &bytes).and_then(|record| self.with_predictions(run_id, record));
-        match checked {
-            Ok(found) => Ok(Some(found)),
+        let record = parse_record(&self.cell_path(run_id), &bytes)?;
+        self.with_predictions(run_id, record).map(Some)
+    }
+
+    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        match self.read(run_id) {
             Err(Error::Malformed { kind, path, reason }) => {
                 tracing::warn!(
                     "{kind} `{}` is not trusted, the cell runs again: {reason}",
@@ -160,7 +168,7 @@ impl Store {
                 );
                 Ok(None)
             }
-            Err(error) => Err(error),
+            other => other,
         }
     }
 

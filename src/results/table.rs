@@ -191,7 +191,7 @@ impl Column {
     }
 }
 
-fn columns(columns: &[(&str, Kind)]) -> Vec<Column> {
+pub(super) fn columns(columns: &[(&str, Kind)]) -> Vec<Column> {
     columns.iter().map(|(name, kind)| Column::new(*name, *kind)).collect()
 }
 

@@ -19,6 +19,7 @@ fn help_of_every_verb() {
         vec!["merge"],
         vec!["plot"],
         vec!["promote"],
+        vec!["control"],
     ] {
         let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
         text += &format!("$ kshot {}\n{}\n", arguments.join(" "), sandbox.succeed(&arguments));
