@@ -132,7 +132,7 @@ pub fn paired_tests(tests: &[Test]) -> Table {
             ("seeds", Kind::Count),
             ("gain", Kind::Gain),
             ("exact test", Kind::Text),
-            ("seeds with p < 0.05", Kind::SeedTests),
+            ("exact p", Kind::SeedTests),
             ("bootstrap p", Kind::P),
             ("Holm p", Kind::P),
             ("detectable", Kind::Share),
@@ -140,9 +140,9 @@ pub fn paired_tests(tests: &[Test]) -> Table {
         rows: tests.iter().map(row).collect(),
         remarks: vec![
             BRACKETS.to_owned(),
-            "Gain in percentage points. Exact test of each seed, on counts of images: McNemar's; where test images \
-             come in groups of dependent ones the sign-flip test over groups, which is McNemar's when every image \
-             stands alone. Bootstrap p: of the resampled gains. Holm p: the same corrected over datasets × k for \
+            "Gain in percentage points. Exact p: seeds whose own exact test shows the gain, on counts of images: \
+             McNemar's test; where test images come in groups of dependent ones the sign-flip test over groups, which \
+             is McNemar's when every image stands alone. Bootstrap p: of the resampled gains. Holm p: the same corrected over datasets × k for \
              each pair of learners. All p values are two-sided. Detectable: the true difference in percentage points \
              that a test at 5 % finds with probability 80 %."
                 .to_owned(),

@@ -148,7 +148,7 @@ fn seed_tests(tests: &[SeedTest], gain: bool) -> String {
     } else {
         String::new()
     };
-    format!("{agree} of {}{against}", tests.len())
+    format!("{agree} of {} < {LEVEL}{against}", tests.len())
 }
 
 /// Seeds whose exact test is significant: in the direction told, and in the other.
