@@ -12,6 +12,7 @@
 
 pub mod anchor;
 pub mod claim;
+
 pub mod compact;
 pub mod comparison;
 pub mod control;
