@@ -40,17 +40,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     let (sweep, folder) = arguments.config.read()?;
     let cells = plan::plan(&sweep, &places)?;
     let chosen = control::choose(&cells, sweep.seeds.first().copied(), &arguments.cell)?;
-    let finished = finished(&chosen, Store::open_existing(&folder).ok().as_ref(), &arguments.config)?;
-
-    let store = Store::open(&folder)?;
+    // Only read as a whole: a folder of the compact form has no place for running cells.
+    let store = Store::open_existing(&folder);
+    let finished = finished(&chosen, store.as_ref().ok(), &arguments.config)?;
+    let store = store?;
     let commit = commit(&places.home);
-    let (mut all, mut new) = (Vec::new(), 0);
+    let mut all = Vec::new();
     for (number, (cell, record)) in (1..).zip(chosen.iter().zip(&finished)) {
-        let known = store.controls(record)?;
-        let controls = match known {
+        let controls = match store.controls(record)? {
             Some(known) => known,
             None => {
-                new += 1;
                 let on = |control| tracing::info!("{}: {control}", cell.key);
                 control::run(cell, &store, record, &places.home, commit.as_deref(), &mut { on })?
             }
@@ -67,11 +66,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
         all.push(controls);
     }
     let red = all.iter().filter(|controls| controls.is_red()).count();
-    if new > 0 {
-        let listed = store.mark_ledger()?;
-        if red > 0 && !listed.is_empty() {
-            summary::draw(&store, &listed)?;
-        }
+    let listed = store.mark_ledger()?;
+    if red > 0 && !listed.is_empty() {
+        summary::draw(&store, &listed)?;
     }
     output(&table(&all, red))?;
     Ok((red == 0).into())

@@ -7,6 +7,7 @@ mod control;
 mod data;
 mod embed;
 mod eval;
+mod gate;
 mod merge;
 mod places;
 mod plot;
@@ -54,6 +55,7 @@ enum Verb {
     Embed(embed::Arguments),
     Merge(merge::Arguments),
     Plot(plot::Arguments),
+    Gate(gate::Arguments),
     Promote(promote::Arguments),
     Verify(verify::Arguments),
     Control(control::Arguments),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Predict(arguments) => predict::run(&arguments).map(done),
         Verb::Embed(arguments) => embed::run(&arguments).map(done),
         Verb::Merge(arguments) => merge::run(&arguments).map(done),
+        Verb::Gate(arguments) => gate::run(&arguments),
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
         Verb::Verify(arguments) => verify::run(&arguments),

@@ -15,7 +15,10 @@
 //! | prompt without image | asked without a picture it does not give all rows the same answer, or is right more often than the largest class is large |
 //!
 //! Shuffled labels say little about a model that can name the classes without examples: what it knew it may go on to
-//! know, so its bound is its own accuracy without examples, the best of all readings.
+//! know, so its bound is its own accuracy without examples, the best of all readings. And they are blunt: a learner may
+//! give all images of a class one answer, so that with ten classes half of all answers can be right by chance. What is
+//! surely seen is a learner that does about as well as on the true labels. Fewer than nine classes take several
+//! trainings ([`chance::shuffles`]).
 
 pub mod chance;
 pub mod subject;

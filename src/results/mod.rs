@@ -5,17 +5,21 @@
 //! ```text
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
+//!                                     │         ├────▶ saved images ─▶ table
 //!                                     │         └────▶ zero shot ─▶ table
-//!                                     └─▶ compact (the same, to be committed)
+//!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
 
+pub mod anchor;
 pub mod claim;
+
 pub mod compact;
 pub mod comparison;
 pub mod control;
 pub mod curve;
 pub mod figure;
 pub mod file;
+pub mod gate;
 pub mod identity;
 pub mod ledger;
 pub mod leftovers;
@@ -25,6 +29,7 @@ pub mod partial;
 pub mod predictions;
 pub mod process;
 pub mod record;
+pub mod saved;
 pub mod series;
 pub mod statistics;
 pub mod store;

@@ -154,12 +154,13 @@ impl Store {
         self.cell_path(run_id).exists()
     }
 
-    /// A cell's record with its predictions; `None` when there is no record.
+    /// A cell whole: its record and its predictions, in the order in which they were made; `None` when there is no
+    /// record.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when one of the two is torn, of an unknown schema, missing or not of the other;
-    /// [`Error::Io`] when a file is there but cannot be read.
-    pub fn inspect(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+    /// [`Error::Malformed`] names a file that is torn, of an unknown schema, missing, or not the one that the others
+    /// were made with; [`Error::Io`] one that cannot be read.
+    pub fn read(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
         let path = self.cell_path(run_id);
         let Some(bytes) = file::read_if_present(&path)? else {
             return Ok(None);
@@ -169,7 +170,7 @@ impl Store {
     }
 
     fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        match self.inspect(run_id) {
+        match self.read(run_id) {
             Err(Error::Malformed { kind, path, reason }) => {
                 tracing::warn!(
                     "{kind} `{}` is not trusted, the cell runs again: {reason}",

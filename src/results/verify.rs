@@ -73,7 +73,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
     let mut findings = Findings::default();
     let mut records = Vec::new();
     for run_id in stored {
-        match store.inspect(&run_id) {
+        match store.read(&run_id) {
             Ok(Some((record, rows))) => {
                 findings.cells += 1;
                 findings.predictions += rows.len();

@@ -20,6 +20,7 @@ fn help_of_every_verb() {
         vec!["merge"],
         vec!["plot"],
         vec!["promote"],
+        vec!["control"],
         vec!["verify"],
     ] {
         let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();

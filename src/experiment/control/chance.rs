@@ -1,10 +1,10 @@
 //! What accuracy is when nothing but chance joins answers and true classes.
 //!
 //! Both shuffled controls are randomisation tests: the shuffle was drawn by us, so what it could have given is known
-//! exactly, whatever the model, however alike test images of one drawing are and however few there are. The
-//! accuracy that was found is held against those of [`DRAWS`] other draws; if nothing leaks it is one among equals.
-//! A bound is the accuracy that a share [`FALSE_RED`] of draws exceeds (Fisher 1935, The Design of Experiments;
-//! Monte-Carlo form: Barnard 1963).
+//! exactly, however alike test images of one drawing are and however few there are. What was found is held against
+//! 9,999 other draws; if nothing leaks it is one among equals, and a bound is what a share [`FALSE_RED`] of them
+//! exceeds (Fisher 1935, The Design of Experiments; in this Monte-Carlo form Barnard 1963). For pictures that holds
+//! whatever the model is, for labels where it knows of a class nothing but its labels.
 
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
@@ -117,7 +117,7 @@ pub(super) fn of_labels(readings: &[Vec<Confusion>], random: &mut ChaCha8Rng) ->
 }
 
 /// Shuffles of the labels that are needed before a perfect answer cannot be chance: one from nine classes on.
-pub(super) fn shuffles(classes: usize) -> usize {
+pub fn shuffles(classes: usize) -> usize {
     let orders: f64 = (1..=classes).map(|n| n as f64).product();
     if orders < 2.0 {
         return 1;
