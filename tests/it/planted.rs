@@ -260,7 +260,10 @@ fn every_fault_turns_its_control_red() {
             Fault::AnswersWithTheTruth,
             &[Name::ShuffledImages, Name::ShuffledLabels][..],
         ),
-        (Fault::AnswersSometimesWithTheTruth, &[Name::ShuffledImages]),
+        (
+            Fault::AnswersSometimesWithTheTruth,
+            &[Name::ShuffledImages, Name::ShuffledLabels],
+        ),
         (Fault::LearnsFromNames, &[Name::ShuffledLabels]),
         (Fault::KnowsAlready, &[Name::ShuffledLabels]),
         (Fault::SaysThatItKnows, &[]),
