@@ -214,6 +214,30 @@ pub enum Error {
         /// Number of cells in the sweep.
         total: usize,
     },
+    /// Another process runs a cell now that this one was silent about for too long.
+    #[error("cell {run_id} was taken over by another process")]
+    TakenOver {
+        /// The cell.
+        run_id: String,
+        /// How long this process may be silent.
+        lease_seconds: f64,
+    },
+    /// No cell of that name in the sweep.
+    #[error("none of the {cells} cells of this sweep is {run_id}")]
+    UnknownCell {
+        /// The name asked for.
+        run_id: String,
+        /// Cells of the sweep.
+        cells: usize,
+    },
+    /// A cell failed in another process while this one waited for it.
+    #[error("cell {run_id} failed in another process: {reason}")]
+    FailedElsewhere {
+        /// The cell.
+        run_id: String,
+        /// What that process said.
+        reason: String,
+    },
     /// Two results that should be compared were not made under the same conditions.
     #[error("{left} cannot be compared with {right}: {reason}")]
     NotComparable {
@@ -223,6 +247,38 @@ pub enum Error {
         right: String,
         /// What differs.
         reason: String,
+    },
+    /// The gate could not compare everything that it should have compared.
+    #[error(
+        "{problems} error{} `{}` from being judged by `{}`",
+        if *problems == 1 { " keeps" } else { "s keep" }, results.display(), baseline.display()
+    )]
+    NotJudged {
+        /// The folder that was to be judged.
+        results: PathBuf,
+        /// What it was to be judged by.
+        baseline: PathBuf,
+        /// Number of errors, each of which is in the report.
+        problems: usize,
+    },
+    /// Results are too faulty to become a baseline.
+    #[error(
+        "`{}` does not become the baseline in `{}`: {reasons} error{} against it",
+        results.display(), baseline.display(), if *reasons == 1 { " speaks" } else { "s speak" }
+    )]
+    NotAccepted {
+        /// The folder.
+        results: PathBuf,
+        /// The baseline, which stays as it is.
+        baseline: PathBuf,
+        /// Number of errors, each of which is in the report.
+        reasons: usize,
+    },
+    /// A folder is to be compared with itself.
+    #[error("`{}` is named twice: a folder says nothing about itself", path.display())]
+    SameFolder {
+        /// The folder.
+        path: PathBuf,
     },
     /// Sanity controls were asked of what has none, or not yet.
     #[error("no sanity controls of {cell}: {reason}")]
@@ -312,6 +368,16 @@ impl Error {
             Self::CellsFailed { .. } => {
                 "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
             }
+            Self::TakenOver { lease_seconds, .. } => format!(
+                "this process was stopped or cut off from the results folder for {lease_seconds} s; \
+                 if that is to be expected, give every process a longer `--lease`"
+            ),
+            Self::UnknownCell { .. } => {
+                "`kshot sweep --dry-run` with the same `--config` and `--set` lists the cells of a sweep".into()
+            }
+            Self::FailedElsewhere { run_id, .. } => {
+                format!("`cells/{run_id}.failed.json` says more; the next call tries the cell again")
+            }
             Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
             Self::NotCompact { .. } => {
                 "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/quickstart`".into()
@@ -319,6 +385,15 @@ impl Error {
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }
+            Self::NotJudged { .. } => {
+                "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
+                    .into()
+            }
+            Self::NotAccepted { .. } => {
+                "missing, torn, doubled or red cells are to be made again first; `kshot promote` takes what is finished as it is"
+                    .into()
+            }
+            Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
             Self::Uncontrolled { remedy, .. } => remedy.clone(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {

@@ -7,18 +7,21 @@ mod control;
 mod data;
 mod embed;
 mod eval;
+mod gate;
 mod merge;
 mod places;
 mod plot;
 mod predict;
 mod progress;
 mod promote;
+mod run;
 mod split;
 mod subject;
 mod summary;
 mod sweep;
 mod threads;
 mod train;
+mod verify;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -42,6 +45,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sweep(sweep::Arguments),
+    Run(run::Arguments),
     #[command(subcommand)]
     Data(data::Verb),
     Split(split::Arguments),
@@ -51,7 +55,9 @@ enum Verb {
     Embed(embed::Arguments),
     Merge(merge::Arguments),
     Plot(plot::Arguments),
+    Gate(gate::Arguments),
     Promote(promote::Arguments),
+    Verify(verify::Arguments),
     Control(control::Arguments),
 }
 
@@ -86,6 +92,7 @@ pub fn main() -> ExitCode {
     let done = |()| Verdict::Yes;
     let outcome = match arguments.verb {
         Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
+        Verb::Run(arguments) => run::run(&arguments).map(done),
         Verb::Data(verb) => data::run(&verb).map(done),
         Verb::Split(arguments) => split::run(&arguments).map(done),
         Verb::Train(arguments) => train::run(&arguments).map(done),
@@ -93,8 +100,10 @@ pub fn main() -> ExitCode {
         Verb::Predict(arguments) => predict::run(&arguments).map(done),
         Verb::Embed(arguments) => embed::run(&arguments).map(done),
         Verb::Merge(arguments) => merge::run(&arguments).map(done),
+        Verb::Gate(arguments) => gate::run(&arguments),
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
+        Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Control(arguments) => control::run(&arguments),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! `kshot plot`: figure and table again, from stored results.
+//! `kshot plot`: figure and tables again, from stored results.
 
 use std::path::PathBuf;
 
@@ -8,23 +8,27 @@ use super::{output, summary};
 use crate::error::Result;
 use crate::results::store::Store;
 
-/// Draw `figures/accuracy.{svg,png,csv}` of a results folder again and print its table.
+/// Draw `figures/` of a results folder again, write its `tables/`, and print the tables; or draw a figure from its
+/// CSV alone, beside it.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: kshot plot results/quickstart")]
+#[command(after_help = "Examples:
+  kshot plot results/quickstart
+  kshot plot results/quickstart/figures/accuracy.csv
+  kshot plot results/quickstart --format latex > tables.tex")]
 pub(super) struct Arguments {
-    /// A results folder, as `kshot sweep` writes it.
+    /// A results folder, as `kshot sweep` writes it, or the CSV of a figure.
     results: PathBuf,
-    /// Print the table as Markdown.
-    #[arg(long)]
-    markdown: bool,
+    /// Form of the printed tables.
+    #[arg(long, value_enum, default_value_t = summary::Format::Plain)]
+    format: summary::Format,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let store = Store::open_existing(&arguments.results)?;
-    let tables = summary::draw(&store, &store.records()?)?;
-    output(&if arguments.markdown {
-        summary::markdown(&tables)
+    let tables = if arguments.results.is_file() {
+        summary::redraw(&arguments.results)?
     } else {
-        summary::plain(&tables)
-    })
+        let store = Store::open_existing(&arguments.results)?;
+        summary::draw(&store, &store.records()?)?
+    };
+    output(&summary::text(&tables, arguments.format)?)
 }

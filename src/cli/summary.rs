@@ -1,19 +1,41 @@
-//! What a sweep ends with, and `kshot plot` makes again: figure on disk, tables as text.
+//! What a sweep ends with, and `kshot plot` makes again: figure and tables on disk, tables as text.
+
+use std::path::Path;
+
+use clap::ValueEnum;
 
 use crate::error::Result;
+use crate::results::curve::Panel;
 use crate::results::record::Record;
+use crate::results::saved;
 use crate::results::series::Series;
 use crate::results::store::Store;
 use crate::results::table::{self, Table};
-use crate::results::{comparison, curve, figure, micro_gate, zero_shot};
+use crate::results::{comparison, curve, figure, file, micro_gate, zero_shot};
 
-/// Draws the figure of `records` into the store and gives the tables that have rows: accuracy; for learners that
-/// write their answers, accuracy by reading and without examples; paired differences between the trained learners
-/// and the others; and for micro datasets the bar they have to clear.
+/// A form of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Aligned, for a terminal; without the longest table.
+    Plain,
+    /// GitHub-flavoured.
+    Markdown,
+    /// `table` environments; they need the package booktabs.
+    Latex,
+    /// Unrounded numbers, ends of intervals in columns of their own; a line with the name before each table.
+    Csv,
+    /// Unrounded numbers, with columns and notes.
+    Json,
+}
+
+/// Draws the figure of `records` into the store, writes the tables that have rows beside it and gives them:
+/// accuracy; for learners that write their answers, accuracy by reading and without examples; paired differences
+/// between the trained learners and the others, tested; the labelled images that one trained learner saves against
+/// another; and for micro datasets the bar they have to clear.
 pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
-    figure::write(&store.figures(), &points)?;
+    figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
 
     let subjects = comparison::subjects(&series);
     let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
@@ -26,24 +48,74 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     }
     gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
     gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
-    let mut tables = vec![
+    let tests = comparison::tests(&series, &subjects)?;
+    let tables = vec![
         table::accuracy(&points),
         table::readings(&series),
         table::zero_shot(&zero_shot::zero_shots(&series)),
-        table::differences(&comparison::against_others(&series, &subjects)?),
+        table::differences(&comparison::at_most_shots(&tests)),
         table::along_shots(&gains),
+        table::paired_tests(&tests),
+        table::images_saved(&saved::labelled_images_saved(&series, &subjects)?),
         table::micro_gates(&gates),
     ];
-    tables.retain(|table| !table.rows.is_empty());
+    write(&store.folder().join("tables"), tables)
+}
+
+/// Draws the figure of a table of curves that was left beside one, there, and gives the table of accuracies: what
+/// such a table holds.
+pub(super) fn redraw(curves: &Path) -> Result<Vec<Table>> {
+    let mut points = figure::redraw(curves)?;
+    points.retain(|point| point.panel == Panel::Dataset);
+    Ok(vec![table::accuracy(&points)])
+}
+
+/// Writes the tables that have rows, and removes the files of those that have none.
+fn write(folder: &Path, tables: Vec<Table>) -> Result<Vec<Table>> {
+    file::make_writable_folder(folder)?;
+    let (tables, empty): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| !table.rows.is_empty());
+    for table in empty {
+        file::remove_if_present(&folder.join(table.name).with_extension("csv"))?;
+    }
+    for table in &tables {
+        let path = folder.join(table.name).with_extension("csv");
+        file::replace_if_changed(&path, &table.csv(&path)?)?;
+    }
+    for (format, ending) in [(Format::Markdown, "md"), (Format::Latex, "tex"), (Format::Json, "json")] {
+        let path = folder.join("tables").with_extension(ending);
+        file::replace_if_changed(&path, text(&tables, format)?.as_bytes())?;
+    }
     Ok(tables)
 }
 
-/// Tables one below the other, for a terminal.
-pub(super) fn plain(tables: &[Table]) -> String {
-    tables.iter().map(Table::plain).collect::<Vec<_>>().join("\n")
+/// Tables one below the other.
+pub(super) fn text(tables: &[Table], format: Format) -> Result<String> {
+    let joined = |form: fn(&Table) -> String| tables.iter().map(form).collect::<Vec<_>>().join("\n");
+    Ok(match format {
+        Format::Plain => plain(tables),
+        Format::Markdown => joined(Table::markdown),
+        Format::Latex => joined(Table::latex),
+        Format::Csv => {
+            let one = |table: &Table| {
+                let csv = table.csv(Path::new("stdout"))?;
+                Ok(format!("# {}\n{}", table.name, String::from_utf8_lossy(&csv)))
+            };
+            tables.iter().map(one).collect::<Result<Vec<_>>>()?.join("\n")
+        }
+        Format::Json => table::json(tables),
+    })
 }
 
-/// Tables one below the other, as Markdown.
-pub(super) fn markdown(tables: &[Table]) -> String {
-    tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n")
+/// For a terminal: long tables are only named.
+pub(super) fn plain(tables: &[Table]) -> String {
+    let one = |table: &Table| match table.long {
+        true => format!(
+            "{}: {} rows in tables/{}.csv\n",
+            table.title,
+            table.rows.len(),
+            table.name
+        ),
+        false => table.plain(),
+    };
+    tables.iter().map(one).collect::<Vec<_>>().join("\n")
 }

@@ -1,17 +1,29 @@
 //! One learner against another, or against itself with fewer shots, on the same draws and the same images.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
-use crate::config::Shots;
+use crate::config::{Protocol, Shots};
 use crate::error::Result;
 use crate::results::series::Series;
-use crate::results::statistics::bootstrap::{self, Estimate};
+use crate::results::statistics::bootstrap::{self, Estimate, Image};
+use crate::results::statistics::detectable::smallest_detectable;
+use crate::results::statistics::exact::sign_flip;
+use crate::results::statistics::holm::holm;
+
+/// Level of every test, and of the correction for several.
+pub const LEVEL: f64 = 0.05;
+/// Probability with which the smallest detectable difference is detected.
+pub const POWER: f64 = 0.8;
 
 /// How much better `learner` is than `other`, paired by seed and image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// Name of the dataset.
     pub dataset: String,
+    /// How shots and test images were chosen.
+    pub protocol: Protocol,
     /// The learner whose gain it is, with its shots. Learners are named with the reading they count by.
     pub learner: (String, Shots),
     /// What it is compared with.
@@ -20,8 +32,38 @@ pub struct Difference {
     pub seeds: usize,
     /// From a miniature dataset, or by a micro model.
     pub micro: bool,
+    /// A sanity control of the learner, and of the other, is red: their numbers are not to be used.
+    pub red: (bool, bool),
     /// Gain in accuracy, between −1 and 1.
     pub gain: Estimate,
+}
+
+/// A [`Difference`] with all that tells whether it is one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Test {
+    /// What is tested.
+    pub difference: Difference,
+    /// The exact test of each seed, in order of seeds.
+    pub exact: Vec<SeedTest>,
+    /// Whether test images come in groups of dependent ones. If so, the exact test is the sign-flip test over
+    /// groups, else it is McNemar's, which is the same test of images that stand alone.
+    pub grouped: bool,
+    /// Two-sided p value of the bootstrap over draws and images.
+    pub p: f64,
+    /// The same after Holm's correction over datasets × shots of this pair of learners.
+    pub holm: f64,
+    /// The smallest true difference that would be found at [`LEVEL`] with [`POWER`]; `None` where all answers
+    /// agree, so that nothing tells how far resamples spread.
+    pub detectable: Option<f64>,
+}
+
+/// One seed's answers, tested exactly. Every image counts the same, also where the headline is the mean per class.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeedTest {
+    /// Images that only the learner got right, minus those that only the other got right.
+    pub net_wins: i64,
+    /// Two-sided p value.
+    pub p: f64,
 }
 
 /// Paired difference of two series; `None` when they share no seed.
@@ -30,20 +72,55 @@ pub struct Difference {
 /// [`crate::error::Error::NotComparable`] when test images, classes or metric differ, or the readings of one
 /// learner.
 pub fn paired(ours: &Series, theirs: &Series) -> Result<Option<Difference>> {
-    let images = ours.differences(theirs)?;
+    Ok(difference(ours, theirs, &ours.differences(theirs)?))
+}
+
+fn difference(ours: &Series, theirs: &Series, images: &[Image]) -> Option<Difference> {
     let purpose = format!(
         "paired/{}/{}/{}/k{}/{}/k{}",
         ours.dataset, ours.protocol, ours.learner, ours.shots, theirs.learner, theirs.shots
     );
-    let seeds = images.first().map_or(0, |image| image.scores.len());
-    Ok(bootstrap::estimate(&images, &purpose).map(|gain| Difference {
+    let red = |series: &Series| series.runs.iter().any(|run| run.red);
+    bootstrap::estimate(images, &purpose).map(|gain| Difference {
         dataset: ours.dataset.clone(),
+        protocol: ours.protocol,
         learner: (ours.label(), ours.shots),
         other: (theirs.label(), theirs.shots),
-        seeds,
+        seeds: images.first().map_or(0, |image| image.scores.len()),
         micro: ours.is_micro() || theirs.is_micro(),
+        red: (red(ours), red(theirs)),
         gain,
+    })
+}
+
+/// As [`paired`], tested; not yet corrected for other tests.
+fn tested(ours: &Series, theirs: &Series) -> Result<Option<Test>> {
+    let images = ours.differences(theirs)?;
+    Ok(difference(ours, theirs, &images).map(|difference| {
+        let p = difference.gain.two_sided_p();
+        let sd = difference.gain.sd;
+        let record = &ours.runs[0].record;
+        Test {
+            exact: (0..difference.seeds).map(|seed| exact(&images, seed)).collect(),
+            grouped: record.n_groups < record.n_test,
+            p,
+            holm: p,
+            detectable: (sd > 0.0).then(|| smallest_detectable(sd, LEVEL, POWER)),
+            difference,
+        }
     }))
+}
+
+fn exact(images: &[Image], seed: usize) -> SeedTest {
+    let mut groups: BTreeMap<u32, f64> = BTreeMap::new();
+    for image in images {
+        *groups.entry(image.group).or_default() += image.scores.get(seed).copied().unwrap_or_default();
+    }
+    let sums: Vec<f64> = groups.into_values().collect();
+    SeedTest {
+        net_wins: sums.iter().sum::<f64>() as i64,
+        p: sign_flip(&sums).two_sided(),
+    }
 }
 
 /// The learners that comparisons are about: those that write their answers, then of the others the one that trains
@@ -62,34 +139,68 @@ pub fn subjects(series: &[Series]) -> Vec<&str> {
     subjects
 }
 
-/// Each of `subjects` against every other learner, dataset by dataset, at the largest number of shots that both
-/// have; of two subjects the earlier one's gain.
+/// Each of `subjects` against every other learner, dataset by dataset, at every number of shots that both have; of
+/// two subjects the earlier one's gain. Corrected over datasets × shots, for each pair of learners.
 ///
 /// # Errors
 /// As [`paired`].
-pub fn against_others(series: &[Series], subjects: &[&str]) -> Result<Vec<Difference>> {
-    let mut pairs: Vec<(&Series, &Series)> = Vec::new();
-    let rank_of = |series: &Series| subjects.iter().position(|subject| *subject == series.learner);
+pub fn tests(series: &[Series], subjects: &[&str]) -> Result<Vec<Test>> {
+    let mut pairs: Vec<(usize, &Series, &Series)> = Vec::new();
     for (rank, subject) in subjects.iter().enumerate() {
         for own in series.iter().filter(|s| s.learner == *subject) {
             let others = series
                 .iter()
                 .filter(|s| s.learner != *subject && !subjects[..rank].contains(&s.learner.as_str()))
                 .filter(|s| beside(own, s) && s.shots == own.shots);
-            for other in others {
-                let same = |(o, t): &(&Series, &Series)| {
-                    beside(o, own) && o.learner == own.learner && t.learner == other.learner
-                };
-                match pairs.iter_mut().find(|pair| same(pair)) {
-                    Some(pair) if pair.0.shots < own.shots => *pair = (own, other),
-                    Some(_) => {}
-                    None => pairs.push((own, other)),
-                }
-            }
+            pairs.extend(others.map(|other| (rank, own, other)));
         }
     }
-    pairs.sort_by(|(a, x), (b, y)| (rank_of(a), &x.learner).cmp(&(rank_of(b), &y.learner)));
-    all(pairs)
+    pairs.sort_by_key(|(rank, own, other)| (&own.dataset, own.protocol, *rank, &other.learner, own.shots));
+    let found: Vec<Option<Test>> = pairs
+        .par_iter()
+        .map(|(_, ours, theirs)| tested(ours, theirs))
+        .collect::<Result<_>>()?;
+    let mut tests: Vec<Test> = found.into_iter().flatten().collect();
+    correct(&mut tests);
+    Ok(tests)
+}
+
+/// Holm's correction over the tests of each pair of learners.
+fn correct(tests: &mut [Test]) {
+    let mut families: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+    for (index, Test { difference, .. }) in tests.iter().enumerate() {
+        let pair = (difference.learner.0.clone(), difference.other.0.clone());
+        families.entry(pair).or_default().push(index);
+    }
+    for family in families.into_values() {
+        let p: Vec<f64> = family.iter().map(|&index| tests[index].p).collect();
+        for (index, adjusted) in family.into_iter().zip(holm(&p)) {
+            tests[index].holm = adjusted;
+        }
+    }
+}
+
+/// Of each pair of learners on each dataset, the difference at the largest number of shots.
+#[must_use]
+pub fn at_most_shots(tests: &[Test]) -> Vec<Difference> {
+    let mut largest: Vec<&Difference> = Vec::new();
+    for Test { difference, .. } in tests {
+        let same = |d: &&mut &Difference| {
+            (&d.dataset, d.protocol, &d.learner.0, &d.other.0)
+                == (
+                    &difference.dataset,
+                    difference.protocol,
+                    &difference.learner.0,
+                    &difference.other.0,
+                )
+        };
+        match largest.iter_mut().find(same) {
+            Some(known) if known.learner.1 < difference.learner.1 => *known = difference,
+            Some(_) => {}
+            None => largest.push(difference),
+        }
+    }
+    largest.into_iter().cloned().collect()
 }
 
 /// The gains of `subject` at every number of shots: over itself without shots and with one, and over each of
@@ -145,7 +256,8 @@ mod tests {
         ];
         let series = Series::group(cells.into_iter().map(Ok)).unwrap();
         assert_eq!(subjects(&series), ["DINOv2 LoRA"]);
-        let found = against_others(&series, &["DINOv2 LoRA"]).unwrap();
+        let tests = tests(&series, &["DINOv2 LoRA"]).unwrap();
+        let found = at_most_shots(&tests);
         let at: Vec<_> = found
             .iter()
             .map(|d| (d.other.0.as_str(), d.learner.1.count().unwrap(), d.seeds))
@@ -186,7 +298,7 @@ mod tests {
         };
         let vlm = "VLM (free text)".to_owned();
         assert_eq!(
-            told(&against_others(&series, &subjects).unwrap()),
+            told(&at_most_shots(&tests(&series, &subjects).unwrap())),
             [
                 (vlm.clone(), 16, "DINOv2 LoRA".into(), 16, 0.25),
                 (vlm.clone(), 16, "raw pixels".into(), 16, 0.625),
@@ -202,5 +314,43 @@ mod tests {
                 (vlm.clone(), 16, vlm, 1, 0.5),
             ]
         );
+    }
+
+    #[test]
+    fn every_number_of_shots_is_tested_and_corrected_for() {
+        let mut cells = Vec::new();
+        for seed in 0..2 {
+            for (dataset, shots, right) in [("a", 1, 5), ("a", 16, 7), ("b", 1, 4), ("b", 16, 3)] {
+                cells.push(cell((dataset, "DINOv2 LoRA", shots, seed), 40, move |i| i % 8 < right));
+                cells.push(cell((dataset, "k-NN", shots, seed), 40, |i| i % 8 < 3));
+                cells.push(cell((dataset, "raw pixels", shots, seed), 40, |i| i % 8 == 0));
+            }
+        }
+        let series = Series::group(cells.into_iter().map(Ok)).unwrap();
+        let tests = tests(&series, &["DINOv2 LoRA"]).unwrap();
+        assert_eq!(tests.len(), 8);
+        let knn: Vec<&Test> = tests.iter().filter(|t| t.difference.other.0 == "k-NN").collect();
+        // Images 2j and 2j + 1 show one drawing. At a, k = 16: of every eight images 3, 4, 5, 6 are won, which
+        // are drawings 1 and 3 with one image each and drawing 2 with both; five times.
+        let sums: Vec<f64> = [1.0, 2.0, 1.0].repeat(5);
+        let won = sign_flip(&sums).two_sided();
+        assert!((won - 2.0 / f64::from(1 << 15)).abs() < 1e-12);
+        assert_eq!(knn[1].exact, [SeedTest { net_wins: 20, p: won }; 2]);
+        assert!(knn.iter().all(|test| test.grouped));
+        let [least, most] = [2.0 / 5001.0, 1.0];
+        let p: Vec<f64> = knn.iter().map(|test| test.p).collect();
+        assert!((p[1] - least).abs() < 1e-12 && (p[3] - most).abs() < 1e-12, "{p:?}");
+        assert_eq!(knn.iter().map(|test| test.holm).collect::<Vec<_>>(), holm(&p));
+        assert!(
+            knn[1].holm > 2.9 * knn[1].p,
+            "four tests of this pair, two of them tied at the least p"
+        );
+        // No answer differs: nothing to tell a spread from.
+        assert_eq!(
+            (knn[3].detectable, &knn[3].exact[0]),
+            (None, &SeedTest { net_wins: 0, p: 1.0 })
+        );
+        let sd = knn[1].difference.gain.sd;
+        assert!((knn[1].detectable.unwrap() - 2.801_585_218_113 * sd).abs() < 1e-9);
     }
 }

@@ -5,9 +5,13 @@
 //! ```text
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
+//!                                     │         ├────▶ saved images ─▶ table
 //!                                     │         └────▶ zero shot ─▶ table
-//!                                     └─▶ compact (the same, to be committed)
+//!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
+
+pub mod anchor;
+pub mod claim;
 
 pub mod compact;
 pub mod comparison;
@@ -15,15 +19,20 @@ pub mod control;
 pub mod curve;
 pub mod figure;
 pub mod file;
+pub mod gate;
 pub mod identity;
 pub mod ledger;
+pub mod leftovers;
 pub mod metric;
 pub mod micro_gate;
 pub mod partial;
 pub mod predictions;
+pub mod process;
 pub mod record;
+pub mod saved;
 pub mod series;
 pub mod statistics;
 pub mod store;
 pub mod table;
+pub mod verify;
 pub mod zero_shot;

@@ -59,6 +59,9 @@ pub fn mean_interval(values: &[f64]) -> Option<Interval> {
 }
 
 #[cfg(test)]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

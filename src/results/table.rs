@@ -1,119 +1,215 @@
-//! The numbers of a figure as text: Markdown for a README, plain for a terminal.
+//! The numbers of a figure as tables: Markdown for a README, plain for a terminal, LaTeX for a paper, CSV and JSON
+//! for programs. A cell holds numbers, not text, so that every form shows the same.
 
+use crate::config::{Protocol, Shots};
+use crate::results::comparison::SeedTest;
+use crate::results::figure::MICRO_CAVEAT;
+use crate::results::metric::Headline;
+use crate::results::saved::Bounded;
+use crate::results::statistics::Interval;
 use crate::results::statistics::bootstrap::Estimate;
 
 mod accuracy;
+mod data;
 mod gains;
+mod latex;
+mod text;
 
 pub use accuracy::{accuracy, readings, zero_shot};
-pub use gains::{along_shots, differences, micro_gates};
+pub use data::json;
+pub use gains::{along_shots, differences, images_saved, micro_gates, paired_tests};
 
-/// A table of text, in groups of rows, with notes below.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Printed under every table that shows a number whose sanity control is red.
+pub const RED_NOTE: &str = "† a sanity control of this cell is red: its numbers are not to be used";
+
+/// A table, in groups of rows, with notes below.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Table {
+    /// Its file's name, without an ending.
+    pub name: &'static str,
     /// What it shows.
     pub title: String,
-    /// What a group is, e.g. "dataset".
-    pub group: String,
-    /// Names of the columns.
-    pub columns: Vec<String>,
-    /// Group and cells of each row.
-    pub rows: Vec<(String, Vec<String>)>,
-    /// Sentences below it.
-    pub notes: Vec<String>,
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// Its rows, those of one group together.
+    pub rows: Vec<Row>,
+    /// Sentences below it, to which those on micro models and red controls are added where they belong.
+    pub remarks: Vec<String>,
+    /// So long that a terminal only gets to know where it is.
+    pub long: bool,
 }
 
-fn percent(share: f64) -> String {
-    let text = format!("{:.1}", 100.0 * share);
-    if text == "-0.0" { "0.0".into() } else { text }
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// What is in it.
+    pub kind: Kind,
 }
 
-fn signed(share: f64) -> String {
-    let text = percent(share);
-    match text.strip_prefix('-') {
-        Some(size) => format!("−{size}"),
-        None if text == "0.0" => text,
-        None => format!("+{text}"),
+/// What the values of a column are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Words.
+    Text,
+    /// A whole number, or a number of shots.
+    Count,
+    /// A share between 0 and 1, or a difference of such without its sign; shown in %.
+    Share,
+    /// A share with its interval, and that over seeds alone.
+    Accuracy,
+    /// A difference of shares with its interval; shown with its sign, in percentage points.
+    Gain,
+    /// A p value.
+    P,
+    /// Nats.
+    Nats,
+    /// Exact tests of several seeds.
+    SeedTests,
+    /// A number of examples of which sometimes only a bound is known, with its interval.
+    Examples,
+}
+
+/// What a row belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// How shots and test images were chosen.
+    pub protocol: Protocol,
+    /// What its accuracies are, in tables of accuracies.
+    pub about: Option<About>,
+}
+
+/// What the accuracies of a dataset are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// Which accuracy.
+    pub metric: Headline,
+    /// "known" or "novel", where that is told.
+    pub regime: Option<String>,
+    /// Test images.
+    pub n_test: usize,
+    /// Accuracy of guessing.
+    pub chance: f64,
+}
+
+/// A row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What it belongs to.
+    pub group: Group,
+    /// From a miniature dataset, or by a micro model.
+    pub micro: bool,
+    /// One cell a column.
+    pub cells: Vec<Cell>,
+}
+
+/// A cell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// What it holds.
+    pub value: Value,
+    /// A sanity control behind it is red.
+    pub red: bool,
+}
+
+/// What a cell holds. Shares are between 0 and 1, differences of shares between −1 and 1.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Nothing.
+    Missing,
+    /// Words.
+    Text(String),
+    /// A whole number.
+    Count(usize),
+    /// Labelled examples per class.
+    Shots(Shots),
+    /// A share.
+    Share(f64),
+    /// A share with its interval, and Student's t interval over seeds on the same test images.
+    Accuracy(f64, Interval, Option<Interval>),
+    /// A difference of shares with its interval.
+    Gain(f64, Interval),
+    /// A p value.
+    P(f64),
+    /// Nats.
+    Nats(f64),
+    /// The exact tests of the seeds, and whether the difference over all is a gain.
+    SeedTests(Vec<SeedTest>, bool),
+    /// A number of examples with its interval; shown with its sign where it is a number saved, and with so many
+    /// digits after the point.
+    Examples {
+        /// The number.
+        number: Bounded,
+        /// Its interval.
+        interval: (Bounded, Bounded),
+        /// Whether it is a difference.
+        signed: bool,
+        /// Digits after the point.
+        digits: usize,
+    },
+}
+
+impl From<Value> for Cell {
+    fn from(value: Value) -> Self {
+        Self { value, red: false }
     }
 }
 
-fn gain(estimate: &Estimate) -> String {
-    interval(
-        &signed(estimate.mean),
-        &signed(estimate.interval.low),
-        &signed(estimate.interval.high),
-    )
+impl From<&Estimate> for Value {
+    fn from(gain: &Estimate) -> Self {
+        Self::Gain(gain.mean, gain.interval)
+    }
 }
 
-fn interval(mean: &str, low: &str, high: &str) -> String {
-    format!("{mean} [{low}, {high}]")
+impl Value {
+    /// Words.
+    fn text(words: impl Into<String>) -> Self {
+        Self::Text(words.into())
+    }
+
+    /// With a mark if a control behind it is red; a missing value has none.
+    fn marked(self, red: bool) -> Cell {
+        let red = red && self != Self::Missing;
+        Cell { value: self, red }
+    }
+}
+
+impl Column {
+    fn new(name: impl Into<String>, kind: Kind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+        }
+    }
+
+    /// Whether it holds words, which stand left; numbers stand right.
+    fn is_text(&self) -> bool {
+        self.kind == Kind::Text
+    }
+}
+
+pub(super) fn columns(columns: &[(&str, Kind)]) -> Vec<Column> {
+    columns.iter().map(|(name, kind)| Column::new(*name, *kind)).collect()
 }
 
 impl Table {
-    /// As GitHub-flavoured Markdown, each group named in its first row.
+    /// The sentences below it.
     #[must_use]
-    pub fn markdown(&self) -> String {
-        let row = |group: &str, cells: &[String]| {
-            let cells = std::iter::once(group).chain(cells.iter().map(String::as_str));
-            let cells: Vec<_> = cells.map(|cell| cell.replace('|', "\\|")).collect();
-            format!("| {} |", cells.join(" | "))
-        };
-        let rules = (0..=self.columns.len()).map(|column| if self.is_text(column) { "---" } else { "--:" });
-        let mut lines = vec![format!("**{}**", self.title), String::new()];
-        lines.push(row(&self.group, &self.columns));
-        lines.push(format!("|{}|", rules.collect::<Vec<_>>().join("|")));
-        let mut before: Option<&str> = None;
-        for (group, cells) in &self.rows {
-            lines.push(row(if before == Some(group) { "" } else { group }, cells));
-            before = Some(group);
-        }
-        for note in &self.notes {
-            lines.extend([String::new(), note.clone()]);
-        }
-        lines.join("\n") + "\n"
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.remarks.clone();
+        notes.extend(self.is_micro().then(|| MICRO_CAVEAT.to_owned()));
+        let red = self.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.red);
+        notes.extend(red.then(|| RED_NOTE.to_owned()));
+        notes
     }
 
-    /// Aligned for a terminal, a heading line for each group.
+    /// Whether any of it is from a miniature dataset, or by a micro model.
     #[must_use]
-    pub fn plain(&self) -> String {
-        let letters = |text: &String| text.chars().count();
-        let widest = |(column, name)| {
-            let cells = self.rows.iter().filter_map(|(_, cells)| cells.get(column));
-            cells.chain([name]).map(letters).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = self.columns.iter().enumerate().map(widest).collect();
-        let row = |cells: &[String]| {
-            let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-                let space = " ".repeat(width.saturating_sub(letters(cell)));
-                if self.is_text(column + 1) {
-                    format!("  {cell}{space}")
-                } else {
-                    format!("  {space}{cell}")
-                }
-            });
-            padded.collect::<String>().trim_end().to_owned()
-        };
-        let mut lines = vec![self.title.clone(), String::new(), row(&self.columns)];
-        let mut before: Option<&str> = None;
-        for (group, cells) in &self.rows {
-            if before != Some(group) {
-                lines.push(group.clone());
-            }
-            before = Some(group);
-            lines.push(row(cells));
-        }
-        lines.push(String::new());
-        lines.extend(self.notes.iter().cloned());
-        lines.join("\n") + "\n"
-    }
-
-    /// Whether a column, the group being column 0, holds words, which stand left; numbers stand right.
-    fn is_text(&self, column: usize) -> bool {
-        column == 0
-            || matches!(
-                self.columns.get(column - 1).map(String::as_str),
-                Some("learner" | "against" | "over" | "reading" | "interval" | "as expected" | "passes")
-            )
+    pub fn is_micro(&self) -> bool {
+        self.rows.iter().any(|row| row.micro)
     }
 }
 

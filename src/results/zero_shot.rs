@@ -1,5 +1,6 @@
 //! What a model knows before it has seen an example: its accuracy at k = 0 by every reading, next to guessing.
 
+use crate::config::Protocol;
 use crate::prediction::Reading;
 use crate::results::curve::{IntervalKind, share};
 use crate::results::metric::Headline;
@@ -11,6 +12,8 @@ use crate::results::statistics::Interval;
 pub struct ZeroShot {
     /// Name of the dataset.
     pub dataset: String,
+    /// How test images were chosen.
+    pub protocol: Protocol,
     /// Label of the learner.
     pub learner: String,
     /// How its answers were read.
@@ -19,6 +22,8 @@ pub struct ZeroShot {
     pub regime: Option<String>,
     /// From a miniature dataset, or by a micro model.
     pub micro: bool,
+    /// A sanity control of the cell is red: its numbers are not to be used.
+    pub red: bool,
     /// Which accuracy it is.
     pub metric: Headline,
     /// Test images.
@@ -79,10 +84,12 @@ pub fn zero_shots(series: &[Series]) -> Vec<ZeroShot> {
         let record = &series.runs[0].record;
         Some(ZeroShot {
             dataset: series.dataset.clone(),
+            protocol: series.protocol,
             learner: series.learner.clone(),
             reading,
             regime: record.regime.clone(),
             micro: series.is_micro(),
+            red: series.runs.iter().any(|run| run.red),
             metric: series.headline(),
             n_test: record.n_test,
             chance: 1.0 / record.classes.len().max(1) as f64,

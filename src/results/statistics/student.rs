@@ -10,8 +10,8 @@ pub fn cdf(t: f64, degrees: f64) -> f64 {
 /// P(T > t) for t ≥ 0. With x = ν / (ν + t²) it is I_x(ν/2, 1/2) / 2, which falls from 1/2 to 0 as t grows.
 fn upper_tail(t: f64, degrees: f64) -> f64 {
     let square = t * t;
-    if square <= degrees {
-        // x is near 1, where 1 − x must not be left to subtraction.
+    if square <= 1.0 {
+        // x is near 1, where 1 − x must not be left to subtraction; the tail is far from 0.
         0.5 - 0.5 * regularised_beta(square / (degrees + square), 0.5, degrees / 2.0)
     } else {
         0.5 * regularised_beta(degrees / (degrees + square), degrees / 2.0, 0.5)

@@ -1,11 +1,12 @@
 //! How often learners are right: by shots, by reading, and without examples.
 
-use super::{Table, interval, percent};
+use super::{About, Cell, Column, Group, Kind, Row, Table, Value, columns};
 use crate::config::Shots;
 use crate::results::curve::{IntervalKind, Point, distinct};
-use crate::results::figure::{MICRO_CAVEAT, describe};
-use crate::results::metric::{Headline, Metrics};
+use crate::results::figure::describe;
+use crate::results::metric::Metrics;
 use crate::results::series::{READINGS, Series, label, reading_name};
+use crate::results::statistics::Interval;
 use crate::results::zero_shot::{Against, ZeroShot};
 
 /// Accuracy with its 95 % interval: rows dataset × learner, columns shots.
@@ -22,92 +23,102 @@ pub fn accuracy(points: &[Point]) -> Table {
             .filter(|p| p.dataset == dataset && p.protocol == protocol && p.learner == learner && p.reading == reading)
             .collect();
         let cell = |shots: Shots| match own.iter().find(|p| p.shots == shots) {
-            Some(p) => interval(&percent(p.mean), &percent(p.low), &percent(p.high)),
-            None => "–".to_owned(),
+            Some(p) => value(p).marked(p.red),
+            None => Value::Missing.into(),
         };
-        let cells = std::iter::once(label(&learner, reading))
-            .chain(shots.iter().map(|&k| cell(k)))
-            .collect();
-        rows.push((own.first().map(|point| group_of(point)).unwrap_or_default(), cells));
+        let name = Cell::from(Value::text(label(&learner, reading)));
+        rows.extend(own.first().map(|first| Row {
+            group: Group {
+                dataset: first.dataset.clone(),
+                protocol: first.protocol,
+                about: first.metric.map(|metric| About {
+                    metric,
+                    regime: first.regime.clone(),
+                    n_test: first.n_test,
+                    chance: first.chance,
+                }),
+            },
+            micro: own.iter().any(|p| p.micro),
+            cells: std::iter::once(name).chain(shots.iter().map(|&k| cell(k))).collect(),
+        }));
     }
-    let mut notes = vec![describe(points, "In brackets")];
-    notes.extend(points.iter().any(|p| p.micro).then(|| MICRO_CAVEAT.to_owned()));
+    let by_shots = shots.iter().map(|k| Column::new(format!("k = {k}"), Kind::Accuracy));
     Table {
+        name: "accuracy",
         title: "Accuracy in % by labelled examples per class".into(),
-        group: "dataset".into(),
-        columns: std::iter::once("learner".into())
-            .chain(shots.iter().map(|k| format!("k = {k}")))
+        columns: std::iter::once(Column::new("learner", Kind::Text))
+            .chain(by_shots)
             .collect(),
         rows,
-        notes,
+        remarks: vec![describe(points, "In brackets")],
+        long: false,
     }
 }
 
-fn group_of(point: &Point) -> String {
-    group(
-        &point.dataset,
-        point.metric,
-        point.regime.as_deref(),
-        point.n_test,
-        point.chance,
-    )
-}
-
-fn group(dataset: &str, metric: Headline, regime: Option<&str>, n_test: usize, chance: f64) -> String {
-    let metric = match metric {
-        Headline::Top1 => "top-1",
-        Headline::MeanPerClass => "mean per class",
+fn value(point: &Point) -> Value {
+    let over_seeds = point.t_low.zip(point.t_high).map(|(low, high)| Interval { low, high });
+    let interval = Interval {
+        low: point.low,
+        high: point.high,
     };
-    let regime = regime.map(|regime| format!(", {regime} concepts")).unwrap_or_default();
-    let chance = percent(chance);
-    format!("{dataset} ({metric}{regime}, n = {n_test}, guessing {chance} %)")
+    Value::Accuracy(point.mean, interval, over_seeds)
 }
 
 /// Accuracy of learners that write their answers, by every reading that was taken, with the share of invalid
 /// answers and calibration: rows dataset × learner × shots. Empty where no learner writes.
 #[must_use]
 pub fn readings(series: &[Series]) -> Table {
-    let writing: Vec<&Series> = series.iter().filter(|s| s.reading().is_some()).collect();
-    let row = |s: &&Series| {
+    let writing = series.iter().filter(|s| s.reading().is_some());
+    let row = |s: &Series| {
         let mean = |number: &dyn Fn(&Metrics) -> Option<f64>| {
             let numbers: Option<Vec<f64>> = s.runs.iter().map(|run| number(&run.record.metrics)).collect();
             numbers.map(|n| n.iter().sum::<f64>() / n.len() as f64)
         };
-        let share = |share: Option<f64>| share.map_or("–".into(), percent);
+        let red = s.runs.iter().any(|run| run.red);
+        let share = |share: Option<f64>| share.map_or(Value::Missing, Value::Share).marked(red);
         let invalid = |m: &Metrics| m.readings.free.map(|free| free.invalid_rate);
-        let mut cells = vec![s.label(), s.shots.to_string(), s.runs.len().to_string()];
+        let mut cells: Vec<Cell> = vec![
+            Value::text(s.label()).into(),
+            Value::Shots(s.shots).into(),
+            Value::Count(s.runs.len()).into(),
+        ];
         cells.extend(READINGS.map(|reading| share(mean(&|m| m.value_by(reading)))));
         cells.push(share(mean(&invalid)));
         cells.push(share(mean(&|m| m.ece)));
-        cells.push(mean(&|m| m.nll).map_or("–".into(), |nll| format!("{nll:.2}")));
+        cells.push(mean(&|m| m.nll).map_or(Value::Missing, Value::Nats).marked(red));
         let record = &s.runs[0].record;
-        let chance = 1.0 / record.classes.len().max(1) as f64;
-        let group = group(
-            &s.dataset,
-            s.headline(),
-            record.regime.as_deref(),
-            record.n_test,
-            chance,
-        );
-        (group, cells)
+        Row {
+            group: Group {
+                dataset: s.dataset.clone(),
+                protocol: s.protocol,
+                about: Some(About {
+                    metric: s.headline(),
+                    regime: record.regime.clone(),
+                    n_test: record.n_test,
+                    chance: 1.0 / record.classes.len().max(1) as f64,
+                }),
+            },
+            micro: s.is_micro(),
+            cells,
+        }
     };
-    let columns = ["learner", "k", "runs"].map(String::from).into_iter();
-    let columns = columns.chain(READINGS.map(|reading| reading_name(reading).to_owned()));
-    let mut notes = vec![
-        "In %, mean over runs. Free text: the greedy answer names the class; trie: greedy among the class names; \
-         likelihood: the most probable name. Invalid: greedy text that names no class. Calibration error and NLL \
-         (nats) of the names' probabilities, normalised over the classes."
-            .to_owned(),
-    ];
-    notes.extend(writing.iter().any(|s| s.is_micro()).then(|| MICRO_CAVEAT.to_owned()));
+    let mut columns = columns(&[("learner", Kind::Text), ("k", Kind::Count), ("runs", Kind::Count)]);
+    columns.extend(READINGS.map(|reading| Column::new(reading_name(reading), Kind::Share)));
+    columns
+        .extend([("invalid", Kind::Share), ("calibration error", Kind::Share)].map(|(n, kind)| Column::new(n, kind)));
+    columns.push(Column::new("NLL", Kind::Nats));
     Table {
+        name: "readings",
         title: "Accuracy by reading".into(),
-        group: "dataset".into(),
-        columns: columns
-            .chain(["invalid", "calibration error", "NLL"].map(String::from))
-            .collect(),
-        rows: writing.iter().map(row).collect(),
-        notes,
+        columns,
+        rows: writing.map(row).collect(),
+        remarks: vec![
+            "In %, mean over runs. Free text: the greedy answer names the class; trie: greedy among the class names; \
+             likelihood: the most probable name. Invalid: greedy text that names no class. Calibration error and NLL \
+             (nats) of the names' probabilities, normalised over the classes."
+                .to_owned(),
+        ],
+        long: false,
     }
 }
 
@@ -115,50 +126,59 @@ pub fn readings(series: &[Series]) -> Table {
 #[must_use]
 pub fn zero_shot(levels: &[ZeroShot]) -> Table {
     let row = |z: &ZeroShot| {
-        let cells = vec![
-            z.learner.clone(),
-            reading_name(z.reading).to_owned(),
-            interval(
-                &percent(z.accuracy),
-                &percent(z.interval.low),
-                &percent(z.interval.high),
-            ),
-            percent(z.chance),
-            match z.against_chance() {
-                Against::Above => "above guessing",
-                Against::Contains => "contains guessing",
-                Against::Below => "below guessing",
-            }
-            .to_owned(),
-            match z.fits_regime() {
-                Some(true) => "yes",
-                Some(false) => "no",
-                None => "–",
-            }
-            .to_owned(),
-        ];
-        (
-            group(&z.dataset, z.metric, z.regime.as_deref(), z.n_test, z.chance),
-            cells,
-        )
+        let against = match z.against_chance() {
+            Against::Above => "above guessing",
+            Against::Contains => "contains guessing",
+            Against::Below => "below guessing",
+        };
+        let expected = match z.fits_regime() {
+            Some(true) => Value::text("yes"),
+            Some(false) => Value::text("no"),
+            None => Value::Missing,
+        };
+        Row {
+            group: Group {
+                dataset: z.dataset.clone(),
+                protocol: z.protocol,
+                about: Some(About {
+                    metric: z.metric,
+                    regime: z.regime.clone(),
+                    n_test: z.n_test,
+                    chance: z.chance,
+                }),
+            },
+            micro: z.micro,
+            cells: vec![
+                Value::text(&z.learner).into(),
+                Value::text(reading_name(z.reading)).into(),
+                Value::Accuracy(z.accuracy, z.interval, None).marked(z.red),
+                Value::Share(z.chance).into(),
+                Value::text(against).marked(z.red),
+                expected.marked(z.red),
+            ],
+        }
     };
     let mut kinds: Vec<_> = levels.iter().map(|z| z.kind).collect();
     kinds.sort();
     kinds.dedup();
     let kinds: Vec<&str> = kinds.into_iter().map(IntervalKind::name).collect();
-    let mut notes = vec![format!(
-        "No examples, one run. In brackets: 95 % {}. Expected of the trie reading: above guessing on known concepts, \
-         not told from guessing on novel ones.",
-        kinds.join(", or ")
-    )];
-    notes.extend(levels.iter().any(|z| z.micro).then(|| MICRO_CAVEAT.to_owned()));
     Table {
+        name: "zero-shot",
         title: "Zero-shot accuracy in %".into(),
-        group: "dataset".into(),
-        columns: ["learner", "reading", "accuracy", "guessing", "interval", "as expected"]
-            .map(String::from)
-            .into(),
+        columns: columns(&[
+            ("learner", Kind::Text),
+            ("reading", Kind::Text),
+            ("accuracy", Kind::Accuracy),
+            ("guessing", Kind::Share),
+            ("interval", Kind::Text),
+            ("as expected", Kind::Text),
+        ]),
         rows: levels.iter().map(row).collect(),
-        notes,
+        remarks: vec![format!(
+            "No examples, one run. In brackets: 95 % {}. Expected of the trie reading: above guessing on known \
+             concepts, not told from guessing on novel ones.",
+            kinds.join(", or ")
+        )],
+        long: false,
     }
 }

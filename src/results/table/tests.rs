@@ -1,7 +1,11 @@
+use std::path::Path;
+
+use super::text::signed;
 use super::*;
-use crate::results::comparison::{self, against_others};
+use crate::results::comparison::{self, at_most_shots, tests};
 use crate::results::curve::points;
 use crate::results::micro_gate::micro_gates as gates;
+use crate::results::saved::labelled_images_saved;
 use crate::results::series::Series;
 use crate::results::series::tests::{cell, written_cell};
 use crate::results::zero_shot::zero_shots;
@@ -47,7 +51,7 @@ fn accuracy_in_both_forms() {
 #[test]
 fn comparisons_in_both_forms() {
     let series = series();
-    let table = differences(&against_others(&series, &["DINOv2 LoRA"]).unwrap());
+    let table = differences(&at_most_shots(&tests(&series, &["DINOv2 LoRA"]).unwrap()));
     insta::assert_snapshot!(table.markdown(), @r"
     **Gain in percentage points on the same draws and images**
 
@@ -116,7 +120,7 @@ fn zero_shot_is_held_against_guessing() {
 fn gains_of_a_writing_learner() {
     let series = with_a_writer();
     let subjects = comparison::subjects(&series);
-    insta::assert_snapshot!(differences(&against_others(&series, &subjects).unwrap()).markdown());
+    insta::assert_snapshot!(differences(&at_most_shots(&tests(&series, &subjects).unwrap())).markdown());
     let gains = comparison::along_shots(&series, "Qwen3-VL LoRA", &subjects).unwrap();
     insta::assert_snapshot!(along_shots(&gains).markdown());
     let mut bars = gates(&series, "Qwen3-VL LoRA").unwrap();
@@ -130,4 +134,100 @@ fn signs() {
         [signed(0.1), signed(-0.1), signed(-0.0001), signed(0.0)],
         ["+10.0", "−10.0", "0.0", "0.0"]
     );
+}
+
+/// A table of every kind of value, with a letter that each form has to guard, and one red cell.
+fn every_kind() -> Table {
+    let mut series = with_a_writer();
+    let of = |s: &Series, shots: u32| s.dataset == "mini-pets" && s.learner == "DINOv2 LoRA" && s.shots == shots;
+    for one in series.iter_mut().filter(|s| of(s, 16)) {
+        one.runs[1].red = true;
+    }
+    accuracy(&points(&series))
+}
+
+#[test]
+fn a_red_cell_is_marked_in_every_form() {
+    let table = every_kind();
+    let (mark, plain) = ("87.5 [77.5, 95.0]†", table.plain());
+    assert_eq!(plain.matches(mark).count(), 1, "{plain}");
+    assert!(plain.ends_with(&format!("{RED_NOTE}\n")) && table.markdown().contains(mark));
+    let latex = table.latex();
+    assert_eq!(latex.matches("95.0{]}\\textsuperscript{\\dag}").count(), 1, "{latex}");
+    let csv = String::from_utf8(table.csv(Path::new("p")).unwrap()).unwrap();
+    assert_eq!(
+        csv.lines().filter(|line| line.ends_with(",k = 16")).count(),
+        1 + 1,
+        "{csv}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&json(&[table])).unwrap();
+    let rows = json["tables"][0]["rows"].as_array().unwrap().clone();
+    let red: Vec<_> = rows
+        .iter()
+        .filter(|row| row["red"] == serde_json::json!(["k = 16"]))
+        .collect();
+    assert_eq!((red.len(), &red[0]["dataset"]), (1, &serde_json::json!("mini-pets")));
+    assert_eq!(json["tables"][0]["notes"][2], RED_NOTE);
+}
+
+#[test]
+fn all_forms_hold_the_same_numbers() {
+    let series = with_a_writer();
+    let table = paired_tests(&tests(&series, &comparison::subjects(&series)).unwrap());
+    insta::assert_snapshot!(table.markdown());
+    insta::assert_snapshot!(table.latex());
+    insta::assert_snapshot!(String::from_utf8(table.csv(Path::new("p")).unwrap()).unwrap());
+    let mut first = table.clone();
+    first.rows.truncate(1);
+    insta::assert_snapshot!(json(&[first]));
+    let accuracies = accuracy(&points(&series));
+    insta::assert_snapshot!(String::from_utf8(accuracies.csv(Path::new("p")).unwrap()).unwrap());
+    let saved = images_saved(&labelled_images_saved(&series, &comparison::subjects(&series)).unwrap());
+    insta::assert_snapshot!(saved.plain());
+    insta::assert_snapshot!(String::from_utf8(saved.csv(Path::new("p")).unwrap()).unwrap());
+}
+
+#[test]
+fn latex_has_as_many_cells_in_every_row() {
+    let latex = every_kind().latex();
+    let tabular = latex
+        .split("\\toprule\n")
+        .nth(1)
+        .unwrap()
+        .split("\\bottomrule")
+        .next()
+        .unwrap();
+    let cells = |line: &str| line.matches(" & ").count() + 1;
+    let rows: Vec<&str> = tabular
+        .lines()
+        .filter(|l| l.ends_with("\\\\") && !l.contains("multicolumn"))
+        .collect();
+    assert!(rows.len() > 5 && rows.iter().all(|row| cells(row) == 4), "{latex}");
+    assert_eq!(latex.matches('{').count(), latex.matches('}').count());
+    assert!(latex.contains("\\begin{tabular}{lrrr}") && latex.contains("guessing 25.0 \\%)"));
+}
+
+#[test]
+fn bounds_and_small_p_values_are_told() {
+    let examples = |number, signed| {
+        let interval = (Bounded::AtMost(-3.0), Bounded::MoreThan(12.0));
+        let cell = Cell::from(Value::Examples {
+            number,
+            interval,
+            signed,
+            digits: 1,
+        });
+        cell.text()
+    };
+    assert_eq!(examples(Bounded::Known(2.26), true), "+2.3 [≤ −3, > +12]");
+    assert_eq!(examples(Bounded::MoreThan(16.0), false), "> 16 [≤ 3, > 12]");
+    assert_eq!(examples(Bounded::Known(-0.01), true), "0.0 [≤ −3, > +12]");
+    let text = |value: Value| Cell::from(value).text();
+    assert_eq!(
+        [1e-9, 0.000_4, 1.0].map(|p| text(Value::P(p))),
+        ["< 0.0001", "0.0004", "1.0000"]
+    );
+    let test = |net_wins, p| SeedTest { net_wins, p };
+    let seeds = vec![test(9, 0.001), test(5, 0.2), test(-8, 0.01)];
+    assert_eq!(text(Value::SeedTests(seeds, true)), "1 of 3, 1 against");
 }

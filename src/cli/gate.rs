@@ -1,0 +1,206 @@
+//! `kshot gate`: did any cell really get worse?
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Verdict, output, summary};
+use crate::error::{Error, Result};
+use crate::results::gate::accept::accept;
+use crate::results::gate::folder::Folder;
+use crate::results::gate::noise::Noise;
+use crate::results::gate::problem::{Problem, Role};
+use crate::results::gate::report::{self, NoiseSource, Outcome, Report};
+use crate::results::gate::{Settings, judge, repeats};
+use crate::results::store::Store;
+
+/// Compare results with a baseline, image by image, and say whether any cell really got worse.
+///
+/// Exit code 0: no loss beyond the margin is shown. 1: one is. 2: something cannot be compared: a missing or torn cell, a
+/// changed draw, class list, set of test images, protocol or metric, a red sanity control. If nothing changed, the chance
+/// of a red gate is at most the level, whatever the number of cells (Holm). Both folders may be live or promoted.
+///
+/// Runs that differ without any change of the code (another device, a service) need --repeat: some unchanged runs of the
+/// baseline, from which the run-to-run noise is measured. --accept stores it beside the new baseline for later nights.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot gate results/nightly --baseline results/reference/nightly
+  kshot gate results/nightly --baseline results/reference/nightly --junit gate.xml --markdown gate.md
+  kshot gate results/nightly --baseline results/reference/nightly --accept")]
+pub(super) struct Arguments {
+    /// A results folder, as `kshot sweep` writes it.
+    results: PathBuf,
+    /// What it is compared with: an earlier results folder.
+    #[arg(long, value_name = "DIR")]
+    baseline: PathBuf,
+    /// Results of the baseline's code run again unchanged; may be given several times.
+    #[arg(long, value_name = "DIR")]
+    repeat: Vec<PathBuf>,
+    /// Losses up to here are borne, in percentage points.
+    #[arg(long, value_name = "POINTS", default_value_t = 0.5, value_parser = margin)]
+    margin: f64,
+    /// Chance of a red gate when nothing changed, at most; between 0 and 1.
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = level)]
+    level: f64,
+    /// Write the report with every number to FILE.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report as JUnit XML to FILE, one test case a cell.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the report as Markdown to FILE.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Make the results the new baseline in DIR, red or green; the first one, if there is none yet.
+    #[arg(long)]
+    accept: bool,
+}
+
+fn margin(text: &str) -> Result<f64, String> {
+    let margin = text.parse().ok().filter(|margin| (0.0..100.0).contains(margin));
+    margin.ok_or_else(|| "a number of percentage points from 0".into())
+}
+
+fn level(text: &str) -> Result<f64, String> {
+    let level = text.parse().ok().filter(|level| *level > 0.0 && *level < 0.5);
+    level.ok_or_else(|| "a probability above 0 and below 0.5, such as 0.05".into())
+}
+
+/// `Yes` when the gate is green, or was opened by accepting.
+pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
+    all_different(arguments)?;
+    let results = Folder::read(&arguments.results, Role::Results)?;
+    let repeated: Vec<Folder> = arguments
+        .repeat
+        .iter()
+        .map(|path| Folder::read(path, Role::Repeat))
+        .collect::<Result<_>>()?;
+    if arguments.accept && !arguments.baseline.join("cells").is_dir() {
+        return accept_first(arguments, &results, &repeated);
+    }
+    let baseline = Folder::read(&arguments.baseline, Role::Baseline)?;
+
+    let (noise, source, problems) = if repeated.is_empty() {
+        match Noise::read(&arguments.baseline)? {
+            Some(noise) => (noise, NoiseSource::Stored, Vec::new()),
+            None => (Noise::default(), NoiseSource::NotMeasured, Vec::new()),
+        }
+    } else {
+        let (noise, problems) = repeats::measure(&baseline, &repeated);
+        let folders = arguments.repeat.iter().map(|path| path.display().to_string()).collect();
+        (noise, NoiseSource::Repeats { folders }, problems)
+    };
+    let settings = Settings {
+        margin: arguments.margin / 100.0,
+        level: arguments.level,
+    };
+    let report = judge((&results, &baseline), (&noise, source), settings, problems);
+    output(&report.text())?;
+    write(arguments, &report)?;
+
+    if arguments.accept {
+        let measured = (!repeated.is_empty()).then_some(&noise);
+        let promoted = promote(arguments, &results, measured, &report.errors)?;
+        output(&replaced(&report, &baseline, promoted))?;
+        return Ok(Verdict::Yes);
+    }
+    match report.outcome {
+        Outcome::Green => Ok(Verdict::Yes),
+        Outcome::Red => Ok(Verdict::No),
+        Outcome::Error => Err(Error::NotJudged {
+            results: arguments.results.clone(),
+            baseline: arguments.baseline.clone(),
+            problems: report.errors.len(),
+        }),
+    }
+}
+
+/// There is nothing to compare with yet; repeats are those of the results themselves.
+fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<Verdict> {
+    let (noise, mut problems) = repeats::measure(results, repeated);
+    problems.extend(results.problems.clone());
+    let listed: String = problems
+        .iter()
+        .map(|p| format!("{} ({}): {}\n", p.kind.name(), p.role.name(), p.finding))
+        .collect();
+    output(&listed)?;
+    let measured = (!repeated.is_empty()).then_some(&noise);
+    let promoted = promote(arguments, results, measured, &problems)?;
+    output(&format!(
+        "Accepted: {promoted} cells are the first baseline in {}.\n",
+        arguments.baseline.display()
+    ))?;
+    Ok(Verdict::Yes)
+}
+
+/// Number of cells of the new baseline, which has its figure, too.
+fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, problems: &[Problem]) -> Result<usize> {
+    let records = accept(results, &arguments.baseline, noise, problems)?;
+    summary::draw(&Store::open_existing(&arguments.baseline)?, &records)?;
+    if records.len() < results.cells.len() {
+        tracing::warn!(
+            "{} cells of `{}` are not in its ledger, and not in the new baseline",
+            results.cells.len() - records.len(),
+            results.path.display()
+        );
+    }
+    Ok(records.len())
+}
+
+/// What accepting changed.
+fn replaced(report: &Report, baseline: &Folder, promoted: usize) -> String {
+    let lost = report.with(report::Verdict::Loss).count();
+    let changed = report
+        .cells
+        .iter()
+        .filter(|cell| cell.verdict != report::Verdict::Unchanged)
+        .count();
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let mut said = format!(
+        "{} with other predictions, {lost} with a loss, {} new",
+        count(changed, "compared cell"),
+        report.new_cells.len()
+    );
+    if !report.errors.is_empty() {
+        said += &format!(", {} above settled", count(report.errors.len(), "error"));
+    }
+    format!(
+        "\nAccepted: {} replace the {} in {}: {said}.\n",
+        count(promoted, "cell"),
+        baseline.cells.len(),
+        baseline.path.display(),
+    )
+}
+
+fn write(arguments: &Arguments, report: &Report) -> Result<()> {
+    let forms: [(&Option<PathBuf>, &dyn Fn(&Path) -> Result<String>); 3] = [
+        (&arguments.json, &|path| {
+            report.json().map_err(|e| Error::io("write", path)(e.into()))
+        }),
+        (&arguments.junit, &|_| Ok(report.junit())),
+        (&arguments.markdown, &|_| Ok(report.markdown())),
+    ];
+    for (path, form) in forms {
+        if let Some(path) = path {
+            fs::write(path, form(path)?).map_err(Error::io("write", path))?;
+        }
+    }
+    Ok(())
+}
+
+/// A folder compared with itself would always be green, and as a repeat would make the noise look small.
+fn all_different(arguments: &Arguments) -> Result<()> {
+    let mut seen = Vec::new();
+    for path in [&arguments.results, &arguments.baseline]
+        .into_iter()
+        .chain(&arguments.repeat)
+    {
+        let Ok(real) = fs::canonicalize(path) else { continue };
+        if seen.contains(&real) {
+            return Err(Error::SameFolder { path: path.clone() });
+        }
+        seen.push(real);
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Results that become the new baseline.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::results::compact;
+use crate::results::gate::folder::Folder;
+use crate::results::gate::noise::Noise;
+use crate::results::gate::problem::{Problem, Role};
+use crate::results::record::Record;
+use crate::results::store::Store;
+
+/// Puts the compact form of `results` into `folder`, in place of the baseline that lies there, with the `noise` that was
+/// measured beside it; without a new measurement that of the old baseline stays. Gives the records of the new one.
+///
+/// A changed draw, class list, protocol, metric or set of test images ends with the new baseline, and so does whatever is
+/// wrong with the old one. Results that lack cells, are torn, ambiguous or marked red, and repeats that are no repeats,
+/// do not become a baseline.
+///
+/// # Errors
+/// [`Error::NotAccepted`] in these cases; otherwise as [`compact::promote`].
+pub fn accept(results: &Folder, folder: &Path, noise: Option<&Noise>, problems: &[Problem]) -> Result<Vec<Record>> {
+    let against = problems.iter().filter(|problem| speaks_against(problem)).count();
+    if against > 0 {
+        return Err(Error::NotAccepted {
+            results: results.path.clone(),
+            baseline: folder.into(),
+            reasons: against,
+        });
+    }
+    let records = compact::promote(&Store::open_existing(&results.path)?, folder)?;
+    if let Some(noise) = noise {
+        noise.write(folder)?;
+    }
+    Ok(records)
+}
+
+/// Whether a problem outlives a new baseline.
+fn speaks_against(problem: &Problem) -> bool {
+    match problem.role {
+        Role::Baseline => false,
+        Role::Repeat => true,
+        // What cannot even be named cannot be promoted.
+        Role::Results => problem.cell.is_none() || !problem.kind.ends_with_a_new_baseline(),
+    }
+}

@@ -1,0 +1,304 @@
+//! How much the accuracy of a cell changes between runs in which nothing was changed.
+//!
+//! With K runs of one cell on the same images, U is the mean of Δ² over all pairs of runs, which is twice the variance
+//! of their accuracies and has K − 1 degrees of freedom, and V the mean of Σ D_g² (see [change](super::change)): what
+//! independently flickering images explain. τ² = U − V is what runs add by moving many images at once, never below 0.
+//! It is a moment estimate; its own variance is 2 (τ² + V)² / (K − 1).
+//!
+//! U and V are pooled, weighted by degrees of freedom, twice: over all cells of one learner with as many shots, and over
+//! those of them on one dataset (all seeds). The larger τ² counts: a dataset that is noisier than the others is not
+//! averaged away. Its variance is the smaller one of the two, so that the many cells of a learner, and not only those of
+//! one dataset, make it certain.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Shots;
+use crate::error::{Error, Result};
+use crate::results::file;
+use crate::results::record::CellKey;
+
+/// Version of `noise.json`.
+pub const SCHEMA: u32 = 1;
+/// Its name, beside the baseline that it was measured with.
+pub const FILE: &str = "noise.json";
+
+/// What the test of one cell has to allow for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunNoise {
+    /// τ²: variance of a change in accuracy (a share, squared) beyond what independent images explain.
+    pub variance: f64,
+    /// Variance of that estimate.
+    pub uncertainty: f64,
+}
+
+/// Run-to-run noise as measured, as stored in `noise.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noise {
+    /// [`SCHEMA`] at the time of writing.
+    pub schema: u32,
+    /// Each cell that was run more than once.
+    pub cells: Vec<CellNoise>,
+}
+
+/// What repeated runs of one cell gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellNoise {
+    /// The cell.
+    pub key: CellKey,
+    /// Runs, at least two.
+    pub runs: usize,
+    /// U: mean squared change in accuracy between two runs, a share squared.
+    pub changes: f64,
+    /// V: the part of it that independently changing images explain.
+    pub images: f64,
+}
+
+/// The cells of one learner with as many shots, pooled.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pool {
+    /// Label of the learner.
+    pub learner: String,
+    /// Labelled examples per class.
+    pub shots: Shots,
+    /// Number of cells measured.
+    pub cells: usize,
+    /// Degrees of freedom: runs less one, over all cells.
+    pub degrees: usize,
+    /// Root of U, in percentage points: how far two unchanged runs lie apart.
+    pub change_points: f64,
+    /// Root of V, in percentage points.
+    pub images_points: f64,
+    /// Root of τ², in percentage points.
+    pub noise_points: f64,
+}
+
+impl CellNoise {
+    /// From the accuracy that each group of images contributes, run by run; `None` for fewer than two runs.
+    #[must_use]
+    pub fn of(key: CellKey, runs: &[Vec<f64>]) -> Option<Self> {
+        let (mut changes, mut images, mut pairs) = (0.0, 0.0, 0.0);
+        for (i, one) in runs.iter().enumerate() {
+            for other in &runs[..i] {
+                let by_group = || one.iter().zip(other).map(|(a, b)| a - b);
+                changes += by_group().sum::<f64>().powi(2);
+                images += by_group().map(|d| d * d).sum::<f64>();
+                pairs += 1.0;
+            }
+        }
+        (runs.len() > 1).then(|| Self {
+            key,
+            runs: runs.len(),
+            changes: changes / pairs,
+            images: images / pairs,
+        })
+    }
+
+    fn degrees(&self) -> f64 {
+        (self.runs.max(1) - 1) as f64
+    }
+}
+
+impl Noise {
+    /// Noise of these cells.
+    #[must_use]
+    pub fn new(cells: Vec<CellNoise>) -> Self {
+        Self { schema: SCHEMA, cells }
+    }
+
+    /// What was stored beside a baseline; `None` where nothing was.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the file is torn or of an unknown schema, [`Error::Io`] when it cannot be read.
+    pub fn read(baseline: &Path) -> Result<Option<Self>> {
+        let path = baseline.join(FILE);
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
+        };
+        let malformed = |reason: String| Error::Malformed {
+            kind: "file of run-to-run noise",
+            path: path.clone(),
+            reason,
+        };
+        let noise: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        if noise.schema != SCHEMA {
+            let reason = format!("schema {} is not known, this version reads {SCHEMA}", noise.schema);
+            return Err(malformed(reason));
+        }
+        let sound = |c: &CellNoise| c.runs > 1 && c.changes >= 0.0 && c.images >= 0.0;
+        if let Some(cell) = noise.cells.iter().find(|c| !sound(c)) {
+            return Err(malformed(format!("the numbers of {} make no sense", cell.key)));
+        }
+        Ok(Some(noise))
+    }
+
+    /// Stores it beside a baseline.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn write(&self, baseline: &Path) -> Result<()> {
+        let path = baseline.join(FILE);
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::io("write", &path)(e.into()))?;
+        json.push(b'\n');
+        file::replace_if_changed(&path, &json).map(drop)
+    }
+
+    /// The noise of a cell; `None` where no cell of its learner with as many shots was measured.
+    #[must_use]
+    pub fn of(&self, key: &CellKey) -> Option<RunNoise> {
+        let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
+        let alike: Vec<&CellNoise> = self.cells.iter().filter(alike).collect();
+        let here: Vec<&CellNoise> = alike.iter().copied().filter(|c| c.key.dataset == key.dataset).collect();
+        let (all, here) = (Moments::of(&alike)?, Moments::of(&here));
+        let variance = all.excess().max(here.as_ref().map_or(0.0, Moments::excess));
+        let uncertainty = all.uncertainty(variance);
+        let uncertainty = here.map_or(uncertainty, |here| here.uncertainty(variance).min(uncertainty));
+        Some(RunNoise { variance, uncertainty })
+    }
+
+    /// The pools, by learner and shots.
+    #[must_use]
+    pub fn pools(&self) -> Vec<Pool> {
+        let mut pools: BTreeMap<(&str, Shots), Vec<&CellNoise>> = BTreeMap::new();
+        for cell in &self.cells {
+            pools.entry((&cell.key.learner, cell.key.shots)).or_default().push(cell);
+        }
+        let points = |variance: f64| 100.0 * variance.sqrt();
+        let pool = |((learner, shots), cells): ((&str, Shots), Vec<&CellNoise>)| {
+            let moments = Moments::of(&cells)?;
+            Some(Pool {
+                learner: learner.into(),
+                shots,
+                cells: cells.len(),
+                degrees: moments.degrees as usize,
+                change_points: points(moments.changes),
+                images_points: points(moments.images),
+                noise_points: points(moments.excess()),
+            })
+        };
+        pools.into_iter().filter_map(pool).collect()
+    }
+}
+
+/// U and V of several cells, pooled.
+struct Moments {
+    degrees: f64,
+    changes: f64,
+    images: f64,
+    /// V and degrees of freedom of each cell.
+    cells: Vec<(f64, f64)>,
+}
+
+impl Moments {
+    fn of(cells: &[&CellNoise]) -> Option<Self> {
+        let degrees: f64 = cells.iter().map(|c| c.degrees()).sum();
+        let mean = |value: fn(&CellNoise) -> f64| cells.iter().map(|c| c.degrees() * value(c)).sum::<f64>() / degrees;
+        (degrees > 0.0).then(|| Self {
+            degrees,
+            changes: mean(|c| c.changes),
+            images: mean(|c| c.images),
+            cells: cells.iter().map(|c| (c.images, c.degrees())).collect(),
+        })
+    }
+
+    /// τ².
+    fn excess(&self) -> f64 {
+        (self.changes - self.images).max(0.0)
+    }
+
+    /// Variance of the estimate of τ², if it is `variance`.
+    fn uncertainty(&self, variance: f64) -> f64 {
+        let of_one = |(images, degrees): &(f64, f64)| 2.0 * degrees * (variance + images).powi(2);
+        self.cells.iter().map(of_one).sum::<f64>() / (self.degrees * self.degrees)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Protocol;
+
+    fn key(dataset: &str, shots: u32, seed: u64) -> CellKey {
+        CellKey {
+            dataset: dataset.into(),
+            protocol: Protocol::Clean,
+            learner: "x".into(),
+            shots: shots.into(),
+            seed,
+        }
+    }
+
+    #[test]
+    fn a_run_that_moves_all_images_at_once_is_noise_and_flicker_is_not() {
+        // Ten images of weight 0.1; the second run loses four at once: Δ² = 0.16, of which images explain 0.04.
+        let base = vec![0.1; 10];
+        let mut moved = base.clone();
+        moved[..4].fill(0.0);
+        let noise = CellNoise::of(key("a", 1, 0), &[base.clone(), moved]).unwrap();
+        assert!((noise.changes - 0.16).abs() < 1e-12 && (noise.images - 0.04).abs() < 1e-12);
+        let one = Noise::new(vec![noise]).of(&key("b", 1, 3)).unwrap();
+        assert!((one.variance - 0.12).abs() < 1e-12);
+        assert!(
+            (one.uncertainty - 2.0 * 0.16 * 0.16).abs() < 1e-12,
+            "one degree of freedom"
+        );
+        // Two images change places: nothing is left to be explained.
+        let mut flicker = base.clone();
+        flicker[0] = 0.0;
+        let mut other = base.clone();
+        other[1] = 0.0;
+        let noise = CellNoise::of(key("a", 1, 0), &[flicker, other]).unwrap();
+        let none = Noise::new(vec![noise]).of(&key("a", 1, 0)).unwrap();
+        assert_eq!(none.variance, 0.0);
+        assert!((none.uncertainty - 2.0 * 0.02_f64.powi(2)).abs() < 1e-12);
+        assert_eq!(CellNoise::of(key("a", 1, 0), &[base]), None);
+    }
+
+    #[test]
+    fn cells_are_pooled_by_learner_and_shots_and_a_noisier_dataset_counts_by_its_own() {
+        let cell = |dataset, shots, seed, changes| CellNoise {
+            key: key(dataset, shots, seed),
+            runs: 3,
+            changes,
+            images: 1e-4,
+        };
+        let noise = Noise::new(vec![
+            cell("a", 1, 0, 1e-4),
+            cell("a", 1, 1, 3e-4),
+            cell("b", 1, 0, 8e-4),
+            cell("b", 16, 0, 5e-4),
+        ]);
+        let variance = |dataset, shots| noise.of(&key(dataset, shots, 9)).map(|n| n.variance);
+        let close = |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-15, "{found:?}");
+        close(variance("a", 1), 3e-4); // the pool: (1 + 3 + 8) / 3 − 1; its own: 1
+        close(variance("b", 1), 7e-4); // its own
+        close(variance("c", 1), 3e-4); // never measured: the pool
+        close(variance("a", 16), 4e-4);
+        assert_eq!(variance("a", 4), None);
+        let pools = noise.pools();
+        assert_eq!(
+            pools.iter().map(|p| (p.cells, p.degrees)).collect::<Vec<_>>(),
+            [(3, 6), (1, 2)]
+        );
+        assert!((pools[0].noise_points - 100.0 * 3e-4_f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn it_survives_the_disk_and_a_torn_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Noise::read(folder.path()).unwrap(), None);
+        let runs = [vec![0.25, 0.5], vec![0.5, 0.5], vec![0.0, 0.1]];
+        let noise = Noise::new(CellNoise::of(key("a", 1, 0), &runs).into_iter().collect());
+        noise.write(folder.path()).unwrap();
+        assert_eq!(Noise::read(folder.path()).unwrap(), Some(noise));
+        for torn in ["{", r#"{"schema": 9, "cells": []}"#] {
+            std::fs::write(folder.path().join(FILE), torn).unwrap();
+            let error = Noise::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(FILE), "{error}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Two runs of one cell beside each other, image by image.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::prediction::{Prediction, Reading};
+use crate::results::gate::change::Group;
+use crate::results::gate::folder::Cell;
+use crate::results::gate::problem::Kind;
+use crate::results::metric::{Headline, class_counts};
+
+/// A change below this is rounding.
+const ROUNDING: f64 = 1e-12;
+
+/// Why two runs of one cell key cannot be compared; empty when they can.
+#[must_use]
+pub fn differences(baseline: &Cell, other: &Cell) -> Vec<(Kind, String)> {
+    let (old, new) = (&baseline.record, &other.record);
+    let mut found = Vec::new();
+    if old.classes != new.classes {
+        found.push((Kind::Classes, class_lists(&old.classes, &new.classes)));
+    } else if let Some(finding) = test_images(&baseline.rows, &other.rows) {
+        found.push((Kind::TestImages, finding));
+    } else if old.split_sha256 != new.split_sha256 {
+        let (old, new) = (brief(&old.split_sha256), brief(&new.split_sha256));
+        let finding = format!("other images were learned from: split {new}, the baseline has {old}");
+        found.push((Kind::Draw, finding));
+    }
+    let metric = |record: &crate::results::record::Record| format!("{} by {}", record.metrics.headline, record.reading);
+    if metric(old) != metric(new) {
+        found.push((
+            Kind::Metric,
+            format!("{}, the baseline has {}", metric(new), metric(old)),
+        ));
+    }
+    found
+}
+
+fn brief(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}
+
+fn class_lists(old: &[String], new: &[String]) -> String {
+    let first = (0..old.len().max(new.len()))
+        .find(|&i| old.get(i) != new.get(i))
+        .unwrap_or(0);
+    let name = |classes: &[String]| classes.get(first).map_or("nothing".into(), |name| format!("`{name}`"));
+    format!(
+        "{} classes, the baseline has {}; the first difference is class {first}: {}, there {}",
+        new.len(),
+        old.len(),
+        name(new),
+        name(old)
+    )
+}
+
+fn test_images(old: &[Prediction], new: &[Prediction]) -> Option<String> {
+    let before: HashMap<&str, &Prediction> = old.iter().map(|row| (row.id.as_str(), row)).collect();
+    let (mut added, mut bytes, mut truth, mut group) = (0, 0, 0, 0);
+    for row in new {
+        match before.get(row.id.as_str()) {
+            None => added += 1,
+            Some(old) if old.sha256 != row.sha256 => bytes += 1,
+            Some(old) if old.truth != row.truth => truth += 1,
+            Some(old) if old.group != row.group => group += 1,
+            Some(_) => {}
+        }
+    }
+    let kept = new.len() - added;
+    let counts = [
+        (added, "new"),
+        (old.len().saturating_sub(kept), "missing"),
+        (bytes, "with other bytes"),
+        (truth, "with another label"),
+        (group, "in another group"),
+    ];
+    let said: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    // An image that is there twice would pass unnoticed by its id alone.
+    let uneven = || (old.len() != new.len()).then(|| format!("{} instead of {}", new.len(), old.len()));
+    if said.is_empty() {
+        return uneven();
+    }
+    Some(format!("of {} test images {}", old.len(), said.join(", ")))
+}
+
+/// The test images of a cell: what each is worth, and which belong together.
+#[derive(Debug)]
+pub struct Frame {
+    /// Share of the headline accuracy of each image, in order of ids.
+    worth: Vec<f64>,
+    /// Group of each image.
+    group: Vec<usize>,
+    /// Share of each group.
+    groups: Vec<f64>,
+}
+
+/// How the answers to the images differ between two runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paired {
+    /// All groups, changed or not.
+    pub groups: Vec<Group>,
+    /// Images that only the results have right.
+    pub wins: usize,
+    /// Images that only the baseline has right.
+    pub losses: usize,
+}
+
+impl Frame {
+    /// The images of `rows`, which are sorted by id. With mean per-class accuracy an image is worth
+    /// 1 / (classes × images of its class), otherwise 1 / images.
+    #[must_use]
+    pub fn of(rows: &[Prediction], headline: Headline) -> Self {
+        let counts = class_counts(rows);
+        let present = counts.iter().filter(|count| **count > 0).count();
+        let worth: Vec<f64> = rows
+            .iter()
+            .map(|row| match headline {
+                Headline::Top1 => 1.0 / rows.len() as f64,
+                Headline::MeanPerClass => 1.0 / (present * counts[row.truth as usize]) as f64,
+            })
+            .collect();
+        let mut numbers: BTreeMap<(bool, &str), usize> = BTreeMap::new();
+        let mut group = Vec::with_capacity(rows.len());
+        let mut groups: Vec<f64> = Vec::new();
+        for (row, worth) in rows.iter().zip(&worth) {
+            let name = row
+                .group
+                .as_deref()
+                .map_or((false, row.id.as_str()), |name| (true, name));
+            let number = *numbers.entry(name).or_insert(groups.len());
+            if number == groups.len() {
+                groups.push(0.0);
+            }
+            groups[number] += worth;
+            group.push(number);
+        }
+        Self { worth, group, groups }
+    }
+
+    /// What each group contributes to the accuracy; `rows` are of the same images in the same order.
+    #[must_use]
+    pub fn scores(&self, rows: &[Prediction], reading: Reading) -> Vec<f64> {
+        let mut scores = vec![0.0; self.groups.len()];
+        for ((row, &group), worth) in rows.iter().zip(&self.group).zip(&self.worth) {
+            scores[group] += if row.correct(reading) { *worth } else { 0.0 };
+        }
+        scores
+    }
+
+    /// How two runs on these images differ.
+    #[must_use]
+    pub fn pair(&self, baseline: &[Prediction], results: &[Prediction], reading: Reading) -> Paired {
+        let mut groups: Vec<Group> = self
+            .groups
+            .iter()
+            .map(|&weight| Group { weight, change: 0.0 })
+            .collect();
+        let (mut wins, mut losses) = (0, 0);
+        for (((old, new), &group), worth) in baseline.iter().zip(results).zip(&self.group).zip(&self.worth) {
+            match (old.correct(reading), new.correct(reading)) {
+                (false, true) => {
+                    wins += 1;
+                    groups[group].change += worth;
+                }
+                (true, false) => {
+                    losses += 1;
+                    groups[group].change -= worth;
+                }
+                _ => {}
+            }
+        }
+        for group in &mut groups {
+            group.change = if group.change.abs() < ROUNDING {
+                0.0
+            } else {
+                group.change
+            };
+        }
+        Paired { groups, wins, losses }
+    }
+}
