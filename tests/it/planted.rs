@@ -223,6 +223,7 @@ fn examine(fault: Fault, seed: u64) -> Vec<Control> {
         readings: &READINGS,
         answers_unseen: fault == Fault::SaysThatItKnows,
         seed,
+        name: "planted",
         fresh: &|| Ok(Box::new(on(&base)) as Box<dyn Classifier>),
         pristine: &|| Ok(Box::new(on(&Rc::new(Shared::new(9)))) as Box<dyn Classifier>),
         scratch: folder.path().join("scratch"),
