@@ -13,6 +13,8 @@ use crate::support::{Sandbox, contents, root, stderr};
 fn claims(folder: &Path, of: Option<u32>) -> Vec<(PathBuf, String)> {
     let files = contents(&folder.join("claims"));
     let held = files.into_iter().filter_map(|(path, bytes)| {
+        // Not those that are about to be made.
+        path.extension().filter(|end| *end == "json")?;
         let claim: Value = serde_json::from_slice(&bytes).ok()?;
         let owned = of.is_none_or(|pid| claim["owner"]["pid"] == pid);
         owned.then(|| (path, claim["run_id"].as_str().unwrap().to_owned()))
