@@ -14,12 +14,14 @@ mod plot;
 mod predict;
 mod progress;
 mod promote;
+mod run;
 mod split;
 mod subject;
 mod summary;
 mod sweep;
 mod threads;
 mod train;
+mod verify;
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -43,6 +45,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sweep(sweep::Arguments),
+    Run(run::Arguments),
     #[command(subcommand)]
     Data(data::Verb),
     Split(split::Arguments),
@@ -54,6 +57,7 @@ enum Verb {
     Plot(plot::Arguments),
     Gate(gate::Arguments),
     Promote(promote::Arguments),
+    Verify(verify::Arguments),
     Control(control::Arguments),
 }
 
@@ -88,6 +92,7 @@ pub fn main() -> ExitCode {
     let done = |()| Verdict::Yes;
     let outcome = match arguments.verb {
         Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
+        Verb::Run(arguments) => run::run(&arguments).map(done),
         Verb::Data(verb) => data::run(&verb).map(done),
         Verb::Split(arguments) => split::run(&arguments).map(done),
         Verb::Train(arguments) => train::run(&arguments).map(done),
@@ -98,6 +103,7 @@ pub fn main() -> ExitCode {
         Verb::Gate(arguments) => gate::run(&arguments),
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
+        Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Control(arguments) => control::run(&arguments),
     };
     match outcome {

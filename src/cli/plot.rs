@@ -8,13 +8,15 @@ use super::{output, summary};
 use crate::error::Result;
 use crate::results::store::Store;
 
-/// Draw `figures/` of a results folder again, write its `tables/`, and print the tables.
+/// Draw `figures/` of a results folder again, write its `tables/`, and print the tables; or draw a figure from its
+/// CSV alone, beside it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kshot plot results/quickstart
+  kshot plot results/quickstart/figures/accuracy.csv
   kshot plot results/quickstart --format latex > tables.tex")]
 pub(super) struct Arguments {
-    /// A results folder, as `kshot sweep` writes it.
+    /// A results folder, as `kshot sweep` writes it, or the CSV of a figure.
     results: PathBuf,
     /// Form of the printed tables.
     #[arg(long, value_enum, default_value_t = summary::Format::Plain)]
@@ -22,7 +24,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let store = Store::open_existing(&arguments.results)?;
-    let tables = summary::draw(&store, &store.records()?)?;
+    let tables = if arguments.results.is_file() {
+        summary::redraw(&arguments.results)?
+    } else {
+        let store = Store::open_existing(&arguments.results)?;
+        summary::draw(&store, &store.records()?)?
+    };
     output(&summary::text(&tables, arguments.format)?)
 }

@@ -22,6 +22,8 @@ pub(super) struct Live {
     /// Test images of the running cell: predicted, in all.
     test: (u64, u64),
     started: Instant,
+    /// What was said last of cells that others run.
+    waiting: Vec<String>,
 }
 
 impl Live {
@@ -36,6 +38,7 @@ impl Live {
             done: 0,
             test: (0, 0),
             started: Instant::now(),
+            waiting: Vec::new(),
         }
     }
 
@@ -97,6 +100,7 @@ impl Progress for Live {
                 self.cell.set_position(self.test.0);
                 self.cell.set_message("images predicted");
             }
+            Event::Complete => {}
         }
     }
 
@@ -110,6 +114,39 @@ impl Progress for Live {
             record.key,
             100.0 * record.value()
         ));
+    }
+
+    fn found(&mut self, record: &Record, cell: &Cell) {
+        self.done += 1;
+        self.all.inc(cell.images());
+        self.line(&format!(
+            "[{}/{}] {} · {:.1} % · by another process",
+            self.done,
+            self.cells,
+            record.key,
+            100.0 * record.value()
+        ));
+    }
+
+    fn lose(&mut self, cell: &Cell, error: &Error) {
+        let hint = error.hint().unwrap_or_default();
+        self.line(&format!("{} · dropped: {error}; {hint}", cell.key));
+    }
+
+    fn wait(&mut self, others: &[(&Cell, String)]) {
+        let waiting: Vec<String> = others
+            .iter()
+            .map(|(cell, owner)| format!("waiting for {} · run by {owner}", cell.key))
+            .collect();
+        for line in &waiting {
+            if !self.waiting.contains(line) {
+                self.line(line);
+            }
+        }
+        self.cell.reset();
+        self.cell
+            .set_prefix(format!("waiting for {} cells of others", others.len()));
+        self.waiting = waiting;
     }
 
     fn fail(&mut self, cell: &Cell, error: &Error) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use crate::error::Result;
+use crate::results::curve::Panel;
 use crate::results::record::Record;
 use crate::results::saved;
 use crate::results::series::Series;
@@ -34,7 +35,7 @@ pub(super) enum Format {
 pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
-    figure::write(&store.figures(), &points)?;
+    figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
 
     let subjects = comparison::subjects(&series);
     let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
@@ -49,7 +50,7 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
     let tests = comparison::tests(&series, &subjects)?;
     let tables = vec![
-        table::accuracy(&series, &points),
+        table::accuracy(&points),
         table::readings(&series),
         table::zero_shot(&zero_shot::zero_shots(&series)),
         table::differences(&comparison::at_most_shots(&tests)),
@@ -59,6 +60,14 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
         table::micro_gates(&gates),
     ];
     write(&store.folder().join("tables"), tables)
+}
+
+/// Draws the figure of a table of curves that was left beside one, there, and gives the table of accuracies: what
+/// such a table holds.
+pub(super) fn redraw(curves: &Path) -> Result<Vec<Table>> {
+    let mut points = figure::redraw(curves)?;
+    points.retain(|point| point.panel == Panel::Dataset);
+    Ok(vec![table::accuracy(&points)])
 }
 
 /// Writes the tables that have rows, and removes the files of those that have none.

@@ -21,6 +21,8 @@ pub enum Event {
     Trained(Step),
     /// So many more test images were predicted.
     Predicted(usize),
+    /// All is computed, the record is stored next.
+    Complete,
 }
 
 /// Trains and evaluates one cell of a sweep and stores its record; where the sweep says so, also the trained weights.
@@ -84,6 +86,7 @@ pub fn run(
             commit: commit.map(str::to_owned),
         },
     };
+    on(Event::Complete)?;
     let record = store.finish(&cell.identity(), account, predictions)?;
     if let Err(error) = keep.forget() {
         // The cell is whole without it.

@@ -5,4 +5,5 @@ pub mod base;
 pub mod cell;
 pub mod control;
 pub mod plan;
+pub mod shard;
 pub mod sweep;

@@ -2,7 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
@@ -73,12 +75,25 @@ pub(crate) fn sha256(path: &Path) -> Result<String> {
     }
 }
 
+/// All files at once, since a disk that is asked at once answers at once; then the folders.
 fn flush(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.is_dir() { flush(&path)? } else { sync(&path)? }
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
+    let mut next = 0;
+    while let Some(folder) = folders.get(next).cloned() {
+        for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let path = entry.map_err(Error::io("read", &folder))?.path();
+            if path.is_dir() { &mut folders } else { &mut files }.push(path);
+        }
+        next += 1;
     }
-    sync(folder)
+    for all in [files, folders] {
+        thread::scope(|scope| {
+            let begun: Vec<_> = all.iter().map(|path| scope.spawn(|| sync(path))).collect();
+            let ended = |flushed: ScopedJoinHandle<'_, Result<()>>| flushed.join().unwrap_or_else(|e| resume_unwind(e));
+            begun.into_iter().try_for_each(ended)
+        })?;
+    }
+    Ok(())
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Accuracy against labelled examples per class, as the table that figures and tables are made from.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -8,17 +9,24 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Protocol, Shots};
 use crate::error::{Error, Result};
 use crate::prediction::Reading;
+use crate::results::comparison;
 use crate::results::metric::Headline;
-use crate::results::series::Series;
+use crate::results::record::Timing;
+use crate::results::series::{Run, Series};
 use crate::results::statistics::bootstrap::{self, Image};
 use crate::results::statistics::{Interval, mean_interval, wilson};
+
+mod mean;
 
 /// One point of one curve, and all that a figure says about it. Shares are between 0 and 1, rounded to
 /// six digits, so that the table survives being written and read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Point {
-    /// Name of the dataset.
+    /// Whether it is of one dataset or the mean of all.
+    #[serde(default)]
+    pub panel: Panel,
+    /// Name of the dataset; for a mean "mean of 5 datasets".
     pub dataset: String,
     /// How shots and test images were chosen.
     pub protocol: Protocol,
@@ -26,8 +34,8 @@ pub struct Point {
     pub regime: Option<String>,
     /// From a miniature dataset, or by a micro model.
     pub micro: bool,
-    /// Which accuracy it is.
-    pub metric: Headline,
+    /// Which accuracy it is; `None` for a mean of datasets that report different ones.
+    pub metric: Option<Headline>,
     /// Accuracy of guessing: one over the number of classes.
     pub chance: f64,
     /// Label of the learner.
@@ -35,11 +43,14 @@ pub struct Point {
     /// How its answers were read, where it writes them.
     #[serde(default)]
     pub reading: Option<Reading>,
+    /// One of the learners that [comparisons are about](comparison::subjects).
+    #[serde(default)]
+    pub subject: bool,
     /// Labelled examples per class; 0: none, the model answers as it is.
     pub shots: Shots,
-    /// Seeds, separated by spaces; none without examples.
+    /// Seeds, separated by spaces; none without examples, and for a mean of datasets with different ones.
     pub seeds: String,
-    /// Test images.
+    /// Test images; for a mean, of all datasets.
     pub n_test: usize,
     /// Mean accuracy over seeds.
     pub mean: f64,
@@ -53,6 +64,27 @@ pub struct Point {
     pub t_low: Option<f64>,
     /// Its upper end; beyond 1 or below 0 when seeds are few and far apart.
     pub t_high: Option<f64>,
+    /// A sanity control of one of its runs is red: not to be used.
+    #[serde(default)]
+    pub red: bool,
+    /// Wall-clock seconds of training and testing times devices, mean over runs, to three digits; `None` where
+    /// they were not taken.
+    #[serde(default)]
+    pub device_seconds: Option<f64>,
+    /// What the runs ran on, e.g. "cpu, 2 threads"; several are separated by "; ".
+    #[serde(default)]
+    pub device: String,
+}
+
+/// Which panel of the figure a point is in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Panel {
+    /// The one of its dataset.
+    #[default]
+    Dataset,
+    /// The one of the mean over datasets of one protocol.
+    Mean,
 }
 
 /// How an interval was found.
@@ -65,6 +97,8 @@ pub enum IntervalKind {
     BootstrapImages,
     /// Bootstrap over seeds and test images, crossed: several seeds.
     BootstrapSeedsImages,
+    /// The bootstraps of several datasets, averaged resample by resample.
+    BootstrapDatasets,
 }
 
 impl IntervalKind {
@@ -75,6 +109,7 @@ impl IntervalKind {
             Self::Wilson => "Wilson interval over test images",
             Self::BootstrapImages => "bootstrap over groups of dependent test images",
             Self::BootstrapSeedsImages => "bootstrap over seeds and groups of dependent test images",
+            Self::BootstrapDatasets => "mean of the datasets' bootstraps",
         }
     }
 }
@@ -83,7 +118,7 @@ impl std::fmt::Display for IntervalKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seeds = match self {
             Self::Wilson | Self::BootstrapImages => " (one seed)",
-            Self::BootstrapSeedsImages => "",
+            Self::BootstrapSeedsImages | Self::BootstrapDatasets => "",
         };
         write!(f, "{}{seeds}", self.name())
     }
@@ -92,7 +127,18 @@ impl std::fmt::Display for IntervalKind {
 /// The points of all curves, in the order of `series`.
 #[must_use]
 pub fn points(series: &[Series]) -> Vec<Point> {
-    series.par_iter().map(point).collect()
+    let subjects = comparison::subjects(series);
+    series
+        .par_iter()
+        .map(|one| point(one, subjects.contains(&one.learner.as_str())))
+        .collect()
+}
+
+/// `points`, which are those of `series`, followed by their means over datasets: all that a figure shows.
+#[must_use]
+pub fn with_means(mut points: Vec<Point>, series: &[Series]) -> Vec<Point> {
+    points.extend(mean::means(&points, series));
+    points
 }
 
 /// Mean and interval of `images`, which are those of `series` by one reading.
@@ -104,36 +150,41 @@ pub(super) fn share(series: &Series, images: &[Image]) -> (f64, Interval, Interv
         let mean = correct as f64 / record.n_test.max(1) as f64;
         return (mean, wilson(correct, record.n_test), IntervalKind::Wilson);
     }
-    let purpose = format!(
-        "band/{}/{}/{}/k{}",
-        series.dataset, series.protocol, series.learner, series.shots
-    );
     let kind = if one {
         IntervalKind::BootstrapImages
     } else {
         IntervalKind::BootstrapSeedsImages
     };
     // A finished cell has at least one image, so there is an estimate; without one, know nothing.
-    match bootstrap::estimate(images, &purpose) {
+    match bootstrap::estimate(images, &purpose(series)) {
         Some(estimate) => (estimate.mean, estimate.interval, kind),
         None => (0.0, wilson(0, 0), kind),
     }
 }
 
-fn point(series: &Series) -> Point {
+/// Name of the random stream behind the interval of `series`.
+fn purpose(series: &Series) -> String {
+    format!(
+        "band/{}/{}/{}/k{}",
+        series.dataset, series.protocol, series.learner, series.shots
+    )
+}
+
+fn point(series: &Series, subject: bool) -> Point {
     let record = &series.runs[0].record;
     let (mean, interval, kind) = share(series, &series.images());
     let over_seeds = mean_interval(&series.values());
-    let rounded = |share: f64| (share * 1e6).round() / 1e6;
     Point {
+        panel: Panel::Dataset,
         dataset: series.dataset.clone(),
         protocol: series.protocol,
         regime: record.regime.clone(),
         micro: series.is_micro(),
-        metric: series.headline(),
+        metric: Some(series.headline()),
         chance: rounded(1.0 / record.classes.len().max(1) as f64),
         learner: series.learner.clone(),
         reading: series.reading(),
+        subject,
         shots: series.shots,
         seeds: series
             .seeds()
@@ -148,7 +199,52 @@ fn point(series: &Series) -> Point {
         interval: kind,
         t_low: over_seeds.map(|interval| rounded(interval.low)),
         t_high: over_seeds.map(|interval| rounded(interval.high)),
+        red: series.runs.iter().any(|run| run.red),
+        device_seconds: device_seconds(&series.runs),
+        device: devices(series.runs.iter().map(|run| machine(&run.record.timing))),
     }
+}
+
+/// A share to six digits.
+fn rounded(share: f64) -> f64 {
+    (share * 1e6).round() / 1e6
+}
+
+/// A duration to three digits, more than the timing of a run is worth.
+fn three_digits(seconds: f64) -> f64 {
+    format!("{seconds:.2e}").parse().unwrap_or(seconds)
+}
+
+/// Mean over runs of seconds × devices, where the runs were timed.
+fn device_seconds(runs: &[Run]) -> Option<f64> {
+    let one = |timing: &Timing| (timing.train_seconds + timing.eval_seconds) * timing.devices.max(1) as f64;
+    let total: f64 = runs.iter().map(|run| one(&run.record.timing)).sum();
+    (total > 0.0).then(|| three_digits(total / runs.len() as f64))
+}
+
+/// What a run ran on: threads are told where they are what computes.
+fn machine(timing: &Timing) -> String {
+    let count = match timing.devices {
+        0 | 1 => String::new(),
+        n => format!("{n} × "),
+    };
+    let threads = match timing.threads {
+        n if n == 0 || timing.device != "cpu" => String::new(),
+        1 => ", 1 thread".into(),
+        n => format!(", {n} threads"),
+    };
+    format!("{count}{}{threads}", timing.device)
+}
+
+/// The distinct ones of lists of devices, as one list.
+pub(super) fn devices(lists: impl Iterator<Item = String>) -> String {
+    let lists: Vec<String> = lists.collect();
+    let distinct: BTreeSet<&str> = lists
+        .iter()
+        .flat_map(|list| list.split("; "))
+        .filter(|device| !device.is_empty())
+        .collect();
+    distinct.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 /// The table as CSV.
@@ -208,18 +304,26 @@ mod tests {
             (Shots::K(0), "", 0.25)
         );
         assert_eq!(points[0].interval, IntervalKind::BootstrapImages);
-        let readings: Vec<_> = points.iter().map(|p| p.reading).collect();
-        assert_eq!(readings, [Some(Reading::Free), None]);
+        let readings: Vec<_> = points.iter().map(|p| (p.reading, p.subject)).collect();
+        assert_eq!(readings, [(Some(Reading::Free), true), (None, true)]);
         let csv = to_csv(&points, Path::new("p")).unwrap();
         assert_eq!(from_csv(Path::new("p"), &csv).unwrap(), points);
-        // Tables were once written without the column.
-        let old = String::from_utf8(csv).unwrap();
-        let old = old
-            .replace(",reading", "")
-            .replace("VLM LoRA,free", "VLM LoRA")
-            .replace("x,,", "x,");
-        let read = from_csv(Path::new("p"), old.as_bytes()).unwrap();
-        assert_eq!((read[0].reading, read[1].clone()), (None, points[1].clone()));
+        // Tables as they were once written, the first of them without readings.
+        let old = "dataset,protocol,regime,micro,metric,chance,learner,shots,seeds,n_test,mean,low,high,interval,t_low,t_high\n\
+                   a,clean,novel,true,top1,0.25,x,4,0 1,40,0.75,0.6,0.875,bootstrap-seeds-images,,\n";
+        let readings = old.replace("learner,", "learner,reading,").replace("x,4", "x,trie,4");
+        for (table, reading) in [(old, None), (&readings, Some(Reading::Trie))] {
+            let read = from_csv(Path::new("p"), table.as_bytes()).unwrap();
+            let one = &read[0];
+            assert_eq!(
+                (one.reading, one.panel, one.metric),
+                (reading, Panel::Dataset, Some(Headline::Top1))
+            );
+            assert_eq!(
+                (one.shots, one.red, one.subject, one.device_seconds),
+                (Shots::K(4), false, false, None)
+            );
+        }
     }
 
     #[test]

@@ -1,22 +1,30 @@
 //! Accuracy against labelled examples per class: one panel a dataset, one line and band a learner. What a learner
-//! answers without examples is a level line in its colour, as zero has no place on the axis of doublings.
+//! answers without examples, and what it reaches with the whole training pool, are level lines in its colour, as
+//! neither has a place on the axis of doublings. Then the same for the mean over datasets, and accuracy against
+//! device-seconds. Published results are shown where they are comparable.
 //!
 //! The only input is the table of [`Point`]s that is written beside the drawing as CSV, so that the CSV
 //! makes the drawing again, byte for byte. PNG and PDF are made from the SVG.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::Protocol;
 use crate::error::{Error, Result};
-use crate::results::curve::{self, Point, distinct};
+use crate::results::anchor::{self, Anchor};
+use crate::results::curve::{self, Panel, Point, distinct};
 use crate::results::file;
 
 mod canvas;
 mod caption;
+mod cost;
+mod grid;
 mod legend;
+mod level;
 mod panel;
 mod pdf;
+mod place;
+mod published;
 mod raster;
 mod style;
 
@@ -25,15 +33,13 @@ pub use pdf::pdf;
 pub use raster::png;
 
 use canvas::{Canvas, Type, figure_error};
+use grid::{Grid, PANEL_WIDTH};
+use published::Published;
 use style::{INK, TITLE};
 
 const MARGIN: f64 = 16.0;
 /// Room for the figure's title.
 const HEAD: f64 = 44.0;
-/// Room left of the first column for the name of the y axis.
-const Y_NAME: f64 = 22.0;
-const COLUMN_GAP: f64 = 14.0;
-const PANEL_WIDTH: f64 = 312.0;
 /// Letters of a dataset's or learner's name that fit where it is printed.
 const NAME_LETTERS: usize = 34;
 
@@ -42,15 +48,35 @@ const NAME_LETTERS: usize = 34;
 /// # Errors
 /// As [`svg`], [`png`] and [`pdf`]; [`crate::error::Error::Io`] when a file cannot be written.
 pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
-    let drawing = svg(points)?;
-    let (raster, page) = (png(&drawing)?, pdf(&drawing)?);
+    let files = files(points)?;
     fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     let table = folder.join("accuracy.csv");
     file::replace_if_changed(&table, &curve::to_csv(points, &table)?)?;
-    file::replace_if_changed(&folder.join("accuracy.svg"), drawing.as_bytes())?;
-    file::replace_if_changed(&folder.join("accuracy.png"), &raster)?;
-    file::replace_if_changed(&folder.join("accuracy.pdf"), &page)?;
+    for (kind, bytes) in files {
+        file::replace_if_changed(&folder.join("accuracy").with_extension(kind), &bytes)?;
+    }
     Ok(())
+}
+
+/// Draws the points of a table that [`write`] left, and puts SVG, PNG and PDF beside it, under its name; the points.
+///
+/// # Errors
+/// As [`write`] and [`curve::from_csv`].
+pub fn redraw(table: &Path) -> Result<Vec<Point>> {
+    let bytes = fs::read(table).map_err(Error::io("read", table))?;
+    let points = curve::from_csv(table, &bytes)?;
+    for (kind, bytes) in files(&points)? {
+        let path: PathBuf = table.with_extension(kind);
+        file::replace_if_changed(&path, &bytes)?;
+    }
+    Ok(points)
+}
+
+/// The one drawing in each of its forms, with what their names end in.
+fn files(points: &[Point]) -> Result<[(&'static str, Vec<u8>); 3]> {
+    let drawing = svg(points)?;
+    let (raster, page) = (png(&drawing)?, pdf(&drawing)?);
+    Ok([("svg", drawing.into_bytes()), ("png", raster), ("pdf", page)])
 }
 
 /// The figure as SVG; the same points give the same bytes.
@@ -58,50 +84,93 @@ pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
 /// # Errors
 /// [`crate::error::Error::Figure`] when there are no points or the drawing fails.
 pub fn svg(points: &[Point]) -> Result<String> {
+    draw(points, &anchor::anchors()?)
+}
+
+/// What a panel shows.
+enum Content<'a> {
+    /// Of one dataset, or of the mean.
+    Accuracy(Vec<&'a Point>),
+    Cost(Vec<&'a Point>),
+}
+
+fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
     if points.is_empty() {
         return Err(figure_error("there are no finished cells"));
     }
-    let panels = distinct(points, |p| (p.dataset.clone(), p.protocol));
     let learners = learners(points);
+    let panels = panels(points);
     let entries = legend::entries(points, &learners);
     let grid = Grid::new(panels.len(), entries.len());
+    let axis = panel::Axis::new(points);
+    let published = published::comparable(points, anchors, &axis);
     let width = grid.width();
-    let footnotes = caption::footnotes(points, width - 2.0 * MARGIN);
+    let notes = [published::footnote(&published)];
+    let footnotes = caption::footnotes(points, &notes, width - 2.0 * MARGIN);
     let height = grid.bottom() + caption::height(&footnotes) + MARGIN;
 
     canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
         sheet.area(&corners((0.0, 0.0), width, height), style::PAPER, 1.0)?;
         let title = "Accuracy by number of labelled examples per class";
         sheet.text((MARGIN, MARGIN + 8.0), title, Type::new(TITLE, INK).bold())?;
-        let axis = panel::Axis::new(points);
-        for (index, name) in panels.iter().enumerate() {
-            draw_panel(sheet, points, name, &learners, &axis, &grid, index)?;
+        for (index, content) in panels.iter().enumerate() {
+            let below = grid.below(index).map(|below| &panels[below]);
+            let frame = panel::Frame {
+                at: grid.panel_at(index),
+                width: PANEL_WIDTH,
+                name_x: below.is_none_or(|below| is_cost(below) != is_cost(content)),
+                name_y: index.is_multiple_of(grid.columns),
+            };
+            draw_panel(sheet, &frame, content, &axis, &learners, &published)?;
         }
         legend::draw(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
         caption::draw(sheet, &footnotes, (MARGIN, grid.bottom()))
     })
 }
 
+fn is_cost(content: &Content<'_>) -> bool {
+    matches!(content, Content::Cost(_))
+}
+
 fn draw_panel(
     sheet: &mut Canvas<'_>,
-    points: &[Point],
-    (dataset, protocol): &(String, Protocol),
-    learners: &[String],
+    frame: &panel::Frame,
+    content: &Content<'_>,
     axis: &panel::Axis,
-    grid: &Grid,
-    index: usize,
+    learners: &[String],
+    published: &[Published<'_>],
 ) -> Result<()> {
-    let own: Vec<&Point> = points
-        .iter()
-        .filter(|p| p.dataset == *dataset && p.protocol == *protocol)
-        .collect();
-    let frame = panel::Frame {
-        at: grid.panel_at(index),
-        width: PANEL_WIDTH,
-        name_x: grid.is_lowest(index),
-        name_y: index.is_multiple_of(grid.columns),
+    match content {
+        Content::Accuracy(own) => panel::draw(sheet, frame, axis, own, learners, published),
+        Content::Cost(own) => cost::draw(sheet, frame, own, learners),
+    }
+}
+
+/// A panel a dataset; then for each protocol its mean, if it has one, and its cost, of the mean or of the one dataset.
+fn panels(points: &[Point]) -> Vec<Content<'_>> {
+    let mut panels = Vec::new();
+    let of = |place: &(Panel, String, Protocol)| -> Vec<&Point> {
+        let (panel, dataset, protocol) = place;
+        let own = |p: &&Point| p.panel == *panel && p.dataset == *dataset && p.protocol == *protocol;
+        points.iter().filter(own).collect()
     };
-    panel::draw(sheet, &frame, axis, &own, learners)
+    let (datasets, means): (Vec<_>, Vec<_>) = distinct(points, |p| (p.panel, p.dataset.clone(), p.protocol))
+        .into_iter()
+        .partition(|(panel, ..)| *panel == Panel::Dataset);
+    panels.extend(datasets.iter().map(|place| Content::Accuracy(of(place))));
+    for protocol in distinct(points, |p| p.protocol) {
+        let here = |place: &&(Panel, String, Protocol)| place.2 == protocol;
+        let whole: Option<Vec<&Point>> = match (means.iter().find(here), datasets.iter().filter(here).count()) {
+            (Some(mean), _) => {
+                panels.push(Content::Accuracy(of(mean)));
+                Some(of(mean))
+            }
+            (None, 1) => datasets.iter().find(here).map(of),
+            (None, _) => None,
+        };
+        panels.extend(whole.filter(|own| cost::is_timed(own)).map(Content::Cost));
+    }
+    panels
 }
 
 /// The corners of a rectangle.
@@ -109,12 +178,13 @@ fn corners((x, y): canvas::At, width: f64, height: f64) -> [canvas::At; 4] {
     [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 }
 
-/// The learners in the order of the legend: those that write their answers first.
+/// The learners in the order of the legend: those that write their answers, the others that comparisons are about,
+/// the rest.
 fn learners(points: &[Point]) -> Vec<String> {
-    let mut learners = distinct(points, |p| (p.reading.is_none(), p.learner.clone()));
-    learners.sort_by_key(|(chooses, _)| *chooses);
+    let mut learners = distinct(points, |p| (p.reading.is_none(), !p.subject, p.learner.clone()));
+    learners.sort_by_key(|(chooses, beside, _)| (*chooses, *beside));
     let mut names: Vec<String> = Vec::new();
-    for (_, name) in learners {
+    for (.., name) in learners {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -130,101 +200,6 @@ fn shortened(name: &str, remark: &str) -> String {
     }
     let start: String = name.chars().take(room - 1).collect();
     format!("{start}…{remark}")
-}
-
-/// Where panels and legend stand: the legend beside one, two or four panels, else in a free place of the
-/// last row, else in a strip below it.
-struct Grid {
-    panels: usize,
-    columns: usize,
-    rows: usize,
-    legend: Place,
-    legend_entries: usize,
-}
-
-enum Place {
-    Beside,
-    Free,
-    Strip,
-}
-
-const STRIP_COLUMNS: usize = 3;
-
-impl Grid {
-    fn new(panels: usize, legend_entries: usize) -> Self {
-        let columns = match panels {
-            0 | 1 => 1,
-            2 | 4 => 2,
-            _ => 3,
-        };
-        let rows = panels.div_ceil(columns);
-        let legend = if columns < 3 {
-            Place::Beside
-        } else if panels < columns * rows {
-            Place::Free
-        } else {
-            Place::Strip
-        };
-        Self {
-            panels,
-            columns,
-            rows,
-            legend,
-            legend_entries,
-        }
-    }
-
-    fn width(&self) -> f64 {
-        let columns = if matches!(self.legend, Place::Beside) {
-            self.columns + 1
-        } else {
-            self.columns
-        };
-        Self::place(columns, 0).0 - COLUMN_GAP + MARGIN
-    }
-
-    fn place(column: usize, row: usize) -> canvas::At {
-        let x = MARGIN + Y_NAME + column as f64 * (PANEL_WIDTH + COLUMN_GAP);
-        (x, HEAD + row as f64 * panel::HEIGHT)
-    }
-
-    fn panel_at(&self, index: usize) -> canvas::At {
-        Self::place(index % self.columns, index / self.columns)
-    }
-
-    /// Whether no panel stands below this one.
-    fn is_lowest(&self, index: usize) -> bool {
-        index + self.columns >= self.panels
-    }
-
-    fn legend_columns(&self) -> usize {
-        if matches!(self.legend, Place::Strip) {
-            STRIP_COLUMNS
-        } else {
-            1
-        }
-    }
-
-    fn legend_at(&self) -> canvas::At {
-        let (x, y) = match self.legend {
-            Place::Beside => Self::place(self.columns, 0),
-            Place::Free => self.panel_at(self.panels),
-            Place::Strip => {
-                return (Self::place(0, 0).0 + panel::LEFT, self.panels_bottom() + 4.0);
-            }
-        };
-        (x + panel::LEFT, y + panel::TOP)
-    }
-
-    fn panels_bottom(&self) -> f64 {
-        Self::place(0, self.rows).1
-    }
-
-    fn bottom(&self) -> f64 {
-        let rows = self.legend_entries.div_ceil(self.legend_columns());
-        let legend = self.legend_at().1 + rows as f64 * legend::ROW + 2.0;
-        self.panels_bottom().max(legend) + 10.0
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,19 @@
-//! Files that are either whole or absent, whatever moment the power goes.
+//! Files that are either whole or absent, whatever moment the power goes and however many processes write.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
+use crate::results::process::Process;
 
-/// Replaces `path` by `bytes`: written to `<path>.tmp`, flushed to the disk, renamed, and the folder
-/// flushed too, so that the new name survives a crash as well.
+/// A temporary file of a process that nothing is known of is left alone for so long.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// Replaces `path` by `bytes`: written to a name of its own (see [`temporary`]), flushed to the disk, renamed,
+/// and the folder flushed too, so that the new name survives a crash as well.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`; the temporary file is removed and the old file, if any, stays.
@@ -57,26 +63,61 @@ pub fn remove_if_present(path: &Path) -> Result<()> {
 }
 
 /// Makes a folder and its parents, and proves that files can be written into it: a read-only mount, a
-/// full disk or a missing right shows up here, before any work is done.
+/// full disk or a missing right shows up here, before any work is done. Then removes what killed writers left in
+/// it, see [`remove_abandoned`].
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.
 pub fn make_writable_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io("make folder", folder))?;
-    let probe = folder.join(".writable.tmp");
+    let probe = temporary(&folder.join(".writable"));
     // A block's worth: an empty file can be made on a full disk.
-    let written = write_through(&probe, &[0; 4096]).map_err(Error::io("write into", folder));
-    let removed = remove_if_present(&probe); // another process may have probed, too
-    written.and(removed)
+    let written = write_through(&probe, &[0; 4096]).and_then(|()| fs::metadata(&probe)?.modified());
+    let removed = remove_if_present(&probe);
+    let now = written.map_err(Error::io("write into", folder))?;
+    removed?;
+    remove_abandoned(folder, now)
 }
 
-fn temporary(path: &Path) -> PathBuf {
+/// Removes temporary files whose writer has certainly ended, and those of unknown writers when they are ten minutes
+/// older than `now`, the time that the folder's own file system gives to a file written now.
+fn remove_abandoned(folder: &Path, now: SystemTime) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let name = entry.file_name();
+        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".tmp")) else {
+            continue;
+        };
+        let tag = stem.rsplit_once('.').and_then(|(_, tag)| tag.rsplit_once('-'));
+        let abandoned = match tag.and_then(|(tag, _)| Process::of_tag(tag)) {
+            Some(writer) => writer.is_gone(),
+            None => {
+                let modified = entry.metadata().and_then(|file| file.modified());
+                modified.is_ok_and(|then| now.duration_since(then).is_ok_and(|age| age > ABANDONED))
+            }
+        };
+        if abandoned {
+            remove_if_present(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A name beside `path` that no other writer has: `<path>.<tag of the process>-<number>.tmp`.
+#[must_use]
+pub fn temporary(path: &Path) -> PathBuf {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
     let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
+    name.push(format!(".{}-{number}.tmp", Process::this().tag()));
     name.into()
 }
 
-fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file and returns when its bytes are on the disk.
+///
+/// # Errors
+/// What the system says.
+pub fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -129,5 +170,56 @@ mod tests {
         assert!(error.to_string().contains("inside"), "{error}");
         make_writable_folder(&folder.path().join("a/b")).unwrap();
         assert_eq!(fs::read_dir(folder.path().join("a/b")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_writers_of_one_file_leave_one_whole_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.csv");
+        std::thread::scope(|threads| {
+            for writer in 0..4u8 {
+                let path = &path;
+                threads.spawn(move || {
+                    for _ in 0..20 {
+                        replace(path, &vec![writer; 100_000]).unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() == 100_000 && bytes.iter().all(|byte| *byte == bytes[0]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_of_ended_writers_go_and_those_of_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (this, now) = (Process::this(), SystemTime::now());
+        let ended = Process {
+            started: this.started - 1,
+            ..this.clone()
+        };
+        let foreign = Process {
+            boot: "another".into(),
+            ..this.clone()
+        };
+        let write = |name: String, age: u64| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(now - Duration::from_secs(age)).unwrap();
+        };
+        write(format!("ended.json.{}-3.tmp", ended.tag()), 0);
+        write(format!("live.json.{}-3.tmp", this.tag()), 9_000);
+        write(format!("far.json.{}-3.tmp", foreign.tag()), 590);
+        write(format!("far-old.json.{}-3.tmp", foreign.tag()), 610);
+        write("unnamed.json.tmp".into(), 610);
+        write("kept.json".into(), 610);
+        remove_abandoned(folder.path(), now).unwrap();
+        let mut left: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .map(|name| name.split('.').next().unwrap().to_owned())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["far", "kept", "live"]);
     }
 }

@@ -7,10 +7,43 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::prediction::Reading;
+use crate::results::file;
 use crate::results::record::Record;
+use crate::results::store::Store;
 
 /// Digits after the point of every share and loss.
 const DIGITS: usize = 6;
+
+impl Store {
+    /// Rebuilds `ledger.csv` (identity and metrics: the same results, the same bytes) and `timings.csv`
+    /// from `records`, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when they cannot be written.
+    pub fn write_ledger(&self, records: &[Record]) -> Result<(), Error> {
+        for (name, bytes) in self.tables(records)? {
+            file::replace_if_changed(&self.folder().join(name), &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Name and bytes of both files.
+    pub(super) fn tables(&self, records: &[Record]) -> Result<[(&'static str, Vec<u8>); 2], Error> {
+        let mut sorted: Vec<&Record> = records.iter().collect();
+        sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+        let failed = |name: &str| {
+            let path = self.folder().join(name);
+            move |e: csv::Error| Error::io("rebuild", path)(e.into())
+        };
+        Ok([
+            (
+                "ledger.csv",
+                ledger(&self.marked(&sorted)?).map_err(failed("ledger.csv"))?,
+            ),
+            ("timings.csv", timings(&sorted).map_err(failed("timings.csv"))?),
+        ])
+    }
+}
 
 /// The cells that a ledger lists.
 ///

@@ -9,7 +9,11 @@
 //!                                     │         └────▶ zero shot ─▶ table
 //!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
+//!
+//! Many processes may write one store: [`claim`] says who runs which cell. [`verify`] computes everything again.
 
+pub mod anchor;
+pub mod claim;
 pub mod compact;
 pub mod comparison;
 pub mod control;
@@ -19,14 +23,17 @@ pub mod file;
 pub mod gate;
 pub mod identity;
 pub mod ledger;
+pub mod leftovers;
 pub mod metric;
 pub mod micro_gate;
 pub mod partial;
 pub mod predictions;
+pub mod process;
 pub mod record;
 pub mod saved;
 pub mod series;
 pub mod statistics;
 pub mod store;
 pub mod table;
+pub mod verify;
 pub mod zero_shot;

@@ -80,6 +80,30 @@ pub fn fingerprint(classes: &[String], rows: &[Prediction]) -> String {
     hex(&hash.finalize())
 }
 
+/// Whether answers, true classes and lists of log-probabilities fit so many classes, and there are any.
+pub(super) fn check(classes: usize, rows: &[Prediction]) -> Result<(), String> {
+    if rows.is_empty() {
+        return Err("there are none".into());
+    }
+    for row in rows {
+        let named = [Some(row.truth), row.free_class, row.trie_class, row.likelihood_class];
+        if let Some(class) = named.into_iter().flatten().find(|&class| class as usize >= classes) {
+            return Err(format!("image `{}` has class {class}, there are {classes}", row.id));
+        }
+        if let Some(log_probs) = row
+            .log_probs
+            .as_ref()
+            .filter(|p| p.len() != classes || p.iter().any(|p| p.is_nan()))
+        {
+            return Err(format!(
+                "image `{}` has log-probabilities {log_probs:?} for {classes} classes",
+                row.id
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The bytes of a prediction file.
 ///
 /// # Errors

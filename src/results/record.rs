@@ -170,7 +170,7 @@ impl Record {
 }
 
 /// Independent groups among test images: an image without a group is one of its own.
-fn count_groups(predictions: &[Prediction]) -> usize {
+pub(super) fn count_groups(predictions: &[Prediction]) -> usize {
     let named: HashSet<_> = predictions.iter().filter_map(|p| p.group.as_deref()).collect();
     named.len() + predictions.iter().filter(|p| p.group.is_none()).count()
 }

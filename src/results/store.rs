@@ -8,6 +8,7 @@
 //! states/<run_id>/                    while it runs: how far its training has come
 //! cells/<run_id>.json                 written last: a cell is finished when this is whole
 //! cells/<run_id>.failed.json          why it is not
+//! claims/<run_id>.<generation>.json   who runs the cell
 //! controls/<run_id>.json              what sanity controls found
 //! ledger.csv timings.csv figures/     rebuilt from the above
 //! ```
@@ -30,7 +31,7 @@ use crate::results::identity::{CellKey, Identity};
 use crate::results::partial::PartialPredictions;
 use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::{Account, Failure, Record, SCHEMA};
-use crate::results::{file, ledger, predictions};
+use crate::results::{file, predictions};
 
 /// A results folder.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] on a read-only file system, a full disk or a missing right.
     pub fn open(folder: &Path) -> Result<Self> {
-        for inside in ["cells", "predictions", "splits", "figures"] {
+        for inside in ["", "cells", "predictions", "splits", "figures"] {
             file::make_writable_folder(&folder.join(inside))?;
         }
         Ok(Self::of(folder))
@@ -102,7 +103,9 @@ impl Store {
         self.folder.join("states").join(run_id)
     }
 
-    fn cell_path(&self, run_id: &str) -> PathBuf {
+    /// Where the record of a cell is stored.
+    #[must_use]
+    pub fn cell_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.json"))
     }
 
@@ -111,7 +114,7 @@ impl Store {
         self.folder.join("controls").join(format!("{run_id}.json"))
     }
 
-    fn failure_path(&self, run_id: &str) -> PathBuf {
+    pub(super) fn failure_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.failed.json"))
     }
 
@@ -145,17 +148,24 @@ impl Store {
         Ok(self.checked(run_id)?.ok_or_else(unfinished)?.1)
     }
 
+    /// Whether a cell has a record, whole or not: as cheap as it gets.
+    #[must_use]
+    pub fn is_stored(&self, run_id: &str) -> bool {
+        self.cell_path(run_id).exists()
+    }
+
     /// A cell whole: its record and its predictions, in the order in which they were made; `None` when there is no
-    /// such cell.
+    /// record.
     ///
     /// # Errors
-    /// [`Error::Malformed`] names a file that is torn, missing, or not the one that the others were made with;
-    /// [`Error::Io`] one that cannot be read.
+    /// [`Error::Malformed`] names a file that is torn, of an unknown schema, missing, or not the one that the others
+    /// were made with; [`Error::Io`] one that cannot be read.
     pub fn read(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        let Some(bytes) = file::read_if_present(&self.cell_path(run_id))? else {
+        let path = self.cell_path(run_id);
+        let Some(bytes) = file::read_if_present(&path)? else {
             return Ok(None);
         };
-        let record = parse_record(&self.cell_path(run_id), &bytes)?;
+        let record = parse_record(&path, &bytes)?;
         self.with_predictions(run_id, record).map(Some)
     }
 
@@ -237,7 +247,7 @@ impl Store {
     /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
     pub fn finish(&self, identity: &Identity, account: Account, rows: &[Prediction]) -> Result<Record> {
         let run_id = &identity.run_id();
-        check_rows(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
+        predictions::check(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
             run_id: run_id.clone(),
             reason,
         })?;
@@ -278,6 +288,14 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when it cannot be written.
     pub fn write_split(&self, key: &CellKey, split: &impl Serialize) -> Result<String> {
+        let path = self.split_path(key);
+        let json = to_json(split, &path)?;
+        file::replace_if_changed(&path, &json)?;
+        Ok(hex(&Sha256::digest(&json)))
+    }
+
+    /// Where the split of a cell is stored.
+    pub(super) fn split_path(&self, key: &CellKey) -> PathBuf {
         let CellKey {
             dataset,
             protocol,
@@ -285,13 +303,24 @@ impl Store {
             seed,
             ..
         } = key;
-        let path = self
-            .folder
-            .join("splits")
-            .join(format!("{dataset}-{protocol}-k{shots}-s{seed}.json"));
-        let json = to_json(split, &path)?;
-        file::replace_if_changed(&path, &json)?;
-        Ok(hex(&Sha256::digest(&json)))
+        let name = format!("{dataset}-{protocol}-k{shots}-s{seed}.json");
+        self.folder.join("splits").join(name)
+    }
+
+    /// The `run_id` of every cell that has a record, whole or not, in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn stored(&self) -> Result<Vec<String>> {
+        let cells = self.folder.join("cells");
+        let mut stored = Vec::new();
+        for entry in fs::read_dir(&cells).map_err(Error::io("read", &cells))? {
+            let name = entry.map_err(Error::io("read", &cells))?.file_name();
+            let run_id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            stored.extend(run_id.filter(|id| !id.ends_with(".failed")).map(str::to_owned));
+        }
+        stored.sort();
+        Ok(stored)
     }
 
     /// All finished cells, in order of their keys.
@@ -299,35 +328,12 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the folder or a file cannot be read.
     pub fn records(&self) -> Result<Vec<Record>> {
-        let cells = self.folder.join("cells");
         let mut records = Vec::new();
-        for entry in fs::read_dir(&cells).map_err(Error::io("read", &cells))? {
-            let name = entry.map_err(Error::io("read", &cells))?.file_name();
-            let run_id = name.to_str().and_then(|name| name.strip_suffix(".json"));
-            if let Some(run_id) = run_id.filter(|id| !id.ends_with(".failed")) {
-                records.extend(self.finished(run_id)?);
-            }
+        for run_id in self.stored()? {
+            records.extend(self.finished(&run_id)?);
         }
         records.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
         Ok(records)
-    }
-
-    /// Rebuilds `ledger.csv` (identity and metrics: the same results, the same bytes) and `timings.csv`
-    /// from `records`, in any order.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when they cannot be written.
-    pub fn write_ledger(&self, records: &[Record]) -> Result<()> {
-        let mut sorted: Vec<&Record> = records.iter().collect();
-        sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
-        let write = |name: &str, table: Result<Vec<u8>, csv::Error>| {
-            let path = self.folder.join(name);
-            let bytes = table.map_err(|e| Error::io("write", &path)(e.into()))?;
-            file::replace_if_changed(&path, &bytes)
-        };
-        write("ledger.csv", ledger::ledger(&self.marked(&sorted)?))?;
-        write("timings.csv", ledger::timings(&sorted))?;
-        Ok(())
     }
 }
 
@@ -369,27 +375,4 @@ fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
     json.push(b'\n');
     Ok(json)
-}
-
-fn check_rows(classes: usize, rows: &[Prediction]) -> std::result::Result<(), String> {
-    if rows.is_empty() {
-        return Err("there are none".into());
-    }
-    for row in rows {
-        let named = [Some(row.truth), row.free_class, row.trie_class, row.likelihood_class];
-        if let Some(class) = named.into_iter().flatten().find(|&class| class as usize >= classes) {
-            return Err(format!("image `{}` has class {class}, there are {classes}", row.id));
-        }
-        if let Some(log_probs) = row
-            .log_probs
-            .as_ref()
-            .filter(|p| p.len() != classes || p.iter().any(|p| p.is_nan()))
-        {
-            return Err(format!(
-                "image `{}` has log-probabilities {log_probs:?} for {classes} classes",
-                row.id
-            ));
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ fn help_of_every_verb() {
     for verb in [
         vec![],
         vec!["sweep"],
+        vec!["run"],
         vec!["data", "list"],
         vec!["data", "show"],
         vec!["split"],
@@ -20,6 +21,7 @@ fn help_of_every_verb() {
         vec!["plot"],
         vec!["promote"],
         vec!["control"],
+        vec!["verify"],
     ] {
         let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
         text += &format!("$ kshot {}\n{}\n", arguments.join(" "), sandbox.succeed(&arguments));

@@ -54,7 +54,7 @@ fn the_compact_form_gives_the_same_figure_and_tables() {
         }
     }
     // All but splits and the cells' own prediction files.
-    assert_eq!(promoted.len(), 4 + 3 + 3 + 2 + 6, "{:?}", promoted.keys());
+    assert_eq!(promoted.len(), 4 + 4 + 3 + 2 + 6, "{:?}", promoted.keys());
 
     // A second time, over what is there: nothing changes, and what does not belong is gone.
     fs::write(sandbox.path(COMPACT).join("cells/0123456789abcdef.json"), "{}").unwrap();
@@ -155,6 +155,30 @@ fn the_committed_reference_is_read() {
         curve::from_csv(&path, &fs::read(&path).unwrap()).unwrap()
     };
     assert_eq!(points(&sandbox.path(COMPACT)), points(&committed));
+    let drawing = |folder: &Path| fs::read(folder.join("figures/accuracy.svg")).unwrap();
+    assert!(
+        drawing(&sandbox.path(COMPACT)) == drawing(&committed),
+        "drawn otherwise"
+    );
+}
+
+#[test]
+fn the_table_beside_a_figure_draws_it_again() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("figures");
+    copy(&root().join("results/reference/mini-full/figures"), &folder);
+    let committed = contents(&folder);
+    for kind in ["svg", "png", "pdf"] {
+        fs::remove_file(folder.join("accuracy").with_extension(kind)).unwrap();
+    }
+    let table = sandbox.succeed(&["plot", "figures/accuracy.csv"]);
+    assert!(table.contains("mini-pets") && !table.contains("mean of"), "{table}");
+    assert_eq!(contents(&folder), committed);
+
+    fs::write(folder.join("accuracy.csv"), "dataset,shots\na,b\n").unwrap();
+    let bad = sandbox.run(&["plot", "figures/accuracy.csv"]);
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(stderr(&bad).contains("accuracy.csv"), "{}", stderr(&bad));
 }
 
 /// Stores a cell of 40 images in pairs, of four classes; of a learner that writes where `free` is given, which says

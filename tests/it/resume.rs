@@ -266,6 +266,7 @@ fn run_to_the_end(folder: &Path, set: &[&str], stop_every: usize) -> (Vec<Record
                         images += step.images;
                     }
                     Event::Predicted(rows) => images += rows,
+                    Event::Complete => {}
                 }
                 events += 1;
                 if events == stop_every {

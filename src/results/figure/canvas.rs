@@ -7,7 +7,7 @@ use plotters::style::{
 };
 
 use crate::error::{Error, Result};
-use crate::results::figure::style::{Marker, Rgb};
+use crate::results::figure::style::{INK, Marker, PAPER, Rgb};
 
 /// plotters draws on whole pixels: a sheet ten times as large gives tenths.
 const SCALE: f64 = 10.0;
@@ -116,38 +116,67 @@ impl Canvas<'_> {
     }
 
     /// A marker with a thin white edge that lifts it off the lines beneath.
-    pub(super) fn marker(&mut self, (x, y): At, marker: Marker, colour: Rgb) -> Result<()> {
-        let paper = super::style::PAPER;
-        let around = |r: f64, corners: &[(f64, f64)]| -> Vec<At> {
-            corners.iter().map(|(dx, dy)| (x + r * dx, y + r * dy)).collect()
+    pub(super) fn marker(&mut self, at: At, marker: Marker, colour: Rgb) -> Result<()> {
+        self.shape(at, marker, 4.7, PAPER)?;
+        self.shape(at, marker, 3.7, colour)
+    }
+
+    /// A marker struck out: its outline only, under a cross.
+    pub(super) fn struck_marker(&mut self, (x, y): At, marker: Marker, colour: Rgb) -> Result<()> {
+        // A shape of two strokes has no inside.
+        let outline = match marker {
+            Marker::Cross | Marker::Plus => Marker::Circle,
+            other => other,
         };
+        self.marker((x, y), outline, colour)?;
+        self.shape((x, y), outline, 2.4, PAPER)?;
+        for (rise, fall) in [(-5.0, 5.0), (5.0, -5.0)] {
+            self.line(&[(x - 5.0, y + rise), (x + 5.0, y + fall)], INK, 1.4, &[])?;
+        }
+        Ok(())
+    }
+
+    /// A small ring.
+    pub(super) fn ring(&mut self, at: At, colour: Rgb) -> Result<()> {
+        self.shape(at, Marker::Circle, 3.4, colour)?;
+        self.shape(at, Marker::Circle, 2.1, PAPER)
+    }
+
+    /// A filled shape of about `radius`.
+    fn shape(&mut self, (x, y): At, marker: Marker, radius: f64, colour: Rgb) -> Result<()> {
         let corners: &[(f64, f64)] = match marker {
             Marker::Circle => {
-                for (radius, colour) in [(4.6, paper), (3.7, colour)] {
-                    let fill = ShapeStyle {
-                        color: rgba(colour, 1.0),
-                        filled: true,
-                        stroke_width: 0,
-                    };
-                    self.backend
-                        .draw_circle(scaled((x, y)), (radius * SCALE) as u32, &fill, true)
-                        .map_err(failed)?;
-                }
-                return Ok(());
+                let fill = ShapeStyle {
+                    color: rgba(colour, 1.0),
+                    filled: true,
+                    stroke_width: 0,
+                };
+                return self
+                    .backend
+                    .draw_circle(scaled((x, y)), (radius * SCALE) as u32, &fill, true)
+                    .map_err(failed);
             }
+            // Strokes whose ends and sides lie within the shape.
             Marker::Cross => {
-                for (arm, width, colour) in [(3.7, 3.6, paper), (3.2, 1.9, colour)] {
-                    self.line(&[(x - arm, y - arm), (x + arm, y + arm)], colour, width, &[])?;
-                    self.line(&[(x - arm, y + arm), (x + arm, y - arm)], colour, width, &[])?;
-                }
-                return Ok(());
+                let (arm, width) = (radius * 0.86, 2.0 * radius - 5.5);
+                self.line(&[(x - arm, y - arm), (x + arm, y + arm)], colour, width, &[])?;
+                return self.line(&[(x - arm, y + arm), (x + arm, y - arm)], colour, width, &[]);
+            }
+            Marker::Plus => {
+                let (arm, width) = (radius * 1.15, 2.0 * radius - 5.3);
+                self.line(&[(x - arm, y), (x + arm, y)], colour, width, &[])?;
+                return self.line(&[(x, y - arm), (x, y + arm)], colour, width, &[]);
             }
             Marker::Square => &[(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
             Marker::Triangle => &[(0.0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+            Marker::Inverted => &[(0.0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
             Marker::Diamond => &[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)],
         };
-        self.area(&around(4.8, corners), paper, 1.0)?;
-        self.area(&around(3.8, corners), colour, 1.0)
+        let around: Vec<At> = corners
+            .iter()
+            .map(|(dx, dy)| (x + radius * dx, y + radius * dy))
+            .collect();
+        self.area(&around, colour, 1.0)
     }
 
     /// One line of text.

@@ -1,16 +1,17 @@
 //! Which line is whose.
 
+use crate::config::Shots;
 use crate::error::Result;
 use crate::results::curve::Point;
 use crate::results::figure::canvas::{At, Canvas, Type};
-use crate::results::figure::panel::{CHANCE_DASH, ZERO_SHOT_DASH};
-use crate::results::figure::shortened;
-use crate::results::figure::style::{INK, LABEL, SOFT_INK, curve_style};
+use crate::results::figure::grid::COLUMN;
+use crate::results::figure::panel::CURVE_WIDTH;
+use crate::results::figure::style::{CHANCE, CHANCE_DASH, FULL_DATA_DASH, INK, LABEL, ZERO_SHOT_DASH, curve_style};
+use crate::results::figure::{level, shortened};
 use crate::results::series::reading_name;
 
 /// Height of an entry.
 pub(super) const ROW: f64 = 23.0;
-const COLUMN: f64 = 326.0;
 const SAMPLE: f64 = 38.0;
 
 /// A line in the panels and what it is called.
@@ -24,25 +25,34 @@ enum Line {
     Curve(usize),
     /// The same learner without examples.
     ZeroShot(usize),
+    /// The same learner with the whole pool.
+    FullData(usize),
     Guessing,
 }
 
-/// What `points` show: the curve of each of `learners`, its level without examples, guessing.
+/// What `points` show: the curve of each of `learners`, its levels, guessing.
 pub(super) fn entries(points: &[Point], learners: &[String]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (index, learner) in learners.iter().enumerate() {
-        let of = |zero: bool| points.iter().find(|p| p.learner == *learner && (p.shots == 0) == zero);
+        let own = || points.iter().filter(|p| p.learner == *learner);
+        let curve = own().find(|p| p.shots.any() && p.shots != Shots::All);
         let read = |point: &Point| {
             let reading = point.reading.map(|reading| format!(" ({})", reading_name(reading)));
             reading.unwrap_or_default()
         };
-        entries.extend(of(false).map(|point| Entry {
+        entries.extend(curve.map(|point| Entry {
             line: Line::Curve(index),
             name: shortened(learner, &read(point)),
         }));
-        entries.extend(of(true).map(|_| Entry {
+        let levels = own().filter(|p| level::is_drawn(p));
+        let (zero, full): (Vec<&Point>, Vec<&Point>) = levels.partition(|p| !p.shots.any());
+        entries.extend(zero.first().map(|_| Entry {
             line: Line::ZeroShot(index),
             name: shortened(learner, ", zero-shot"),
+        }));
+        entries.extend(full.first().map(|_| Entry {
+            line: Line::FullData(index),
+            name: shortened(learner, ", full data"),
         }));
     }
     entries.push(Entry {
@@ -62,11 +72,12 @@ pub(super) fn draw(sheet: &mut Canvas<'_>, entries: &[Entry], at: At, columns: u
         match entry.line {
             Line::Curve(learner) => {
                 let style = curve_style(learner);
-                sheet.line(&line, style.colour, 2.0, style.dash)?;
+                sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
                 sheet.marker((x + SAMPLE / 2.0, y), style.marker, style.colour)?;
             }
             Line::ZeroShot(learner) => sheet.line(&line, curve_style(learner).colour, 1.6, ZERO_SHOT_DASH)?,
-            Line::Guessing => sheet.line(&line, SOFT_INK, 1.2, CHANCE_DASH)?,
+            Line::FullData(learner) => sheet.line(&line, curve_style(learner).colour, 1.6, FULL_DATA_DASH)?,
+            Line::Guessing => sheet.line(&line, CHANCE, 1.2, CHANCE_DASH)?,
         }
         sheet.text((x + SAMPLE + 9.0, y), &entry.name, Type::new(LABEL, INK))?;
     }

@@ -1,12 +1,16 @@
-//! One dataset: title, axes, bands, lines, markers, levels without examples.
+//! Accuracy against labelled examples per class: title, axes, bands, lines, markers, levels. Of one dataset, or of
+//! the mean of several.
 
 use plotters::style::text_anchor::HPos;
 
+use super::canvas::{At, Canvas, Type};
+use super::level;
+use super::place::{Area, Taken};
+use super::published::{self, Published};
+use super::style::{CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style};
 use crate::config::Shots;
 use crate::error::Result;
-use crate::results::curve::{Point, distinct};
-use crate::results::figure::canvas::{At, Canvas, Type};
-use crate::results::figure::style::{GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style};
+use crate::results::curve::{Panel, Point, distinct};
 use crate::results::metric::Headline;
 
 /// Height of a panel with its title, tick labels and the name of the x axis.
@@ -19,7 +23,11 @@ const BOTTOM: f64 = 48.0;
 const RIGHT: f64 = 6.0;
 /// Free room left and right of the outermost points, in doublings of the shots.
 const X_PADDING: f64 = 0.3;
-const BAND_OPACITY: f64 = 0.14;
+/// Opacity of a band: of the learners in question, and of the others.
+const BAND_OPACITY: [f64; 2] = [0.16, 0.06];
+
+/// A mark on the x axis: how far along the axis it is, between 0 and 1, and its label.
+pub(super) type Tick = (f64, String);
 
 /// The axis of shots, shared by all panels.
 pub(super) struct Axis {
@@ -52,6 +60,20 @@ impl Axis {
             ticks,
         }
     }
+
+    /// How far along the axis: without examples at its start, the whole pool at its end.
+    pub(super) fn along(&self, shots: Shots) -> f64 {
+        match shots {
+            Shots::K(0) => 0.0,
+            Shots::K(k) => (position(k) - self.low) / (self.high - self.low),
+            Shots::All => 1.0,
+        }
+    }
+
+    fn marks(&self) -> Vec<Tick> {
+        let mark = |k: &u32| (self.along(Shots::K(*k)), k.to_string());
+        self.ticks.iter().map(mark).collect()
+    }
 }
 
 fn position(shots: u32) -> f64 {
@@ -67,10 +89,10 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    fn left(&self) -> f64 {
+    pub(super) fn left(&self) -> f64 {
         self.at.0 + LEFT
     }
-    fn right(&self) -> f64 {
+    pub(super) fn right(&self) -> f64 {
         self.at.0 + self.width - RIGHT
     }
     fn top(&self) -> f64 {
@@ -79,25 +101,38 @@ impl Frame {
     fn bottom(&self) -> f64 {
         self.at.1 + HEIGHT - BOTTOM
     }
-    fn x(&self, axis: &Axis, shots: Shots) -> f64 {
-        let share = (position(shots.count().unwrap_or(1)) - axis.low) / (axis.high - axis.low);
-        self.left() + share * (self.right() - self.left())
+    pub(super) fn x(&self, along: f64) -> f64 {
+        self.left() + along * (self.right() - self.left())
     }
-    fn y(&self, share: f64) -> f64 {
+    pub(super) fn y(&self, share: f64) -> f64 {
         self.bottom() - share.clamp(0.0, 1.0) * (self.bottom() - self.top())
+    }
+    /// Where curves are.
+    pub(super) fn inner(&self) -> Area {
+        Area {
+            left: self.left(),
+            top: self.top(),
+            right: self.right(),
+            bottom: self.bottom(),
+        }
     }
 }
 
-/// Draws the panel of one dataset. Learners are styled by their place in `learners`.
+/// Draws a panel. Learners are styled by their place in `learners`.
 pub(super) fn draw(
     sheet: &mut Canvas<'_>,
     frame: &Frame,
     axis: &Axis,
     points: &[&Point],
     learners: &[String],
+    published: &[Published],
 ) -> Result<()> {
-    titles(sheet, frame, points)?;
-    axes(sheet, frame, axis)?;
+    let Some(first) = points.first() else {
+        return Ok(());
+    };
+    let (title, subtitle) = titles(first, points);
+    head(sheet, frame, &title, &subtitle)?;
+    axes(sheet, frame, &axis.marks(), "labelled examples per class")?;
     let curves: Vec<(usize, Vec<&Point>)> = learners
         .iter()
         .map(|learner| {
@@ -112,94 +147,88 @@ pub(super) fn draw(
         .enumerate()
         .filter(|(_, curve)| !curve.is_empty())
         .collect();
-    for (index, curve) in &curves {
+    for (index, curve) in curves.iter().rev() {
         band(sheet, frame, axis, curve, *index)?;
     }
-    if let Some(point) = points.first() {
-        let y = frame.y(point.chance);
-        sheet.line(&[(frame.left(), y), (frame.right(), y)], SOFT_INK, 1.2, CHANCE_DASH)?;
+    let mut taken = Taken::default();
+    let y = frame.y(first.chance);
+    let guessing = [(frame.left(), y), (frame.right(), y)];
+    sheet.line(&guessing, CHANCE, 1.2, CHANCE_DASH)?;
+    taken.line(&guessing);
+    let levels = level::levels(frame, points, learners);
+    for level in &levels {
+        level.draw(sheet, frame)?;
+        taken.line(&level.line(frame));
     }
-    zero_shots(sheet, frame, points, learners)?;
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
-        let style = curve_style(*index);
-        let line: Vec<At> = curve
-            .iter()
-            .map(|p| (frame.x(axis, p.shots), frame.y(p.mean)))
-            .collect();
-        sheet.line(&line, style.colour, 2.0, style.dash)?;
-        for at in line {
+        let at = |p: &&Point| (frame.x(axis.along(p.shots)), frame.y(p.mean));
+        let line: Vec<(At, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
+        draw_curve(sheet, &line, *index, &mut taken)?;
+    }
+    for level in &levels {
+        level.draw_name(sheet, frame, &mut taken)?;
+    }
+    published::draw(sheet, frame, axis, points, published, &mut taken)
+}
+
+/// A learner's line and markers; those whose flag is set are struck out.
+pub(super) fn draw_curve(
+    sheet: &mut Canvas<'_>,
+    points: &[(At, bool)],
+    learner: usize,
+    taken: &mut Taken,
+) -> Result<()> {
+    let style = curve_style(learner);
+    let line: Vec<At> = points.iter().map(|(at, _)| *at).collect();
+    sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
+    taken.line(&line);
+    for &(at, red) in points {
+        taken.marker(at);
+        if red {
+            sheet.struck_marker(at, style.marker, style.colour)?;
+        } else {
             sheet.marker(at, style.marker, style.colour)?;
         }
     }
     Ok(())
 }
 
-/// Dash of the line of guessing.
-pub(super) const CHANCE_DASH: &[f64] = &[1.2, 2.6];
-/// Dash of the level without examples.
-pub(super) const ZERO_SHOT_DASH: &[f64] = &[7.0, 4.0];
-/// Between the names of two levels.
-const NAME_HEIGHT: f64 = 13.0;
+/// Width of a learner's line.
+pub(super) const CURVE_WIDTH: f64 = 2.0;
 
-/// A level line for each learner that answered without examples, named at its right end.
-fn zero_shots(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point], learners: &[String]) -> Result<()> {
-    let mut levels = Vec::new();
-    for (index, learner) in learners.iter().enumerate() {
-        let level = points.iter().find(|p| p.learner == *learner && p.shots == 0);
-        levels.extend(level.map(|point| (frame.y(point.mean), curve_style(index).colour)));
-    }
-    levels.sort_by(|a, b| b.0.total_cmp(&a.0));
-    // From the lowest: above its line and clear of the name below, from the highest: below the panel's edge.
-    let mut names: Vec<f64> = levels.iter().map(|(y, _)| y - NAME_HEIGHT / 2.0).collect();
-    for i in 1..names.len() {
-        names[i] = names[i].min(names[i - 1] - NAME_HEIGHT);
-    }
-    let mut highest = frame.top() + NAME_HEIGHT / 2.0;
-    for name in names.iter_mut().rev() {
-        *name = name.max(highest);
-        highest = *name + NAME_HEIGHT;
-    }
-    for ((y, colour), name) in levels.into_iter().zip(names) {
-        sheet.line(&[(frame.left(), y), (frame.right(), y)], colour, 1.6, ZERO_SHOT_DASH)?;
-        let set = Type::new(SMALL, colour).anchored(HPos::Right);
-        sheet.text((frame.right() - 2.0, name), "zero-shot", set)?;
-    }
-    Ok(())
-}
-
-fn titles(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point]) -> Result<()> {
-    let Some(point) = points.first() else {
-        return Ok(());
+/// Title and subtitle of a panel.
+fn titles(first: &Point, points: &[&Point]) -> (String, String) {
+    let metric = match first.metric {
+        Some(Headline::Top1) => "top-1",
+        Some(Headline::MeanPerClass) => "mean per class",
+        None => "each by its own metric",
     };
-    let metric = match point.metric {
-        Headline::Top1 => "top-1",
-        Headline::MeanPerClass => "mean per class",
-    };
-    let told = |form: &dyn Fn(&str) -> String| point.regime.as_deref().map(form).unwrap_or_default();
+    let told = |form: &dyn Fn(&str) -> String| first.regime.as_deref().map(form).unwrap_or_default();
     let regime = told(&|regime| format!("{regime} concepts · "));
     let mark = told(&|regime| format!(" ({regime})"));
     let mut sizes: Vec<usize> = points.iter().map(|p| p.n_test).collect();
     sizes.sort_unstable();
     sizes.dedup();
     let size = match sizes[..] {
-        [size] => format!(" · n = {size}"),
+        [size] if first.panel == Panel::Dataset => format!(" · n = {size}"),
         _ => String::new(),
     };
-    let (x, y) = (frame.left(), frame.at.1);
-    sheet.text(
-        (x, y + 13.0),
-        &super::shortened(&point.dataset, &mark),
-        Type::new(PANEL_TITLE, INK).bold(),
-    )?;
-    sheet.text(
-        (x, y + 31.0),
-        &format!("{regime}{metric}{size}"),
-        Type::new(SMALL, SOFT_INK),
+    (
+        super::shortened(&first.dataset, &mark),
+        format!("{regime}{metric}{size}"),
     )
 }
 
-fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
+/// Draws what stands above a panel.
+pub(super) fn head(sheet: &mut Canvas<'_>, frame: &Frame, title: &str, subtitle: &str) -> Result<()> {
+    let (x, y) = (frame.left(), frame.at.1);
+    sheet.text((x, y + 13.0), title, Type::new(PANEL_TITLE, INK).bold())?;
+    sheet.text((x, y + 31.0), subtitle, Type::new(SMALL, SOFT_INK))
+}
+
+/// Draws both axes: accuracy, and what `ticks` and `name` say.
+pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &Frame, ticks: &[Tick], name: &str) -> Result<()> {
     let (left, right, bottom) = (frame.left(), frame.right(), frame.bottom());
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let y = frame.y(f64::from(percent) / 100.0);
@@ -210,20 +239,20 @@ fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
         sheet.text((left - 6.0, y), &percent.to_string(), label)?;
     }
     sheet.line(&[(left, bottom), (right, bottom)], INK, 1.0, &[])?;
-    for &shots in &axis.ticks {
-        let x = frame.x(axis, shots.into());
+    for (along, label) in ticks {
+        let x = frame.x(*along);
         sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        let label = Type::new(SMALL, INK).anchored(HPos::Center);
-        sheet.text((x, bottom + 13.0), &shots.to_string(), label)?;
+        let set = Type::new(SMALL, INK).anchored(HPos::Center);
+        sheet.text((x, bottom + 13.0), label, set)?;
     }
-    let name = Type::new(LABEL, INK).anchored(HPos::Center);
+    let set = Type::new(LABEL, INK).anchored(HPos::Center);
     if frame.name_x {
         let middle = f64::midpoint(left, right);
-        sheet.text((middle, bottom + 31.0), "labelled examples per class", name)?;
+        sheet.text((middle, bottom + 31.0), name, set)?;
     }
     if frame.name_y {
         let middle = f64::midpoint(frame.top(), bottom);
-        sheet.text((left - LEFT - 8.0, middle), "accuracy (%)", name.upright())?;
+        sheet.text((left - LEFT - 8.0, middle), "accuracy (%)", set.upright())?;
     }
     Ok(())
 }
@@ -231,11 +260,12 @@ fn axes(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis) -> Result<()> {
 /// The interval: an area along the curve, or a whisker where the curve is a single point.
 fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
     let colour = curve_style(index).colour;
-    let along = |p: &&Point, share: f64| (frame.x(axis, p.shots), frame.y(share));
+    let along = |p: &&Point, share: f64| (frame.x(axis.along(p.shots)), frame.y(share));
     if let [point] = curve {
         return sheet.line(&[along(point, point.low), along(point, point.high)], colour, 1.2, &[]);
     }
     let there = curve.iter().map(|p| along(p, p.high));
     let back = curve.iter().rev().map(|p| along(p, p.low));
-    sheet.area(&there.chain(back).collect::<Vec<_>>(), colour, BAND_OPACITY)
+    let opacity = BAND_OPACITY[usize::from(!curve[0].subject)];
+    sheet.area(&there.chain(back).collect::<Vec<_>>(), colour, opacity)
 }

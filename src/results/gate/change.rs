@@ -175,3 +175,111 @@ fn interval(groups: &[Group], change: f64, noise: Option<RunNoise>) -> Option<In
         high: (change + half).min(1.0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `n` images of their own: first the wins, then the losses.
+    fn images(n: usize, wins: usize, losses: usize) -> Vec<Group> {
+        let unit = 1.0 / n as f64;
+        let change = |i: usize| match i {
+            i if i < wins => unit,
+            i if i < wins + losses => -unit,
+            _ => 0.0,
+        };
+        let group = |i| Group {
+            weight: unit,
+            change: change(i),
+        };
+        (0..n).map(group).collect()
+    }
+
+    #[track_caller]
+    fn close(found: f64, expected: f64) {
+        assert!((found / expected - 1.0).abs() < 1e-9, "{found} is not {expected}");
+    }
+
+    #[test]
+    fn both_tests_against_scipy() {
+        // scipy 1.17, numpy 2.4:
+        //   d = np.array([1] * 10 + [-1] * 40 + [0] * 950) / 1000; m = .005
+        //   def p(tau2, u):
+        //       r = d + m / 1000; v = (r**2).sum() + tau2; df = 2 * v * v / (2 * (r**4).sum() + u)
+        //       return stats.t.cdf((d.sum() + m) / v**.5, df)
+        //   stats.binomtest(10, 50, alternative="less").pvalue, p(0, 0), p(1e-4, 2e-8 / 5)
+        let groups = images(1_000, 10, 40);
+        let quiet = Evidence::of(&groups, 0.005, None);
+        close(quiet.change, -0.03);
+        close(quiet.exact_loss, 1.193_066_583_837_776_5e-5);
+        close(quiet.margin_loss, 0.000_430_682_682_179_865_4);
+        close(quiet.degrees, 50.044_554_862_935_3);
+        assert_eq!(quiet.loss, quiet.margin_loss);
+        assert!(quiet.gain > 0.999);
+        let noise = RunNoise {
+            variance: 1e-4,
+            uncertainty: 2e-8 / 5.0,
+        };
+        let noisy = Evidence::of(&groups, 0.005, Some(noise));
+        close(noisy.margin_loss, 0.032_946_526_365_784_04);
+        close(noisy.degrees, 10.938_564_332_492_131);
+        // c = 1000 / 999 * (d - d.sum() / 1000)**2; v = c.sum(); df = v * v / (c**2).sum()
+        // d.sum() ± stats.t.ppf(.975, df) * v**.5
+        let interval = quiet.interval.unwrap();
+        close(interval.low, -0.044_070_098_527_548_396);
+        close(interval.high, -0.015_929_901_472_451_605);
+    }
+
+    #[test]
+    fn a_gain_mirrors_a_loss() {
+        let noise = Some(RunNoise {
+            variance: 2e-5,
+            uncertainty: 1e-10,
+        });
+        let (loss, gain) = (
+            Evidence::of(&images(300, 5, 21), 0.01, noise),
+            Evidence::of(&images(300, 21, 5), 0.01, noise),
+        );
+        close(gain.gain, loss.loss);
+        close(gain.loss, loss.gain);
+    }
+
+    #[test]
+    fn views_of_one_drawing_count_once() {
+        // Six drawings of ten views each lose everything: 2⁻⁶, not 2⁻⁶⁰.
+        let lost = |i: u32| Group {
+            weight: 0.05,
+            change: if i < 6 { -0.05 } else { 0.0 },
+        };
+        let groups: Vec<_> = (0..20).map(lost).collect();
+        close(Evidence::of(&groups, 0.0, None).exact_loss, 1.0 / 64.0);
+        // Of unequal size: 12, 3 and 4 sixtieths were lost, 5 won. Sums as low as −14: of 2⁴ sign patterns those of
+        // −24, −18, −16 and −14.
+        let unequal = [-12.0, -3.0, -4.0, 5.0, 0.0].map(|change: f64| Group {
+            weight: change.abs().max(6.0) / 60.0,
+            change: change / 60.0,
+        });
+        close(Evidence::of(&unequal, 0.0, None).exact_loss, 4.0 / 16.0);
+    }
+
+    #[test]
+    fn nothing_changed_is_no_evidence() {
+        let still = Evidence::of(&images(100, 0, 0), 0.005, None);
+        assert_eq!((still.loss, still.gain, still.change), (1.0, 1.0, 0.0));
+        assert_eq!(still.interval, Some(Interval { low: 0.0, high: 0.0 }));
+        // Still it tells what it would have found: more than the five images that the exact test needs.
+        let finds = still.detectable(0.05, 0.9).unwrap();
+        assert!((0.05..0.12).contains(&finds), "{finds}");
+        assert_eq!(still.detectable(0.05, 0.04), None, "there is not so much to lose");
+        let more = still.detectable(0.05 / 36.0, 0.9).unwrap();
+        assert!(more > finds);
+        // One drawing alone can show nothing.
+        let one = [Group {
+            weight: 1.0,
+            change: -0.5,
+        }];
+        let one = Evidence::of(&one, 0.0, None);
+        assert_eq!((one.exact_loss, one.interval), (0.5, None));
+        assert_eq!(one.detectable(0.05, 1.0), None);
+    }
+}

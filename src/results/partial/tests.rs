@@ -8,7 +8,7 @@ fn images(n: u32) -> Vec<LabelledImage> {
         id: format!("t/{i:03}.png"),
         class: i % 3,
         sha256: format!("{i:064x}"),
-        group: (i % 2 == 0).then(|| format!("drawing \"{i}\"")),
+        group: i.is_multiple_of(2).then(|| format!("drawing \"{i}\"")),
         path: PathBuf::new(),
     };
     (0..n).map(image).collect()
@@ -80,7 +80,7 @@ fn every_beginning_of_a_file_gives_whole_batches_and_can_be_continued() {
         assert!(known.length <= cut && [0, 4, 8, 11].contains(&known.rows.len()));
         assert_eq!(known.rows, rows[..known.rows.len()]);
         *counts.entry(known.rows.len()).or_insert(0) += 1;
-        if cut % 97 == 0 {
+        if cut.is_multiple_of(97) {
             let path = folder.path().join("cut");
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let mut partial = PartialPredictions::open(&path, RUN, &test).unwrap();

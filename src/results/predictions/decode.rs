@@ -44,11 +44,11 @@ fn decode_rows(bytes: Vec<u8>) -> ParquetResult<(Vec<String>, Vec<Prediction>)> 
     Ok((classes, rows))
 }
 
-/// A file of the schema that this version reads.
+/// A file of this schema or the one before, which differ in records only.
 pub(super) fn open(bytes: Vec<u8>) -> ParquetResult<SerializedFileReader<Bytes>> {
     let file = SerializedFileReader::new(Bytes::from(bytes))?;
     let schema: u32 = metadata(&file, "schema")?;
-    if schema == SCHEMA {
+    if (SCHEMA - 1..=SCHEMA).contains(&schema) {
         Ok(file)
     } else {
         Err(general(format!("schema {schema} is not known")))

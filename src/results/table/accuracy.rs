@@ -9,9 +9,9 @@ use crate::results::series::{READINGS, Series, label, reading_name};
 use crate::results::statistics::Interval;
 use crate::results::zero_shot::{Against, ZeroShot};
 
-/// Accuracy with its 95 % interval: rows dataset × learner, columns shots. `points` are those of `series`.
+/// Accuracy with its 95 % interval: rows dataset × learner, columns shots.
 #[must_use]
-pub fn accuracy(series: &[Series], points: &[Point]) -> Table {
+pub fn accuracy(points: &[Point]) -> Table {
     let mut shots = distinct(points, |p| p.shots);
     shots.sort_unstable();
     let mut rows = Vec::new();
@@ -23,7 +23,7 @@ pub fn accuracy(series: &[Series], points: &[Point]) -> Table {
             .filter(|p| p.dataset == dataset && p.protocol == protocol && p.learner == learner && p.reading == reading)
             .collect();
         let cell = |shots: Shots| match own.iter().find(|p| p.shots == shots) {
-            Some(p) => value(p).marked(is_red(series, p)),
+            Some(p) => value(p).marked(p.red),
             None => Value::Missing.into(),
         };
         let name = Cell::from(Value::text(label(&learner, reading)));
@@ -31,8 +31,8 @@ pub fn accuracy(series: &[Series], points: &[Point]) -> Table {
             group: Group {
                 dataset: first.dataset.clone(),
                 protocol: first.protocol,
-                about: Some(About {
-                    metric: first.metric,
+                about: first.metric.map(|metric| About {
+                    metric,
                     regime: first.regime.clone(),
                     n_test: first.n_test,
                     chance: first.chance,
@@ -62,13 +62,6 @@ fn value(point: &Point) -> Value {
         high: point.high,
     };
     Value::Accuracy(point.mean, interval, over_seeds)
-}
-
-fn is_red(series: &[Series], point: &Point) -> bool {
-    let of = |s: &&Series| {
-        (&s.dataset, s.protocol, &s.learner, s.shots) == (&point.dataset, point.protocol, &point.learner, point.shots)
-    };
-    series.iter().filter(of).flat_map(|s| &s.runs).any(|run| run.red)
 }
 
 /// Accuracy of learners that write their answers, by every reading that was taken, with the share of invalid

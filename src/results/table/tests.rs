@@ -22,7 +22,7 @@ fn series() -> Vec<Series> {
 
 #[test]
 fn accuracy_in_both_forms() {
-    let table = accuracy(&series(), &points(&series()));
+    let table = accuracy(&points(&series()));
     insta::assert_snapshot!(table.plain(), @r"
     Accuracy in % by labelled examples per class
 
@@ -105,7 +105,7 @@ fn with_a_writer() -> Vec<Series> {
 #[test]
 fn a_writing_learner_has_its_readings_beside_it() {
     let series = with_a_writer();
-    insta::assert_snapshot!(accuracy(&series, &points(&series)).plain());
+    insta::assert_snapshot!(accuracy(&points(&series)).plain());
     insta::assert_snapshot!(readings(&series).markdown());
     insta::assert_snapshot!(readings(&series).plain());
     assert!(readings(&self::series()).rows.is_empty());
@@ -143,7 +143,7 @@ fn every_kind() -> Table {
     for one in series.iter_mut().filter(|s| of(s, 16)) {
         one.runs[1].red = true;
     }
-    accuracy(&series, &points(&series))
+    accuracy(&points(&series))
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn all_forms_hold_the_same_numbers() {
     let mut first = table.clone();
     first.rows.truncate(1);
     insta::assert_snapshot!(json(&[first]));
-    let accuracies = accuracy(&series, &points(&series));
+    let accuracies = accuracy(&points(&series));
     insta::assert_snapshot!(String::from_utf8(accuracies.csv(Path::new("p")).unwrap()).unwrap());
     let saved = images_saved(&labelled_images_saved(&series, &comparison::subjects(&series)).unwrap());
     insta::assert_snapshot!(saved.plain());

@@ -1,0 +1,63 @@
+//! `kshot verify`: every number again, from stored predictions.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Verdict, output};
+use crate::error::{Error, Result};
+use crate::results::store::Store;
+use crate::results::verify::{self, Findings};
+
+/// Prove that a results folder holds what it says.
+///
+/// Records, predictions and splits are whole and belong together, every metric computed again from the predictions is
+/// the stored one to the last bit, and ledger and timings are what the cells give. Exit code 1 when something does not
+/// hold.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot verify results/quickstart
+  kshot verify results/reference/mini-full --json")]
+pub(super) struct Arguments {
+    /// A results folder, as `kshot sweep` or `kshot promote` writes it.
+    results: PathBuf,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
+    let findings = verify::verify(&Store::open_existing(&arguments.results)?)?;
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&findings).map_err(|e| Error::io("write", "stdout")(e.into()))? + "\n"
+    } else {
+        plain(&findings)
+    };
+    output(&text)?;
+    Ok(findings.hold().into())
+}
+
+fn plain(findings: &Findings) -> String {
+    let mut text = format!(
+        "{} cells are whole; their metrics were computed again from {} predictions\n",
+        findings.cells, findings.predictions
+    );
+    if findings.splits > 0 {
+        text += &format!("{} of them have their split beside them\n", findings.splits);
+    }
+    if !findings.rebuilt.is_empty() {
+        text += &format!("rebuilt to the same bytes: {}\n", findings.rebuilt.join(", "));
+    }
+    for note in &findings.notes {
+        text += &format!("note: {note}\n");
+    }
+    for problem in &findings.problems {
+        text += &format!("WRONG: `{}`: {}\n", problem.file, problem.reason);
+    }
+    text += &match findings.problems.len() {
+        0 => "everything holds\n".to_owned(),
+        1 => "1 thing does not hold\n".to_owned(),
+        n => format!("{n} things do not hold\n"),
+    };
+    text
+}
