@@ -103,6 +103,7 @@ pub fn run(
         readings: &learner.readings(),
         answers_unseen: learner.answers_unseen(),
         seed: cell.key.seed,
+        name: &format!("{}/{}", cell.key.dataset, learner.name()),
         fresh: &|| cell.classifier(),
         pristine: &|| {
             let base = Bases::new(home).of(learner)?;

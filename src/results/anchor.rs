@@ -118,8 +118,8 @@ mod tests {
                 .find(|a| a.dataset == dataset && a.method == method && a.shots == shots && a.protocol == "coop");
             found.map(|anchor| anchor.accuracy)
         };
-        assert_eq!(of("cars", "Tip-Adapter-F", 16), Some(75.74));
-        assert_eq!(of("flowers", "CLIP-Adapter", 1), Some(73.49));
+        assert_eq!(of("stanford-cars", "Tip-Adapter-F", 16), Some(75.74));
+        assert_eq!(of("oxford-flowers", "CLIP-Adapter", 1), Some(73.49));
         // Everything read from the same log: two methods on four datasets at five numbers of shots.
         let log = all
             .iter()

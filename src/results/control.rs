@@ -48,7 +48,7 @@ pub struct Control {
     pub verdict: Verdict,
     /// The numbers that it was judged by.
     pub measures: Vec<Measure>,
-    /// Seed of whatever it drew: with the name of the control it decides the draw.
+    /// Seed of whatever it drew: with the names of control, dataset and learner it decides the draw.
     pub seed: u64,
 }
 

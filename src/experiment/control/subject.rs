@@ -34,6 +34,8 @@ pub struct Subject<'a> {
     pub answers_unseen: bool,
     /// Seed of the cell, and of all draws here.
     pub seed: u64,
+    /// What tells its draws from those of other cells under that seed.
+    pub name: &'a str,
     /// Makes classifiers that share one base model.
     pub fresh: Make<'a>,
     /// Makes one on a base model that is read from the disk for it.
@@ -86,6 +88,10 @@ impl Subject<'_> {
         Ok(controls)
     }
 
+    fn purpose(&self, draw: &str) -> String {
+        format!("control/{draw}/{}", self.name)
+    }
+
     fn judged(&self, name: Name, measures: Vec<Measure>) -> Control {
         Control::judged(name, self.seed, measures)
     }
@@ -119,7 +125,7 @@ impl Subject<'_> {
     /// Everything of a row but its picture stays: id, group, class, place.
     fn shuffled_images(&self, trained: &mut dyn Classifier) -> Result<Control> {
         let classes: Vec<u32> = self.test.iter().map(|image| image.class).collect();
-        let mut random = rng(self.seed, "control/shuffled-images");
+        let mut random = rng(self.seed, &self.purpose("shuffled-images"));
         let dealt = chance::deal(self.test.len(), &mut random);
         let show = |(row, &picture): (&LabelledImage, &usize)| LabelledImage {
             path: self.test[picture].path.clone(),
@@ -150,7 +156,10 @@ impl Subject<'_> {
         let mut confusions: Vec<Vec<Confusion>> = vec![Vec::new(); self.readings.len()];
         for shuffle in 0..shuffles {
             let mut labels: Vec<u32> = self.shots.iter().map(|shot| shot.class).collect();
-            labels.shuffle(&mut rng(self.seed, &format!("control/shuffled-labels/{shuffle}")));
+            labels.shuffle(&mut rng(
+                self.seed,
+                &self.purpose(&format!("shuffled-labels/{shuffle}")),
+            ));
             let relabelled = |(shot, class): (&LabelledImage, u32)| LabelledImage { class, ..shot.clone() };
             let shots: Vec<LabelledImage> = self.shots.iter().zip(labels).map(relabelled).collect();
             let rows = predictions(self.trained(&shots)?.as_mut(), self.test)?;
@@ -158,7 +167,10 @@ impl Subject<'_> {
                 confusions.push(self.confusion(&rows, reading));
             }
         }
-        let chance = chance::of_labels(&confusions, &mut rng(self.seed, "control/shuffled-labels/chance"));
+        let chance = chance::of_labels(
+            &confusions,
+            &mut rng(self.seed, &self.purpose("shuffled-labels/chance")),
+        );
         let right = |rows: &[Prediction], reading| rows.iter().filter(|row| row.correct(reading)).count();
         let known = match self.answers_unseen {
             true => self.readings.iter().map(|&reading| right(base, reading)).max(),
