@@ -172,6 +172,27 @@ fn the_smallest_detectable_loss_is_what_it_says() {
     }
 }
 
+/// The same with images in drawings, whole drawings being lost; the quiet night has many shapes.
+#[test]
+fn the_smallest_detectable_loss_of_clustered_images_is_no_smaller_than_it_says() {
+    for level in [LEVEL, LEVEL / 27.0] {
+        let world = format!("the loss that the report names, 180 images in drawings, level {level:.4}");
+        let found = red(&world, |random| {
+            let mut groups = clustered(random);
+            let loss = Evidence::of(&groups, HALF_A_POINT, None)
+                .detectable(level, 1.0)
+                .unwrap_or(1.0);
+            let still: f64 = groups.iter().filter(|g| g.change == 0.0).map(|g| g.weight).sum();
+            for group in groups.iter_mut().filter(|g| g.change == 0.0) {
+                let lost = random.random::<f64>() < loss / still;
+                group.change = if lost { -group.weight } else { 0.0 };
+            }
+            Evidence::of(&groups, HALF_A_POINT, None).loss <= level
+        });
+        assert!((0.65..=0.97).contains(&found), "{found}");
+    }
+}
+
 /// One cell on all runs: the tenth part of its images flickers, with a chance that moves from run to run.
 struct Flickering {
     key: CellKey,

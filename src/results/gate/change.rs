@@ -20,6 +20,8 @@ use crate::results::statistics::{Interval, normal, student};
 
 /// Power for which the smallest loss is stated.
 pub const POWER: f64 = 0.8;
+/// Steps in which that loss is found.
+const STEPS: usize = 8;
 
 /// Test images that are not independent of each other, taken together.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,24 +80,28 @@ impl Evidence {
     }
 
     /// The smallest true loss that a test at `level` would find with 80 % probability, if everything else varies as it
-    /// did here and whole groups are lost: L with L − m = (t + t′) √(V + L·Σ w_g²), by normal approximation, and
-    /// enough lost groups for the exact test. `None` where not even losing `accuracy`, all that the cell has, would do.
+    /// did here and whole groups of average weight s = Σ w_g² are lost: L with L − m = (t + t′) √(V + L s), by normal
+    /// approximation, t having the degrees of freedom that the lost groups bring along; and enough lost groups for the
+    /// exact test. `None` where not even losing `accuracy`, all that the cell has, would do.
     #[must_use]
     pub fn detectable(&self, level: f64, accuracy: f64) -> Option<f64> {
-        let degrees = if self.variance > 0.0 {
-            self.degrees
-        } else {
-            1.0 / self.mean_weight
-        };
-        let distance = student::quantile(1.0 - level, degrees) + student::quantile(POWER, degrees);
-        // (L − m)² = k² (V + L s), solved for the larger L.
-        let (k2, m) = (distance * distance, self.margin);
-        let middle = m + k2 * self.mean_weight / 2.0;
-        let by_margin = middle + (middle * middle - m * m + k2 * self.variance).max(0.0).sqrt();
+        let (m, s, v) = (self.margin, self.mean_weight, self.variance);
         // 2^−j ≤ level for j lost groups, and so many on four nights of five.
         let fewest = (-level.log2()).ceil();
-        let by_signs = (fewest + normal::quantile(POWER) * fewest.sqrt()) * self.mean_weight;
-        let loss = by_margin.max(by_signs);
+        let mut loss = (fewest + normal::quantile(POWER) * fewest.sqrt()) * s;
+        // A larger loss has more degrees of freedom and needs a smaller t: from above, the loss settles in a few steps.
+        let mut by_margin = 1.0;
+        for _ in 0..STEPS {
+            let lost = by_margin * s;
+            let uncertainty = v * v / self.degrees + lost * s * s;
+            let degrees = ((v + lost) * (v + lost) / uncertainty).max(1.0);
+            let distance = student::quantile(1.0 - level, degrees) + student::quantile(POWER, degrees);
+            // (L − m)² = k² (V + L s), solved for the larger L.
+            let k2 = distance * distance;
+            let middle = m + k2 * s / 2.0;
+            by_margin = middle + (middle * middle - m * m + k2 * v).max(0.0).sqrt();
+        }
+        loss = loss.max(by_margin);
         (loss.is_finite() && loss <= accuracy).then_some(loss)
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::results::figure::MICRO_CAVEAT;
 use crate::results::gate::problem::Problem;
 use crate::results::gate::report::{CellReport, Report, Verdict};
 use crate::results::gate::wording;
@@ -49,6 +50,7 @@ impl Report {
         let tests = keys.len() + nameless.len();
         let counts = format!("tests=\"{tests}\" failures=\"{failed}\" errors=\"{in_error}\"");
         let mut properties = String::new();
+        let caveat = if self.micro { MICRO_CAVEAT } else { "" };
         for (name, value) in [
             ("outcome", wording::headline(self)),
             ("results", self.results.clone()),
@@ -57,6 +59,7 @@ impl Report {
             ("level", wording::plain(self.level)),
             ("family", self.family.to_string()),
             ("noise", wording::noise(self).join(" ")),
+            ("caveat", caveat.to_owned()),
         ] {
             let (name, value) = (escaped(name), escaped(&value));
             let _ = writeln!(properties, "      <property name=\"{name}\" value=\"{value}\"/>");
@@ -74,7 +77,7 @@ fn case(class: &str, name: &str, problems: &[&Problem], cell: Option<&CellReport
     if let Some(first) = problems.first() {
         let said = |p: &&Problem| format!("{} ({}): {}", p.kind.name(), p.role.name(), p.finding);
         let all: Vec<String> = problems.iter().map(said).collect();
-        inside += &element("error", first.kind.name(), &all.join("\n"), first.kind.remedy());
+        inside += &element("error", first.kind.name(), &all.join("\n"), first.remedy());
     }
     if let Some(cell) = cell {
         let finding = wording::finding(cell);

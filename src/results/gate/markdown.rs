@@ -36,7 +36,7 @@ impl Report {
             let cell = error.cell.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
             let (kind, folder) = (error.kind.name(), error.role.name());
             let said = escaped(&format!("{cell}{}", error.finding));
-            format!("**{kind}** ({folder}): {said}<br>_{}_", error.kind.remedy())
+            format!("**{kind}** ({folder}): {said}<br>_{}_", error.remedy())
         });
         section("Errors", errors.collect());
         for (verdict, heading) in [(Verdict::Loss, "Losses"), (Verdict::Improvement, "Improvements")] {

@@ -53,6 +53,19 @@ pub enum Kind {
     Metric,
 }
 
+impl Problem {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match (self.kind, &self.cell) {
+            (Kind::Protocol, None) => {
+                "sweep again under a protocol that this version knows, or use the version that does"
+            }
+            (kind, _) => kind.remedy(),
+        }
+    }
+}
+
 impl Kind {
     /// A few words for a heading.
     #[must_use]
@@ -70,9 +83,7 @@ impl Kind {
         }
     }
 
-    /// What to do about it.
-    #[must_use]
-    pub fn remedy(self) -> &'static str {
+    fn remedy(self) -> &'static str {
         match self {
             Self::Missing => "run the sweep again, it goes on with what is missing; to give up a cell, `kshot promote`",
             Self::Torn => "run the sweep again, or restore the folder",

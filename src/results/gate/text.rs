@@ -19,7 +19,7 @@ impl Report {
                 let cell = error.cell.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
                 let (kind, folder) = (error.kind.name(), error.role.name());
                 lines.push(format!("  {kind} ({folder}): {cell}{}", error.finding));
-                lines.push(format!("    hint: {}", error.kind.remedy()));
+                lines.push(format!("    hint: {}", error.remedy()));
             }
         }
         for (verdict, heading) in [(Verdict::Loss, "Losses"), (Verdict::Improvement, "Improvements")] {

@@ -13,10 +13,12 @@ pub(super) fn headline(report: &Report) -> String {
         Outcome::Green => format!("GREEN: no loss of more than {margin} points is shown in {family}"),
         Outcome::Red => format!("RED: {losses}"),
         Outcome::Error => {
-            let errors = report.errors.len();
-            let plural = if errors == 1 { "" } else { "s" };
+            let errors = match report.errors.len() {
+                1 => "1 error keeps a cell".into(),
+                many => format!("{many} errors keep cells"),
+            };
             let others = if lost > 0 { format!("; {losses}") } else { String::new() };
-            format!("ERROR: {errors} error{plural}, which no comparison can do away with{others}")
+            format!("ERROR: {errors} from being compared{others}")
         }
     }
 }
@@ -24,7 +26,7 @@ pub(super) fn headline(report: &Report) -> String {
 /// What was compared, and how.
 pub(super) fn procedure(report: &Report) -> String {
     format!(
-        "`{}` against `{}`, image by image; one-sided tests of a loss beyond {} points, at {} % over all {} (Holm).",
+        "`{}` against `{}`, image by image; one-sided tests of a loss beyond {} points, at {} % over {} (Holm).",
         report.results,
         report.baseline,
         plain(report.margin_points),
@@ -88,12 +90,13 @@ pub(super) fn summary(report: &Report) -> String {
 /// The numbers of one cell in a sentence.
 pub(super) fn finding(cell: &CellReport) -> String {
     format!(
-        "{} → {} %, {} points; {} images won, {} lost, {} of {} groups changed; p {}, Holm {}",
+        "{} → {} %, {} points; {} won, {} lost of {} images, {} of {} groups changed; p {}, Holm {}",
         percent(cell.baseline_accuracy),
         percent(cell.accuracy),
         change(cell),
         cell.wins,
         cell.losses,
+        cell.images,
         cell.changed_groups,
         cell.groups,
         probability(if cell.verdict == Verdict::Improvement {
