@@ -9,9 +9,11 @@ use crate::error::{Error, Result};
 use crate::results::store::Store;
 use crate::results::verify::{self, Findings};
 
-/// Prove that a results folder holds what it says: records, predictions and splits are whole and belong together, every
-/// metric computed again from the predictions is the stored one to the last bit, and ledger and timings are what the
-/// cells give. Exit code 1 when something does not hold.
+/// Prove that a results folder holds what it says.
+///
+/// Records, predictions and splits are whole and belong together, every metric computed again from the predictions is
+/// the stored one to the last bit, and ledger and timings are what the cells give. Exit code 1 when something does not
+/// hold.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kshot verify results/quickstart

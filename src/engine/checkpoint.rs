@@ -160,7 +160,7 @@ fn save_moments(adapter: &Adapter, path: &Path) -> Result<()> {
         ]
     };
     let tensors: HashMap<String, Tensor> = named.flat_map(both).collect();
-    Ok(candle_core::safetensors::save(&tensors, path)?)
+    candle_core::safetensors::save(&tensors, path).map_err(Error::saving(path))
 }
 
 /// Only an adapter's folder is replaced: another may hold somebody's work.

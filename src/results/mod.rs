@@ -9,10 +9,11 @@
 //!                                     │         └────▶ zero shot ─▶ table
 //!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
+//!
+//! Many processes may write one store: [`claim`] says who runs which cell. [`verify`] computes everything again.
 
 pub mod anchor;
 pub mod claim;
-
 pub mod compact;
 pub mod comparison;
 pub mod control;

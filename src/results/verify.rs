@@ -33,7 +33,7 @@ pub struct Findings {
 }
 
 /// Something that does not hold.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The file, as seen from the results folder.
     pub file: String,
@@ -50,7 +50,11 @@ impl Findings {
 
     fn problem(&mut self, store: &Store, path: &Path, reason: String) {
         let file = path.strip_prefix(store.folder()).unwrap_or(path).display().to_string();
-        self.problems.push(Problem { file, reason });
+        let problem = Problem { file, reason };
+        // Many cells share a file; what is wrong with it is said once.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 }
 
@@ -168,10 +172,11 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
         Err(error) => return Err(error),
     };
     let of_ledger: Vec<Record> = records.iter().filter(|r| listed.contains(&r.run_id)).cloned().collect();
-    for run_id in &listed {
-        if !of_ledger.iter().any(|record| record.run_id == *run_id) {
-            findings.problem(store, &path, format!("it lists cell {run_id}, which is not finished"));
-        }
+    let finished = |run_id: &&String| of_ledger.iter().any(|record| record.run_id == **run_id);
+    let unfinished: Vec<&str> = listed.iter().filter(|id| !finished(id)).map(String::as_str).collect();
+    if let [first, ..] = unfinished.as_slice() {
+        let reason = format!("{} cells that it lists are not whole, e.g. {first}", unfinished.len());
+        findings.problem(store, &path, reason);
     }
     let unlisted = records.len() - of_ledger.len();
     if unlisted > 0 {

@@ -13,6 +13,8 @@ use crate::support::{Sandbox, contents, root, stderr};
 fn claims(folder: &Path, of: Option<u32>) -> Vec<(PathBuf, String)> {
     let files = contents(&folder.join("claims"));
     let held = files.into_iter().filter_map(|(path, bytes)| {
+        // Not those that are about to be made.
+        path.extension().filter(|end| *end == "json")?;
         let claim: Value = serde_json::from_slice(&bytes).ok()?;
         let owned = of.is_none_or(|pid| claim["owner"]["pid"] == pid);
         owned.then(|| (path, claim["run_id"].as_str().unwrap().to_owned()))
@@ -83,6 +85,38 @@ fn the_cells_of_a_killed_sweep_are_taken_over() {
             "{run_id}"
         );
     }
+    forty::assert_whole(&folder);
+}
+
+#[test]
+fn a_cell_that_fails_elsewhere_is_not_waited_for_and_not_tried_again() {
+    let sandbox = forty::sandbox();
+    let folder = sandbox.path("results/forty");
+    let cells = planned(&sandbox, "forty.toml");
+    let run_id = cells.last().unwrap()["run_id"].as_str().unwrap();
+    // A file cannot take the place of a folder.
+    let obstacle = folder.join(format!("predictions/{run_id}.parquet"));
+    fs::create_dir_all(&obstacle).unwrap();
+    let mut sweeps = [(); 2].map(|()| Running::sweep(&sandbox, &[]));
+    let lines: Vec<String> = sweeps
+        .iter_mut()
+        .flat_map(|sweep| {
+            let (status, lines) = sweep.end();
+            assert_eq!(status.code(), Some(2), "{lines:?}");
+            lines
+        })
+        .collect();
+    assert_eq!(forty::ran(&lines), CELLS - 1);
+    let said = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(said("FAILED"), 2, "{lines:?}");
+    assert_eq!(
+        said(&format!("error: cell {run_id} failed in another process: cannot write")),
+        1,
+        "{lines:?}"
+    );
+    assert_eq!(said("error: 1 of 40 cells failed"), 2);
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(forty::ran(&Running::sweep(&sandbox, &[]).succeed()), 1);
     forty::assert_whole(&folder);
 }
 

@@ -40,5 +40,5 @@ pub(super) fn off(folder: &Path, off: &Path) -> Result<()> {
     if zeroed == 0 {
         return Err(fail(format!("holds no tensor `…{ZEROED}…` that could be switched off")));
     }
-    Ok(candle_core::safetensors::save(&tensors, &weights)?)
+    candle_core::safetensors::save(&tensors, &weights).map_err(Error::saving(&weights))
 }

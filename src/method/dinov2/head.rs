@@ -67,7 +67,7 @@ pub(super) fn save(head: &Head, file: &Path) -> Result<()> {
         ("weight", head.weight().as_tensor().clone()),
         ("bias", head.bias().as_tensor().clone()),
     ]);
-    Ok(candle_core::safetensors::save(&tensors, file)?)
+    candle_core::safetensors::save(&tensors, file).map_err(Error::saving(file))
 }
 
 /// Reads them, of these numbers of classes and features.

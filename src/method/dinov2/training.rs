@@ -141,7 +141,8 @@ impl Steps for Training<'_> {
             tensors.insert(first, moments.first.clone());
             tensors.insert(second, moments.second.clone());
         }
-        candle_core::safetensors::save(&tensors, Path::new(name).join(STATE))?;
+        let path = Path::new(name).join(STATE);
+        candle_core::safetensors::save(&tensors, &path).map_err(Error::saving(&path))?;
         Ok(None)
     }
 

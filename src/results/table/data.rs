@@ -24,7 +24,7 @@ impl Kind {
             Self::Text | Self::Count | Self::Share | Self::P | Self::Nats => &[""],
             Self::Accuracy => &["", "low", "high", "t_low", "t_high"],
             Self::Gain => &["", "low", "high"],
-            Self::SeedTests => &["", "against", "of", "p", "net_wins"],
+            Self::SeedTests => &["by seed", "below 0.05", "against", "net wins"],
             Self::Examples => &["", "bound", "low", "low_bound", "high", "high_bound"],
         }
     }
@@ -38,7 +38,7 @@ impl Kind {
             Self::Gain => "difference of shares with interval",
             Self::P => "p value",
             Self::Nats => "nats",
-            Self::SeedTests => "seeds with an exact p value below 0.05",
+            Self::SeedTests => "p values by seed, and how many show the gain or its opposite",
             Self::Examples => "number of examples with interval",
         }
     }
@@ -190,13 +190,7 @@ fn seed_tests(tests: &[SeedTest], gain: bool) -> Vec<Json> {
     let (agree, against) = significant(tests, gain);
     let p: Vec<f64> = tests.iter().map(|test| significant_digits(test.p)).collect();
     let net_wins: Vec<i64> = tests.iter().map(|test| test.net_wins).collect();
-    vec![
-        json!(agree),
-        json!(against),
-        json!(tests.len()),
-        json!(p),
-        json!(net_wins),
-    ]
+    vec![json!(p), json!(agree), json!(against), json!(net_wins)]
 }
 
 fn bounded(number: Bounded) -> [Json; 2] {

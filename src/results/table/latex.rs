@@ -37,6 +37,7 @@ impl Table {
             lines.push(row(&mut each.cells.iter().map(Cell::text)));
         }
         lines.extend(["\\bottomrule", "\\end{tabular}"].map(String::from));
+        lines.push("\\par\\raggedright".to_owned());
         for note in self.notes() {
             lines.extend(["\\par\\smallskip".to_owned(), escape(&note)]);
         }

@@ -1,0 +1,99 @@
+//! What to do about each error.
+
+use std::io;
+
+use super::Error;
+
+impl Error {
+    /// What the user can do about it, if anything is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space on that device and run the same command again: finished cells are kept".into()
+                }
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                    "choose a writable folder: `--results DIR` for results, `KSHOT_CACHE` for unpacked datasets".into()
+                }
+                io::ErrorKind::NotFound => "check the path".into(),
+                _ => return None,
+            },
+            Self::Malformed { path, .. } => {
+                format!("delete `{}` to have it made again", path.display())
+            }
+            Self::Config { .. } => {
+                "`kshot sweep --help` and the files in `configs/` show what a config may hold".into()
+            }
+            Self::UnknownDataset { known, .. } => format!("known datasets: {}", known.join(", ")),
+            Self::Manifest { .. } => "correct the manifest: the other files in `datasets/` show the form".into(),
+            Self::Labels { path, .. } => format!(
+                "restore `{}` from its source; MATLAB files must be version 5 (`save -v7` or `-v6`)",
+                path.display()
+            ),
+            Self::WrongBytes { path, .. } => format!(
+                "the file is damaged or another version: restore `{}` from its source, then run again",
+                path.display()
+            ),
+            Self::Archive { .. } => "fetch the archive again: it is truncated, damaged or not the official one".into(),
+            Self::Dataset { .. } => "check the dataset's files against its manifest in `datasets/`".into(),
+            Self::Image { .. } => {
+                "replace the file, or list it under `skip` in the dataset's manifest to leave it out".into()
+            }
+            Self::TooFewImages { available, .. } => format!("ask for at most {available} shots"),
+            Self::Model { .. } => {
+                "a model folder holds config.json, preprocessor_config.json and *.safetensors in the hub's layout"
+                    .into()
+            }
+            Self::ClassName { .. } => "rename the class, in the dataset's manifest or as a folder".into(),
+            Self::Sampler { .. } => {
+                "a model that has diverged gives such answers: look at its training loss; a service may not be compatible"
+                    .into()
+            }
+            Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
+            Self::Input { .. } => {
+                "inputs are to be made with the tokenizer and the image processor of the same model folder".into()
+            }
+            Self::NoGradients => "call forward_backward on examples with weights that are not all zero first".into(),
+            Self::NoAdapter { .. } => "its trainer is gone: make a new one".into(),
+            Self::State { path, .. } => format!("delete `{}` and start from an earlier state or anew", path.display()),
+            Self::Sampling { .. } => "the temperature is a number from 0, and each prompt has its continuations".into(),
+            Self::CellsFailed { .. } => {
+                "the reasons are above and in `cells/*.failed.json`; the next call tries them again".into()
+            }
+            Self::TakenOver { lease_seconds, .. } => format!(
+                "this process was stopped or cut off from the results folder for {lease_seconds} s; \
+                 if that is to be expected, give every process a longer `--lease`"
+            ),
+            Self::UnknownCell { .. } => {
+                "`kshot sweep --dry-run` with the same `--config` and `--set` lists the cells of a sweep".into()
+            }
+            Self::FailedElsewhere { run_id, .. } => {
+                format!("`cells/{run_id}.failed.json` says more; the next call tries the cell again")
+            }
+            Self::NoResults { .. } => "name a folder that `kshot sweep` has filled, e.g. `results/quickstart`".into(),
+            Self::NotCompact { .. } => {
+                "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/quickstart`".into()
+            }
+            Self::NotComparable { .. } => {
+                "results of different test images, classes or metrics belong in different folders".into()
+            }
+            Self::NotJudged { .. } => {
+                "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
+                    .into()
+            }
+            Self::NotAccepted { .. } => {
+                "missing, torn, doubled or red cells are to be made again first; `kshot promote` takes what is finished as it is"
+                    .into()
+            }
+            Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
+            Self::Uncontrolled { remedy, .. } => remedy.clone(),
+            Self::Exists { .. } => "name a new folder, or move the old one away".into(),
+            Self::Predictions { .. } => {
+                "the learner answered outside its class list: please report it with the config".into()
+            }
+            Self::Tensor(_) | Self::Figure { .. } => return None,
+        };
+        Some(hint)
+    }
+}
