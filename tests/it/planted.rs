@@ -261,10 +261,8 @@ fn every_fault_turns_its_control_red() {
             Fault::AnswersWithTheTruth,
             &[Name::ShuffledImages, Name::ShuffledLabels][..],
         ),
-        (
-            Fault::AnswersSometimesWithTheTruth,
-            &[Name::ShuffledImages, Name::ShuffledLabels],
-        ),
+        // A third of right answers may be luck where all images of a class get one answer.
+        (Fault::AnswersSometimesWithTheTruth, &[Name::ShuffledImages]),
         (Fault::LearnsFromNames, &[Name::ShuffledLabels]),
         (Fault::KnowsAlready, &[Name::ShuffledLabels]),
         (Fault::SaysThatItKnows, &[]),
