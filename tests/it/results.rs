@@ -151,12 +151,12 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
     let mut damaged: Vec<Damage> = vec![
         (
             "another schema",
-            text.replace("\"schema\": 1", "\"schema\": 99").into(),
+            text.replace("\"schema\": 2", "\"schema\": 99").into(),
             Some(good_parquet.clone()),
         ),
         (
             "an unknown field",
-            text.replace("\"schema\": 1", "\"schema\": 1, \"x\": 2").into(),
+            text.replace("\"schema\": 2", "\"schema\": 2, \"x\": 2").into(),
             Some(good_parquet.clone()),
         ),
         (
@@ -200,6 +200,28 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
         assert_eq!(fs::read(&cell).unwrap(), good_cell, "{what}");
         assert_eq!(fs::read(&parquet).unwrap(), good_parquet, "{what}");
     }
+}
+
+#[test]
+fn records_of_the_schema_before_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let record = store
+        .finish(&identity("mini-pets", "DINOv2 k-NN", 4, 0), account(), &rows(8, 1))
+        .unwrap();
+    let path = folder.path().join(format!("cells/{}.json", record.run_id));
+    let text = fs::read_to_string(&path).unwrap();
+    // It had no count of devices and sessions.
+    let old: String = text
+        .replace("\"schema\": 2", "\"schema\": 1")
+        .lines()
+        .filter(|line| !line.contains("\"devices\"") && !line.contains("\"sessions\""))
+        .collect();
+    assert!(old.len() < text.len() - 30, "{text}");
+    fs::write(&path, old).unwrap();
+    let mut expected = record;
+    (expected.timing.devices, expected.timing.sessions) = (1, 1);
+    assert_eq!(store.finished(&expected.run_id).unwrap(), Some(expected));
 }
 
 #[test]

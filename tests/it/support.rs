@@ -146,7 +146,12 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 walk(&path, base, into);
             } else {
-                into.insert(path.strip_prefix(base).unwrap().to_owned(), fs::read(&path).unwrap());
+                match fs::read(&path) {
+                    Ok(bytes) => into.insert(path.strip_prefix(base).unwrap().to_owned(), bytes),
+                    // Gone since it was listed: other processes may be at work.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                    Err(e) => panic!("{}: {e}", path.display()),
+                };
             }
         }
     }
