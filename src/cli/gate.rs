@@ -1,7 +1,7 @@
 //! `kshot gate`: did any cell really get worse?
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -174,17 +174,15 @@ fn replaced(report: &Report, baseline: &Folder, promoted: usize) -> String {
 }
 
 fn write(arguments: &Arguments, report: &Report) -> Result<()> {
-    let forms: [(&Option<PathBuf>, &dyn Fn(&Path) -> Result<String>); 3] = [
-        (&arguments.json, &|path| {
-            report.json().map_err(|e| Error::io("write", path)(e.into()))
-        }),
-        (&arguments.junit, &|_| Ok(report.junit())),
-        (&arguments.markdown, &|_| Ok(report.markdown())),
-    ];
-    for (path, form) in forms {
-        if let Some(path) = path {
-            fs::write(path, form(path)?).map_err(Error::io("write", path))?;
-        }
+    if let Some(path) = &arguments.json {
+        let json = report.json().map_err(|e| Error::io("write", path)(e.into()))?;
+        fs::write(path, json).map_err(Error::io("write", path))?;
+    }
+    if let Some(path) = &arguments.junit {
+        fs::write(path, report.junit()).map_err(Error::io("write", path))?;
+    }
+    if let Some(path) = &arguments.markdown {
+        fs::write(path, report.markdown()).map_err(Error::io("write", path))?;
     }
     Ok(())
 }

@@ -155,9 +155,9 @@ fn what_cannot_be_compared_is_an_error_and_not_a_comparison() {
     store
         .write_controls(&Controls {
             schema: control::SCHEMA,
-            run_id: red.run_id.clone(),
-            key: red.key.clone(),
-            predictions_sha256: red.predictions_sha256.clone(),
+            run_id: red.run_id,
+            key: red.key,
+            predictions_sha256: red.predictions_sha256,
             controls: vec![Control::judged(
                 Name::ReloadParity,
                 0,

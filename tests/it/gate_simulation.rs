@@ -17,6 +17,10 @@ const IMAGES: usize = 3_669;
 const DISCORDANT: f64 = 0.06;
 
 /// Share of simulated nights that `night` calls red; each has a random stream of its own.
+#[expect(
+    clippy::print_stdout,
+    reason = "the rates are what `cargo test -- --nocapture gate_simulation` is run for"
+)]
 fn red(world: &str, night: impl Fn(&mut dyn rand::RngCore) -> bool + Sync) -> f64 {
     let one = |n: usize| night(&mut seed::rng(n as u64, world));
     let red = (0..NIGHTS).into_par_iter().filter(|n| one(*n)).count();
@@ -310,9 +314,9 @@ fn run_to_run_noise_that_was_measured_does_not_turn_the_gate_red() {
     });
     assert!(ignored > 0.5, "{ignored}");
     // It is not deaf: nine points less in one of the cells.
-    let found = red("run-to-run noise, nine points lost in one of 20 cells", |random| {
-        noisy_night(&family, 5, (HALF_A_POINT, 0.09), true, random)
-    });
-    println!("(two points of noise a run)");
+    let found = red(
+        "run-to-run noise of two points, nine points lost in one of 20 cells",
+        |random| noisy_night(&family, 5, (HALF_A_POINT, 0.09), true, random),
+    );
     assert!(found > 0.2, "{found}");
 }

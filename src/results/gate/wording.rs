@@ -47,7 +47,7 @@ pub(super) fn noise(report: &Report) -> Vec<String> {
     )];
     lines.extend(report.noise.iter().map(|pool| {
         format!(
-            "{}, {}: {:.2}, of which single images explain {:.2} and {:.2} is noise ({}, {} degrees of freedom)",
+            "{}, {}: {:.2}, of which single images explain {:.2} and {:.2} is noise ({}; degrees of freedom: {})",
             pool.learner,
             shots(pool.shots),
             pool.change_points,

@@ -104,7 +104,7 @@ fn noise_is_measured_from_repeats_and_kept_with_an_accepted_baseline() {
         text.contains("measured from results/again, results/once-more"),
         "{text}"
     );
-    assert!(text.contains("1 cell, 2 degrees of freedom"), "{text}");
+    assert!(text.contains("1 cell; degrees of freedom: 2"), "{text}");
     assert_eq!(
         Noise::read(&sandbox.path(BASELINE)).unwrap(),
         None,
