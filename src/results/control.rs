@@ -357,7 +357,7 @@ mod tests {
             verdict: Verdict::NotJudged,
             ..Control::judged(Name::Reproduced, 0, vec![])
         };
-        let controls = vec![reported, Control::judged(Name::ReloadParity, 0, vec![measure(3)])];
+        let controls = [reported, Control::judged(Name::ReloadParity, 0, vec![measure(3)])];
         assert!(controls.iter().all(|control| control.verdict != Verdict::Red));
     }
 }

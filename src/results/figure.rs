@@ -58,10 +58,10 @@ pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
     Ok(())
 }
 
-/// Draws the points of a table that [`write`] left, and puts SVG, PNG and PDF beside it, under its name; the points.
+/// Draws the points of a table that [`write()`] left, and puts SVG, PNG and PDF beside it, under its name; the points.
 ///
 /// # Errors
-/// As [`write`] and [`curve::from_csv`].
+/// As [`write()`] and [`curve::from_csv`].
 pub fn redraw(table: &Path) -> Result<Vec<Point>> {
     let bytes = fs::read(table).map_err(Error::io("read", table))?;
     let points = curve::from_csv(table, &bytes)?;

@@ -64,7 +64,7 @@ pub fn remove_if_present(path: &Path) -> Result<()> {
 
 /// Makes a folder and its parents, and proves that files can be written into it: a read-only mount, a
 /// full disk or a missing right shows up here, before any work is done. Then removes what killed writers left in
-/// it, see [`remove_abandoned`].
+/// it, see `remove_abandoned`.
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.

@@ -78,7 +78,7 @@ fn what_holds_and_what_does_not() {
             |f| {
                 fs::remove_dir_all(f.join("splits"))
                     .and_then(|()| fs::create_dir(f.join("splits")))
-                    .unwrap()
+                    .unwrap();
             },
             "is missing",
         ),

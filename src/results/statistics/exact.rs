@@ -267,7 +267,7 @@ mod tests {
     fn rounding_never_makes_a_p_value_smaller() {
         // No common denominator: square roots, and many sums that nearly tie.
         for n in 3..17 {
-            let sign = |i: u32| if i % 3 == 0 { -1.0 } else { 1.0 };
+            let sign = |i: u32| if i.is_multiple_of(3) { -1.0 } else { 1.0 };
             let sums: Vec<f64> = (1..=n).map(|i| sign(i) * f64::from(i).sqrt()).collect();
             let (found, expected) = (sign_flip(&sums), enumerated(&sums));
             for (found, expected) in [(found.less, expected.less), (found.greater, expected.greater)] {

@@ -16,7 +16,9 @@ impl Table {
     pub fn markdown(&self) -> String {
         let row = |group: &str, cells: &mut dyn Iterator<Item = String>| {
             let cells = std::iter::once(group.to_owned()).chain(cells);
-            let cells: Vec<_> = cells.map(|cell| cell.replace('|', "\\|")).collect();
+            let cells: Vec<_> = cells
+                .map(|cell| cell.replace('|', "\\|").replace('<', "&lt;"))
+                .collect();
             format!("| {} |", cells.join(" | "))
         };
         let rules = self
