@@ -4,7 +4,7 @@
 //! ```text
 //! predictions.parquet                 the rows of all cells, written first
 //! predictions.parquet.sha256          its hash, as `sha256sum` writes it
-//! cells/<run_id>.json                 as in the folder of the sweep
+//! cells/<run_id>.json                 as in the folder of the sweep, each on one line
 //! controls/<run_id>.json              likewise, of cells that were controlled
 //! sweep.toml ledger.csv timings.csv   likewise
 //! figures/                            drawn again
@@ -60,7 +60,7 @@ pub fn promote(store: &Store, folder: &Path) -> Result<Vec<Record>> {
     compact::write(folder, cells)?;
     let promoted = Store::open_existing(folder)?;
     for record in &records {
-        promoted.write_record(record)?;
+        promoted.write_dense_record(record)?;
         if let Some(controls) = store.controls(record)? {
             promoted.write_controls(&controls)?;
         }

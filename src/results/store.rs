@@ -254,16 +254,19 @@ impl Store {
         let encoded = predictions::encode(run_id, &identity.classes, rows)?;
         let record = Record::new(identity, account, rows, hex(&Sha256::digest(&encoded)));
         file::replace(&self.predictions_path(run_id), &encoded)?;
-        self.write_record(&record)?;
+        let path = self.cell_path(run_id);
+        file::replace(&path, &to_json(&record, &path)?)?;
         file::remove_if_present(&self.partial_path(run_id))?;
         file::remove_if_present(&self.failure_path(run_id))?;
         Ok(record)
     }
 
-    /// Stores a record whose predictions are stored already.
-    pub(super) fn write_record(&self, record: &Record) -> Result<()> {
+    /// Stores a record whose predictions are stored already, on one line: a third of its size would be white space.
+    pub(super) fn write_dense_record(&self, record: &Record) -> Result<()> {
         let path = self.cell_path(&record.run_id);
-        file::replace(&path, &to_json(record, &path)?)
+        let mut json = serde_json::to_vec(record).map_err(|e| Error::io("write", &path)(e.into()))?;
+        json.push(b'\n');
+        file::replace(&path, &json)
     }
 
     /// Stores why a cell failed; the next sweep tries it again.

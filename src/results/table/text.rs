@@ -10,15 +10,28 @@ const NOTHING: &str = "–";
 /// Behind a number whose control is red.
 const RED: &str = "†";
 
+/// A cell of Markdown: no bar ends it, no letter after `<` begins a tag.
+fn escaped(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len());
+    let mut letters = cell.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let tag = letter == '<'
+            && letters
+                .peek()
+                .is_some_and(|next| !next.is_ascii_digit() && *next != ' ');
+        text.push_str(if letter == '|' || tag { "\\" } else { "" });
+        text.push(letter);
+    }
+    text
+}
+
 impl Table {
     /// As GitHub-flavoured Markdown, each group named in its first row.
     #[must_use]
     pub fn markdown(&self) -> String {
         let row = |group: &str, cells: &mut dyn Iterator<Item = String>| {
             let cells = std::iter::once(group.to_owned()).chain(cells);
-            let cells: Vec<_> = cells
-                .map(|cell| cell.replace('|', "\\|").replace('<', "&lt;"))
-                .collect();
+            let cells: Vec<_> = cells.map(|cell| escaped(&cell)).collect();
             format!("| {} |", cells.join(" | "))
         };
         let rules = self
