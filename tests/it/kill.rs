@@ -100,7 +100,8 @@ fn follow(cells: &mut HashMap<String, Progress>, lines: &[String]) -> usize {
 
 #[test]
 fn killed_at_random_moments_it_ends_with_the_same_bytes() {
-    let planned = std::env::var("KSHOT_KILLS").map_or(10, |kills| kills.parse::<usize>().unwrap());
+    // A few more than are wanted: on a fast machine some find that the sweep has just ended.
+    let planned = std::env::var("KSHOT_KILLS").map_or(12, |kills| kills.parse::<usize>().unwrap());
     let sandbox = forty::sandbox();
     let folder = sandbox.path("results/forty");
     let mut random = Random(4);
@@ -145,7 +146,7 @@ fn killed_at_random_moments_it_ends_with_the_same_bytes() {
         }
         stored = now;
     }
-    assert!(kills * 10 >= planned * 9, "only {kills} of {planned} found it alive");
+    assert!(kills * 4 >= planned * 3, "only {kills} of {planned} found it alive");
     assert!(in_training >= planned / 10 && in_evaluation >= planned / 10);
 
     let lines = Running::sweep(&sandbox, &[]).succeed();
