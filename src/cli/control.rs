@@ -22,7 +22,7 @@ use crate::results::store::Store;
 /// not controlled again. A red control marks the numbers of its cell as not to be used, in ledger.csv, tables and
 /// figures, and `kshot gate` refuses them. Exit code 1 if one is red.
 ///
-/// The two shuffled controls are red by bad luck in one of 1,000 cells each, the others never.
+/// The two shuffled controls are red by bad luck in at most one of 1,000 cells each, the others never.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kshot control                                     after kshot sweep

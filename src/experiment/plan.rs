@@ -108,7 +108,7 @@ impl Cell {
         let ids = |items: &[SplitItem]| items.iter().map(|i| (i.id.clone(), i.sha256.clone())).collect();
         Identity {
             key: self.key.clone(),
-            hyper_parameters: hyper_parameters(&self.learner),
+            hyper_parameters: hyper_parameters(&self.learner, self.key.shots),
             train: ids(&self.split.train),
             test: ids(&self.split.test),
             classes: self.split.classes.clone(),

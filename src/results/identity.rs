@@ -78,10 +78,13 @@ impl Identity {
     }
 }
 
+/// What shapes the answers of a learner that is not trained; every other setting is about training.
+const UNTRAINED: [&str; 4] = ["method", "longest_side", "reading", "readings"];
+
 /// A learner's settings without its label (in the cell key) and its model's path (its weights'
-/// fingerprint is in the identity).
+/// fingerprint is in the identity), and without those of the training where there is none.
 #[must_use]
-pub fn hyper_parameters(learner: &Learner) -> Value {
+pub fn hyper_parameters(learner: &Learner, shots: Shots) -> Value {
     let mut learner = learner.clone();
     if let Learner::Qwen3VlLora(writer) = &mut learner {
         // In which order readings are taken changes none of them.
@@ -95,6 +98,9 @@ pub fn hyper_parameters(learner: &Learner) -> Value {
         fields.remove("model");
         // Where it counts it has taken the place of `images_per_class`, see [`Learner::at_shots`].
         fields.remove("images_per_class_of_all");
+        if !shots.any() {
+            fields.retain(|name, _| UNTRAINED.contains(&name.as_str()));
+        }
     }
     value
 }
@@ -193,7 +199,7 @@ mod tests {
     fn hyper_parameters_hold_no_path_and_no_label() {
         let sweep: crate::config::Sweep = toml::from_str(crate::config::QUICKSTART).unwrap();
         for learner in &sweep.learners {
-            let value = hyper_parameters(learner);
+            let value = hyper_parameters(learner, Shots::K(1));
             assert!(value.get("model").is_none() && value.get("name").is_none(), "{value}");
             assert!(value.get("method").is_some(), "{value}");
         }
@@ -203,12 +209,34 @@ mod tests {
     fn the_order_of_readings_is_no_hyper_parameter() {
         let with = |readings: &str| {
             let set = [format!("readings={readings}")];
-            hyper_parameters(&Learner::parse("qwen3-vl-lora", std::path::Path::new("m"), &set).unwrap())
+            let learner = Learner::parse("qwen3-vl-lora", std::path::Path::new("m"), &set).unwrap();
+            hyper_parameters(&learner, Shots::K(1))
         };
         let default = with("['free', 'trie', 'likelihood']");
         assert_eq!(default["readings"], json!(["free", "trie", "likelihood"]));
         assert_eq!(with("['likelihood', 'free', 'trie', 'free']"), default);
         assert_ne!(with("['free', 'trie']"), default);
+    }
+
+    #[test]
+    fn settings_of_the_training_are_none_of_a_cell_without_one() {
+        let with = |set: &str, shots| {
+            let learner = Learner::parse("qwen3-vl-lora", std::path::Path::new("m"), &[set.into()]).unwrap();
+            hyper_parameters(&learner, Shots::K(shots))
+        };
+        for training in [
+            "rank=8",
+            "learning_rate=1e-3",
+            "images_per_class=9",
+            "flip=false",
+            "checkpointing=true",
+        ] {
+            assert_eq!(with(training, 0), with("rank=32", 0), "{training}");
+            assert_ne!(with(training, 1), with("rank=32", 1), "{training}");
+        }
+        for answering in ["longest_side=64", "readings=['free']", "reading='trie'"] {
+            assert_ne!(with(answering, 0), with("rank=32", 0), "{answering}");
+        }
     }
 
     #[test]

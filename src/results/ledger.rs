@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::prediction::Reading;
 use crate::results::file;
 use crate::results::record::Record;
+use crate::results::statistics::wilson;
 use crate::results::store::Store;
 
 /// Digits after the point of every share and loss.
@@ -66,7 +67,9 @@ pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
         })
 }
 
-/// Identity and metrics of `records`, in the order given, each with what its sanity controls say.
+/// Identity and metrics of `records`, in the order given, each with what its sanity controls say. `top1_low` and
+/// `top1_high` are Wilson's 95 % interval of `top1` for so many independent images, which is too narrow where there are
+/// fewer `n_groups` than `n_test`.
 ///
 /// # Errors
 /// When the CSV writer fails.
@@ -86,6 +89,8 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
         "control",
         "accuracy",
         "top1",
+        "top1_low",
+        "top1_high",
         "mean_per_class",
         "invalid_rate",
         "accuracy_free",
@@ -111,6 +116,8 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
     ])?;
     for (record, control) in records {
         let (metrics, training) = (&record.metrics, &record.training);
+        let right = (metrics.top1 * record.n_test as f64).round() as usize;
+        let wilson = wilson(right, record.n_test);
         let mut row = key(record);
         row.extend([
             record.micro.to_string(),
@@ -120,6 +127,8 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
             control.clone(),
             number(metrics.value()),
             number(metrics.top1),
+            number(wilson.low),
+            number(wilson.high),
             number(metrics.mean_per_class),
             number(metrics.invalid_rate),
             optional(metrics.value_by(Reading::Free)),
