@@ -85,6 +85,7 @@ pub(super) fn unlabelled(path: &Path) -> Result<LabelledImage> {
         class: 0,
         sha256: data::hex(&Sha256::digest(&bytes)),
         group: None,
+        dhash: 0,
         path: path.to_path_buf(),
     })
 }

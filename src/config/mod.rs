@@ -59,13 +59,19 @@ pub enum Protocol {
     /// Official splits, nested seeded draws, the whole test set, touched once.
     #[default]
     Clean,
+    /// As the Tinker cookbook's recipe has it: hub splits, its own seeded draws, capped where a class has fewer.
+    Tinker,
+    /// CoOp's re-split, with its index files or own independent draws; its validation images are counted.
+    Coop,
 }
 
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Clean => f.write_str("clean"),
-        }
+        f.write_str(match self {
+            Self::Clean => "clean",
+            Self::Tinker => "tinker",
+            Self::Coop => "coop",
+        })
     }
 }
 

@@ -71,7 +71,7 @@ fn build(manifest: &Manifest, partial: &Path) -> Result<Index> {
         std::fs::create_dir_all(&root).map_err(Error::io("make", &root))?;
         for file in manifest.archives() {
             tracing::info!("unpacking {} of {}", file.name, manifest.name);
-            archive::unpack(&manifest.resolve(&file.path), &root)?;
+            archive::unpack(&manifest.place(file), &root)?;
         }
     }
     let listing = layout::read(&Unpacked { manifest, root: &root }).map_err(|e| within_archives(e, manifest, &root))?;

@@ -94,7 +94,7 @@ impl Index {
     }
 
     pub(super) fn into_dataset(self, manifest: &Manifest, root: &Path) -> Dataset {
-        let (mut pool, mut test) = (Vec::new(), Vec::new());
+        let (mut pool, val, mut test) = (Vec::new(), Vec::new(), Vec::new());
         for image in self.images {
             let path = root.join(image.file.as_deref().unwrap_or(&image.id));
             let Indexed {
@@ -110,6 +110,7 @@ impl Index {
                 class,
                 sha256,
                 group,
+                dhash: 0,
                 path,
             });
         }
@@ -118,7 +119,9 @@ impl Index {
             title: manifest.title.clone(),
             classes: self.classes,
             pool,
+            val,
             test,
+            origin: super::Origin::default(),
             layout: manifest.layout,
             micro: manifest.micro,
             regime: manifest.regime,

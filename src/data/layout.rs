@@ -107,7 +107,7 @@ pub(crate) struct Unpacked<'a> {
 impl Unpacked<'_> {
     /// Path of a label file that stands beside the archives.
     fn label_file(&self, role: &str) -> Option<PathBuf> {
-        self.manifest.file(role).map(|file| self.manifest.resolve(&file.path))
+        self.manifest.file(role).map(|file| self.manifest.place(file))
     }
 
     fn required(&self, role: &str) -> Result<PathBuf> {

@@ -1,13 +1,17 @@
 //! `datasets/*.toml`: what a dataset is made of, how it is laid out, and what must be found in it.
 
+mod form;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use form::{CoopPaths, Form, Hub, Shard};
 
 /// One dataset as described by its TOML file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Name: the file's stem.
@@ -39,6 +43,18 @@ pub struct Manifest {
     /// Layout `folders` only: an existing folder with `train/<class>/*` and `test/<class>/*`,
     /// absolute or relative to the manifest, in place of an archive.
     pub directory: Option<PathBuf>,
+    /// Class names as people write them, by the name that folders or label files have; others stay as they are.
+    #[serde(default)]
+    pub rename: BTreeMap<String, String>,
+    /// Share of each class that is kept for the test where the images come without a split.
+    pub holdout: Option<f64>,
+    /// The same dataset as parquet files of a Hugging Face repository.
+    pub hub: Option<Hub>,
+    /// Which form is taken where a protocol allows both.
+    #[serde(default)]
+    pub prefer: Form,
+    /// How CoOp's split and index files name the images.
+    pub coop: Option<CoopPaths>,
     /// Archives and label files.
     #[serde(default, rename = "file")]
     pub files: Vec<SourceFile>,
@@ -47,6 +63,9 @@ pub struct Manifest {
     /// Folder of the manifest: what relative paths are relative to.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// Where files without a `path` were downloaded to.
+    #[serde(skip)]
+    pub downloads: PathBuf,
 }
 
 /// How archives and labels are arranged: one per official form.
@@ -92,8 +111,11 @@ pub struct SourceFile {
     pub role: String,
     /// Its official name.
     pub name: String,
-    /// Where it lies, relative to the manifest.
-    pub path: PathBuf,
+    /// Where it lies, relative to the manifest; without it the file is downloaded.
+    pub path: Option<PathBuf>,
+    /// Where it can be had, in order of preference.
+    #[serde(default)]
+    pub urls: Vec<String>,
     /// Bytes.
     pub size: u64,
     /// Lower-case hex SHA-256.
@@ -153,6 +175,14 @@ impl Manifest {
         self.files
             .iter()
             .filter(|file| roles.iter().any(|role| role.is_archive && role.name == file.role))
+    }
+
+    /// Where a file lies on this machine, or would lie.
+    pub(crate) fn place(&self, file: &SourceFile) -> PathBuf {
+        match &file.path {
+            Some(path) => self.resolve(path),
+            None => self.downloads.join(&file.name),
+        }
     }
 
     /// A path of the manifest, made usable.
@@ -305,11 +335,7 @@ test = 4
         assert!(manifest.micro && manifest.skip.is_empty());
         assert_eq!(manifest.file("images").unwrap().digest().unwrap().0, "md5");
         assert_eq!(manifest.file("annotations").unwrap().digest().unwrap().0, "sha256");
-        assert!(
-            manifest
-                .resolve(&manifest.files[0].path)
-                .ends_with("mini/images.tar.gz")
-        );
+        assert!(manifest.place(&manifest.files[0]).ends_with("mini/images.tar.gz"));
         assert_eq!(
             manifest.expect,
             Some(Expect {

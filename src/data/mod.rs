@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::Protocol;
 use crate::error::Result;
 use manifest::{Layout, Regime};
 
@@ -29,8 +30,12 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// Images that shots may be drawn from, sorted by id.
     pub pool: Vec<LabelledImage>,
+    /// Images that a protocol sets aside for validation, sorted by id: counted, never learned from.
+    pub val: Vec<LabelledImage>,
     /// Images that are only ever predicted, sorted by id.
     pub test: Vec<LabelledImage>,
+    /// Where the files came from.
+    pub origin: Origin,
     /// Official form it came in.
     pub layout: Layout,
     /// Small stand-in shipped with kshot: its numbers say nothing about the real dataset.
@@ -39,6 +44,17 @@ pub struct Dataset {
     pub regime: Option<Regime>,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
+}
+
+/// Where a dataset's files came from, for the protocol card.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// In which form.
+    pub form: manifest::Form,
+    /// Names of the files with their hashes, or the repository, or the folder.
+    pub source: String,
+    /// Commit of the repository.
+    pub revision: Option<String>,
 }
 
 /// An image on disk with its class.
@@ -52,6 +68,8 @@ pub struct LabelledImage {
     pub sha256: String,
     /// Images that are not independent (views of one drawing) share a group.
     pub group: Option<String>,
+    /// Difference hash of its pixels, see [`overlap::dhash`]; 0 for an image of no dataset.
+    pub dhash: u64,
     /// The encoded file.
     pub path: PathBuf,
 }
@@ -67,7 +85,16 @@ pub struct LabelledImage {
 /// [`Error::Labels`](crate::error::Error::Labels), [`Error::Image`](crate::error::Error::Image) and [`Error::Dataset`](crate::error::Error::Dataset), each naming file or image. Nothing
 /// half-written stays in the cache.
 pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    let manifest = manifest::load(datasets, name)?;
+    open_for(name, Protocol::Clean, datasets, cache)
+}
+
+/// As [`open`], with the images, classes and sides that a protocol has.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_for(name: &str, _protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
+    let mut manifest = manifest::load(datasets, name)?;
+    manifest.downloads = cache.join("downloads").join(name);
     let cache = cache.join("datasets").join(name);
     source::verify(&manifest, &cache)?;
     let (index, root) = cache::indexed(&manifest, &cache)?;

@@ -36,7 +36,7 @@ pub(super) fn verify(manifest: &Manifest, cache: &Path) -> Result<()> {
         .and_then(|json| serde_json::from_slice(&json).ok())
         .unwrap_or_default();
     let check = |file: &SourceFile| {
-        let path = manifest.resolve(&file.path);
+        let path = manifest.place(file);
         let path = path.canonicalize().map_err(Error::io("read", &path))?;
         let stamp = stamp(&path, file)?;
         if known.get(&path) != Some(&stamp) {

@@ -32,6 +32,12 @@ pub struct Split {
     pub classes: Vec<String>,
     /// The shots: class by class, in the order drawn; none at k = 0.
     pub train: Vec<SplitItem>,
+    /// Images that the protocol sets aside for validation: counted, never learned from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub val: Vec<SplitItem>,
+    /// Shots that a class really has, where the protocol says to take what there is when k is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capped: Option<u32>,
     /// The test images, in the dataset's order.
     pub test: Vec<SplitItem>,
 }
@@ -153,6 +159,8 @@ pub fn clean(dataset: &Dataset, shots: impl Into<Shots>, seed: u64) -> Result<Sp
         seed,
         classes: dataset.classes.clone(),
         train,
+        val: Vec::new(),
+        capped: None,
         test: dataset.test.iter().map(SplitItem::from).collect(),
     })
 }
@@ -191,6 +199,7 @@ mod tests {
             class: class as u32,
             sha256: hex(&Sha256::digest(format!("{side} {class} {i}"))),
             group: None,
+            dhash: 0,
             path: "unused".into(),
         };
         let images = |side, extra: usize| {
@@ -206,7 +215,9 @@ mod tests {
             title: "Toy".into(),
             classes: (0..sizes.len()).map(|c| format!("class {c}")).collect(),
             pool: images("pool", 0),
+            val: Vec::new(),
             test: images("test", 1),
+            origin: crate::data::Origin::default(),
             layout: Layout::Folders,
             micro: true,
             regime: None,

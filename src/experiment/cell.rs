@@ -167,6 +167,7 @@ mod tests {
             class: 0,
             sha256: String::new(),
             group: None,
+            dhash: 0,
             path: "a.png".into(),
         };
         let mut witness = Witness::default();

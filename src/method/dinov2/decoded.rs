@@ -82,6 +82,7 @@ mod tests {
                     class: 0,
                     sha256: String::new(),
                     group: None,
+                    dhash: 0,
                     path,
                 }
             })

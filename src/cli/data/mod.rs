@@ -1,0 +1,23 @@
+//! `kshot data`: what datasets there are and what is in them; one file a verb.
+
+mod list;
+mod show;
+
+use clap::Subcommand;
+
+use super::{output, places::places};
+use crate::error::Result;
+
+/// List and describe datasets.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    List(list::Arguments),
+    Show(show::Arguments),
+}
+
+pub(super) fn run(verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::List(arguments) => list::run(arguments),
+        Verb::Show(arguments) => show::run(arguments),
+    }
+}
