@@ -34,7 +34,7 @@ pub(super) fn indexed(manifest: &Manifest, cache: &Path) -> Result<(Index, PathB
         return Ok((index, root));
     }
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
-    let lock = lock(&cache.join("lock"))?;
+    let lock = lock(&cache.join("lock"), "unpacks this dataset")?;
     // Another process may have been at work while this one waited for the lock.
     if let Some(index) = Index::load(&folder.join("index.json"), &root) {
         index.check_counts(manifest)?;
@@ -191,10 +191,12 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
 }
 
 /// Waits for the lock; `None` on file systems that have none, as some of clusters.
-fn lock(path: &Path) -> Result<Option<File>> {
+///
+/// `work`: what another process does that has it.
+pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
     let file = File::create(path).map_err(Error::io("write", path))?;
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        tracing::info!("waiting for another process that unpacks this dataset");
+        tracing::info!("waiting for another process that {work}");
     }
     match file.lock() {
         Ok(()) => Ok(Some(file)),

@@ -83,11 +83,7 @@ fn compare_digest(path: &Path, file: &SourceFile) -> Result<()> {
     let Some((what, expected)) = file.digest() else {
         return Ok(());
     };
-    let found = if what == "sha256" {
-        digest::<Sha256>(path)?
-    } else {
-        digest::<Md5>(path)?
-    };
+    let found = hash(path, what)?;
     if found == expected {
         return Ok(());
     }
@@ -97,6 +93,15 @@ fn compare_digest(path: &Path, file: &SourceFile) -> Result<()> {
         found,
         expected: expected.into(),
     })
+}
+
+/// Lower-case hex hash of a file, of the kind "sha256" or "md5".
+pub(super) fn hash(path: &Path, kind: &str) -> Result<String> {
+    if kind == "sha256" {
+        digest::<Sha256>(path)
+    } else {
+        digest::<Md5>(path)
+    }
 }
 
 /// Lower-case hex hash of a file, read piece by piece.

@@ -1,0 +1,404 @@
+//! One file from the first of its sources that gives the right bytes.
+//!
+//! Bytes are gathered beside the file's place and get its name only when length and hash are right. What an
+//! interrupted transfer leaves there is continued, by this process or a later one; bytes of several sources that do
+//! not make the right file together are thrown away and fetched once more from one source alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use ureq::http::HeaderName;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+
+use super::FetchProgress;
+use super::client::{Client, Trouble, header, shown};
+use crate::data::source;
+use crate::error::{Error, Result};
+
+/// Where a file may be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Url(String),
+    /// A file of a mirror on this machine.
+    Path(PathBuf),
+}
+
+impl Source {
+    /// `<base>/<part>/<part>…` of a mirror that is a URL or a folder.
+    pub(super) fn of_mirror(base: &str, parts: &[&str]) -> Self {
+        let folder = base.strip_prefix("file://").unwrap_or(base);
+        if folder.contains("://") {
+            let parts: Vec<String> = parts.iter().map(|part| super::client::encoded_path(part)).collect();
+            Self::Url(format!("{base}/{}", parts.join("/")))
+        } else {
+            Self::Path(parts.iter().fold(PathBuf::from(folder), |path, part| path.join(part)))
+        }
+    }
+
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Url(url) => shown(url),
+            Self::Path(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// A file that is to be had.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// What people call it.
+    pub name: String,
+    /// Where it belongs.
+    pub place: PathBuf,
+    /// Where its bytes are gathered, on the same device.
+    pub partial: PathBuf,
+    pub size: u64,
+    /// Kind and lower-case hex value of its hash.
+    pub digest: Option<(&'static str, String)>,
+    /// In order of preference.
+    pub sources: Vec<Source>,
+}
+
+/// Why a source did not give a file.
+enum Stop {
+    /// Another source may.
+    Source(String),
+    /// Something on this machine is wrong: no source will.
+    Machine(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Machine(error)
+    }
+}
+
+impl Wanted {
+    /// Is this file there, with the right length and hash? `Err` of what is wrong with it.
+    pub(super) fn check(&self, path: &Path) -> Result<Result<(), String>> {
+        let found = match fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err("not there".into())),
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        if found != self.size {
+            return Ok(Err(format!("has {found} bytes instead of {}", self.size)));
+        }
+        match &self.digest {
+            Some((kind, wanted)) => {
+                let found = source::hash(path, kind)?;
+                Ok(if found == *wanted {
+                    Ok(())
+                } else {
+                    Err(format!("has {kind} {found} instead of {wanted}"))
+                })
+            }
+            None => Ok(Ok(())),
+        }
+    }
+
+    /// Bytes that have arrived already.
+    pub(super) fn arrived(&self) -> u64 {
+        fs::metadata(&self.partial).map_or(0, |found| found.len().min(self.size))
+    }
+
+    /// Fetches the file; `Ok(Err)` lists every source with its reason.
+    pub(super) fn obtain(
+        &self,
+        client: &Client,
+        progress: &dyn FetchProgress,
+    ) -> Result<Result<(), Vec<(String, String)>>> {
+        let mut refused = Vec::new();
+        progress.begin(&self.name, self.size, self.arrived());
+        for source in &self.sources {
+            let outcome = match source {
+                Source::Path(path) => self.copy(path, progress),
+                Source::Url(url) => Transfer::new(self, url, client, progress).run(),
+            };
+            match outcome.and_then(|()| Ok(self.accept()?)) {
+                Ok(()) => {
+                    progress.end(&self.name, true);
+                    return Ok(Ok(()));
+                }
+                Err(Stop::Source(reason)) => {
+                    progress.note(&format!("{}: {}: {reason}", self.name, source.shown()));
+                    refused.push((source.shown(), reason));
+                }
+                Err(Stop::Machine(error)) => {
+                    progress.end(&self.name, false);
+                    return Err(error);
+                }
+            }
+        }
+        progress.end(&self.name, false);
+        Ok(Err(refused))
+    }
+
+    /// The gathered bytes are right: they get the file's name, for good.
+    fn accept(&self) -> Result<()> {
+        let synced = File::open(&self.partial).and_then(|file| file.sync_all());
+        synced.map_err(Error::io("write", &self.partial))?;
+        fs::rename(&self.partial, &self.place).map_err(Error::io("write", &self.place))?;
+        let folder = self.place.parent().unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Error::io("write", folder))
+    }
+
+    pub(super) fn discard(&self) -> Result<()> {
+        match fs::remove_file(&self.partial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), Stop> {
+        let mut source = match File::open(from) {
+            Ok(file) => file,
+            Err(e) => return Err(Stop::Source(e.to_string())),
+        };
+        let length = source.metadata().map_or(0, |metadata| metadata.len());
+        if length != self.size {
+            return Err(Stop::Source(format!("has {length} bytes instead of {}", self.size)));
+        }
+        let mut target = File::create(&self.partial).map_err(Error::io("write", &self.partial))?;
+        let mut chunk = vec![0; 1 << 20];
+        let mut copied = 0;
+        loop {
+            let read = match source.read(&mut chunk) {
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Stop::Source(e.to_string())),
+            };
+            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            target.write_all(bytes).map_err(Error::io("write", &self.partial))?;
+            copied += bytes.len() as u64;
+            progress.at(&self.name, copied);
+        }
+        self.check(&self.partial)?.map_err(|reason| match self.discard() {
+            Ok(()) => Stop::Source(reason),
+            Err(error) => Stop::Machine(error),
+        })
+    }
+}
+
+/// What came of one request.
+enum Attempt {
+    /// All bytes have arrived, right or wrong.
+    Complete,
+    /// To be tried again, from where it stands.
+    Again(Trouble),
+    /// To be tried again from the first byte.
+    Anew(String),
+}
+
+/// The transfer of a file from one URL.
+struct Transfer<'a> {
+    wanted: &'a Wanted,
+    url: &'a str,
+    client: &'a Client,
+    progress: &'a dyn FetchProgress,
+    /// Every byte gathered so far came from this URL.
+    alone: bool,
+    /// Version of the file, where the server names it.
+    etag: Option<String>,
+}
+
+impl<'a> Transfer<'a> {
+    fn new(wanted: &'a Wanted, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
+        Self {
+            wanted,
+            url,
+            client,
+            progress,
+            alone: false,
+            etag: None,
+        }
+    }
+
+    /// Ends with the right bytes gathered.
+    fn run(mut self) -> Result<(), Stop> {
+        let size = self.wanted.size;
+        let policy = &self.client.policy;
+        // A hundredth more than ever before is progress: attempts are counted anew, but not for ever.
+        let mut furthest = self.wanted.arrived();
+        let mut failed = 0;
+        loop {
+            let outcome = if self.length()? == Some(size) {
+                Attempt::Complete
+            } else {
+                self.attempt()?
+            };
+            let (reason, after) = match outcome {
+                Attempt::Complete => match self.wanted.check(&self.wanted.partial)? {
+                    Ok(()) => return Ok(()),
+                    Err(reason) => {
+                        let alone = self.alone;
+                        self.restart()?;
+                        if alone {
+                            return Err(Stop::Source(reason));
+                        }
+                        // Nothing is known against this source yet.
+                        (furthest, failed) = (0, 0);
+                        continue;
+                    }
+                },
+                Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(Stop::Source(reason)),
+                Attempt::Again(Trouble::Passing { reason, after }) => (reason, after),
+                Attempt::Anew(reason) => {
+                    self.restart()?;
+                    (reason, None)
+                }
+            };
+            let arrived = self.wanted.arrived();
+            if arrived >= furthest + size.div_ceil(100).max(1) {
+                (furthest, failed) = (arrived, 0);
+            }
+            failed += 1;
+            if failed >= policy.tries {
+                return Err(Stop::Source(format!("{reason} ({failed} times without progress)")));
+            }
+            let wait = policy.wait(self.url, failed - 1, after);
+            self.progress.note(&format!(
+                "{}: {reason} at byte {arrived}, again in {:.1} s",
+                self.wanted.name,
+                wait.as_secs_f64()
+            ));
+            thread::sleep(wait);
+        }
+    }
+
+    /// Bytes gathered; more than there can be are thrown away.
+    fn length(&mut self) -> Result<Option<u64>> {
+        match fs::metadata(&self.wanted.partial) {
+            Ok(found) if found.len() > self.wanted.size => self.restart().map(|()| None),
+            Ok(found) => Ok(Some(found.len())),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.wanted.discard()?;
+        (self.alone, self.etag) = (true, None);
+        self.progress.at(&self.wanted.name, 0);
+        Ok(())
+    }
+
+    /// One request for what is missing.
+    fn attempt(&mut self) -> Result<Attempt> {
+        let size = self.wanted.size;
+        let from = self.length()?.unwrap_or(0);
+        if from == 0 {
+            self.alone = true;
+        }
+        let mut headers: Vec<(HeaderName, String)> = Vec::new();
+        if from > 0 {
+            headers.push((RANGE, format!("bytes={from}-")));
+            headers.extend(self.etag.clone().map(|etag| (IF_RANGE, etag)));
+        }
+        let mut response = match self.client.get(self.url, &headers) {
+            Err(Trouble::Lasting {
+                status: Some(status), ..
+            }) if from > 0 && status.as_u16() == 416 => {
+                return Ok(Attempt::Anew(format!("has no byte {from}")));
+            }
+            Err(trouble) => return Ok(Attempt::Again(trouble)),
+            Ok(response) => response,
+        };
+        let from = if response.status().as_u16() == 206 {
+            let range = header(&response, CONTENT_RANGE).and_then(|value| content_range(&value));
+            match range {
+                Some((_, Some(total))) if total != size => {
+                    return Ok(Attempt::Again(wrong_length(total, size)));
+                }
+                Some((first, _)) if first == from && from > 0 => from,
+                _ => {
+                    return Ok(Attempt::Anew(
+                        "sends another part of the file than was asked for".into(),
+                    ));
+                }
+            }
+        } else {
+            let length = header(&response, CONTENT_LENGTH).and_then(|value| value.parse().ok());
+            if let Some(length) = length.filter(|length| *length != size) {
+                return Ok(Attempt::Again(wrong_length(length, size)));
+            }
+            self.alone = true;
+            0
+        };
+        // A weak one says nothing about bytes.
+        let etag = header(&response, ETAG).filter(|etag| etag.starts_with('"'));
+        if from > 0 && self.etag.is_some() && etag.is_some() && etag != self.etag {
+            return Ok(Attempt::Anew("has changed meanwhile".into()));
+        }
+        self.etag = etag.or(self.etag.take()).filter(|_| self.alone);
+        self.receive(from, &mut response.body_mut().as_reader())
+    }
+
+    /// Appends what a server sends to the bytes before `from`.
+    fn receive(&mut self, from: u64, body: &mut dyn Read) -> Result<Attempt> {
+        let size = self.wanted.size;
+        let partial = &self.wanted.partial;
+        let failed = || Error::io("write", partial);
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(partial)
+            .map_err(failed())?;
+        file.set_len(from).map_err(failed())?;
+        file.seek(SeekFrom::Start(from)).map_err(failed())?;
+        let (least, window) = self.client.policy.slowest;
+        let mut since = (Instant::now(), from);
+        let mut at = from;
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            let read = match body.read(&mut chunk) {
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Ok(Attempt::Again(Trouble::passing(e.to_string()))),
+            };
+            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            at += bytes.len() as u64;
+            if at > size {
+                drop(file);
+                self.restart()?;
+                return Ok(Attempt::Again(Trouble::lasting(format!(
+                    "sends more than {size} bytes"
+                ))));
+            }
+            file.write_all(bytes).map_err(failed())?;
+            self.progress.at(&self.wanted.name, at);
+            if since.0.elapsed() >= window {
+                if at - since.1 < least && at < size {
+                    return Ok(Attempt::Again(Trouble::passing("too slow")));
+                }
+                since = (Instant::now(), at);
+            }
+        }
+        if at < size {
+            return Ok(Attempt::Again(Trouble::passing(format!(
+                "ends after {at} of {size} bytes"
+            ))));
+        }
+        Ok(Attempt::Complete)
+    }
+}
+
+fn wrong_length(found: u64, wanted: u64) -> Trouble {
+    Trouble::lasting(format!("has {found} bytes instead of {wanted}"))
+}
+
+/// First byte and length of the whole file, of `bytes 5-9/10` (RFC 9110, 14.4).
+fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _) = range.split_once('-')?;
+    Some((first.trim().parse().ok()?, total.trim().parse().ok()))
+}
