@@ -12,6 +12,7 @@ mod places;
 mod policy;
 mod space;
 mod transfer;
+mod wanted;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ pub use hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
 pub use listing::hub_listing;
 pub use places::{HubPlaces, Remote, Token};
 pub use policy::{Policy, RetryAfter};
-use transfer::{Source, Wanted};
+use wanted::{Source, Wanted};
 
 /// Hears how files come in; called by several threads.
 pub trait FetchProgress: Sync {
@@ -90,11 +91,13 @@ pub fn fetch(manifest: &Manifest, form: Form, remote: &Remote, progress: &dyn Fe
     }
 }
 
-/// The sources that may be asked.
+/// The sources, as far as they may be asked.
 fn usable(sources: impl Iterator<Item = Source>, places: &HubPlaces) -> Vec<Source> {
-    sources
-        .filter(|source| !places.offline || matches!(source, Source::Path(_)))
-        .collect()
+    let usable = |source| match source {
+        Source::Url(url) if places.offline => Source::Offline(url),
+        other => other,
+    };
+    sources.map(usable).collect()
 }
 
 /// A file that none of its sources gave.

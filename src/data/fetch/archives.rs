@@ -4,7 +4,7 @@ use std::fs;
 
 use super::client::Client;
 use super::places::Remote;
-use super::transfer::{Source, Wanted};
+use super::wanted::{Source, Wanted};
 use super::{FetchProgress, Fetched, each, listing, missing, not_fetchable, space, usable};
 use crate::data::cache::lock;
 use crate::data::manifest::{Form, Manifest, SourceFile};

@@ -68,9 +68,7 @@ impl<'a> Asking<'a> {
 
     fn address(&self, rest: &str) -> Result<String> {
         if self.places.offline {
-            return Err(
-                self.fail("its files are not known here, and no connection is made: KSHOT_OFFLINE or HF_HUB_OFFLINE")
-            );
+            return Err(self.fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set"));
         }
         Ok(format!("{}/api/datasets/{}/{rest}", self.places.endpoint, self.repo))
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, encoded_path};
 use super::places::{HubPlaces, Remote};
-use super::transfer::{Source, Wanted};
+use super::wanted::{Source, Wanted};
 use super::{FetchProgress, Fetched, each, listing, missing, not_fetchable, space, usable};
 use crate::data::cache::{lock, write_whole};
 use crate::data::manifest::{Form, Hub, Manifest};
@@ -132,7 +132,7 @@ pub(super) fn fetch(
     let _lock = lock(&downloads.join("lock"), "fetches this dataset")?;
     let known = match listing::known(hub, downloads, &remote.hub) {
         Some(known) => known,
-        None => listing::resolve(hub, client, &remote.hub)?,
+        None => listing::resolve(hub, downloads, client, &remote.hub)?,
     };
     listing::keep(&known, downloads)?;
     let folder = repo_folder(&remote.hub, &known.repo);

@@ -26,7 +26,19 @@ pub(super) fn known(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<H
 }
 
 /// Asks the hub for what the manifest leaves open.
-pub(super) fn resolve(hub: &Hub, client: &Client, places: &HubPlaces) -> Result<HubListing> {
+pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &HubPlaces) -> Result<HubListing> {
+    if places.offline {
+        let reason = format!(
+            "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
+             the dataset, then copy `{}` and `{}` to this machine",
+            repo_folder(places, &hub.repo).display(),
+            downloads.join("hub.json").display()
+        );
+        return Err(Error::Hub {
+            repo: hub.repo.clone(),
+            reason,
+        });
+    }
     let asking = Asking::new(&hub.repo, client, places)?;
     let commit = asking.commit(&hub.revision)?;
     match promised(hub, &commit) {

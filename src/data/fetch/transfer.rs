@@ -1,12 +1,10 @@
-//! One file from the first of its sources that gives the right bytes.
+//! The bytes of one file from one URL, over as many requests as it takes.
 //!
-//! Bytes are gathered beside the file's place and get its name only when length and hash are right. What an
-//! interrupted transfer leaves there is continued, by this process or a later one; bytes of several sources that do
-//! not make the right file together are thrown away and fetched once more from one source alone.
+//! What an interrupted transfer leaves is continued, by this process or a later one; bytes of several sources that do
+//! not make the right file together are thrown away and fetched once more from this source alone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
@@ -14,177 +12,9 @@ use ureq::http::HeaderName;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 
 use super::FetchProgress;
-use super::client::{Client, Trouble, header, shown};
-use crate::data::source;
+use super::client::{Client, Trouble, header};
+use super::wanted::{Stop, Wanted};
 use crate::error::{Error, Result};
-
-/// Where a file may be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source {
-    Url(String),
-    /// A file of a mirror on this machine.
-    Path(PathBuf),
-}
-
-impl Source {
-    /// `<base>/<part>/<part>…` of a mirror that is a URL or a folder.
-    pub(super) fn of_mirror(base: &str, parts: &[&str]) -> Self {
-        let folder = base.strip_prefix("file://").unwrap_or(base);
-        if folder.contains("://") {
-            let parts: Vec<String> = parts.iter().map(|part| super::client::encoded_path(part)).collect();
-            Self::Url(format!("{base}/{}", parts.join("/")))
-        } else {
-            Self::Path(parts.iter().fold(PathBuf::from(folder), |path, part| path.join(part)))
-        }
-    }
-
-    pub(super) fn shown(&self) -> String {
-        match self {
-            Self::Url(url) => shown(url),
-            Self::Path(path) => path.display().to_string(),
-        }
-    }
-}
-
-/// A file that is to be had.
-#[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    /// What people call it.
-    pub name: String,
-    /// Where it belongs.
-    pub place: PathBuf,
-    /// Where its bytes are gathered, on the same device.
-    pub partial: PathBuf,
-    pub size: u64,
-    /// Kind and lower-case hex value of its hash.
-    pub digest: Option<(&'static str, String)>,
-    /// In order of preference.
-    pub sources: Vec<Source>,
-}
-
-/// Why a source did not give a file.
-enum Stop {
-    /// Another source may.
-    Source(String),
-    /// Something on this machine is wrong: no source will.
-    Machine(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Machine(error)
-    }
-}
-
-impl Wanted {
-    /// Is this file there, with the right length and hash? `Err` of what is wrong with it.
-    pub(super) fn check(&self, path: &Path) -> Result<Result<(), String>> {
-        let found = match fs::metadata(path) {
-            Ok(metadata) => metadata.len(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err("not there".into())),
-            Err(e) => return Err(Error::io("read", path)(e)),
-        };
-        if found != self.size {
-            return Ok(Err(format!("has {found} bytes instead of {}", self.size)));
-        }
-        match &self.digest {
-            Some((kind, wanted)) => {
-                let found = source::hash(path, kind)?;
-                Ok(if found == *wanted {
-                    Ok(())
-                } else {
-                    Err(format!("has {kind} {found} instead of {wanted}"))
-                })
-            }
-            None => Ok(Ok(())),
-        }
-    }
-
-    /// Bytes that have arrived already.
-    pub(super) fn arrived(&self) -> u64 {
-        fs::metadata(&self.partial).map_or(0, |found| found.len().min(self.size))
-    }
-
-    /// Fetches the file; `Ok(Err)` lists every source with its reason.
-    pub(super) fn obtain(
-        &self,
-        client: &Client,
-        progress: &dyn FetchProgress,
-    ) -> Result<Result<(), Vec<(String, String)>>> {
-        let mut refused = Vec::new();
-        progress.begin(&self.name, self.size, self.arrived());
-        for source in &self.sources {
-            let outcome = match source {
-                Source::Path(path) => self.copy(path, progress),
-                Source::Url(url) => Transfer::new(self, url, client, progress).run(),
-            };
-            match outcome.and_then(|()| Ok(self.accept()?)) {
-                Ok(()) => {
-                    progress.end(&self.name, true);
-                    return Ok(Ok(()));
-                }
-                Err(Stop::Source(reason)) => {
-                    progress.note(&format!("{}: {}: {reason}", self.name, source.shown()));
-                    refused.push((source.shown(), reason));
-                }
-                Err(Stop::Machine(error)) => {
-                    progress.end(&self.name, false);
-                    return Err(error);
-                }
-            }
-        }
-        progress.end(&self.name, false);
-        Ok(Err(refused))
-    }
-
-    /// The gathered bytes are right: they get the file's name, for good.
-    fn accept(&self) -> Result<()> {
-        let synced = File::open(&self.partial).and_then(|file| file.sync_all());
-        synced.map_err(Error::io("write", &self.partial))?;
-        fs::rename(&self.partial, &self.place).map_err(Error::io("write", &self.place))?;
-        let folder = self.place.parent().unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(Error::io("write", folder))
-    }
-
-    pub(super) fn discard(&self) -> Result<()> {
-        match fs::remove_file(&self.partial) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial)(e)),
-            _ => Ok(()),
-        }
-    }
-
-    fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), Stop> {
-        let mut source = match File::open(from) {
-            Ok(file) => file,
-            Err(e) => return Err(Stop::Source(e.to_string())),
-        };
-        let length = source.metadata().map_or(0, |metadata| metadata.len());
-        if length != self.size {
-            return Err(Stop::Source(format!("has {length} bytes instead of {}", self.size)));
-        }
-        let mut target = File::create(&self.partial).map_err(Error::io("write", &self.partial))?;
-        let mut chunk = vec![0; 1 << 20];
-        let mut copied = 0;
-        loop {
-            let read = match source.read(&mut chunk) {
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Stop::Source(e.to_string())),
-            };
-            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
-                break;
-            };
-            target.write_all(bytes).map_err(Error::io("write", &self.partial))?;
-            copied += bytes.len() as u64;
-            progress.at(&self.name, copied);
-        }
-        self.check(&self.partial)?.map_err(|reason| match self.discard() {
-            Ok(()) => Stop::Source(reason),
-            Err(error) => Stop::Machine(error),
-        })
-    }
-}
 
 /// What came of one request.
 enum Attempt {
@@ -197,7 +27,7 @@ enum Attempt {
 }
 
 /// The transfer of a file from one URL.
-struct Transfer<'a> {
+pub(super) struct Transfer<'a> {
     wanted: &'a Wanted,
     url: &'a str,
     client: &'a Client,
@@ -209,7 +39,7 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    fn new(wanted: &'a Wanted, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
+    pub(super) fn new(wanted: &'a Wanted, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
         Self {
             wanted,
             url,
@@ -221,7 +51,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Ends with the right bytes gathered.
-    fn run(mut self) -> Result<(), Stop> {
+    pub(super) fn run(mut self) -> Result<(), Stop> {
         let size = self.wanted.size;
         let policy = &self.client.policy;
         // A hundredth more than ever before is progress: attempts are counted anew, but not for ever.
@@ -401,4 +231,18 @@ fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;
     Some((first.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for wrong in ["", "5-9/10", "bytes */10", "bytes 5/10", "bytes x-9/10"] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
+        }
+    }
 }
