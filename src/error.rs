@@ -90,6 +90,22 @@ pub enum Error {
         /// What is wrong, with the entry's name.
         reason: String,
     },
+    /// Files of a dataset are not on this machine.
+    #[error("dataset `{dataset}` is not on this machine: {}", places(missing))]
+    NotFetched {
+        /// The dataset.
+        dataset: String,
+        /// Each missing file: its name and where it should lie.
+        missing: Vec<(String, PathBuf)>,
+    },
+    /// A parquet file of images cannot be read, or is not what its repository should hold.
+    #[error("parquet file `{}`: {reason}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the row or the column.
+        reason: String,
+    },
     /// A dataset's files do not fit together (a label without image, a class without name, …).
     #[error("dataset `{dataset}`: {reason}")]
     Dataset {
@@ -305,6 +321,11 @@ pub enum Error {
         /// What the drawing library said.
         reason: String,
     },
+}
+
+fn places(missing: &[(String, PathBuf)]) -> String {
+    let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
+    missing.iter().map(place).collect::<Vec<_>>().join(", ")
 }
 
 impl Error {
