@@ -59,7 +59,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         return Ok(opened);
     }
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
-    let lock = lock(&cache.join("lock"))?;
+    let lock = lock(&cache.join("lock"), "unpacks this dataset")?;
     // Another process may have been at work while this one waited for the lock.
     if let Some(opened) = at_hand()? {
         return Ok(opened);
@@ -101,7 +101,7 @@ pub(super) fn survey(
     cache: &Path,
 ) -> Result<(Listed, Vec<Result<(String, Facts)>>)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
-    let _lock = lock(&cache.join("lock"))?;
+    let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
     let partial = Partial(cache.join(format!("survey.{}.partial", std::process::id())));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let root = unpack(source, &partial.0)?;
@@ -285,10 +285,12 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
 }
 
 /// Waits for the lock; `None` on file systems that have none, as some of clusters.
-fn lock(path: &Path) -> Result<Option<File>> {
+///
+/// `work`: what another process does that has it.
+pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
     let file = File::create(path).map_err(Error::io("write", path))?;
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        tracing::info!("waiting for another process that unpacks this dataset");
+        tracing::info!("waiting for another process that {work}");
     }
     match file.lock() {
         Ok(()) => Ok(Some(file)),

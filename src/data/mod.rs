@@ -9,6 +9,7 @@ use source::Source;
 
 pub mod archive;
 mod cache;
+pub mod fetch;
 pub mod image;
 mod index;
 mod jpeg;

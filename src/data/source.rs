@@ -209,13 +209,9 @@ fn check(file: &Placed, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, St
     let digest = match (&file.digest, stamp) {
         (Some((_, expected)), Some(stamp)) if stamp.digest == *expected => expected.clone(),
         (None, Some(stamp)) => stamp.digest.clone(),
-        (None, None) => hash::<Sha256>(&path)?,
+        (None, None) => hash(&path, "sha256")?,
         (Some((what, expected)), _) => {
-            let found = if *what == "md5" {
-                hash::<Md5>(&path)?
-            } else {
-                hash::<Sha256>(&path)?
-            };
+            let found = hash(&path, what)?;
             if found != *expected {
                 return Err(wrong(what, found, expected));
             }
@@ -225,8 +221,17 @@ fn check(file: &Placed, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, St
     Ok((path, Stamp { size, changed, digest }))
 }
 
+/// Lower-case hex hash of a file, of the kind "sha256" or "md5".
+pub(super) fn hash(path: &Path, kind: &str) -> Result<String> {
+    if kind == "sha256" {
+        digest::<Sha256>(path)
+    } else {
+        digest::<Md5>(path)
+    }
+}
+
 /// Lower-case hex hash of a file, read piece by piece.
-fn hash<D: Digest>(path: &Path) -> Result<String> {
+fn digest<D: Digest>(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut hasher = D::new();
     let mut chunk = vec![0; 1 << 20];

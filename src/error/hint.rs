@@ -46,6 +46,23 @@ impl Error {
             Self::Image { .. } => {
                 "replace the file, or list it under `skip` in the dataset's manifest to leave it out".into()
             }
+            Self::NotFetchable { .. } => {
+                "run the same command again later: what has arrived is kept; or put the files there by hand: they are \
+                 checked and taken; or set `KSHOT_MIRROR` to a URL or folder that holds `<dataset>/<file>`"
+                    .into()
+            }
+            Self::Hub { .. } => {
+                "check name and revision; private repositories need `HF_TOKEN`, another hub is named by `HF_ENDPOINT`"
+                    .into()
+            }
+            Self::DiskSpace { .. } => {
+                "free some space, or name a folder on a larger device: `KSHOT_CACHE` for archives and images, `HF_HOME` \
+                 for hub files"
+                    .into()
+            }
+            Self::SomeNotFetched { .. } => {
+                "the reasons are above; the same command goes on where it stopped".into()
+            }
             Self::TooFewImages { available, .. } => format!("ask for at most {available} shots"),
             Self::Model { .. } => {
                 "a model folder holds config.json, preprocessor_config.json and *.safetensors in the hub's layout"

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kshot::config::Protocol;
-use kshot::data::parquet::{self, Columns};
-use kshot::data::{self, Dataset};
-use kshot::error::{Error, Result};
 use ::parquet::basic::Compression;
 use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use ::parquet::file::metadata::KeyValue;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
+use kshot::config::Protocol;
+use kshot::data::parquet::{self, Columns};
+use kshot::data::{self, Dataset};
+use kshot::error::{Error, Result};
 
 use super::fixture::{jpeg, labels, png};
 
@@ -29,7 +29,12 @@ pub(super) type Row = (Option<Vec<u8>>, String, Option<i64>);
 pub(super) fn shard(rows: &[Row], names: &[&str]) -> Vec<u8> {
     let features = serde_json::json!({"info": {"features": {
         "image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}});
-    shard_with(rows, Some(features.to_string()), ["image", "label"], Compression::SNAPPY)
+    shard_with(
+        rows,
+        Some(features.to_string()),
+        ["image", "label"],
+        Compression::SNAPPY,
+    )
 }
 
 fn shard_with(rows: &[Row], metadata: Option<String>, columns: [&str; 2], compression: Compression) -> Vec<u8> {
@@ -51,19 +56,34 @@ fn shard_with(rows: &[Row], metadata: Option<String>, columns: [&str; 2], compre
     .unwrap();
     for rows in rows.chunks(2) {
         let mut group = writer.next_row_group().unwrap();
-        let images: Vec<_> = rows.iter().filter_map(|(image, ..)| image.clone().map(ByteArray::from)).collect();
-        let levels: Vec<i16> = rows.iter().map(|(image, ..)| if image.is_some() { 2 } else { 1 }).collect();
+        let images: Vec<_> = rows
+            .iter()
+            .filter_map(|(image, ..)| image.clone().map(ByteArray::from))
+            .collect();
+        let levels: Vec<i16> = rows
+            .iter()
+            .map(|(image, ..)| if image.is_some() { 2 } else { 1 })
+            .collect();
         let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&images, Some(&levels), None).unwrap();
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&images, Some(&levels), None)
+            .unwrap();
         column.close().unwrap();
         let paths: Vec<_> = rows.iter().map(|(_, path, _)| ByteArray::from(path.as_str())).collect();
         let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&paths, Some(&vec![2; rows.len()]), None).unwrap();
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&paths, Some(&vec![2; rows.len()]), None)
+            .unwrap();
         column.close().unwrap();
         let of_rows: Vec<i64> = rows.iter().filter_map(|(.., label)| *label).collect();
         let levels: Vec<i16> = rows.iter().map(|(.., label)| i16::from(label.is_some())).collect();
         let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<Int64Type>().write_batch(&of_rows, Some(&levels), None).unwrap();
+        column
+            .typed::<Int64Type>()
+            .write_batch(&of_rows, Some(&levels), None)
+            .unwrap();
         column.close().unwrap();
         group.close().unwrap();
     }
@@ -82,7 +102,10 @@ fn text_shard(rows: &[(Vec<u8>, &str)]) -> Vec<u8> {
     let names: Vec<_> = rows.iter().map(|(_, name)| ByteArray::from(*name)).collect();
     for values in [images, names] {
         let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&values, None, None)
+            .unwrap();
         column.close().unwrap();
     }
     group.close().unwrap();
@@ -154,7 +177,10 @@ fn three_splits() -> HubFixture {
             "data/test-00000-of-00001.parquet",
             &shard(&[row(30, 1), row(31, 0), row(32, 2)], &NAMES),
         )
-        .with("data/contrast-00000-of-00001.parquet", b"another split, which is not asked for")
+        .with(
+            "data/contrast-00000-of-00001.parquet",
+            b"another split, which is not asked for",
+        )
 }
 
 #[test]
@@ -164,9 +190,18 @@ fn rows_become_files_in_their_order_with_classes_by_name() {
     assert_eq!(tinker.classes, NAMES);
     assert_eq!(
         labels(&tinker.pool),
-        ["train/00000.jpg 2", "train/00001.jpg 0", "train/00002.jpg 1", "train/00003.png 0", "train/00004.jpg 1"]
+        [
+            "train/00000.jpg 2",
+            "train/00001.jpg 0",
+            "train/00002.jpg 1",
+            "train/00003.png 0",
+            "train/00004.jpg 1"
+        ]
     );
-    assert_eq!(labels(&tinker.test), ["test/00000.jpg 1", "test/00001.jpg 0", "test/00002.jpg 2"]);
+    assert_eq!(
+        labels(&tinker.test),
+        ["test/00000.jpg 1", "test/00001.jpg 0", "test/00002.jpg 2"]
+    );
     assert!(tinker.val.is_empty());
     assert_eq!(std::fs::read(&tinker.pool[1].path).unwrap(), jpeg(11));
     assert_eq!(tinker.origin.source, "someone/toy");
@@ -178,7 +213,10 @@ fn rows_become_files_in_their_order_with_classes_by_name() {
     assert_eq!(clean.pool.len(), 6);
     assert_eq!(clean.pool[5].id, "validation/00000.jpg");
     assert_eq!(clean.pool[0], tinker.pool[0]);
-    assert_eq!(std::fs::metadata(&clean.pool[0].path).unwrap().modified().unwrap(), unpacked);
+    assert_eq!(
+        std::fs::metadata(&clean.pool[0].path).unwrap().modified().unwrap(),
+        unpacked
+    );
     assert_eq!(set.open(Protocol::Tinker).unwrap(), tinker);
     let message = set.message(Protocol::Coop);
     insta::assert_snapshot!(message, @"");
@@ -194,11 +232,20 @@ fn clean_classes_stand_in_the_manifest_s_order_and_spelling() {
         .with("data/test-00000-of-00001.parquet", &shard(&rows, &NAMES));
     let clean = set.open(Protocol::Clean).unwrap();
     assert_eq!(clean.classes, ["Ant", "B ird", "cat?"]);
-    assert_eq!(labels(&clean.pool), ["train/00000.jpg 1", "train/00001.jpg 2", "train/00002.jpg 0"]);
+    assert_eq!(
+        labels(&clean.pool),
+        ["train/00000.jpg 1", "train/00001.jpg 2", "train/00002.jpg 0"]
+    );
     // `tinker` takes names and order as the repository has them.
     assert_eq!(set.open(Protocol::Tinker).unwrap().classes, NAMES);
-    let other = set.with("data/train-00000-of-00001.parquet", &shard(&rows, &["bird", "cat", "ant"]));
-    let other = other.with("data/test-00000-of-00001.parquet", &shard(&rows, &["bird", "cat", "ant"]));
+    let other = set.with(
+        "data/train-00000-of-00001.parquet",
+        &shard(&rows, &["bird", "cat", "ant"]),
+    );
+    let other = other.with(
+        "data/test-00000-of-00001.parquet",
+        &shard(&rows, &["bird", "cat", "ant"]),
+    );
     insta::assert_snapshot!(other.message(Protocol::Clean), @"");
 }
 
@@ -206,7 +253,13 @@ fn clean_classes_stand_in_the_manifest_s_order_and_spelling() {
 fn what_is_not_there_is_named_with_its_place() {
     let set = HubFixture::new("", "").with("data/train-00000-of-00002.parquet", b"x");
     insta::assert_snapshot!(set.message(Protocol::Clean), @"");
-    assert!(set.open(Protocol::Clean).unwrap_err().hint().unwrap().contains("kshot data fetch toy"));
+    assert!(
+        set.open(Protocol::Clean)
+            .unwrap_err()
+            .hint()
+            .unwrap()
+            .contains("kshot data fetch toy")
+    );
 }
 
 #[test]
@@ -239,12 +292,20 @@ fn read(bytes: Vec<u8>) -> Result<Vec<(Vec<u8>, Option<String>, String)>> {
 fn labels_may_be_names_and_files_uncompressed() {
     let rows = read(text_shard(&[(png(1), "b"), (jpeg(2), "a")])).unwrap();
     assert_eq!(rows, [(png(1), None, "b".into()), (jpeg(2), None, "a".into())]);
-    let names = r#"{"dataset_info": {"features": [{"name": "label", "dtype": {"class_label": {"names": {"0": "x"}}}}]}}"#;
-    let bytes = shard_with(&[row(3, 0)], Some(names.into()), ["image", "label"], Compression::UNCOMPRESSED);
+    let names =
+        r#"{"dataset_info": {"features": [{"name": "label", "dtype": {"class_label": {"names": {"0": "x"}}}}]}}"#;
+    let bytes = shard_with(
+        &[row(3, 0)],
+        Some(names.into()),
+        ["image", "label"],
+        Compression::UNCOMPRESSED,
+    );
     assert_eq!(read(bytes).unwrap(), [(jpeg(3), Some("3.jpg".into()), "x".into())]);
     // Where labels are names, classes are in byte order.
     let text = text_shard(&[(png(1), "b"), (jpeg(2), "a")]);
-    let set = HubFixture::new("", "").with("train.parquet", &text).with("test.parquet", &text);
+    let set = HubFixture::new("", "")
+        .with("train.parquet", &text)
+        .with("test.parquet", &text);
     assert_eq!(set.open(Protocol::Clean).unwrap().classes, ["a", "b"]);
 }
 
@@ -299,7 +360,9 @@ fn damaged_files_never_panic() {
     let whole = shard(&[row(1, 0), row(2, 1), row(3, 0)], &["a", "b"]);
     let mut state = 1_u64;
     let mut next = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below
     };
     for _ in 0..2_000 {
