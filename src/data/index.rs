@@ -126,6 +126,7 @@ impl Index {
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: self.left_out,
+            coop: None,
         }
     }
 
