@@ -8,6 +8,7 @@ use super::{output, places::places};
 use crate::config::{Protocol, Shots};
 use crate::data::{self, split};
 use crate::error::Result;
+use crate::experiment::cell;
 
 /// Print a k-shot split: ids, classes and SHA-256 of the images to learn from, to set aside and to predict.
 #[derive(Debug, Args)]
@@ -43,6 +44,8 @@ enum Format {
     Indices,
     /// The whole split file of CoOp, whatever the shots (protocol coop).
     SplitZhou,
+    /// The protocol card that is stored with each result: source, counts, classes, near-duplicates.
+    Card,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -60,5 +63,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Format::Json => split.to_json()?,
         Format::Indices => split::index_file(&dataset, &split)?,
         Format::SplitZhou => split::split_file(&dataset)?,
+        Format::Card => cell::card(&dataset, &split)?.to_json()?,
     })
 }

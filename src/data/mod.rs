@@ -8,6 +8,7 @@ use manifest::{Layout, Regime};
 
 pub mod archive;
 mod cache;
+pub mod card;
 pub mod image;
 mod index;
 mod jpeg;

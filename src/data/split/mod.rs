@@ -6,7 +6,7 @@ mod index_file;
 mod python;
 mod tinker;
 #[cfg(test)]
-mod toy;
+pub(super) mod toy;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -158,7 +158,7 @@ mod tests {
     /// `x = list(range(length)); random.Random(seed).shuffle(x)`. CPython 3.11.7.
     #[test]
     fn short_lists_are_shuffled_as_by_cpython() {
-        assert_eq!(shuffled(0, 0), []);
+        assert!(shuffled(0, 0).is_empty());
         assert_eq!(shuffled(0, 1), [0]);
         assert_eq!(shuffled(0, 2), [0, 1]);
         assert_eq!(shuffled(0, 10), [7, 8, 1, 5, 3, 4, 2, 0, 9, 6]);

@@ -6,7 +6,7 @@ use crate::data::manifest::Layout;
 use crate::data::{Dataset, LabelledImage, hex};
 
 /// So many images of each class to draw from, and one more of each to predict.
-pub(super) fn dataset(sizes: &[usize]) -> Dataset {
+pub(in crate::data) fn dataset(sizes: &[usize]) -> Dataset {
     let image = |side: &str, class: usize, i: usize| LabelledImage {
         id: format!("{side}/{class}/{i}.png"),
         class: class as u32,
