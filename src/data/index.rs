@@ -142,6 +142,7 @@ impl Index {
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: listed.left_out,
+            coop: manifest.coop.clone(),
         }
     }
 
