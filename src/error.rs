@@ -74,6 +74,14 @@ pub enum Error {
         /// What is wrong, with the line or variable.
         reason: String,
     },
+    /// A few-shot index file is not one of this dataset, these shots or this protocol.
+    #[error("index file `{}`: {reason}", path.display())]
+    Indices {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit, with the entry.
+        reason: String,
+    },
     /// A file's bytes are not those that the manifest promises.
     #[error("`{}` has {what} {found}, the manifest says {expected}", path.display())]
     WrongBytes {

@@ -13,9 +13,12 @@ use super::source::Source;
 use super::{Dataset, LabelledImage, cache, provenance};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
+use look::all_or_first_error;
 pub(super) use look::{Facts, look};
+use order::Order;
 
 mod look;
+mod order;
 
 const SCHEMA: u32 = 2;
 
@@ -39,6 +42,9 @@ pub(super) struct Listed {
     classes: Vec<String>,
     /// Images that the manifest's `skip` left out.
     left_out: usize,
+    /// CoOp's lists as its file has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<Order>,
     /// Pool before validation before test, each sorted by id.
     images: Vec<Labelled>,
 }
@@ -142,6 +148,11 @@ impl Index {
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: listed.left_out,
+            coop: manifest
+                .coop
+                .clone()
+                .zip(listed.order)
+                .map(|(paths, order)| order.into_list(paths)),
         }
     }
 
@@ -179,6 +190,8 @@ impl Index {
         };
         // An id that only the other form or another protocol has is no mistake.
         let all_ids = protocol == Protocol::Clean && manifest.forms(protocol).is_ok_and(|forms| forms.len() == 1);
+        // Index files give places in CoOp's lists, skipped images counted.
+        let order = (protocol == Protocol::Coop).then(|| Order::of(&listing));
         let left_out = leave_out(&mut listing, &manifest.skip, all_ids).map_err(fail)?;
         check_classes(&listing).map_err(fail)?;
         let groups = groups(manifest, &listing)?;
@@ -234,6 +247,7 @@ impl Index {
             key: key.to_owned(),
             classes: listing.classes,
             left_out,
+            order,
             images,
         };
         Ok((listed, found))
@@ -348,32 +362,4 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         groups.insert(item.id.clone(), row.drawing.clone());
     }
     Ok(groups)
-}
-
-/// All images, or the first failure, which then also names the other images that cannot be decoded.
-fn all_or_first_error<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
-    let mut images = Vec::with_capacity(results.len());
-    let mut failures = Vec::new();
-    for result in results {
-        match result {
-            Ok(image) => images.push(image),
-            Err(error) => failures.push(error),
-        }
-    }
-    let others: Vec<String> = failures
-        .iter()
-        .skip(1)
-        .filter_map(|error| match error {
-            Error::Image { image, .. } => Some(format!("`{image}`")),
-            _ => None,
-        })
-        .collect();
-    match failures.into_iter().next() {
-        None => Ok(images),
-        Some(Error::Image { image, reason }) if !others.is_empty() => Err(Error::Image {
-            image,
-            reason: format!("{reason} (nor can {})", others.join(", ")),
-        }),
-        Some(error) => Err(error),
-    }
 }

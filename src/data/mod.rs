@@ -9,6 +9,7 @@ use source::Source;
 
 pub mod archive;
 mod cache;
+pub mod card;
 pub mod fetch;
 pub mod image;
 mod index;
@@ -47,6 +48,8 @@ pub struct Dataset {
     pub regime: Option<Regime>,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
+    /// How CoOp's files speak of its images, where it was opened for their protocol.
+    pub coop: Option<split::CoopList>,
 }
 
 /// Where a dataset's files came from, for the protocol card.

@@ -249,7 +249,7 @@ pub(super) fn hash(path: &Path, kind: &str) -> Result<String> {
     }
 }
 
-/// A file is read piece by piece.
+/// Lower-case hex hash of a file, read piece by piece.
 fn digest<D: Digest>(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut hasher = D::new();

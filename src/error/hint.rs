@@ -31,6 +31,11 @@ impl Error {
                 "restore `{}` from its source; MATLAB files must be version 5 (`save -v7` or `-v6`)",
                 path.display()
             ),
+            Self::Indices { .. } => {
+                "take the file as cross_modal_adaptation published it, for these shots and this seed; without one, \
+                 `coop` draws on its own"
+                    .into()
+            }
             Self::WrongBytes { path, .. } => format!(
                 "the file is damaged or another version: restore `{}` from its source, then run again",
                 path.display()

@@ -37,8 +37,8 @@ pub(super) fn list(files: &[MissingFile]) -> String {
     files.iter().map(|file| format!("\n  {file}")).collect()
 }
 
-/// Names and places of files that are not there.
-pub(super) fn places(missing: &[(String, PathBuf)]) -> String {
+/// Names and places, in one line.
+pub(super) fn places(files: &[(String, PathBuf)]) -> String {
     let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
-    missing.iter().map(place).collect::<Vec<_>>().join(", ")
+    files.iter().map(place).collect::<Vec<_>>().join(", ")
 }

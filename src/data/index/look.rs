@@ -106,6 +106,34 @@ fn jpeg_components(bytes: &[u8]) -> Option<u8> {
     }
 }
 
+/// All images, or the first failure, which then also names the other images that cannot be decoded.
+pub(super) fn all_or_first_error<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let mut images = Vec::with_capacity(results.len());
+    let mut failures = Vec::new();
+    for result in results {
+        match result {
+            Ok(image) => images.push(image),
+            Err(error) => failures.push(error),
+        }
+    }
+    let others: Vec<String> = failures
+        .iter()
+        .skip(1)
+        .filter_map(|error| match error {
+            Error::Image { image, .. } => Some(format!("`{image}`")),
+            _ => None,
+        })
+        .collect();
+    match failures.into_iter().next() {
+        None => Ok(images),
+        Some(Error::Image { image, reason }) if !others.is_empty() => Err(Error::Image {
+            image,
+            reason: format!("{reason} (nor can {})", others.join(", ")),
+        }),
+        Some(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ::image::{ExtendedColorType as Color, ImageEncoder as _, codecs};
