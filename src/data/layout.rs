@@ -3,10 +3,12 @@
 
 mod caltech101;
 mod coop;
-mod folders;
+pub(crate) mod folders;
+mod holdout;
 mod oxford_flowers;
 mod oxford_pets;
 mod stanford_cars;
+pub mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -61,6 +63,7 @@ impl Layout {
             Self::OxfordFlowers => const { &[archive("images"), labels("labels"), labels("splits")] },
             Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
             Self::Folders => const { &[optional(archive("archive"))] },
+            Self::Table => const { &[labels("table")] },
         }
     }
 }
@@ -132,6 +135,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
         Layout::OxfordFlowers => oxford_flowers::read(unpacked),
         Layout::Caltech101 => caltech101::read(unpacked),
         Layout::Folders => folders::read(unpacked),
+        Layout::Table => table::read(unpacked),
     }
 }
 

@@ -40,8 +40,8 @@ pub struct Manifest {
     /// Class names in label order, where the label files hold numbers only (Oxford Flowers).
     #[serde(default)]
     pub class_names: Vec<String>,
-    /// Layout `folders` only: an existing folder with `train/<class>/*` and `test/<class>/*`,
-    /// absolute or relative to the manifest, in place of an archive.
+    /// Layouts `folders` and `table` only: an existing folder that the images lie in, absolute or relative to
+    /// the manifest, in place of an archive.
     pub directory: Option<PathBuf>,
     /// Class names as people write them, by the name that folders or label files have; others stay as they are.
     #[serde(default)]
@@ -80,8 +80,10 @@ pub enum Layout {
     OxfordFlowers,
     /// A zip with a nested tar.gz, split by a CoOp file.
     Caltech101,
-    /// `train/<class>/*` and `test/<class>/*`.
+    /// `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out.
     Folders,
+    /// CSV or Parquet with the columns `path`, `label` and perhaps `split`.
+    Table,
 }
 
 /// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.
@@ -195,12 +197,9 @@ impl Manifest {
         if self.name != stem {
             return Err(format!("name `{}` differs from the file's name `{stem}`", self.name));
         }
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.name.starts_with('.') || !self.name.chars().all(is_plain) {
-            return Err(format!(
-                "name `{}` may hold only ASCII letters, digits, `-`, `_` and `.`",
-                self.name
-            ));
+        check_name(&self.name)?;
+        if self.holdout.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
+            return Err("`holdout` is a share between 0 and 1".into());
         }
         let roles = self.layout.roles();
         for (i, file) in self.files.iter().enumerate() {
@@ -234,15 +233,29 @@ impl Manifest {
         }
         match (self.layout, self.directory.is_some(), self.files.is_empty()) {
             (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
-            (Layout::Folders, false, true) => Err("give a `directory` or a `[[file]]` of role `archive`".into()),
-            (Layout::Folders, ..) => Ok(()),
-            (_, true, _) => Err("`directory` is for the layout `folders` only".into()),
+            (Layout::Folders, false, true) if self.hub.is_none() => {
+                Err("give a `directory`, a `[[file]]` of role `archive` or a `[hub]`".into())
+            }
+            (Layout::Folders, ..) | (Layout::Table, true, _) => Ok(()),
+            (Layout::Table, false, _) => Err("give the `directory` that the table's paths are relative to".into()),
+            (_, true, _) => Err("`directory` is for the layouts `folders` and `table` only".into()),
             (Layout::OxfordFlowers, ..) if self.class_names.is_empty() => {
                 Err("the layout `oxford-flowers` needs `class_names` in label order".into())
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a dataset may have this name: it is the stem of a file, and part of ids and folders.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+        return Err(format!(
+            "name `{name}` may hold only ASCII letters, digits, `-`, `_` and `.`, and not begin with `.`"
+        ));
+    }
+    Ok(())
 }
 
 /// Every manifest of a datasets folder, sorted by name.
@@ -379,7 +392,7 @@ test = 4
             (
                 "micro = true",
                 "directory = \"x\"",
-                "`directory` is for the layout `folders` only",
+                "`directory` is for the layouts `folders` and `table` only",
             ),
         ];
         for (from, to, wanted) in cases {
