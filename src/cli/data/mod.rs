@@ -1,5 +1,6 @@
 //! `kshot data`: what datasets there are and what is in them; one file a verb.
 
+mod fetch;
 mod list;
 mod show;
 
@@ -8,15 +9,17 @@ use clap::Subcommand;
 use super::{output, places::places};
 use crate::error::Result;
 
-/// List and describe datasets.
+/// Fetch, list and describe datasets.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
+    Fetch(fetch::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
 }
 
 pub(super) fn run(verb: &Verb) -> Result<()> {
     match verb {
+        Verb::Fetch(arguments) => fetch::run(arguments),
         Verb::List(arguments) => list::run(arguments),
         Verb::Show(arguments) => show::run(arguments),
     }
