@@ -1,6 +1,7 @@
 //! `kshot data`: what datasets there are and what is in them; one file a verb.
 
 mod fetch;
+mod import;
 mod list;
 mod show;
 
@@ -13,6 +14,7 @@ use crate::error::Result;
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     Fetch(fetch::Arguments),
+    Import(import::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
 }
@@ -20,6 +22,7 @@ pub(super) enum Verb {
 pub(super) fn run(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Fetch(arguments) => fetch::run(arguments),
+        Verb::Import(arguments) => import::run(arguments),
         Verb::List(arguments) => list::run(arguments),
         Verb::Show(arguments) => show::run(arguments),
     }
