@@ -170,10 +170,8 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         if !manifest.class_names.is_empty() {
             hub::as_named(&mut listing, &manifest.class_names).map_err(|reason| unpacked.fail(reason))?;
         }
-        // Layouts of a user's own images have renamed theirs.
-        if !(unpacked.source.form == Form::Archive && matches!(manifest.layout, Layout::Folders | Layout::Table)) {
-            listing.classes = holdout::renamed(listing.classes, &manifest.rename).map_err(|why| unpacked.fail(why))?;
-        }
+        listing.classes =
+            holdout::renamed(listing.classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
     }
     Ok(listing)
 }
@@ -188,8 +186,8 @@ fn archive(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         Layout::OxfordPets => (oxford_pets::read(unpacked)?, coop::same_but_for_case),
         Layout::StanfordCars => (stanford_cars::read(unpacked)?, coop::same_but_for_the_year_s_place),
         Layout::OxfordFlowers => (oxford_flowers::read(unpacked)?, coop::same_but_for_a_question_mark),
-        Layout::Table => (table::read(unpacked)?, coop::same_but_for_case),
         Layout::Caltech101 | Layout::Folders => (folders::read(unpacked)?, coop::same_but_for_case),
+        Layout::Table => (table::read(unpacked)?, coop::same_but_for_case),
     };
     if protocol == Protocol::Coop {
         coop::listing(unpacked, &official, same_name)

@@ -33,6 +33,7 @@ mod model_folder;
 mod planted;
 mod processor;
 mod promote;
+mod protocols;
 mod qwen;
 mod qwen_checkpointing;
 mod qwen_input;

@@ -36,7 +36,7 @@ pub enum Side {
 }
 
 /// Pool = rows of `train` and `val`, test = rows of `test`; without a column `split` the manifest's `holdout` is
-/// taken of each class. Classes are the labels in byte order, as `rename` spells them.
+/// taken of each class. Classes are the labels in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let manifest = unpacked.manifest;
     let (classes, items) = items(rows(&unpacked.required("table")?)?);
@@ -55,7 +55,6 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
             return Err(unpacked.fail(reason.into()));
         }
     };
-    let classes = holdout::renamed(classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
     Ok(Listing {
         classes,
         pool,
