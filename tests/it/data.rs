@@ -4,8 +4,10 @@
 mod bad_input;
 mod cache;
 mod fixture;
+mod four;
 mod hub;
 mod layouts;
 mod mat;
 mod pack;
 mod real_labels;
+mod verify;

@@ -61,8 +61,12 @@ impl Fixture {
         self.folder.path().join("cache")
     }
 
-    pub(super) fn open(&self) -> Result<Dataset> {
+    pub(super) fn write_manifest(&self) {
         std::fs::write(self.datasets().join("toy.toml"), &self.manifest).unwrap();
+    }
+
+    pub(super) fn open(&self) -> Result<Dataset> {
+        self.write_manifest();
         data::open("toy", &self.datasets(), &self.cache())
     }
 
