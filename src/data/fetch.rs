@@ -14,6 +14,8 @@ mod space;
 mod transfer;
 mod wanted;
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -116,6 +118,16 @@ fn not_fetchable(manifest: &Manifest, files: Vec<MissingFile>) -> Error {
         dataset: manifest.name.clone(),
         files,
     }
+}
+
+/// Writes a file so that it is seen whole or not at all; what an interrupted call leaves, the next one takes away.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut partial = path.to_path_buf().into_os_string();
+    partial.push(".part");
+    let written = File::create(&partial)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(Error::io("write", path))
 }
 
 /// Works on items with several threads; what came of each, in their order.

@@ -1,0 +1,1 @@
+//! The four datasets in miniature, in their official forms: fetched, then opened.
