@@ -74,6 +74,14 @@ pub enum Error {
         /// What is wrong, with the line or variable.
         reason: String,
     },
+    /// A few-shot index file is not one of this dataset, these shots or this protocol.
+    #[error("index file `{}`: {reason}", path.display())]
+    Indices {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit, with the entry.
+        reason: String,
+    },
     /// A file's bytes are not those that the manifest promises.
     #[error("`{}` has {what} {found}, the manifest says {expected}", path.display())]
     WrongBytes {
@@ -92,6 +100,22 @@ pub enum Error {
         /// The archive.
         path: PathBuf,
         /// What is wrong, with the entry's name.
+        reason: String,
+    },
+    /// Files of a dataset are not on this machine.
+    #[error("dataset `{dataset}` is not on this machine: {}", missing::places(missing))]
+    NotFetched {
+        /// The dataset.
+        dataset: String,
+        /// Each missing file: its name and where it should lie.
+        missing: Vec<(String, PathBuf)>,
+    },
+    /// A parquet file of images cannot be read, or is not what its repository should hold.
+    #[error("parquet file `{}`: {reason}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the row or the column.
         reason: String,
     },
     /// A dataset's files do not fit together (a label without image, a class without name, …).

@@ -31,11 +31,22 @@ impl Error {
                 "restore `{}` from its source; MATLAB files must be version 5 (`save -v7` or `-v6`)",
                 path.display()
             ),
+            Self::Indices { .. } => {
+                "take the file as cross_modal_adaptation published it, for these shots and this seed; without one, \
+                 `coop` draws on its own"
+                    .into()
+            }
             Self::WrongBytes { path, .. } => format!(
                 "the file is damaged or another version: restore `{}` from its source, then run again",
                 path.display()
             ),
             Self::Archive { .. } => "fetch the archive again: it is truncated, damaged or not the official one".into(),
+            Self::NotFetched { dataset, .. } => {
+                format!("`kshot data fetch {dataset}` downloads what is missing; files of your own go to the places named")
+            }
+            Self::Parquet { .. } => {
+                "the manifest names the columns of images and labels under `[hub]`; a damaged file is to be fetched again".into()
+            }
             Self::Dataset { .. } => "check the dataset's files against its manifest in `datasets/`".into(),
             Self::Image { .. } => {
                 "replace the file, or list it under `skip` in the dataset's manifest to leave it out".into()

@@ -36,3 +36,9 @@ impl fmt::Display for MissingFile {
 pub(super) fn list(files: &[MissingFile]) -> String {
     files.iter().map(|file| format!("\n  {file}")).collect()
 }
+
+/// Names and places, in one line.
+pub(super) fn places(files: &[(String, PathBuf)]) -> String {
+    let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
+    files.iter().map(place).collect::<Vec<_>>().join(", ")
+}

@@ -17,7 +17,7 @@ pub use grid::Grid;
 pub use input::{Chunk, Datum, ModelInput, Picture, PictureKey};
 pub use label::{compared, written};
 pub use processor::ImageProcessor;
-pub use prompt::{PREFILL, Prompter, QUESTION, Sequence};
+pub use prompt::{MESSAGE_END, PREFILL, Prompter, QUESTION, Sequence};
 pub use qwen_image::{PatchProcessor, Patches};
 pub use render::Renderer;
 pub use resize::{resize, shrink};

@@ -75,20 +75,25 @@ impl Renderer {
         self.conversation(&messages, picture.as_slice(), Some(open))
     }
 
+    /// The question about a picture up to where the model's turn begins, and the tokens with which
+    /// [`Renderer::question`] begins that turn for it.
+    ///
+    /// # Errors
+    /// As [`Prompter::conversation`]; when these tokens cannot be told from the prompt's.
+    pub fn unopened(&self, picture: &Picture) -> Result<(ModelInput, Vec<u32>)> {
+        let (messages, _) = Prompter::asked(true);
+        let turn = self.conversation(&messages, &[picture], Some(""))?;
+        Ok((turn, self.prompter.opening(self.place())?))
+    }
+
     /// Any conversation about pictures; `open` ends it with the start of the model's turn and a prefill.
     ///
     /// # Errors
     /// As [`Prompter::conversation`].
     pub fn conversation(&self, messages: &[Message], pictures: &[&Picture], open: Option<&str>) -> Result<ModelInput> {
-        // One merged token a picture: its place, where the picture itself is put.
-        let merge = self.processor.merge();
-        let place = Grid {
-            rows: merge,
-            columns: merge,
-        };
         let sequence = self
             .prompter
-            .conversation(messages, &vec![place; pictures.len()], open)?;
+            .conversation(messages, &vec![self.place(); pictures.len()], open)?;
         let mut input = ModelInput::default();
         let mut pictures = pictures.iter();
         for id in sequence.ids {
@@ -105,12 +110,16 @@ impl Renderer {
     /// # Errors
     /// [`crate::error::Error::Model`] when they cannot be told from the prompt's.
     pub fn answer(&self, name: &str) -> Result<Vec<u32>> {
+        let (sequence, answer) = self.prompter.answered(self.place(), name)?;
+        Ok(sequence.ids.get(answer).unwrap_or_default().to_vec())
+    }
+
+    /// One merged token a picture: its place, where the picture itself is put.
+    fn place(&self) -> Grid {
         let merge = self.processor.merge();
-        let place = Grid {
+        Grid {
             rows: merge,
             columns: merge,
-        };
-        let (sequence, answer) = self.prompter.answered(place, name)?;
-        Ok(sequence.ids.get(answer).unwrap_or_default().to_vec())
+        }
     }
 }

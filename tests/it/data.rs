@@ -4,6 +4,7 @@
 mod bad_input;
 mod cache;
 mod fixture;
+mod hub;
 mod layouts;
 mod mat;
 mod pack;

@@ -1,12 +1,16 @@
-//! A folder of folders: `train/<class>/*` and `test/<class>/*`, in an archive or in place.
+//! A folder of folders: `train/<class>/*` and `test/<class>/*`, in an archive or in place; or `<class>/*` alone, of
+//! which the manifest's `holdout` is the test.
 
 use std::path::{Path, PathBuf};
 
-use super::{Item, Listing, Unpacked};
+use super::{Item, Listing, Unpacked, holdout};
 use crate::error::{Error, Result};
 
 /// Pool = `train`, test = `test`; classes are the folder names in byte order, the same on both sides.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
+    if let Some(share) = unpacked.manifest.holdout {
+        return one_side(unpacked, share);
+    }
     let (root, prefix) = root(unpacked)?;
     let classes = names(&root.join("train"), true)?;
     let of_test = names(&root.join("test"), true)?;
@@ -30,7 +34,42 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
         Ok(items)
     };
     let (pool, test) = (side("train")?, side("test")?);
-    Ok(Listing { classes, pool, test })
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
+}
+
+/// Classes are the folder names in byte order.
+fn one_side(unpacked: &Unpacked, share: f64) -> Result<Listing> {
+    let mut top = (unpacked.root.to_path_buf(), String::new());
+    // An archive mostly holds one folder that holds the classes.
+    if let [only] = names(unpacked.root, true)?.as_slice()
+        && unpacked.manifest.directory.is_none()
+    {
+        top = (unpacked.root.join(only), format!("{only}/"));
+    }
+    let (root, prefix) = top;
+    let classes = names(&root, true)?;
+    let mut items = Vec::new();
+    for (class, name) in (0..).zip(&classes) {
+        for image in names(&root.join(name), false)? {
+            let id = format!("{name}/{image}");
+            items.push(Item {
+                file: Some(format!("{prefix}{id}")),
+                ..Item::new(id, class)
+            });
+        }
+    }
+    let (pool, test) = holdout::split(items, share, &unpacked.manifest.name);
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
 }
 
 /// Where `train` and `test` stand: at the top, or in the one folder that the archive holds.
