@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Client, encoded_path};
 use super::places::{HubPlaces, Remote};
 use super::wanted::{Source, Wanted};
-use super::{FetchProgress, Fetched, each, listing, missing, not_fetchable, replace, space, usable};
+use super::{FetchProgress, Fetched, claim, each, listing, missing, not_fetchable, replace, space, usable};
 use crate::data::cache::lock;
 use crate::data::manifest::{Form, Hub, Manifest};
 use crate::error::{Error, Result};
@@ -129,8 +129,7 @@ pub(super) fn fetch(
     progress: &dyn FetchProgress,
 ) -> Result<Fetched> {
     let downloads = &manifest.downloads;
-    fs::create_dir_all(downloads).map_err(Error::io("make", downloads))?;
-    let _lock = lock(&downloads.join("lock"), "fetches this dataset")?;
+    let _lock = claim(manifest, progress)?;
     let known = match listing::known(hub, downloads, &remote.hub) {
         Some(known) => known,
         None => listing::resolve(hub, downloads, client, &remote.hub)?,

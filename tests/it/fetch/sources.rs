@@ -129,41 +129,34 @@ fn several_files_come_in_together_and_each_failure_is_told() {
     let served = bytes.clone();
     let server = Server::new(move |request| match request.path.as_str() {
         "/a" => Reply::file(request, &served[0]),
+        "/e" => Reply::file(request, &served[1]),
         "/b" => Reply::status(404),
         _ => Reply::status(410),
     });
     let machine = Machine::new();
-    let files: String = [
-        ("train-images", "a"),
-        ("test-images", "b"),
-        ("devkit", "c"),
-        ("test-labels", "d"),
-    ]
-    .iter()
-    .zip([0, 1, 2, 2])
-    .map(|((role, name), i)| {
-        format!(
-            "[[file]]\nrole = \"{role}\"\nname = \"{name}\"\nurls = [\"{}\"]\nsize = {SIZE}\nsha256 = \"{}\"\n",
-            server.url(&format!("/{name}")),
-            super::sha256(&bytes[i])
-        )
-    })
-    .collect();
+    let roles = ["train-images", "test-images", "devkit", "test-labels", "coop-split"];
+    let files: String = roles
+        .iter()
+        .zip(["a", "b", "c", "d", "e"])
+        .zip([0, 1, 2, 2, 1])
+        .map(|((role, name), i)| {
+            format!(
+                "[[file]]\nrole = \"{role}\"\nname = \"{name}\"\nurls = [\"{}\"]\nsize = {SIZE}\nsha256 = \"{}\"\n",
+                server.url(&format!("/{name}")),
+                super::sha256(&bytes[i])
+            )
+        })
+        .collect();
     let manifest = machine.manifest_of("stanford-cars", &files);
     let (outcome, notes) = machine.fetch(&manifest, Form::Archive);
     let Err(Error::NotFetchable { files, .. }) = outcome else {
         panic!("{outcome:?}")
     };
     let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
-    // The labels are optional in this layout: that they are missing is told, but is no failure.
+    // The labels may come from the other file: that they are missing is told, but is no failure.
     assert_eq!(names, ["toy/b", "toy/c"]);
-    assert!(
-        notes
-            .iter()
-            .any(|note| note.contains("toy/d: not to be had, and not needed")),
-        "{notes:?}"
-    );
-    assert_eq!(machine.downloads(), ["a"]);
+    assert!(notes.iter().any(|note| note.contains("toy/d: left out")), "{notes:?}");
+    assert_eq!(machine.downloads(), ["a", "e"]);
 }
 
 #[test]

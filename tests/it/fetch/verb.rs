@@ -100,19 +100,13 @@ fn what_is_where_is_said_at_the_end() {
     );
     let (said, progress) = succeeded(&user.kshot(&["data", "fetch", "toy"]).output().unwrap());
     let place = user.path("cache/downloads/toy");
-    let wanted = format!(
-        "toy: archive, 1 files (292.97 KiB), 1 of them new, in {}\n",
-        place.display()
-    );
+    let wanted = format!("toy: archive, 1 file (292.97 KiB), 1 new, in {}\n", place.display());
     assert_eq!(said, wanted);
     assert!(progress.starts_with("toy/a.tgz: 292.97 KiB\n"), "{progress}");
     assert!(progress.contains(" % ") || progress.contains(" %, "), "{progress}");
     assert!(progress.ends_with("toy/a.tgz: complete\n"), "{progress}");
     let (said, progress) = succeeded(&user.kshot(&["data", "fetch", "toy"]).output().unwrap());
-    assert_eq!(
-        (said, progress.as_str()),
-        (wanted.replace("1 of them", "0 of them"), "")
-    );
+    assert_eq!((said, progress.as_str()), (wanted.replace("1 new", "0 new"), ""));
     assert_eq!(server.asked().len(), 1);
 }
 
@@ -169,7 +163,7 @@ fn of_several_datasets_each_is_tried() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stdout.clone()).unwrap();
-    assert!(said.starts_with("good: archive, 1 files"), "{said}");
+    assert!(said.starts_with("good: archive, 1 file "), "{said}");
     assert!(
         said.ends_with("mine: nothing to fetch, its files are on this machine\n"),
         "{said}"
