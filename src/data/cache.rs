@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
-use super::index::{Facts, Index, Listed};
+use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
 use super::manifest::{Form, Manifest};
 use super::parquet::{Columns, extract};
@@ -95,11 +95,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
 }
 
 /// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
-pub(super) fn survey(
-    source: &Source,
-    protocol: Protocol,
-    cache: &Path,
-) -> Result<(Listed, Vec<Result<(String, Facts)>>)> {
+pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
     let partial = Partial(cache.join(format!("survey.{}.partial", std::process::id())));

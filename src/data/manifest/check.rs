@@ -52,7 +52,7 @@ impl Manifest {
         match (self.layout, self.directory.is_some(), self.files.is_empty()) {
             (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
             (Layout::Folders, false, true) if !hub_only => {
-                Err("give a `directory` or a `[[file]]` of role `archive`".into())
+                Err("give a `directory`, a `[[file]]` of role `archive` or a `[hub]`".into())
             }
             (Layout::Folders, ..) | (Layout::Table, true, _) => Ok(()),
             (Layout::Table, false, _) => Err("give the `directory` that the table's paths are relative to".into()),
