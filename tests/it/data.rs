@@ -3,10 +3,10 @@
 
 mod bad_input;
 mod cache;
-mod fixture;
+pub(crate) mod fixture;
 mod four;
-mod hub;
-mod layouts;
+pub(crate) mod hub;
+pub(crate) mod layouts;
 mod mat;
 mod pack;
 mod real_labels;

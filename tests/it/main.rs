@@ -20,6 +20,7 @@ mod data;
 mod dinov2;
 mod disk;
 mod engine;
+mod fetch;
 mod forty;
 mod gate;
 mod gate_simulation;

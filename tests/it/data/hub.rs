@@ -24,10 +24,10 @@ const COLUMNS: Columns<'static> = Columns {
 };
 
 /// One row: image bytes (or null), path, label (or null).
-pub(super) type Row = (Option<Vec<u8>>, String, Option<i64>);
+pub(crate) type Row = (Option<Vec<u8>>, String, Option<i64>);
 
 /// A shard with row groups of two rows, class names in its metadata.
-pub(super) fn shard(rows: &[Row], names: &[&str]) -> Vec<u8> {
+pub(crate) fn shard(rows: &[Row], names: &[&str]) -> Vec<u8> {
     let features = serde_json::json!({"info": {"features": {
         "image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}});
     shard_with(
