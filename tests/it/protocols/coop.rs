@@ -15,7 +15,7 @@ use super::listing::{Entry, coop};
 const CLASSES: [(u32, &str); 3] = [(2, "pink-yellow dahlia"), (0, "café \u{1f33a} \"x\""), (1, "ball moss")];
 
 fn side(name: &str, size: usize) -> Vec<Entry> {
-    let of = |(label, class): (u32, &str)| {
+    let of = |(label, class): (u32, &'static str)| {
         (0..size).map(move |i| {
             // Numbers that are no order: 7 has no factor in common with any size used here.
             let number = i * 7 % size;
