@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use kshot::config::Protocol;
-use kshot::data::split::{self, Split, index_file, split_file};
 use kshot::data::Dataset;
+use kshot::data::split::{self, Split, index_file, split_file};
 use kshot::error::{Error, Result};
 
 use super::listing::{Entry, coop};
@@ -15,7 +15,7 @@ use super::listing::{Entry, coop};
 const CLASSES: [(u32, &str); 3] = [(2, "pink-yellow dahlia"), (0, "café \u{1f33a} \"x\""), (1, "ball moss")];
 
 fn side(name: &str, size: usize) -> Vec<Entry> {
-    let of = |(label, class): (u32, &str)| {
+    let of = |(label, class): (u32, &'static str)| {
         (0..size).map(move |i| {
             // Numbers that are no order: 7 has no factor in common with any size used here.
             let number = i * 7 % size;
@@ -102,7 +102,10 @@ fn an_index_file_is_read_and_written_byte_for_byte() {
         .collect();
     assert_eq!(ids, expected);
     assert_eq!((split.train.len(), split.val.len(), split.test.len()), (6, 6, 15));
-    assert_eq!((split.train[0].class, split.classes[2].as_str()), (2, "pink-yellow dahlia"));
+    assert_eq!(
+        (split.train[0].class, split.classes[2].as_str()),
+        (2, "pink-yellow dahlia")
+    );
     assert_eq!(index_file(&files.data, &split).unwrap(), text);
 }
 
@@ -113,7 +116,10 @@ fn own_draws_are_written_so_that_they_are_read_again() {
         let split = split::draw(&files.data, Protocol::Coop, k, seed, None).unwrap();
         let text = index_file(&files.data, &split).unwrap();
         let path = files.write(&text);
-        assert_eq!(split::draw(&files.data, Protocol::Coop, k, seed, Some(&path)).unwrap(), split);
+        assert_eq!(
+            split::draw(&files.data, Protocol::Coop, k, seed, Some(&path)).unwrap(),
+            split
+        );
         assert_eq!(split.val.len(), 3 * k.min(4) as usize);
     }
 }
@@ -125,7 +131,10 @@ fn a_split_file_is_written_as_coop_has_it() {
     assert!(text.is_ascii() && text.contains("caf\\u00e9 \\ud83c\\udf3a \\\"x\\\""));
     let start = "{\n    \"train\": [\n        [\n            \"train/2_00.jpg\",\n            2,\n            \
                  \"pink-yellow dahlia\"\n        ],\n        [\n            \"train/2_07.jpg\",";
-    assert!(text.starts_with(start) && text.ends_with("\n        ]\n    ]\n}"), "{text}");
+    assert!(
+        text.starts_with(start) && text.ends_with("\n        ]\n    ]\n}"),
+        "{text}"
+    );
     let read: std::collections::BTreeMap<String, Vec<Entry>> = serde_json::from_str(&text).unwrap();
     let again = ["train", "val", "test"].map(|side| read[side].clone());
     assert_eq!(again, files.sides);
@@ -139,12 +148,30 @@ fn whatever_does_not_fit_is_refused_by_name() {
     assert!(text.contains(first));
     let once = |from: &str, to: &str| text.replacen(from, to, 1);
     let cases = [
-        (once("train/2_09.jpg", "train/2_99.jpg"), "train entry `./data/toy-set/jpg/train/2_99.jpg`: is no image"),
-        (once("train/2_09.jpg", "test/2_02.jpg"), "test/2_02.jpg`: is no image of this side"),
-        (once("./data/toy-set/jpg/train/2_09.jpg", "./data/other/jpg/train/2_09.jpg"), "does not lie in `./data/toy-set/jpg/`"),
-        (once("\"label\": 2", "\"label\": 1"), "train/2_09.jpg`: is label 1 `pink-yellow dahlia`, but the dataset has 2"),
-        (once("pink-yellow dahlia", "pink-yellow dahlia?"), "is label 2 `pink-yellow dahlia?`, but the dataset has 2"),
-        (once("            3,\n", "            4,\n"), "train/2_09.jpg`: is not number 4 of CoOp's list"),
+        (
+            once("train/2_09.jpg", "train/2_99.jpg"),
+            "train entry `./data/toy-set/jpg/train/2_99.jpg`: is no image",
+        ),
+        (
+            once("train/2_09.jpg", "test/2_02.jpg"),
+            "test/2_02.jpg`: is no image of this side",
+        ),
+        (
+            once("./data/toy-set/jpg/train/2_09.jpg", "./data/other/jpg/train/2_09.jpg"),
+            "does not lie in `./data/toy-set/jpg/`",
+        ),
+        (
+            once("\"label\": 2", "\"label\": 1"),
+            "train/2_09.jpg`: is label 1 `pink-yellow dahlia`, but the dataset has 2",
+        ),
+        (
+            once("pink-yellow dahlia", "pink-yellow dahlia?"),
+            "is label 2 `pink-yellow dahlia?`, but the dataset has 2",
+        ),
+        (
+            once("            3,\n", "            4,\n"),
+            "train/2_09.jpg`: is not number 4 of CoOp's list",
+        ),
         (
             files.python([&[3, 3, 23, 14, 24, 31], &[5, 2, 6, 11, 12, 17]]),
             "train entry `./data/toy-set/jpg/train/2_09.jpg`: stands twice",
@@ -153,7 +180,10 @@ fn whatever_does_not_fit_is_refused_by_name() {
             files.python([&[3, 0, 1, 14, 24, 31], &[5, 2, 6, 11, 12, 17]]),
             "class `café \u{1f33a} \"x\"` has 1 entries, not 2",
         ),
-        (files.python([&[3, 0, 23, 14, 24, 31], &[5, 2, 6, 11, 12]]), "val side: class `ball moss` has 1 entries, not 2"),
+        (
+            files.python([&[3, 0, 23, 14, 24, 31], &[5, 2, 6, 11, 12]]),
+            "val side: class `ball moss` has 1 entries, not 2",
+        ),
         (once("            3,\n", ""), "6 entries, but 5 indices"),
         (once("\"impath\"", "\"path\""), "no few-shot index file"),
         (text[..text.len() / 2].to_owned(), "no few-shot index file"),
@@ -163,16 +193,33 @@ fn whatever_does_not_fit_is_refused_by_name() {
         let error = files.read(&changed, 2).unwrap_err();
         assert!(matches!(error, Error::Indices { .. }), "{error}");
         let said = error.to_string();
-        assert!(said.contains(told) && said.contains("shot_2-seed_1.json"), "{told}: {said}");
+        assert!(
+            said.contains(told) && said.contains("shot_2-seed_1.json"),
+            "{told}: {said}"
+        );
         assert!(error.hint().unwrap().contains("cross_modal_adaptation"));
     }
     let other_k = files.read(&text, 4).unwrap_err().to_string();
     assert!(other_k.contains("has 2 entries, not 4"), "{other_k}");
-    let missing = split::draw(&files.data, Protocol::Coop, 2, 0, Some(&files.folder.path().join("none.json")));
-    assert!(missing.unwrap_err().to_string().ends_with("none.json`: there is no such file"));
+    let missing = split::draw(
+        &files.data,
+        Protocol::Coop,
+        2,
+        0,
+        Some(&files.folder.path().join("none.json")),
+    );
+    assert!(
+        missing
+            .unwrap_err()
+            .to_string()
+            .ends_with("none.json`: there is no such file")
+    );
     for protocol in [Protocol::Clean, Protocol::Tinker] {
         let refused = split::draw(&files.data, protocol, 2, 0, Some(&files.write(&text))).unwrap_err();
-        assert!(refused.to_string().contains("belong to the protocol `coop`"), "{refused}");
+        assert!(
+            refused.to_string().contains("belong to the protocol `coop`"),
+            "{refused}"
+        );
     }
 }
 
@@ -187,7 +234,7 @@ fn no_changed_entry_goes_unnoticed() {
         let changed = if field.starts_with("\"impath\"") {
             line.replace(".jpg\"", "0.jpg\"")
         } else if field.starts_with("\"label\"") {
-            line.replace(',', "0,")
+            format!("{}: 7,", line.split(':').next().unwrap())
         } else if field.starts_with("\"classname\"") {
             line.replace(": \"", ": \"a ")
         } else if field.trim_end_matches(',').parse::<usize>().is_ok() {

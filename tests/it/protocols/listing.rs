@@ -51,7 +51,8 @@ pub(super) fn coop(root: &str, prefix: &str, [train, val, test]: [&[Entry]; 3]) 
     let most = all().map(|(_, label, _)| *label).max().unwrap();
     let name = |class: u32| all().find(|(_, label, _)| *label == class).unwrap().2.clone();
     let id = |path: &str| format!("{prefix}{path}");
-    let side = |side: &[Entry]| -> Vec<(String, u32)> { side.iter().map(|(path, label, _)| (id(path), *label)).collect() };
+    let side =
+        |side: &[Entry]| -> Vec<(String, u32)> { side.iter().map(|(path, label, _)| (id(path), *label)).collect() };
     let order = |side: &[Entry]| side.iter().map(|(path, ..)| id(path)).collect();
     let mut data = dataset(Form::Archive, (0..=most).map(name).collect(), &side(train), &side(test));
     data.val = images(&side(val));

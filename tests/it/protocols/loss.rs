@@ -132,7 +132,11 @@ fn under_tinker_the_loss_covers_exactly_the_assistant_s_message() {
             let (learned, weight, given) = learned(datum, &renderer);
             let expected = |class: &String| encode(&format!("{start} {}{end}", written(class))) == learned;
             assert_eq!(classes.iter().filter(|class| expected(class)).count(), 1, "{learned:?}");
-            let before = if start.is_empty() { "assistant\nThe subject in this photo is:" } else { "assistant\n" };
+            let before = if start.is_empty() {
+                "assistant\nThe subject in this photo is:"
+            } else {
+                "assistant\n"
+            };
             assert!(given.ends_with(before), "{given:?}");
             tokens += learned.len();
             weights.push(weight);

@@ -14,9 +14,27 @@ use super::listing::{Entry, coop};
 
 /// Folder of index files, split file, image root, what an id has in front of CoOp's path, and sizes of the sides.
 const SETS: [(&str, &str, &str, &str, [usize; 3]); 4] = [
-    ("caltech101", "Caltech101", "caltech-101/101_ObjectCategories", "", [4128, 1649, 2465]),
-    ("oxford_flowers", "OxfordFlowers", "oxford_flowers/jpg", "jpg/", [4093, 1633, 2463]),
-    ("oxford_pets", "OxfordPets", "oxford_pets/images", "images/", [2944, 736, 3669]),
+    (
+        "caltech101",
+        "Caltech101",
+        "caltech-101/101_ObjectCategories",
+        "",
+        [4128, 1649, 2465],
+    ),
+    (
+        "oxford_flowers",
+        "OxfordFlowers",
+        "oxford_flowers/jpg",
+        "jpg/",
+        [4093, 1633, 2463],
+    ),
+    (
+        "oxford_pets",
+        "OxfordPets",
+        "oxford_pets/images",
+        "images/",
+        [2944, 736, 3669],
+    ),
     ("stanford_cars", "StanfordCars", "stanford_cars", "", [6509, 1635, 8041]),
 ];
 
@@ -31,7 +49,9 @@ pub(super) fn folder() -> Option<PathBuf> {
 /// A gzip-compressed file as text.
 pub(super) fn unzipped(path: PathBuf) -> String {
     let mut text = String::new();
-    GzDecoder::new(File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    GzDecoder::new(File::open(path).unwrap())
+        .read_to_string(&mut text)
+        .unwrap();
     text
 }
 
@@ -57,7 +77,10 @@ fn every_published_index_file_is_read_and_written_byte_for_byte() {
         assert_eq!(sides.map(<[Entry]>::len), sizes);
         let data = coop(root, prefix, sides);
         assert_eq!(data.coop.as_ref().unwrap().index_folder(), index_folder);
-        assert!(split_file(&data).unwrap() == text, "the split file of {name} is written otherwise");
+        assert!(
+            split_file(&data).unwrap() == text,
+            "the split file of {name} is written otherwise"
+        );
 
         for k in [1_u32, 2, 4, 8, 16] {
             for seed in 1..=3 {
@@ -68,7 +91,10 @@ fn every_published_index_file_is_read_and_written_byte_for_byte() {
                 let split = split::draw(&data, Protocol::Coop, k, seed, Some(&path)).unwrap();
                 assert_eq!(split.train.len(), k as usize * data.classes.len(), "{what}");
                 assert_eq!(split.val.len(), k.min(4) as usize * data.classes.len(), "{what}");
-                assert!(index_file(&data, &split).unwrap() == *text, "{what} is written otherwise");
+                assert!(
+                    index_file(&data, &split).unwrap() == *text,
+                    "{what} is written otherwise"
+                );
                 entries += split.train.len() + split.val.len();
 
                 // One id changed: refused, and named.

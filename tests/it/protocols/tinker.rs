@@ -50,11 +50,19 @@ fn rows_are_those_of_the_python_reference() {
                 let ids: Vec<String> = expected.iter().map(|&i| pool[i].0.clone()).collect();
                 let drawn: Vec<&String> = split.train.iter().map(|item| &item.id).collect();
                 assert_eq!(drawn, ids.iter().collect::<Vec<_>>(), "{name}, seed {seed}, k = {k}");
-                assert!(split.train.iter().zip(expected).all(|(item, &i)| item.class == pool[i].1));
+                assert!(
+                    split
+                        .train
+                        .iter()
+                        .zip(expected)
+                        .all(|(item, &i)| item.class == pool[i].1)
+                );
                 assert_eq!(split.classes[0], "class 0");
             }
         }
-        let fewest = (0..how.0).map(|class| pool.iter().filter(|(_, label)| *label == class).count()).min();
+        let fewest = (0..how.0)
+            .map(|class| pool.iter().filter(|(_, label)| *label == class).count())
+            .min();
         let capped = split::draw(&data, Protocol::Tinker, 16, 0, None).unwrap().capped;
         assert_eq!(capped, fewest.map(|n| n as u32).filter(|n| *n < 16), "{name}");
     }
