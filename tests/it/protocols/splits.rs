@@ -29,7 +29,7 @@ const SETS: [(&str, [&str; 2], usize, usize, usize); 4] = [
     ("caltech101", ["", ".jpg"], 100, 5777, 2465),
     ("oxford-flowers", ["jpg/image_", ".jpg"], 102, 2040, 6149),
     ("oxford-pets", ["images/", ".jpg"], 37, 3680, 3669),
-    ("stanford-cars", ["", ".jpg"], 196, 8144, 8041),
+    ("stanford-cars", ["cars_train/", ".jpg"], 196, 8144, 8041),
 ];
 
 #[derive(Deserialize)]
