@@ -3,9 +3,9 @@
 
 mod bad_input;
 mod cache;
-mod fixture;
-mod hub;
-mod layouts;
+pub(crate) mod fixture;
+pub(crate) mod hub;
+pub(crate) mod layouts;
 mod mat;
 mod pack;
 mod real_labels;

@@ -100,11 +100,12 @@ fn fetch_one(name: &str, source: Option<Source>, places: &Places, remote: &Remot
 fn described(manifest: &Manifest, fetched: &Fetched) -> String {
     let commit = fetched.commit.as_ref().map(|commit| format!(" at commit {commit}"));
     format!(
-        "{}: {}{}, {} files ({}), {} of them new, in {}\n",
+        "{}: {}{}, {} file{} ({}), {} new, in {}\n",
         manifest.name,
         fetched.form,
         commit.unwrap_or_default(),
         fetched.files,
+        if fetched.files == 1 { "" } else { "s" },
         amount(fetched.bytes),
         fetched.fetched,
         fetched.folder.display()

@@ -5,8 +5,8 @@ use std::fs;
 use super::client::Client;
 use super::places::Remote;
 use super::wanted::{Source, Wanted};
-use super::{FetchProgress, Fetched, each, listing, missing, not_fetchable, space, usable};
-use crate::data::cache::lock;
+use super::{FetchProgress, Fetched, claim, each, listing, missing, not_fetchable, space, usable};
+use crate::config::Protocol;
 use crate::data::manifest::{Form, Manifest, SourceFile};
 use crate::error::{Error, Result};
 
@@ -18,8 +18,7 @@ pub(super) fn fetch(
     progress: &dyn FetchProgress,
 ) -> Result<Fetched> {
     let folder = &manifest.downloads;
-    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-    let _lock = lock(&folder.join("lock"), "fetches this dataset")?;
+    let _lock = claim(manifest, progress)?;
     let files: Vec<(&SourceFile, Wanted)> = manifest
         .files
         .iter()
@@ -48,12 +47,13 @@ pub(super) fn fetch(
     let outcomes = each(&absent, client.policy.parallel, |(_, wanted)| {
         wanted.obtain(client, progress)
     });
+    let needed = manifest.needed(Protocol::Clean, |file| manifest.place(file).exists());
     let mut failed = Vec::new();
     for ((file, wanted), outcome) in absent.iter().zip(outcomes) {
         match outcome? {
             Ok(()) => {}
-            Err(sources) if is_required(manifest, file) => failed.push(missing(wanted, &wanted.place, sources)),
-            Err(_) => progress.note(&format!("{}: not to be had, and not needed", wanted.name)),
+            Err(sources) if needed.contains(file) => failed.push(missing(wanted, &wanted.place, sources)),
+            Err(_) => progress.note(&format!("{}: left out, only some protocols need it", wanted.name)),
         }
     }
     if !failed.is_empty() {
@@ -101,9 +101,4 @@ fn set_aside(wanted: &Wanted, reason: &str, progress: &dyn FetchProgress) -> Res
     let aside = aside.to_string_lossy();
     progress.note(&format!("{}: {reason}: now `{aside}`", wanted.name));
     Ok(())
-}
-
-fn is_required(manifest: &Manifest, file: &SourceFile) -> bool {
-    let roles = manifest.layout.roles();
-    !roles.iter().any(|role| role.name == file.role && !role.required) || manifest.files.len() == 1
 }

@@ -89,6 +89,7 @@ impl Client {
             .timeout_connect(Some(policy.connect))
             .timeout_per_read(Some(policy.silence))
             .timeout_per_write(Some(policy.silence))
+            .proxy(ureq::Proxy::try_from_env().filter(|_| policy.proxies))
             .tls_config(tls.build())
             .build();
         let endpoint = hub.endpoint.parse().ok().as_ref().and_then(Origin::of);

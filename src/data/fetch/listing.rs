@@ -7,7 +7,7 @@ use super::asking::Asking;
 use super::client::Client;
 use super::hub::{HubListing, HubShard, repo_folder};
 use super::places::HubPlaces;
-use crate::data::cache::write_whole;
+use super::replace;
 use crate::data::manifest::Hub;
 use crate::error::{Error, Result};
 
@@ -69,7 +69,7 @@ pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
         path: path.clone(),
         reason: e.to_string(),
     })?;
-    write_whole(&path, &json)
+    replace(&path, &json)
 }
 
 /// The commit that Python's client or an earlier call found for a branch or tag.
@@ -230,7 +230,7 @@ impl HubListing {
                 && (is_hash(&shard.blob, 64) || is_hash(&shard.blob, 40))
                 && hash.is_none_or(|hash| is_hash(hash, 64))
         };
-        is_hash(&self.commit, 40) && self.shards.iter().all(sound)
+        is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
     }
 }
 

@@ -10,6 +10,7 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use kshot::config::Protocol;
+use kshot::data::fetch::HubPlaces;
 use kshot::data::parquet::{self, Columns};
 use kshot::data::{self, Dataset};
 use kshot::error::{Error, Result};
@@ -23,10 +24,10 @@ const COLUMNS: Columns<'static> = Columns {
 };
 
 /// One row: image bytes (or null), path, label (or null).
-pub(super) type Row = (Option<Vec<u8>>, String, Option<i64>);
+pub(crate) type Row = (Option<Vec<u8>>, String, Option<i64>);
 
 /// A shard with row groups of two rows, class names in its metadata.
-pub(super) fn shard(rows: &[Row], names: &[&str]) -> Vec<u8> {
+pub(crate) fn shard(rows: &[Row], names: &[&str]) -> Vec<u8> {
     let features = serde_json::json!({"info": {"features": {
         "image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}});
     shard_with(
@@ -147,8 +148,13 @@ impl HubFixture {
     }
 
     pub(super) fn open(&self, protocol: Protocol) -> Result<Dataset> {
-        let (datasets, cache, hub) = (self.path("datasets"), self.path("cache"), self.path("hub"));
-        data::open_with("toy", protocol, &datasets, &cache, &hub)
+        let hub = HubPlaces {
+            endpoint: "https://hub.invalid".into(),
+            cache: self.path("hub"),
+            token: None,
+            offline: true,
+        };
+        data::open_with("toy", protocol, &self.path("datasets"), &self.path("cache"), &hub)
     }
 
     #[track_caller]
