@@ -25,6 +25,7 @@ mod gate;
 mod gate_simulation;
 mod goldens;
 mod gradients;
+mod hostile;
 mod import;
 mod kill;
 mod ledger;
