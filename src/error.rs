@@ -1,9 +1,13 @@
 //! Every failure kshot can report: what happened, to which thing, and what to do about it.
 
 mod hint;
+mod missing;
+mod system;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+pub use missing::MissingFile;
 
 /// `Result` with kshot's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -70,6 +74,14 @@ pub enum Error {
         /// What is wrong, with the line or variable.
         reason: String,
     },
+    /// A few-shot index file is not one of this dataset, these shots or this protocol.
+    #[error("index file `{}`: {reason}", path.display())]
+    Indices {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit, with the entry.
+        reason: String,
+    },
     /// A file's bytes are not those that the manifest promises.
     #[error("`{}` has {what} {found}, the manifest says {expected}", path.display())]
     WrongBytes {
@@ -88,6 +100,22 @@ pub enum Error {
         /// The archive.
         path: PathBuf,
         /// What is wrong, with the entry's name.
+        reason: String,
+    },
+    /// Files of a dataset are not on this machine.
+    #[error("dataset `{dataset}` is not on this machine: {}", missing::places(missing))]
+    NotFetched {
+        /// The dataset.
+        dataset: String,
+        /// Each missing file: its name and where it should lie.
+        missing: Vec<(String, PathBuf)>,
+    },
+    /// A parquet file of images cannot be read, or is not what its repository should hold.
+    #[error("parquet file `{}`: {reason}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the row or the column.
         reason: String,
     },
     /// A dataset's files do not fit together (a label without image, a class without name, …).
@@ -135,6 +163,42 @@ pub enum Error {
         name: String,
         /// What is wrong with it, with the other name.
         reason: String,
+    },
+
+    // === Fetching ===
+    /// Some files could be had from none of their sources.
+    #[error("cannot fetch `{dataset}`:{}", missing::list(files))]
+    NotFetchable {
+        /// The dataset.
+        dataset: String,
+        /// The files.
+        files: Vec<MissingFile>,
+    },
+    /// A hub repository does not say which files it has, or lacks those wanted.
+    #[error("hub repository `{repo}`: {reason}")]
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// What it said or lacks.
+        reason: String,
+    },
+    /// A device has too little room for what is about to be fetched and unpacked.
+    #[error("`{}` needs {needed} bytes more, its device has {free} free", folder.display())]
+    DiskSpace {
+        /// A folder on that device.
+        folder: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Some datasets could not be fetched; each was reported when it failed.
+    #[error("{failed} of {total} datasets could not be fetched")]
+    SomeNotFetched {
+        /// Number of those that failed.
+        failed: usize,
+        /// Number asked for.
+        total: usize,
     },
 
     // === Models ===
@@ -315,49 +379,4 @@ pub enum Error {
         /// What the drawing library said.
         reason: String,
     },
-}
-
-impl Error {
-    /// For `map_err` on file operations: `map_err(Error::io("read", path))`.
-    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.as_ref().to_path_buf();
-        move |source| Self::Io { action, path, source }
-    }
-
-    /// For `map_err` where tensors are written: `map_err(Error::saving(path))`. What the system refused is an
-    /// [`Error::Io`] that names the file.
-    pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
-        let path = path.as_ref().to_path_buf();
-        move |error| {
-            let first: &(dyn std::error::Error + 'static) = &error;
-            let refused = std::iter::successors(Some(first), |e| e.source()).find_map(|e| {
-                let e = e.downcast_ref::<io::Error>()?;
-                let plain = e.raw_os_error().map(io::Error::from_raw_os_error);
-                Some(plain.unwrap_or_else(|| io::Error::new(e.kind(), e.to_string())))
-            });
-            match refused {
-                Some(source) => Self::io("write", path)(source),
-                None => Self::Tensor(error),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{Device, Tensor};
-
-    #[test]
-    fn tensors_that_cannot_be_written_name_the_file_and_the_remedy() {
-        let tensor = Tensor::zeros((64, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nowhere").join("x.safetensors");
-        let error = tensor
-            .save_safetensors("x", &path)
-            .map_err(Error::saving(&path))
-            .unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot write `{}`", path.display()));
-        assert_eq!(error.hint().unwrap(), "check the path");
-    }
 }

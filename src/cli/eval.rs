@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::subject::Subject;
 use super::{output, places::places};
-use crate::data;
+use crate::config::Protocol;
+use crate::data::{self, split};
 use crate::error::{Error, Result};
 use crate::prediction::{Prediction, Reading};
 use crate::results::metric::{Headline, Metrics};
@@ -23,6 +24,9 @@ pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     #[arg(long)]
     dataset: String,
+    /// Whose test set it is.
+    #[arg(long, default_value_t)]
+    protocol: Protocol,
     /// Write every prediction to this Parquet file.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -33,16 +37,21 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let dataset = data::open(&arguments.dataset, &places.datasets, &places.cache)?;
-    if let Some(classes) = arguments.subject.classes()?
-        && classes != dataset.classes
+    let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?;
+    // No shots: the whole test set, and the classes as the protocol names them.
+    let classes = split::draw(&dataset, arguments.protocol, 0, 0, None)?.classes;
+    if let Some(learned) = arguments.subject.classes()?
+        && learned != classes
     {
         return Err(Error::Dataset {
             dataset: dataset.name,
-            reason: "its class names are not those that the adapter learned".into(),
+            reason: format!(
+                "its class names under the protocol `{}` are not those that the adapter learned",
+                arguments.protocol
+            ),
         });
     }
-    let mut ready = arguments.subject.ready(&places.home, &dataset.classes)?;
+    let mut ready = arguments.subject.ready(&places.home, &classes)?;
     let bar = ProgressBar::new(dataset.test.len() as u64).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} images · {per_sec} · ETA {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -55,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if let Some(path) = &arguments.predictions {
-        let bytes = predictions::encode(ready.learner.name(), &dataset.classes, &rows)?;
+        let bytes = predictions::encode(ready.learner.name(), &classes, &rows)?;
         std::fs::write(path, bytes).map_err(Error::io("write", path))?;
     }
     let metrics = |reading| Metrics::of(&rows, reading, Headline::Top1);
@@ -64,11 +73,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         let of = |reading: &Reading| (reading.to_string(), serde_json::json!(metrics(*reading)));
         let by_reading: serde_json::Map<_, _> = readings.iter().map(of).collect();
         let text = serde_json::json!({
-            "dataset": dataset.name, "learner": ready.learner.name(), "images": rows.len(), "readings": by_reading,
+            "dataset": dataset.name, "protocol": arguments.protocol, "learner": ready.learner.name(), "images": rows.len(), "readings": by_reading,
         });
         return output(&format!("{text:#}\n"));
     }
-    let mut text = format!("{} · {} · {} images\n", dataset.name, ready.learner.name(), rows.len());
+    let (name, learner) = (&dataset.name, ready.learner.name());
+    let mut text = format!("{name} · {} · {learner} · {} images\n", arguments.protocol, rows.len());
     text += "reading     top-1 %  mean per class %  invalid %\n";
     for reading in readings {
         let m = metrics(reading);

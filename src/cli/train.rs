@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{output, places::places, subject};
-use crate::config::Shots;
+use crate::config::{Protocol, Shots};
 use crate::data::{self, split};
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
@@ -24,6 +24,9 @@ pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     #[arg(long)]
     dataset: String,
+    /// How shots are chosen.
+    #[arg(long, default_value_t)]
+    protocol: Protocol,
     /// Labelled examples per class, or "all".
     #[arg(long)]
     shots: Shots,
@@ -43,7 +46,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let learner = subject::learner(&arguments.model, &arguments.set)?.at_shots(arguments.shots);
+    let learner = subject::learner(&arguments.model, &arguments.set)?.under(arguments.protocol, arguments.shots);
     if arguments.out.exists() {
         return Err(Error::Exists {
             path: arguments.out.clone(),
@@ -55,10 +58,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             reason: "there is nothing to learn from 0 examples".into(),
         });
     }
-    let dataset = data::open(&arguments.dataset, &places.datasets, &places.cache)?;
-    let split = split::clean(&dataset, arguments.shots, arguments.seed)?;
+    let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?;
+    let split = split::draw(&dataset, arguments.protocol, arguments.shots, arguments.seed, None)?;
     let shots = split.train_images(&dataset)?;
-    let base = Bases::new(&places.home).of(&learner)?;
+    let base = Bases::new(&places.home).keeping(places.image_cache()).of(&learner)?;
     let mut classifier = base.classifier(&learner, &split.classes, arguments.seed, arguments.start.as_deref())?;
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Protocol;
 use super::shots::Shots;
-use super::vlm::Qwen3VlLora;
+use super::vlm::{Loss, Qwen3VlLora};
 use crate::prediction::Reading;
 
 /// One way of learning from k shots, with its hyper-parameters.
@@ -302,9 +303,11 @@ impl Learner {
         }
     }
 
-    /// The learner as it trains on so many shots: at `all` it sees `images_per_class_of_all` images per class.
+    /// The learner as it trains under a protocol on so many shots: at `all` it sees `images_per_class_of_all` images
+    /// per class, and under `tinker` the loss is on the whole message unless it says otherwise. What is the same to
+    /// a learner has one form: a loss on the name, or one where nothing is trained, is none.
     #[must_use]
-    pub fn at_shots(&self, shots: Shots) -> Self {
+    pub fn under(&self, protocol: Protocol, shots: Shots) -> Self {
         let mut learner = self.clone();
         if shots == Shots::All {
             match &mut learner {
@@ -312,6 +315,10 @@ impl Learner {
                 Self::Qwen3VlLora(l) => l.images_per_class = l.images_per_class_of_all,
                 _ => {}
             }
+        }
+        if let Self::Qwen3VlLora(l) = &mut learner {
+            let of_protocol = (protocol == Protocol::Tinker).then_some(Loss::Message);
+            l.loss = l.loss.or(of_protocol).filter(|loss| *loss != Loss::Name && shots.any());
         }
         learner
     }

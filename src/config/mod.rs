@@ -5,7 +5,7 @@ mod shots;
 mod vlm;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
-pub use vlm::Qwen3VlLora;
+pub use vlm::{Loss, Qwen3VlLora};
 
 /// The config that `kshot sweep` runs when none is named.
 pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
@@ -34,6 +34,10 @@ pub struct Sweep {
     /// One draw of the shots and one training run per seed.
     #[serde(default = "default_seeds")]
     pub seeds: Vec<u64>,
+    /// Folder of few-shot index files, `<dataset>/shot_<k>-seed_<s>.json` as in cross_modal_adaptation: the shots
+    /// and validation images of `coop`. Without it `coop` draws on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indices: Option<PathBuf>,
     /// Keep the trained adapter of each cell in `adapters/<run_id>/`.
     #[serde(default)]
     pub save_adapters: bool,
@@ -72,6 +76,17 @@ impl std::fmt::Display for Protocol {
             Self::Tinker => "tinker",
             Self::Coop => "coop",
         })
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Clean, Self::Tinker, Self::Coop]
+            .into_iter()
+            .find(|protocol| protocol.to_string() == text)
+            .ok_or_else(|| format!("`{text}` is none of clean, tinker, coop"))
     }
 }
 
@@ -137,6 +152,12 @@ impl Sweep {
         unique("learner", self.learners.iter().map(|l| l.name().to_owned()).collect())?;
         if self.shots.contains(&Shots::K(0)) && !self.learners.iter().any(Learner::answers_unseen) {
             return Err("shots has 0, but no learner can answer without examples".into());
+        }
+        if self.indices.is_some() && self.protocol != Protocol::Coop {
+            return Err(format!(
+                "indices belong to the protocol `coop`, this sweep is `{}`",
+                self.protocol
+            ));
         }
         if self.checkpoint_steps == 0 {
             return Err("checkpoint_steps must be above 0".into());
@@ -274,6 +295,21 @@ mod tests {
             sweep.learners.iter().map(of).collect::<Vec<_>>(),
             [(false, Reading::Likelihood, 0), (true, Reading::Trie, 480)]
         );
+    }
+
+    #[test]
+    fn index_files_belong_to_coop() {
+        let set = |protocol: &str| [format!("protocol={protocol}"), "indices=files".to_owned()];
+        let sweep = Sweep::parse(MINIMAL, "c", &set("coop")).unwrap();
+        assert_eq!(sweep.indices.as_deref(), Some(Path::new("files")));
+        assert_eq!(Sweep::parse(&sweep.to_toml().unwrap(), "resolved", &[]).unwrap(), sweep);
+        for other in ["clean", "tinker"] {
+            let refused = reason(Sweep::parse(MINIMAL, "c", &set(other)));
+            assert!(
+                refused.contains("belong to the protocol `coop`") && refused.contains(other),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

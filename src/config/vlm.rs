@@ -49,6 +49,10 @@ pub struct Qwen3VlLora {
     /// Mirror half of the training images.
     #[serde(default = "yes")]
     pub flip: bool,
+    /// Which tokens bear the loss: `name` where none is given, and `message` under the protocol `tinker`, whose
+    /// recipe trains on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
     /// Images are first shrunk until their longest side has so many pixels.
     #[serde(default = "longest_side")]
     pub longest_side: u32,
@@ -61,6 +65,17 @@ pub struct Qwen3VlLora {
     /// Readings to take; `reading` is one of them.
     #[serde(default = "readings")]
     pub readings: Vec<Reading>,
+}
+
+/// What a model learns to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The class name and the end token, after the start of the answer that it is given.
+    Name,
+    /// The whole message of the Tinker cookbook's recipe: the start of the answer, the class name, a line break and
+    /// the end token.
+    Message,
 }
 
 fn name() -> String {
@@ -119,6 +134,12 @@ impl Qwen3VlLora {
     pub fn peak_rate(&self, hidden: usize) -> f64 {
         self.learning_rate
             .unwrap_or_else(|| 5e-4 * (2000.0 / hidden as f64).powf(0.0775))
+    }
+
+    /// Which tokens bear the loss.
+    #[must_use]
+    pub fn loss(&self) -> Loss {
+        self.loss.unwrap_or(Loss::Name)
     }
 
     /// What the types do not rule out.

@@ -1,7 +1,8 @@
 //! Unpacked datasets on disk: `<cache>/datasets/<name>/<key>/{files/…,index.json}`.
 //!
-//! The key is a hash of everything that the content follows from, so that a changed archive, skip list
-//! or provenance file never meets an old index. A dataset is unpacked into a `.partial` folder and
+//! The key is a hash of what the files come from, so that changed archives never meet an old index; within the index,
+//! classes and sides of each protocol have a key over all that they follow from. The files are unpacked, hashed and
+//! decoded once for all protocols. A dataset is unpacked into a `.partial` folder and
 //! renamed when complete. One process at a time does so, under a file lock that the system drops when
 //! its holder dies; hence a `.partial` folder seen under the lock belongs to nobody and is removed.
 
@@ -12,40 +13,72 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
-use super::index::Index;
+use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
-use super::manifest::Manifest;
+use super::manifest::{Form, Manifest};
+use super::parquet::{Columns, extract};
+use super::source::Source;
 use super::{archive, hex};
+use crate::config::Protocol;
 use crate::error::{Error, Result};
 
 /// Raised when the same archives would be read differently.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 
-/// The index of a dataset, unpacking it first if need be, and the folder its images lie in.
-pub(super) fn indexed(manifest: &Manifest, cache: &Path) -> Result<(Index, PathBuf)> {
-    let key = key(manifest)?;
+/// What is known of a dataset's images, which of them a protocol has, and the folder they lie in.
+pub(super) struct Opened {
+    pub index: Index,
+    pub listed: Listed,
+    pub root: PathBuf,
+}
+
+/// The index of a dataset under a protocol, unpacking it first if need be.
+pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Opened> {
+    let (key, of_protocol) = keys(source, protocol)?;
     let folder = cache.join(&key);
-    let root = match &manifest.directory {
-        Some(directory) => manifest.resolve(directory),
+    let root = match &source.manifest.directory {
+        Some(directory) => source.manifest.resolve(directory),
         None => folder.join("files"),
     };
-    if let Some(index) = Index::load(&folder.join("index.json"), &root) {
-        index.check_counts(manifest)?;
-        return Ok((index, root));
+    let at_hand = || -> Result<Option<Opened>> {
+        let Some(index) = Index::load(&folder.join("index.json")) else {
+            return Ok(None);
+        };
+        let Some(listed) = index
+            .listed(&of_protocol)
+            .filter(|listed| index.is_whole(Some(listed), &root))
+            .cloned()
+        else {
+            return Ok(None);
+        };
+        listed.check_counts(source)?;
+        let root = root.clone();
+        Ok(Some(Opened { index, listed, root }))
+    };
+    if let Some(opened) = at_hand()? {
+        return Ok(opened);
     }
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
-    let lock = lock(&cache.join("lock"))?;
+    let lock = lock(&cache.join("lock"), "unpacks this dataset")?;
     // Another process may have been at work while this one waited for the lock.
-    if let Some(index) = Index::load(&folder.join("index.json"), &root) {
-        index.check_counts(manifest)?;
-        return Ok((index, root));
+    if let Some(opened) = at_hand()? {
+        return Ok(opened);
     }
     if lock.is_some() {
         remove_leftovers(cache)?;
     }
+    // Unpacked for another protocol, or before the manifest changed.
+    if let Some(mut index) = Index::load(&folder.join("index.json")).filter(|index| index.is_whole(None, &root)) {
+        let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
+        index.write(&folder.join("index.json"))?;
+        return Ok(Opened { index, listed, root });
+    }
     let partial = Partial(cache.join(format!("{key}.{}.partial", std::process::id())));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
-    let index = build(manifest, &partial.0)?;
+    let unpacked = unpack(source, &partial.0)?;
+    let mut index = Index::default();
+    let listed = list(&mut index, source, protocol, &of_protocol, &unpacked)?;
+    index.write(&partial.0.join("index.json"))?;
     if folder.exists() {
         // Complete once, but images are missing now: out of the way in one step, then removed.
         let damaged = Partial(cache.join(format!("{key}.{}.damaged.partial", std::process::id())));
@@ -58,27 +91,56 @@ pub(super) fn indexed(manifest: &Manifest, cache: &Path) -> Result<(Index, PathB
         Err(e) => return Err(Error::io("make", &folder)(e)),
     }
     sync_folder(cache)?;
-    Ok((index, root))
+    Ok(Opened { index, listed, root })
 }
 
-/// Unpacks, reads labels and examines every image, all within `partial`.
-fn build(manifest: &Manifest, partial: &Path) -> Result<Index> {
-    let root = match &manifest.directory {
-        Some(directory) => manifest.resolve(directory),
-        None => partial.join("files"),
-    };
-    if manifest.directory.is_none() {
-        std::fs::create_dir_all(&root).map_err(Error::io("make", &root))?;
-        for file in manifest.archives() {
-            tracing::info!("unpacking {} of {}", file.name, manifest.name);
-            archive::unpack(&manifest.place(file), &root)?;
-        }
+/// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
+pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
+    std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
+    let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
+    let partial = Partial(cache.join(format!("survey.{}.partial", std::process::id())));
+    std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
+    let root = unpack(source, &partial.0)?;
+    let listing = read_labels(source, protocol, &root)?;
+    Index::default().survey(source, protocol, "", listing, &root)
+}
+
+/// Brings all files into `folder/files`, or names the folder that the manifest does.
+fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
+    let manifest = source.manifest;
+    if let Some(directory) = &manifest.directory {
+        return Ok(manifest.resolve(directory));
     }
-    let listing = layout::read(&Unpacked { manifest, root: &root }).map_err(|e| within_archives(e, manifest, &root))?;
-    let index = Index::examine(manifest, listing, &root)?;
-    index.check_counts(manifest)?;
-    index.write(&partial.join("index.json"))?;
-    Ok(index)
+    let root = folder.join("files");
+    std::fs::create_dir_all(&root).map_err(Error::io("make", &root))?;
+    if let (Form::Hub, Some(hub)) = (source.form, &manifest.hub) {
+        tracing::info!("unpacking the parquet files of {}", manifest.name);
+        let columns = Columns {
+            image: &hub.image,
+            label: &hub.label,
+        };
+        extract::unpack(&source.files, columns, &root)?;
+        return Ok(root);
+    }
+    for file in source.files.iter().filter(|file| file.is_archive) {
+        tracing::info!("unpacking {} of {}", file.name, manifest.name);
+        archive::unpack(&file.path, &root)?;
+    }
+    Ok(root)
+}
+
+fn read_labels(source: &Source, protocol: Protocol, root: &Path) -> Result<layout::Listing> {
+    let manifest = source.manifest;
+    let unpacked = Unpacked { manifest, source, root };
+    layout::read(&unpacked, protocol).map_err(|e| within_archives(e, manifest, root))
+}
+
+/// Reads labels and examines every image that is not known yet.
+fn list(index: &mut Index, source: &Source, protocol: Protocol, key: &str, root: &Path) -> Result<Listed> {
+    let listing = read_labels(source, protocol, root)?;
+    let listed = index.add(source, protocol, key, listing, root)?;
+    listed.check_counts(source)?;
+    Ok(listed)
 }
 
 /// Names label files by their place in the archives: where they were unpacked to is about to vanish.
@@ -104,57 +166,79 @@ fn within_archives(error: Error, manifest: &Manifest, root: &Path) -> Error {
     }
 }
 
-/// First 16 hex digits of a hash over everything that the index follows from.
-fn key(manifest: &Manifest) -> Result<String> {
-    let mut hasher = Sha256::new();
-    let mut add = |kind: &str, value: &str| {
+/// Keys of what is unpacked, and of a protocol's classes and sides: first 16 hex digits of hashes over everything that
+/// these follow from.
+fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
+    let manifest = source.manifest;
+    let (mut files, mut labels) = (Sha256::new(), Sha256::new());
+    let add = |hasher: &mut Sha256, kind: &str, value: &str| {
         hasher.update(format!("{kind} {} {value}\n", value.len()));
     };
-    add("version", &LAYOUT_VERSION.to_string());
-    add("layout", &format!("{:?}", manifest.layout));
-    for file in &manifest.files {
-        let (kind, hash) = file.digest().unwrap_or_default();
-        add(&file.role, &format!("{kind} {hash}"));
+    add(&mut files, "version", &LAYOUT_VERSION.to_string());
+    add(&mut files, "form", &source.form.to_string());
+    for file in &source.files {
+        let (kind, hash) = file.digest.clone().unwrap_or_default();
+        let name = if source.form == Form::Hub {
+            &file.name
+        } else {
+            &file.role
+        };
+        add(
+            if file.is_archive { &mut files } else { &mut labels },
+            name,
+            &format!("{kind} {hash}"),
+        );
     }
-    for id in &manifest.skip {
-        add("skip", id);
-    }
-    for name in &manifest.class_names {
-        add("class", name);
-    }
-    for (from, to) in &manifest.rename {
-        add("rename", &format!("{} {from} {to}", from.len()));
-    }
-    if let Some(share) = manifest.holdout {
-        add("holdout", &share.to_string());
-    }
-    if let Some(path) = &manifest.provenance {
-        let path = manifest.resolve(path);
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-        add("provenance", &hex(&Sha256::digest(bytes)));
+    if let (Form::Hub, Some(hub)) = (source.form, &manifest.hub) {
+        add(&mut files, "columns", &format!("{:?} {:?}", hub.image, hub.label));
+        add(
+            &mut labels,
+            "splits",
+            &format!("{:?} {:?} {:?}", hub.train, hub.val, hub.test),
+        );
     }
     if let Some(directory) = &manifest.directory {
         let directory = manifest.resolve(directory);
         let absolute = directory.canonicalize().map_err(Error::io("read", &directory))?;
-        add("directory", &absolute.to_string_lossy());
-        let mut files = Vec::new();
+        add(&mut files, "directory", &absolute.to_string_lossy());
+        let mut listed = Vec::new();
         match manifest.file("table") {
             // A table may lie in a folder of much else.
             Some(table) => {
                 for row in layout::table::rows(&manifest.place(table))? {
-                    files.push(stamped(&absolute.join(row.path))?);
+                    listed.push(stamped(&absolute.join(row.path))?);
                 }
             }
-            None => list_files(&absolute, 4, &mut files)?,
+            None => list_files(&absolute, 4, &mut listed)?,
         }
-        files.sort();
-        for (path, size, changed) in files {
-            add("file", &format!("{path} {size} {changed}"));
+        listed.sort();
+        for (path, size, changed) in listed {
+            add(&mut files, "file", &format!("{path} {size} {changed}"));
         }
     }
-    let mut key = hex(&hasher.finalize());
-    key.truncate(16);
-    Ok(key)
+    add(&mut labels, "layout", &format!("{:?}", manifest.layout));
+    add(&mut labels, "protocol", &protocol.to_string());
+    add(&mut labels, "name", &manifest.name);
+    add(&mut labels, "holdout", &format!("{:?}", manifest.holdout));
+    add(&mut labels, "coop", &format!("{:?}", manifest.coop));
+    add(&mut labels, "rename", &format!("{:?}", manifest.rename));
+    for id in &manifest.skip {
+        add(&mut labels, "skip", id);
+    }
+    for name in &manifest.class_names {
+        add(&mut labels, "class", name);
+    }
+    if let Some(path) = &manifest.provenance {
+        let path = manifest.resolve(path);
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        add(&mut labels, "provenance", &hex(&Sha256::digest(bytes)));
+    }
+    let short = |hasher: Sha256| {
+        let mut key = hex(&hasher.finalize());
+        key.truncate(16);
+        key
+    };
+    Ok((short(files), short(labels)))
 }
 
 /// Path, size and time of change of every file, links followed, down to a depth that ends loops.
@@ -215,10 +299,12 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
 }
 
 /// Waits for the lock; `None` on file systems that have none, as some of clusters.
-fn lock(path: &Path) -> Result<Option<File>> {
+///
+/// `work`: what another process does that has it.
+pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
     let file = File::create(path).map_err(Error::io("write", path))?;
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        tracing::info!("waiting for another process that unpacks this dataset");
+        tracing::info!("waiting for another process that {work}");
     }
     match file.lock() {
         Ok(()) => Ok(Some(file)),

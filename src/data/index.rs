@@ -1,87 +1,114 @@
 //! What is known about every image of an unpacked dataset after it was looked at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::archive::plain_parts;
 use super::layout::{Item, Listing};
-use super::manifest::Manifest;
-use super::{Dataset, LabelledImage, cache, hex, image, provenance};
+use super::manifest::{Expect, Form, Manifest};
+use super::source::Source;
+use super::{Dataset, LabelledImage, cache, provenance};
+use crate::config::Protocol;
 use crate::error::{Error, Result};
+use look::all_or_first_error;
+pub(super) use look::{Facts, look};
+use order::Order;
 
-const SCHEMA: u32 = 1;
+mod look;
+mod order;
 
-/// The content of `index.json`.
-#[derive(Debug, Serialize, Deserialize)]
+const SCHEMA: u32 = 2;
+
+/// The content of `index.json`: what is known of each image, and which of them each protocol has.
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Index {
     schema: u32,
+    /// By path below the root.
+    images: BTreeMap<String, Facts>,
+    protocols: Vec<Listed>,
+}
+
+/// What each image turned out to be: its id, then its path below the root and what is known of it.
+pub(super) type Surveyed = Vec<(String, Result<(String, Facts)>)>;
+
+/// Classes and sides under one protocol.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    protocol: Protocol,
+    /// Hash of all that this follows from besides the images.
+    key: String,
     classes: Vec<String>,
     /// Images that the manifest's `skip` left out.
     left_out: usize,
-    /// Pool before test, each sorted by id.
-    images: Vec<Indexed>,
+    /// CoOp's lists as its file has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<Order>,
+    /// Pool before validation before test, each sorted by id.
+    images: Vec<Labelled>,
 }
 
-/// One image that was read, hashed and decoded.
-#[derive(Debug, Serialize, Deserialize)]
+/// One image of a protocol.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Indexed {
+struct Labelled {
     id: String,
-    role: Role,
+    side: Side,
     class: u32,
-    sha256: String,
-    width: u32,
-    height: u32,
-    /// Size of the encoded file.
-    bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<String>,
     /// Where it lies below the root, if not at `id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+}
+
+impl Labelled {
+    fn file(&self) -> &str {
+        self.file.as_deref().unwrap_or(&self.id)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Role {
+enum Side {
     Pool,
+    Val,
     Test,
 }
 
 impl Index {
-    /// An index whose images all lie where it says, with their sizes; `None` has it made again.
-    pub(super) fn load(path: &Path, root: &Path) -> Option<Self> {
+    /// An index of this schema; `None` has it made again.
+    pub(super) fn load(path: &Path) -> Option<Self> {
         let index: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-        let is_there = |image: &Indexed| {
-            let file = root.join(image.file.as_deref().unwrap_or(&image.id));
-            std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == image.bytes)
-        };
-        (index.schema == SCHEMA && index.images.iter().all(is_there)).then_some(index)
+        (index.schema == SCHEMA).then_some(index)
     }
 
-    /// Compares the counts with those that the manifest promises.
-    pub(super) fn check_counts(&self, manifest: &Manifest) -> Result<()> {
-        let Some(expect) = manifest.expect else { return Ok(()) };
-        let count = |role| self.images.iter().filter(|image| image.role == role).count();
-        let counts = [
-            ("classes", self.classes.len(), expect.classes),
-            ("pool images", count(Role::Pool), expect.pool),
-            ("test images", count(Role::Test), expect.test),
-        ];
-        for (what, found, expected) in counts {
-            if found != expected {
-                let reason = format!("found {found} {what}, the manifest expects {expected}");
-                return Err(Error::Dataset {
-                    dataset: manifest.name.clone(),
-                    reason,
-                });
+    /// What a protocol has, if that was looked up before.
+    pub(super) fn listed(&self, key: &str) -> Option<&Listed> {
+        self.protocols.iter().find(|listed| listed.key == key)
+    }
+
+    /// Whether the images of a protocol, or all of them, lie where they did, with their sizes.
+    pub(super) fn is_whole(&self, listed: Option<&Listed>, root: &Path) -> bool {
+        let lies = |file: &str, facts: &Facts| {
+            std::fs::metadata(root.join(file)).is_ok_and(|metadata| metadata.len() == facts.bytes)
+        };
+        match listed {
+            None => self.images.iter().all(|(file, facts)| lies(file, facts)),
+            Some(listed) => {
+                let known = |image: &Labelled| self.images.get(image.file()).is_some_and(|f| lies(image.file(), f));
+                listed.images.iter().all(known)
             }
         }
-        Ok(())
+    }
+
+    /// What is known of an image of the dataset.
+    pub(super) fn facts(&self, file: &str) -> Option<&Facts> {
+        self.images.get(file)
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
@@ -93,115 +120,200 @@ impl Index {
         cache::write_whole(path, &json)
     }
 
-    pub(super) fn into_dataset(self, manifest: &Manifest, root: &Path) -> Dataset {
-        let (mut pool, val, mut test) = (Vec::new(), Vec::new(), Vec::new());
-        for image in self.images {
-            let path = root.join(image.file.as_deref().unwrap_or(&image.id));
-            let Indexed {
-                id,
-                class,
-                sha256,
-                group,
-                ..
-            } = image;
-            let side = if image.role == Role::Pool { &mut pool } else { &mut test };
+    pub(super) fn dataset(&self, listed: Listed, source: &Source, root: &Path) -> Dataset {
+        let manifest = source.manifest;
+        let (mut pool, mut val, mut test) = (Vec::new(), Vec::new(), Vec::new());
+        for image in listed.images {
+            let facts = self.images.get(image.file());
+            let side = match image.side {
+                Side::Pool => &mut pool,
+                Side::Val => &mut val,
+                Side::Test => &mut test,
+            };
             side.push(LabelledImage {
-                id,
-                class,
-                sha256,
-                group,
-                dhash: 0,
-                path,
+                path: root.join(image.file()),
+                id: image.id,
+                class: image.class,
+                sha256: facts.map(|facts| facts.sha256.clone()).unwrap_or_default(),
+                group: image.group,
+                dhash: facts.map_or(0, |facts| facts.dhash),
             });
         }
         Dataset {
             name: manifest.name.clone(),
             title: manifest.title.clone(),
-            classes: self.classes,
+            classes: listed.classes,
             pool,
             val,
             test,
-            origin: super::Origin::default(),
+            origin: source.origin(),
             layout: manifest.layout,
             micro: manifest.micro,
             regime: manifest.regime,
-            left_out: self.left_out,
+            left_out: listed.left_out,
+            coop: manifest
+                .coop
+                .clone()
+                .zip(listed.order)
+                .map(|(paths, order)| order.into_list(paths)),
         }
     }
 
-    /// Checks that labels and images fit together, then reads, hashes and decodes every image.
-    pub(super) fn examine(manifest: &Manifest, mut listing: Listing, root: &Path) -> Result<Self> {
+    /// Checks that labels and images fit together; reads, hashes and decodes every image that is not known yet.
+    pub(super) fn add(
+        &mut self,
+        source: &Source,
+        protocol: Protocol,
+        key: &str,
+        listing: Listing,
+        root: &Path,
+    ) -> Result<Listed> {
+        let (listed, found) = self.survey(source, protocol, key, listing, root)?;
+        let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
+        self.schema = SCHEMA;
+        self.images.extend(images);
+        self.protocols.retain(|other| other.protocol != protocol);
+        self.protocols.push(listed.clone());
+        Ok(listed)
+    }
+
+    /// As [`Index::add`], keeping nothing: what each image not known yet turned out to be, by its path below the root.
+    pub(super) fn survey(
+        &self,
+        source: &Source,
+        protocol: Protocol,
+        key: &str,
+        mut listing: Listing,
+        root: &Path,
+    ) -> Result<(Listed, Surveyed)> {
+        let manifest = source.manifest;
         let fail = |reason: String| Error::Dataset {
             dataset: manifest.name.clone(),
             reason,
         };
-        let left_out = leave_out(&mut listing, &manifest.skip).map_err(fail)?;
+        // An id that only the other form or another protocol has is no mistake.
+        let all_ids = protocol == Protocol::Clean && manifest.forms(protocol).is_ok_and(|forms| forms.len() == 1);
+        // Index files give places in CoOp's lists, skipped images counted.
+        let order = (protocol == Protocol::Coop).then(|| Order::of(&listing));
+        let left_out = leave_out(&mut listing, &manifest.skip, all_ids).map_err(fail)?;
         check_classes(&listing).map_err(fail)?;
-        listing.pool.sort_by(|a, b| a.id.cmp(&b.id));
-        listing.test.sort_by(|a, b| a.id.cmp(&b.id));
         let groups = groups(manifest, &listing)?;
-        let of_pool = listing.pool.iter().map(|item| (item, Role::Pool));
-        let items: Vec<_> = of_pool
-            .chain(listing.test.iter().map(|item| (item, Role::Test)))
-            .collect();
+        let mut images = Vec::new();
         let mut ids = BTreeSet::new();
-        for (item, _) in &items {
-            for path in [Some(&item.id), item.file.as_ref()].into_iter().flatten() {
-                plain_parts(path).map_err(|why| fail(format!("image `{path}` {why}")))?;
+        for (side, items) in [
+            (Side::Pool, listing.pool),
+            (Side::Val, listing.val),
+            (Side::Test, listing.test),
+        ] {
+            let start = images.len();
+            for Item { id, file, class } in items {
+                for path in [Some(&id), file.as_ref()].into_iter().flatten() {
+                    plain_parts(path).map_err(|why| fail(format!("image `{path}` {why}")))?;
+                }
+                if !ids.insert(id.clone()) {
+                    return Err(fail(format!("image `{id}` is listed twice")));
+                }
+                if class as usize >= listing.classes.len() {
+                    return Err(fail(format!("image `{id}` has a class that has no name")));
+                }
+                let group = groups.get(&id).cloned();
+                images.push(Labelled {
+                    id,
+                    side,
+                    class,
+                    group,
+                    file,
+                });
             }
-            if !ids.insert(&item.id) {
-                return Err(fail(format!("image `{}` is listed twice", item.id)));
+            if let Some(of_side) = images.get_mut(start..) {
+                of_side.sort_by(|a, b| a.id.cmp(&b.id));
             }
         }
-        let look = |(item, role): &(&Item, Role)| {
-            let path = root.join(item.file.as_deref().unwrap_or(&item.id));
-            let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => {
-                    let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
-                    fail(format!(
-                        "`{}` is labelled `{class}`, but there is no such image",
-                        item.id
-                    ))
-                }
-                _ => Error::io("read", &path)(e),
+        let look_at = |image: &Labelled| {
+            let facts = look(&root.join(image.file()), &image.id)?;
+            let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
+            let facts = facts.ok_or_else(|| {
+                fail(format!(
+                    "`{}` is labelled `{class}`, but there is no such image",
+                    image.id
+                ))
             })?;
-            let pixels = image::decode(&bytes, &item.id)?;
-            Ok(Indexed {
-                id: item.id.clone(),
-                role: *role,
-                class: item.class,
-                sha256: hex(&Sha256::digest(&bytes)),
-                width: pixels.width(),
-                height: pixels.height(),
-                bytes: bytes.len() as u64,
-                group: groups.get(&item.id).cloned(),
-                file: item.file.clone(),
-            })
+            Ok((image.file().to_owned(), facts))
         };
-        let images = all_or_first_error(items.par_iter().map(look).collect())?;
-        Ok(Self {
-            schema: SCHEMA,
+        let unknown: Vec<_> = images
+            .iter()
+            .filter(|image| !self.images.contains_key(image.file()))
+            .collect();
+        let look_at = |image: &Labelled| (image.id.clone(), look_at(image));
+        let found = unknown.into_par_iter().map(look_at).collect();
+        let listed = Listed {
+            protocol,
+            key: key.to_owned(),
             classes: listing.classes,
             left_out,
+            order,
             images,
-        })
+        };
+        Ok((listed, found))
     }
 }
 
-/// Takes the skipped images out of a listing and counts them.
-fn leave_out(listing: &mut Listing, skip: &[String]) -> Result<usize, String> {
+impl Listed {
+    /// Compares the counts with those that the manifest promises for this form and protocol.
+    pub(super) fn check_counts(&self, source: &Source) -> Result<()> {
+        let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
+            return Ok(());
+        };
+        let count = |side| self.images.iter().filter(|image| image.side == side).count();
+        let counts = [
+            ("classes", self.classes.len(), expect.classes, true),
+            ("pool images", count(Side::Pool), expect.pool, pool_is_known),
+            ("test images", count(Side::Test), expect.test, true),
+        ];
+        for (what, found, expected, is_known) in counts {
+            if is_known && found != expected {
+                let reason = format!("found {found} {what}, the manifest expects {expected}");
+                return Err(Error::Dataset {
+                    dataset: source.manifest.name.clone(),
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Paths of all its images below the root.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.images.iter().map(|image| (image.id.as_str(), image.file()))
+    }
+}
+
+/// What must be found, and whether that goes for the pool: under `tinker` it is without the validation rows.
+fn promised(source: &Source, protocol: Protocol) -> (Option<Expect>, bool) {
+    let manifest = source.manifest;
+    match (source.form, protocol, &manifest.hub) {
+        (Form::Hub, Protocol::Tinker, Some(hub)) => (hub.expect, hub.val.is_empty()),
+        (Form::Hub, _, Some(hub)) => (hub.expect, true),
+        (Form::Archive, Protocol::Clean, _) => (manifest.expect, true),
+        _ => (None, false),
+    }
+}
+
+/// Takes the skipped images out of a listing and counts them; with `all_ids`, each one skipped must be there.
+fn leave_out(listing: &mut Listing, skip: &[String], all_ids: bool) -> Result<usize, String> {
     let mut unused: BTreeSet<&str> = skip.iter().map(String::as_str).collect();
     let skip = unused.clone();
-    let before = listing.pool.len() + listing.test.len();
-    for side in [&mut listing.pool, &mut listing.test] {
+    let count = |listing: &Listing| listing.pool.len() + listing.val.len() + listing.test.len();
+    let before = count(listing);
+    for side in [&mut listing.pool, &mut listing.val, &mut listing.test] {
         side.retain(|item| {
             unused.remove(item.id.as_str());
             !skip.contains(item.id.as_str())
         });
     }
     match unused.first() {
-        Some(id) => Err(format!("`skip` names `{id}`, which no label file lists")),
-        None => Ok(before - listing.pool.len() - listing.test.len()),
+        Some(id) if all_ids => Err(format!("`skip` names `{id}`, which no label file lists")),
+        _ => Ok(before - count(listing)),
     }
 }
 
@@ -238,7 +350,7 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         .map(|row| (row.id.clone(), row))
         .collect();
     let mut groups = BTreeMap::new();
-    for item in listing.pool.iter().chain(&listing.test) {
+    for item in listing.pool.iter().chain(&listing.val).chain(&listing.test) {
         let row = rows
             .get(&item.id)
             .ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
@@ -254,32 +366,4 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         groups.insert(item.id.clone(), row.drawing.clone());
     }
     Ok(groups)
-}
-
-/// All images, or the first failure, which then also names the other images that cannot be decoded.
-fn all_or_first_error(results: Vec<Result<Indexed>>) -> Result<Vec<Indexed>> {
-    let mut images = Vec::with_capacity(results.len());
-    let mut failures = Vec::new();
-    for result in results {
-        match result {
-            Ok(image) => images.push(image),
-            Err(error) => failures.push(error),
-        }
-    }
-    let others: Vec<String> = failures
-        .iter()
-        .skip(1)
-        .filter_map(|error| match error {
-            Error::Image { image, .. } => Some(format!("`{image}`")),
-            _ => None,
-        })
-        .collect();
-    match failures.into_iter().next() {
-        None => Ok(images),
-        Some(Error::Image { image, reason }) if !others.is_empty() => Err(Error::Image {
-            image,
-            reason: format!("{reason} (nor can {})", others.join(", ")),
-        }),
-        Some(error) => Err(error),
-    }
 }

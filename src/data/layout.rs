@@ -1,10 +1,11 @@
 //! Official forms of datasets: each file of this folder turns unpacked archives and label files into
-//! class names, pool and test images.
+//! class names, pool, validation and test images.
 
 mod caltech101;
 mod coop;
 pub(crate) mod folders;
 mod holdout;
+mod hub;
 mod oxford_flowers;
 mod oxford_pets;
 mod stanford_cars;
@@ -12,7 +13,9 @@ pub mod table;
 
 use std::path::{Path, PathBuf};
 
-use super::manifest::{Layout, Manifest};
+use super::manifest::{Form, Layout, Manifest};
+use super::source::Source;
+use crate::config::Protocol;
 use crate::error::{Error, Result};
 
 /// What a file of a layout is for.
@@ -48,7 +51,15 @@ impl Layout {
             }
         }
         match self {
-            Self::OxfordPets => const { &[archive("images"), archive("annotations")] },
+            Self::OxfordPets => {
+                const {
+                    &[
+                        archive("images"),
+                        archive("annotations"),
+                        optional(labels("coop-split")),
+                    ]
+                }
+            }
             Self::StanfordCars => {
                 const {
                     &[
@@ -60,10 +71,27 @@ impl Layout {
                     ]
                 }
             }
-            Self::OxfordFlowers => const { &[archive("images"), labels("labels"), labels("splits")] },
+            Self::OxfordFlowers => {
+                const {
+                    &[
+                        archive("images"),
+                        labels("labels"),
+                        labels("splits"),
+                        optional(labels("coop-split")),
+                    ]
+                }
+            }
             Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
             Self::Folders => const { &[optional(archive("archive"))] },
             Self::Table => const { &[labels("table")] },
+        }
+    }
+
+    /// Roles of which one will do: who labels the test images of Stanford Cars.
+    pub(crate) fn alternatives(self) -> &'static [&'static str] {
+        match self {
+            Self::StanfordCars => &["test-labels", "coop-split"],
+            _ => &[],
         }
     }
 }
@@ -75,6 +103,8 @@ pub(crate) struct Listing {
     pub classes: Vec<String>,
     /// Images that shots may be drawn from.
     pub pool: Vec<Item>,
+    /// Images that a protocol sets aside for validation.
+    pub val: Vec<Item>,
     /// Images that are only ever predicted.
     pub test: Vec<Item>,
 }
@@ -103,6 +133,7 @@ impl Item {
 /// A dataset's files, unpacked and ready to be read.
 pub(crate) struct Unpacked<'a> {
     pub manifest: &'a Manifest,
+    pub source: &'a Source<'a>,
     /// Folder that all archives were unpacked into, or the folder that the manifest names.
     pub root: &'a Path,
 }
@@ -110,7 +141,7 @@ pub(crate) struct Unpacked<'a> {
 impl Unpacked<'_> {
     /// Path of a label file that stands beside the archives.
     fn label_file(&self, role: &str) -> Option<PathBuf> {
-        self.manifest.file(role).map(|file| self.manifest.place(file))
+        self.source.file(role).map(|file| file.path.clone())
     }
 
     fn required(&self, role: &str) -> Result<PathBuf> {
@@ -127,15 +158,41 @@ impl Unpacked<'_> {
     }
 }
 
-/// Reads the labels of a dataset in its layout.
-pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
-    match unpacked.manifest.layout {
-        Layout::OxfordPets => oxford_pets::read(unpacked),
-        Layout::StanfordCars => stanford_cars::read(unpacked),
-        Layout::OxfordFlowers => oxford_flowers::read(unpacked),
-        Layout::Caltech101 => caltech101::read(unpacked),
-        Layout::Folders => folders::read(unpacked),
-        Layout::Table => table::read(unpacked),
+/// Reads the labels of a dataset in its layout, with the classes and sides that a protocol has.
+pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
+    let manifest = unpacked.manifest;
+    let mut listing = match (&manifest.hub, unpacked.source.form) {
+        (Some(hub), Form::Hub) => hub::read(unpacked, protocol, hub)?,
+        _ => archive(unpacked, protocol)?,
+    };
+    // Under the other protocols names and order are part of the protocol.
+    if protocol == Protocol::Clean {
+        if !manifest.class_names.is_empty() {
+            hub::as_named(&mut listing, &manifest.class_names).map_err(|reason| unpacked.fail(reason))?;
+        }
+        listing.classes =
+            holdout::renamed(listing.classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
+    }
+    Ok(listing)
+}
+
+/// Archives in their official layout.
+fn archive(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
+    let layout = unpacked.manifest.layout;
+    if layout == Layout::Caltech101 {
+        return caltech101::read(unpacked, protocol);
+    }
+    let (official, same_name): (_, fn(&str, &str) -> bool) = match layout {
+        Layout::OxfordPets => (oxford_pets::read(unpacked)?, coop::same_but_for_case),
+        Layout::StanfordCars => (stanford_cars::read(unpacked)?, coop::same_but_for_the_year_s_place),
+        Layout::OxfordFlowers => (oxford_flowers::read(unpacked)?, coop::same_but_for_a_question_mark),
+        Layout::Caltech101 | Layout::Folders => (folders::read(unpacked)?, coop::same_but_for_case),
+        Layout::Table => (table::read(unpacked)?, coop::same_but_for_case),
+    };
+    if protocol == Protocol::Coop {
+        coop::listing(unpacked, &official, same_name)
+    } else {
+        Ok(official)
     }
 }
 

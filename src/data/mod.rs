@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Protocol;
 use crate::error::Result;
-use manifest::{Layout, Regime};
+use manifest::{Layout, Manifest, Regime};
+use source::Source;
 
 pub mod archive;
 mod cache;
+pub mod card;
+pub mod check;
+pub mod fetch;
 pub mod image;
 pub mod import;
 mod index;
@@ -16,6 +20,7 @@ pub mod layout;
 pub mod manifest;
 pub mod mat;
 pub mod overlap;
+pub mod parquet;
 pub mod provenance;
 mod source;
 pub mod split;
@@ -45,6 +50,8 @@ pub struct Dataset {
     pub regime: Option<Regime>,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
+    /// How CoOp's files speak of its images, where it was opened for their protocol.
+    pub coop: Option<split::CoopList>,
 }
 
 /// Where a dataset's files came from, for the protocol card.
@@ -82,7 +89,7 @@ pub struct LabelledImage {
 /// with its size, and each archive with its size and time of change (hashing it again if that moved).
 ///
 /// # Errors
-/// [`Error::UnknownDataset`](crate::error::Error::UnknownDataset), [`Error::Manifest`](crate::error::Error::Manifest), [`Error::WrongBytes`](crate::error::Error::WrongBytes), [`Error::Archive`](crate::error::Error::Archive),
+/// [`Error::UnknownDataset`](crate::error::Error::UnknownDataset), [`Error::NotFetched`](crate::error::Error::NotFetched), [`Error::Manifest`](crate::error::Error::Manifest), [`Error::WrongBytes`](crate::error::Error::WrongBytes), [`Error::Archive`](crate::error::Error::Archive),
 /// [`Error::Labels`](crate::error::Error::Labels), [`Error::Image`](crate::error::Error::Image) and [`Error::Dataset`](crate::error::Error::Dataset), each naming file or image. Nothing
 /// half-written stays in the cache.
 pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
@@ -93,13 +100,74 @@ pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_for(name: &str, _protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
+pub fn open_for(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
+    open_with(name, protocol, datasets, cache, &fetch::HubPlaces::from_env())
+}
+
+/// As [`open_for`], with hub files where `hub` says.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(
+    name: &str,
+    protocol: Protocol,
+    datasets: &Path,
+    cache: &Path,
+    hub: &fetch::HubPlaces,
+) -> Result<Dataset> {
+    let manifest = manifest_of(name, datasets, cache)?;
+    let cache = cache.join("datasets").join(name);
+    let mut source = Source::choose(&manifest, protocol, hub)?;
+    source.verify(&cache)?;
+    let opened = cache::indexed(&source, protocol, &cache)?;
+    Ok(opened.index.dataset(opened.listed, &source, &opened.root))
+}
+
+/// Whether a dataset is on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Every file comes with its manifest.
+    pub embedded: bool,
+    /// Forms of which every needed file is there, unchecked.
+    pub forms: Vec<manifest::Form>,
+}
+
+impl std::fmt::Display for Presence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match (self.embedded, self.forms.is_empty()) {
+            (true, false) => "embedded",
+            (false, false) => "fetched",
+            (_, true) => "not fetched",
+        })
+    }
+}
+
+/// Which forms of a dataset are on this machine.
+///
+/// # Errors
+/// What is wrong with the manifest.
+pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlaces) -> Result<Presence> {
+    let manifest = manifest_of(name, datasets, cache)?;
+    let mut forms = Vec::new();
+    for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
+        if let Ok(source) = Source::choose(&manifest, protocol, hub)
+            && !forms.contains(&source.form)
+        {
+            forms.push(source.form);
+        }
+    }
+    let embedded = manifest.directory.is_some() || manifest.files.iter().all(|file| file.path.is_some());
+    Ok(Presence {
+        embedded: embedded && forms == [manifest::Form::Archive],
+        forms,
+    })
+}
+
+/// A manifest that knows where its files are downloaded to.
+fn manifest_of(name: &str, datasets: &Path, cache: &Path) -> Result<Manifest> {
     let mut manifest = manifest::load(datasets, name)?;
     manifest.downloads = cache.join("downloads").join(name);
-    let cache = cache.join("datasets").join(name);
-    source::verify(&manifest, &cache)?;
-    let (index, root) = cache::indexed(&manifest, &cache)?;
-    Ok(index.into_dataset(&manifest, &root))
+    Ok(manifest)
 }
 
 /// Lower-case hex.

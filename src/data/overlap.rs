@@ -38,6 +38,9 @@ pub fn dhash(image: &RgbImage) -> u64 {
     (0..64).fold(0, |hash, i| hash << 1 | brighter(i / 8, i % 8))
 }
 
+/// Images whose difference hashes differ in at most so many bits look alike.
+pub const NEAR: u32 = 4;
+
 /// Every pair of a pool image and a test image within a Hamming distance, in order.
 ///
 /// # Errors
@@ -45,6 +48,12 @@ pub fn dhash(image: &RgbImage) -> u64 {
 pub fn near_duplicates(dataset: &Dataset, within: u32) -> Result<Vec<Pair>> {
     let hashes = |images: &[LabelledImage]| images.par_iter().map(hash_of).collect::<Result<Vec<_>>>();
     let (pool, test) = (hashes(&dataset.pool)?, hashes(&dataset.test)?);
+    Ok(pairs(&pool, &test, within))
+}
+
+/// Every pair of two lists of hashes within a Hamming distance, in order.
+#[must_use]
+pub fn pairs(pool: &[u64], test: &[u64], within: u32) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for (p, of_pool) in pool.iter().enumerate() {
         for (t, of_test) in test.iter().enumerate() {
@@ -58,7 +67,7 @@ pub fn near_duplicates(dataset: &Dataset, within: u32) -> Result<Vec<Pair>> {
             }
         }
     }
-    Ok(pairs)
+    pairs
 }
 
 fn hash_of(image: &LabelledImage) -> Result<u64> {

@@ -1,4 +1,4 @@
-//! Are the manifest's files those that it promises?
+//! Which form of a dataset is on this machine, and are its files those that the manifest promises?
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,9 +11,38 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::hex;
-use super::manifest::{Manifest, SourceFile};
+use super::check::FileFound;
+use super::fetch::{HubPlaces, hub_files};
+use super::manifest::{Form, Manifest, SourceFile};
+use super::parquet::shards;
+use super::{Origin, hex};
+use crate::config::Protocol;
 use crate::error::{Error, Result};
+
+/// One form of a dataset, with the files of it that are on this machine.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    pub manifest: &'a Manifest,
+    pub form: Form,
+    /// Commit of the repository.
+    pub commit: Option<String>,
+    pub files: Vec<Placed>,
+}
+
+/// A file on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// Role of an archive or label file, split of a parquet file.
+    pub role: String,
+    pub name: String,
+    pub path: PathBuf,
+    /// Bytes, where they are known beforehand.
+    pub size: Option<u64>,
+    /// "sha256" or "md5" and its value: the one to be found, or after [`Source::verify`] the one found.
+    pub digest: Option<(&'static str, String)>,
+    /// Unpacked; label files are read where they lie.
+    pub is_archive: bool,
+}
 
 /// A file as it was when its hash was right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,79 +53,219 @@ struct Stamp {
     digest: String,
 }
 
-/// Checks size and hash of every file.
-///
-/// Files whose size and time of change are those of an earlier check are not hashed again; these stamps
-/// are kept in `cache/verified.json`. A file altered within its size and with its time set back passes:
-/// the stamps guard against accidents, the hashes of the images themselves are in every result.
-pub(super) fn verify(manifest: &Manifest, cache: &Path) -> Result<()> {
-    let memory = cache.join("verified.json");
-    let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
-        .ok()
-        .and_then(|json| serde_json::from_slice(&json).ok())
-        .unwrap_or_default();
-    let check = |file: &SourceFile| {
-        let path = manifest.place(file);
-        let path = path.canonicalize().map_err(Error::io("read", &path))?;
-        let stamp = stamp(&path, file)?;
-        if known.get(&path) != Some(&stamp) {
-            compare_digest(&path, file)?;
+impl<'a> Source<'a> {
+    /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
+    pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubPlaces) -> Result<Self> {
+        let forms = manifest.forms(protocol).map_err(|reason| Error::Dataset {
+            dataset: manifest.name.clone(),
+            reason,
+        })?;
+        let mut missing = Vec::new();
+        for form in forms {
+            let found = match form {
+                Form::Archive => Self::archive(manifest, protocol),
+                Form::Hub => Self::hub(manifest, hub),
+            };
+            match found {
+                Ok(source) => return Ok(source),
+                Err(lacking) if missing.is_empty() => missing = lacking,
+                Err(_) => {}
+            }
         }
-        Ok((path, stamp))
-    };
-    let checked: Vec<Result<_>> = manifest.files.par_iter().map(check).collect();
-    let mut all = known.clone();
-    for result in checked {
-        let (path, stamp) = result?;
-        all.insert(path, stamp);
+        // A file that the manifest places is nobody's to fetch.
+        let placed = |path: &PathBuf| {
+            manifest
+                .files
+                .iter()
+                .any(|f| f.path.is_some() && manifest.place(f) == *path)
+        };
+        if let Some((_, path)) = missing.iter().find(|(_, path)| placed(path)) {
+            return Err(Error::io("read", path)(io::ErrorKind::NotFound.into()));
+        }
+        Err(Error::NotFetched {
+            dataset: manifest.name.clone(),
+            missing,
+        })
     }
-    if all != known
-        && let Err(error) = remember(&memory, &all)
-    {
-        // Only speed is lost, e.g. with a cache that is read-only.
-        tracing::debug!("{error}: files will be hashed again next time");
+
+    fn archive(manifest: &'a Manifest, protocol: Protocol) -> Result<Self, Vec<(String, PathBuf)>> {
+        let there = |file: &SourceFile| manifest.place(file).exists();
+        let missing: Vec<_> = manifest
+            .needed(protocol, there)
+            .into_iter()
+            .filter(|file| !there(file))
+            .map(|file| (file.name.clone(), manifest.place(file)))
+            .collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let roles = manifest.layout.roles();
+        let placed = |file: &SourceFile| Placed {
+            role: file.role.clone(),
+            name: file.name.clone(),
+            path: manifest.place(file),
+            size: Some(file.size),
+            digest: file.digest().map(|(kind, hash)| (kind, hash.to_owned())),
+            is_archive: roles.iter().any(|role| role.is_archive && role.name == file.role),
+        };
+        Ok(Self {
+            manifest,
+            form: Form::Archive,
+            commit: None,
+            files: manifest.files.iter().filter(|file| there(file)).map(placed).collect(),
+        })
     }
-    Ok(())
+
+    fn hub(manifest: &'a Manifest, places: &HubPlaces) -> Result<Self, Vec<(String, PathBuf)>> {
+        let Some(hub) = &manifest.hub else {
+            return Err(Vec::new());
+        };
+        let mut files = Vec::new();
+        // As fetched by kshot, which keeps a listing; else as Python's client left it.
+        let commit = match hub_files(hub, &manifest.downloads, places) {
+            Some(fetched) => {
+                files.extend(fetched.shards.into_iter().map(|shard| Placed {
+                    role: shard.split,
+                    name: shard.name,
+                    path: shard.path,
+                    size: Some(shard.size),
+                    digest: shard.sha256.map(|hash| ("sha256", hash)),
+                    is_archive: true,
+                }));
+                fetched.commit
+            }
+            None => {
+                let snapshot = shards::on_disk(hub, &places.cache)?;
+                files.extend(snapshot.shards.into_iter().map(|shard| Placed {
+                    role: shard.split,
+                    name: shard.name,
+                    path: shard.path,
+                    size: shard.size,
+                    digest: shard.sha256.map(|hash| ("sha256", hash)),
+                    is_archive: true,
+                }));
+                snapshot.commit
+            }
+        };
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self {
+            manifest,
+            form: Form::Hub,
+            commit: Some(commit),
+            files,
+        })
+    }
+
+    /// The file of a role, if it is there.
+    pub(super) fn file(&self, role: &str) -> Option<&Placed> {
+        self.files.iter().find(|file| file.role == role)
+    }
+
+    /// Checks size and hash of every file, and keeps the hashes of those of which none was known.
+    ///
+    /// Files whose size and time of change are those of an earlier check are not hashed again; these
+    /// stamps are kept in `cache/verified.json`. A file altered within its size and with its time set back passes:
+    /// the stamps guard against accidents, the hashes of the images themselves are in every result.
+    pub(super) fn verify(&mut self, cache: &Path) -> Result<()> {
+        let memory = cache.join("verified.json");
+        let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default();
+        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &known)).collect();
+        let mut all = known.clone();
+        for (file, result) in self.files.iter_mut().zip(checked) {
+            let (path, stamp) = result?;
+            file.digest.get_or_insert_with(|| ("sha256", stamp.digest.clone()));
+            all.insert(path, stamp);
+        }
+        if all != known
+            && let Err(error) = remember(&memory, &all)
+        {
+            // Only speed is lost, e.g. with a cache that is read-only.
+            tracing::debug!("{error}: files will be hashed again next time");
+        }
+        Ok(())
+    }
+
+    /// Hashes every file, whatever is known of it, and says of each whether it is the one that it should be.
+    pub(super) fn rehash(&mut self) -> Vec<FileFound> {
+        let nothing = BTreeMap::new();
+        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &nothing)).collect();
+        let mut found = Vec::new();
+        for (file, result) in self.files.iter_mut().zip(checked) {
+            let wrong = match result {
+                Ok((_, stamp)) => {
+                    file.digest.get_or_insert(("sha256", stamp.digest));
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            let name = file.name.clone();
+            found.push(FileFound { name, wrong });
+        }
+        found
+    }
+
+    /// For the protocol card.
+    pub(super) fn origin(&self) -> Origin {
+        let file = |file: &Placed| {
+            let (kind, hash) = file.digest.clone().unwrap_or_default();
+            format!("{} {kind}:{hash}", file.name)
+        };
+        let source = match (&self.manifest.directory, &self.manifest.hub, self.form) {
+            (_, Some(hub), Form::Hub) => hub.repo.clone(),
+            (Some(directory), _, _) => self.manifest.resolve(directory).display().to_string(),
+            _ => self.files.iter().map(file).collect::<Vec<_>>().join(", "),
+        };
+        Origin {
+            form: self.form,
+            source,
+            revision: self.commit.clone(),
+        }
+    }
 }
 
-fn stamp(path: &Path, file: &SourceFile) -> Result<Stamp> {
-    let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
-    if metadata.len() != file.size {
-        return Err(Error::WrongBytes {
-            path: path.into(),
-            what: "size",
-            found: metadata.len().to_string(),
-            expected: file.size.to_string(),
-        });
-    }
-    let changed = metadata.modified().map_err(Error::io("read", path))?;
-    let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    let digest = file.digest().map(|(_, hash)| hash.to_owned()).unwrap_or_default();
-    Ok(Stamp {
-        size: metadata.len(),
-        changed,
-        digest,
-    })
-}
-
-fn compare_digest(path: &Path, file: &SourceFile) -> Result<()> {
-    let Some((what, expected)) = file.digest() else {
-        return Ok(());
-    };
-    let found = if what == "sha256" {
-        digest::<Sha256>(path)?
-    } else {
-        digest::<Md5>(path)?
-    };
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::WrongBytes {
-        path: path.into(),
+/// A file's real path and its stamp, once its hash is right.
+fn check(file: &Placed, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, Stamp)> {
+    let path = file.path.canonicalize().map_err(Error::io("read", &file.path))?;
+    let metadata = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+    let size = metadata.len();
+    let wrong = |what, found: String, expected: &str| Error::WrongBytes {
+        path: path.clone(),
         what,
         found,
-        expected: expected.into(),
-    })
+        expected: expected.to_owned(),
+    };
+    if let Some(expected) = file.size.filter(|expected| *expected != size) {
+        return Err(wrong("size", size.to_string(), &expected.to_string()));
+    }
+    let changed = metadata.modified().map_err(Error::io("read", &path))?;
+    let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let stamp = known
+        .get(&path)
+        .filter(|stamp| stamp.size == size && stamp.changed == changed);
+    let digest = match (&file.digest, stamp) {
+        (Some((_, expected)), Some(stamp)) if stamp.digest == *expected => expected.clone(),
+        (None, Some(stamp)) => stamp.digest.clone(),
+        (None, None) => hash(&path, "sha256")?,
+        (Some((what, expected)), _) => {
+            let found = hash(&path, what)?;
+            if found != *expected {
+                return Err(wrong(what, found, expected));
+            }
+            found
+        }
+    };
+    Ok((path, Stamp { size, changed, digest }))
+}
+
+/// Lower-case hex hash of a file: "md5", else "sha256".
+pub(super) fn hash(path: &Path, kind: &str) -> Result<String> {
+    match kind {
+        "md5" => digest::<Md5>(path),
+        _ => digest::<Sha256>(path),
+    }
 }
 
 /// Lower-case hex hash of a file, read piece by piece.

@@ -36,14 +36,42 @@ impl Error {
                     if is_matlab { matlab } else { "" }
                 )
             }
+            Self::Indices { .. } => {
+                "take the file as cross_modal_adaptation published it, for these shots and this seed; without one, \
+                 `coop` draws on its own"
+                    .into()
+            }
             Self::WrongBytes { path, .. } => format!(
                 "the file is damaged or another version: restore `{}` from its source, then run again",
                 path.display()
             ),
             Self::Archive { .. } => "fetch the archive again: it is truncated, damaged or not the official one".into(),
+            Self::NotFetched { dataset, .. } => {
+                format!("`kshot data fetch {dataset}` downloads what is missing; files of your own go to the places named")
+            }
+            Self::Parquet { .. } => {
+                "the manifest names the columns of images and labels under `[hub]`; a damaged file is to be fetched again".into()
+            }
             Self::Dataset { .. } => "check the dataset's files against its manifest in `datasets/`".into(),
             Self::Image { .. } => {
                 "replace the file, or list it under `skip` in the dataset's manifest to leave it out".into()
+            }
+            Self::NotFetchable { .. } => {
+                "run the same command again later: what has arrived is kept; or put the files there by hand: they are \
+                 checked and taken; or set `KSHOT_MIRROR` to a URL or folder that holds `<dataset>/<file>`"
+                    .into()
+            }
+            Self::Hub { .. } => {
+                "check name and revision; private repositories need `HF_TOKEN`, another hub is named by `HF_ENDPOINT`"
+                    .into()
+            }
+            Self::DiskSpace { .. } => {
+                "free some space, or name a folder on a larger device: `KSHOT_CACHE` for archives and images, `HF_HOME` \
+                 for hub files"
+                    .into()
+            }
+            Self::SomeNotFetched { .. } => {
+                "the reasons are above; the same command goes on where it stopped".into()
             }
             Self::TooFewImages { available, .. } => format!("ask for at most {available} shots"),
             Self::Model { .. } => {

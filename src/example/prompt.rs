@@ -13,6 +13,9 @@ pub const QUESTION: &str = "What is the name of the subject in this photo?";
 /// How the model's answer starts; the class name follows after a space.
 pub const PREFILL: &str = "The subject in this photo is:";
 
+/// What stands between the class name and the end token where the loss is on the whole message.
+pub const MESSAGE_END: &str = "\n";
+
 const IMAGE_TOKEN: &str = "<|image_pad|>";
 const END_TOKEN: &str = "<|im_end|>";
 
@@ -113,8 +116,22 @@ impl Prompter {
         self.conversation(&[user()], &[image], Some(PREFILL))
     }
 
+    /// The tokens of [`PREFILL`], as the model's turn begins with them.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when they cannot be told from the prompt's.
+    pub(super) fn opening(&self, image: Grid) -> Result<Vec<u32>> {
+        let turn = self.conversation(&[user()], &[image], Some(""))?;
+        let open = self.question(image)?;
+        let opening = open.ids.strip_prefix(&turn.ids[..]).map(<[u32]>::to_vec);
+        opening.ok_or_else(|| Error::Model {
+            path: "tokenizer.json".into(),
+            reason: format!("`{PREFILL}` does not stand alone among the tokens of the answer"),
+        })
+    }
+
     /// The question with its answer; the range is of the tokens of ` {name}` and the end token, which bear
-    /// the loss.
+    /// the loss. A name may end with [`MESSAGE_END`].
     ///
     /// # Errors
     /// As [`Prompter::conversation`]; [`Error::Model`] when the name's tokens cannot be told from the

@@ -4,9 +4,11 @@
 
 use std::time::Instant;
 
-use crate::config::Sweep;
-use crate::data::LabelledImage;
+use crate::config::{Protocol, Sweep};
+use crate::data::card::Card;
 use crate::data::manifest::Layout;
+use crate::data::split::Split;
+use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
 use crate::experiment::plan::Cell;
 use crate::method::{Classifier, Fit, Keep, Step};
@@ -63,10 +65,11 @@ pub fn run(
     let predictions = partial.complete()?;
     let account = Account {
         reading: cell.learner.reading(),
-        headline: headline(cell),
+        headline: headline(&cell.dataset, cell.key.protocol),
         micro: cell.dataset.micro,
         regime: cell.dataset.regime.map(|regime| regime.to_string()),
         split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
+        card: Some(card(&cell.dataset, &cell.split)?),
         training: TrainingSummary {
             steps: fit.steps,
             images_seen: fit.images_seen,
@@ -111,12 +114,21 @@ fn learn(
     Ok((fit, seconds))
 }
 
-/// Caltech-101's test classes differ tenfold in size, so its papers report the mean over classes.
-fn headline(cell: &Cell) -> Headline {
-    match cell.dataset.layout {
-        Layout::Caltech101 => Headline::MeanPerClass,
+/// Caltech-101's test classes differ tenfold in size, so its papers report the mean over classes; CoOp's and the
+/// Tinker cookbook's numbers are shares of all test images.
+fn headline(dataset: &Dataset, protocol: Protocol) -> Headline {
+    match (dataset.layout, protocol) {
+        (Layout::Caltech101, Protocol::Clean) => Headline::MeanPerClass,
         _ => Headline::Top1,
     }
+}
+
+/// The protocol card of a split.
+///
+/// # Errors
+/// As [`Card::of`].
+pub fn card(dataset: &Dataset, split: &Split) -> Result<Card> {
+    Card::of(dataset, split, headline(dataset, split.protocol).name())
 }
 
 #[cfg(test)]

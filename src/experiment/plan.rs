@@ -7,6 +7,7 @@ use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::Result;
+use crate::example::ImageCache;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
@@ -25,6 +26,16 @@ pub struct Places {
     pub datasets: PathBuf,
     /// Unpacked datasets.
     pub cache: PathBuf,
+    /// Bound of the cache of shrunk images below `cache`, as [`ImageCache::new`] takes it.
+    pub image_cache_gigabytes: Option<f64>,
+}
+
+impl Places {
+    /// Where shrunk images are kept; none if the bound is 0.
+    #[must_use]
+    pub fn image_cache(&self) -> Option<ImageCache> {
+        ImageCache::new(&self.cache.join("images"), self.image_cache_gigabytes)
+    }
 }
 
 /// One point of one curve, ready to run.
@@ -51,20 +62,23 @@ pub struct Cell {
 /// # Errors
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
-    let mut bases = Bases::new(&places.home);
+    let mut bases = Bases::new(&places.home).keeping(places.image_cache());
     for learner in &sweep.learners {
         bases.of(learner)?;
     }
     let mut cells = Vec::new();
     for name in &sweep.datasets {
-        let dataset = Arc::new(data::open(name, &places.datasets, &places.cache)?);
+        let dataset = data::open_for(name, sweep.protocol, &places.datasets, &places.cache)?;
+        let dataset = Arc::new(dataset);
         for &seed in &sweep.seeds {
             for &shots in &sweep.shots {
                 let learners = learners_at(sweep, shots, seed);
                 if learners.is_empty() {
                     continue;
                 }
-                let split = Arc::new(split::clean(&dataset, shots, seed)?);
+                let indices = index_file(sweep, &dataset, shots, seed);
+                let split = split::draw(&dataset, sweep.protocol, shots, seed, indices.as_deref())?;
+                let split = Arc::new(split);
                 for learner in learners {
                     let mut cell = Cell {
                         key: CellKey {
@@ -75,7 +89,7 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                             seed,
                         },
                         run_id: String::new(),
-                        learner: learner.at_shots(shots),
+                        learner: learner.under(sweep.protocol, shots),
                         dataset: dataset.clone(),
                         split: split.clone(),
                         base: bases.of(learner)?,
@@ -87,6 +101,18 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
         }
     }
     Ok(cells)
+}
+
+/// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing
+/// to look up.
+fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
+    let k = shots.count().filter(|k| *k > 0)?;
+    let folder = match &dataset.coop {
+        Some(list) => list.index_folder(),
+        None => dataset.name.clone(),
+    };
+    let file = format!("shot_{k}-seed_{seed}.json");
+    Some(sweep.indices.as_ref()?.join(folder).join(file))
 }
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only

@@ -47,6 +47,14 @@ impl Answers {
     /// # Errors
     /// [`Error::ClassName`] when two names compare as one, or a name is none; as [`Renderer::answer`].
     pub fn new(renderer: &Renderer, classes: &[String]) -> Result<Self> {
+        Self::ending(renderer, classes, "")
+    }
+
+    /// The same, with a text between each name and the end token.
+    ///
+    /// # Errors
+    /// As [`Answers::new`].
+    pub fn ending(renderer: &Renderer, classes: &[String], ending: &str) -> Result<Self> {
         let tokenizer = renderer.prompter().tokenizer();
         let mut answers = Self {
             tokens: Vec::with_capacity(classes.len()),
@@ -64,7 +72,7 @@ impl Answers {
             if form.is_empty() {
                 return Err(fail("nothing is left of it to write".into()));
             }
-            let tokens = renderer.answer(&written(name))?;
+            let tokens = renderer.answer(&(written(name) + ending))?;
             let text = answers.text(&tokens)?;
             if compared(&text) != form {
                 return Err(fail(format!("the model's tokens turn it into `{text}`")));

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::backend::{Backend, Sampler, Trainer, Weights};
-use crate::config::Qwen3VlLora;
+use crate::config::{Loss, Qwen3VlLora};
 use crate::data::LabelledImage;
 use crate::engine::{AdamParams, AdapterConfig};
 use crate::error::{Error, Result};
-use crate::example::{Datum, ModelInput, Picture, Renderer};
+use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
 use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
 use crate::method::training::{Steps, train};
-use crate::method::{Classifier, Fit, Keep, Step, argmax, read_images, untrained};
+use crate::method::{Classifier, Fit, Keep, Step, argmax, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::Prediction;
@@ -33,7 +33,7 @@ pub struct VlmClassifier {
     renderer: Arc<Renderer>,
     config: Qwen3VlLora,
     answers: Answers,
-    /// Tokens of each class's name, with the end token.
+    /// Tokens of each class's name, with what ends the answer.
     names: Vec<Vec<u32>>,
     seed: u64,
     start: Option<std::path::PathBuf>,
@@ -53,7 +53,11 @@ impl VlmClassifier {
         classes: &[String],
         seed: u64,
     ) -> Result<Self> {
-        let answers = Answers::new(&renderer, classes)?;
+        let ending = match config.loss() {
+            Loss::Name => "",
+            Loss::Message => MESSAGE_END,
+        };
+        let answers = Answers::ending(&renderer, classes, ending)?;
         let names = answers.tokens().to_vec();
         Ok(Self {
             backend,
@@ -77,25 +81,36 @@ impl VlmClassifier {
 
     /// Pictures of images, each mirrored or not.
     fn pictures(&self, images: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Picture>> {
-        let decoded = read_images(images)?;
         let renderer = &*self.renderer;
-        let all = decoded.par_iter().zip(images).zip(mirrored);
-        all.map(|((pixels, image), &mirrored)| renderer.picture(pixels, &image.sha256, mirrored))
+        let all = images.par_iter().zip(mirrored);
+        all.map(|(image, &mirrored)| renderer.picture_of(image, mirrored))
             .collect()
     }
 
-    /// One batch of training: the loss is the mean over the answers' tokens.
+    /// One batch of training: the loss is the mean over the tokens that are learned.
     fn examples(&self, shots: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Datum>> {
-        let tokens: usize = shots.iter().map(|shot| self.name(shot).map_or(0, <[u32]>::len)).sum();
-        let weight = 1.0 / tokens.max(1) as f32;
         let pictures = self.pictures(shots, mirrored)?;
-        let pairs = pictures.iter().zip(shots);
-        pairs
-            .map(|(picture, shot)| {
-                let question = self.renderer.question(Some(picture))?;
-                Ok(Datum::answered(question, self.name(shot)?, weight))
-            })
-            .collect()
+        let pairs: Vec<(ModelInput, Vec<u32>)> = pictures
+            .iter()
+            .zip(shots)
+            .map(|(picture, shot)| self.lesson(picture, self.name(shot)?))
+            .collect::<Result<_>>()?;
+        let tokens: usize = pairs.iter().map(|(_, learned)| learned.len()).sum();
+        let weight = 1.0 / tokens.max(1) as f32;
+        let datum = |(prompt, learned): (ModelInput, Vec<u32>)| Datum::answered(prompt, &learned, weight);
+        Ok(pairs.into_iter().map(datum).collect())
+    }
+
+    /// What is given, and the tokens that the model learns to write after it.
+    fn lesson(&self, picture: &Picture, name: &[u32]) -> Result<(ModelInput, Vec<u32>)> {
+        match self.config.loss() {
+            Loss::Name => Ok((self.renderer.question(Some(picture))?, name.to_vec())),
+            Loss::Message => {
+                let (prompt, mut message) = self.renderer.unopened(picture)?;
+                message.extend(name);
+                Ok((prompt, message))
+            }
+        }
     }
 
     /// The questions about images, each with its picture or none of them.

@@ -46,15 +46,7 @@ impl Anchor {
             && point.panel == Panel::Dataset
             && self.dataset == point.dataset
             && self.protocol == point.protocol.to_string()
-            && Some(self.metric.as_str()) == point.metric.map(metric_name)
-    }
-}
-
-/// As metrics are written in tables.
-fn metric_name(metric: Headline) -> &'static str {
-    match metric {
-        Headline::Top1 => "top1",
-        Headline::MeanPerClass => "mean-per-class",
+            && Some(self.metric.as_str()) == point.metric.map(Headline::name)
     }
 }
 

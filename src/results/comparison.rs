@@ -34,6 +34,8 @@ pub struct Difference {
     pub micro: bool,
     /// A sanity control of the learner, and of the other, is red: their numbers are not to be used.
     pub red: (bool, bool),
+    /// See [`Series::capped`]: of the learner.
+    pub capped: Option<u32>,
     /// Gain in accuracy, between −1 and 1.
     pub gain: Estimate,
 }
@@ -89,6 +91,7 @@ fn difference(ours: &Series, theirs: &Series, images: &[Image]) -> Option<Differ
         seeds: images.first().map_or(0, |image| image.scores.len()),
         micro: ours.is_micro() || theirs.is_micro(),
         red: (red(ours), red(theirs)),
+        capped: ours.capped(),
         gain,
     })
 }

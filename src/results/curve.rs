@@ -74,6 +74,21 @@ pub struct Point {
     /// What the runs ran on, e.g. "cpu, 2 threads"; several are separated by "; ".
     #[serde(default)]
     pub device: String,
+    /// Shots that a class really has, where more were asked for and the protocol takes what there is; for a mean the
+    /// fewest of its datasets.
+    #[serde(default)]
+    pub capped: Option<u32>,
+}
+
+impl Point {
+    /// The shots at which it has its place on an axis: those that a class really has.
+    #[must_use]
+    pub fn place(&self) -> Shots {
+        match (self.panel, self.capped) {
+            (Panel::Dataset, Some(k)) => Shots::K(k),
+            _ => self.shots,
+        }
+    }
 }
 
 /// Which panel of the figure a point is in.
@@ -202,6 +217,7 @@ fn point(series: &Series, subject: bool) -> Point {
         red: series.runs.iter().any(|run| run.red),
         device_seconds: device_seconds(&series.runs),
         device: devices(series.runs.iter().map(|run| machine(&run.record.timing))),
+        capped: series.capped(),
     }
 }
 

@@ -96,7 +96,7 @@ pub fn hyper_parameters(learner: &Learner, shots: Shots) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.remove("name");
         fields.remove("model");
-        // Where it counts it has taken the place of `images_per_class`, see [`Learner::at_shots`].
+        // Where it counts it has taken the place of `images_per_class`, see [`Learner::under`].
         fields.remove("images_per_class_of_all");
         if !shots.any() {
             fields.retain(|name, _| UNTRAINED.contains(&name.as_str()));

@@ -19,6 +19,17 @@ pub enum Headline {
     MeanPerClass,
 }
 
+impl Headline {
+    /// As in files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Top1 => "top1",
+            Self::MeanPerClass => "mean-per-class",
+        }
+    }
+}
+
 impl std::fmt::Display for Headline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

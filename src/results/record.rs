@@ -6,13 +6,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::data::card::Card;
 use crate::error::Error;
 use crate::prediction::{Prediction, Reading};
 pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::metric::{Headline, Metrics};
 
 /// Version of the files written here; raised when a field changes its meaning.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// A finished cell, as stored in `cells/<run_id>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct Record {
     pub hyper_parameters: Value,
     /// SHA-256 of the split's file.
     pub split_sha256: String,
+    /// The data behind it; `None` in records of an earlier schema.
+    pub card: Option<Card>,
     /// Fingerprint of the base model's weights and preprocessing.
     pub weights: Option<String>,
     /// Number format of the computation.
@@ -75,6 +78,8 @@ pub struct Account {
     pub regime: Option<String>,
     /// SHA-256 of the split's file.
     pub split_sha256: String,
+    /// See [`Record::card`].
+    pub card: Option<Card>,
     /// How the training went.
     pub training: TrainingSummary,
     /// How long it took.
@@ -150,6 +155,7 @@ impl Record {
             regime: account.regime,
             hyper_parameters: identity.hyper_parameters.clone(),
             split_sha256: account.split_sha256,
+            card: account.card,
             weights: identity.weights.clone(),
             dtype: identity.dtype.clone(),
             backend: identity.backend.clone(),

@@ -139,6 +139,8 @@ fn on_one_dataset(
         let own = series
             .iter()
             .filter(|s| s.dataset == dataset && s.protocol == protocol && s.learner == learner);
+        // Of two numbers of shots that are capped at the same, neither has a place of its own.
+        let own = own.filter(|s| s.capped().is_none());
         own.filter_map(|s| s.shots.count().filter(|k| *k > 0).map(|k| (k, s)))
             .collect()
     };

@@ -166,6 +166,12 @@ impl Series {
         self.runs.iter().any(|run| run.record.micro)
     }
 
+    /// Shots that a class really has, where more were asked for and the protocol takes what there is.
+    #[must_use]
+    pub fn capped(&self) -> Option<u32> {
+        self.runs[0].record.card.as_ref().and_then(|card| card.capped)
+    }
+
     /// Headline accuracy of each run, between 0 and 1, in order of seeds.
     #[must_use]
     pub fn values(&self) -> Vec<f64> {

@@ -365,13 +365,10 @@ fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
     }
 }
 
-/// Schema 1 did not count devices and sessions: there was one of each.
+/// Schema 2 had no protocol card.
 fn upgrade(record: &mut Value) {
     record["schema"] = SCHEMA.into();
-    if let Some(timing) = record.get_mut("timing").and_then(Value::as_object_mut) {
-        timing.insert("devices".into(), 1.into());
-        timing.insert("sessions".into(), 1.into());
-    }
+    record["card"] = Value::Null;
 }
 
 fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {

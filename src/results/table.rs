@@ -19,6 +19,9 @@ pub use accuracy::{accuracy, readings, zero_shot};
 pub use data::json;
 pub use gains::{along_shots, differences, images_saved, micro_gates, paired_tests};
 
+/// Printed under every table that shows a number of shots which a class does not have.
+pub const CAP_NOTE: &str = "Marked *: fewer examples per class than were asked for, all that the smallest class has";
+
 /// Printed under every table that shows a number whose sanity control is red.
 pub const RED_NOTE: &str = "† a sanity control of this cell is red: its numbers are not to be used";
 
@@ -113,6 +116,8 @@ pub struct Cell {
     pub value: Value,
     /// A sanity control behind it is red.
     pub red: bool,
+    /// Examples per class that it is really of, where more were asked for.
+    pub capped: Option<u32>,
 }
 
 /// What a cell holds. Shares are between 0 and 1, differences of shares between −1 and 1.
@@ -154,7 +159,11 @@ pub enum Value {
 
 impl From<Value> for Cell {
     fn from(value: Value) -> Self {
-        Self { value, red: false }
+        Self {
+            value,
+            red: false,
+            capped: None,
+        }
     }
 }
 
@@ -173,7 +182,18 @@ impl Value {
     /// With a mark if a control behind it is red; a missing value has none.
     fn marked(self, red: bool) -> Cell {
         let red = red && self != Self::Missing;
-        Cell { value: self, red }
+        Cell {
+            red,
+            ..Cell::from(self)
+        }
+    }
+}
+
+impl Cell {
+    /// With the examples per class that it is really of; a missing value is of none.
+    fn capped(mut self, capped: Option<u32>) -> Self {
+        self.capped = capped.filter(|_| self.value != Value::Missing);
+        self
     }
 }
 
@@ -200,10 +220,17 @@ impl Table {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.remarks.clone();
+        notes.extend(self.is_capped().then(|| CAP_NOTE.to_owned()));
         notes.extend(self.is_micro().then(|| MICRO_CAVEAT.to_owned()));
         let red = self.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.red);
         notes.extend(red.then(|| RED_NOTE.to_owned()));
         notes
+    }
+
+    /// Whether any of it is of fewer examples than were asked for.
+    fn is_capped(&self) -> bool {
+        let mut cells = self.rows.iter().flat_map(|row| &row.cells);
+        cells.any(|cell| cell.capped.is_some())
     }
 
     /// Whether any of it is from a miniature dataset, or by a micro model.

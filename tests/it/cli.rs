@@ -10,6 +10,7 @@ fn help_of_every_verb() {
         vec![],
         vec!["sweep"],
         vec!["run"],
+        vec!["data", "fetch"],
         vec!["data", "list"],
         vec!["data", "show"],
         vec!["split"],

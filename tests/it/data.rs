@@ -3,8 +3,9 @@
 
 mod bad_input;
 mod cache;
-mod fixture;
-mod layouts;
+pub(crate) mod fixture;
+pub(crate) mod hub;
+pub(crate) mod layouts;
 mod mat;
 mod pack;
 mod real_labels;

@@ -59,6 +59,7 @@ fn store(store: &Store, number: u32, seconds: f64) {
         micro: true,
         regime: None,
         split_sha256: "cc".into(),
+        card: None,
         training: TrainingSummary::default(),
         timing: Timing {
             eval_seconds: seconds,

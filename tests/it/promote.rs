@@ -235,6 +235,7 @@ fn finish(store: &Store, (dataset, learner, shots, seed): (&str, &str, u32, u64)
         micro: true,
         regime: Some(if dataset == "mini-flowers" { "known" } else { "novel" }.into()),
         split_sha256: "cc".into(),
+        card: None,
         training: TrainingSummary {
             trainable_parameters: u64::from(learner.contains("LoRA")),
             ..TrainingSummary::default()

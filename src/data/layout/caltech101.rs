@@ -9,20 +9,27 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Item, Listing, Unpacked, coop, wrong};
+use crate::config::Protocol;
 use crate::error::{Error, Result};
 
 /// The archive's image folder: within the official zip, or at the top if the inner archive was given.
 const ROOTS: [&str; 2] = ["caltech-101/101_ObjectCategories", "101_ObjectCategories"];
 
-/// Pool = CoOp's train and val, test = CoOp's test.
-pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
+/// `clean`: pool = CoOp's train and val, test = CoOp's test. `coop`: CoOp's three sides as they are, each class of one
+/// folder whose name is the class's.
+pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
     let path = unpacked.required("coop-split")?;
     let split = coop::Split::read(&path)?;
     let classes = split.classes(&path)?;
     let root = ROOTS.into_iter().find(|root| unpacked.root.join(root).is_dir());
     let root = root.ok_or_else(|| unpacked.fail("the archive holds no folder `101_ObjectCategories`".into()))?;
     let folders = folders(&unpacked.root.join(root))?;
-    let item = |entry: coop::Entry| {
+    let prefix = match (protocol, &unpacked.manifest.coop) {
+        (Protocol::Coop, Some(coop)) => coop.prefix.as_str(),
+        _ => "",
+    };
+    let mut folder_of: BTreeMap<u32, String> = BTreeMap::new();
+    let mut item = |entry: coop::Entry| {
         let Some((folder, image)) = entry.image.split_once('/').filter(|(_, image)| is_image(image)) else {
             return Err(wrong(
                 &path,
@@ -39,20 +46,33 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
                 ));
             }
         };
+        let first = folder_of.entry(entry.label).or_insert_with(|| folder.to_owned());
+        if protocol == Protocol::Coop && (first != folder || !coop::singular_of(folder, &entry.class_name)) {
+            return Err(wrong(
+                &path,
+                format!(
+                    "`{}` is `{}` there, but lies in `{folder}`",
+                    entry.image, entry.class_name
+                ),
+            ));
+        }
         let file = Some(format!("{root}/{on_disk}/{image}"));
         Ok(Item {
             file,
-            ..Item::new(entry.image, entry.label)
+            ..Item::new(format!("{prefix}{}", entry.image), entry.label)
         })
     };
-    let pool = split
-        .train
-        .into_iter()
-        .chain(split.val)
-        .map(item)
-        .collect::<Result<_>>()?;
-    let test = split.test.into_iter().map(item).collect::<Result<_>>()?;
-    Ok(Listing { classes, pool, test })
+    let mut side = |entries: Vec<coop::Entry>| entries.into_iter().map(&mut item).collect::<Result<Vec<_>>>();
+    let (mut pool, mut val, test) = (side(split.train)?, side(split.val)?, side(split.test)?);
+    if protocol == Protocol::Clean {
+        pool.append(&mut val);
+    }
+    Ok(Listing {
+        classes,
+        pool,
+        val,
+        test,
+    })
 }
 
 /// `image_` and four digits, `.jpg`.

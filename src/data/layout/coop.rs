@@ -1,4 +1,7 @@
 //! CoOp's split files: `{"train": [["Faces/image_0274.jpg", 0, "face"], …], "val": …, "test": …}`.
+//!
+//! CoOp has its own spelling and, for Caltech-101, its own order of classes: an image's class is compared with the
+//! official one by name, in the way in which the two are known to differ, and never by number.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -6,7 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::wrong;
+use super::{Item, Listing, Unpacked, wrong};
 use crate::error::{Error, Result};
 
 /// JSON bytes: the largest real file has 1.9 MB.
@@ -68,4 +71,71 @@ impl Split {
         }
         Ok(names.into_values().map(str::to_owned).collect())
     }
+}
+
+/// Classes and sides of the split file, ids of this dataset: what the manifest says goes in front, and CoOp's path.
+///
+/// # Errors
+/// [`Error::Labels`] naming an image that this dataset does not have, or has in another class.
+pub(super) fn listing(unpacked: &Unpacked, official: &Listing, same_name: fn(&str, &str) -> bool) -> Result<Listing> {
+    let path = unpacked.required("coop-split")?;
+    let split = Split::read(&path)?;
+    let classes = split.classes(&path)?;
+    let prefix = unpacked.manifest.coop.as_ref().map_or("", |coop| coop.prefix.as_str());
+    let known: BTreeMap<&str, u32> = [&official.pool, &official.val, &official.test]
+        .into_iter()
+        .flatten()
+        .map(|item| (item.id.as_str(), item.class))
+        .collect();
+    // Which official class stands behind each of CoOp's.
+    let mut behind: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut item = |entry: Entry| {
+        let id = format!("{prefix}{}", entry.image);
+        let Some(&class) = known.get(id.as_str()) else {
+            return Err(wrong(&path, format!("`{}` is no image of this dataset", entry.image)));
+        };
+        let ours = official.classes.get(class as usize).map_or("", String::as_str);
+        if !same_name(ours, &entry.class_name) || *behind.entry(entry.label).or_insert(class) != class {
+            return Err(wrong(
+                &path,
+                format!(
+                    "`{}` is `{}` there, but officially `{ours}`",
+                    entry.image, entry.class_name
+                ),
+            ));
+        }
+        Ok(Item::new(id, entry.label))
+    };
+    let mut side = |entries: Vec<Entry>| entries.into_iter().map(&mut item).collect::<Result<Vec<_>>>();
+    let (pool, val, test) = (side(split.train)?, side(split.val)?, side(split.test)?);
+    Ok(Listing {
+        classes,
+        pool,
+        val,
+        test,
+    })
+}
+
+/// Pets: `Abyssinian` is `abyssinian`.
+pub(super) fn same_but_for_case(ours: &str, coop: &str) -> bool {
+    ours.to_lowercase() == coop.to_lowercase()
+}
+
+/// Cars: `Audi TTS Coupe 2012` is `2012 Audi TTS Coupe`.
+pub(super) fn same_but_for_the_year_s_place(ours: &str, coop: &str) -> bool {
+    match (ours.rsplit_once(' '), coop.split_once(' ')) {
+        (Some((car, year)), Some((of_year, of_car))) => car == of_car && year == of_year,
+        _ => ours == coop,
+    }
+}
+
+/// Flowers: `pink-yellow dahlia?` is `pink-yellow dahlia`.
+pub(super) fn same_but_for_a_question_mark(ours: &str, coop: &str) -> bool {
+    ours.trim_end_matches('?') == coop.trim_end_matches('?')
+}
+
+/// Caltech-101's folders: `Faces` is `face`, `airplanes` is `airplane`.
+pub(super) fn singular_of(folder: &str, coop: &str) -> bool {
+    let folder = folder.to_lowercase();
+    folder == coop || folder.strip_suffix('s') == Some(coop)
 }

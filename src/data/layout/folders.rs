@@ -15,7 +15,7 @@ const LEARNED: [&str; 4] = ["train", "val", "valid", "validation"];
 const TEST: &str = "test";
 
 /// Pool = `train` and a validation folder, test = `test`; without a test folder the manifest's `holdout` is taken of
-/// each class. Classes are the folders' names in byte order, as `rename` spells them.
+/// each class. Classes are the folders' names in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let manifest = unpacked.manifest;
     let tree = Tree::read(unpacked.root, &|reason| unpacked.fail(reason))?;
@@ -27,8 +27,13 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
             return Err(unpacked.fail(reason.into()));
         }
     };
-    let classes = holdout::renamed(tree.classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
-    Ok(Listing { classes, pool, test })
+    let classes = tree.classes;
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
 }
 
 /// What lies in a folder of folders.

@@ -49,7 +49,12 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let mut pool = images("trnid")?;
     pool.extend(images("valid")?);
     let test = images("tstid")?;
-    Ok(Listing { classes, pool, test })
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
 }
 
 fn numbers<'a>(file: &'a MatFile, name: &str, path: &Path) -> Result<&'a [f64]> {

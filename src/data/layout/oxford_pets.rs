@@ -28,6 +28,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     Ok(Listing {
         classes: names.into_values().collect(),
         pool,
+        val: Vec::new(),
         test,
     })
 }

@@ -31,7 +31,12 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
              split_zhou_StanfordCars.json (role `coop-split`)"
         )));
     };
-    Ok(Listing { classes, pool, test })
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
 }
 
 /// `class_names` of `cars_meta.mat`: a cell row of character rows.

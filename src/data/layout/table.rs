@@ -36,7 +36,7 @@ pub enum Side {
 }
 
 /// Pool = rows of `train` and `val`, test = rows of `test`; without a column `split` the manifest's `holdout` is
-/// taken of each class. Classes are the labels in byte order, as `rename` spells them.
+/// taken of each class. Classes are the labels in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let manifest = unpacked.manifest;
     let (classes, items) = items(rows(&unpacked.required("table")?)?);
@@ -55,8 +55,12 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
             return Err(unpacked.fail(reason.into()));
         }
     };
-    let classes = holdout::renamed(classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
-    Ok(Listing { classes, pool, test })
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
 }
 
 /// Labels in byte order, and an item with its side for each row.

@@ -78,6 +78,7 @@ fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
         red: line.iter().any(|(point, _)| point.red),
         device_seconds: timed.map(|seconds| three_digits(seconds.iter().sum::<f64>() / count)),
         device: devices(line.iter().map(|(point, _)| point.device.clone())),
+        capped: line.iter().filter_map(|(point, _)| point.capped).min(),
     })
 }
 

@@ -34,6 +34,7 @@ pub(super) fn footnotes(points: &[Point], notes: &[String], width: f64) -> Vec<L
         levels(points, "Full-data levels", |p| {
             p.shots == Shots::All && level::is_drawn(p)
         }),
+        capped(points),
     ];
     let mut lines: Vec<Line> = own
         .iter()
@@ -134,6 +135,24 @@ fn over_datasets(points: &[Point]) -> String {
         ));
     }
     sentences.join(" ")
+}
+
+/// Where fewer shots were there than were asked for; empty without such points.
+fn capped(points: &[Point]) -> String {
+    let of_dataset = |p: &&Point| p.panel == Panel::Dataset && p.capped.is_some();
+    let capped: Vec<Point> = points.iter().filter(of_dataset).cloned().collect();
+    let named = |(dataset, asked, place): &(String, Shots, Shots)| format!("{dataset} {place} in place of {asked}");
+    let named: Vec<String> = distinct(&capped, |p| (p.dataset.clone(), p.shots, p.place()))
+        .iter()
+        .map(named)
+        .collect();
+    if named.is_empty() {
+        return String::new();
+    }
+    format!(
+        "* Fewer examples per class than were asked for, all that the smallest class has: {}.",
+        named.join("; ")
+    )
 }
 
 fn kinds(points: &[Point], name: impl Fn(&IntervalKind) -> String) -> String {

@@ -8,7 +8,7 @@ use super::level;
 use super::place::{Area, Taken};
 use super::published::{self, Published};
 use super::style::{CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style};
-use crate::config::Shots;
+use crate::config::{Protocol, Shots};
 use crate::error::Result;
 use crate::results::curve::{Panel, Point, distinct};
 use crate::results::metric::Headline;
@@ -162,14 +162,34 @@ pub(super) fn draw(
     }
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
-        let at = |p: &&Point| (frame.x(axis.along(p.shots)), frame.y(p.mean));
+        let at = |p: &&Point| (frame.x(axis.along(p.place())), frame.y(p.mean));
         let line: Vec<(At, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
         draw_curve(sheet, &line, *index, &mut taken)?;
     }
+    capped(sheet, frame, axis, points)?;
     for level in &levels {
         level.draw_name(sheet, frame, &mut taken)?;
     }
     published::draw(sheet, frame, axis, points, published, &mut taken)
+}
+
+/// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
+/// there is room, else above it.
+fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point]) -> Result<()> {
+    let capped: Vec<Point> = points
+        .iter()
+        .filter(|p| p.capped.is_some())
+        .map(|p| (*p).clone())
+        .collect();
+    for place in distinct(&capped, Point::place) {
+        let x = frame.x(axis.along(place));
+        let crowded = axis.marks().iter().any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
+        let side = if crowded { -1.0 } else { 1.0 };
+        sheet.line(&[(x, frame.bottom()), (x, frame.bottom() + 4.0 * side)], INK, 1.0, &[])?;
+        let set = Type::new(SMALL, INK).anchored(HPos::Center);
+        sheet.text((x, frame.bottom() + 13.0 * side), &format!("{place}*"), set)?;
+    }
+    Ok(())
 }
 
 /// A learner's line and markers; those whose flag is set are struck out.
@@ -214,9 +234,13 @@ fn titles(first: &Point, points: &[&Point]) -> (String, String) {
         [size] if first.panel == Panel::Dataset => format!(" · n = {size}"),
         _ => String::new(),
     };
+    let protocol = match first.protocol {
+        Protocol::Clean => String::new(),
+        other => format!("protocol {other} · "),
+    };
     (
         super::shortened(&first.dataset, &mark),
-        format!("{regime}{metric}{size}"),
+        format!("{protocol}{regime}{metric}{size}"),
     )
 }
 
@@ -260,7 +284,7 @@ pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &Frame, ticks: &[Tick], name: 
 /// The interval: an area along the curve, or a whisker where the curve is a single point.
 fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
     let colour = curve_style(index).colour;
-    let along = |p: &&Point, share: f64| (frame.x(axis.along(p.shots)), frame.y(share));
+    let along = |p: &&Point, share: f64| (frame.x(axis.along(p.place())), frame.y(share));
     if let [point] = curve {
         return sheet.line(&[along(point, point.low), along(point, point.high)], colour, 1.2, &[]);
     }

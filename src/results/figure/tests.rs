@@ -17,6 +17,37 @@ fn the_csv_beside_it_draws_it_again() {
     assert!(read("accuracy.png").starts_with(b"\x89PNG"));
 }
 
+/// 16 shots of a dataset are only so many.
+fn cap(points: &mut [Point], dataset: &str, k: u32) {
+    let capped = points.iter_mut().filter(|p| p.dataset == dataset && p.shots == 16);
+    capped.for_each(|p| p.capped = Some(k));
+}
+
+#[test]
+fn fewer_shots_than_asked_for_have_their_own_place_and_mark() {
+    let mut points = sample(&FIVE[..2]);
+    let before = svg(&points).unwrap();
+    points.iter_mut().for_each(|p| p.protocol = Protocol::Tinker);
+    cap(&mut points, FIVE[0].0, 10);
+    let drawing = svg(&points).unwrap();
+    let (_, boxes) = raster::text_boxes(&drawing);
+    let text: Vec<&str> = boxes.iter().map(|(text, _)| text.as_str()).collect();
+    assert_eq!(text.iter().filter(|text| **text == "10*").count(), 1, "{text:?}");
+    let text = text.join(" ");
+    assert_eq!(text.matches("protocol tinker ·").count(), 2, "{text}");
+    assert!(text.contains("mini-caltech101 10 in place of 16."), "{text}");
+    // The markers of five learners in one panel have moved to the left.
+    let of = |drawing: &str| -> Vec<String> { drawing.lines().map(str::to_owned).collect() };
+    let (old, new) = (of(&before), of(&drawing));
+    assert!(new.iter().filter(|line| !old.contains(line)).count() > 10);
+    assert!(!before.contains("10*") && !before.contains("in place of"));
+
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &points).unwrap();
+    let table = std::fs::read(folder.path().join("accuracy.csv")).unwrap();
+    assert_eq!(curve::from_csv(Path::new("accuracy.csv"), &table).unwrap(), points);
+}
+
 #[test]
 fn no_text_is_small_or_cut_or_on_other_text() {
     let many: Vec<_> = (0..7)
@@ -37,6 +68,10 @@ fn no_text_is_small_or_cut_or_on_other_text() {
         }
         if all {
             points = whole(points);
+        }
+        if datasets.len() == 3 {
+            cap(&mut points, datasets[0].0, 10);
+            cap(&mut points, datasets[1].0, 8);
         }
         let drawing = svg(&points).unwrap();
         let sizes = drawing

@@ -36,6 +36,7 @@ pub(crate) fn cell(
         micro: true,
         regime: Some("novel".into()),
         split_sha256: "00".into(),
+        card: None,
         training: TrainingSummary {
             trainable_parameters: u64::from(learner.contains("LoRA")),
             ..TrainingSummary::default()

@@ -23,7 +23,7 @@ pub fn accuracy(points: &[Point]) -> Table {
             .filter(|p| p.dataset == dataset && p.protocol == protocol && p.learner == learner && p.reading == reading)
             .collect();
         let cell = |shots: Shots| match own.iter().find(|p| p.shots == shots) {
-            Some(p) => value(p).marked(p.red),
+            Some(p) => value(p).marked(p.red).capped(p.capped),
             None => Value::Missing.into(),
         };
         let name = Cell::from(Value::text(label(&learner, reading)));
@@ -79,7 +79,7 @@ pub fn readings(series: &[Series]) -> Table {
         let invalid = |m: &Metrics| m.readings.free.map(|free| free.invalid_rate);
         let mut cells: Vec<Cell> = vec![
             Value::text(s.label()).into(),
-            Value::Shots(s.shots).into(),
+            Cell::from(Value::Shots(s.shots)).capped(s.capped()),
             Value::Count(s.runs.len()).into(),
         ];
         cells.extend(READINGS.map(|reading| share(mean(&|m| m.value_by(reading)))));

@@ -16,6 +16,8 @@ use crate::results::statistics::Interval;
 const IDENTITY: [&str; 7] = ["dataset", "protocol", "metric", "regime", "n_test", "chance", "micro"];
 /// Names the columns of a row whose sanity control is red.
 const RED: &str = "red";
+/// Names the columns of a row that are of fewer examples than were asked for, with their number; there where any are.
+const CAPPED: &str = "capped";
 
 impl Kind {
     /// What a value of it consists of: names added to that of the column, the first for the value itself.
@@ -57,7 +59,11 @@ impl Table {
             column.kind.parts().iter().map(named).collect::<Vec<_>>()
         });
         let header: Vec<String> = IDENTITY.map(String::from).into_iter().chain(own).collect();
-        let header = header.iter().map(String::as_str).chain([RED]);
+        let header = header
+            .iter()
+            .map(String::as_str)
+            .chain([RED])
+            .chain(self.is_capped().then_some(CAPPED));
         table.write_record(header).map_err(failed)?;
         for row in &self.rows {
             let mut fields: Vec<String> = identity(row).iter().map(|(_, value)| field(value)).collect();
@@ -65,6 +71,7 @@ impl Table {
                 fields.extend(cell.value.raw(column.kind).iter().map(field));
             }
             fields.push(self.red(row).join("; "));
+            fields.extend(self.is_capped().then(|| self.capped(row).join("; ")));
             table.write_record(&fields).map_err(failed)?;
         }
         table.into_inner().map_err(|e| failed(e.into_error().into()))
@@ -82,6 +89,9 @@ impl Table {
                 fields.insert(column.name.clone(), object(column.kind, cell.value.raw(column.kind)));
             }
             fields.insert(RED.to_owned(), json!(self.red(row)));
+            if self.is_capped() {
+                fields.insert(CAPPED.to_owned(), json!(self.capped(row)));
+            }
             Json::Object(fields)
         });
         json!({
@@ -92,6 +102,13 @@ impl Table {
             "micro": self.is_micro(),
             "notes": self.notes(),
         })
+    }
+
+    fn capped(&self, row: &Row) -> Vec<String> {
+        let cells = row.cells.iter().zip(&self.columns);
+        cells
+            .filter_map(|(cell, column)| cell.capped.map(|k| format!("{}: {k}", column.name)))
+            .collect()
     }
 
     fn red(&self, row: &Row) -> Vec<String> {

@@ -20,6 +20,10 @@ fn gain(difference: &Difference) -> Cell {
     Value::from(&difference.gain).marked(is_red(difference))
 }
 
+fn shots(difference: &Difference) -> Cell {
+    Cell::from(Value::Shots(difference.learner.1)).capped(difference.capped)
+}
+
 fn is_red(difference: &Difference) -> bool {
     difference.red.0 || difference.red.1
 }
@@ -33,7 +37,7 @@ pub fn differences(differences: &[Difference]) -> Table {
         cells: vec![
             Value::text(&d.learner.0).into(),
             Value::text(&d.other.0).into(),
-            Value::Shots(d.learner.1).into(),
+            shots(d),
             Value::Count(d.seeds).into(),
             gain(d),
             Value::Share(d.gain.share_not_positive).marked(is_red(d)),
@@ -84,7 +88,7 @@ pub fn along_shots(differences: &[Difference]) -> Table {
         });
         rows[row].micro |= difference.micro;
         if let Ok(column) = shots.binary_search(&difference.learner.1) {
-            rows[row].cells[2 + column] = gain(difference);
+            rows[row].cells[2 + column] = gain(difference).capped(difference.capped);
         }
     }
     let mut columns = columns(&[("learner", Kind::Text), ("over", Kind::Text)]);
@@ -111,7 +115,7 @@ pub fn paired_tests(tests: &[Test]) -> Table {
             cells: vec![
                 Value::text(&d.learner.0).into(),
                 Value::text(&d.other.0).into(),
-                Value::Shots(d.learner.1).into(),
+                shots(d),
                 Value::Count(d.seeds).into(),
                 gain(d),
                 Value::text(if test.grouped { "sign-flip" } else { "McNemar" }).into(),

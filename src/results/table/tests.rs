@@ -49,6 +49,68 @@ fn accuracy_in_both_forms() {
 }
 
 #[test]
+fn fewer_shots_than_asked_for_are_marked_in_every_form() {
+    let card = |k: u32| {
+        serde_json::from_value(serde_json::json!({
+            "protocol": "tinker", "form": "hub", "source": "s", "revision": null, "classes": 4, "classes_sha256": "",
+            "counts": {"pool": 1, "val": 0, "test": 1, "train": 1, "val_drawn": 0}, "headline": "top1", "left_out": 0,
+            "capped": (k == 16).then_some(10), "near_duplicates": null,
+        }))
+        .unwrap()
+    };
+    let mut cells = Vec::new();
+    for (learner, k, right) in [
+        ("x LoRA", 8, 3),
+        ("x LoRA", 16, 7),
+        ("raw pixels", 8, 2),
+        ("raw pixels", 16, 4),
+    ] {
+        let mut cell = cell(("flowers", learner, k, 0), 40, |i| i % 8 < right);
+        cell.0.card = Some(card(k));
+        cell.0.key.protocol = Protocol::Tinker;
+        cells.push(cell);
+    }
+    let series = Series::group(cells.into_iter().map(Ok)).unwrap();
+    let table = accuracy(&points(&series));
+    insta::assert_snapshot!(table.markdown(), @r"
+    **Accuracy in % by labelled examples per class**
+
+    | dataset | learner | k = 8 | k = 16 |
+    |---|---|--:|--:|
+    | flowers, protocol tinker (top-1, novel concepts, n = 40, guessing 25.0 %) | raw pixels | 25.0 [10.0, 45.0] | 50.0 [25.0, 70.0] (k = 10*) |
+    |  | x LoRA | 37.5 [20.0, 57.5] | 87.5 [77.5, 95.0] (k = 10*) |
+
+    Protocol tinker. Seed 0; all learners see the same draws of examples. n: test images. In brackets: 95 % bootstrap over groups of dependent test images (one seed).
+
+    Marked *: fewer examples per class than were asked for, all that the smallest class has
+
+    Micro models on miniature datasets: these numbers say nothing about the real ones.
+    ");
+    let csv = String::from_utf8(table.csv(Path::new("t")).unwrap()).unwrap();
+    assert!(csv.lines().next().unwrap().ends_with(",red,capped"), "{csv}");
+    assert!(csv.lines().nth(1).unwrap().ends_with(",,k = 16: 10"), "{csv}");
+    assert!(json(&[table]).contains("k = 16: 10"));
+    let gains = differences(
+        &tests(&series, &["x LoRA"])
+            .unwrap()
+            .iter()
+            .map(|t| t.difference.clone())
+            .collect::<Vec<_>>(),
+    );
+    let plain = gains.plain();
+    assert!(
+        plain.contains(" 10*  ") && plain.contains("flowers, protocol tinker\n") && plain.contains(CAP_NOTE),
+        "{plain}"
+    );
+    // Two numbers of shots of which one is capped are too few for a curve.
+    assert!(
+        labelled_images_saved(&series, &["x LoRA", "raw pixels"])
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
 fn comparisons_in_both_forms() {
     let series = series();
     let table = differences(&at_most_shots(&tests(&series, &["DINOv2 LoRA"]).unwrap()));

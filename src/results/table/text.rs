@@ -1,12 +1,15 @@
 //! Tables as text for people: for a terminal and as Markdown.
 
 use super::{Cell, Group, Table, Value};
+use crate::config::Protocol;
 use crate::results::comparison::{LEVEL, SeedTest};
 use crate::results::metric::Headline;
 use crate::results::saved::Bounded;
 
 /// Stands where there is no number.
 const NOTHING: &str = "–";
+/// Behind a number of examples that is smaller than what was asked for.
+const CAPPED: &str = "*";
 /// Behind a number whose control is red.
 const RED: &str = "†";
 
@@ -103,6 +106,9 @@ impl Table {
 impl std::fmt::Display for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.dataset)?;
+        if self.protocol != Protocol::default() {
+            write!(f, ", protocol {}", self.protocol)?;
+        }
         let Some(about) = &self.about else { return Ok(()) };
         let metric = match about.metric {
             Headline::Top1 => "top-1",
@@ -118,7 +124,11 @@ impl Cell {
     /// For people: shares in %, rounded, marked where a control is red.
     pub(super) fn text(&self) -> String {
         let mark = if self.red { RED } else { "" };
-        format!("{}{mark}", self.value.shown())
+        match (&self.value, self.capped) {
+            (value, None) => format!("{}{mark}", value.shown()),
+            (Value::Shots(_), Some(k)) => format!("{k}{CAPPED}{mark}"),
+            (value, Some(k)) => format!("{}{mark} (k = {k}{CAPPED})", value.shown()),
+        }
     }
 }
 

@@ -81,6 +81,7 @@ impl Cell {
             micro: true,
             regime: None,
             split_sha256: self.split.into(),
+            card: None,
             training: TrainingSummary::default(),
             timing: Timing::default(),
         };

@@ -50,6 +50,7 @@ pub(super) fn sample(datasets: &[(&str, &str, usize)]) -> Vec<Point> {
                     red: false,
                     device_seconds: None,
                     device: String::new(),
+                    capped: None,
                 });
             }
         }

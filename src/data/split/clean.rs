@@ -1,128 +1,12 @@
-//! Which images a learner sees, and which it is asked about.
-
-use std::collections::BTreeMap;
+//! Protocol `clean`: official splits, nested draws.
 
 use rand::RngCore;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::{Dataset, LabelledImage, hex};
+use super::{SCHEMA, Split, SplitItem, first, of_class};
 use crate::config::{Protocol, Shots};
-use crate::error::{Error, Result};
+use crate::data::Dataset;
+use crate::error::Result;
 use crate::seed;
-
-/// Version of the JSON form.
-const SCHEMA: u32 = 1;
-
-/// k shots per class and the whole test set, by id and hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Split {
-    /// Version of this form.
-    pub schema: u32,
-    /// Name of the dataset.
-    pub dataset: String,
-    /// How shots and test images were chosen.
-    pub protocol: Protocol,
-    /// Shots per class.
-    pub shots: Shots,
-    /// Seed of the draw.
-    pub seed: u64,
-    /// Class names, in label order.
-    pub classes: Vec<String>,
-    /// The shots: class by class, in the order drawn; none at k = 0.
-    pub train: Vec<SplitItem>,
-    /// Images that the protocol sets aside for validation: counted, never learned from.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub val: Vec<SplitItem>,
-    /// Shots that a class really has, where the protocol says to take what there is when k is more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub capped: Option<u32>,
-    /// The test images, in the dataset's order.
-    pub test: Vec<SplitItem>,
-}
-
-/// One image of a split.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SplitItem {
-    /// Path inside the dataset.
-    pub id: String,
-    /// Index into [`Split::classes`].
-    pub class: u32,
-    /// Lower-case hex SHA-256 of the encoded file.
-    pub sha256: String,
-}
-
-impl From<&LabelledImage> for SplitItem {
-    fn from(image: &LabelledImage) -> Self {
-        Self {
-            id: image.id.clone(),
-            class: image.class,
-            sha256: image.sha256.clone(),
-        }
-    }
-}
-
-impl Split {
-    /// Indented JSON with a final newline, fields in the order of this struct.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] if it cannot be serialised.
-    pub fn to_json(&self) -> Result<String> {
-        serde_json::to_string_pretty(self)
-            .map(|json| json + "\n")
-            .map_err(|e| self.fail(&e))
-    }
-
-    /// Lower-case hex SHA-256 of the compact JSON: the identity of what was drawn.
-    ///
-    /// # Errors
-    /// As [`Split::to_json`].
-    pub fn digest(&self) -> Result<String> {
-        let json = serde_json::to_vec(self).map_err(|e| self.fail(&e))?;
-        Ok(hex(&Sha256::digest(json)))
-    }
-
-    /// The images to learn from, in the split's order.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] when the dataset lacks one.
-    pub fn train_images(&self, dataset: &Dataset) -> Result<Vec<LabelledImage>> {
-        find(dataset, &dataset.pool, &self.train)
-    }
-
-    /// The images to predict, in the split's order.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] when the dataset lacks one.
-    pub fn test_images(&self, dataset: &Dataset) -> Result<Vec<LabelledImage>> {
-        find(dataset, &dataset.test, &self.test)
-    }
-
-    fn fail(&self, error: &serde_json::Error) -> Error {
-        Error::Dataset {
-            dataset: self.dataset.clone(),
-            reason: format!("split as JSON: {error}"),
-        }
-    }
-}
-
-fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Result<Vec<LabelledImage>> {
-    let by_id: BTreeMap<&str, &LabelledImage> = among.iter().map(|i| (i.id.as_str(), i)).collect();
-    items
-        .iter()
-        .map(|item| {
-            by_id
-                .get(item.id.as_str())
-                .map(|i| (*i).clone())
-                .ok_or_else(|| Error::Dataset {
-                    dataset: dataset.name.clone(),
-                    reason: format!("the split names image `{}`, which is not there", item.id),
-                })
-        })
-        .collect()
-}
 
 /// Protocol `clean`: official splits, the whole test set, nested draws.
 ///
@@ -136,20 +20,12 @@ pub fn clean(dataset: &Dataset, shots: impl Into<Shots>, seed: u64) -> Result<Sp
     let shots = shots.into();
     let mut train = Vec::new();
     for (class, name) in (0..).zip(&dataset.classes) {
-        let mut pool: Vec<_> = dataset.pool.iter().filter(|image| image.class == class).collect();
-        pool.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut pool = of_class(&dataset.pool, class);
         shuffle(
             &mut pool,
             &mut seed::rng(seed, &format!("split/{}/{name}", dataset.name)),
         );
-        let wanted = shots.count().map_or(pool.len().max(1), |k| k as usize);
-        let drawn = pool.get(..wanted).ok_or_else(|| Error::TooFewImages {
-            dataset: dataset.name.clone(),
-            class: name.clone(),
-            available: pool.len(),
-            asked: wanted,
-        })?;
-        train.extend(drawn.iter().map(|image| SplitItem::from(*image)));
+        train.extend(first(dataset, name, &pool, shots)?);
     }
     Ok(Split {
         schema: SCHEMA,
@@ -166,7 +42,7 @@ pub fn clean(dataset: &Dataset, shots: impl Into<Shots>, seed: u64) -> Result<Sp
 }
 
 /// Fisher–Yates from the end, written out so that no library version can change a published split.
-fn shuffle<T>(items: &mut [T], rng: &mut impl RngCore) {
+pub(super) fn shuffle<T>(items: &mut [T], rng: &mut impl RngCore) {
     for last in (1..items.len()).rev() {
         let other = below(rng, last as u64 + 1);
         items.swap(last, other as usize);
@@ -191,39 +67,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::manifest::Layout;
-
-    fn dataset(sizes: &[usize]) -> Dataset {
-        let image = |side: &str, class: usize, i: usize| LabelledImage {
-            id: format!("{side}/{class}/{i}.png"),
-            class: class as u32,
-            sha256: hex(&Sha256::digest(format!("{side} {class} {i}"))),
-            group: None,
-            dhash: 0,
-            path: "unused".into(),
-        };
-        let images = |side, extra: usize| {
-            let of_class = move |(class, size): (usize, &usize)| {
-                (0..size + extra)
-                    .map(move |i| image(side, class, i))
-                    .collect::<Vec<_>>()
-            };
-            sizes.iter().enumerate().flat_map(of_class).collect()
-        };
-        Dataset {
-            name: "toy".into(),
-            title: "Toy".into(),
-            classes: (0..sizes.len()).map(|c| format!("class {c}")).collect(),
-            pool: images("pool", 0),
-            val: Vec::new(),
-            test: images("test", 1),
-            origin: crate::data::Origin::default(),
-            layout: Layout::Folders,
-            micro: true,
-            regime: None,
-            left_out: 0,
-        }
-    }
+    use crate::data::split::toy::dataset;
+    use crate::error::Error;
 
     fn ids(split: &Split) -> Vec<&str> {
         split.train.iter().map(|item| item.id.as_str()).collect()

@@ -1,0 +1,113 @@
+//! `kshot data fetch`: datasets from the network.
+
+mod progress;
+
+use std::io::Write as _;
+
+use clap::{Args, ValueEnum};
+
+use super::{output, places};
+use crate::cli::report;
+use crate::data::fetch::{self, FetchProgress as _, Fetched, Remote};
+use crate::data::manifest::{self, Form, Manifest};
+use crate::error::{Error, Result};
+use crate::experiment::plan::Places;
+use progress::{Live, amount};
+
+/// Fetch datasets: what is missing of their archives or hub files, checked by size and hash. Interrupted, the same
+/// command goes on where it was.
+///
+/// A mirror in KSHOT_MIRROR (a URL or a folder that holds <dataset>/<file>) is asked first. KSHOT_OFFLINE=1 makes no
+/// connection and says which files are missing. Archives go to KSHOT_CACHE, hub files to HF_HOME as Python has them.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: kshot data fetch oxford-pets oxford-flowers")]
+pub(in crate::cli) struct Arguments {
+    /// Names of datasets.
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// In this form only; without it, in the one that the manifest prefers, and if that fails in the other one.
+    #[arg(long)]
+    source: Option<Source>,
+}
+
+/// The form that is asked for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Source {
+    /// Archives and label files as they were published.
+    Archive,
+    /// Parquet files of a Hugging Face repository.
+    Hub,
+}
+
+impl From<Source> for Form {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Archive => Self::Archive,
+            Source::Hub => Self::Hub,
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let (places, remote, live) = (places(), Remote::from_env(), Live::new());
+    let mut failed = 0;
+    for name in &arguments.names {
+        match fetch_one(name, arguments.source, &places, &remote, &live) {
+            Ok(said) => output(&said)?,
+            Err(error) if arguments.names.len() == 1 => return Err(error),
+            Err(error) => {
+                failed += 1;
+                // If stderr is gone there is nobody left to tell.
+                let _ = std::io::stderr().write_all(report(&error).as_bytes());
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::SomeNotFetched {
+            failed,
+            total: arguments.names.len(),
+        }),
+    }
+}
+
+/// What is where, for people.
+fn fetch_one(name: &str, source: Option<Source>, places: &Places, remote: &Remote, live: &Live) -> Result<String> {
+    let mut manifest = manifest::load(&places.datasets, name)?;
+    manifest.downloads = places.cache.join("downloads").join(name);
+    let forms = match source {
+        Some(source) => vec![source.into()],
+        None => fetch::forms(&manifest),
+    };
+    if fetch::forms(&manifest).is_empty() {
+        return Ok(format!("{name}: nothing to fetch, its files are on this machine\n"));
+    }
+    let mut forms = forms.into_iter().peekable();
+    while let Some(form) = forms.next() {
+        match (fetch::fetch(&manifest, form, remote, live), forms.peek()) {
+            (Ok(fetched), _) => return Ok(described(&manifest, &fetched)),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(next)) => {
+                live.note(&format!(
+                    "warning: no {form} of {name}, so its {next} is fetched: {error}"
+                ));
+            }
+        }
+    }
+    Ok(String::new())
+}
+
+fn described(manifest: &Manifest, fetched: &Fetched) -> String {
+    let commit = fetched.commit.as_ref().map(|commit| format!(" at commit {commit}"));
+    format!(
+        "{}: {}{}, {} file{} ({}), {} new, in {}\n",
+        manifest.name,
+        fetched.form,
+        commit.unwrap_or_default(),
+        fetched.files,
+        if fetched.files == 1 { "" } else { "s" },
+        amount(fetched.bytes),
+        fetched.fetched,
+        fetched.folder.display()
+    )
+}

@@ -1,0 +1,126 @@
+//! How files come in: a bar each on a terminal, a line at each tenth elsewhere.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::data::fetch::FetchProgress;
+
+/// Draws to stderr.
+pub(super) struct Live {
+    terminal: bool,
+    bars: MultiProgress,
+    files: Mutex<HashMap<String, File>>,
+}
+
+/// A file on its way.
+struct File {
+    bar: ProgressBar,
+    size: u64,
+    /// What was there at first, and when.
+    from: (u64, Instant),
+    /// Tenths that were told.
+    told: u64,
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        Self {
+            terminal: io::stderr().is_terminal(),
+            bars: MultiProgress::new(),
+            files: Mutex::default(),
+        }
+    }
+
+    fn with<R>(&self, name: &str, work: impl FnOnce(&mut File) -> R) -> Option<R> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.get_mut(name).map(work)
+    }
+}
+
+/// Bytes for people.
+pub(super) fn amount(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+impl FetchProgress for Live {
+    fn begin(&self, name: &str, size: u64, present: u64) {
+        let bar = if self.terminal {
+            let style = "{bar:30} {prefix} · {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}";
+            let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(size)
+                .with_style(style.progress_chars("━╸─"))
+                .with_prefix(name.to_owned());
+            let bar = self.bars.add(bar);
+            bar.set_position(present);
+            bar.reset_eta();
+            bar
+        } else {
+            let there = if present > 0 {
+                format!(", {} of it are there", amount(present))
+            } else {
+                String::new()
+            };
+            self.note(&format!("{name}: {}{there}", amount(size)));
+            ProgressBar::hidden()
+        };
+        let file = File {
+            bar,
+            size,
+            from: (present, Instant::now()),
+            told: tenths(present, size),
+        };
+        self.files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.into(), file);
+    }
+
+    fn at(&self, name: &str, bytes: u64) {
+        let line = self.with(name, |file| {
+            file.bar.set_position(bytes);
+            if bytes < file.from.0 {
+                file.from = (bytes, Instant::now());
+                file.told = tenths(bytes, file.size);
+            }
+            let tenths = tenths(bytes, file.size);
+            if tenths <= file.told || bytes == file.size {
+                return None;
+            }
+            file.told = tenths;
+            let speed = (bytes - file.from.0) as f64 / file.from.1.elapsed().as_secs_f64().max(1e-3);
+            let left = (file.size - bytes) as f64 / speed;
+            let speed = amount(speed as u64);
+            Some(format!("{name}: {} %, {speed}/s, {left:.0} s left", tenths * 10))
+        });
+        if let Some(line) = line.flatten().filter(|_| !self.terminal) {
+            self.note(&line);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if self.terminal {
+            // Above the bars; a terminal that went away loses only decoration.
+            let _ = self.bars.println(text);
+        } else {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    fn end(&self, name: &str, complete: bool) {
+        let file = self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(file) = file {
+            self.bars.remove(&file.bar);
+        }
+        if complete {
+            self.note(&format!("{name}: complete"));
+        }
+    }
+}
+
+fn tenths(bytes: u64, size: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * 10 / u128::from(size.max(1))).unwrap_or(u64::MAX)
+}

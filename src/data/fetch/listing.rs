@@ -1,0 +1,245 @@
+//! Which parquet files a hub repository has: asked once, then kept with the downloads.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::asking::Asking;
+use super::client::Client;
+use super::hub::{HubListing, HubShard, repo_folder};
+use super::places::HubPlaces;
+use super::replace;
+use crate::data::manifest::Hub;
+use crate::error::{Error, Result};
+
+/// The listing of a manifest's repository, as far as this machine knows it.
+pub(super) fn known(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<HubListing> {
+    let kept: Option<HubListing> = std::fs::read(downloads.join("hub.json"))
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok())
+        .filter(|kept: &HubListing| kept.repo == hub.repo && kept.revision == hub.revision && kept.is_sound());
+    let commit = match &kept {
+        _ if is_hash(&hub.revision, 40) => hub.revision.clone(),
+        Some(kept) => kept.commit.clone(),
+        None => reference(hub, places)?,
+    };
+    promised(hub, &commit).or_else(|| kept.and_then(|kept| of_manifest(kept, hub).ok()))
+}
+
+/// Asks the hub for what the manifest leaves open.
+pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &HubPlaces) -> Result<HubListing> {
+    if places.offline {
+        let reason = format!(
+            "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
+             the dataset, then copy `{}` and `{}` to this machine",
+            repo_folder(places, &hub.repo).display(),
+            downloads.join("hub.json").display()
+        );
+        return Err(Error::Hub {
+            repo: hub.repo.clone(),
+            reason,
+        });
+    }
+    let asking = Asking::new(&hub.repo, client, places)?;
+    let commit = asking.commit(&hub.revision)?;
+    match promised(hub, &commit) {
+        Some(listing) => Ok(listing),
+        None => of_manifest(asking.listing(&hub.revision, commit)?, hub),
+    }
+}
+
+/// All parquet files of a repository's usual configuration, at one commit.
+///
+/// A repository whose revision has none is looked for them in the branch into which the hub converts.
+///
+/// # Errors
+/// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files.
+pub fn hub_listing(repo: &str, revision: &str, places: &HubPlaces, policy: &super::Policy) -> Result<HubListing> {
+    let client = Client::new(places, policy)?;
+    let asking = Asking::new(repo, &client, places)?;
+    let commit = asking.commit(revision)?;
+    let listing = asking.listing(revision, commit)?;
+    one_configuration(listing, &[])
+}
+
+/// Keeps a listing for the next time, when no connection may be there.
+pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
+    let path = downloads.join("hub.json");
+    let json = serde_json::to_vec_pretty(listing).map_err(|e| Error::Malformed {
+        kind: "list of hub files",
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    replace(&path, &json)
+}
+
+/// The commit that Python's client or an earlier call found for a branch or tag.
+fn reference(hub: &Hub, places: &HubPlaces) -> Option<String> {
+    if !is_inside(&hub.revision) {
+        return None;
+    }
+    let path = repo_folder(places, &hub.repo).join("refs").join(&hub.revision);
+    let commit = std::fs::read_to_string(path).ok()?.trim().to_owned();
+    is_hash(&commit, 40).then_some(commit)
+}
+
+/// The listing that the manifest itself gives, if it says everything of each file.
+fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
+    let shards = hub.shards.iter().map(|shard| {
+        let sha256 = shard.sha256.clone()?;
+        Some(HubShard {
+            split: split_of(&shard.path)?,
+            path: shard.path.clone(),
+            size: shard.size?,
+            blob: sha256.clone(),
+            sha256: Some(sha256),
+        })
+    });
+    let shards: Vec<_> = shards.collect::<Option<_>>()?;
+    let listing = HubListing {
+        repo: hub.repo.clone(),
+        revision: hub.revision.clone(),
+        commit: commit.into(),
+        shards,
+    };
+    (!listing.shards.is_empty() && listing.is_sound())
+        .then_some(listing)
+        .and_then(|listing| of_manifest(listing, hub).ok())
+}
+
+/// The files of a listing that the manifest wants, by path; its splits must all be there, its sizes and hashes hold.
+fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
+    let fail = |reason| Error::Hub {
+        repo: hub.repo.clone(),
+        reason,
+    };
+    let wanted: Vec<String> = [&hub.train, &hub.val, &hub.test]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    if hub.shards.is_empty() {
+        listing = one_configuration(listing, &wanted)?;
+    } else {
+        for promise in &hub.shards {
+            let Some(shard) = listing.shards.iter().find(|shard| shard.path == promise.path) else {
+                return Err(fail(format!(
+                    "has no file `{}`, which the manifest lists",
+                    promise.path
+                )));
+            };
+            let differs = promise.size.is_some_and(|size| size != shard.size)
+                || promise.sha256.is_some() && promise.sha256 != shard.sha256;
+            if differs {
+                return Err(fail(format!(
+                    "its `{}` is not the one that the manifest lists",
+                    shard.path
+                )));
+            }
+        }
+        let listed = |path: &str| hub.shards.iter().any(|promise| promise.path == path);
+        listing.shards.retain(|shard| listed(&shard.path));
+    }
+    for split in &wanted {
+        if !listing.shards.iter().any(|shard| shard.split == *split) {
+            let mut found: Vec<_> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
+            found.dedup();
+            let found = found.join(", ");
+            return Err(fail(format!(
+                "has no parquet file of the split `{split}`, only of: {found}"
+            )));
+        }
+    }
+    listing.shards.retain(|shard| wanted.contains(&shard.split));
+    listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(listing)
+}
+
+/// The files of one configuration: the only one with all wanted splits, else the one by a usual name.
+fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubListing> {
+    let mut configurations: BTreeMap<String, Vec<HubShard>> = BTreeMap::new();
+    for shard in listing.shards {
+        configurations.entry(configuration(&shard)).or_default().push(shard);
+    }
+    let names: Vec<String> = configurations.keys().cloned().collect();
+    configurations.retain(|_, shards| {
+        wanted
+            .iter()
+            .all(|split| shards.iter().any(|shard| shard.split == *split))
+    });
+    let usual = ["data", "default", ""]
+        .into_iter()
+        .find(|name| configurations.contains_key(*name));
+    let name = match (usual, configurations.keys().next()) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(only)) if configurations.len() == 1 => only.clone(),
+        _ => {
+            let reason = match names.as_slice() {
+                [] => "has no parquet files".to_owned(),
+                _ if configurations.is_empty() => {
+                    format!(
+                        "has no folder with all of the splits {}; it has: {}",
+                        wanted.join(", "),
+                        names.join(", ")
+                    )
+                }
+                _ => format!("has several configurations: {}", names.join(", ")),
+            };
+            return Err(Error::Hub {
+                repo: listing.repo,
+                reason,
+            });
+        }
+    };
+    listing.shards = configurations.remove(&name).unwrap_or_default();
+    listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(listing)
+}
+
+/// The folder of a file, without the part that names its split.
+fn configuration(shard: &HubShard) -> String {
+    let folder = shard.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    match folder.rsplit_once('/').unwrap_or(("", folder)) {
+        (above, last) if last == shard.split => above.to_owned(),
+        _ => folder.to_owned(),
+    }
+}
+
+/// The split that a parquet file belongs to: `data/train-00000-of-00003.parquet`, `data/train-00000-of-00001-0a1b.parquet`,
+/// `train.parquet`, `default/train/0000.parquet`.
+pub(super) fn split_of(path: &str) -> Option<String> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let stem = name.strip_suffix(".parquet")?;
+    let is_number = |c: char| c.is_ascii_digit();
+    let numbered = stem
+        .char_indices()
+        .find(|&(at, c)| c == '-' && stem[at + 1..].starts_with(is_number));
+    let split = match numbered {
+        Some((at, _)) => &stem[..at],
+        None if stem.chars().all(is_number) => folder.rsplit('/').next().unwrap_or(folder),
+        None => stem,
+    };
+    (!split.is_empty()).then(|| split.to_owned())
+}
+
+impl HubListing {
+    /// Whether every name may become a path on this machine.
+    pub(super) fn is_sound(&self) -> bool {
+        let sound = |shard: &HubShard| {
+            let hash = shard.sha256.as_ref();
+            is_inside(&shard.path)
+                && (is_hash(&shard.blob, 64) || is_hash(&shard.blob, 40))
+                && hash.is_none_or(|hash| is_hash(hash, 64))
+        };
+        is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
+    }
+}
+
+/// A relative path that stays where it is put.
+pub(super) fn is_inside(path: &str) -> bool {
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0', ':']);
+    path.split('/').all(is_plain)
+}
+
+pub(super) fn is_hash(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}

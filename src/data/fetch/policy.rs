@@ -1,0 +1,181 @@
+//! How requests are made: when one is given up, and how long to wait before the next one.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::Rng as _;
+
+use crate::seed::rng;
+
+/// Patience with servers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Attempts at one source without progress before the next source is taken.
+    pub tries: u32,
+    /// Wait after the first failed attempt; doubled after each further one.
+    pub first_wait: Duration,
+    /// Longest of these waits.
+    pub longest_wait: Duration,
+    /// What a second of a `Retry-After` header lasts.
+    pub retry_after_second: Duration,
+    /// Longest wait that a `Retry-After` header brings about.
+    pub longest_retry_after: Duration,
+    /// Time to find a host and to connect.
+    pub connect: Duration,
+    /// Time without a single byte after which a connection is dropped.
+    pub silence: Duration,
+    /// A connection that brings fewer bytes in such a time is dropped too.
+    pub slowest: (u64, Duration),
+    /// Whether the proxies are used that the environment names.
+    pub proxies: bool,
+    /// Files fetched at once.
+    pub parallel: usize,
+    /// Seed of the random part of waits.
+    pub jitter: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            tries: 5,
+            first_wait: Duration::from_secs(1),
+            longest_wait: Duration::from_secs(30),
+            retry_after_second: Duration::from_secs(1),
+            longest_retry_after: Duration::from_secs(300),
+            connect: Duration::from_secs(20),
+            silence: Duration::from_secs(60),
+            slowest: (60_000, Duration::from_secs(60)),
+            proxies: true,
+            parallel: 4,
+            // Processes that were refused together do not come back together.
+            jitter: u64::from(std::process::id()),
+        }
+    }
+}
+
+impl Policy {
+    /// How long to wait after the `attempt`-th failed attempt (from 0) at something.
+    ///
+    /// Exponential with half of it random; what the server asked for, when it did.
+    #[must_use]
+    pub fn wait(&self, what: &str, attempt: u32, asked: Option<RetryAfter>) -> Duration {
+        if let Some(asked) = asked {
+            let seconds = u32::try_from(asked.seconds(SystemTime::now())).unwrap_or(u32::MAX);
+            return self
+                .retry_after_second
+                .saturating_mul(seconds)
+                .min(self.longest_retry_after);
+        }
+        let full = self
+            .first_wait
+            .saturating_mul(2_u32.saturating_pow(attempt))
+            .min(self.longest_wait);
+        let share: f64 = rng(self.jitter, &format!("fetch/{what}/{attempt}")).random();
+        full.mul_f64(0.5 + 0.5 * share)
+    }
+}
+
+/// A `Retry-After` header (RFC 9110, 10.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// So many seconds from now.
+    Seconds(u64),
+    /// At that time, in seconds since 1970.
+    At(u64),
+}
+
+impl RetryAfter {
+    pub(super) fn parse(value: &str) -> Option<Self> {
+        let value = value.trim();
+        if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
+            return Some(Self::Seconds(value.parse().unwrap_or(u64::MAX)));
+        }
+        http_date(value).map(Self::At)
+    }
+
+    fn seconds(self, now: SystemTime) -> u64 {
+        match self {
+            Self::Seconds(seconds) => seconds,
+            Self::At(time) => {
+                let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                time.saturating_sub(now)
+            }
+        }
+    }
+}
+
+/// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7; the obsolete forms are
+/// not sent any more).
+fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let [_, day, month, year, time, "GMT"] = words.as_slice() else {
+        return None;
+    };
+    let month = MONTHS.iter().position(|name| name == month)? as u64 + 1;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let time: Vec<u64> = time.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [hour, minute, second] = time.as_slice() else {
+        return None;
+    };
+    let in_range = (1..=31).contains(&day) && (1970..10_000).contains(&year);
+    if !in_range || *hour > 23 || *minute > 59 || *second > 60 {
+        return None;
+    }
+    // Years that begin in March, so that the leap day is the last one: Hinnant, "chrono-compatible low-level date
+    // algorithms", days_from_civil.
+    let year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = (365 * year + year / 4 - year / 100 + year / 400 + day_of_year).checked_sub(719_468)?;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_specification() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http_date("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
+        assert_eq!(http_date("Mon, 01 Mar 2100 00:00:00 GMT"), Some(4_107_542_400));
+        for wrong in [
+            "",
+            "soon",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Nob 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:49:37 GMT",
+            "x, 0 Jan 1970 00:00:00 GMT",
+        ] {
+            assert_eq!(http_date(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_waited_within_bounds() {
+        let policy = Policy {
+            longest_retry_after: Duration::from_secs(10),
+            ..Policy::default()
+        };
+        let wait = |header: &str| policy.wait("x", 0, RetryAfter::parse(header));
+        assert_eq!(wait("3"), Duration::from_secs(3));
+        assert_eq!(wait("99999999999999999999"), Duration::from_secs(10));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Duration::ZERO);
+        assert_eq!(wait("Thu, 01 Jan 2170 00:00:00 GMT"), Duration::from_secs(10));
+        assert_eq!(RetryAfter::parse("soon"), None);
+    }
+
+    #[test]
+    fn waits_double_up_to_a_bound_and_never_vanish() {
+        let policy = Policy::default();
+        for attempt in 0..40 {
+            let full = Duration::from_secs(1 << attempt.min(5)).min(policy.longest_wait);
+            let wait = policy.wait("x", attempt, None);
+            assert!(wait >= full / 2 && wait <= full, "{attempt}: {wait:?}");
+        }
+        assert_ne!(policy.wait("x", 3, None), policy.wait("y", 3, None));
+        assert_eq!(policy.wait("x", 3, None), policy.wait("x", 3, None));
+    }
+}

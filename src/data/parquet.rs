@@ -1,0 +1,284 @@
+//! Images and labels out of the parquet files of a Hugging Face dataset repository.
+//!
+//! A file has a column of images, a struct of `bytes` and `path`, and a column of labels: integers whose names stand
+//! in the file's metadata, or the names themselves. Rows come out one by one; at most one page of each column is held,
+//! which for files written by Python's `datasets` is a row group of 100 to 1,000 images. Files are not to be trusted:
+//! sizes in headers are compared with the file before the parquet library acts on them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use ::parquet::basic::Type;
+use ::parquet::errors::ParquetError;
+use ::parquet::file::reader::FileReader as _;
+use ::parquet::file::serialized_reader::SerializedFileReader;
+use ::parquet::schema::types::SchemaDescriptor;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use column::{Column, Group, Label, LabelColumn};
+use source::Source;
+
+mod check;
+mod column;
+pub(super) mod extract;
+mod names;
+pub(super) mod shards;
+mod source;
+mod thrift;
+
+/// Which columns hold images and labels.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// A struct of `bytes` and `path`, or plain bytes.
+    pub image: &'a str,
+    /// Integers with names in the metadata, or names.
+    pub label: &'a str,
+}
+
+/// One image with its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Number in this file, from 0.
+    pub number: u64,
+    /// The encoded image.
+    pub image: &'a [u8],
+    /// What the file was called where the rows were made, if that is known.
+    pub path: Option<&'a str>,
+    /// Class name.
+    pub class: &'a str,
+}
+
+/// What a parquet file says of all its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Number of rows.
+    pub rows: u64,
+    /// Class names in label order; `None` where the labels are names themselves.
+    pub classes: Option<Vec<String>>,
+}
+
+/// Number of rows and class names of a file, from its footer.
+///
+/// # Errors
+/// [`Error::Parquet`] when the file is damaged, lacks a column (the message lists those there are) or has integer
+/// labels without names.
+pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
+    let source = Source::file(path)?;
+    guarded(path, || Ok(Shard::open(source, columns).map_err(wrong(path))?.about()))
+}
+
+/// Tells every row of a file in order, and then what the file says of all of them.
+///
+/// # Errors
+/// As [`about`], and when a row has no image, no label or a label out of range, naming the row; or whatever `tell`
+/// returns.
+pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+    let source = Source::file(path)?;
+    guarded(path, || {
+        Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
+    })
+}
+
+/// As [`read`], from bytes in memory; `path` is used in error messages only.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(
+    path: &Path,
+    bytes: Vec<u8>,
+    columns: Columns<'_>,
+    tell: &mut dyn FnMut(Row<'_>) -> Result<()>,
+) -> Result<About> {
+    let source = Source::Bytes(Bytes::from(bytes));
+    guarded(path, || {
+        Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
+    })
+}
+
+fn wrong(path: &Path) -> impl Fn(String) -> Error + '_ {
+    move |reason| Error::Parquet {
+        path: path.into(),
+        reason,
+    }
+}
+
+/// The parquet library asserts what it takes for granted; damaged bytes must not end the process.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(wrong(path)("the reader gave up on damaged data".into())))
+}
+
+fn said(error: ParquetError) -> String {
+    match error {
+        ParquetError::General(reason) | ParquetError::EOF(reason) | ParquetError::NYI(reason) => reason,
+        other => other.to_string(),
+    }
+}
+
+/// Labels as a file stores them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Labels {
+    Int32,
+    Int64,
+    Text,
+}
+
+/// An open file whose columns were found.
+struct Shard {
+    file: SerializedFileReader<Source>,
+    source: Source,
+    /// Leaf column of encoded images.
+    image: usize,
+    /// Leaf column of file names.
+    path: Option<usize>,
+    /// Leaf column of labels.
+    label: usize,
+    labels: Labels,
+    rows: u64,
+    classes: Option<Vec<String>>,
+}
+
+impl Shard {
+    fn open(source: Source, columns: Columns<'_>) -> Result<Self, String> {
+        check::footer(&source)?;
+        let file = SerializedFileReader::new(source.clone()).map_err(said)?;
+        let metadata = file.metadata().file_metadata();
+        let schema = metadata.schema_descr();
+        let image = leaf(schema, &[columns.image, "bytes"])
+            .or_else(|| leaf(schema, &[columns.image]))
+            .filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
+        let path =
+            leaf(schema, &[columns.image, "path"]).filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
+        let image = image.ok_or_else(|| no_column(schema, columns.image, "images (a struct with `bytes`)"))?;
+        let labels = leaf(schema, &[columns.label]).and_then(|at| {
+            let labels = match schema.column(at).physical_type() {
+                Type::INT32 => Labels::Int32,
+                Type::INT64 => Labels::Int64,
+                Type::BYTE_ARRAY => Labels::Text,
+                _ => return None,
+            };
+            Some((at, labels))
+        });
+        let (label, labels) = labels.ok_or_else(|| no_column(schema, columns.label, "labels (integers or names)"))?;
+        let entries = metadata.key_value_metadata().into_iter().flatten();
+        let json = entries
+            .filter(|entry| entry.key == "huggingface")
+            .find_map(|entry| entry.value.as_deref());
+        let mut classes = None;
+        if labels != Labels::Text {
+            classes = json
+                .map(|json| names::class_names(json, columns.label))
+                .transpose()?
+                .flatten();
+            if classes.is_none() {
+                return Err(format!(
+                    "the integers of `{}` have no names in the metadata `huggingface`",
+                    columns.label
+                ));
+            }
+        }
+        let mut rows = 0_u64;
+        for group in file.metadata().row_groups() {
+            let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
+            rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
+        }
+        Ok(Self {
+            file,
+            source,
+            image,
+            path,
+            label,
+            labels,
+            rows,
+            classes,
+        })
+    }
+
+    fn about(self) -> About {
+        About {
+            rows: self.rows,
+            classes: self.classes,
+        }
+    }
+
+    fn read(self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+        let mut number = 0;
+        for index in 0..self.file.num_row_groups() {
+            let mut group = self.group(index).map_err(wrong(path))?;
+            while group.rows > 0 {
+                for (image, file, label) in group.batch().map_err(wrong(path))? {
+                    let row = |reason: String| wrong(path)(format!("row {number}: {reason}"));
+                    let image = image.ok_or_else(|| {
+                        let beside = file
+                            .as_ref()
+                            .map_or_else(String::new, |f| format!(" beside the path {f:?}"));
+                        row(format!("the image has no bytes{beside}"))
+                    })?;
+                    let class = match &label {
+                        None => return Err(row("it has no label".into())),
+                        Some(Label::Name(name)) => name,
+                        Some(Label::Index(index)) => self.class(*index).map_err(row)?,
+                    };
+                    tell(Row {
+                        number,
+                        image: image.data(),
+                        path: file.as_deref(),
+                        class,
+                    })?;
+                    number += 1;
+                }
+            }
+        }
+        Ok(self.about())
+    }
+
+    fn class(&self, index: i64) -> Result<&str, String> {
+        let classes = self.classes.as_deref().unwrap_or_default();
+        let name = usize::try_from(index).ok().and_then(|i| classes.get(i));
+        name.map(String::as_str).ok_or_else(|| {
+            let unlabelled = if index == -1 { ", which stands for none" } else { "" };
+            format!(
+                "label {index}{unlabelled}; the metadata names {} classes",
+                classes.len()
+            )
+        })
+    }
+
+    /// Readers of one row group's columns, after their pages were checked.
+    fn group(&self, index: usize) -> Result<Group, String> {
+        let group = self.file.get_row_group(index).map_err(said)?;
+        for column in [Some(self.image), self.path, Some(self.label)].into_iter().flatten() {
+            check::pages(&self.source, group.metadata(), column)?;
+        }
+        let path = self.path.map(|path| Column::open(group.as_ref(), path)).transpose()?;
+        Ok(Group {
+            rows: u64::try_from(group.metadata().num_rows()).unwrap_or(0),
+            image: Column::open(group.as_ref(), self.image)?,
+            path,
+            label: match self.labels {
+                Labels::Int32 => LabelColumn::Int32(Column::open(group.as_ref(), self.label)?),
+                Labels::Int64 => LabelColumn::Int64(Column::open(group.as_ref(), self.label)?),
+                Labels::Text => LabelColumn::Text(Column::open(group.as_ref(), self.label)?),
+            },
+        })
+    }
+}
+
+/// The number of a leaf column that does not repeat.
+fn leaf(schema: &SchemaDescriptor, parts: &[&str]) -> Option<usize> {
+    schema.columns().iter().position(|column| {
+        let found = column.path().parts();
+        found.len() == parts.len() && found.iter().zip(parts).all(|(f, p)| f == p) && column.max_rep_level() == 0
+    })
+}
+
+fn no_column(schema: &SchemaDescriptor, name: &str, of: &str) -> String {
+    let there: Vec<String> = schema
+        .root_schema()
+        .get_fields()
+        .iter()
+        .map(|f| format!("`{}`", f.name()))
+        .collect();
+    format!("no column `{name}` of {of}; it has {}", there.join(", "))
+}

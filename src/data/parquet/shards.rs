@@ -1,0 +1,222 @@
+//! Where the parquet files of a repository lie: in the folder that Python's hub client keeps.
+//!
+//! `<hub>/datasets--<owner>--<name>/snapshots/<commit>/<path>`; `refs/<branch>` beside it holds the commit that a
+//! branch stood for when it was fetched. Files are links to `blobs/<etag>`, and the etag of a large file is its
+//! SHA-256.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::manifest::Hub;
+
+/// The files of a repository as they lie on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::data) struct Snapshot {
+    /// What the revision stood for.
+    pub commit: String,
+    /// Split by split, each in the order of its files' names.
+    pub shards: Vec<ShardFile>,
+}
+
+/// One parquet file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::data) struct ShardFile {
+    /// First part of its name.
+    pub split: String,
+    /// Path inside the repository.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes, where known.
+    pub size: Option<u64>,
+    /// Lower-case hex SHA-256, where known.
+    pub sha256: Option<String>,
+}
+
+/// Where a snapshot lies or would lie; `None` for the commit as long as nobody knows what a branch stands for.
+pub(in crate::data) fn snapshot_folder(hub: &Hub, folder: &Path) -> (Option<String>, PathBuf) {
+    let repo = folder.join(format!("datasets--{}", hub.repo.replace('/', "--")));
+    let named = std::fs::read_to_string(repo.join("refs").join(&hub.revision)).map(|text| text.trim().to_owned());
+    let is_commit = |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let commit = named
+        .ok()
+        .filter(|text| is_commit(text))
+        .or_else(|| is_commit(&hub.revision).then(|| hub.revision.clone()));
+    let snapshot = repo.join("snapshots").join(commit.as_deref().unwrap_or(&hub.revision));
+    (commit, snapshot)
+}
+
+/// The files that a manifest needs, or names and places of those that are missing.
+pub(in crate::data) fn on_disk(hub: &Hub, folder: &Path) -> Result<Snapshot, Vec<(String, PathBuf)>> {
+    let (commit, snapshot) = snapshot_folder(hub, folder);
+    let mut shards = Vec::new();
+    let mut missing = Vec::new();
+    let found = if hub.shards.is_empty() {
+        found_below(&snapshot)
+    } else {
+        Vec::new()
+    };
+    for split in hub.train.iter().chain(&hub.val).chain(&hub.test) {
+        let listed = hub
+            .shards
+            .iter()
+            .filter(|shard| split_of(&shard.path) == Some(split.as_str()));
+        let mut of_split: Vec<ShardFile> = listed
+            .map(|shard| ShardFile {
+                split: split.clone(),
+                name: shard.path.clone(),
+                path: snapshot.join(&shard.path),
+                size: shard.size,
+                sha256: shard.sha256.clone(),
+            })
+            .chain(
+                found
+                    .iter()
+                    .filter(|name| split_of(name) == Some(split.as_str()))
+                    .map(|name| ShardFile {
+                        split: split.clone(),
+                        name: name.clone(),
+                        path: snapshot.join(name),
+                        size: None,
+                        sha256: None,
+                    }),
+            )
+            .collect();
+        of_split.sort_by(|a, b| a.name.cmp(&b.name));
+        let expected = of_split.first().and_then(|shard| number_of_shards(&shard.name));
+        if of_split.is_empty() || expected.is_some_and(|n| n != of_split.len()) {
+            let n = expected.map_or_else(|| "*".to_owned(), |n| format!("{n:05}"));
+            let name = format!("data/{split}-*-of-{n}.parquet");
+            missing.push((name.clone(), snapshot.join(name)));
+        }
+        for shard in of_split {
+            if shard.path.is_file() {
+                shards.push(with_etag(shard));
+            } else {
+                missing.push((shard.name, shard.path));
+            }
+        }
+    }
+    match commit {
+        Some(commit) if missing.is_empty() => Ok(Snapshot { commit, shards }),
+        _ => Err(missing),
+    }
+}
+
+/// `train` of `data/train-00000-of-00003.parquet`, of `data/train.parquet` and of `train/0000.parquet`.
+pub(in crate::data) fn split_of(path: &str) -> Option<&str> {
+    let stem = path.strip_suffix(".parquet")?;
+    let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
+        return folder.rsplit('/').next().filter(|folder| !folder.is_empty());
+    }
+    // `train-00000-of-00003`, but also `train-clean-00000-of-00001`: what stands before the numbers.
+    match name.rsplitn(4, '-').collect::<Vec<_>>().as_slice() {
+        [total, "of", number, split] if is_number(total) && is_number(number) => Some(split),
+        _ => Some(name),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// 3 of `data/train-00000-of-00003.parquet`.
+fn number_of_shards(path: &str) -> Option<usize> {
+    let (_, total) = path.strip_suffix(".parquet")?.rsplit_once("-of-")?;
+    total.parse().ok()
+}
+
+/// Parquet files at the top of a snapshot and one folder down, by their paths inside it.
+fn found_below(snapshot: &Path) -> Vec<String> {
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    };
+    let mut found = Vec::new();
+    for name in names(snapshot) {
+        let path = snapshot.join(&name);
+        if path.is_dir() {
+            let inside = names(&path).into_iter().map(|file| format!("{name}/{file}"));
+            found.extend(inside.filter(|file| file.ends_with(".parquet")));
+        } else if name.ends_with(".parquet") {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// A hash that the manifest does not know, from the name of the blob that the file is a link to.
+fn with_etag(mut shard: ShardFile) -> ShardFile {
+    if shard.sha256.is_none() {
+        let target = std::fs::read_link(&shard.path).ok();
+        let etag = target.and_then(|target| Some(target.file_name()?.to_str()?.to_owned()));
+        shard.sha256 = etag.filter(|e| e.len() == 64 && e.bytes().all(|b| b.is_ascii_hexdigit()));
+    }
+    shard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_split_is_what_stands_before_the_numbers() {
+        for (path, split) in [
+            ("data/train-00000-of-00003.parquet", "train"),
+            ("data/gaussian_noise-00000-of-00001.parquet", "gaussian_noise"),
+            ("data/train-clean-00000-of-00001.parquet", "train-clean"),
+            ("test.parquet", "test"),
+            ("validation/0000.parquet", "validation"),
+        ] {
+            assert_eq!(split_of(path), Some(split), "{path}");
+        }
+        assert_eq!(split_of("data/train-00000-of-00003.json"), None);
+    }
+
+    fn hub(revision: &str) -> Hub {
+        toml::from_str(&format!(
+            "repo = \"o/n\"\nrevision = \"{revision}\"\nval = [\"validation\"]\n"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_branch_is_followed_to_its_commit_and_all_shards_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = folder.path().join("datasets--o--n");
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let data = repo.join("snapshots").join(commit).join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::create_dir_all(repo.join("refs")).unwrap();
+        assert!(on_disk(&hub("main"), folder.path()).is_err());
+        std::fs::write(repo.join("refs/main"), commit).unwrap();
+        let shards = [
+            "train-00000-of-00002",
+            "test-00000-of-00001",
+            "contrast-00000-of-00001",
+            "validation-00000-of-00001",
+        ];
+        for name in shards {
+            std::fs::write(data.join(format!("{name}.parquet")), b"").unwrap();
+        }
+        let missing = on_disk(&hub("main"), folder.path()).unwrap_err();
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].0, "data/train-*-of-00002.parquet");
+        std::fs::write(data.join("train-00001-of-00002.parquet"), b"").unwrap();
+        let snapshot = on_disk(&hub("main"), folder.path()).unwrap();
+        assert_eq!(snapshot, on_disk(&hub(commit), folder.path()).unwrap());
+        assert_eq!(snapshot.commit, commit);
+        let names: Vec<_> = snapshot.shards.iter().map(|shard| shard.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "data/train-00000-of-00002.parquet",
+                "data/train-00001-of-00002.parquet",
+                "data/validation-00000-of-00001.parquet",
+                "data/test-00000-of-00001.parquet"
+            ]
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! What the system refused, as errors that name the file.
+
+use std::io;
+use std::path::Path;
+
+use super::Error;
+
+impl Error {
+    /// For `map_err` on file operations: `map_err(Error::io("read", path))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// For `map_err` where tensors are written: `map_err(Error::saving(path))`. What the system refused is an
+    /// [`Error::Io`] that names the file.
+    pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |error| {
+            let first: &(dyn std::error::Error + 'static) = &error;
+            let refused = std::iter::successors(Some(first), |e| e.source()).find_map(|e| {
+                let e = e.downcast_ref::<io::Error>()?;
+                let plain = e.raw_os_error().map(io::Error::from_raw_os_error);
+                Some(plain.unwrap_or_else(|| io::Error::new(e.kind(), e.to_string())))
+            });
+            match refused {
+                Some(source) => Self::io("write", path)(source),
+                None => Self::Tensor(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn tensors_that_cannot_be_written_name_the_file_and_the_remedy() {
+        let tensor = Tensor::zeros((64, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nowhere").join("x.safetensors");
+        let error = tensor
+            .save_safetensors("x", &path)
+            .map_err(Error::saving(&path))
+            .unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write `{}`", path.display()));
+        assert_eq!(error.hint().unwrap(), "check the path");
+    }
+}
