@@ -42,7 +42,9 @@ fn damaged(reader: &Reader, seeds: &[Vec<u8>], iteration: u64) -> Vec<u8> {
 }
 
 fn fuzz(name: &str) {
-    let folder = tempfile::tempdir().unwrap();
+    // In memory where that can be had: files are made and removed by the hundred thousand.
+    let shared = Path::new("/dev/shm");
+    let folder = tempfile::tempdir_in(shared).or_else(|_| tempfile::tempdir()).unwrap();
     let count = number("KSHOT_FUZZ_ITERATIONS", ITERATIONS);
     let bounds = Bounds {
         mebibytes: MEBIBYTES,

@@ -177,8 +177,14 @@ fn webp_seeds() -> Vec<Vec<u8>> {
     vec![
         encoded(ImageFormat::WebP),
         hex(
-            "52494646540000005745425056503820480000000001002009d012a0900070004006825b00274ba0002732039b1c000feece0a6\
-             2a4ec063f7e59e5b500bad6a74e23acba24d64b78cda9d636409fea6feef9f94345c2228e6abbd000000",
+            "52494646540000005745425056503820480000001002009d012a0900070004006825b00274ba0002732039b1\
+             c000feece0a62a4ec063f7e59e5b500bad6a74e23acba24d64b78cda9d636409fea6feef9f94345c2228e6ab\
+             bd000000",
+        ),
+        hex(
+            "524946466400000057454250565038580a00000010000000080000060000414c50480a0000000107d0ce8808\
+             4444ff035650382034000000d001009d012a0900070004006825b00274010ebb058e0000fee9fd2aed106fe1\
+             9c24ce08fc6427f937953f6c0836236c83000000",
         ),
     ]
 }
@@ -308,10 +314,11 @@ pub const READERS: &[Reader] = &[
         name: "table_parquet",
         seeds: || {
             let paths = [Some("a/1.jpg"), Some("b/2.jpg"), Some("b/3.jpg")];
-            let labels = [Some("cat"), None, Some("cat")];
+            let labels = [Some("cat"), Some("dog"), Some("cat")];
+            let sides = [Some("train"), Some("test"), Some("val")];
             vec![
                 crate::import::parquet(&[("path", &paths), ("label", &labels)]),
-                crate::import::parquet(&[("path", &paths), ("label", &paths), ("split", &labels)]),
+                crate::import::parquet(&[("path", &paths), ("label", &labels), ("split", &sides)]),
             ]
         },
         repair: nothing,
