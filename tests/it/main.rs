@@ -26,6 +26,7 @@ mod gate;
 mod gate_simulation;
 mod goldens;
 mod gradients;
+mod hostile;
 mod import;
 mod kill;
 mod ledger;
