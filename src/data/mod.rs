@@ -99,14 +99,20 @@ pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
 /// # Errors
 /// As [`open`].
 pub fn open_for(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    open_with(name, protocol, datasets, cache, &parquet::shards::hub_folder())
+    open_with(name, protocol, datasets, cache, &fetch::HubPlaces::from_env())
 }
 
-/// As [`open_for`], with the folder of the hub client in `hub`.
+/// As [`open_for`], with hub files where `hub` says.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_with(name: &str, protocol: Protocol, datasets: &Path, cache: &Path, hub: &Path) -> Result<Dataset> {
+pub fn open_with(
+    name: &str,
+    protocol: Protocol,
+    datasets: &Path,
+    cache: &Path,
+    hub: &fetch::HubPlaces,
+) -> Result<Dataset> {
     let manifest = manifest_of(name, datasets, cache)?;
     let cache = cache.join("datasets").join(name);
     let mut source = Source::choose(&manifest, protocol, hub)?;

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::fetch::{HubPlaces, hub_files};
 use super::manifest::{Form, Manifest, SourceFile};
 use super::parquet::shards;
 use super::{Origin, hex};
@@ -52,8 +53,8 @@ struct Stamp {
 }
 
 impl<'a> Source<'a> {
-    /// The first form that serves the protocol and is complete on this machine. `hub` is the folder of the hub client.
-    pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &Path) -> Result<Self> {
+    /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
+    pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubPlaces) -> Result<Self> {
         let forms = manifest.forms(protocol).map_err(|reason| Error::Dataset {
             dataset: manifest.name.clone(),
             reason,
@@ -114,24 +115,43 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn hub(manifest: &'a Manifest, folder: &Path) -> Result<Self, Vec<(String, PathBuf)>> {
+    fn hub(manifest: &'a Manifest, places: &HubPlaces) -> Result<Self, Vec<(String, PathBuf)>> {
         let Some(hub) = &manifest.hub else {
             return Err(Vec::new());
         };
-        let snapshot = shards::on_disk(hub, folder)?;
-        let placed = |shard: shards::ShardFile| Placed {
-            role: shard.split,
-            name: shard.name,
-            path: shard.path,
-            size: shard.size,
-            digest: shard.sha256.map(|hash| ("sha256", hash)),
-            is_archive: true,
+        let mut files = Vec::new();
+        // As fetched by kshot, which keeps a listing; else as Python's client left it.
+        let commit = match hub_files(hub, &manifest.downloads, places) {
+            Some(fetched) => {
+                files.extend(fetched.shards.into_iter().map(|shard| Placed {
+                    role: shard.split,
+                    name: shard.name,
+                    path: shard.path,
+                    size: Some(shard.size),
+                    digest: shard.sha256.map(|hash| ("sha256", hash)),
+                    is_archive: true,
+                }));
+                fetched.commit
+            }
+            None => {
+                let snapshot = shards::on_disk(hub, &places.cache)?;
+                files.extend(snapshot.shards.into_iter().map(|shard| Placed {
+                    role: shard.split,
+                    name: shard.name,
+                    path: shard.path,
+                    size: shard.size,
+                    digest: shard.sha256.map(|hash| ("sha256", hash)),
+                    is_archive: true,
+                }));
+                snapshot.commit
+            }
         };
+        files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
             manifest,
             form: Form::Hub,
-            commit: Some(snapshot.commit),
-            files: snapshot.shards.into_iter().map(placed).collect(),
+            commit: Some(commit),
+            files,
         })
     }
 
@@ -221,12 +241,11 @@ fn check(file: &Placed, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, St
     Ok((path, Stamp { size, changed, digest }))
 }
 
-/// Lower-case hex hash of a file, of the kind "sha256" or "md5".
+/// Lower-case hex hash of a file: "md5", else "sha256".
 pub(super) fn hash(path: &Path, kind: &str) -> Result<String> {
-    if kind == "sha256" {
-        digest::<Sha256>(path)
-    } else {
-        digest::<Md5>(path)
+    match kind {
+        "md5" => digest::<Md5>(path),
+        _ => digest::<Sha256>(path),
     }
 }
 

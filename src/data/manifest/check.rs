@@ -30,6 +30,9 @@ impl Manifest {
             if self.files.iter().take(i).any(|other| other.role == file.role) {
                 return Err(format!("role `{}` is given twice", file.role));
             }
+            if file.name.is_empty() || file.name.starts_with('.') || file.name.contains(['/', '\\']) {
+                return Err(format!("`{}` cannot be the name of a file", file.name));
+            }
             let Some((kind, hash)) = file.digest() else {
                 return Err(format!("file `{}` has neither sha256 nor md5", file.name));
             };
@@ -42,17 +45,24 @@ impl Manifest {
                 ));
             }
         }
+        // What has a repository may do without archives.
+        let hub_only = self.hub.is_some() && self.files.is_empty() && self.directory.is_none();
         for role in roles {
-            if role.required && self.file(role.name).is_none() {
+            if role.required && !hub_only && self.file(role.name).is_none() {
                 return Err(format!("no file has the role `{}`", role.name));
             }
         }
+        if let Some(share) = self.holdout.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+            return Err(format!("`holdout` is a share between 0 and 1, not {share}"));
+        }
         match (self.layout, self.directory.is_some(), self.files.is_empty()) {
             (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
-            (Layout::Folders, false, true) => Err("give a `directory` or a `[[file]]` of role `archive`".into()),
+            (Layout::Folders, false, true) if !hub_only => {
+                Err("give a `directory` or a `[[file]]` of role `archive`".into())
+            }
             (Layout::Folders, ..) => Ok(()),
             (_, true, _) => Err("`directory` is for the layout `folders` only".into()),
-            (Layout::OxfordFlowers, ..) if self.class_names.is_empty() => {
+            (Layout::OxfordFlowers, ..) if self.class_names.is_empty() && !hub_only => {
                 Err("the layout `oxford-flowers` needs `class_names` in label order".into())
             }
             _ => Ok(()),
@@ -78,7 +88,7 @@ mod tests {
             (
                 "role = \"annotations\"",
                 "role = \"labels\"",
-                "unknown role `labels`, this layout has: images, annotations",
+                "unknown role `labels`, this layout has: images, annotations, coop-split",
             ),
             (
                 "role = \"annotations\"",
@@ -94,6 +104,16 @@ mod tests {
                 "5c4f3ee8",
                 "5C4F3EE8",
                 "md5 of `images.tar.gz` is not 32 lower-case hex digits",
+            ),
+            (
+                "micro = true",
+                "holdout = 1.0",
+                "`holdout` is a share between 0 and 1, not 1",
+            ),
+            (
+                "name = \"images.tar.gz\"",
+                "name = \"../x\"",
+                "`../x` cannot be the name",
             ),
             (
                 "micro = true",

@@ -51,7 +51,9 @@ impl Manifest {
         let one_is_there = self.files.iter().any(stands_in);
         let roles = self.layout.roles();
         let is_needed = |file: &&SourceFile| {
-            roles.iter().any(|role| role.name == file.role && role.required)
+            roles
+                .iter()
+                .any(|role| role.name == file.role && (role.required || role.is_archive))
                 || (protocol == Protocol::Coop && file.role == "coop-split")
                 || (alternatives.contains(&file.role.as_str()) && !one_is_there)
         };

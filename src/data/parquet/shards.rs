@@ -4,7 +4,6 @@
 //! branch stood for when it was fetched. Files are links to `blobs/<etag>`, and the etag of a large file is its
 //! SHA-256.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::data::manifest::Hub;
@@ -31,16 +30,6 @@ pub(in crate::data) struct ShardFile {
     pub size: Option<u64>,
     /// Lower-case hex SHA-256, where known.
     pub sha256: Option<String>,
-}
-
-/// Folder of the hub client: `HF_HUB_CACHE`, else `HF_HOME/hub`, else in the user's cache folder.
-pub(in crate::data) fn hub_folder() -> PathBuf {
-    let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    folder("HF_HUB_CACHE")
-        .or_else(|| folder("HF_HOME").map(|f| f.join("hub")))
-        .or_else(|| folder("XDG_CACHE_HOME").map(|f| f.join("huggingface").join("hub")))
-        .or_else(|| folder("HOME").map(|f| f.join(".cache").join("huggingface").join("hub")))
-        .unwrap_or_else(|| env::temp_dir().join("huggingface").join("hub"))
 }
 
 /// Where a snapshot lies or would lie; `None` for the commit as long as nobody knows what a branch stands for.

@@ -51,15 +51,41 @@ fn an_archive_altered_after_the_check_is_hashed_again() {
 }
 
 #[test]
-fn other_content_gets_another_folder() {
+fn other_labels_are_read_anew_from_the_same_images() {
     let set = flowers(&[1, 2, 2, 1, 2, 1]);
-    set.open().unwrap();
-    let renamed = flowers(&[1, 2, 2, 1, 2, 2]);
-    let data = kshot::data::open("toy", &renamed.datasets(), &set.cache());
+    let first = set.open().unwrap();
+    let relabelled = flowers(&[1, 2, 2, 1, 2, 2]);
+    let data = kshot::data::open("toy", &relabelled.datasets(), &set.cache());
     assert!(data.is_err(), "no manifest yet");
-    renamed.open().unwrap();
-    kshot::data::open("toy", &renamed.datasets(), &set.cache()).unwrap();
+    let expected = relabelled.open().unwrap();
+    let second = kshot::data::open("toy", &relabelled.datasets(), &set.cache()).unwrap();
+    assert_eq!(
+        super::fixture::labels(&second.test),
+        super::fixture::labels(&expected.test)
+    );
+    assert_ne!(
+        super::fixture::labels(&second.test),
+        super::fixture::labels(&first.test)
+    );
+    assert_eq!(set.kept().len(), 1);
+    assert_eq!(set.open().unwrap(), first);
+}
+
+#[test]
+fn other_images_get_another_folder() {
+    let set = Fixture::new("folders", "").file("archive", "a.tar", &tar(folders(1)));
+    set.open().unwrap();
+    let other = Fixture::new("folders", "").file("archive", "a.tar", &tar(folders(2)));
+    other.open().unwrap();
+    let second = kshot::data::open("toy", &other.datasets(), &set.cache()).unwrap();
     assert_eq!(set.kept().len(), 2);
+    assert_ne!(set.open().unwrap().pool[0].sha256, second.pool[0].sha256);
+}
+
+fn folders(colour: u8) -> Vec<(String, Vec<u8>)> {
+    ["train/a/1.jpg", "test/a/2.jpg"]
+        .map(|name| (name.to_owned(), jpeg(colour)))
+        .into()
 }
 
 /// What a process that was killed leaves behind is removed by the next one that unpacks.

@@ -10,6 +10,7 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use kshot::config::Protocol;
+use kshot::data::fetch::HubPlaces;
 use kshot::data::parquet::{self, Columns};
 use kshot::data::{self, Dataset};
 use kshot::error::{Error, Result};
@@ -147,8 +148,13 @@ impl HubFixture {
     }
 
     pub(super) fn open(&self, protocol: Protocol) -> Result<Dataset> {
-        let (datasets, cache, hub) = (self.path("datasets"), self.path("cache"), self.path("hub"));
-        data::open_with("toy", protocol, &datasets, &cache, &hub)
+        let hub = HubPlaces {
+            endpoint: "https://hub.invalid".into(),
+            cache: self.path("hub"),
+            token: None,
+            offline: true,
+        };
+        data::open_with("toy", protocol, &self.path("datasets"), &self.path("cache"), &hub)
     }
 
     #[track_caller]
