@@ -7,7 +7,7 @@ use crate::experiment::plan::Places;
 
 /// The folder that holds `datasets/`: `KSHOT_HOME`, else the working folder or its nearest ancestor that
 /// has one, else the source folder this binary was built in. Unpacked data goes to `KSHOT_CACHE`, else
-/// the platform's cache folder.
+/// the platform's cache folder; `KSHOT_IMAGE_CACHE_GB` bounds what of it are shrunk images, 0 for none.
 pub(super) fn places() -> Places {
     let home = env::var_os("KSHOT_HOME").map(PathBuf::from).unwrap_or_else(|| {
         let working = env::current_dir().unwrap_or_default();
@@ -20,8 +20,20 @@ pub(super) fn places() -> Places {
     Places {
         datasets: home.join("datasets"),
         cache: cache(),
+        image_cache_gigabytes: image_cache_gigabytes(),
         home,
     }
+}
+
+fn image_cache_gigabytes() -> Option<f64> {
+    let bound = env::var("KSHOT_IMAGE_CACHE_GB")
+        .ok()
+        .filter(|bound| !bound.is_empty())?;
+    let gigabytes = bound.parse().ok().filter(|gigabytes: &f64| gigabytes.is_finite());
+    if gigabytes.is_none() {
+        tracing::warn!("KSHOT_IMAGE_CACHE_GB is `{bound}`, which is no number of gigabytes: the default holds");
+    }
+    gigabytes
 }
 
 fn cache() -> PathBuf {

@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?;
     let split = split::draw(&dataset, arguments.protocol, arguments.shots, arguments.seed, None)?;
     let shots = split.train_images(&dataset)?;
-    let base = Bases::new(&places.home).of(&learner)?;
+    let base = Bases::new(&places.home).keeping(places.image_cache()).of(&learner)?;
     let mut classifier = base.classifier(&learner, &split.classes, arguments.seed, arguments.start.as_deref())?;
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")

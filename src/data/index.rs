@@ -32,6 +32,9 @@ pub(super) struct Index {
     protocols: Vec<Listed>,
 }
 
+/// What each image turned out to be: its id, then its path below the root and what is known of it.
+pub(super) type Surveyed = Vec<(String, Result<(String, Facts)>)>;
+
 /// Classes and sides under one protocol.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,7 +169,7 @@ impl Index {
         root: &Path,
     ) -> Result<Listed> {
         let (listed, found) = self.survey(source, protocol, key, listing, root)?;
-        let images = all_or_first_error(found)?;
+        let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
         self.schema = SCHEMA;
         self.images.extend(images);
         self.protocols.retain(|other| other.protocol != protocol);
@@ -182,7 +185,7 @@ impl Index {
         key: &str,
         mut listing: Listing,
         root: &Path,
-    ) -> Result<(Listed, Vec<Result<(String, Facts)>>)> {
+    ) -> Result<(Listed, Surveyed)> {
         let manifest = source.manifest;
         let fail = |reason: String| Error::Dataset {
             dataset: manifest.name.clone(),
@@ -241,6 +244,7 @@ impl Index {
             .iter()
             .filter(|image| !self.images.contains_key(image.file()))
             .collect();
+        let look_at = |image: &Labelled| (image.id.clone(), look_at(image));
         let found = unknown.into_par_iter().map(look_at).collect();
         let listed = Listed {
             protocol,

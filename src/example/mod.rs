@@ -3,6 +3,7 @@
 mod augment;
 mod chat;
 mod grid;
+mod image_cache;
 mod input;
 mod label;
 mod processor;
@@ -14,6 +15,7 @@ mod tokens;
 
 pub use chat::{ChatTemplate, Message, Part, Role};
 pub use grid::Grid;
+pub use image_cache::{ImageCache, seen};
 pub use input::{Chunk, Datum, ModelInput, Picture, PictureKey};
 pub use label::{compared, written};
 pub use processor::ImageProcessor;

@@ -169,7 +169,7 @@ impl ImageProcessor {
     /// What evaluation sees: normalised values, planar (3, H, W).
     #[must_use]
     pub fn pixels(&self, image: &RgbImage) -> Vec<f32> {
-        self.normalised(&self.framed(image), false)
+        self.normalised(&self.framed(image))
     }
 
     /// What training sees: a random part of the image, mirrored half of the time when `flip` is set;
@@ -186,11 +186,12 @@ impl ImageProcessor {
         } else {
             self.framed(image)
         };
-        self.normalised(&framed, flip && rng.random_bool(0.5))
+        self.planes(&framed, flip && rng.random_bool(0.5))
     }
 
     /// The image resized and cropped to [`ImageProcessor::size`], in 8 bits.
-    fn framed(&self, image: &RgbImage) -> RgbImage {
+    #[must_use]
+    pub fn framed(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
         let resized = match self.resize {
             None => image.clone(),
@@ -209,7 +210,27 @@ impl ImageProcessor {
         }
     }
 
-    fn normalised(&self, image: &RgbImage, mirrored: bool) -> Vec<f32> {
+    /// All that [`ImageProcessor::framed`] depends on, as a part of a file name.
+    #[must_use]
+    pub fn settings(&self) -> String {
+        let resize = match self.resize {
+            None => "whole".into(),
+            Some(Resize::ShortestEdge(edge)) => format!("bicubic{edge}"),
+            Some(Resize::To { height, width }) => format!("bicubic{width}x{height}"),
+        };
+        match self.crop {
+            None => resize,
+            Some((height, width)) => format!("{resize}-centre{width}x{height}"),
+        }
+    }
+
+    /// The normalised values of a framed image, planar (3, H, W).
+    #[must_use]
+    pub fn normalised(&self, framed: &RgbImage) -> Vec<f32> {
+        self.planes(framed, false)
+    }
+
+    fn planes(&self, image: &RgbImage, mirrored: bool) -> Vec<f32> {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let mut planes = vec![0f32; 3 * width * height];
         for (channel, plane) in planes.chunks_exact_mut((width * height).max(1)).enumerate() {

@@ -8,10 +8,12 @@ use image::RgbImage;
 
 use super::chat::Message;
 use super::grid::Grid;
+use super::image_cache::{ImageCache, seen};
 use super::input::{Chunk, ModelInput, Picture, PictureKey};
 use super::prompt::Prompter;
 use super::qwen_image::PatchProcessor;
 use super::resize::shrink;
+use crate::data::LabelledImage;
 use crate::error::Result;
 
 /// Tokenizer, chat template and image sizes of a model folder.
@@ -20,6 +22,7 @@ pub struct Renderer {
     prompter: Prompter,
     processor: PatchProcessor,
     longest_side: Option<u32>,
+    images: Option<Arc<ImageCache>>,
 }
 
 impl Renderer {
@@ -33,7 +36,15 @@ impl Renderer {
             prompter: Prompter::load(model_dir, processor.merge())?,
             processor,
             longest_side,
+            images: None,
         })
+    }
+
+    /// The same, keeping shrunk images.
+    #[must_use]
+    pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
+        self.images = images;
+        self
     }
 
     /// The tokenizer and template.
@@ -42,15 +53,37 @@ impl Renderer {
         &self.prompter
     }
 
+    /// The image of a file as the model is to see it.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Io`], [`crate::error::Error::Image`] when it cannot be read or decoded, or is empty or far too long.
+    pub fn picture_of(&self, image: &LabelledImage, mirrored: bool) -> Result<Picture> {
+        let pixels = match self.longest_side {
+            Some(longest) => seen(self.images.as_deref(), image, &format!("lanczos{longest}"), |whole| {
+                if whole.width().max(whole.height()) > longest {
+                    shrink(&whole, longest)
+                } else {
+                    whole
+                }
+            })?,
+            None => seen(None, image, "", |whole| whole)?,
+        };
+        self.shown(pixels, &image.sha256, mirrored)
+    }
+
     /// An image as the model is to see it; `sha256` is that of its file.
     ///
     /// # Errors
     /// [`crate::error::Error::Image`] when it is empty or far too long.
     pub fn picture(&self, image: &RgbImage, sha256: &str, mirrored: bool) -> Result<Picture> {
-        let mut pixels = match self.longest_side {
+        let pixels = match self.longest_side {
             Some(longest) => shrink(image, longest),
             None => image.clone(),
         };
+        self.shown(pixels, sha256, mirrored)
+    }
+
+    fn shown(&self, mut pixels: RgbImage, sha256: &str, mirrored: bool) -> Result<Picture> {
         if mirrored {
             image::imageops::flip_horizontal_in_place(&mut pixels);
         }

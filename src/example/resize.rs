@@ -4,6 +4,9 @@
 
 use image::RgbImage;
 
+mod passes;
+use passes::{Horizontal, Vertical};
+
 /// Fractional bits of a weight: 32, less 8 of the pixel, less 2 for sums that overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 
@@ -65,59 +68,39 @@ pub fn shrink(image: &RgbImage, longest: u32) -> RgbImage {
 }
 
 fn filtered(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
-    let mut resized = image.clone();
-    if width != resized.width() {
-        resized = horizontal(&resized, width, filter);
+    match (width != image.width(), height != image.height()) {
+        (true, true) => vertical(&horizontal(image, width, filter), height, filter),
+        (true, false) => horizontal(image, width, filter),
+        (false, true) => vertical(image, height, filter),
+        (false, false) => image.clone(),
     }
-    if height != resized.height() {
-        resized = vertical(&resized, height, filter);
-    }
-    resized
 }
 
 fn horizontal(image: &RgbImage, width: u32, filter: Filter) -> RgbImage {
-    let taps = taps(image.width() as usize, width as usize, filter);
-    let stride = 3 * image.width() as usize;
     let mut out = RgbImage::new(width, image.height());
-    let rows = image.as_raw().chunks_exact(stride);
-    for (row, out) in rows.zip(out.chunks_exact_mut(3 * width as usize)) {
-        for (taps, out) in taps.iter().zip(out.chunks_exact_mut(3)) {
-            let mut sums = [1 << (PRECISION - 1); 3];
-            for (weight, pixel) in taps.weights.iter().zip(row[3 * taps.first..].chunks_exact(3)) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += weight * i32::from(value);
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = to_8_bits(sum);
-            }
-        }
+    if !out.is_empty() {
+        pulp::Arch::new().dispatch(Horizontal {
+            image: image.as_raw(),
+            from: 3 * image.width() as usize,
+            taps: &taps(image.width() as usize, width as usize, filter),
+            out: &mut out,
+            to: 3 * width as usize,
+        });
     }
     out
 }
 
 fn vertical(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
-    let taps = taps(image.height() as usize, height as usize, filter);
-    let stride = 3 * image.width() as usize;
     let mut out = RgbImage::new(image.width(), height);
-    let mut sums = vec![0i32; stride];
-    for (taps, out) in taps.iter().zip(out.chunks_exact_mut(stride)) {
-        sums.fill(1 << (PRECISION - 1));
-        let rows = image.as_raw()[taps.first * stride..].chunks_exact(stride);
-        for (weight, row) in taps.weights.iter().zip(rows) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += weight * i32::from(value);
-            }
-        }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = to_8_bits(sum);
-        }
+    if !out.is_empty() {
+        pulp::Arch::new().dispatch(Vertical {
+            image: image.as_raw(),
+            stride: 3 * image.width() as usize,
+            taps: &taps(image.height() as usize, height as usize, filter),
+            out: &mut out,
+        });
     }
     out
-}
-
-fn to_8_bits(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
 }
 
 /// Keys' cubic kernel with a = -0.5 at distance `x`.

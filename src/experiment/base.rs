@@ -13,7 +13,7 @@ use crate::config::Learner;
 use crate::data;
 use crate::engine::Settings;
 use crate::error::{Error, Result};
-use crate::example::Renderer;
+use crate::example::{ImageCache, Renderer};
 use crate::method::Classifier;
 use crate::method::dinov2::Dinov2Classifier;
 use crate::method::features::Frozen;
@@ -46,6 +46,7 @@ pub enum Base {
 pub struct Bases {
     home: PathBuf,
     device: Device,
+    images: Option<Arc<ImageCache>>,
     vision: HashMap<PathBuf, Base>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
     renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
@@ -58,10 +59,18 @@ impl Bases {
         Self {
             home: home.to_path_buf(),
             device: Device::Cpu,
+            images: None,
             vision: HashMap::new(),
             backends: HashMap::new(),
             renderers: HashMap::new(),
         }
+    }
+
+    /// The same; what they see of the images is kept in a cache, if there is one.
+    #[must_use]
+    pub fn keeping(mut self, images: Option<ImageCache>) -> Self {
+        self.images = images.map(Arc::new);
+        self
     }
 
     /// The base of a learner, loaded at the first call.
@@ -81,7 +90,7 @@ impl Bases {
         }
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
-                let base = vision(&dir, &self.device)?;
+                let base = vision(&dir, &self.device, self.images.clone())?;
                 self.vision.insert(dir.clone(), base);
             }
             return Ok(self.vision.get(&dir).cloned().unwrap_or(Base::None));
@@ -89,7 +98,7 @@ impl Bases {
         let renderer = match self.renderers.get(&(dir.clone(), config.longest_side)) {
             Some(renderer) => renderer.clone(),
             None => {
-                let renderer = Arc::new(Renderer::load(&dir, Some(config.longest_side))?);
+                let renderer = Arc::new(Renderer::load(&dir, Some(config.longest_side))?.keeping(self.images.clone()));
                 let key = (dir.clone(), config.longest_side);
                 self.renderers.insert(key, renderer.clone());
                 renderer
@@ -188,8 +197,8 @@ fn resolve(model: &Path, home: &Path) -> PathBuf {
     }
 }
 
-fn vision(dir: &Path, device: &Device) -> Result<Base> {
-    let frozen = Frozen::load(dir, device)?;
+fn vision(dir: &Path, device: &Device, images: Option<Arc<ImageCache>>) -> Result<Base> {
+    let frozen = Frozen::load(dir, device)?.keeping(images);
     let preprocessing = dir.join("preprocessor_config.json");
     let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
     let fingerprint = Sha256::new()

@@ -7,6 +7,7 @@ use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::Result;
+use crate::example::ImageCache;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
@@ -25,6 +26,16 @@ pub struct Places {
     pub datasets: PathBuf,
     /// Unpacked datasets.
     pub cache: PathBuf,
+    /// Bound of the cache of shrunk images below `cache`, as [`ImageCache::new`] takes it.
+    pub image_cache_gigabytes: Option<f64>,
+}
+
+impl Places {
+    /// Where shrunk images are kept; none if the bound is 0.
+    #[must_use]
+    pub fn image_cache(&self) -> Option<ImageCache> {
+        ImageCache::new(&self.cache.join("images"), self.image_cache_gigabytes)
+    }
 }
 
 /// One point of one curve, ready to run.
@@ -51,7 +62,7 @@ pub struct Cell {
 /// # Errors
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
-    let mut bases = Bases::new(&places.home);
+    let mut bases = Bases::new(&places.home).keeping(places.image_cache());
     for learner in &sweep.learners {
         bases.of(learner)?;
     }

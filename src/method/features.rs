@@ -9,8 +9,7 @@ use rayon::prelude::*;
 
 use crate::data::LabelledImage;
 use crate::error::Result;
-use crate::example::ImageProcessor;
-use crate::method::read_images;
+use crate::example::{ImageCache, ImageProcessor, seen};
 use crate::models::dinov2::Dinov2;
 
 /// Images per forward pass.
@@ -21,6 +20,7 @@ pub struct Frozen {
     model: Dinov2,
     processor: ImageProcessor,
     device: Device,
+    images: Option<Arc<ImageCache>>,
     /// sha256 of the encoded image → [CLS; mean patch], 2·D numbers.
     known: Mutex<HashMap<String, Arc<[f32]>>>,
 }
@@ -35,8 +35,16 @@ impl Frozen {
             model: Dinov2::load(dir, device)?,
             processor: ImageProcessor::load(dir)?,
             device: device.clone(),
+            images: None,
             known: Mutex::default(),
         })
+    }
+
+    /// The same, keeping resized images.
+    #[must_use]
+    pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
+        self.images = images;
+        self
     }
 
     /// The base model.
@@ -83,10 +91,14 @@ impl Frozen {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        let views: Vec<Vec<f32>> = read_images(images)?
-            .par_iter()
-            .map(|i| self.processor.pixels(i))
-            .collect();
+        let (processor, settings) = (&self.processor, self.processor.settings());
+        let view = |image| -> Result<Vec<f32>> {
+            let framed = seen(self.images.as_deref(), image, &settings, |whole| {
+                processor.framed(&whole)
+            })?;
+            Ok(processor.normalised(&framed))
+        };
+        let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
         stack(&views, self.processor.size(), &self.device)
     }
 }

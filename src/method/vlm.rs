@@ -15,7 +15,7 @@ use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
 use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
 use crate::method::training::{Steps, train};
-use crate::method::{Classifier, Fit, Keep, Step, argmax, read_images, untrained};
+use crate::method::{Classifier, Fit, Keep, Step, argmax, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::Prediction;
@@ -81,10 +81,9 @@ impl VlmClassifier {
 
     /// Pictures of images, each mirrored or not.
     fn pictures(&self, images: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Picture>> {
-        let decoded = read_images(images)?;
         let renderer = &*self.renderer;
-        let all = decoded.par_iter().zip(images).zip(mirrored);
-        all.map(|((pixels, image), &mirrored)| renderer.picture(pixels, &image.sha256, mirrored))
+        let all = images.par_iter().zip(mirrored);
+        all.map(|(image, &mirrored)| renderer.picture_of(image, mirrored))
             .collect()
     }
 

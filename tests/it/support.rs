@@ -61,6 +61,7 @@ pub fn cells(config: &str, set: &[&str]) -> Vec<Cell> {
         home: root().into(),
         datasets: datasets(),
         cache: cache(),
+        image_cache_gigabytes: None,
     };
     plan::plan(&sweep, &places).unwrap()
 }

@@ -1,0 +1,6 @@
+//! A user's own images: from a folder or a table to a dataset, and to a finished sweep.
+
+mod forms;
+mod own;
+mod refused;
+mod sweep;

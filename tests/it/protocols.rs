@@ -1,0 +1,7 @@
+//! The three protocols: draws, index files, class texts and losses as their sources have them.
+
+mod coop;
+mod listing;
+mod loss;
+mod real;
+mod tinker;
