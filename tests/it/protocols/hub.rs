@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use image::{ExtendedColorType, ImageEncoder as _, codecs};
 use kshot::config::Protocol;
+use kshot::data::fetch::HubPlaces;
 use kshot::data::{self, Dataset, split};
 use kshot::results::store::Store;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
@@ -90,7 +91,13 @@ fn picture(row: usize, class: u32) -> Vec<u8> {
 
 fn open(home: &Path, name: &str) -> Dataset {
     let (datasets, cache) = (home.join("datasets"), home.join("cache"));
-    data::open_with(name, Protocol::Tinker, &datasets, &cache, &hub(home)).unwrap()
+    let places = HubPlaces {
+        endpoint: "https://hub.invalid".into(),
+        cache: hub(home),
+        token: None,
+        offline: true,
+    };
+    data::open_with(name, Protocol::Tinker, &datasets, &cache, &places).unwrap()
 }
 
 #[test]
