@@ -25,7 +25,7 @@ use super::manifest::{Form, Manifest};
 use crate::error::{Error, MissingFile, Result};
 use client::Client;
 pub use hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
-pub use listing::hub_listing;
+pub use listing::{hub_listing, hub_tail};
 pub use places::{HubPlaces, Remote, Token};
 pub use policy::{Policy, RetryAfter};
 use wanted::{Source, Wanted};

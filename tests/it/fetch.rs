@@ -2,13 +2,13 @@
 
 mod faults;
 mod hub;
-mod hub_server;
+pub mod hub_server;
 mod kill;
 mod official;
 mod resume;
-mod server;
+pub mod server;
 mod sources;
-mod verb;
+pub mod verb;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
