@@ -73,7 +73,7 @@ impl Chroma<'_> {
                 *sum = u16::from(value);
             }
         } else {
-            let far = if y % 2 == 0 {
+            let far = if y.is_multiple_of(2) {
                 near.saturating_sub(1)
             } else {
                 (near + 1).min(self.height - 1)
