@@ -138,7 +138,7 @@ impl Machine {
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name != "lock");
+    names.retain(|name| name != ".lock");
     names.sort();
     names
 }

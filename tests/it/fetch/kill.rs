@@ -66,7 +66,7 @@ fn start(user: &User, server: &Server, form: &str) -> Child {
 fn fetched(user: &User) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = contents(user.folder.path());
     files.retain(|path, _| {
-        !path.starts_with("datasets") && !path.ends_with("lock") && path.extension().is_none_or(|e| e != "lock")
+        !path.starts_with("datasets") && !path.ends_with(".lock") && path.extension().is_none_or(|e| e != "lock")
     });
     files
 }

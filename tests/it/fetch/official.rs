@@ -245,18 +245,24 @@ fn hub_files_come_with_classes_and_splits() {
         };
         assert_eq!((opened.pool.len(), opened.test.len()), (rows("train"), rows("test")));
         assert_eq!(opened.origin.revision, Some(super::hub_server::commit('a')));
+        let show = |protocol| {
+            let mut show = user.kshot(&["data", "show", set.name, "--protocol", protocol]);
+            let output = show.env("KSHOT_OFFLINE", "1").output().unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(
+            show("tinker").contains(&super::hub_server::commit('a')),
+            "{}",
+            show("tinker")
+        );
         if set.name != "caltech101" {
             let clean = set.open(&user, Protocol::Clean);
             assert_eq!(
                 (clean.pool.len(), clean.test.len()),
                 (rows("train") + rows("validation"), rows("test"))
             );
-            let output = user
-                .kshot(&["data", "show", set.name])
-                .env("KSHOT_OFFLINE", "1")
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{}", stderr(&output));
+            assert!(show("clean").contains(&format!("{} classes", set.classes.len())));
         }
     }
 }
