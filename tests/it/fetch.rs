@@ -1,7 +1,9 @@
 //! Fetching, against a real HTTP server on loopback.
 
 mod faults;
+mod hardship;
 mod hub;
+mod hub_refusals;
 mod hub_server;
 mod kill;
 mod official;
