@@ -5,6 +5,7 @@
 mod config;
 mod control;
 mod data;
+mod dry_run;
 mod embed;
 mod eval;
 mod gate;

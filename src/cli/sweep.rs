@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
 
 use super::config::Config;
+use super::dry_run;
 use super::progress::Live;
 use super::{output, places::places, summary};
 use crate::error::{Error, Result};
@@ -15,7 +15,6 @@ use crate::experiment::plan::{self, Cell};
 use crate::experiment::shard::Shard;
 use crate::experiment::sweep::{self, Sweeper};
 use crate::results::claim::Claims;
-use crate::results::record::CellKey;
 use crate::results::store::Store;
 
 /// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
@@ -38,10 +37,11 @@ pub(super) struct Arguments {
     shard: Shard,
     #[command(flatten)]
     lease: Lease,
-    /// Check everything and list the cells, but train nothing and write no results.
+    /// Check everything, list the cells and estimate hours, memory and disk, but train nothing and write no results. Datasets and
+    /// models that are not on this machine yet are estimated by their manifests and names.
     #[arg(long)]
     dry_run: bool,
-    /// List the cells as JSON.
+    /// The same as JSON.
     #[arg(long, requires = "dry_run")]
     json: bool,
 }
@@ -63,11 +63,10 @@ impl Lease {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
     let (sweep, folder) = arguments.config.read()?;
-    let cells = plan::plan(&sweep, &places)?;
     if arguments.dry_run {
-        let cells: Vec<&Cell> = shard(&cells, arguments.shard);
-        return list(&cells, &folder, arguments.json);
+        return dry_run::run(&sweep, &places, &folder, arguments.shard, arguments.json);
     }
+    let cells = plan::plan(&sweep, &places)?;
     let store = Store::open(&folder)?;
     let outcome = Sweeper {
         sweep: &sweep,
@@ -100,57 +99,6 @@ fn shard(cells: &[Cell], shard: Shard) -> Vec<&Cell> {
         .filter(|(place, _)| shard.has(*place))
         .map(|(_, cell)| cell)
         .collect()
-}
-
-/// A cell of a plan, as `--dry-run --json` lists it.
-#[derive(Serialize)]
-struct Listed<'a> {
-    run_id: &'a str,
-    key: &'a CellKey,
-    /// "finished", "failed" in its last attempt, or "to do".
-    state: &'static str,
-    /// Images that pass through a model when the cell runs.
-    images: u64,
-}
-
-/// The cells with the images each of them would process.
-fn list(cells: &[&Cell], folder: &Path, json: bool) -> Result<()> {
-    let store = Store::open_existing(folder).ok();
-    let state = |run_id: &str| -> Result<&'static str> {
-        let Some(store) = &store else { return Ok("to do") };
-        Ok(match store.finished(run_id)? {
-            Some(_) => "finished",
-            None if store.failure_mark(run_id)?.is_some() => "failed",
-            None => "to do",
-        })
-    };
-    let mut listed = Vec::new();
-    for cell in cells {
-        listed.push(Listed {
-            run_id: &cell.run_id,
-            key: &cell.key,
-            state: state(&cell.run_id)?,
-            images: cell.images(),
-        });
-    }
-    if json {
-        let text = serde_json::to_string_pretty(&listed).map_err(|e| Error::io("write", "stdout")(e.into()))?;
-        return output(&(text + "\n"));
-    }
-    let mut text = String::new();
-    for Listed {
-        run_id,
-        key,
-        state,
-        images,
-    } in &listed
-    {
-        text += &format!("{run_id}  {state:8}  {images:>7} images  {key}\n");
-    }
-    let missing = listed.iter().filter(|cell| cell.state != "finished");
-    let images: u64 = missing.map(|cell| cell.images).sum();
-    text += &format!("{} cells, {images} images to process\n", listed.len());
-    output(&text)
 }
 
 /// Commit of the checkout that holds the datasets and configs; none outside of git.

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::cache::{self, Opened};
 use super::fetch::HubPlaces;
-use super::index::{Facts, look};
+use super::index::{Facts, Listed, look};
 use super::manifest::{Form, Manifest};
-use super::overlap::{self, NEAR};
+use super::overlap::NEAR;
 use super::source::Source;
-use super::{Dataset, manifest_of};
+use super::{Dataset, LabelledImage, manifest_of};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 
@@ -128,7 +128,8 @@ fn of_form(
         Ok(opened) => images(&opened, &source, looked_at, &mut found),
         // Which ones, and why: opening it tells of the first.
         Err(Error::Image { .. }) => match cache::survey(&source, protocol, cache) {
-            Ok((_, seen)) => {
+            Ok((listed, seen)) => {
+                count(&listed, &mut found);
                 let mut whole = Vec::new();
                 for (id, result) in seen {
                     match result {
@@ -171,11 +172,19 @@ fn images(opened: &Opened, source: &Source, looked_at: &(dyn Fn(usize) + Sync), 
     }
     describe(&whole, found);
     let dataset: Dataset = opened.index.dataset(opened.listed.clone(), source, &opened.root);
-    found.classes = dataset.classes.len();
-    found.left_out = dataset.left_out;
-    (found.pool, found.val, found.test) = (dataset.pool.len(), dataset.val.len(), dataset.test.len());
-    let hashes = |images: &[super::LabelledImage]| images.iter().map(|image| image.dhash).collect::<Vec<_>>();
-    found.near_duplicates = overlap::pairs(&hashes(&dataset.pool), &hashes(&dataset.test), NEAR).len();
+    count(&opened.listed, found);
+    // Counted, not collected: of one picture many times over there are more pairs than memory holds.
+    let near = |pool: &LabelledImage| {
+        let near = |test: &&LabelledImage| (pool.dhash ^ test.dhash).count_ones() <= NEAR;
+        dataset.test.iter().filter(near).count()
+    };
+    found.near_duplicates = dataset.pool.par_iter().map(near).sum();
+}
+
+fn count(listed: &Listed, found: &mut Verification) {
+    let [classes, pool, val, test, left_out] = listed.counts();
+    (found.classes, found.left_out) = (classes, left_out);
+    (found.pool, found.val, found.test) = (pool, val, test);
 }
 
 /// Sizes and modes.

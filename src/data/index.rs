@@ -264,11 +264,11 @@ impl Listed {
         let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
             return Ok(());
         };
-        let count = |side| self.images.iter().filter(|image| image.side == side).count();
+        let [classes, pool, _, test, _] = self.counts();
         let counts = [
-            ("classes", self.classes.len(), expect.classes, true),
-            ("pool images", count(Side::Pool), expect.pool, pool_is_known),
-            ("test images", count(Side::Test), expect.test, true),
+            ("classes", classes, expect.classes, true),
+            ("pool images", pool, expect.pool, pool_is_known),
+            ("test images", test, expect.test, true),
         ];
         for (what, found, expected, is_known) in counts {
             if is_known && found != expected {
@@ -282,7 +282,19 @@ impl Listed {
         Ok(())
     }
 
-    /// Paths of all its images below the root.
+    /// Numbers of classes, pool, validation and test images, and of those that `skip` left out.
+    pub(super) fn counts(&self) -> [usize; 5] {
+        let count = |side| self.images.iter().filter(|image| image.side == side).count();
+        [
+            self.classes.len(),
+            count(Side::Pool),
+            count(Side::Val),
+            count(Side::Test),
+            self.left_out,
+        ]
+    }
+
+    /// Id of each image and its path below the root.
     pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
         self.images.iter().map(|image| (image.id.as_str(), image.file()))
     }

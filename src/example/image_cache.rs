@@ -25,6 +25,8 @@ const SHARE: u64 = 10;
 const FRESH: Duration = Duration::from_secs(3600);
 /// So often within the bound's worth of bytes a process looks whether the folder is too large.
 const LOOKS: u64 = 32;
+/// Pixels in bytes from which on an image is worth keeping: a small one is decoded as fast as an entry is read.
+const WORTH: usize = 3 * 320 * 240;
 /// Bytes of the checksum behind the image.
 const TRAILER: usize = 4;
 
@@ -169,7 +171,7 @@ impl ImageCache {
 }
 
 /// An image as `view` makes it of the decoded pixels; `settings` are all that `view` depends on. With a cache, what is smaller
-/// than the image itself is kept, so that neither decoding nor `view` is needed the next time.
+/// than the image itself is kept, if that is of some size, so that neither decoding nor `view` is needed the next time.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Image`] when the file cannot be read or decoded.
@@ -186,7 +188,7 @@ pub fn seen(
     let whole = decode(&bytes, &image.path.display().to_string())?;
     let size = whole.as_raw().len();
     let small = view(whole);
-    if let Some(cache) = cache.filter(|_| small.as_raw().len() < size) {
+    if let Some(cache) = cache.filter(|_| size >= WORTH && small.as_raw().len() < size) {
         cache.put(&image.sha256, settings, &small);
     }
     Ok(small)
@@ -221,7 +223,7 @@ mod tests {
     fn labelled(folder: &Path, number: u8) -> LabelledImage {
         let path = folder.join(format!("{number}.png"));
         let noise = |x: u32, y: u32| image::Rgb([number, (x * 37 ^ y * 11) as u8, (x * y) as u8]);
-        RgbImage::from_fn(40, 30, noise).save(&path).unwrap();
+        RgbImage::from_fn(320, 240, noise).save(&path).unwrap();
         LabelledImage {
             id: number.to_string(),
             class: 0,
@@ -261,11 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn images_that_do_not_shrink_and_those_without_hash_are_not_kept() {
+    fn images_that_do_not_shrink_small_ones_and_those_without_hash_are_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("images");
         let cache = ImageCache::new(&kept, None).unwrap();
         seen(Some(&cache), &labelled(folder.path(), 1), "a", |image| image).unwrap();
+        let small = labelled(folder.path(), 3);
+        RgbImage::new(319, 240).save(&small.path).unwrap();
+        seen(Some(&cache), &small, "a", half).unwrap();
         for sha256 in [String::new(), "../".repeat(21) + "x"] {
             let image = LabelledImage {
                 sha256,

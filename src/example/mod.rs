@@ -22,5 +22,5 @@ pub use processor::ImageProcessor;
 pub use prompt::{MESSAGE_END, PREFILL, Prompter, QUESTION, Sequence};
 pub use qwen_image::{PatchProcessor, Patches};
 pub use render::Renderer;
-pub use resize::{resize, shrink};
+pub use resize::{resize, shrink, shrunk};
 pub use tokens::Tokenizer;

@@ -154,6 +154,12 @@ impl PatchProcessor {
         self.merge
     }
 
+    /// Pixels per side of a merged token.
+    #[must_use]
+    pub fn token_side(&self) -> usize {
+        self.patch * self.merge
+    }
+
     /// Numbers of a patch.
     #[must_use]
     pub fn patch_width(&self) -> usize {

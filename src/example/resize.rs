@@ -54,17 +54,21 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 /// cookbook's `resize_image` does; a smaller one stays as it is.
 #[must_use]
 pub fn shrink(image: &RgbImage, longest: u32) -> RgbImage {
-    let (width, height) = image.dimensions();
-    if width.max(height) <= longest {
-        return image.clone();
-    }
+    let (width, height) = shrunk(image.dimensions(), longest);
+    filtered(image, width, height, Filter::Lanczos)
+}
+
+/// Width and height that [`shrink`] makes of an image.
+#[must_use]
+pub fn shrunk((width, height): (u32, u32), longest: u32) -> (u32, u32) {
     let shorter = |short: u32, long: u32| ((u64::from(short) * u64::from(longest) / u64::from(long)) as u32).max(1);
-    let (width, height) = if width > height {
+    if width.max(height) <= longest {
+        (width, height)
+    } else if width > height {
         (longest, shorter(height, width))
     } else {
         (shorter(width, height), longest)
-    };
-    filtered(image, width, height, Filter::Lanczos)
+    }
 }
 
 fn filtered(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {

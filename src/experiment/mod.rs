@@ -4,6 +4,8 @@ pub mod adapter;
 pub mod base;
 pub mod cell;
 pub mod control;
+pub mod estimate;
+pub mod outline;
 pub mod plan;
 pub mod shard;
 pub mod sweep;

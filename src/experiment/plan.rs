@@ -117,7 +117,7 @@ fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Opti
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
 /// learners that can answer unseen have one, and only under the first seed.
-fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
+pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
     let drawn = shots.any();
     sweep
         .learners

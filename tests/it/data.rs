@@ -4,8 +4,10 @@
 mod bad_input;
 mod cache;
 pub(crate) mod fixture;
+mod four;
 pub(crate) mod hub;
 pub(crate) mod layouts;
 mod mat;
 mod pack;
 mod real_labels;
+mod verify;

@@ -4,3 +4,5 @@ mod forms;
 mod own;
 mod refused;
 mod sweep;
+
+pub use forms::parquet;

@@ -61,8 +61,12 @@ impl Fixture {
         self.folder.path().join("cache")
     }
 
-    pub(crate) fn open(&self) -> Result<Dataset> {
+    pub(super) fn write_manifest(&self) {
         std::fs::write(self.datasets().join("toy.toml"), &self.manifest).unwrap();
+    }
+
+    pub(crate) fn open(&self) -> Result<Dataset> {
+        self.write_manifest();
         data::open("toy", &self.datasets(), &self.cache())
     }
 

@@ -1,0 +1,362 @@
+//! What a sweep would cost in device-hours, memory and disk, before anything is run or even fetched.
+//!
+//! Hours are operations over a speed: that of finished cells of the same learner where there are some, else an assumed share of
+//! what the device does in large matrix products. Real models are counted for one H200, micro models for this machine's CPU.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use crate::config::Learner;
+use crate::error::Result;
+use crate::example::{ImageProcessor, PatchProcessor, shrunk};
+use crate::experiment::outline::{Images, Model, Outline, Point};
+use crate::results::record::Record;
+use shape::Shape;
+use work::{Work, memory, work};
+
+mod shape;
+mod work;
+
+/// The GPU that real models are counted for, and its speed in dense bf16 products (maker's data sheet), operations a second.
+const GPU: &str = "H200";
+const GPU_SPEED: f64 = 989e12;
+/// Share of a device's speed in large products that training and answering are assumed to reach.
+const REACHED: f64 = 0.4;
+/// Models with fewer numbers are stand-ins for a CPU.
+const MICRO: f64 = 20e6;
+/// Merged tokens of a photograph where none is at hand: 480 x 352 pixels.
+const TOKENS: f64 = 165.0;
+/// Tokens of 224 x 224 pixels in patches of 14, with [CLS].
+const VISION_TOKENS: f64 = 257.0;
+/// Bytes of a shrunk photograph in the image cache, and what that holds by default.
+const SHRUNK_BYTES: u64 = 340_000;
+const CACHE_BYTES: u64 = 20_000_000_000;
+
+/// The cost of what is not finished.
+#[derive(Debug, Serialize)]
+pub struct Estimate {
+    /// One a learner, in the order of the config.
+    pub learners: Vec<Cost>,
+    /// Sum of those that are known.
+    pub device_hours: f64,
+    /// The largest.
+    pub memory_bytes: u64,
+    /// What is needed on disk.
+    pub disk: Disk,
+    /// Datasets that are not on this machine.
+    pub missing_datasets: Vec<String>,
+    /// Models that are not on this machine.
+    pub missing_models: Vec<PathBuf>,
+    /// What the numbers rest on.
+    pub assumptions: Vec<String>,
+}
+
+/// The cost of one learner.
+#[derive(Debug, Serialize)]
+pub struct Cost {
+    /// Its name.
+    pub learner: String,
+    /// Cells that are not finished.
+    pub cells: usize,
+    /// Images passed in training, repeats counted.
+    pub train_images: u64,
+    /// Images predicted.
+    pub test_images: u64,
+    /// Which device the hours and the memory are of.
+    pub device: &'static str,
+    /// None for a model of unknown size.
+    pub hours: Option<f64>,
+    /// Whether the hours rest on finished cells of this learner.
+    pub measured: bool,
+    /// While training.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Bytes on disk.
+#[derive(Debug, Serialize)]
+pub struct Disk {
+    /// Still to be downloaded, of those datasets that say how much.
+    pub downloads: u64,
+    /// Datasets that do not.
+    pub downloads_unknown: Vec<String>,
+    /// Images once unpacked: about as much as their archives.
+    pub unpacked: u64,
+    /// Weights of missing models.
+    pub weights: u64,
+    /// Shrunk images.
+    pub image_cache: u64,
+    /// Predictions.
+    pub results: u64,
+}
+
+/// The cost of what `outline` has beyond the cells of `finished`.
+///
+/// # Errors
+/// When this machine's speed cannot be measured.
+pub fn estimate(outline: &Outline, finished: &[Record]) -> Result<Estimate> {
+    let done: HashSet<&str> = finished.iter().map(|record| record.run_id.as_str()).collect();
+    let open = outline
+        .cells
+        .iter()
+        .filter(|cell| !cell.run_id.as_deref().is_some_and(|id| done.contains(id)));
+    let open: Vec<&Point> = open.collect();
+    let models: HashMap<&Path, &Model> = outline
+        .models
+        .iter()
+        .map(|model| (model.name.as_path(), model))
+        .collect();
+    let mut by_learner: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
+    let mut names: Vec<&str> = Vec::new();
+    for &cell in &open {
+        let name = cell.learner.name();
+        let place = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        by_learner.entry(place).or_default().push(cell);
+    }
+    let mut counted = Counted {
+        outline,
+        models,
+        seen: HashMap::new(),
+        cpu: None,
+    };
+    let mut learners = Vec::new();
+    for cells in by_learner.values() {
+        learners.push(counted.cost(cells, finished)?);
+    }
+    let (datasets, models) = outline.missing();
+    let weights = outline.models.iter().filter(|model| model.folder.is_none());
+    let weights: f64 = weights.filter_map(shape_of).map(|shape| 2.0 * shape.parameters()).sum();
+    let unknown = outline.sources.iter().filter(|source| source.download.is_none());
+    let downloads: u64 = outline.sources.iter().filter_map(|source| source.download).sum();
+    let disk = Disk {
+        downloads,
+        downloads_unknown: unknown.map(|source| source.name.clone()).collect(),
+        unpacked: downloads,
+        weights: weights as u64,
+        image_cache: image_cache(outline),
+        results: open
+            .iter()
+            .map(|cell| (cell.tested * (60 + 3 * cell.classes)) as u64)
+            .sum(),
+    };
+    Ok(Estimate {
+        device_hours: learners.iter().filter_map(|cost| cost.hours).sum(),
+        memory_bytes: learners.iter().filter_map(|cost| cost.memory_bytes).max().unwrap_or(0),
+        assumptions: assumptions(&learners, counted.cpu),
+        learners,
+        disk,
+        missing_datasets: datasets.into_iter().map(str::to_owned).collect(),
+        missing_models: models.into_iter().map(Path::to_path_buf).collect(),
+    })
+}
+
+/// What was counted so far.
+struct Counted<'a> {
+    outline: &'a Outline,
+    models: HashMap<&'a Path, &'a Model>,
+    /// Images whose frozen features are known, by dataset and model: probes share them.
+    seen: HashMap<(&'a str, &'a Path), usize>,
+    /// Operations a second of this machine in large products, once measured.
+    cpu: Option<f64>,
+}
+
+impl<'a> Counted<'a> {
+    /// The cost of one learner's cells; there is at least one.
+    fn cost(&mut self, cells: &[&'a Point], finished: &[Record]) -> Result<Cost> {
+        let name = cells.first().map_or("", |cell| cell.learner.name());
+        let mut cost = Cost {
+            learner: name.to_owned(),
+            cells: cells.len(),
+            train_images: cells.iter().map(|cell| cell.trained as u64).sum(),
+            test_images: cells.iter().map(|cell| cell.tested as u64).sum(),
+            device: "cpu",
+            hours: Some(0.0),
+            measured: false,
+            memory_bytes: Some(0),
+        };
+        let model = cells
+            .first()
+            .and_then(|cell| self.models.get(cell.learner.model()?))
+            .copied();
+        let mut operations = 0.0;
+        if let Some(model) = model {
+            let Some(shape) = shape_of(model) else {
+                return Ok(Cost {
+                    hours: None,
+                    memory_bytes: None,
+                    ..cost
+                });
+            };
+            let micro = shape.parameters() < MICRO;
+            cost.device = if micro { "cpu" } else { GPU };
+            for cell in cells {
+                let images = self
+                    .outline
+                    .sources
+                    .iter()
+                    .find(|source| source.name == cell.key.dataset);
+                let tokens = tokens(&cell.learner, model, images);
+                operations += self.operations(cell, model, images, work(&cell.learner, &shape, tokens));
+                let bytes = memory(&cell.learner, &shape, tokens, if micro { 4.0 } else { 2.0 }) as u64;
+                cost.memory_bytes = cost.memory_bytes.max(Some(bytes));
+            }
+        }
+        if let Some(hours) = measured(cells, finished) {
+            cost.hours = Some(hours);
+            cost.measured = true;
+        } else if operations > 0.0 {
+            let speed = match (cost.device, self.cpu) {
+                (GPU, _) => GPU_SPEED,
+                (_, Some(speed)) => speed,
+                _ => *self.cpu.insert(product_speed()?),
+            };
+            cost.hours = Some(operations / (REACHED * speed) / 3600.0);
+        }
+        Ok(cost)
+    }
+
+    fn operations(&mut self, cell: &'a Point, model: &'a Model, images: Option<&'a Images>, each: Work) -> f64 {
+        let seen = match &cell.learner {
+            Learner::Qwen3VlLora(config) => {
+                let sides = if config.flip { 2 } else { 1 };
+                cell.trained.min(sides * cell.shots) + cell.tested
+            }
+            _ => {
+                let key = (cell.key.dataset.as_str(), model.name.as_path());
+                let pool = images.map_or(0, |images| images.pool);
+                let known = self.seen.entry(key).or_default();
+                let before = *known;
+                *known = (before.max(cell.tested) + cell.shots).min(pool + cell.tested);
+                *known - before
+            }
+        };
+        cell.trained as f64 * each.trained + cell.tested as f64 * each.tested + seen as f64 * each.seen
+    }
+}
+
+/// Hours by the speed of finished cells of the same learner.
+fn measured(cells: &[&Point], finished: &[Record]) -> Option<f64> {
+    let name = cells.first()?.learner.name();
+    let same: Vec<&Record> = finished.iter().filter(|record| record.key.learner == name).collect();
+    let rate = |seconds: fn(&Record) -> f64, images: fn(&Record) -> u64| {
+        let images: u64 = same.iter().map(|record| images(record)).sum();
+        (images > 0).then(|| same.iter().map(|record| seconds(record)).sum::<f64>() / images as f64)
+    };
+    let answer = rate(|r| r.timing.eval_seconds, |r| r.n_test as u64)?;
+    let trained: usize = cells.iter().map(|cell| cell.trained).sum();
+    let tested: usize = cells.iter().map(|cell| cell.tested).sum();
+    let train = match rate(|r| r.timing.train_seconds, |r| r.training.images_seen) {
+        Some(train) => train,
+        None if trained > 0 => return None,
+        None => 0.0,
+    };
+    Some((trained as f64 * train + tested as f64 * answer) / 3600.0)
+}
+
+fn shape_of(model: &Model) -> Option<Shape> {
+    match &model.folder {
+        Some(folder) => Shape::read(folder),
+        None => Shape::known(model.name.to_str()?),
+    }
+}
+
+/// Tokens of an image: of the dataset's where some are at hand, else of a photograph.
+fn tokens(learner: &Learner, model: &Model, images: Option<&Images>) -> f64 {
+    let Learner::Qwen3VlLora(config) = learner else {
+        let size = model
+            .folder
+            .as_deref()
+            .and_then(|folder| Some((ImageProcessor::load(folder).ok()?, Shape::read(folder)?)));
+        return match size {
+            Some((processor, Shape::Vision(blocks))) => {
+                let (height, width) = processor.size();
+                1.0 + (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor()
+            }
+            _ => VISION_TOKENS,
+        };
+    };
+    let processor = model
+        .folder
+        .as_deref()
+        .and_then(|folder| PatchProcessor::load(folder).ok());
+    let counted: Vec<f64> = match (processor, images) {
+        (Some(processor), Some(images)) => {
+            let tokens = |path: &Path| {
+                let (width, height) = shrunk(image::image_dimensions(path).ok()?, config.longest_side);
+                let (height, width) = processor.size(height, width).ok()?;
+                Some(f64::from(height) * f64::from(width) / (processor.token_side() as f64).powi(2))
+            };
+            images.examples.iter().filter_map(|image| tokens(&image.path)).collect()
+        }
+        _ => Vec::new(),
+    };
+    if counted.is_empty() {
+        return TOKENS;
+    }
+    counted.iter().sum::<f64>() / counted.len() as f64
+}
+
+/// Bytes of shrunk images: small ones are not kept.
+fn image_cache(outline: &Outline) -> u64 {
+    let longest = outline.cells.iter().filter_map(|cell| match &cell.learner {
+        Learner::Qwen3VlLora(config) => Some(config.longest_side),
+        _ => None,
+    });
+    let Some(longest) = longest.max() else { return 0 };
+    let is_large = |path: &Path| image::image_dimensions(path).is_ok_and(|(w, h)| w.max(h) > longest);
+    let large = outline
+        .sources
+        .iter()
+        .filter(|source| !source.here || source.examples.iter().any(|image| is_large(&image.path)));
+    let images: usize = large.map(|source| source.pool + source.test).sum();
+    (SHRUNK_BYTES * images as u64).min(CACHE_BYTES)
+}
+
+/// Operations a second in large f32 products, all threads of this machine.
+fn product_speed() -> Result<f64> {
+    const SIDE: usize = 768;
+    const TIMES: usize = 4;
+    let a = Tensor::ones((SIDE, SIDE), candle_core::DType::F32, &Device::Cpu)?;
+    a.matmul(&a)?;
+    let start = Instant::now();
+    for _ in 0..TIMES {
+        a.matmul(&a)?;
+    }
+    Ok(TIMES as f64 * 2.0 * (SIDE as f64).powi(3) / start.elapsed().as_secs_f64())
+}
+
+fn assumptions(learners: &[Cost], cpu: Option<f64>) -> Vec<String> {
+    let mut said = Vec::new();
+    let percent = 100.0 * REACHED;
+    if learners.iter().any(|cost| cost.device == GPU && !cost.measured) {
+        let speed = GPU_SPEED / 1e12;
+        said.push(format!(
+            "hours on one {GPU}: {percent:.0} % of its {speed:.0} TFLOP/s (bf16), which is assumed; nothing of it was measured"
+        ));
+        said.push(format!(
+            "a photograph is {TOKENS:.0} tokens for a Qwen3-VL where its size is unknown, an answer {:.0}; one forward pass a reading; \
+             the tower runs once an image and its mirror image",
+            work::ANSWER
+        ));
+    }
+    if let Some(speed) = cpu {
+        let speed = speed / 1e9;
+        said.push(format!(
+            "hours on this CPU: {percent:.0} % of the {speed:.0} GFLOP/s that it does in large products now"
+        ));
+    }
+    if learners.iter().any(|cost| cost.measured) {
+        said.push("hours of learners with finished cells here: at the speed of those".into());
+    }
+    if learners.iter().any(|cost| cost.hours.is_none()) {
+        said.push("a model of unknown size counts for nothing".into());
+    }
+    said.push("memory: weights, what a training step keeps, adapters; decoding images is not counted".into());
+    said
+}
