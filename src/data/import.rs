@@ -1,6 +1,7 @@
 //! A user's own images become a dataset: a folder of folders, a table of paths and labels, or a repository of the
 //! Hugging Face hub is looked at, and a manifest is written. From there on it is a dataset like the others.
 
+mod hub;
 mod names;
 mod written;
 
@@ -18,6 +19,7 @@ use super::layout::table::{self, Side};
 use super::manifest::{self, Layout};
 use super::{Dataset, hex};
 use crate::error::{Error, Result};
+pub use hub::{Named, name_hub};
 use written::{TableFile, Written};
 
 /// Share of each class that is kept for the test where the images come without a split; stands in the manifest.

@@ -2,7 +2,7 @@
 //! class names, pool, validation and test images.
 
 mod caltech101;
-mod coop;
+pub mod coop;
 pub(crate) mod folders;
 mod holdout;
 mod hub;

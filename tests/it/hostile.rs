@@ -7,4 +7,4 @@ mod fuzz;
 mod images;
 mod labels;
 mod limited;
-mod made;
+pub mod made;

@@ -11,19 +11,21 @@ use indicatif::ProgressBar;
 
 use super::{output, places};
 use crate::data::Dataset;
-use crate::data::import::{self, Imported};
+use crate::data::fetch::Remote;
+use crate::data::import::{self, Imported, Named};
 use crate::error::Result;
 
 /// Make a dataset of your own images: check every image, clean up the class names, and write a manifest.
 ///
 /// Takes a folder with one folder of images per class; a folder with `train`, `test` and perhaps `val` of such
-/// folders; or a CSV or Parquet file with the columns `path`, `label` and perhaps `split`, paths relative to the file.
-/// Where there is no split, a share of each class is kept for the test (`holdout` in the manifest).
+/// folders; a CSV or Parquet file with the columns `path`, `label` and perhaps `split`, paths relative to the file;
+/// or a repository of the Hugging Face hub, `owner/name`, whose images `kshot data fetch` then gets. Where there is
+/// no split, a share of each class is kept for the test (`holdout` in the manifest).
 #[derive(Debug, Args)]
 #[command(after_help = "Example: kshot data import ~/photos/birds --name birds")]
 pub(in crate::cli) struct Arguments {
-    /// Folder of images, or table of paths and labels.
-    #[arg(value_name = "DIR|FILE")]
+    /// Folder of images, table of paths and labels, or repository.
+    #[arg(value_name = "DIR|FILE|REPO")]
     from: PathBuf,
     /// Name of the new dataset.
     #[arg(long)]
@@ -32,6 +34,11 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
+    if let Some(repo) = repository(&arguments.from) {
+        let remote = Remote::from_env();
+        let named = import::name_hub(repo, &arguments.name, &places.datasets, &remote.hub, &remote.policy)?;
+        return output(&of_hub(&arguments.name, &named));
+    }
     let found = import::look(&arguments.from, &arguments.name, &places.datasets)?;
     let ignored = found.ignored().to_vec();
     let bar = if io::stderr().is_terminal() {
@@ -54,6 +61,60 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // If stderr is gone there is nobody left to tell.
     let _ = io::stderr().write_all(notes.as_bytes());
     output(&told(&imported))
+}
+
+/// `owner/name`, if nothing on this machine is called so.
+fn repository(from: &Path) -> Option<&str> {
+    let text = from.to_str()?;
+    let (owner, name) = text.split_once('/')?;
+    let is_plain = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    (is_plain(owner) && is_plain(name) && !from.exists()).then_some(text)
+}
+
+fn of_hub(name: &str, named: &Named) -> String {
+    let hub = &named.hub;
+    let mut text = format!(
+        "{name}: {} at commit {}, {} parquet files, {:.1} MB\nimages: `{}`, class names: `{}`\n",
+        hub.repo,
+        hub.revision,
+        hub.shards.len(),
+        named.bytes as f64 / 1e6,
+        hub.image,
+        hub.label
+    );
+    for (what, others, field) in [
+        ("columns of class names", &named.other_labels, "label"),
+        ("splits", &named.other_splits, "train"),
+    ] {
+        if !others.is_empty() {
+            let _ = writeln!(
+                text,
+                "not taken, other {what}: {} (`{field}` in the manifest)",
+                others.join(", ")
+            );
+        }
+    }
+    if let Some(share) = named.holdout {
+        text += &kept(share);
+    }
+    let manifest = named.manifest.display();
+    let _ = write!(
+        text,
+        "manifest: {manifest}\n\nnext: kshot data fetch {name} && kshot data show {name}\n"
+    );
+    text
+}
+
+fn kept(share: f64) -> String {
+    format!(
+        "{} % of each class are kept for the test: `holdout` in the manifest\n",
+        share * 100.0
+    )
 }
 
 /// Number of files by their ending, with the first of each.
@@ -109,11 +170,7 @@ fn told(imported: &Imported) -> String {
         let _ = writeln!(text, "and {} more, see `[rename]` in the manifest", rename.len() - 3);
     }
     if let Some(share) = holdout {
-        let _ = writeln!(
-            text,
-            "{} % of each class are kept for the test: `holdout` in the manifest",
-            share * 100.0
-        );
+        text += &kept(*share);
     }
     let least = pool.first().copied().unwrap_or_default();
     let shots: Vec<String> = [1, 2, 4, 8, 16]

@@ -61,6 +61,22 @@ pub fn hub_listing(repo: &str, revision: &str, places: &HubPlaces, policy: &supe
     one_configuration(listing, &[])
 }
 
+/// The last bytes of a file of a listing, where parquet files describe themselves.
+///
+/// # Errors
+/// As [`hub_listing`].
+pub fn hub_tail(
+    listing: &HubListing,
+    shard: &HubShard,
+    bytes: u64,
+    places: &HubPlaces,
+    policy: &super::Policy,
+) -> Result<Vec<u8>> {
+    let client = Client::new(places, policy)?;
+    let asking = Asking::new(&listing.repo, &client, places)?;
+    asking.tail(&listing.commit, shard, bytes)
+}
+
 /// Keeps a listing for the next time, when no connection may be there.
 pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
     let path = downloads.join("hub.json");

@@ -1,8 +1,6 @@
 //! A table of a user's own images: CSV or Parquet with the columns `path`, `label` and perhaps `split`; paths are
 //! relative to the table.
 
-mod parquet;
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
@@ -10,6 +8,7 @@ use std::path::Path;
 
 use super::{Item, Listing, Unpacked, holdout, wrong};
 use crate::data::archive::plain_parts;
+use crate::data::parquet::texts;
 use crate::error::{Error, Result};
 
 /// Bytes of a table: a row of 100 bytes for each of two million images.
@@ -90,7 +89,7 @@ pub fn rows(path: &Path) -> Result<Vec<Row>> {
         return Err(wrong(path, format!("more than {MAX_BYTES} bytes: no table of images")));
     }
     let records = if bytes.starts_with(b"PAR1") {
-        parquet::records(bytes)
+        parquet_records(bytes)
     } else {
         csv_records(&bytes, path)
     };
@@ -123,6 +122,19 @@ fn csv_records(bytes: &[u8], path: &Path) -> Result<Vec<Record>, String> {
         records.push((cell(image), cell(label), split.map(cell)));
     }
     Ok(records)
+}
+
+fn parquet_records(bytes: Vec<u8>) -> Result<Vec<Record>, String> {
+    let columns = texts::read(bytes, &["path", "label", "split"])?;
+    let [Some(paths), Some(labels), splits] = columns.as_slice() else {
+        return Err("needs the columns `path` and `label`".into());
+    };
+    let cell = |text: &Option<String>| text.as_deref().unwrap_or_default().trim().to_owned();
+    let records = paths.iter().zip(labels).enumerate();
+    let split = |row: usize| splits.as_ref().and_then(|splits| splits.get(row)).map(cell);
+    Ok(records
+        .map(|(row, (path, label))| (cell(path), cell(label), split(row)))
+        .collect())
 }
 
 fn checked(records: Vec<Record>) -> Result<Vec<Row>, String> {

@@ -4,6 +4,7 @@
 //! Each reader works in a child of this binary with bounds that the kernel enforces. A failure names the iteration
 //! and keeps its file; `KSHOT_FUZZ_FIRST=N KSHOT_FUZZ_ITERATIONS=1` with the same test runs it alone.
 
+mod lists;
 mod mutate;
 mod readers;
 
@@ -101,6 +102,8 @@ fn worker() {
             "a valid file is refused"
         );
     }
+    let listing = || [folder, &folder.join("above"), &scratch].map(|folder| fs::read_dir(folder).unwrap().count());
+    let before = listing();
     let (first, count) = (
         number("KSHOT_FUZZ_FIRST", 0),
         number("KSHOT_FUZZ_ITERATIONS", ITERATIONS),
@@ -117,14 +120,7 @@ fn worker() {
             }
         }
         if iteration % 16 == 0 {
-            for (folder, entries) in [(folder, 2), (&folder.join("above"), 1), (&scratch, 0)] {
-                assert_eq!(
-                    fs::read_dir(folder).unwrap().count(),
-                    entries,
-                    "something is left in {}",
-                    folder.display()
-                );
-            }
+            assert_eq!(listing(), before, "something is left behind");
         }
     }
     println!("{name}: {count} damaged files, {accepted} of them were accepted");
@@ -145,4 +141,5 @@ macro_rules! fuzzed {
     };
 }
 
-fuzzed! { mat tar tar_gz zip tar_gz_in_zip jpeg png gif bmp webp table_csv table_parquet manifest provenance }
+fuzzed! { mat tar tar_gz zip tar_gz_in_zip jpeg png gif bmp webp table_csv table_parquet manifest provenance hub_parquet
+coop_split few_shot_index dataset_index }

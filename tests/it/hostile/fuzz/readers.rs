@@ -7,8 +7,9 @@ use image::{ExtendedColorType, ImageEncoder as _, ImageFormat};
 use kshot::data::layout::table;
 use kshot::data::manifest::Manifest;
 use kshot::data::mat::MatFile;
-use kshot::data::{archive, image as images, provenance};
+use kshot::data::{archive, image as images, parquet, provenance};
 
+use super::lists;
 use crate::hostile::made::{encoded, gz, hex, mat, picture, tar_of, zip_of};
 
 /// A way into kshot.
@@ -335,5 +336,39 @@ pub const READERS: &[Reader] = &[
         seeds: || text(&["id,class,concept,family,drawing,role\na/1.jpg,a,cat,noto,noto:cat,pool\n"]),
         repair: nothing,
         read: |bytes, folder| from_disk(bytes, folder, "p.csv", provenance::read),
+    },
+    Reader {
+        name: "hub_parquet",
+        seeds: || {
+            let row = |i: u8, label| (Some(encoded(ImageFormat::Gif)), format!("{i}.gif"), Some(label));
+            let shard = |rows: &[_]| crate::data::hub::shard(rows, &["cat", "dog"]);
+            vec![shard(&[row(0, 1), row(1, 0), row(2, 1)]), shard(&[row(3, 0)])]
+        },
+        repair: nothing,
+        read: |bytes, _| {
+            let columns = parquet::Columns {
+                image: "image",
+                label: "label",
+            };
+            parquet::read_bytes(Path::new("fuzzed"), bytes.to_vec(), columns, &mut |_| Ok(())).is_ok()
+        },
+    },
+    Reader {
+        name: "coop_split",
+        seeds: lists::split_files,
+        repair: nothing,
+        read: lists::read_split_file,
+    },
+    Reader {
+        name: "few_shot_index",
+        seeds: lists::index_files,
+        repair: nothing,
+        read: lists::read_index_file,
+    },
+    Reader {
+        name: "dataset_index",
+        seeds: lists::indices,
+        repair: nothing,
+        read: lists::read_index,
     },
 ];
