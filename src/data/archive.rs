@@ -108,6 +108,8 @@ impl Unpacking<'_> {
             let Some(entry) = entries.next() else { break };
             let mut entry = entry.map_err(|e| self.damaged(&e))?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            // An absolute path stays one within another archive too: it is refused.
+            let below = if name.starts_with('/') { "" } else { below };
             self.enter(&format!("{below}{name}"))?;
             let size = entry.size();
             padding = size.wrapping_neg() % 512;

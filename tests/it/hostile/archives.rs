@@ -86,7 +86,10 @@ fn paths_that_lead_out() {
     let in_zip = PATHS.map(|name| refused(&zip_by_hand(&[stored(name, b"\x01\x04\0\xfb\xffover", 0o100_644)])));
     assert_eq!(in_tar, in_zip);
     let nested = PATHS.map(|name| refused(&zip_of(&[("toy/inner.tar.gz", &gz(&one(name)))])));
-    assert!(nested.iter().all(|said| said.starts_with("entry `toy/")), "{nested:?}");
+    // The same of an archive within an archive, where names have the outer folder in front.
+    for (said, alone) in nested.iter().zip(&in_tar) {
+        assert_eq!(said.replace("`toy/", "`"), *alone);
+    }
     insta::assert_snapshot!(in_tar.join("\n"));
 }
 

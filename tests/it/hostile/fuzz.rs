@@ -126,6 +126,30 @@ fn worker() {
     println!("{name}: {count} damaged files, {accepted} of them were accepted");
 }
 
+/// What the tests of the readers rest on: that too much memory, and no end, are the end of a child.
+#[test]
+fn bounds_hold() {
+    for what in ["memory", "time"] {
+        let bounds = Bounds {
+            mebibytes: MEBIBYTES,
+            seconds: 2,
+            file_mebibytes: 1,
+        };
+        let output = limited::run("hostile::fuzz::runaway", "KSHOT_RUNAWAY", what, &bounds);
+        assert!(!output.status.success(), "{what}: {}", said(&output));
+    }
+}
+
+#[test]
+#[ignore = "run by `bounds_hold`, with bounds"]
+fn runaway() {
+    match std::env::var("KSHOT_RUNAWAY").as_deref() {
+        Ok("memory") => drop(std::hint::black_box(vec![0_u8; (MEBIBYTES as usize) << 20])),
+        Ok(_) => while std::hint::black_box(true) {},
+        Err(_) => {}
+    }
+}
+
 macro_rules! fuzzed {
     ($($name:ident)*) => {
         $(#[test]
