@@ -134,6 +134,16 @@ pub enum Error {
         /// What the decoder said.
         reason: String,
     },
+    /// A user's own images cannot be made a dataset.
+    #[error("cannot import `{origin}`: {reason}")]
+    Import {
+        /// Folder, table or repository.
+        origin: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// A class has fewer images than shots are asked for.
     #[error("dataset `{dataset}`: class `{class}` has {available} training images, {asked} shots were asked for")]
     TooFewImages {

@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.verb {
         Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
         Verb::Run(arguments) => run::run(&arguments).map(done),
-        Verb::Data(verb) => data::run(&verb).map(done),
+        Verb::Data(verb) => data::run(&verb),
         Verb::Split(arguments) => split::run(&arguments).map(done),
         Verb::Train(arguments) => train::run(&arguments).map(done),
         Verb::Eval(arguments) => eval::run(&arguments).map(done),

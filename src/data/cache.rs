@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
-use super::index::{Facts, Index, Listed};
+use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
 use super::manifest::{Form, Manifest};
 use super::parquet::{Columns, extract};
@@ -95,11 +95,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
 }
 
 /// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
-pub(super) fn survey(
-    source: &Source,
-    protocol: Protocol,
-    cache: &Path,
-) -> Result<(Listed, Vec<Result<(String, Facts)>>)> {
+pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
     let partial = Partial(cache.join(format!("survey.{}.partial", std::process::id())));
@@ -206,7 +202,15 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
         let absolute = directory.canonicalize().map_err(Error::io("read", &directory))?;
         add(&mut files, "directory", &absolute.to_string_lossy());
         let mut listed = Vec::new();
-        list_files(&absolute, 4, &mut listed)?;
+        match manifest.file("table") {
+            // A table may lie in a folder of much else.
+            Some(table) => {
+                for row in layout::table::rows(&manifest.place(table))? {
+                    listed.push(stamped(&absolute.join(row.path))?);
+                }
+            }
+            None => list_files(&absolute, 4, &mut listed)?,
+        }
         listed.sort();
         for (path, size, changed) in listed {
             add(&mut files, "file", &format!("{path} {size} {changed}"));
@@ -243,14 +247,24 @@ fn list_files(folder: &Path, depth: usize, files: &mut Vec<(String, u64, u128)>)
         let path = entry.map_err(Error::io("list", folder))?.path();
         let metadata = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
         if !metadata.is_dir() {
-            let changed = metadata.modified().map_err(Error::io("read", &path))?;
-            let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-            files.push((path.to_string_lossy().into_owned(), metadata.len(), changed));
+            files.push(stamped(&path)?);
         } else if depth > 1 {
             list_files(&path, depth - 1, files)?;
         }
     }
     Ok(())
+}
+
+/// Path, size and time of change of a file; zeros for one that is not there, which is reported where it is looked for.
+fn stamped(path: &Path) -> Result<(String, u64, u128)> {
+    let name = path.to_string_lossy().into_owned();
+    let metadata = match std::fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((name, 0, 0)),
+        other => other.map_err(Error::io("read", path))?,
+    };
+    let changed = metadata.modified().map_err(Error::io("read", path))?;
+    let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    Ok((name, metadata.len(), changed))
 }
 
 /// A folder that is removed when it goes out of scope, unless it was renamed.

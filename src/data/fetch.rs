@@ -14,15 +14,18 @@ mod space;
 mod transfer;
 mod wanted;
 
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use super::cache::lock;
 use super::manifest::{Form, Manifest};
 use crate::error::{Error, MissingFile, Result};
 use client::Client;
 pub use hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
-pub use listing::hub_listing;
+pub use listing::{hub_listing, hub_tail};
 pub use places::{HubPlaces, Remote, Token};
 pub use policy::{Policy, RetryAfter};
 use wanted::{Source, Wanted};
@@ -118,6 +121,28 @@ fn not_fetchable(manifest: &Manifest, files: Vec<MissingFile>) -> Error {
     }
 }
 
+/// Makes a dataset's folder of downloads and waits until no other process fetches into it.
+fn claim(manifest: &Manifest, progress: &dyn FetchProgress) -> Result<Option<File>> {
+    let folder = &manifest.downloads;
+    std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    let path = folder.join(".lock");
+    let is_taken = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    if File::create(&path).is_ok_and(is_taken) {
+        progress.note(&format!("waiting for another process that fetches {}", manifest.name));
+    }
+    lock(&path, "fetches this dataset")
+}
+
+/// Writes a file so that it is seen whole or not at all; what an interrupted call leaves, the next one takes away.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut partial = path.to_path_buf().into_os_string();
+    partial.push(".part");
+    let written = File::create(&partial)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(Error::io("write", path))
+}
+
 /// Works on items with several threads; what came of each, in their order.
 fn each<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
@@ -131,7 +156,7 @@ fn each<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> R + 
     };
     let mut done = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads.clamp(1, items.len().max(1)))
-            .map(|_| scope.spawn(&worker))
+            .map(|_| scope.spawn(worker))
             .collect();
         let done = workers.into_iter().flat_map(|worker| match worker.join() {
             Ok(done) => done,

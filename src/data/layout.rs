@@ -2,13 +2,14 @@
 //! class names, pool, validation and test images.
 
 mod caltech101;
-mod coop;
-mod folders;
+pub mod coop;
+pub(crate) mod folders;
 mod holdout;
 mod hub;
 mod oxford_flowers;
 mod oxford_pets;
 mod stanford_cars;
+pub mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -82,6 +83,7 @@ impl Layout {
             }
             Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
             Self::Folders => const { &[optional(archive("archive"))] },
+            Self::Table => const { &[labels("table")] },
         }
     }
 
@@ -168,11 +170,8 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         if !manifest.class_names.is_empty() {
             hub::as_named(&mut listing, &manifest.class_names).map_err(|reason| unpacked.fail(reason))?;
         }
-        for name in &mut listing.classes {
-            if let Some(written) = manifest.rename.get(name) {
-                name.clone_from(written);
-            }
-        }
+        listing.classes =
+            holdout::renamed(listing.classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
     }
     Ok(listing)
 }
@@ -188,6 +187,7 @@ fn archive(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         Layout::StanfordCars => (stanford_cars::read(unpacked)?, coop::same_but_for_the_year_s_place),
         Layout::OxfordFlowers => (oxford_flowers::read(unpacked)?, coop::same_but_for_a_question_mark),
         Layout::Caltech101 | Layout::Folders => (folders::read(unpacked)?, coop::same_but_for_case),
+        Layout::Table => (table::read(unpacked)?, coop::same_but_for_case),
     };
     if protocol == Protocol::Coop {
         coop::listing(unpacked, &official, same_name)

@@ -45,8 +45,8 @@ pub struct Manifest {
     /// and to order those that a source gives.
     #[serde(default)]
     pub class_names: Vec<String>,
-    /// Layout `folders` only: an existing folder with `train/<class>/*` and `test/<class>/*`,
-    /// absolute or relative to the manifest, in place of an archive.
+    /// Layouts `folders` and `table` only: an existing folder that the images lie in, absolute or relative to
+    /// the manifest, in place of an archive.
     pub directory: Option<PathBuf>,
     /// Class names as people write them, by the name that folders or label files have; others stay as they are.
     #[serde(default)]
@@ -85,8 +85,10 @@ pub enum Layout {
     OxfordFlowers,
     /// A zip with a nested tar.gz, split by a CoOp file.
     Caltech101,
-    /// `train/<class>/*` and `test/<class>/*`.
+    /// `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out.
     Folders,
+    /// CSV or Parquet with the columns `path`, `label` and perhaps `split`.
+    Table,
 }
 
 /// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.
@@ -153,6 +155,9 @@ pub struct Expect {
     pub pool: usize,
     /// Images that are only ever predicted.
     pub test: usize,
+    /// Nobody has counted them in this source: other numbers of images are told, not refused.
+    #[serde(default)]
+    pub unverified: bool,
 }
 
 impl Manifest {
@@ -189,6 +194,17 @@ impl Manifest {
     pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }
+}
+
+/// Whether a dataset may have this name: it is the stem of a file, and part of ids and folders.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+        return Err(format!(
+            "name `{name}` may hold only ASCII letters, digits, `-`, `_` and `.`, and not begin with `.`"
+        ));
+    }
+    Ok(())
 }
 
 /// Every manifest of a datasets folder, sorted by name.
@@ -287,7 +303,8 @@ test = 4
             Some(Expect {
                 classes: 2,
                 pool: 3,
-                test: 4
+                test: 4,
+                unverified: false
             })
         );
     }

@@ -10,11 +10,13 @@ use source::Source;
 pub mod archive;
 mod cache;
 pub mod card;
+pub mod check;
 pub mod fetch;
 pub mod image;
+pub mod import;
 mod index;
 mod jpeg;
-mod layout;
+pub mod layout;
 pub mod manifest;
 pub mod mat;
 pub mod overlap;
@@ -116,9 +118,52 @@ pub fn open_with(
     let manifest = manifest_of(name, datasets, cache)?;
     let cache = cache.join("datasets").join(name);
     let mut source = Source::choose(&manifest, protocol, hub)?;
-    source.verify(&cache, false)?;
+    source.verify(&cache)?;
     let opened = cache::indexed(&source, protocol, &cache)?;
     Ok(opened.index.dataset(opened.listed, &source, &opened.root))
+}
+
+/// Whether a dataset is on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Every file comes with its manifest.
+    pub embedded: bool,
+    /// Its images lie in a folder of the user's own.
+    pub own: bool,
+    /// Forms of which every needed file is there, unchecked.
+    pub forms: Vec<manifest::Form>,
+}
+
+impl std::fmt::Display for Presence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self { own: true, .. } => "own folder",
+            Self { forms, .. } if forms.is_empty() => "not fetched",
+            Self { embedded: true, .. } => "embedded",
+            _ => "fetched",
+        })
+    }
+}
+
+/// Which forms of a dataset are on this machine.
+///
+/// # Errors
+/// What is wrong with the manifest.
+pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlaces) -> Result<Presence> {
+    let manifest = manifest_of(name, datasets, cache)?;
+    let mut forms = Vec::new();
+    for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
+        if let Ok(source) = Source::choose(&manifest, protocol, hub)
+            && !forms.contains(&source.form)
+        {
+            forms.push(source.form);
+        }
+    }
+    Ok(Presence {
+        embedded: manifest.hub.is_none() && manifest.files.iter().all(|file| file.path.is_some()),
+        own: manifest.directory.is_some(),
+        forms,
+    })
 }
 
 /// A manifest that knows where its files are downloaded to.

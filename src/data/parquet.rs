@@ -21,10 +21,12 @@ use source::Source;
 
 mod check;
 mod column;
+pub(super) mod columns;
 pub(super) mod extract;
 mod names;
 pub(super) mod shards;
 mod source;
+pub(super) mod texts;
 mod thrift;
 
 /// Which columns hold images and labels.

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::check::FileFound;
 use super::fetch::{HubPlaces, hub_files};
 use super::manifest::{Form, Manifest, SourceFile};
 use super::parquet::shards;
@@ -162,17 +163,16 @@ impl<'a> Source<'a> {
 
     /// Checks size and hash of every file, and keeps the hashes of those of which none was known.
     ///
-    /// Files whose size and time of change are those of an earlier check are not hashed again, unless `anew`; these
+    /// Files whose size and time of change are those of an earlier check are not hashed again; these
     /// stamps are kept in `cache/verified.json`. A file altered within its size and with its time set back passes:
     /// the stamps guard against accidents, the hashes of the images themselves are in every result.
-    pub(super) fn verify(&mut self, cache: &Path, anew: bool) -> Result<()> {
+    pub(super) fn verify(&mut self, cache: &Path) -> Result<()> {
         let memory = cache.join("verified.json");
         let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok())
             .unwrap_or_default();
-        let trusted = if anew { BTreeMap::new() } else { known.clone() };
-        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &trusted)).collect();
+        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &known)).collect();
         let mut all = known.clone();
         for (file, result) in self.files.iter_mut().zip(checked) {
             let (path, stamp) = result?;
@@ -186,6 +186,25 @@ impl<'a> Source<'a> {
             tracing::debug!("{error}: files will be hashed again next time");
         }
         Ok(())
+    }
+
+    /// Hashes every file, whatever is known of it, and says of each whether it is the one that it should be.
+    pub(super) fn rehash(&mut self) -> Vec<FileFound> {
+        let nothing = BTreeMap::new();
+        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &nothing)).collect();
+        let mut found = Vec::new();
+        for (file, result) in self.files.iter_mut().zip(checked) {
+            let wrong = match result {
+                Ok((_, stamp)) => {
+                    file.digest.get_or_insert(("sha256", stamp.digest));
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            let name = file.name.clone();
+            found.push(FileFound { name, wrong });
+        }
+        found
     }
 
     /// For the protocol card.
@@ -270,5 +289,8 @@ fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
         path: memory.into(),
         reason: e.to_string(),
     })?;
+    if let Some(folder) = memory.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    }
     super::cache::write_whole(memory, &json)
 }

@@ -27,10 +27,15 @@ impl Error {
             }
             Self::UnknownDataset { known, .. } => format!("known datasets: {}", known.join(", ")),
             Self::Manifest { .. } => "correct the manifest: the other files in `datasets/` show the form".into(),
-            Self::Labels { path, .. } => format!(
-                "restore `{}` from its source; MATLAB files must be version 5 (`save -v7` or `-v6`)",
-                path.display()
-            ),
+            Self::Labels { path, .. } => {
+                let matlab = "; MATLAB files must be version 5 (`save -v7` or `-v6`)";
+                let is_matlab = path.extension().is_some_and(|end| end == "mat");
+                format!(
+                    "correct `{}` or restore it from its source{}",
+                    path.display(),
+                    if is_matlab { matlab } else { "" }
+                )
+            }
             Self::Indices { .. } => {
                 "take the file as cross_modal_adaptation published it, for these shots and this seed; without one, \
                  `coop` draws on its own"
@@ -115,7 +120,7 @@ impl Error {
                     .into()
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
-            Self::Uncontrolled { remedy, .. } => remedy.clone(),
+            Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } => remedy.clone(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

@@ -25,6 +25,9 @@ impl fmt::Display for MissingFile {
             write!(f, ", {kind} {value}")?;
         }
         write!(f, ") belongs at `{}`", self.place.display())?;
+        if self.sources.is_empty() {
+            f.write_str("\n    no address of it is known: it has to be put there by hand")?;
+        }
         for (source, reason) in &self.sources {
             write!(f, "\n    {source}: {reason}")?;
         }

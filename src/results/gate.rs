@@ -86,7 +86,7 @@ pub fn judge(
     let mut compared = Vec::new();
     for (key, old) in &baseline.cells {
         match results.cells.get(key) {
-            None => errors.extend(absent(key, results)),
+            None => errors.extend(absent(key, results, baseline)),
             Some(new) => {
                 let found = differences(old, new);
                 if found.is_empty() {
@@ -118,7 +118,7 @@ pub fn judge(
         Outcome::Green
     };
     let all = || baseline.cells.values().chain(results.cells.values());
-    let known = |key: &&CellKey| baseline.mentions(key) || renamed(key, baseline).is_some();
+    let known = |key: &&CellKey| baseline.mentions(key) || renamed(key, baseline, results).is_some();
     Report {
         schema: report::SCHEMA,
         outcome,
@@ -145,8 +145,8 @@ fn problem(kind: Kind, key: &CellKey, results: &Folder, finding: String) -> Prob
     }
 }
 
-/// The same cell under another protocol.
-fn renamed<'a>(key: &CellKey, folder: &'a Folder) -> Option<&'a CellKey> {
+/// The same cell under another protocol, in a folder; one that `other` has under that protocol too is another cell.
+fn renamed<'a>(key: &CellKey, folder: &'a Folder, other: &Folder) -> Option<&'a CellKey> {
     let without = |key: &CellKey| CellKey {
         protocol: Default::default(),
         ..key.clone()
@@ -154,15 +154,15 @@ fn renamed<'a>(key: &CellKey, folder: &'a Folder) -> Option<&'a CellKey> {
     folder
         .cells
         .keys()
-        .find(|other| *other != key && without(other) == without(key))
+        .find(|found| *found != key && without(found) == without(key) && !other.cells.contains_key(*found))
 }
 
 /// Why the results lack a cell, unless they say so themselves.
-fn absent(key: &CellKey, results: &Folder) -> Option<Problem> {
+fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem> {
     if results.mentions(key) {
         return None;
     }
-    if let Some(other) = renamed(key, results) {
+    if let Some(other) = renamed(key, results, baseline) {
         let finding = format!(
             "made under protocol {}, the baseline under {}",
             other.protocol, key.protocol

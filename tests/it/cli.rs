@@ -10,8 +10,10 @@ fn help_of_every_verb() {
         vec![],
         vec!["sweep"],
         vec!["run"],
+        vec!["data", "fetch"],
         vec!["data", "list"],
         vec!["data", "show"],
+        vec!["data", "verify"],
         vec!["split"],
         vec!["train"],
         vec!["eval"],
@@ -36,7 +38,12 @@ fn datasets_are_listed_and_described() {
         sandbox.succeed(&["data", "list"]) + "\n" + &sandbox.succeed(&["data", "show", "mini-cars"])
     );
     let rows: serde_json::Value = serde_json::from_str(&sandbox.succeed(&["data", "list", "--json"])).unwrap();
-    assert_eq!(rows.as_array().unwrap().len(), 5);
+    assert_eq!(rows.as_array().unwrap().len(), 9);
+    let state = |name: &str| rows.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap()["state"].clone();
+    assert_eq!(
+        (state("mini-cars").as_str(), state("oxford-pets").as_str()),
+        (Some("embedded"), Some("not fetched"))
+    );
 }
 
 #[test]

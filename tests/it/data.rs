@@ -3,9 +3,13 @@
 
 mod bad_input;
 mod cache;
-mod fixture;
-mod hub;
-mod layouts;
+pub(crate) mod fixture;
+mod four;
+pub(crate) mod hub;
+pub(crate) mod layouts;
 mod mat;
 mod pack;
+mod parquet;
 mod real_labels;
+mod twins;
+mod verify;

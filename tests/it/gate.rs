@@ -5,6 +5,7 @@ mod cells;
 
 use std::fs;
 
+use kshot::config::Protocol;
 use kshot::error::Error;
 use kshot::results::control::{self, Control, Controls, Measure, Name};
 use kshot::results::metric::Headline;
@@ -234,6 +235,44 @@ fn what_cannot_be_compared_is_an_error_and_not_a_comparison() {
             .collect::<String>()
     };
     insta::assert_snapshot!("errors", shown(&text) + "stderr:\n" + &said);
+}
+
+#[test]
+fn protocols_are_kept_apart() {
+    let of = |protocol| Cell {
+        protocol,
+        ..Cell::default()
+    };
+    let judged = |results: &[Protocol], baseline: &[Protocol]| {
+        let sandbox = Sandbox::new();
+        folder(
+            &sandbox.path(RESULTS),
+            &results.iter().map(|p| of(*p)).collect::<Vec<_>>(),
+        );
+        folder(
+            &sandbox.path(BASELINE),
+            &baseline.iter().map(|p| of(*p)).collect::<Vec<_>>(),
+        );
+        gate(&sandbox, &["--json", "gate.json"]);
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(sandbox.path("gate.json")).unwrap()).unwrap();
+        let of = |list: &str, field: &str| -> Vec<String> {
+            let items = json[list].as_array().unwrap().iter();
+            items
+                .map(|item| item[field].as_str().unwrap_or_default().to_owned())
+                .collect()
+        };
+        (
+            of("errors", "kind"),
+            of("new_cells", "protocol"),
+            json["family"].as_u64().unwrap(),
+        )
+    };
+    let (clean, coop) = (Protocol::Clean, Protocol::Coop);
+    let some = |word: &str| vec![word.to_owned()];
+    assert_eq!(judged(&[clean, coop], &[clean, coop]), (vec![], vec![], 2));
+    assert_eq!(judged(&[clean], &[clean, coop]), (some("missing"), vec![], 1));
+    assert_eq!(judged(&[clean, coop], &[clean]), (vec![], some("coop"), 1));
+    assert_eq!(judged(&[coop], &[clean]), (some("protocol"), vec![], 0));
 }
 
 #[test]

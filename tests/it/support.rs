@@ -102,6 +102,8 @@ impl Sandbox {
             .current_dir(self.folder.path())
             .env("KSHOT_HOME", root())
             .env("KSHOT_CACHE", cache())
+            .env("HF_HOME", self.path("huggingface"))
+            .env_remove("HF_HUB_CACHE")
             .env_remove("COLUMNS")
             .env_remove("KSHOT_LOG");
         command

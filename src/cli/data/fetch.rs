@@ -23,7 +23,7 @@ use progress::{Live, amount};
 #[command(after_help = "Example: kshot data fetch oxford-pets oxford-flowers")]
 pub(in crate::cli) struct Arguments {
     /// Names of datasets.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// In this form only; without it, in the one that the manifest prefers, and if that fails in the other one.
     #[arg(long)]
@@ -100,11 +100,12 @@ fn fetch_one(name: &str, source: Option<Source>, places: &Places, remote: &Remot
 fn described(manifest: &Manifest, fetched: &Fetched) -> String {
     let commit = fetched.commit.as_ref().map(|commit| format!(" at commit {commit}"));
     format!(
-        "{}: {}{}, {} files ({}), {} of them new, in {}\n",
+        "{}: {}{}, {} file{} ({}), {} new, in {}\n",
         manifest.name,
         fetched.form,
         commit.unwrap_or_default(),
         fetched.files,
+        if fetched.files == 1 { "" } else { "s" },
         amount(fetched.bytes),
         fetched.fetched,
         fetched.folder.display()

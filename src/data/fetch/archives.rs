@@ -5,8 +5,8 @@ use std::fs;
 use super::client::Client;
 use super::places::Remote;
 use super::wanted::{Source, Wanted};
-use super::{FetchProgress, Fetched, each, listing, missing, not_fetchable, space, usable};
-use crate::data::cache::lock;
+use super::{FetchProgress, Fetched, claim, each, missing, not_fetchable, space, usable};
+use crate::config::Protocol;
 use crate::data::manifest::{Form, Manifest, SourceFile};
 use crate::error::{Error, Result};
 
@@ -18,14 +18,13 @@ pub(super) fn fetch(
     progress: &dyn FetchProgress,
 ) -> Result<Fetched> {
     let folder = &manifest.downloads;
-    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-    let _lock = lock(&folder.join("lock"), "fetches this dataset")?;
+    let _lock = claim(manifest, progress)?;
     let files: Vec<(&SourceFile, Wanted)> = manifest
         .files
         .iter()
         .filter(|file| file.path.is_none())
-        .map(|file| Ok((file, wanted(manifest, file, remote)?)))
-        .collect::<Result<_>>()?;
+        .map(|file| (file, wanted(manifest, file, remote)))
+        .collect();
     let whole = each(&files, client.policy.parallel, |(_, wanted)| {
         Ok::<_, Error>(
             wanted
@@ -48,12 +47,13 @@ pub(super) fn fetch(
     let outcomes = each(&absent, client.policy.parallel, |(_, wanted)| {
         wanted.obtain(client, progress)
     });
+    let needed = manifest.needed(Protocol::Clean, |file| manifest.place(file).exists());
     let mut failed = Vec::new();
     for ((file, wanted), outcome) in absent.iter().zip(outcomes) {
         match outcome? {
             Ok(()) => {}
-            Err(sources) if is_required(manifest, file) => failed.push(missing(wanted, &wanted.place, sources)),
-            Err(_) => progress.note(&format!("{}: not to be had, and not needed", wanted.name)),
+            Err(sources) if needed.contains(file) => failed.push(missing(wanted, &wanted.place, sources)),
+            Err(_) => progress.note(&format!("{}: left out, only some protocols need it", wanted.name)),
         }
     }
     if !failed.is_empty() {
@@ -69,25 +69,19 @@ pub(super) fn fetch(
     })
 }
 
-fn wanted(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Result<Wanted> {
-    if !listing::is_inside(&file.name) || file.name.contains('/') || file.name == "lock" {
-        return Err(Error::Dataset {
-            dataset: manifest.name.clone(),
-            reason: format!("`{}` is no name for a downloaded file", file.name),
-        });
-    }
+fn wanted(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Wanted {
     let mirror = remote.mirror.as_deref();
     let mirror = mirror.map(|base| Source::of_mirror(base, &[&manifest.name, &file.name]));
     let urls = file.urls.iter().cloned().map(Source::Url);
     let place = manifest.place(file);
-    Ok(Wanted {
+    Wanted {
         name: format!("{}/{}", manifest.name, file.name),
         partial: place.with_file_name(format!("{}.part", file.name)),
         place,
         size: file.size,
         digest: file.digest().map(|(kind, value)| (kind, value.to_owned())),
         sources: usable(mirror.into_iter().chain(urls), &remote.hub),
-    })
+    }
 }
 
 /// A file with wrong bytes gives up its name: it is not what anybody may open as that file.
@@ -101,9 +95,4 @@ fn set_aside(wanted: &Wanted, reason: &str, progress: &dyn FetchProgress) -> Res
     let aside = aside.to_string_lossy();
     progress.note(&format!("{}: {reason}: now `{aside}`", wanted.name));
     Ok(())
-}
-
-fn is_required(manifest: &Manifest, file: &SourceFile) -> bool {
-    let roles = manifest.layout.roles();
-    !roles.iter().any(|role| role.name == file.role && !role.required) || manifest.files.len() == 1
 }

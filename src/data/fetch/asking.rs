@@ -114,6 +114,20 @@ impl<'a> Asking<'a> {
         }
     }
 
+    /// The last bytes of a file.
+    pub(super) fn tail(&self, commit: &str, shard: &HubShard, bytes: u64) -> Result<Vec<u8>> {
+        // Says that no connection may be made, where none may.
+        self.address("")?;
+        let url = format!(
+            "{}/datasets/{}/resolve/{commit}/{}",
+            self.places.endpoint,
+            self.repo,
+            encoded_path(&shard.path)
+        );
+        let found = self.client.from(&url, shard.size.saturating_sub(bytes));
+        found.map_err(|trouble| self.refused(trouble))
+    }
+
     fn tree(&self, commit: &str, folder: &str) -> Result<Vec<HubShard>> {
         let mut url = self.address(&format!("tree/{commit}{}?recursive=true", encoded_path(folder)))?;
         let mut shards = Vec::new();

@@ -89,6 +89,7 @@ impl Client {
             .timeout_connect(Some(policy.connect))
             .timeout_per_read(Some(policy.silence))
             .timeout_per_write(Some(policy.silence))
+            .proxy(ureq::Proxy::try_from_env().filter(|_| policy.proxies))
             .tls_config(tls.build())
             .build();
         let endpoint = hub.endpoint.parse().ok().as_ref().and_then(Origin::of);
@@ -150,9 +151,22 @@ impl Client {
 
     /// A small document and its `Link` header, tried again as the policy says.
     pub(super) fn document(&self, url: &str) -> Result<(Vec<u8>, Option<String>), Trouble> {
+        self.small(url, &[])
+    }
+
+    /// The bytes of a file from an offset on, tried again as the policy says.
+    pub(super) fn from(&self, url: &str, offset: u64) -> Result<Vec<u8>, Trouble> {
+        let range = (ureq::http::header::RANGE, format!("bytes={offset}-"));
+        Ok(self.small(url, &[range])?.0)
+    }
+
+    fn small(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<(Vec<u8>, Option<String>), Trouble> {
         let mut attempt = 0;
         loop {
-            let outcome = self.get(url, &[]).and_then(|mut response| {
+            let outcome = self.get(url, headers).and_then(|mut response| {
+                if !headers.is_empty() && response.status().as_u16() != 206 {
+                    return Err(Trouble::lasting("it gives no parts of files"));
+                }
                 let link = header(&response, ureq::http::header::LINK);
                 let body = response.body_mut().with_config().limit(DOCUMENT).read_to_vec();
                 Ok((body.map_err(|e| Trouble::passing(e.to_string()))?, link))

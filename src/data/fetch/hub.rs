@@ -2,6 +2,7 @@
 //! `datasets--<owner>--<name>/{blobs/<hash>, refs/<revision>, snapshots/<commit>/<path> -> blob}`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::client::{Client, encoded_path};
 use super::places::{HubPlaces, Remote};
 use super::wanted::{Source, Wanted};
-use super::{FetchProgress, Fetched, each, listing, missing, not_fetchable, space, usable};
-use crate::data::cache::{lock, write_whole};
+use super::{FetchProgress, Fetched, claim, each, listing, missing, not_fetchable, replace, space, usable};
+use crate::data::cache::lock;
 use crate::data::manifest::{Form, Hub, Manifest};
 use crate::error::{Error, Result};
 
@@ -128,8 +129,7 @@ pub(super) fn fetch(
     progress: &dyn FetchProgress,
 ) -> Result<Fetched> {
     let downloads = &manifest.downloads;
-    fs::create_dir_all(downloads).map_err(Error::io("make", downloads))?;
-    let _lock = lock(&downloads.join("lock"), "fetches this dataset")?;
+    let _lock = claim(manifest, progress)?;
     let known = match listing::known(hub, downloads, &remote.hub) {
         Some(known) => known,
         None => listing::resolve(hub, downloads, client, &remote.hub)?,
@@ -163,7 +163,7 @@ pub(super) fn fetch(
         let reference = folder.join("refs").join(&known.revision);
         let above = reference.parent().unwrap_or(&folder);
         fs::create_dir_all(above).map_err(Error::io("make", above))?;
-        write_whole(&reference, known.commit.as_bytes())?;
+        replace(&reference, known.commit.as_bytes())?;
     }
     Ok(Fetched {
         form: Form::Hub,
@@ -248,11 +248,16 @@ impl Cached {
         Ok(Ok(()))
     }
 
-    /// Gives the bytes the name that the commit has for them, in one step.
+    /// Gives the bytes the name that the commit has for them.
     fn link(&self) -> Result<()> {
-        let mut new = self.pointer.clone().into_os_string();
-        new.push(format!(".{}.link", std::process::id()));
-        let made = std::os::unix::fs::symlink(&self.target, &new).and_then(|()| fs::rename(&new, &self.pointer));
-        made.map_err(Error::io("write", &self.pointer))
+        match fs::remove_file(&self.pointer) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("replace", &self.pointer)(e)),
+            _ => {}
+        }
+        match std::os::unix::fs::symlink(&self.target, &self.pointer) {
+            // Another process was faster; it links to the same bytes.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(Error::io("write", &self.pointer)),
+        }
     }
 }

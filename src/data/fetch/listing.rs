@@ -7,7 +7,7 @@ use super::asking::Asking;
 use super::client::Client;
 use super::hub::{HubListing, HubShard, repo_folder};
 use super::places::HubPlaces;
-use crate::data::cache::write_whole;
+use super::replace;
 use crate::data::manifest::Hub;
 use crate::error::{Error, Result};
 
@@ -61,6 +61,22 @@ pub fn hub_listing(repo: &str, revision: &str, places: &HubPlaces, policy: &supe
     one_configuration(listing, &[])
 }
 
+/// The last bytes of a file of a listing, where parquet files describe themselves.
+///
+/// # Errors
+/// As [`hub_listing`].
+pub fn hub_tail(
+    listing: &HubListing,
+    shard: &HubShard,
+    bytes: u64,
+    places: &HubPlaces,
+    policy: &super::Policy,
+) -> Result<Vec<u8>> {
+    let client = Client::new(places, policy)?;
+    let asking = Asking::new(&listing.repo, &client, places)?;
+    asking.tail(&listing.commit, shard, bytes)
+}
+
 /// Keeps a listing for the next time, when no connection may be there.
 pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
     let path = downloads.join("hub.json");
@@ -69,7 +85,7 @@ pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
         path: path.clone(),
         reason: e.to_string(),
     })?;
-    write_whole(&path, &json)
+    replace(&path, &json)
 }
 
 /// The commit that Python's client or an earlier call found for a branch or tag.
@@ -230,7 +246,7 @@ impl HubListing {
                 && (is_hash(&shard.blob, 64) || is_hash(&shard.blob, 40))
                 && hash.is_none_or(|hash| is_hash(hash, 64))
         };
-        is_hash(&self.commit, 40) && self.shards.iter().all(sound)
+        is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
     }
 }
 

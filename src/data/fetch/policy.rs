@@ -1,4 +1,4 @@
-//! When a request is given up, and how long to wait before the next one.
+//! How requests are made: when one is given up, and how long to wait before the next one.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,8 @@ pub struct Policy {
     pub silence: Duration,
     /// A connection that brings fewer bytes in such a time is dropped too.
     pub slowest: (u64, Duration),
+    /// Whether the proxies are used that the environment names.
+    pub proxies: bool,
     /// Files fetched at once.
     pub parallel: usize,
     /// Seed of the random part of waits.
@@ -42,6 +44,7 @@ impl Default for Policy {
             connect: Duration::from_secs(20),
             silence: Duration::from_secs(60),
             slowest: (60_000, Duration::from_secs(60)),
+            proxies: true,
             parallel: 4,
             // Processes that were refused together do not come back together.
             jitter: u64::from(std::process::id()),

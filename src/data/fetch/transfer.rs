@@ -94,7 +94,7 @@ impl<'a> Transfer<'a> {
             }
             let wait = policy.wait(self.url, failed - 1, after);
             self.progress.note(&format!(
-                "{}: {reason} at byte {arrived}, again in {:.1} s",
+                "{}: {reason} at byte {arrived}, again in {:.2} s",
                 self.wanted.name,
                 wait.as_secs_f64()
             ));

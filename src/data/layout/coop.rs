@@ -18,25 +18,32 @@ const MAX_BYTES: u64 = 256 << 20;
 /// A split as CoOp and Dassl write it (Zhou et al. 2022, `datasets/oxford_pets.py`).
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Split {
+pub struct Split {
+    /// Images to draw from.
     pub train: Vec<Entry>,
+    /// Images set aside for validation.
     pub val: Vec<Entry>,
+    /// Images that are only ever predicted.
     pub test: Vec<Entry>,
 }
 
 /// One image: a triple in the file.
 #[derive(Debug, Deserialize)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Path below the dataset's image folder.
     pub image: String,
     /// Class from 0.
     pub label: u32,
+    /// As CoOp spells it.
     pub class_name: String,
 }
 
 impl Split {
     /// Reads a split file, plain or gzip-compressed.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Labels`] when it is not in this form.
+    pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let mut json = Vec::new();
         let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
@@ -50,7 +57,10 @@ impl Split {
     }
 
     /// Class names in label order.
-    pub(super) fn classes(&self, path: &Path) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// [`Error::Labels`] when a label has two names, or none.
+    pub fn classes(&self, path: &Path) -> Result<Vec<String>> {
         let mut names: BTreeMap<u32, &str> = BTreeMap::new();
         for entry in self.train.iter().chain(&self.val).chain(&self.test) {
             let name = names.entry(entry.label).or_insert(&entry.class_name);

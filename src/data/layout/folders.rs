@@ -1,106 +1,201 @@
-//! A folder of folders: `train/<class>/*` and `test/<class>/*`, in an archive or in place; or `<class>/*` alone, of
-//! which the manifest's `holdout` is the test.
+//! A folder of folders: `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out; in an
+//! archive or in place.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+use image::ImageFormat;
 
 use super::{Item, Listing, Unpacked, holdout};
 use crate::error::{Error, Result};
 
-/// Pool = `train`, test = `test`; classes are the folder names in byte order, the same on both sides.
+/// Folders whose images belong to those that shots may be drawn from.
+const LEARNED: [&str; 4] = ["train", "val", "valid", "validation"];
+const TEST: &str = "test";
+
+/// Pool = `train` and a validation folder, test = `test`; without a test folder the manifest's `holdout` is taken of
+/// each class. Classes are the folders' names in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
-    if let Some(share) = unpacked.manifest.holdout {
-        return one_side(unpacked, share);
-    }
-    let (root, prefix) = root(unpacked)?;
-    let classes = names(&root.join("train"), true)?;
-    let of_test = names(&root.join("test"), true)?;
-    if let Some(odd) = of_test.iter().find(|name| !classes.contains(name)) {
-        return Err(unpacked.fail(format!("class `{odd}` is in `test` but not in `train`")));
-    }
-    if let Some(odd) = classes.iter().find(|name| !of_test.contains(name)) {
-        return Err(unpacked.fail(format!("class `{odd}` is in `train` but not in `test`")));
-    }
-    let side = |side: &str| -> Result<Vec<Item>> {
-        let mut items = Vec::new();
-        for (class, name) in (0..).zip(&classes) {
-            for image in names(&root.join(side).join(name), false)? {
-                let id = format!("{side}/{name}/{image}");
-                items.push(Item {
-                    file: Some(format!("{prefix}{id}")),
-                    ..Item::new(id, class)
-                });
+    let manifest = unpacked.manifest;
+    let tree = Tree::read(unpacked.root, &|reason| unpacked.fail(reason))?;
+    let (pool, test) = match (tree.test, manifest.holdout) {
+        (Some(test), _) => (tree.learned, test),
+        (None, Some(share)) => holdout::split(tree.learned, share, &manifest.skip),
+        (None, None) => {
+            let reason = "no folders `train` and `test`, and the manifest gives no `holdout` to split by";
+            return Err(unpacked.fail(reason.into()));
+        }
+    };
+    let classes = tree.classes;
+    Ok(Listing {
+        classes,
+        pool,
+        val: Vec::new(),
+        test,
+    })
+}
+
+/// What lies in a folder of folders.
+pub(crate) struct Tree {
+    /// Names of the class folders, in byte order.
+    pub classes: Vec<String>,
+    /// Images of `train` and of validation, or of everything where there is no split.
+    pub learned: Vec<Item>,
+    /// Images of `test`; `None` where there is no such folder.
+    pub test: Option<Vec<Item>>,
+    /// Files and folders that hold no image of a class.
+    pub ignored: Vec<String>,
+}
+
+impl Tree {
+    /// Hidden files, and files that are images neither by name nor by their first bytes, are left out. Links are
+    /// followed.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or what `fail` makes of the reason when the folders are in another form.
+    pub(crate) fn read(folder: &Path, fail: &dyn Fn(String) -> Error) -> Result<Self> {
+        let (root, prefix) = root(folder)?;
+        let top = Entries::of(&root)?;
+        let is_split = is_split(&root, &top)?;
+        let sides: Vec<&str> = if is_split {
+            let is_there = |side: &&str| top.folders.iter().any(|folder| folder == side);
+            LEARNED.into_iter().chain([TEST]).filter(is_there).collect()
+        } else {
+            vec![""]
+        };
+        let classes = match sides.first() {
+            Some(&"") => top.folders.clone(),
+            Some(first) => Entries::of(&root.join(first))?.folders,
+            None => Vec::new(),
+        };
+        if classes.is_empty() {
+            return Err(fail("no folder of images: each class needs a folder of its own".into()));
+        }
+        let mut tree = Self {
+            classes,
+            learned: Vec::new(),
+            test: sides.contains(&TEST).then(Vec::new),
+            ignored: top.files,
+        };
+        if is_split {
+            let others = top.folders.into_iter().filter(|name| !sides.contains(&name.as_str()));
+            tree.ignored.extend(others.map(|name| name + "/"));
+        }
+        for side in sides {
+            let path = root.join(side);
+            let entries = Entries::of(&path)?;
+            if let Some(odd) = entries.folders.iter().find(|name| !tree.classes.contains(name)) {
+                return Err(fail(format!("class `{odd}` is in `{side}` but not in `train`")));
+            }
+            // Validation may lack a class; what is to be tested may not.
+            if let Some(odd) = tree.classes.iter().find(|name| !entries.folders.contains(name))
+                && side == TEST
+            {
+                return Err(fail(format!("class `{odd}` is in `train` but not in `test`")));
+            }
+            let below = if side.is_empty() {
+                String::new()
+            } else {
+                format!("{side}/")
+            };
+            if !side.is_empty() {
+                tree.ignored
+                    .extend(entries.files.iter().map(|file| format!("{below}{file}")));
+            }
+            for class in &entries.folders {
+                let label = tree.classes.iter().position(|name| name == class).unwrap_or_default();
+                let images = Entries::of(&path.join(class))?;
+                if let Some(inner) = images.folders.first() {
+                    return Err(fail(format!(
+                        "class folder `{below}{class}` holds the folder `{inner}`: class folders hold images only"
+                    )));
+                }
+                for image in images.files {
+                    let id = format!("{below}{class}/{image}");
+                    if !is_image(&root.join(&id))? {
+                        tree.ignored.push(id);
+                        continue;
+                    }
+                    let items = match &mut tree.test {
+                        Some(test) if side == TEST => test,
+                        _ => &mut tree.learned,
+                    };
+                    items.push(Item {
+                        file: Some(format!("{prefix}{id}")),
+                        ..Item::new(id, label as u32)
+                    });
+                }
             }
         }
-        Ok(items)
-    };
-    let (pool, test) = (side("train")?, side("test")?);
-    Ok(Listing {
-        classes,
-        pool,
-        val: Vec::new(),
-        test,
-    })
+        Ok(tree)
+    }
 }
 
-/// Classes are the folder names in byte order.
-fn one_side(unpacked: &Unpacked, share: f64) -> Result<Listing> {
-    let mut top = (unpacked.root.to_path_buf(), String::new());
-    // An archive mostly holds one folder that holds the classes.
-    if let [only] = names(unpacked.root, true)?.as_slice()
-        && unpacked.manifest.directory.is_none()
+/// Whether folders of folders stand under names of sides. A class may be called `train`: it holds images.
+fn is_split(root: &Path, top: &Entries) -> Result<bool> {
+    Ok(top.folders.iter().any(|name| name == "train") && !Entries::of(&root.join("train"))?.folders.is_empty())
+}
+
+/// Where the class folders or the sides stand: at the top, or in the one folder that there is.
+fn root(folder: &Path) -> Result<(PathBuf, String)> {
+    let top = Entries::of(folder)?;
+    if let [only] = top.folders.as_slice()
+        && !is_split(folder, &top)?
+        && !Entries::of(&folder.join(only))?.folders.is_empty()
     {
-        top = (unpacked.root.join(only), format!("{only}/"));
+        return Ok((folder.join(only), format!("{only}/")));
     }
-    let (root, prefix) = top;
-    let classes = names(&root, true)?;
-    let mut items = Vec::new();
-    for (class, name) in (0..).zip(&classes) {
-        for image in names(&root.join(name), false)? {
-            let id = format!("{name}/{image}");
-            items.push(Item {
-                file: Some(format!("{prefix}{id}")),
-                ..Item::new(id, class)
-            });
-        }
-    }
-    let (pool, test) = holdout::split(items, share, &unpacked.manifest.name);
-    Ok(Listing {
-        classes,
-        pool,
-        val: Vec::new(),
-        test,
-    })
+    Ok((folder.into(), String::new()))
 }
 
-/// Where `train` and `test` stand: at the top, or in the one folder that the archive holds.
-fn root(unpacked: &Unpacked) -> Result<(PathBuf, String)> {
-    let has_sides = |folder: &Path| folder.join("train").is_dir() && folder.join("test").is_dir();
-    if has_sides(unpacked.root) {
-        return Ok((unpacked.root.into(), String::new()));
-    }
-    match names(unpacked.root, true)?.as_slice() {
-        [only] if has_sides(&unpacked.root.join(only)) => Ok((unpacked.root.join(only), format!("{only}/"))),
-        _ => Err(unpacked.fail("no folders `train` and `test`".into())),
-    }
+/// Names in a folder, sorted; hidden ones are left out, and what macOS puts beside archives.
+struct Entries {
+    folders: Vec<String>,
+    files: Vec<String>,
 }
 
-/// Names of the folders (or else of the files) in a folder, sorted; hidden ones are left out.
-fn names(folder: &Path, folders: bool) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let entry = entry.map_err(Error::io("list", folder))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            return Err(Error::io("read", entry.path())(std::io::Error::other(
-                "its name is not UTF-8",
-            )));
-        };
-        // `metadata` follows links: a user's own folder may well hold some.
-        let metadata = std::fs::metadata(entry.path()).map_err(Error::io("read", entry.path()))?;
-        if !name.starts_with('.') && metadata.is_dir() == folders {
+impl Entries {
+    fn of(folder: &Path) -> Result<Self> {
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+            let entry = entry.map_err(Error::io("list", folder))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                return Err(Error::io("read", entry.path())(std::io::Error::other(
+                    "its name is not UTF-8",
+                )));
+            };
+            if name.starts_with('.') || name == "__MACOSX" {
+                continue;
+            }
+            // `metadata` follows links: a user's own folder may well hold some.
+            let metadata = std::fs::metadata(entry.path()).map_err(Error::io("read", entry.path()))?;
+            let names = if metadata.is_dir() { &mut folders } else { &mut files };
             names.push(name.to_owned());
         }
+        folders.sort();
+        files.sort();
+        Ok(Self { folders, files })
     }
-    names.sort();
-    Ok(names)
+}
+
+/// Whether a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
+/// damaged, which is for the decoder to say.
+fn is_image(path: &Path) -> Result<bool> {
+    const NAMES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];
+    let extension = path
+        .extension()
+        .and_then(|end| end.to_str())
+        .map(str::to_ascii_lowercase);
+    if extension.is_some_and(|end| NAMES.contains(&end.as_str())) {
+        return Ok(true);
+    }
+    let mut head = Vec::with_capacity(16);
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    file.take(16).read_to_end(&mut head).map_err(Error::io("read", path))?;
+    Ok(matches!(
+        image::guess_format(&head),
+        Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::Bmp | ImageFormat::WebP)
+    ))
 }

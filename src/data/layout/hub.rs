@@ -29,7 +29,7 @@ pub(super) fn read(unpacked: &Unpacked, protocol: Protocol, hub: &Hub) -> Result
     }
     let mut test = rows(&hub.test);
     if let (true, Some(share)) = (test.is_empty(), unpacked.manifest.holdout) {
-        (pool, test) = holdout::split(pool, share, &unpacked.manifest.name);
+        (pool, test) = holdout::split(pool, share, &unpacked.manifest.skip);
     }
     Ok(Listing {
         classes: labels.classes,

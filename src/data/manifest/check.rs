@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Layout, Manifest};
+use super::{Layout, Manifest, check_name};
 
 impl Manifest {
     pub(super) fn check(&self, path: &Path) -> Result<(), String> {
@@ -10,13 +10,7 @@ impl Manifest {
         if self.name != stem {
             return Err(format!("name `{}` differs from the file's name `{stem}`", self.name));
         }
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.name.starts_with('.') || !self.name.chars().all(is_plain) {
-            return Err(format!(
-                "name `{}` may hold only ASCII letters, digits, `-`, `_` and `.`",
-                self.name
-            ));
-        }
+        check_name(&self.name)?;
         let roles = self.layout.roles();
         for (i, file) in self.files.iter().enumerate() {
             if !roles.iter().any(|role| role.name == file.role) {
@@ -29,9 +23,6 @@ impl Manifest {
             }
             if self.files.iter().take(i).any(|other| other.role == file.role) {
                 return Err(format!("role `{}` is given twice", file.role));
-            }
-            if file.name.is_empty() || file.name.starts_with('.') || file.name.contains(['/', '\\']) {
-                return Err(format!("`{}` cannot be the name of a file", file.name));
             }
             let Some((kind, hash)) = file.digest() else {
                 return Err(format!("file `{}` has neither sha256 nor md5", file.name));
@@ -58,10 +49,11 @@ impl Manifest {
         match (self.layout, self.directory.is_some(), self.files.is_empty()) {
             (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
             (Layout::Folders, false, true) if !hub_only => {
-                Err("give a `directory` or a `[[file]]` of role `archive`".into())
+                Err("give a `directory`, a `[[file]]` of role `archive` or a `[hub]`".into())
             }
-            (Layout::Folders, ..) => Ok(()),
-            (_, true, _) => Err("`directory` is for the layout `folders` only".into()),
+            (Layout::Folders, ..) | (Layout::Table, true, _) => Ok(()),
+            (Layout::Table, false, _) => Err("give the `directory` that the table's paths are relative to".into()),
+            (_, true, _) => Err("`directory` is for the layouts `folders` and `table` only".into()),
             (Layout::OxfordFlowers, ..) if self.class_names.is_empty() && !hub_only => {
                 Err("the layout `oxford-flowers` needs `class_names` in label order".into())
             }
@@ -111,14 +103,9 @@ mod tests {
                 "`holdout` is a share between 0 and 1, not 1",
             ),
             (
-                "name = \"images.tar.gz\"",
-                "name = \"../x\"",
-                "`../x` cannot be the name",
-            ),
-            (
                 "micro = true",
                 "directory = \"x\"",
-                "`directory` is for the layout `folders` only",
+                "`directory` is for the layouts `folders` and `table` only",
             ),
         ];
         for (from, to, wanted) in cases {

@@ -91,7 +91,7 @@ impl<T: DataType> Column<T> {
     }
 
     /// Exactly the next `n` values.
-    fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
+    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let mut read = 0;
         while read < n {

@@ -10,7 +10,7 @@ fn archived(name: &str, bytes: &[u8]) -> Fixture {
     Fixture::new("folders", "").file("archive", name, bytes)
 }
 
-fn images() -> Vec<(String, Vec<u8>)> {
+pub(super) fn images() -> Vec<(String, Vec<u8>)> {
     let sides = ["train", "test"]
         .into_iter()
         .flat_map(|side| [(side, "a"), (side, "b")]);

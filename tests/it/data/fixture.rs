@@ -12,14 +12,14 @@ use kshot::error::{Error, Result};
 use sha2::{Digest as _, Sha256};
 
 /// A datasets folder with one manifest, and a cache beside it.
-pub(super) struct Fixture {
+pub(crate) struct Fixture {
     pub folder: tempfile::TempDir,
-    manifest: String,
+    pub manifest: String,
 }
 
 impl Fixture {
     /// `extra`: further lines before the `[[file]]` tables.
-    pub(super) fn new(layout: &str, extra: &str) -> Self {
+    pub(crate) fn new(layout: &str, extra: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("datasets")).unwrap();
         let manifest = format!(
@@ -29,7 +29,7 @@ impl Fixture {
     }
 
     /// Adds a file with its true size and hash.
-    pub(super) fn file(self, role: &str, name: &str, bytes: &[u8]) -> Self {
+    pub(crate) fn file(self, role: &str, name: &str, bytes: &[u8]) -> Self {
         let hash: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
         self.file_said_to_be(role, name, bytes, bytes.len(), &hash)
     }
@@ -53,7 +53,7 @@ impl Fixture {
         self
     }
 
-    pub(super) fn datasets(&self) -> PathBuf {
+    pub(crate) fn datasets(&self) -> PathBuf {
         self.folder.path().join("datasets")
     }
 
@@ -61,8 +61,12 @@ impl Fixture {
         self.folder.path().join("cache")
     }
 
-    pub(super) fn open(&self) -> Result<Dataset> {
+    pub(super) fn write_manifest(&self) {
         std::fs::write(self.datasets().join("toy.toml"), &self.manifest).unwrap();
+    }
+
+    pub(crate) fn open(&self) -> Result<Dataset> {
+        self.write_manifest();
         data::open("toy", &self.datasets(), &self.cache())
     }
 
@@ -96,7 +100,7 @@ impl Fixture {
 }
 
 /// `id class` of each image, for comparison.
-pub(super) fn labels(images: &[data::LabelledImage]) -> Vec<String> {
+pub(crate) fn labels(images: &[data::LabelledImage]) -> Vec<String> {
     images
         .iter()
         .map(|image| format!("{} {}", image.id, image.class))
@@ -114,7 +118,7 @@ pub(super) fn png(colour: u8) -> Vec<u8> {
 }
 
 /// An 8×8 JPEG of one colour.
-pub(super) fn jpeg(colour: u8) -> Vec<u8> {
+pub(crate) fn jpeg(colour: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     let encoder = codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90);
     encoder
@@ -123,14 +127,14 @@ pub(super) fn jpeg(colour: u8) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn gz(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 /// A tar of plain files; names are taken as they are, whatever they hold.
-pub(super) fn tar<N: AsRef<str>, B: AsRef<[u8]>>(files: impl IntoIterator<Item = (N, B)>) -> Vec<u8> {
+pub(crate) fn tar<N: AsRef<str>, B: AsRef<[u8]>>(files: impl IntoIterator<Item = (N, B)>) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in files {
         let header = tar_header(name.as_ref(), tar::EntryType::Regular, bytes.as_ref().len());
@@ -148,7 +152,7 @@ pub(super) fn tar_header(name: &str, kind: tar::EntryType, size: usize) -> tar::
     header
 }
 
-pub(super) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in files {
         writer

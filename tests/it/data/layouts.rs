@@ -5,7 +5,7 @@ use super::fixture::{Fixture, gz, jpeg, labels, mat5, png, tar, write_tree, zip}
 const PETS_TRAINVAL: &str = "Abyssinian_2 1 1 1\namerican_bulldog_7 2 2 1\nAbyssinian_10 1 1 1\nBengal_3 3 1 2\n";
 const PETS_TEST: &str = "american_bulldog_9 2 2 1\nBengal_1 3 1 2\nAbyssinian_1 1 1 1\n";
 
-pub(super) fn pets_images() -> Vec<(String, Vec<u8>)> {
+pub(crate) fn pets_images() -> Vec<(String, Vec<u8>)> {
     let listed = PETS_TRAINVAL
         .lines()
         .chain(PETS_TEST.lines())
@@ -16,7 +16,7 @@ pub(super) fn pets_images() -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-pub(super) fn pets_annotations() -> Vec<u8> {
+pub(crate) fn pets_annotations() -> Vec<u8> {
     let list = format!("#Image CLASS-ID SPECIES BREED ID\n#ID: 1:37 Class ids\n{PETS_TRAINVAL}{PETS_TEST}");
     gz(&tar([
         ("./annotations/list.txt", list.as_bytes()),
@@ -77,7 +77,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// 2 classes, 3 training and 2 test images.
-fn cars(with_labels: bool) -> Fixture {
+pub(crate) fn cars(with_labels: bool) -> Fixture {
     let row = |class: Option<u32>, name: &str| {
         let mut row = vec![mat5::numbers("", &[39]), mat5::numbers("", &[700])];
         row.extend(class.map(|class| mat5::numbers("", &[class])));
@@ -171,7 +171,7 @@ fn cars_test_labels_may_come_from_coop() {
 }
 
 /// 2 classes; images 1, 3 for training, 2 for validation, 5, 4, 6 for testing.
-pub(super) fn flowers(labels: &[u32]) -> Fixture {
+pub(crate) fn flowers(labels: &[u32]) -> Fixture {
     let ids = [
         mat5::numbers("trnid", &[3, 1]),
         mat5::numbers("valid", &[2]),
@@ -222,7 +222,7 @@ fn flowers_with_labels_that_do_not_fit_are_refused() {
     insta::assert_snapshot!(flowers(&[1, 2, 2, 1, 2]).message(), @"label file `[TMP]/datasets/setid.mat`: `tstid` names image 6, labels are given for 1 to 5");
 }
 
-const COOP_CALTECH: &str = r#"{"train": [["Faces/image_0002.jpg", 0, "face"], ["yin_yang/image_0001.jpg", 1, "yin_yang"]],
+pub(crate) const COOP_CALTECH: &str = r#"{"train": [["Faces/image_0002.jpg", 0, "face"], ["yin_yang/image_0001.jpg", 1, "yin_yang"]],
     "val": [["Faces/image_0001.jpg", 0, "face"]],
     "test": [["yin_yang/image_0002.jpg", 1, "yin_yang"], ["Faces/image_0003.jpg", 0, "face"]]}"#;
 
@@ -248,7 +248,7 @@ pub(super) fn caltech_images(faces: &str) -> Vec<(String, Vec<u8>)> {
     images
 }
 
-fn caltech(faces: &str, split: &[u8]) -> Fixture {
+pub(crate) fn caltech(faces: &str, split: &[u8]) -> Fixture {
     let nested = gz(&tar(caltech_images(faces)));
     let archive = zip(&[
         ("caltech-101/101_ObjectCategories.tar.gz", &nested),

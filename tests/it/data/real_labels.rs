@@ -1,14 +1,19 @@
 //! The official label files, which may not be redistributed: `KSHOT_REAL_LABELS` points to a folder with
 //! `mat/{cars_meta,cars_train_annos,cars_test_annos,imagelabels,setid}.mat` and
-//! `splits/split_zhou_StanfordCars.json.gz`.
+//! `splits/split_zhou_{Caltech101,OxfordFlowers,OxfordPets,StanfordCars}.json.gz`, `caltech101_labels.txt`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use kshot::config::Protocol;
+use kshot::data::Dataset;
 use kshot::data::mat::{Array, MatFile};
+use sha2::Digest as _;
 
-use super::fixture::{Fixture, gz, png, tar, zip};
+use super::fixture::{gz, png, tar, zip};
+use super::four::{Staged, per_class};
+use super::twins::folder_of;
 
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("KSHOT_REAL_LABELS").map(PathBuf::from);
@@ -104,91 +109,208 @@ fn cars() {
 /// One tiny image under many names: the labels are real, the pixels are not needed.
 fn stand_ins<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Vec<u8> {
     let image = png(7);
-    tar(names.into_iter().map(|name| (name, image.clone())))
+    gz(&tar(names.into_iter().map(|name| (name, image.clone()))))
 }
 
 fn official(folder: &std::path::Path, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(file)).unwrap()
 }
 
+/// CoOp's file as it is downloaded.
+fn split_file(folder: &std::path::Path, name: &str) -> Vec<u8> {
+    let packed = official(folder, &format!("splits/split_zhou_{name}.json.gz"));
+    let mut json = Vec::new();
+    flate2::read::GzDecoder::new(packed.as_slice())
+        .read_to_end(&mut json)
+        .unwrap();
+    json
+}
+
+type Listed = BTreeMap<String, Vec<(String, u32, String)>>;
+
+/// SHA-256 of a list as compact JSON with a line feed.
+fn digest(list: &impl serde::Serialize) -> String {
+    let json = serde_json::to_string(list).unwrap() + "\n";
+    sha2::Sha256::digest(json).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn sizes(data: &Dataset) -> [usize; 3] {
+    [data.pool.len(), data.val.len(), data.test.len()]
+}
+
+/// The committed manifest expects what the real label files give: its counts, names and hashes are checked on opening.
 #[test]
-fn cars_open_with_test_labels_from_coop() {
+fn flowers_open_under_both_protocols() {
     let Some(folder) = folder() else { return };
-    let images = |side: &str, count: u32| gz(&stand_ins((1..=count).map(|i| format!("{side}/{i:05}.jpg"))));
+    let set = Staged::new(
+        "oxford-flowers",
+        &[
+            ("images", stand_ins((1..=8189).map(|i| format!("jpg/image_{i:05}.jpg")))),
+            ("labels", official(&folder, "mat/imagelabels.mat")),
+            ("splits", official(&folder, "mat/setid.mat")),
+            ("coop-split", split_file(&folder, "OxfordFlowers")),
+        ],
+        None,
+    );
+    let clean = set.open(Protocol::Clean).unwrap();
+    assert_eq!(sizes(&clean), [2040, 0, 6149]);
+    assert_eq!(per_class(&clean, &clean.pool), [20; 102]);
+    assert_eq!(
+        digest(&clean.classes),
+        "78312a75cfce87663c88882358b245e05e4f92c4d51d9cda169eb388c59df5c7"
+    );
+    let whole: Vec<_> = per_class(&clean, &clean.test).iter().map(|n| n + 20).collect();
+    assert_eq!(
+        digest(&whole),
+        "689dc1763263d7eeae806c69d938b0171f8cdf91bc97ae1a3af16667637726d9"
+    );
+    let coop = set.open(Protocol::Coop).unwrap();
+    assert_eq!(sizes(&coop), [4093, 1633, 2463]);
+    let differ: Vec<_> = (0..102).filter(|i| clean.classes[*i] != coop.classes[*i]).collect();
+    assert_eq!((differ, coop.classes[59].as_str()), (vec![59], "pink-yellow dahlia"));
+    assert_eq!(kshot::data::split::clean(&clean, 16, 1).unwrap().train.len(), 16 * 102);
+}
+
+#[test]
+fn cars_open_under_both_protocols_with_test_labels_from_coop() {
+    let Some(folder) = folder() else { return };
+    let images = |side: &str, count: u32| stand_ins((1..=count).map(|i| format!("{side}/{i:05}.jpg")));
     let mat = |name: &str| {
         (
             format!("devkit/{name}.mat"),
             official(&folder, &format!("mat/{name}.mat")),
         )
     };
-    let data = Fixture::new("stanford-cars", "")
-        .file("train-images", "cars_train.tgz", &images("cars_train", 8144))
-        .file("test-images", "cars_test.tgz", &images("cars_test", 8041))
-        .file(
-            "devkit",
-            "car_devkit.tgz",
-            &gz(&tar(["cars_meta", "cars_train_annos", "cars_test_annos"].map(mat))),
-        )
-        .file(
-            "coop-split",
-            "split.json.gz",
-            &official(&folder, "splits/split_zhou_StanfordCars.json.gz"),
-        )
-        .expecting(196, 8144, 8041)
-        .open()
-        .unwrap();
-    assert_eq!(data.pool[0].id, "cars_train/00001.jpg");
-    assert_eq!(data.classes[data.pool[0].class as usize], "Audi TTS Coupe 2012");
-    let per_class: BTreeSet<_> = (0..196)
-        .map(|c| data.test.iter().filter(|i| i.class == c).count())
-        .collect();
-    assert_eq!((per_class.first(), per_class.last()), (Some(&24), Some(&68)));
+    let devkit = gz(&tar(["cars_meta", "cars_train_annos", "cars_test_annos"].map(mat)));
+    let set = Staged::new(
+        "stanford-cars",
+        &[
+            ("train-images", images("cars_train", 8144)),
+            ("test-images", images("cars_test", 8041)),
+            ("devkit", devkit),
+            ("coop-split", split_file(&folder, "StanfordCars")),
+        ],
+        None,
+    );
+    let clean = set.open(Protocol::Clean).unwrap();
+    assert_eq!(sizes(&clean), [8144, 0, 8041]);
+    assert_eq!(clean.classes[clean.pool[0].class as usize], "Audi TTS Coupe 2012");
+    assert_eq!(
+        digest(&clean.classes),
+        "9da9ec6333105a7a2f0d50d7a5a6afe18b1ec3ede7dd8f1df298e59eb859ce35"
+    );
+    let counts = [&clean.pool, &clean.test].map(|side| digest(&per_class(&clean, side)));
+    assert_eq!(
+        counts,
+        [
+            "7f5bb3dcbb8ef7da9eb46b86b6763175a984bab87de62220eafed9d29ebfa13f",
+            "5b9e258d895eeb7bcc0a7368169868ccb5a1cfa32f63f4ebaa79eed70e749b5e"
+        ]
+    );
+    let coop = set.open(Protocol::Coop).unwrap();
+    assert_eq!(sizes(&coop), [6509, 1635, 8041]);
+    let class_of = |data: &Dataset| -> BTreeMap<String, u32> {
+        let all = [&data.pool, &data.val, &data.test].into_iter().flatten();
+        all.map(|image| (image.id.clone(), image.class)).collect()
+    };
+    assert_eq!(class_of(&coop), class_of(&clean));
+}
+
+/// The annotations of Pets are not among the real label files: their lists are written from CoOp's, whose train and
+/// val are the official trainval.
+#[test]
+fn pets_open_under_both_protocols() {
+    let Some(folder) = folder() else { return };
+    let json = split_file(&folder, "OxfordPets");
+    let listed: Listed = serde_json::from_slice(&json).unwrap();
+    let list = |sides: &[&str]| -> String {
+        let entries = sides.iter().flat_map(|side| &listed[*side]);
+        entries
+            .map(|(image, label, _)| format!("{} {} 1 1\n", image.trim_end_matches(".jpg"), label + 1))
+            .collect()
+    };
+    let annotations = [
+        ("annotations/trainval.txt", list(&["train", "val"])),
+        ("annotations/test.txt", list(&["test"])),
+    ];
+    let names = listed.values().flatten().map(|(image, ..)| format!("images/{image}"));
+    let set = Staged::new(
+        "oxford-pets",
+        &[
+            ("images", stand_ins(names)),
+            ("annotations", gz(&tar(annotations))),
+            ("coop-split", json),
+        ],
+        None,
+    );
+    let clean = set.open(Protocol::Clean).unwrap();
+    assert_eq!(sizes(&clean), [3680, 0, 3669]);
+    assert_eq!(
+        digest(&clean.classes),
+        "9706a007630ead2d985b35d3f5d43ae67854e93cd69707440ba5bfe60f72c8b4"
+    );
+    let counts = [&clean.pool, &clean.test].map(|side| digest(&per_class(&clean, side)));
+    assert_eq!(
+        counts,
+        [
+            "c74c192d97d91fe31ef6d6017873cda8a2083519aa6f3809a35db3d8ecab1d6b",
+            "1bea8ac9471034577fe811b7951097b936e03745c9c4fd77d3e223ce049d525f"
+        ]
+    );
+    let coop = set.open(Protocol::Coop).unwrap();
+    assert_eq!(sizes(&coop), [2944, 736, 3669]);
+    assert!(
+        coop.classes
+            .iter()
+            .zip(&clean.classes)
+            .all(|(coop, ours)| *coop == ours.to_lowercase())
+    );
 }
 
 #[test]
-fn flowers_open_with_20_images_a_class_to_draw_from() {
+fn caltech_opens_under_both_protocols_and_its_three_orders_hold_the_same_classes() {
     let Some(folder) = folder() else { return };
-    let names: Vec<_> = (1..=102).map(|i| format!("\"flower {i}\"")).collect();
-    let data = Fixture::new("oxford-flowers", &format!("class_names = [{}]", names.join(", ")))
-        .file(
-            "images",
-            "102flowers.tgz",
-            &gz(&stand_ins((1..=8189).map(|i| format!("jpg/image_{i:05}.jpg")))),
-        )
-        .file("labels", "imagelabels.mat", &official(&folder, "mat/imagelabels.mat"))
-        .file("splits", "setid.mat", &official(&folder, "mat/setid.mat"))
-        .expecting(102, 2040, 6149)
-        .open()
-        .unwrap();
-    assert!((0..102).all(|c| data.pool.iter().filter(|i| i.class == c).count() == 20));
-    assert_eq!(kshot::data::split::clean(&data, 16, 1).unwrap().train.len(), 16 * 102);
-}
-
-#[test]
-fn caltech_opens_with_coop_s_hundred_classes() {
-    let Some(folder) = folder() else { return };
-    let split = official(&folder, "splits/split_zhou_Caltech101.json.gz");
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(split.as_slice())
-        .read_to_string(&mut json)
-        .unwrap();
-    let listed: BTreeMap<String, Vec<(String, u32, String)>> = serde_json::from_str(&json).unwrap();
+    let json = split_file(&folder, "Caltech101");
+    let listed: Listed = serde_json::from_slice(&json).unwrap();
     let names = listed
         .values()
         .flatten()
         .map(|(path, ..)| format!("101_ObjectCategories/{path}"));
-    let nested = gz(&stand_ins(
-        names.chain(["101_ObjectCategories/BACKGROUND_Google/tmp".into()]),
-    ));
-    let data = Fixture::new("caltech101", "")
-        .file(
-            "archive",
-            "caltech-101.zip",
-            &zip(&[("caltech-101/101_ObjectCategories.tar.gz", &nested)]),
-        )
-        .file("coop-split", "split.json.gz", &split)
-        .expecting(100, 4128 + 1649, 2465)
-        .open()
-        .unwrap();
-    assert_eq!(data.classes[..4], ["face", "leopard", "motorbike", "accordion"]);
+    let nested = stand_ins(names.chain(["101_ObjectCategories/BACKGROUND_Google/tmp".into()]));
+    let archive = zip(&[("caltech-101/101_ObjectCategories.tar.gz", &nested)]);
+    let set = Staged::new("caltech101", &[("archive", archive), ("coop-split", json)], None);
+    let clean = set.open(Protocol::Clean).unwrap();
+    assert_eq!(sizes(&clean), [4128 + 1649, 0, 2465]);
+    assert_eq!(
+        digest(&clean.classes),
+        "b93af3975c8da07a19b2802650c3d4cb67bfd6ac4cb1b9a8a3cda2f09ffa680c"
+    );
+    let whole: Vec<_> = per_class(&clean, &clean.pool)
+        .iter()
+        .zip(per_class(&clean, &clean.test))
+        .map(|(a, b)| a + b)
+        .collect();
+    assert_eq!(
+        digest(&whole),
+        "1fcfa501778e57dfb1badbe6ad90dba7a4211f47a6b7a915f7dfdaa571323dc6"
+    );
+    let coop = set.open(Protocol::Coop).unwrap();
+    assert_eq!(sizes(&coop), [4128, 1649, 2465]);
+    assert_eq!(coop.classes, clean.classes);
+
+    // By folder in byte order, as torchvision has them; in lower case with the background, as the hub has them.
+    let mut folders: BTreeSet<&str> = clean.classes.iter().map(|name| folder_of(name)).collect();
+    folders.insert("Faces_easy");
+    assert_eq!(
+        digest(&folders),
+        "0158df89c6b378afa0a1e9a009779f8c063215605f9f9620969b4e5f314f42e1"
+    );
+    let mut lower: BTreeSet<String> = folders.iter().map(|name| name.to_lowercase()).collect();
+    lower.insert("background_google".into());
+    assert_eq!(
+        digest(&lower),
+        "aede82f1d31bdb48c39c7f7f8b31f645a1fde2bc7ba20f24e6e5dd8206f9b557"
+    );
+    let hub = String::from_utf8(official(&folder, "caltech101_labels.txt")).unwrap();
+    assert!(hub.lines().eq(lower.iter().map(String::as_str)));
 }

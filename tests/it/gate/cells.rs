@@ -11,6 +11,7 @@ use kshot::results::store::Store;
 /// A cell as a test wants it; `..Cell::default()` is one of 400 images, three quarters of them right.
 pub struct Cell {
     pub dataset: &'static str,
+    pub protocol: Protocol,
     pub learner: &'static str,
     pub seed: u64,
     pub images: u32,
@@ -31,6 +32,7 @@ impl Default for Cell {
     fn default() -> Self {
         Self {
             dataset: "mini-pets",
+            protocol: Protocol::Clean,
             learner: "DINOv2 LoRA",
             seed: 0,
             images: 400,
@@ -50,7 +52,7 @@ impl Cell {
         let identity = Identity {
             key: CellKey {
                 dataset: self.dataset.into(),
-                protocol: Protocol::Clean,
+                protocol: self.protocol,
                 learner: self.learner.into(),
                 shots: 16.into(),
                 seed: self.seed,

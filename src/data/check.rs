@@ -1,0 +1,202 @@
+//! Is a dataset on this machine what it should be? Every file is hashed and every image decoded again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::cache::{self, Opened};
+use super::fetch::HubPlaces;
+use super::index::{Facts, Listed, look};
+use super::manifest::{Form, Manifest};
+use super::overlap::NEAR;
+use super::source::Source;
+use super::{Dataset, LabelledImage, manifest_of};
+use crate::config::Protocol;
+use crate::error::{Error, Result};
+
+/// What was found of one form of a dataset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// The form.
+    pub form: Form,
+    /// Commit of the repository.
+    pub revision: Option<String>,
+    /// The protocol whose images were looked at: the first that this form serves.
+    pub protocol: Protocol,
+    /// Each source file.
+    pub files: Vec<FileFound>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Images that shots are drawn from, that are set aside for validation, and that are predicted.
+    pub pool: usize,
+    /// See `pool`.
+    pub val: usize,
+    /// See `pool`.
+    pub test: usize,
+    /// Images that the manifest's `skip` left out.
+    pub left_out: usize,
+    /// Least, median and greatest width in pixels.
+    pub widths: Option<[u32; 3]>,
+    /// Least, median and greatest height in pixels.
+    pub heights: Option<[u32; 3]>,
+    /// Number of images by kind of pixels: `L` is grey, `P` a palette, the others are named by their channels.
+    pub modes: BTreeMap<String, usize>,
+    /// Images that cannot be decoded or are gone, with the reason.
+    pub unreadable: Vec<(String, String)>,
+    /// Images whose hash is not the one that the index has.
+    pub changed: Vec<String>,
+    /// Pairs of a pool image and a test image that look alike: not wrong, but good to know.
+    pub near_duplicates: usize,
+    /// What else is wrong.
+    pub problems: Vec<String>,
+}
+
+/// One archive, label file or parquet file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileFound {
+    /// Its name.
+    pub name: String,
+    /// Why it is not the file that it should be; nothing when it is.
+    pub wrong: Option<String>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.files.iter().all(|file| file.wrong.is_none())
+            && self.unreadable.is_empty()
+            && self.changed.is_empty()
+            && self.problems.is_empty()
+    }
+}
+
+/// Looks at every form of a dataset that is on this machine. `looked_at` hears of each image, with the number of all.
+///
+/// # Errors
+/// [`Error::NotFetched`] when there is none, and what is wrong with the manifest. What is wrong with files or images
+/// is a finding.
+pub fn verify(
+    name: &str,
+    datasets: &Path,
+    cache: &Path,
+    hub: &HubPlaces,
+    looked_at: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Verification>> {
+    let manifest = manifest_of(name, datasets, cache)?;
+    let cache = cache.join("datasets").join(name);
+    let mut found: Vec<Verification> = Vec::new();
+    let mut first_error = None;
+    for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
+        match Source::choose(&manifest, protocol, hub) {
+            Ok(source) if found.iter().any(|other| other.form == source.form) => {}
+            Ok(source) => found.push(of_form(&manifest, source, protocol, &cache, looked_at)),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    match first_error {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+fn of_form(
+    manifest: &Manifest,
+    mut source: Source,
+    protocol: Protocol,
+    cache: &Path,
+    looked_at: &(dyn Fn(usize) + Sync),
+) -> Verification {
+    let mut found = Verification {
+        dataset: manifest.name.clone(),
+        form: source.form,
+        revision: source.commit.clone(),
+        protocol,
+        files: source.rehash(),
+        ..Verification::default()
+    };
+    if !found.holds() {
+        let reason = "images were not looked at, since a source file is not what it should be";
+        found.problems.push(reason.into());
+        return found;
+    }
+    match cache::indexed(&source, protocol, cache) {
+        Ok(opened) => images(&opened, &source, looked_at, &mut found),
+        // Which ones, and why: opening it tells of the first.
+        Err(Error::Image { .. }) => match cache::survey(&source, protocol, cache) {
+            Ok((listed, seen)) => {
+                count(&listed, &mut found);
+                let mut whole = Vec::new();
+                for (id, result) in seen {
+                    match result {
+                        Ok((_, facts)) => whole.push(facts),
+                        Err(Error::Image { reason, .. }) => found.unreadable.push((id, reason)),
+                        Err(error) => found.unreadable.push((id, error.to_string())),
+                    }
+                }
+                describe(&whole.iter().collect::<Vec<_>>(), &mut found);
+            }
+            Err(error) => found.problems.push(error.to_string()),
+        },
+        Err(error) => found.problems.push(error.to_string()),
+    }
+    found
+}
+
+/// Reads and decodes every image again and compares it with the index.
+fn images(opened: &Opened, source: &Source, looked_at: &(dyn Fn(usize) + Sync), found: &mut Verification) {
+    let files: Vec<(&str, &str)> = opened.listed.files().collect();
+    let again = |(id, file): &(&str, &str)| {
+        let seen = look(&opened.root.join(file), id);
+        looked_at(files.len());
+        seen
+    };
+    let seen: Vec<Result<Option<Facts>>> = files.par_iter().map(again).collect();
+    let mut whole = Vec::new();
+    for ((id, file), seen) in files.iter().zip(&seen) {
+        match seen {
+            Ok(Some(facts)) => {
+                if opened.index.facts(file) != Some(facts) {
+                    found.changed.push((*id).to_owned());
+                }
+                whole.push(facts);
+            }
+            Ok(None) => found.unreadable.push(((*id).to_owned(), "it is gone".into())),
+            Err(Error::Image { reason, .. }) => found.unreadable.push(((*id).to_owned(), reason.clone())),
+            Err(error) => found.unreadable.push(((*id).to_owned(), error.to_string())),
+        }
+    }
+    describe(&whole, found);
+    let dataset: Dataset = opened.index.dataset(opened.listed.clone(), source, &opened.root);
+    count(&opened.listed, found);
+    // Counted, not collected: of one picture many times over there are more pairs than memory holds.
+    let near = |pool: &LabelledImage| {
+        let near = |test: &&LabelledImage| (pool.dhash ^ test.dhash).count_ones() <= NEAR;
+        dataset.test.iter().filter(near).count()
+    };
+    found.near_duplicates = dataset.pool.par_iter().map(near).sum();
+}
+
+fn count(listed: &Listed, found: &mut Verification) {
+    let [classes, pool, val, test, left_out] = listed.counts();
+    (found.classes, found.left_out) = (classes, left_out);
+    (found.pool, found.val, found.test) = (pool, val, test);
+}
+
+/// Sizes and modes.
+fn describe(images: &[&Facts], found: &mut Verification) {
+    let spread = |side: fn(&Facts) -> u32| {
+        let mut sides: Vec<u32> = images.iter().map(|facts| side(facts)).collect();
+        sides.sort_unstable();
+        Some([*sides.first()?, *sides.get(sides.len() / 2)?, *sides.last()?])
+    };
+    found.widths = spread(|facts| facts.width);
+    found.heights = spread(|facts| facts.height);
+    for facts in images {
+        *found.modes.entry(facts.mode.clone()).or_default() += 1;
+    }
+}

@@ -1,0 +1,10 @@
+//! Files that nobody vouches for: refused with a clear error, within bounds of memory and disk, and without a trace
+//! outside the folder they are read into.
+
+mod archives;
+mod bombs;
+mod fuzz;
+mod images;
+mod labels;
+mod limited;
+pub mod made;
