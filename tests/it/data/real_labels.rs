@@ -48,12 +48,14 @@ fn flowers() {
     assert_eq!(sets.each_ref().map(Vec::len), [1020, 1020, 6149]);
     let all: BTreeSet<_> = sets.iter().flatten().copied().collect();
     assert_eq!((all.len(), all.first(), all.last()), (8189, Some(&1), Some(&8189)));
-    // Ten of each class to train with: only with `label index = image number - 1` does this come out.
-    let mut per_class = BTreeMap::new();
-    for image in &sets[0] {
-        *per_class.entry(labels[*image as usize - 1]).or_insert(0) += 1;
+    // Ten of each class to train and to validate with: only with `label index = image number - 1` does this come out.
+    for set in &sets[..2] {
+        let mut per_class = BTreeMap::new();
+        for image in set {
+            *per_class.entry(labels[*image as usize - 1]).or_insert(0) += 1;
+        }
+        assert!(per_class.len() == 102 && per_class.values().all(|count| *count == 10));
     }
-    assert!(per_class.len() == 102 && per_class.values().all(|count| *count == 10));
 }
 
 #[test]
