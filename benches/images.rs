@@ -1,17 +1,21 @@
 //! Encoded images to the pixels that a vision-language model is given: decode, then Lanczos to 480 pixels at most.
 //!
-//! `cargo bench --bench images -- SECONDS FILE…` prints for each file the CPU milliseconds of one image on one thread;
-//! `… -- pixels OUT FILE…` writes the pixels instead, to `OUT/<name>.rgb`, behind width and height as two little-endian
-//! `u32`. `benches/images_pillow.py` does both, beside Pillow in the same run.
+//! `cargo bench --bench images -- time SECONDS FILE…` prints for each file the CPU milliseconds of one image on one thread, and
+//! those of taking it from the cache of shrunk images, if it is kept there; `… -- pixels OUT FILE…` writes the pixels instead, to
+//! `OUT/<name>.rgb`, behind width and height as two little-endian `u32`. `benches/images_pillow.py` does both, beside Pillow in
+//! the same run.
 
 #![expect(clippy::print_stdout, reason = "a benchmark reports on stdout")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use kshot::data::LabelledImage;
 use kshot::data::image::decode;
 use kshot::error::{Error, Result};
 use kshot::example::resize::shrink;
+use kshot::example::{ImageCache, seen};
+use sha2::{Digest as _, Sha256};
 
 /// As in the program itself.
 #[global_allocator]
@@ -26,39 +30,62 @@ fn main() -> Result<()> {
         [what, folder, files @ ..] if what == "pixels" => files
             .iter()
             .try_for_each(|file| write(Path::new(file), Path::new(folder))),
-        [seconds, files @ ..] => {
+        [what, seconds, files @ ..] if what == "time" => {
             let seconds = seconds.parse().unwrap_or(1.0);
-            files.iter().try_for_each(|file| measure(Path::new(file), seconds))
+            files.iter().try_for_each(|file| measure(file.into(), seconds))
         }
-        [] => {
+        _ => {
             println!("no images named: see benches/images_pillow.py");
             Ok(())
         }
     }
 }
 
-fn seen(bytes: &[u8], name: &str) -> Result<RgbImage> {
-    Ok(shrink(&decode(bytes, name)?, LONGEST))
+fn made(bytes: &[u8], name: &str) -> Result<RgbImage> {
+    let whole = decode(bytes, name)?;
+    let is_small = whole.width().max(whole.height()) <= LONGEST;
+    Ok(if is_small { whole } else { shrink(&whole, LONGEST) })
 }
 
 fn write(file: &Path, folder: &Path) -> Result<()> {
-    let image = seen(&read(file)?, &file.display().to_string())?;
+    let image = made(&read(file)?, &file.display().to_string())?;
     let size = [image.width().to_le_bytes(), image.height().to_le_bytes()].concat();
     let out = folder.join(file.with_extension("rgb").file_name().unwrap_or_default());
     std::fs::write(&out, [&size, image.as_raw().as_slice()].concat()).map_err(Error::io("write", &out))
 }
 
-fn measure(file: &Path, seconds: f64) -> Result<()> {
-    let (bytes, name) = (read(file)?, file.display().to_string());
-    seen(&bytes, &name)?;
+fn measure(path: PathBuf, seconds: f64) -> Result<()> {
+    let (bytes, name) = (read(&path)?, path.display().to_string());
+    let plain = milliseconds(seconds, || made(&bytes, &name))?;
+    let folder = path.with_extension("cache");
+    let cache = ImageCache::new(&folder, Some(1.0));
+    let image = LabelledImage {
+        id: name.clone(),
+        class: 0,
+        sha256: Sha256::digest(&bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        group: None,
+        dhash: 0,
+        path,
+    };
+    let shrunk = |whole: RgbImage| shrink(&whole, LONGEST);
+    let kept = milliseconds(seconds / 2.0, || seen(cache.as_ref(), &image, "bench", shrunk))?;
+    println!("{name}\t{plain:.5}\t{}\t{kept:.5}", folder.exists());
+    Ok(())
+}
+
+/// CPU milliseconds of one call, after one that does not count.
+fn milliseconds(seconds: f64, mut image: impl FnMut() -> Result<RgbImage>) -> Result<f64> {
+    image()?;
     let (start, mut rounds) = (cpu_seconds()?, 0);
     loop {
-        std::hint::black_box(seen(&bytes, &name)?);
+        std::hint::black_box(image()?);
         rounds += 1;
         let spent = cpu_seconds()? - start;
         if spent >= seconds {
-            println!("{name}\t{:.5}", 1e3 * spent / f64::from(rounds));
-            return Ok(());
+            return Ok(1e3 * spent / f64::from(rounds));
         }
     }
 }

@@ -109,8 +109,8 @@ fn costs(estimate: &Estimate) -> String {
         );
     }
     for cost in &estimate.learners {
-        let hours = cost.hours.map_or("?".into(), |hours| format!("{hours:.2}"));
-        let memory = cost.memory_bytes.map_or("?".into(), |bytes| gigabytes(bytes));
+        let hours = cost.hours.map_or("?".into(), rounded);
+        let memory = cost.memory_bytes.map_or("?".into(), gigabytes);
         text += &format!(
             "{:28} {:>5} {:>12} {:>11} {:>6} {hours:>12} {memory:>10}\n",
             cost.learner, cost.cells, cost.train_images, cost.test_images, cost.device
@@ -118,8 +118,8 @@ fn costs(estimate: &Estimate) -> String {
     }
     let disk = &estimate.disk;
     text += &format!(
-        "total: {:.2} device-hours, {} of memory\n",
-        estimate.device_hours,
+        "total: {} device-hours, {} of memory\n",
+        rounded(estimate.device_hours),
         gigabytes(estimate.memory_bytes)
     );
     let parts = [
@@ -154,6 +154,14 @@ fn costs(estimate: &Estimate) -> String {
         text += &format!("assumed: {said}\n");
     }
     text
+}
+
+fn rounded(hours: f64) -> String {
+    if hours < 0.1 {
+        format!("{hours:.4}")
+    } else {
+        format!("{hours:.2}")
+    }
 }
 
 /// 10⁹ bytes.

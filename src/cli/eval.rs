@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     #[arg(long)]
     dataset: String,
-    /// Whose test set it is.
+    /// Whose test set and class names: clean, tinker or coop.
     #[arg(long, default_value_t)]
     protocol: Protocol,
     /// Write every prediction to this Parquet file.

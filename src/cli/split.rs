@@ -18,7 +18,7 @@ use crate::experiment::cell;
 pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     dataset: String,
-    /// How shots are chosen.
+    /// How shots are chosen: clean, tinker or coop.
     #[arg(long, default_value_t)]
     protocol: Protocol,
     /// Labelled examples per class, or "all".

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// Name of a dataset (`kshot data list`).
     #[arg(long)]
     dataset: String,
-    /// How shots are chosen.
+    /// How shots are chosen: clean, tinker or coop.
     #[arg(long, default_value_t)]
     protocol: Protocol,
     /// Labelled examples per class, or "all".

@@ -125,7 +125,7 @@ fn not_fetchable(manifest: &Manifest, files: Vec<MissingFile>) -> Error {
 fn claim(manifest: &Manifest, progress: &dyn FetchProgress) -> Result<Option<File>> {
     let folder = &manifest.downloads;
     std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-    let path = folder.join("lock");
+    let path = folder.join(".lock");
     let is_taken = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
     if File::create(&path).is_ok_and(is_taken) {
         progress.note(&format!("waiting for another process that fetches {}", manifest.name));
@@ -156,7 +156,7 @@ fn each<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> R + 
     };
     let mut done = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads.clamp(1, items.len().max(1)))
-            .map(|_| scope.spawn(&worker))
+            .map(|_| scope.spawn(worker))
             .collect();
         let done = workers.into_iter().flat_map(|worker| match worker.join() {
             Ok(done) => done,

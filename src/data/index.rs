@@ -273,6 +273,10 @@ impl Listed {
         for (what, found, expected, is_known) in counts {
             if is_known && found != expected {
                 let reason = format!("found {found} {what}, the manifest expects {expected}");
+                if expect.unverified && what != "classes" {
+                    tracing::warn!("dataset `{}`: {reason}, which nobody has checked", source.manifest.name);
+                    continue;
+                }
                 return Err(Error::Dataset {
                     dataset: source.manifest.name.clone(),
                     reason,

@@ -1,16 +1,25 @@
 //! JPEG to the same pixels that Pillow gives, and with it transformers: by libjpeg-turbo's code, whose inverse
-//! transform and chroma upsampling other decoders only come near to.
+//! transform and chroma upsampling other decoders only come near to. The common kind of file is decoded by a faster
+//! port of it; all others, and whatever looks damaged, by the library itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::RgbImage;
 use mozjpeg::{ColorSpace, Decompress};
 
+mod baseline;
+mod colour;
+mod huffman;
+mod idct;
+
 /// Decodes grey and YCbCr files; `None` for four colours, which libjpeg does not turn into RGB. `limit` is the
 /// largest size of the pixels in bytes.
 pub(super) fn decode(bytes: &[u8], limit: u64) -> Result<Option<RgbImage>, String> {
     if !ends(bytes) {
         return Err("truncated: a JPEG without its end-of-image marker".into());
+    }
+    if let Some(image) = baseline::decode(bytes, limit) {
+        return Ok(Some(image));
     }
     // The library reports by io::Error; what it asserts about its own state must not end the process either.
     catch_unwind(AssertUnwindSafe(|| pixels(bytes, limit)))

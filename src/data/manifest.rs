@@ -155,6 +155,9 @@ pub struct Expect {
     pub pool: usize,
     /// Images that are only ever predicted.
     pub test: usize,
+    /// Nobody has counted them in this source: other numbers of images are told, not refused.
+    #[serde(default)]
+    pub unverified: bool,
 }
 
 impl Manifest {
@@ -300,7 +303,8 @@ test = 4
             Some(Expect {
                 classes: 2,
                 pool: 3,
-                test: 4
+                test: 4,
+                unverified: false
             })
         );
     }

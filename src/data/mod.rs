@@ -128,16 +128,19 @@ pub fn open_with(
 pub struct Presence {
     /// Every file comes with its manifest.
     pub embedded: bool,
+    /// Its images lie in a folder of the user's own.
+    pub own: bool,
     /// Forms of which every needed file is there, unchecked.
     pub forms: Vec<manifest::Form>,
 }
 
 impl std::fmt::Display for Presence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match (self.embedded, self.forms.is_empty()) {
-            (true, false) => "embedded",
-            (false, false) => "fetched",
-            (_, true) => "not fetched",
+        f.pad(match self {
+            Self { own: true, .. } => "own folder",
+            Self { forms, .. } if forms.is_empty() => "not fetched",
+            Self { embedded: true, .. } => "embedded",
+            _ => "fetched",
         })
     }
 }
@@ -156,9 +159,9 @@ pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlace
             forms.push(source.form);
         }
     }
-    let embedded = manifest.directory.is_some() || manifest.files.iter().all(|file| file.path.is_some());
     Ok(Presence {
-        embedded: embedded && forms == [manifest::Form::Archive],
+        embedded: manifest.hub.is_none() && manifest.files.iter().all(|file| file.path.is_some()),
+        own: manifest.directory.is_some(),
         forms,
     })
 }

@@ -289,5 +289,8 @@ fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
         path: memory.into(),
         reason: e.to_string(),
     })?;
+    if let Some(folder) = memory.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    }
     super::cache::write_whole(memory, &json)
 }

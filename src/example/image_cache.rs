@@ -222,7 +222,7 @@ mod tests {
 
     fn labelled(folder: &Path, number: u8) -> LabelledImage {
         let path = folder.join(format!("{number}.png"));
-        let noise = |x: u32, y: u32| image::Rgb([number, (x * 37 ^ y * 11) as u8, (x * y) as u8]);
+        let noise = |x: u32, y: u32| image::Rgb([number, ((x * 37) ^ (y * 11)) as u8, (x * y) as u8]);
         RgbImage::from_fn(320, 240, noise).save(&path).unwrap();
         LabelledImage {
             id: number.to_string(),

@@ -9,5 +9,7 @@ pub(crate) mod hub;
 pub(crate) mod layouts;
 mod mat;
 mod pack;
+mod parquet;
 mod real_labels;
+mod twins;
 mod verify;

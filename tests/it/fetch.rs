@@ -1,7 +1,9 @@
 //! Fetching, against a real HTTP server on loopback.
 
 mod faults;
+mod hardship;
 mod hub;
+mod hub_refusals;
 pub mod hub_server;
 mod kill;
 mod official;
@@ -138,7 +140,7 @@ impl Machine {
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name != "lock");
+    names.retain(|name| name != ".lock");
     names.sort();
     names
 }

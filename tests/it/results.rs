@@ -153,12 +153,12 @@ fn torn_missing_and_foreign_files_are_not_trusted() {
     let mut damaged: Vec<Damage> = vec![
         (
             "another schema",
-            text.replace("\"schema\": 2", "\"schema\": 99").into(),
+            text.replace("\"schema\": 3", "\"schema\": 99").into(),
             Some(good_parquet.clone()),
         ),
         (
             "an unknown field",
-            text.replace("\"schema\": 2", "\"schema\": 2, \"x\": 2").into(),
+            text.replace("\"schema\": 3", "\"schema\": 3, \"x\": 2").into(),
             Some(good_parquet.clone()),
         ),
         (

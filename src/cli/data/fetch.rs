@@ -23,7 +23,7 @@ use progress::{Live, amount};
 #[command(after_help = "Example: kshot data fetch oxford-pets oxford-flowers")]
 pub(in crate::cli) struct Arguments {
     /// Names of datasets.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// In this form only; without it, in the one that the manifest prefers, and if that fails in the other one.
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::fs;
 use super::client::Client;
 use super::places::Remote;
 use super::wanted::{Source, Wanted};
-use super::{FetchProgress, Fetched, claim, each, listing, missing, not_fetchable, space, usable};
+use super::{FetchProgress, Fetched, claim, each, missing, not_fetchable, space, usable};
 use crate::config::Protocol;
 use crate::data::manifest::{Form, Manifest, SourceFile};
 use crate::error::{Error, Result};
@@ -23,8 +23,8 @@ pub(super) fn fetch(
         .files
         .iter()
         .filter(|file| file.path.is_none())
-        .map(|file| Ok((file, wanted(manifest, file, remote)?)))
-        .collect::<Result<_>>()?;
+        .map(|file| (file, wanted(manifest, file, remote)))
+        .collect();
     let whole = each(&files, client.policy.parallel, |(_, wanted)| {
         Ok::<_, Error>(
             wanted
@@ -69,25 +69,19 @@ pub(super) fn fetch(
     })
 }
 
-fn wanted(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Result<Wanted> {
-    if !listing::is_inside(&file.name) || file.name.contains('/') || file.name == "lock" {
-        return Err(Error::Dataset {
-            dataset: manifest.name.clone(),
-            reason: format!("`{}` is no name for a downloaded file", file.name),
-        });
-    }
+fn wanted(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Wanted {
     let mirror = remote.mirror.as_deref();
     let mirror = mirror.map(|base| Source::of_mirror(base, &[&manifest.name, &file.name]));
     let urls = file.urls.iter().cloned().map(Source::Url);
     let place = manifest.place(file);
-    Ok(Wanted {
+    Wanted {
         name: format!("{}/{}", manifest.name, file.name),
         partial: place.with_file_name(format!("{}.part", file.name)),
         place,
         size: file.size,
         digest: file.digest().map(|(kind, value)| (kind, value.to_owned())),
         sources: usable(mirror.into_iter().chain(urls), &remote.hub),
-    })
+    }
 }
 
 /// A file with wrong bytes gives up its name: it is not what anybody may open as that file.

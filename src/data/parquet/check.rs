@@ -90,12 +90,10 @@ fn page(source: &Source, at: u64, room: u64) -> Result<Page, String> {
             [2] => page.unpacked = number,
             [3] => page.packed = number,
             [7, 1] => page.dictionary_values = number,
-            [5, 2] | [7, 2] | [8, 4] => {
-                if !ENCODINGS.contains(&number) {
-                    return Err(format!(
-                        "a page is in encoding {number}; only plain and dictionary pages are read"
-                    ));
-                }
+            [5, 2] | [7, 2] | [8, 4] if !ENCODINGS.contains(&number) => {
+                return Err(format!(
+                    "a page is in encoding {number}; only plain and dictionary pages are read"
+                ));
             }
             _ => {}
         }

@@ -15,6 +15,9 @@ pub(super) enum Said {
     Items(u64),
 }
 
+/// Hears of what a header says, with its place; an error ends the walk.
+type Tell<'a> = dyn FnMut(&[i16], Said) -> Result<(), String> + 'a;
+
 /// A stream of the compact protocol.
 pub(super) struct Thrift<R>(pub R);
 
@@ -24,15 +27,11 @@ impl<R: Read> Thrift<R> {
     ///
     /// # Errors
     /// When the stream ends early, nests too deeply, or holds a type that there is not.
-    pub(super) fn walk(&mut self, tell: &mut dyn FnMut(&[i16], Said) -> Result<(), String>) -> Result<(), String> {
+    pub(super) fn walk(&mut self, tell: &mut Tell<'_>) -> Result<(), String> {
         self.structure(&mut Vec::new(), tell)
     }
 
-    fn structure(
-        &mut self,
-        place: &mut Vec<i16>,
-        tell: &mut dyn FnMut(&[i16], Said) -> Result<(), String>,
-    ) -> Result<(), String> {
+    fn structure(&mut self, place: &mut Vec<i16>, tell: &mut Tell<'_>) -> Result<(), String> {
         if place.len() > DEPTH {
             return Err("a header nests too deeply".into());
         }
@@ -57,12 +56,7 @@ impl<R: Read> Thrift<R> {
         }
     }
 
-    fn value(
-        &mut self,
-        kind: u8,
-        place: &mut Vec<i16>,
-        tell: &mut dyn FnMut(&[i16], Said) -> Result<(), String>,
-    ) -> Result<(), String> {
+    fn value(&mut self, kind: u8, place: &mut Vec<i16>, tell: &mut Tell<'_>) -> Result<(), String> {
         match kind {
             // Within a list a boolean takes a byte.
             1..=3 => self.byte().map(|_| ()),
@@ -104,12 +98,7 @@ impl<R: Read> Thrift<R> {
     }
 
     /// One item of a list; its place is one deeper so that lists of lists count as depth.
-    fn item(
-        &mut self,
-        kind: u8,
-        place: &mut Vec<i16>,
-        tell: &mut dyn FnMut(&[i16], Said) -> Result<(), String>,
-    ) -> Result<(), String> {
+    fn item(&mut self, kind: u8, place: &mut Vec<i16>, tell: &mut Tell<'_>) -> Result<(), String> {
         if place.len() > DEPTH {
             return Err("a header nests too deeply".into());
         }

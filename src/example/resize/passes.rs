@@ -12,6 +12,7 @@ const WIDE: usize = 64;
 /// What a sum starts from, so that cutting its fraction off rounds it.
 const HALF: i32 = 1 << (PRECISION - 1);
 
+#[inline(always)]
 fn to_8_bits(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
@@ -105,11 +106,13 @@ type Blocks = [[u64; 8]; 8];
 fn transpose(rows: &mut Blocks) {
     #[inline(always)]
     fn swap(rows: &mut Blocks, [high, low]: [usize; 2], bits: u32, mask: u64) {
-        for block in 0..8 {
-            let changed = ((rows[high][block] >> bits) ^ rows[low][block]) & mask;
-            rows[low][block] ^= changed;
-            rows[high][block] ^= changed << bits;
+        let (mut upper, mut lower) = (rows[high], rows[low]);
+        for (upper, lower) in upper.iter_mut().zip(&mut lower) {
+            let changed = ((*upper >> bits) ^ *lower) & mask;
+            *lower ^= changed;
+            *upper ^= changed << bits;
         }
+        (rows[high], rows[low]) = (upper, lower);
     }
     for i in [0, 2, 4, 6] {
         swap(rows, [i, i + 1], 8, 0x00ff_00ff_00ff_00ff);

@@ -28,6 +28,8 @@ pub(super) struct Writing {
     pub(super) middle_of_all: f64,
     pub(super) vocabulary: f64,
     pub(super) tied: bool,
+    /// Mergers of patches: one, and one for each deepstack layer.
+    pub(super) mergers: f64,
     pub(super) tower: Blocks,
 }
 
@@ -62,6 +64,7 @@ impl Shape {
                     .get("tie_word_embeddings")
                     .and_then(Value::as_bool)
                     .unwrap_or(false),
+                mergers: vision.get("deepstack_visual_indexes")?.as_array()?.len() as f64 + 1.0,
                 tower: Blocks {
                     width: number(vision, "hidden_size")?,
                     depth: number(vision, "depth")?,
@@ -106,6 +109,7 @@ impl Shape {
             middle_of_all: middle * all + router,
             vocabulary: 151_936.0,
             tied,
+            mergers: 4.0,
             tower: Blocks {
                 width: tower[0],
                 depth: tower[1],
@@ -138,7 +142,7 @@ impl Shape {
             Self::Writing(model) => {
                 let tables = if model.tied { 1.0 } else { 2.0 } * model.vocabulary * model.hidden;
                 let layer = model.attention() + 3.0 * model.hidden * model.middle_of_all;
-                model.layers * layer + tables + model.tower.parameters() + 4.0 * model.merger()
+                model.layers * layer + tables + model.tower.parameters() + model.mergers * model.merger()
             }
         }
     }
@@ -161,7 +165,7 @@ impl Writing {
         self.layers * (self.attention() + 3.0 * self.hidden * self.middle)
     }
 
-    /// Numbers of one of the mergers; there is one, and one for each of three deepstack layers.
+    /// Numbers of one of the mergers.
     pub(super) fn merger(&self) -> f64 {
         let four = 4.0 * self.tower.width;
         four.powi(2) + four * self.hidden

@@ -109,7 +109,7 @@ impl Writing {
 
     /// The tower on an image of so many merged tokens, of four patches each, and the mergers.
     fn see(&self, tokens: f64) -> f64 {
-        self.tower.forward(4.0 * tokens) + 8.0 * self.merger() * tokens
+        self.tower.forward(4.0 * tokens) + 2.0 * self.mergers * self.merger() * tokens
     }
 
     /// Numbers of the adapters: of all seven linear layers of each layer, as the default targets are.

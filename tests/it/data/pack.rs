@@ -59,6 +59,10 @@ fn the_pack_is_complete() {
             (split.train.len(), split.test.len()),
             (16 * data.classes.len(), data.test.len())
         );
+        for image in data.pool.iter().step_by(40) {
+            let pixels = data::image::decode(&std::fs::read(&image.path).unwrap(), &image.id).unwrap();
+            assert_eq!(image.dhash, overlap::dhash(&pixels), "{name}: {}", image.id);
+        }
         assert_eq!(data::open(name, &datasets(), _cache.path()).unwrap(), data);
     }
 }

@@ -12,7 +12,8 @@ use kshot::data::mat::{Array, MatFile};
 use sha2::Digest as _;
 
 use super::fixture::{gz, png, tar, zip};
-use super::four::{Staged, folder_of, per_class};
+use super::four::{Staged, per_class};
+use super::twins::folder_of;
 
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("KSHOT_REAL_LABELS").map(PathBuf::from);
@@ -238,7 +239,7 @@ fn pets_open_under_both_protocols() {
         &[
             ("images", stand_ins(names)),
             ("annotations", gz(&tar(annotations))),
-            ("coop-split", json.clone()),
+            ("coop-split", json),
         ],
         None,
     );

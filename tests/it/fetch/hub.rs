@@ -15,7 +15,7 @@ const TRAIN: [&str; 2] = ["data/train-00000-of-00002.parquet", "data/train-00001
 const TEST: &str = "data/test-00000-of-00001.parquet";
 
 /// Three shards among other files, more than a page of them.
-fn repository() -> (Repository, [Vec<u8>; 3]) {
+pub fn repository() -> (Repository, [Vec<u8>; 3]) {
     let bytes = [noise(9_000, 1), noise(8_000, 2), noise(7_000, 3)];
     let files = [
         (TRAIN[0], bytes[0].as_slice()),
@@ -28,7 +28,7 @@ fn repository() -> (Repository, [Vec<u8>; 3]) {
     (Repository::new("owner/cards", &files), bytes)
 }
 
-fn manifest(machine: &Machine, rest: &str) -> Manifest {
+pub fn manifest(machine: &Machine, rest: &str) -> Manifest {
     machine.manifest(&format!("directory = \"x\"\n[hub]\nrepo = \"owner/cards\"\n{rest}"))
 }
 
@@ -323,81 +323,4 @@ fn a_repository_of_other_files_is_taken_as_the_hub_converts_it() {
     machine.remote.hub.endpoint = hub.url("");
     let error = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap_err();
     assert!(error.to_string().contains("has no parquet files"), "{error}");
-}
-
-#[test]
-fn a_hub_that_refuses_or_lies_is_told() {
-    let machine_at = |hub: &Server| {
-        let mut machine = Machine::new();
-        machine.remote.hub.endpoint = hub.url("");
-        machine
-    };
-    let refuse = |hub: Server, reason: &str| {
-        let machine = machine_at(&hub);
-        let error = machine
-            .fetch(&manifest(&machine, "revision = \"main\"\n"), Form::Hub)
-            .0
-            .unwrap_err();
-        assert!(
-            matches!(&error, Error::Hub { .. }) && error.to_string().contains(reason),
-            "{error}"
-        );
-        assert!(error.hint().unwrap().contains("HF_TOKEN"));
-        assert_eq!(
-            names(machine.folder.path()),
-            ["downloads", "toy.toml"],
-            "nothing was written elsewhere"
-        );
-    };
-    let mut private = repository().0;
-    private.token = Some("hf_other".into());
-    refuse(private.serve(), "401 Unauthorized");
-    refuse(Server::new(|_| Reply::status(404)), "404 Not Found");
-    refuse(Server::new(|_| Reply::whole(b"<html>")), "its revision: ");
-    refuse(
-        Server::new(|_| Reply::json(&serde_json::json!({"sha": "../../x"}))),
-        "says that main is commit `../../x`",
-    );
-    for path in [
-        "../train-00000-of-00001.parquet",
-        "/data/train-0.parquet",
-        "data/../../train-0.parquet",
-        "a\\b/train-0.parquet",
-    ] {
-        let files: Vec<(&str, &[u8])> = vec![(path, b"x"), ("data/test-00000-of-00001.parquet", b"x")];
-        let repository = Repository::new("owner/cards", &files);
-        let hub = Server::new(move |request| {
-            if request.path.contains("/data?") {
-                return Reply::status(404);
-            }
-            repository.answer(request)
-        });
-        refuse(hub, "lists a file whose name or hash is not one");
-    }
-    for repo in ["a/b/c", "../x", "owner", "a/b?c"] {
-        let machine = Machine::new();
-        let (places, policy) = (&machine.remote.hub, &machine.remote.policy);
-        let error = hub_listing(repo, "main", places, policy).unwrap_err();
-        assert_eq!(
-            repo == "owner",
-            !error.to_string().contains("is no `owner/name`"),
-            "{error}"
-        );
-    }
-}
-
-#[test]
-fn offline_an_unknown_repository_says_how_to_bring_it_here() {
-    let hub = repository().0.serve();
-    let mut machine = Machine::new();
-    machine.remote.hub.endpoint = hub.url("");
-    machine.remote.hub.offline = true;
-    let error = machine
-        .fetch(&manifest(&machine, "revision = \"main\"\n"), Form::Hub)
-        .0
-        .unwrap_err();
-    for wanted in ["KSHOT_OFFLINE", "hub/datasets--owner--cards", "downloads/toy/hub.json"] {
-        assert!(error.to_string().contains(wanted), "{error}");
-    }
-    assert_eq!(hub.asked().len(), 0);
 }

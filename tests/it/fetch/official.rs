@@ -17,17 +17,17 @@ use crate::data::layouts::{COOP_CALTECH, caltech, cars, flowers, pets_annotation
 use crate::support::{contents, stderr};
 
 /// A dataset in the official archives, and what its repository holds.
-struct Official {
-    name: &'static str,
+pub struct Official {
+    pub name: &'static str,
     archives: Fixture,
     /// Classes in label order, and how many rows its splits have.
     classes: &'static [&'static str],
-    splits: &'static [(&'static str, usize)],
+    pub splits: &'static [(&'static str, usize)],
     /// Lines in `[hub]`.
     hub: &'static str,
 }
 
-fn official() -> [Official; 4] {
+pub fn official() -> [Official; 4] {
     let pets = Fixture::new("oxford-pets", "")
         .file("images", "images.tar.gz", &gz(&tar(pets_images())))
         .file("annotations", "annotations.tar.gz", &pets_annotations());
@@ -65,7 +65,7 @@ fn official() -> [Official; 4] {
 
 impl Official {
     /// Archives by name.
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let files = contents(&self.archives.datasets());
         files
             .into_iter()
@@ -74,7 +74,7 @@ impl Official {
     }
 
     /// The manifest with files from these addresses.
-    fn manifest(&self, base: Option<&str>, hub: bool) -> String {
+    pub fn manifest(&self, base: Option<&str>, hub: bool) -> String {
         let text = self
             .archives
             .manifest
@@ -101,7 +101,7 @@ impl Official {
         text + &hub
     }
 
-    fn repository(&self) -> Repository {
+    pub fn repository(&self) -> Repository {
         let mut colour = 0;
         let files: Vec<(String, Vec<u8>)> = self
             .splits
@@ -130,7 +130,7 @@ impl Official {
     }
 
     /// What was fetched, opened without a network.
-    fn open(&self, user: &User, protocol: Protocol) -> Dataset {
+    pub fn open(&self, user: &User, protocol: Protocol) -> Dataset {
         let places = HubPlaces {
             endpoint: "http://127.0.0.1:9".into(),
             cache: user.path("hf/hub"),
@@ -148,7 +148,7 @@ impl Official {
     }
 }
 
-fn write(user: &User, name: &str, manifest: &str) {
+pub fn write(user: &User, name: &str, manifest: &str) {
     fs::write(user.path(&format!("datasets/{name}.toml")), manifest).unwrap();
 }
 
@@ -245,18 +245,24 @@ fn hub_files_come_with_classes_and_splits() {
         };
         assert_eq!((opened.pool.len(), opened.test.len()), (rows("train"), rows("test")));
         assert_eq!(opened.origin.revision, Some(super::hub_server::commit('a')));
+        let show = |protocol| {
+            let mut show = user.kshot(&["data", "show", set.name, "--protocol", protocol]);
+            let output = show.env("KSHOT_OFFLINE", "1").output().unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(
+            show("tinker").contains(&super::hub_server::commit('a')),
+            "{}",
+            show("tinker")
+        );
         if set.name != "caltech101" {
             let clean = set.open(&user, Protocol::Clean);
             assert_eq!(
                 (clean.pool.len(), clean.test.len()),
                 (rows("train") + rows("validation"), rows("test"))
             );
-            let output = user
-                .kshot(&["data", "show", set.name])
-                .env("KSHOT_OFFLINE", "1")
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{}", stderr(&output));
+            assert!(show("clean").contains(&format!("{} classes", set.classes.len())));
         }
     }
 }

@@ -89,9 +89,9 @@ fn succeeded(output: &Output) -> (String, String) {
 
 #[test]
 fn what_is_where_is_said_at_the_end() {
-    let bytes = noise(300_000, 1);
+    let bytes = noise(3_000_000, 1);
     let served = bytes.clone();
-    let server = Server::new(move |request| Reply::file(request, &served).trickle(30_000, Duration::from_millis(2)));
+    let server = Server::new(move |request| Reply::file(request, &served).trickle(300_000, Duration::from_millis(2)));
     let user = User::new();
     user.dataset(
         "toy",
@@ -100,10 +100,13 @@ fn what_is_where_is_said_at_the_end() {
     );
     let (said, progress) = succeeded(&user.kshot(&["data", "fetch", "toy"]).output().unwrap());
     let place = user.path("cache/downloads/toy");
-    let wanted = format!("toy: archive, 1 file (292.97 KiB), 1 new, in {}\n", place.display());
+    let wanted = format!("toy: archive, 1 file (2.86 MiB), 1 new, in {}\n", place.display());
     assert_eq!(said, wanted);
-    assert!(progress.starts_with("toy/a.tgz: 292.97 KiB\n"), "{progress}");
-    assert!(progress.contains(" % ") || progress.contains(" %, "), "{progress}");
+    assert!(progress.starts_with("toy/a.tgz: 2.86 MiB\n"), "{progress}");
+    assert!(
+        progress.contains(" %, ") && progress.contains(" s left\n"),
+        "{progress}"
+    );
     assert!(progress.ends_with("toy/a.tgz: complete\n"), "{progress}");
     let (said, progress) = succeeded(&user.kshot(&["data", "fetch", "toy"]).output().unwrap());
     assert_eq!((said, progress.as_str()), (wanted.replace("1 new", "0 new"), ""));

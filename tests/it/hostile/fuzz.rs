@@ -4,6 +4,8 @@
 //! Each reader works in a child of this binary with bounds that the kernel enforces. A failure names the iteration
 //! and keeps its file; `KSHOT_FUZZ_FIRST=N KSHOT_FUZZ_ITERATIONS=1` with the same test runs it alone.
 
+#![allow(clippy::print_stdout, reason = "says what was done or skipped")]
+
 mod lists;
 mod mutate;
 mod readers;
@@ -91,7 +93,7 @@ fn worker() {
     let at = File::options().write(true).open(folder.join("at")).unwrap();
     // A decoder's own panic that becomes an error is no failure; kept for the message, not printed.
     std::panic::set_hook(Box::new(|panic| {
-        PANICKED.with_borrow_mut(|kept| *kept = panic.to_string())
+        PANICKED.with_borrow_mut(|kept| *kept = panic.to_string());
     }));
     for seed in &seeds {
         let readable = (reader.read)(seed, &scratch);

@@ -7,8 +7,9 @@ use kshot::backend::{Backend, LocalBackend, Sampler, Trainer, Weights};
 use kshot::config::{Learner, Protocol, Shots};
 use kshot::engine::{AdamParams, AdapterConfig, ForwardOutput, Settings};
 use kshot::error::{Error, Result};
-use kshot::example::{Chunk, Datum, Renderer, written};
+use kshot::example::{Chunk, Datum, MESSAGE_END, Renderer, written};
 use kshot::method::Classifier as _;
+use kshot::method::reading::Answers;
 use kshot::method::vlm::VlmClassifier;
 
 use crate::support::{self, writing_model};
@@ -143,6 +144,20 @@ fn under_tinker_the_loss_covers_exactly_the_assistant_s_message() {
         }
         // The mean over the batch's tokens.
         assert!(weights.iter().all(|weight| *weight == 1.0 / tokens as f32));
+    }
+}
+
+/// What was learned as a whole message is read as one: after the name a line break, then the end token.
+#[test]
+fn answers_end_as_they_were_learned() {
+    let renderer = Renderer::load(&writing_model(), Some(480)).unwrap();
+    let names = ["sun flower", "rose", "rose hip"].map(String::from);
+    let plain = Answers::new(&renderer, &names).unwrap();
+    let message = Answers::ending(&renderer, &names, MESSAGE_END).unwrap();
+    let line_break = renderer.prompter().tokenizer().encode(MESSAGE_END).unwrap();
+    for (plain, message) in plain.tokens().iter().zip(message.tokens()) {
+        let (end, name) = plain.split_last().unwrap();
+        assert_eq!(*message, [name, &line_break, &[*end]].concat());
     }
 }
 

@@ -1,6 +1,8 @@
 //! The published split and index files: `KSHOT_REAL_LABELS` points to a folder with `splits/split_zhou_*.json.gz` and
 //! `indices.tar.gz` of cross_modal_adaptation.
 
+#![allow(clippy::print_stdout, reason = "says what was done or skipped")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! How files come in: a bar each on a terminal, a line at each tenth elsewhere.
+//! How files come in: a bar each on a terminal, now and then a line elsewhere.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -8,6 +8,9 @@ use std::time::Instant;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::data::fetch::FetchProgress;
+
+/// Fewest bytes between two lines: smaller files come in too fast to be told of.
+const LINE: u64 = 1 << 20;
 
 /// Draws to stderr.
 pub(super) struct Live {
@@ -22,7 +25,7 @@ struct File {
     size: u64,
     /// What was there at first, and when.
     from: (u64, Instant),
-    /// Tenths that were told.
+    /// Bytes that were there at the last line.
     told: u64,
 }
 
@@ -71,7 +74,7 @@ impl FetchProgress for Live {
             bar,
             size,
             from: (present, Instant::now()),
-            told: tenths(present, size),
+            told: present,
         };
         self.files
             .lock()
@@ -84,17 +87,18 @@ impl FetchProgress for Live {
             file.bar.set_position(bytes);
             if bytes < file.from.0 {
                 file.from = (bytes, Instant::now());
-                file.told = tenths(bytes, file.size);
+                file.told = bytes;
             }
-            let tenths = tenths(bytes, file.size);
-            if tenths <= file.told || bytes == file.size {
+            let step = (file.size / 10).max(LINE);
+            if bytes < file.told + step || bytes == file.size {
                 return None;
             }
-            file.told = tenths;
+            file.told = bytes;
             let speed = (bytes - file.from.0) as f64 / file.from.1.elapsed().as_secs_f64().max(1e-3);
             let left = (file.size - bytes) as f64 / speed;
+            let percent = 100.0 * bytes as f64 / file.size as f64;
             let speed = amount(speed as u64);
-            Some(format!("{name}: {} %, {speed}/s, {left:.0} s left", tenths * 10))
+            Some(format!("{name}: {percent:.0} %, {speed}/s, {left:.0} s left"))
         });
         if let Some(line) = line.flatten().filter(|_| !self.terminal) {
             self.note(&line);
@@ -119,8 +123,4 @@ impl FetchProgress for Live {
             self.note(&format!("{name}: complete"));
         }
     }
-}
-
-fn tenths(bytes: u64, size: u64) -> u64 {
-    u64::try_from(u128::from(bytes) * 10 / u128::from(size.max(1))).unwrap_or(u64::MAX)
 }

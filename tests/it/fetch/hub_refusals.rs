@@ -1,0 +1,87 @@
+//! Hubs that refuse, lie, or may not be asked.
+
+use kshot::data::fetch::hub_listing;
+use kshot::data::manifest::Form;
+use kshot::error::Error;
+
+use super::hub::{manifest, repository};
+use super::hub_server::Repository;
+use super::server::{Reply, Server};
+use super::{Machine, names};
+
+#[test]
+fn a_hub_that_refuses_or_lies_is_told() {
+    let machine_at = |hub: &Server| {
+        let mut machine = Machine::new();
+        machine.remote.hub.endpoint = hub.url("");
+        machine
+    };
+    let refuse = |hub: Server, reason: &str| {
+        let machine = machine_at(&hub);
+        let error = machine
+            .fetch(&manifest(&machine, "revision = \"main\"\n"), Form::Hub)
+            .0
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::Hub { .. }) && error.to_string().contains(reason),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("HF_TOKEN"));
+        assert_eq!(
+            names(machine.folder.path()),
+            ["downloads", "toy.toml"],
+            "nothing was written elsewhere"
+        );
+    };
+    let mut private = repository().0;
+    private.token = Some("hf_other".into());
+    refuse(private.serve(), "401 Unauthorized");
+    refuse(Server::new(|_| Reply::status(404)), "404 Not Found");
+    refuse(Server::new(|_| Reply::whole(b"<html>")), "its revision: ");
+    refuse(
+        Server::new(|_| Reply::json(&serde_json::json!({"sha": "../../x"}))),
+        "says that main is commit `../../x`",
+    );
+    for path in [
+        "../train-00000-of-00001.parquet",
+        "/data/train-0.parquet",
+        "data/../../train-0.parquet",
+        "a\\b/train-0.parquet",
+    ] {
+        let files: Vec<(&str, &[u8])> = vec![(path, b"x"), ("data/test-00000-of-00001.parquet", b"x")];
+        let repository = Repository::new("owner/cards", &files);
+        let hub = Server::new(move |request| {
+            if request.path.contains("/data?") {
+                return Reply::status(404);
+            }
+            repository.answer(request)
+        });
+        refuse(hub, "lists a file whose name or hash is not one");
+    }
+    for repo in ["a/b/c", "../x", "owner", "a/b?c"] {
+        let machine = Machine::new();
+        let (places, policy) = (&machine.remote.hub, &machine.remote.policy);
+        let error = hub_listing(repo, "main", places, policy).unwrap_err();
+        assert_eq!(
+            repo == "owner",
+            !error.to_string().contains("is no `owner/name`"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn offline_an_unknown_repository_says_how_to_bring_it_here() {
+    let hub = repository().0.serve();
+    let mut machine = Machine::new();
+    machine.remote.hub.endpoint = hub.url("");
+    machine.remote.hub.offline = true;
+    let error = machine
+        .fetch(&manifest(&machine, "revision = \"main\"\n"), Form::Hub)
+        .0
+        .unwrap_err();
+    for wanted in ["KSHOT_OFFLINE", "hub/datasets--owner--cards", "downloads/toy/hub.json"] {
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    assert_eq!(hub.asked().len(), 0);
+}
