@@ -214,9 +214,9 @@ impl Found {
             Ok(dataset) => Ok(Imported {
                 dataset,
                 manifest: path,
-                rename: self.rename.clone(),
                 unreadable,
                 holdout: self.holdout(),
+                rename: self.rename,
             }),
             Err(error) => {
                 // The first error is the one to report.
