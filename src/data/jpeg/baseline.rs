@@ -56,6 +56,7 @@ pub(super) fn decode(bytes: &[u8], limit: u64) -> Option<RgbImage> {
     if 3 * header.width as u64 * header.height as u64 > limit {
         return None;
     }
+    header.set_aside();
     pulp::Arch::new().dispatch(Decode {
         header: &mut header,
         scan,
@@ -185,12 +186,16 @@ impl Header {
             }
             _ => return None,
         }
+        Some(())
+    }
+
+    /// Memory for the samples, once the size is known to be allowed.
+    fn set_aside(&mut self) {
         let (across, down) = self.units();
         for component in &mut self.components {
             component.stride = across * component.across * 8;
             component.plane = vec![0; component.stride * down * component.down * 8];
         }
-        Some(())
     }
 
     /// Units of blocks, across and down.

@@ -24,6 +24,9 @@ impl Manifest {
             if self.files.iter().take(i).any(|other| other.role == file.role) {
                 return Err(format!("role `{}` is given twice", file.role));
             }
+            if file.name.is_empty() || file.name.starts_with('.') || file.name.contains(['/', '\\']) {
+                return Err(format!("`{}` cannot be the name of a file", file.name));
+            }
             let Some((kind, hash)) = file.digest() else {
                 return Err(format!("file `{}` has neither sha256 nor md5", file.name));
             };
