@@ -6,9 +6,9 @@
 //!
 //! ```text
 //! datasets/*.toml ─▶ data ──▶ example ──▶ method ──▶ prediction ──▶ results ──▶ figures
-//!  (manifests)     verify,   pixels,      │   ▲      one row an    records,
-//!                  split     prompts      ▼   │      image         statistics
-//!                                     backend: local
+//!  (manifests)     fetch,    pixels,      │   ▲      one row an    records,
+//!                  verify,   prompts      ▼   │      image         statistics
+//!                  split               backend: local
 //!                                         engine
 //!                                       models · nn
 //!                  └────────────── experiment: cell, sweep ──────────────┘
