@@ -109,6 +109,8 @@ pub enum Error {
         dataset: String,
         /// Each missing file: its name and where it should lie.
         missing: Vec<(String, PathBuf)>,
+        /// What `kshot data fetch` has to be told: see [`crate::config::Protocol::fetch_option`].
+        option: &'static str,
     },
     /// A parquet file of images cannot be read, or is not what its repository should hold.
     #[error("parquet file `{}`: {reason}", path.display())]

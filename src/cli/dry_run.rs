@@ -66,7 +66,8 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
         let text = serde_json::to_string_pretty(&plan).map_err(|e| Error::io("write", "stdout")(e.into()))?;
         return output(&(text + "\n"));
     }
-    output(&(list(&cells) + &costs(&estimate)))
+    let option = cells.first().map_or("", |cell| cell.key.protocol.fetch_option());
+    output(&(list(&cells) + &costs(&estimate, option)))
 }
 
 fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &[Record]) -> Result<Listed<'a>> {
@@ -99,8 +100,8 @@ fn list(cells: &[Listed]) -> String {
     text + &format!("{} cells, {images} images to process\n", cells.len())
 }
 
-/// What is not finished, by learner, and the disk.
-fn costs(estimate: &Estimate) -> String {
+/// What is not finished, by learner, and the disk. `option`: what `kshot data fetch` has to be told.
+fn costs(estimate: &Estimate, option: &str) -> String {
     let mut text = String::new();
     if !estimate.learners.is_empty() {
         text += &format!(
@@ -144,7 +145,7 @@ fn costs(estimate: &Estimate) -> String {
     if !estimate.missing_datasets.is_empty() {
         let names = estimate.missing_datasets.join(" ");
         text += &format!(
-            "datasets not on this machine: `kshot data fetch {names}` downloads them; counts are those of their manifests\n"
+            "datasets not on this machine: `kshot data fetch {names}{option}` downloads them; counts are those of their manifests\n"
         );
     }
     for model in &estimate.missing_models {

@@ -69,6 +69,18 @@ pub enum Protocol {
     Coop,
 }
 
+impl Protocol {
+    /// What `kshot data fetch` has to be told for it, where not every form of a dataset will do.
+    #[must_use]
+    pub fn fetch_option(self) -> &'static str {
+        match self {
+            Self::Clean => "",
+            Self::Tinker => " --source hub",
+            Self::Coop => " --source archive",
+        }
+    }
+}
+
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

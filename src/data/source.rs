@@ -85,6 +85,7 @@ impl<'a> Source<'a> {
         Err(Error::NotFetched {
             dataset: manifest.name.clone(),
             missing,
+            option: protocol.fetch_option(),
         })
     }
 

@@ -46,8 +46,8 @@ impl Error {
                 path.display()
             ),
             Self::Archive { .. } => "fetch the archive again: it is truncated, damaged or not the official one".into(),
-            Self::NotFetched { dataset, .. } => {
-                format!("`kshot data fetch {dataset}` downloads what is missing; files of your own go to the places named")
+            Self::NotFetched { dataset, option, .. } => {
+                format!("`kshot data fetch {dataset}{option}` downloads what is missing; files of your own go to the places named")
             }
             Self::Parquet { .. } => {
                 "the manifest names the columns of images and labels under `[hub]`; a damaged file is to be fetched again".into()

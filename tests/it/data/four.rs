@@ -286,5 +286,10 @@ fn a_dataset_that_was_not_fetched_names_files_and_places() {
     ");
     let error = empty("caltech101").open(Protocol::Tinker).unwrap_err();
     assert!(matches!(&error, Error::NotFetched { dataset, .. } if dataset == "caltech101"));
-    assert!(error.hint().unwrap().contains("kshot data fetch caltech101"));
+    assert!(
+        error
+            .hint()
+            .unwrap()
+            .contains("kshot data fetch caltech101 --source hub")
+    );
 }
