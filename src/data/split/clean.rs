@@ -15,7 +15,7 @@ use crate::seed;
 /// another's images.
 ///
 /// # Errors
-/// [`Error::TooFewImages`] naming class and size.
+/// [`Error::TooFewImages`](crate::error::Error::TooFewImages) naming class and size.
 pub fn clean(dataset: &Dataset, shots: impl Into<Shots>, seed: u64) -> Result<Split> {
     let shots = shots.into();
     let mut train = Vec::new();
