@@ -109,7 +109,7 @@ pub enum Error {
         dataset: String,
         /// Each missing file: its name and where it should lie.
         missing: Vec<(String, PathBuf)>,
-        /// What `kshot data fetch` has to be told: see [`crate::config::Protocol::fetch_option`].
+        /// What `kshot data fetch` has to be told for the protocol.
         option: &'static str,
     },
     /// A parquet file of images cannot be read, or is not what its repository should hold.
