@@ -130,6 +130,10 @@ impl Header {
             let (counts, after) = after.split_first_chunk::<16>()?;
             let symbols = counts.iter().map(|&count| usize::from(count)).sum();
             let (symbols, after) = after.split_at_checked(symbols)?;
+            // A difference of DC coefficients has at most 15 bits.
+            if which < 16 && symbols.iter().any(|&bits| bits > 15) {
+                return None;
+            }
             let tables = if which < 16 { &mut self.dc } else { &mut self.ac };
             *tables.get_mut(usize::from(which % 16)).filter(|_| which < 32)? = Some(Table::new(counts, symbols)?);
             segment = after;
@@ -150,10 +154,16 @@ impl Header {
             return None;
         }
         for part in parts.chunks_exact(3) {
+            if ![part[1] >> 4, part[1] & 15]
+                .iter()
+                .all(|factor| (1..=4).contains(factor))
+            {
+                return None;
+            }
             self.components.push(Component {
                 id: part[0],
-                across: usize::from(part[1] >> 4),
-                down: usize::from(part[1] & 15),
+                across: allowed(part[1] >> 4)?,
+                down: allowed(part[1] & 15)?,
                 quantisation: usize::from(part[2]),
                 ..Component::default()
             });

@@ -18,7 +18,11 @@ pub(super) struct Table {
 
 impl Table {
     /// From the number of codes of each length and their symbols; nothing if there are too many codes.
+    /// The library refuses the same tables.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
+        if symbols.len() > 256 {
+            return None;
+        }
         let mut table = Self {
             short: Box::new([(0, 0); 1 << LOOK]),
             whole: Box::new([(0, 0, 0); 1 << LOOK]),
@@ -31,9 +35,6 @@ impl Table {
             table.places[length as usize] = place as i32 - code as i32;
             for _ in 0..count {
                 let symbol = *symbols.get(place)?;
-                if code >= 1 << length {
-                    return None;
-                }
                 if length <= LOOK {
                     let first = (code << (LOOK - length)) as usize;
                     table
@@ -43,6 +44,10 @@ impl Table {
                 }
                 code += 1;
                 place += 1;
+            }
+            // The code of ones alone is none, as the library has it.
+            if count > 0 && code >= 1 << length {
+                return None;
             }
             table.beyond[length as usize] = code << (16 - length);
             code <<= 1;
@@ -175,5 +180,20 @@ impl<'a> Bits<'a> {
         let read = 8 * self.at as u64 - u64::from(self.filled);
         let there = 8 * (self.data.len() - MARGIN) as u64;
         (there.saturating_sub(7)..=there).contains(&read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_ones_alone_is_none() {
+        let table = |counts: &[u8]| {
+            let mut all = [0; 16];
+            all[..counts.len()].copy_from_slice(counts);
+            Table::new(&all, &[0, 1])
+        };
+        assert!(table(&[2]).is_none() && table(&[0, 2]).is_some() && table(&[1, 1]).is_some());
     }
 }
