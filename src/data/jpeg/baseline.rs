@@ -154,12 +154,7 @@ impl Header {
             return None;
         }
         for part in parts.chunks_exact(3) {
-            if ![part[1] >> 4, part[1] & 15]
-                .iter()
-                .all(|factor| (1..=4).contains(factor))
-            {
-                return None;
-            }
+            let allowed = |factor: u8| (1..=4).contains(&factor).then_some(usize::from(factor));
             self.components.push(Component {
                 id: part[0],
                 across: allowed(part[1] >> 4)?,
