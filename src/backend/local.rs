@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::Device;
-
 use super::{Backend, Sampler, Trainer, Weights};
 use crate::engine::{
     AdamParams, AdapterConfig, AdapterId, Engine, ForwardOutput, SampledSequence, SamplingParams, Settings, Snapshot,
@@ -12,6 +10,7 @@ use crate::engine::{
 };
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
+use crate::nn::Place;
 
 /// A base model on a device of this machine. Its trainers and samplers take turns.
 #[derive(Debug, Clone)]
@@ -26,8 +25,8 @@ impl LocalBackend {
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] when it lacks something.
-    pub fn load(model_dir: &Path, device: &Device, settings: Settings) -> Result<Self> {
-        let engine = Engine::load(model_dir, device, settings)?;
+    pub fn load(model_dir: &Path, place: &Place, settings: Settings) -> Result<Self> {
+        let engine = Engine::load(model_dir, place, settings)?;
         Ok(Self {
             fingerprint: engine.fingerprint().into(),
             width: engine.width(),

@@ -10,6 +10,7 @@ use super::output;
 use super::predict::unlabelled;
 use crate::error::{Error, Result};
 use crate::method::features::Frozen;
+use crate::nn::Place;
 
 /// DINOv2 features of images: the CLS token and the mean patch token after the final layer norm.
 #[derive(Debug, Args)]
@@ -32,7 +33,7 @@ pub(super) struct Arguments {
 const BATCH: usize = 64;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let frozen = Frozen::load(&arguments.model, &Device::Cpu)?;
+    let frozen = Frozen::load(&arguments.model, &Place::cpu())?;
     let mut all: Vec<f32> = Vec::new();
     for batch in arguments.images.chunks(BATCH) {
         let images = batch.iter().map(|path| unlabelled(path)).collect::<Result<Vec<_>>>()?;

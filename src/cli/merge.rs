@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
 use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::models::qwen3_vl::Qwen3Vl;
+use crate::nn::Place;
 
 /// Write a Qwen3-VL with an adapter added into its weights as a full checkpoint, for programs that know no adapters.
 #[derive(Debug, Args)]
@@ -30,6 +30,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             path: arguments.out.clone(),
         });
     }
-    let model = Qwen3Vl::load(&arguments.model, &Device::Cpu)?.load_adapter(&arguments.adapter)?;
+    let model = Qwen3Vl::load(&arguments.model, &Place::cpu())?.load_adapter(&arguments.adapter)?;
     model.save_merged(&arguments.model, &arguments.out)
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Var;
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Var};
 use sha2::{Digest as _, Sha256};
 
 use super::AdapterConfig;
@@ -13,7 +13,7 @@ use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::example::PatchProcessor;
 use crate::models::qwen3_vl::Qwen3Vl;
-use crate::nn::Adam;
+use crate::nn::{Adam, Place};
 use crate::seed;
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
@@ -82,8 +82,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Model`] when it lacks something, or model and image processor do not fit each other.
-    pub fn load(model_dir: &Path, device: &Device, settings: Settings) -> Result<Self> {
-        let base = Qwen3Vl::load(model_dir, device)?;
+    pub fn load(model_dir: &Path, place: &Place, settings: Settings) -> Result<Self> {
+        let base = Qwen3Vl::load(model_dir, place)?;
         let processor = PatchProcessor::load(model_dir)?;
         let vision = &base.config().vision_config;
         let (wants, gives) = (

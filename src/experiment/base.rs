@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use sha2::{Digest as _, Sha256};
 
 use crate::backend::Backend;
@@ -20,6 +19,7 @@ use crate::method::features::Frozen;
 use crate::method::pixels::PixelNeighbour;
 use crate::method::probe::Probe;
 use crate::method::vlm::VlmClassifier;
+use crate::nn::Place;
 
 /// What a learner stands on.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub enum Base {
 /// The base models of a sweep.
 pub struct Bases {
     home: PathBuf,
-    device: Device,
+    place: Place,
     images: Option<Arc<ImageCache>>,
     vision: HashMap<PathBuf, Base>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
@@ -58,7 +58,7 @@ impl Bases {
     pub fn new(home: &Path) -> Self {
         Self {
             home: home.to_path_buf(),
-            device: Device::Cpu,
+            place: Place::cpu(),
             images: None,
             vision: HashMap::new(),
             backends: HashMap::new(),
@@ -84,7 +84,7 @@ impl Bases {
         let dir = model_folder(model, &self.home).ok_or_else(|| no_model(model, &self.home))?;
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
-                let base = vision(&dir, &self.device, self.images.clone())?;
+                let base = vision(&dir, &self.place, self.images.clone())?;
                 self.vision.insert(dir.clone(), base);
             }
             return Ok(self.vision.get(&dir).cloned().unwrap_or(Base::None));
@@ -105,7 +105,7 @@ impl Bases {
                     checkpointing: config.checkpointing,
                     ..Settings::default()
                 };
-                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.device, settings)?);
+                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
                 self.backends.insert((dir, config.checkpointing), backend.clone());
                 backend
             }
@@ -212,8 +212,8 @@ fn is_repository(model: &Path) -> bool {
     model.is_relative() && model.components().count() == 2
 }
 
-fn vision(dir: &Path, device: &Device, images: Option<Arc<ImageCache>>) -> Result<Base> {
-    let frozen = Frozen::load(dir, device)?.keeping(images);
+fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<Base> {
+    let frozen = Frozen::load(dir, place)?.keeping(images);
     let preprocessing = dir.join("preprocessor_config.json");
     let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
     let fingerprint = Sha256::new()

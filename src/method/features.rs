@@ -11,6 +11,7 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::example::{ImageCache, ImageProcessor, seen};
 use crate::models::dinov2::Dinov2;
+use crate::nn::Place;
 
 /// Images per forward pass.
 pub(crate) const BATCH: usize = 64;
@@ -30,11 +31,11 @@ impl Frozen {
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder lacks something.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         Ok(Self {
-            model: Dinov2::load(dir, device)?,
+            model: Dinov2::load(dir, place)?,
             processor: ImageProcessor::load(dir)?,
-            device: device.clone(),
+            device: place.device.clone(),
             images: None,
             known: Mutex::default(),
         })

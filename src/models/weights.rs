@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data::hex;
 use crate::error::{Error, Result};
+use crate::nn::Place;
 
 /// The single-file name of the hub layout.
 const WEIGHTS: &str = "model.safetensors";
@@ -145,18 +146,18 @@ impl Weights {
         hex(&Sha256::new().chain_update(config).chain_update(files).finalize())
     }
 
-    /// The tensor `name` of `shape` as f32 on `device`.
+    /// The tensor `name` of `shape` in its place.
     ///
     /// A tensor that is missing or does not fit comes back as zeros, and [`Weights::finish`] reports it.
     ///
     /// # Errors
     /// Only when the device fails.
-    pub fn take(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+    pub fn take(&mut self, name: &str, shape: &[usize], place: &Place) -> Result<Tensor> {
         match self.read(name, shape)? {
-            Ok(tensor) => Ok(tensor.to_device(device)?),
+            Ok(tensor) => Ok(tensor.to_dtype(place.dtype)?.to_device(&place.device)?),
             Err(problem) => {
                 self.problems.push(format!("`{name}` {problem}"));
-                Ok(Tensor::zeros(shape, DType::F32, device)?)
+                Ok(Tensor::zeros(shape, place.dtype, &place.device)?)
             }
         }
     }

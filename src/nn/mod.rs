@@ -12,6 +12,7 @@ pub mod low_rank;
 pub mod norm;
 pub mod ops;
 pub mod optim;
+pub mod place;
 pub mod projection;
 pub mod schedule;
 
@@ -20,5 +21,6 @@ pub use loss::cross_entropy;
 pub use low_rank::LowRank;
 pub use norm::{LayerNorm, RmsNorm};
 pub use optim::{Adam, AdamW, Group, Moments, Rates, clip_grad_norm};
+pub use place::Place;
 pub use projection::Projection;
 pub use schedule::warmup_cosine;

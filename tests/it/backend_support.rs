@@ -10,6 +10,7 @@ use kshot::backend::{LocalBackend, Sampler};
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey};
 use kshot::models::lora::Lora;
+use kshot::nn::Place;
 use tempfile::TempDir;
 
 use crate::goldens::{self, Golden};
@@ -46,7 +47,7 @@ pub fn outspoken(golden: &Golden) -> TempDir {
 }
 
 pub fn local(model: &Path, settings: Settings) -> LocalBackend {
-    LocalBackend::load(model, &Device::Cpu, settings).unwrap()
+    LocalBackend::load(model, &Place::cpu(), settings).unwrap()
 }
 
 pub fn adapter(targets: &[&str]) -> AdapterConfig {

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use kshot::models::dinov2::Dinov2;
+use kshot::nn::Place;
 use kshot::nn::{AdamW, Group, Head, cross_entropy};
 
 use crate::goldens::{self, Golden, Tensors, distance, relative_norm, relative_to_max, tolerance};
@@ -14,7 +15,7 @@ const GRADIENT: f64 = 1e-4;
 const WEIGHTS: f64 = 3e-5;
 
 fn load(golden: &Golden) -> Dinov2 {
-    Dinov2::load(&golden.model, &Device::Cpu).unwrap()
+    Dinov2::load(&golden.model, &Place::cpu()).unwrap()
 }
 
 fn head(tensors: &Tensors, prefix: [&str; 2]) -> Head {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
+use kshot::nn::Place;
 use kshot::seed;
 
 use crate::goldens::{self, Golden, distance};
@@ -86,12 +87,12 @@ fn a_merged_checkpoint_computes_what_the_adapted_model_does() {
         let base_dir = scratch.path().join("base");
         fs::create_dir(&base_dir).unwrap();
         in_f32(&golden, &base_dir);
-        let base = Qwen3Vl::load(&base_dir, &Device::Cpu).unwrap();
+        let base = Qwen3Vl::load(&base_dir, &Place::cpu()).unwrap();
         for all in [false, true] {
             let model = adapted(&base, all);
             let out = scratch.path().join(format!("merged-{all}"));
             model.save_merged(&base_dir, &out).unwrap();
-            let merged = Qwen3Vl::load(&out, &Device::Cpu).unwrap();
+            let merged = Qwen3Vl::load(&out, &Place::cpu()).unwrap();
             let (found, expected) = (logits(&reference, &merged), logits(&reference, &model));
             assert_eq!(distance(&found, &expected), 0.0, "{}", golden.name);
             assert!(distance(&expected, &logits(&reference, &base)) > 1e-3);
@@ -155,7 +156,7 @@ fn merged_checkpoints_for_transformers() {
             let model = adapted(&reference.model, all);
             let folder = out.join(format!("{}-{}", golden.name, if all { "all" } else { "language" }));
             model.save_merged(&golden.model, &folder).unwrap();
-            let merged = Qwen3Vl::load(&folder, &Device::Cpu).unwrap();
+            let merged = Qwen3Vl::load(&folder, &Place::cpu()).unwrap();
             let mut tensors = reference.tensors.clone();
             tensors.insert("pixel_values".into(), reference.patches.clone());
             tensors.insert("logits".into(), logits(&reference, &merged));

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use kshot::example::{Grid, Sequence};
 use kshot::models::qwen3_vl::{Batch, Qwen3Vl};
+use kshot::nn::Place;
 use kshot::nn::cross_entropy;
 
 use crate::goldens::{Golden, Tensors};
@@ -41,7 +42,7 @@ pub fn patches(tensor: &Tensor) -> Tensor {
 
 impl Reference {
     pub fn load(golden: &Golden) -> Self {
-        let model = Qwen3Vl::load(&golden.model, &Device::Cpu).unwrap();
+        let model = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
         let tensors = golden.tensors("batch.safetensors");
         let numbers = |name: &str| tensors[name].to_vec2::<i64>().unwrap();
         let to_u32 = |row: Vec<i64>| row.into_iter().map(|id| id as u32).collect();

@@ -10,6 +10,7 @@ use kshot::example::{Datum, Grid, ModelInput, PatchProcessor, Picture, Renderer}
 use kshot::method::reading::{Answer, Answers};
 use kshot::models::lora::Lora;
 use kshot::models::qwen3_vl::Qwen3Vl;
+use kshot::nn::Place;
 use kshot::prediction::Reading;
 
 use crate::goldens::{self, Golden, tolerance};
@@ -34,7 +35,7 @@ fn known() -> Vec<Golden> {
 }
 
 fn backend(model: &Path) -> LocalBackend {
-    LocalBackend::load(model, &Device::Cpu, Settings::default()).unwrap()
+    LocalBackend::load(model, &Place::cpu(), Settings::default()).unwrap()
 }
 
 /// Reads prompts one at a time.
@@ -206,7 +207,7 @@ impl Pupil {
 #[test]
 fn a_taught_model_is_read_the_same_in_every_way() {
     let (pupil, mut sampler) = Pupil::teach();
-    let base = Qwen3Vl::load(&pupil.model, &Device::Cpu).unwrap();
+    let base = Qwen3Vl::load(&pupil.model, &Place::cpu()).unwrap();
     let taught = base.load_adapter(&pupil.adapter.path().join("adapter")).unwrap();
     assert!(read_in_every_way(&pupil, &mut *sampler, &taught) > 10);
     // What has learned nothing writes no names: everything is decoded.

@@ -13,6 +13,7 @@ use kshot::experiment::cell::{self, Event};
 use kshot::experiment::plan::Cell;
 use kshot::method::features::Frozen;
 use kshot::method::{Classifier, Fit, Keep};
+use kshot::nn::Place;
 use kshot::prediction::Prediction;
 use kshot::results::record::Record;
 use kshot::results::store::Store;
@@ -331,7 +332,7 @@ fn a_cell_that_was_stopped_again_and_again_leaves_the_same_files() {
 /// After a kill other images are new at the same time; what is seen in each must not depend on that.
 #[test]
 fn features_of_an_image_do_not_depend_on_its_company() {
-    let frozen = || Frozen::load(&support::model(), &Device::Cpu).unwrap();
+    let frozen = || Frozen::load(&support::model(), &Place::cpu()).unwrap();
     let test = trained().remove(0).test().unwrap();
     let bits = |frozen: &Frozen, images| -> Vec<Vec<u32>> {
         let all = frozen.features(images).unwrap();

@@ -13,17 +13,17 @@ use super::embeddings::{Embeddings, Positions};
 use super::{Config, Dinov2, ModelType};
 use crate::error::Result;
 use crate::models::weights::Weights;
-use crate::nn::{LayerNorm, Projection};
+use crate::nn::{LayerNorm, Place, Projection};
 
 impl Dinov2 {
-    /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards), as f32.
+    /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
     ///
     /// The backbone of a classifier's checkpoint is found under its prefix `dinov2.` or
     /// `dinov2_with_registers.`; its head and the mask token of the pre-training are left out.
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?
             .without_prefix("dinov2.")
@@ -31,7 +31,7 @@ impl Dinov2 {
         weights.ignore(|name| name == "embeddings.mask_token" || name.starts_with("classifier."));
         let fingerprint = weights.fingerprint(&bytes);
         let model = Self::build(&config, &fingerprint, &dir.to_string_lossy(), |name, shape| {
-            weights.take(name, shape, device)
+            weights.take(name, shape, place)
         })?;
         weights.finish()?;
         Ok(model)

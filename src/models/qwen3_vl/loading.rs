@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::models::lora::Adaptable as _;
 use crate::models::weights::Weights;
 use crate::nn::ops::Heads;
-use crate::nn::{LayerNorm, Projection, RmsNorm};
+use crate::nn::{LayerNorm, Place, Projection, RmsNorm};
 
 /// Epsilon of the vision tower's layer norms, fixed in the reference.
 const VISION_EPS: f64 = 1e-6;
@@ -23,11 +23,11 @@ const VISION_EPS: f64 = 1e-6;
 type Take<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor> + 'a;
 
 impl Qwen3Vl {
-    /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards), as f32.
+    /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?;
         if config.tied() {
@@ -36,7 +36,7 @@ impl Qwen3Vl {
         }
         let fingerprint = weights.fingerprint(&bytes);
         let model = Self::build(config, &fingerprint, &dir.to_string_lossy(), &mut |name, shape| {
-            weights.take(name, shape, device)
+            weights.take(name, shape, place)
         })?;
         weights.finish()?;
         Ok(model)
