@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::nn::{LowRank, Projection};
+use crate::nn::{LowRank, Place, Projection};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -146,12 +146,16 @@ impl Folder {
     ) -> Result<Option<Update>> {
         let Some(rank) = self.rank(module) else { return Ok(None) };
         self.found = true;
+        let place = &Place {
+            device: device.clone(),
+            dtype: DType::F32,
+        };
         let a = self
             .weights
-            .take(&format!("{module}.lora_A.weight"), &[rank, layer.inputs()], device)?;
+            .take(&format!("{module}.lora_A.weight"), &[rank, layer.inputs()], place)?;
         let b = self
             .weights
-            .take(&format!("{module}.lora_B.weight"), &[outputs, rank], device)?;
+            .take(&format!("{module}.lora_B.weight"), &[outputs, rank], place)?;
         let rank = rank as f64;
         let scale = self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank };
         Ok(Some(Update { a, b, scale }))

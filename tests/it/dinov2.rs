@@ -1,6 +1,6 @@
 //! DINOv2 against transformers and peft.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use kshot::models::dinov2::Dinov2;
 use kshot::nn::Place;
 use kshot::nn::{AdamW, Group, Head, cross_entropy};

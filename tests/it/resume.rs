@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use candle_core::Device;
 use kshot::config::Sweep;
 use kshot::error::{Error, Result};
 use kshot::experiment::cell::{self, Event};

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use candle_core::Device;
 use kshot::backend::local::LocalBackend;
 use kshot::backend::{Backend as _, Weights};
 use kshot::engine::{AdamParams, AdapterConfig, Settings};

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::Device;
 use kshot::backend::{Backend, LocalBackend, Sampler, Trainer, Weights};
 use kshot::config::{Learner, Protocol, Shots};
 use kshot::engine::{AdamParams, AdapterConfig, ForwardOutput, Settings};
