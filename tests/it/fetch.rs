@@ -6,6 +6,8 @@ mod hub;
 mod hub_refusals;
 pub mod hub_server;
 mod kill;
+mod model_verb;
+mod models;
 mod official;
 mod resume;
 pub mod server;

@@ -54,4 +54,5 @@ mod sweep;
 mod tables;
 mod verbs;
 mod verify;
+mod weights;
 mod writing;
