@@ -52,6 +52,7 @@ mod resume;
 mod support;
 mod sweep;
 mod tables;
+mod tokenizer;
 mod verbs;
 mod verify;
 mod weights;
