@@ -8,6 +8,7 @@ pub mod hub_server;
 mod kill;
 mod model_verb;
 mod models;
+mod models_refused;
 mod official;
 mod resume;
 pub mod server;

@@ -217,7 +217,7 @@ fn one_value_that_is_not_finite_is_found_in_every_type() {
         (DType::F32, f32::NAN.to_le_bytes().to_vec()),
         (DType::F32, f32::NEG_INFINITY.to_le_bytes().to_vec()),
         (DType::BF16, vec![0x80, 0x7f]),
-        (DType::BF16, vec![0x01, 0xff]),
+        (DType::BF16, vec![0x81, 0xff]),
         (DType::F16, vec![0x00, 0x7c]),
         (DType::F64, f64::NAN.to_le_bytes().to_vec()),
     ] {

@@ -4,20 +4,20 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use kshot::data::fetch::{CachedModel, Fetched, ModelId, ModelListing, Token, cached_model};
+use kshot::data::fetch::{CachedModel, Fetched, ModelId, ModelListing, cached_model};
 use kshot::error::{Error, Result};
 
 use super::hub_server::{Repository, commit};
 use super::server::{Reply, Server};
 use super::{Machine, Notes, names, noise, sha256};
 
-const FIRST: &str = "model-00001-of-00002.safetensors";
+pub const FIRST: &str = "model-00001-of-00002.safetensors";
 const SECOND: &str = "model-00002-of-00002.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-const CONFIG: &[u8] = br#"{"model_type": "dinov2"}"#;
+pub const INDEX: &str = "model.safetensors.index.json";
+pub const CONFIG: &[u8] = br#"{"model_type": "dinov2"}"#;
 
 /// A sharded model among much that nobody needs to run it.
-fn sharded() -> (Repository, [Vec<u8>; 2]) {
+pub fn sharded() -> (Repository, [Vec<u8>; 2]) {
     let shards = [noise(90_000, 1), noise(40_000, 2)];
     let index = format!(r#"{{"weight_map": {{"a": "{FIRST}", "b": "{SECOND}", "c": "{SECOND}"}}}}"#);
     let files: Vec<(&str, &[u8])> = vec![
@@ -54,13 +54,13 @@ fn id(text: &str) -> ModelId {
     ModelId::parse(text).unwrap()
 }
 
-fn at(hub: &Server) -> Machine {
+pub fn at(hub: &Server) -> Machine {
     let mut machine = Machine::new();
     machine.remote.hub.endpoint = hub.url("");
     machine
 }
 
-fn fetch(machine: &Machine, text: &str) -> Result<Fetched> {
+pub fn fetch(machine: &Machine, text: &str) -> Result<Fetched> {
     ModelListing::ask(&id(text), &machine.remote)?.fetch(&machine.remote, &Notes::default())
 }
 
@@ -73,7 +73,7 @@ fn snapshot(machine: &Machine) -> PathBuf {
 }
 
 /// Paths of files that were asked for, without questions about the repository.
-fn files_asked(hub: &Server) -> Vec<String> {
+pub fn files_asked(hub: &Server) -> Vec<String> {
     let asked = hub.asked().into_iter().map(|request| request.path);
     asked.filter(|path| path.contains("/resolve/")).collect()
 }
@@ -124,7 +124,8 @@ fn a_single_file_is_taken_before_shards() {
         (INDEX, b"{}"),
     ];
     let hub = Repository::model("owner/small", &files).serve();
-    let fetched = fetch(&at(&hub), "owner/small").unwrap();
+    let machine = at(&hub);
+    let fetched = fetch(&machine, "owner/small").unwrap();
     assert_eq!(
         names(&fetched.folder),
         ["config.json", "model.safetensors", "preprocessor_config.json"]
@@ -257,111 +258,6 @@ fn a_revision_is_a_branch_a_tag_or_a_commit() {
             .contains("`owner/small`: has no such branch, tag or commit"),
         "{error}"
     );
-}
-
-#[track_caller]
-fn refused(machine: &Machine, named: &[&str], advised: &[&str]) {
-    let error = fetch(machine, "owner/small").unwrap_err();
-    for part in named {
-        assert!(error.to_string().contains(part), "`{part}` is not in: {error}");
-    }
-    let hint = error.hint().unwrap();
-    for part in advised {
-        assert!(hint.contains(part), "`{part}` is not in: {hint}");
-    }
-    assert!(!machine.path("hub").exists(), "something was written");
-}
-
-#[test]
-fn gated_private_and_unknown_models_are_told_apart_as_far_as_the_hub_does() {
-    let mut gated = sharded().0;
-    gated.licence = Some("hf_accepted".into());
-    let hub = gated.serve();
-    let mut machine = at(&hub);
-    let page = hub.url("/owner/small");
-    refused(
-        &machine,
-        &["owner/small", "is gated"],
-        &["licence at ", &page, "HF_TOKEN", "hf auth login"],
-    );
-    machine.remote.hub.token = Token::new("hf_other");
-    refused(
-        &machine,
-        &["owner/small", "is gated", "this token"],
-        &["accept its licence", &page],
-    );
-    machine.remote.hub.token = Token::new("hf_accepted");
-    assert_eq!(fetch(&machine, "owner/small").unwrap().files, 8);
-
-    let elsewhere = Repository::model("owner/other", &[]).serve();
-    refused(
-        &at(&elsewhere),
-        &["owner/small", "knows no such model"],
-        &["check its name", "HF_TOKEN"],
-    );
-    let nothing = Server::new(|_| Reply::status(404));
-    refused(
-        &at(&nothing),
-        &["owner/small", "knows no such model"],
-        &["check its name", "hf auth login"],
-    );
-    let broken = Server::new(|_| Reply::status(500));
-    refused(&at(&broken), &["owner/small", "answers: 500"], &[]);
-    let mut offline = at(&hub);
-    offline.remote.hub.offline = true;
-    refused(&offline, &["owner/small", "KSHOT_OFFLINE"], &[]);
-}
-
-#[test]
-fn repositories_without_what_is_needed_are_told_before_a_byte_is_written() {
-    let with = |files: &[(&str, &[u8])]| Repository::model("owner/small", files).serve();
-    refused(
-        &at(&with(&[("model.safetensors", b"x")])),
-        &["has no `config.json`"],
-        &[],
-    );
-    let pickled = with(&[("config.json", CONFIG), ("pytorch_model.bin", b"x")]);
-    refused(&at(&pickled), &["no weights as safetensors"], &[]);
-    let index = format!(r#"{{"weight_map": {{"a": "{FIRST}"}}}}"#);
-    let lacking = with(&[("config.json", CONFIG), (INDEX, index.as_bytes())]);
-    refused(&at(&lacking), &[INDEX, FIRST, "does not have"], &[]);
-    let torn = with(&[("config.json", CONFIG), (INDEX, b"{")]);
-    refused(&at(&torn), &[INDEX], &[]);
-    for path in ["../config.json", "/etc/config.json", "a\\b"] {
-        let leading_out = with(&[("config.json", CONFIG), ("model.safetensors", b"x"), (path, b"x")]);
-        refused(&at(&leading_out), &[path], &[]);
-    }
-}
-
-#[test]
-fn room_is_looked_for_before_the_first_byte() {
-    let (repository, _) = sharded();
-    let hub = Server::new(move |request| {
-        let reply = repository.answer(request);
-        let text = String::from_utf8_lossy(&reply.body).replace(":90000", ":1000000000000000000");
-        match request.path.contains("/tree/") {
-            true => Reply::json(&serde_json::from_str(&text).unwrap()).with("Link", &reply_link(&reply)),
-            false => reply,
-        }
-    });
-    let machine = at(&hub);
-    let error = fetch(&machine, "owner/small").unwrap_err();
-    let Error::DiskSpace { needed, .. } = error else {
-        panic!("{error}")
-    };
-    assert!(needed > 1_000_000_000_000_000_000);
-    assert!(error.hint().unwrap().contains("HF_HOME"));
-    let asked = files_asked(&hub);
-    assert!(asked.iter().all(|path| path.ends_with("json")), "{asked:?}");
-    assert_eq!(
-        names(&machine.path("hub/models--owner--small/blobs")),
-        Vec::<String>::new()
-    );
-}
-
-fn reply_link(reply: &Reply) -> String {
-    let link = reply.headers.iter().find(|(name, _)| name == "Link");
-    link.map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
 #[test]
