@@ -34,7 +34,8 @@ complete() {
     for library in cublas.so.13 cublasLt.so.13 curand.so.10 nvrtc.so.13 cudart.so.13; do
         ln -sfn "lib$library" "$home/lib/lib${library%.*}.so"
     done
-    cudarc=$(cargo metadata --format-version 1 --locked --features cuda | python3 -c '
+    cudarc=$(cargo metadata --format-version 1 --locked --features cuda \
+        --filter-platform x86_64-unknown-linux-gnu | python3 -c '
 import json, os, sys
 print(*(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "cudarc"))')
     mkdir -p "$home/lib/stubs"
@@ -51,8 +52,8 @@ fetched() {
         echo "no CUDA toolkit found: fetching the parts that are needed (1.2 GB) into $folder" >&2
         rm -rf "$folder"
         mkdir -p "$folder"
-        python3 -m pip install --quiet --no-deps --only-binary=:all: --require-hashes --target "$folder" \
-            --requirement scripts/cuda-toolkit.txt >&2
+        python3 -m pip install --quiet --root-user-action=ignore --no-deps --only-binary=:all: --require-hashes \
+            --target "$folder" --requirement scripts/cuda-toolkit.txt >&2
         complete "$folder/nvidia/cu13"
         touch "$folder/complete"
     fi
