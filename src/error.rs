@@ -194,9 +194,11 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
-    /// Some datasets could not be fetched; each was reported when it failed.
-    #[error("{failed} of {total} datasets could not be fetched")]
+    /// Some datasets or models could not be fetched; each was reported when it failed.
+    #[error("{failed} of {total} {what} could not be fetched")]
     SomeNotFetched {
+        /// "datasets" or "models".
+        what: &'static str,
         /// Number of those that failed.
         failed: usize,
         /// Number asked for.

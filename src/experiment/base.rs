@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::Learner;
-use crate::data::{self, fetch::HubPlaces};
+use crate::data;
 use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageCache, Renderer};
@@ -19,6 +19,7 @@ use crate::method::features::Frozen;
 use crate::method::pixels::PixelNeighbour;
 use crate::method::probe::Probe;
 use crate::method::vlm::VlmClassifier;
+use crate::models::repository;
 use crate::nn::Place;
 
 /// What a learner stands on.
@@ -76,12 +77,13 @@ impl Bases {
     /// The base of a learner, loaded at the first call.
     ///
     /// # Errors
-    /// [`Error::Model`] when its folder lacks something.
+    /// [`Error::Checkpoint`] when it is not on this machine or not as it should be, [`Error::Model`] when its folder
+    /// lacks something.
     pub fn of(&mut self, learner: &Learner) -> Result<Base> {
         let Some(model) = learner.model() else {
             return Ok(Base::None);
         };
-        let dir = model_folder(model, &self.home).ok_or_else(|| no_model(model, &self.home))?;
+        let dir = repository::locate(model, &self.home)?;
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
                 let base = vision(&dir, &self.place, self.images.clone())?;
@@ -180,36 +182,6 @@ impl Base {
             _ => return unfit("was not loaded for this learner"),
         })
     }
-}
-
-/// The folder of a model as a config names it: absolute, or relative to the working folder or to `home`, or `owner/name` of a
-/// hub repository of which the hub's cache has a snapshot.
-pub(super) fn model_folder(model: &Path, home: &Path) -> Option<PathBuf> {
-    let near = [model.to_path_buf(), home.join(model)];
-    near.into_iter().find(|folder| folder.is_dir()).or_else(|| {
-        let name = model.to_str().filter(|_| is_repository(model))?;
-        let cached = HubPlaces::from_env()
-            .cache
-            .join(format!("models--{}", name.replace('/', "--")));
-        let commit = std::fs::read_to_string(cached.join("refs/main")).ok()?;
-        Some(cached.join("snapshots").join(commit.trim())).filter(|folder| folder.is_dir())
-    })
-}
-
-fn no_model(model: &Path, home: &Path) -> Error {
-    let (path, reason) = match model.to_str().filter(|_| is_repository(model)) {
-        Some(name) => (
-            model.to_path_buf(),
-            format!("there is no such folder, nor a snapshot in the hub's cache: `hf download {name}` puts it there"),
-        ),
-        None => (home.join(model), "there is no such folder".into()),
-    };
-    Error::Model { path, reason }
-}
-
-/// Whether it may be the `owner/name` of a hub repository.
-fn is_repository(model: &Path) -> bool {
-    model.is_relative() && model.components().count() == 2
 }
 
 fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<Base> {
