@@ -71,11 +71,11 @@ pub(super) fn learner(model: &Path, set: &[String]) -> Result<Learner> {
     let config: serde_json::Value = serde_json::from_slice(&text).map_err(|e| fail(format!("is no JSON: {e}")))?;
     let kind = config.get("model_type").and_then(serde_json::Value::as_str);
     let method = match kind {
-        Some("qwen3_vl") => "qwen3-vl-lora",
+        Some("qwen3_vl" | "qwen3_vl_moe") => "qwen3-vl-lora",
         Some("dinov2" | "dinov2_with_registers") => "dinov2-lora",
         other => {
             return Err(fail(format!(
-                "`model_type` is {other:?}: only qwen3_vl and dinov2 are supported"
+                "`model_type` is {other:?}: only qwen3_vl, qwen3_vl_moe, dinov2 and dinov2_with_registers are supported"
             )));
         }
     };
