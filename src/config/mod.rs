@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
-pub use vlm::{Loss, Qwen3VlLora};
+pub use vlm::{ExpertLora, Loss, Qwen3VlLora};
 
 /// The config that `kshot sweep` runs when none is named.
 pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");

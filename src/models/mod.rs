@@ -2,6 +2,7 @@
 
 pub mod architecture;
 pub mod dinov2;
+mod expert_lora;
 pub(crate) mod folder;
 pub mod lora;
 mod peft;

@@ -51,14 +51,22 @@ impl Shape {
         if let (Some(text), Some(vision)) = (config.get("text_config"), config.get("vision_config")) {
             let (hidden, heads) = (number(text, "hidden_size")?, number(text, "num_attention_heads")?);
             let head = number(text, "head_dim").unwrap_or(hidden / heads);
-            let middle = number(text, "intermediate_size")?;
+            let dense = number(text, "intermediate_size")?;
+            // With experts: what a token passes through of them, and the router, a third of a row of middle.
+            let (middle, middle_of_all) = match (number(text, "num_experts"), number(text, "moe_intermediate_size")) {
+                (Some(all), Some(one)) if all > 0.0 => {
+                    let of_token = one * number(text, "num_experts_per_tok")?;
+                    (of_token + all / 3.0, one * all + all / 3.0)
+                }
+                _ => (dense, dense),
+            };
             return Some(Self::Writing(Writing {
                 hidden,
                 layers: number(text, "num_hidden_layers")?,
                 queries: heads * head,
                 keys: number(text, "num_key_value_heads")? * head,
                 middle,
-                middle_of_all: middle,
+                middle_of_all,
                 vocabulary: number(text, "vocab_size")?,
                 tied: config
                     .get("tie_word_embeddings")
