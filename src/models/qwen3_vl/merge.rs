@@ -37,7 +37,7 @@ impl Qwen3Vl {
         let mut merged = BTreeMap::new();
         for (name, layer) in self.layers() {
             if layer.update().is_some() {
-                merged.insert(format!("{name}.weight"), layer.merged()?.weight().clone());
+                merged.insert(format!("{name}.weight"), layer.summed()?);
             }
         }
         if merged.is_empty() {
