@@ -212,6 +212,16 @@ pub enum Error {
         /// What is missing or does not fit, with tensor names and shapes.
         reason: String,
     },
+    /// A checkpoint is not here, not for everyone, damaged, or of a kind that is not supported.
+    #[error("model `{}`: {reason}", path.display())]
+    Checkpoint {
+        /// The file or folder, or the `owner/name` of a repository.
+        path: PathBuf,
+        /// What is wrong, with names of files or of tensors and their shapes.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),

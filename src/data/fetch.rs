@@ -5,11 +5,13 @@
 
 mod archives;
 mod asking;
+mod blobs;
 mod client;
 mod hub;
 mod listing;
 mod places;
 mod policy;
+pub(in crate::data) mod repository;
 mod space;
 mod transfer;
 mod wanted;

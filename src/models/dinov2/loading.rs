@@ -23,14 +23,14 @@ impl Dinov2 {
     /// `dinov2_with_registers.`; its head and the mask token of the pre-training are left out.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
+    /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
     pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?
             .without_prefix("dinov2.")
             .without_prefix("dinov2_with_registers.");
         weights.ignore(|name| name == "embeddings.mask_token" || name.starts_with("classifier."));
-        let fingerprint = weights.fingerprint(&bytes);
+        let fingerprint = weights.fingerprint(&bytes)?;
         let model = Self::build(&config, &fingerprint, &dir.to_string_lossy(), |name, shape| {
             weights.take(name, shape, place)
         })?;

@@ -26,7 +26,7 @@ impl Qwen3Vl {
     /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
+    /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
     pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?;
@@ -34,7 +34,7 @@ impl Qwen3Vl {
             // Some writers store the tied head too.
             weights.ignore(|name| name == "lm_head.weight");
         }
-        let fingerprint = weights.fingerprint(&bytes);
+        let fingerprint = weights.fingerprint(&bytes)?;
         let model = Self::build(config, &fingerprint, &dir.to_string_lossy(), &mut |name, shape| {
             weights.take(name, shape, place)
         })?;

@@ -31,7 +31,7 @@ impl Qwen3Vl {
             return Err(fail(out, "is there already; a merged model gets a folder of its own"));
         }
         let (_, bytes) = Config::load(base_dir)?;
-        if Weights::open(base_dir)?.fingerprint(&bytes) != self.fingerprint() {
+        if Weights::open(base_dir)?.fingerprint(&bytes)? != self.fingerprint() {
             return Err(fail(base_dir, "is not the base model that the adapters belong to"));
         }
         let mut merged = BTreeMap::new();
