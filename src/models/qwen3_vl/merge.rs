@@ -70,7 +70,7 @@ impl Adapted {
     /// The weights with the update, laid out as in a file that has this shape; none if it is that of other weights.
     fn merged(&self, shape: &[usize]) -> Result<Option<Tensor>> {
         let sum = match self {
-            Self::Layer(layer) => layer.merged()?.weight().clone(),
+            Self::Layer(layer) => layer.summed()?,
             Self::Experts(stack) => {
                 let sum = stack.updated_weight()?;
                 let (experts, from, to) = stack.sizes();
