@@ -75,6 +75,11 @@ pub struct Engine {
     adapters: BTreeMap<AdapterId, Adapter>,
     next: u64,
     fingerprint: String,
+    /// See [`Engine::halved_to`].
+    pub(super) halved_to: Option<usize>,
+    /// Sequences of a pass that there is memory for.
+    #[cfg(test)]
+    pub(super) room: Option<usize>,
 }
 
 impl Engine {
@@ -108,6 +113,9 @@ impl Engine {
             cache: FeatureCache::default(),
             adapters: BTreeMap::new(),
             next: 0,
+            halved_to: None,
+            #[cfg(test)]
+            room: None,
         })
     }
 

@@ -21,7 +21,8 @@ pub struct Lora {
 }
 
 impl Lora {
-    fn wants(&self, name: &str) -> bool {
+    /// Whether the linear layer of this hub name gets an adapter.
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
             let mut parts = name.rsplit('.');
             target

@@ -5,4 +5,5 @@ pub(crate) mod folder;
 pub mod lora;
 mod peft;
 pub mod qwen3_vl;
+pub mod shapes;
 pub mod weights;

@@ -9,6 +9,7 @@ pub mod checkpointing;
 pub mod head;
 pub mod loss;
 pub mod low_rank;
+pub mod memory;
 pub mod norm;
 pub mod ops;
 pub mod optim;
