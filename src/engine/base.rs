@@ -125,6 +125,14 @@ impl Engine {
         &self.fingerprint
     }
 
+    /// Waits until the device has done all that it was told.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.base.device().synchronize()?)
+    }
+
     /// Width D of the decoder.
     #[must_use]
     pub fn width(&self) -> usize {

@@ -68,10 +68,18 @@ pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &Place) -> Re
         pictures: config.batch as f64,
         threads: rayon::current_num_threads() as f64,
     };
-    let Some(free) = memory::free(&place.device)? else {
-        return Ok(default);
-    };
-    choose(&shape, &how, default, free, folder)
+    fitting(&shape, &how, default, place, folder)
+}
+
+/// The same for a use that is known; where nothing tells how much memory there is, as by default.
+///
+/// # Errors
+/// [`Error::Memory`] when no way to work fits.
+pub(crate) fn fitting(shape: &Shape, how: &Use, default: Settings, place: &Place, folder: &Path) -> Result<Settings> {
+    match memory::free(&place.device)? {
+        Some(free) => choose(shape, how, default, free, folder),
+        None => Ok(default),
+    }
 }
 
 /// The first way to work whose demand is within `free` bytes.
@@ -164,7 +172,7 @@ pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> R
 }
 
 /// The adapters of a vision learner.
-pub(super) fn vision_lora(config: &Dinov2Lora) -> Lora {
+pub(crate) fn vision_lora(config: &Dinov2Lora) -> Lora {
     Lora {
         targets: config.targets.clone(),
         rank: config.rank,
