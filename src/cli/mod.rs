@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
 mod arrivals;
+mod bench;
 mod config;
 mod control;
 mod data;
@@ -64,6 +65,7 @@ enum Verb {
     Promote(promote::Arguments),
     Verify(verify::Arguments),
     Control(control::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
@@ -111,6 +113,7 @@ pub fn main() -> ExitCode {
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Control(arguments) => control::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments).map(done),
     };
     match outcome {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,

@@ -10,9 +10,9 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::Learner;
 use crate::data;
-use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageCache, Renderer};
+use crate::experiment::estimate;
 use crate::method::Classifier;
 use crate::method::dinov2::Dinov2Classifier;
 use crate::method::features::Frozen;
@@ -86,6 +86,7 @@ impl Bases {
         let dir = repository::locate(model, &self.home)?;
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
+                estimate::check_vision(learner, &dir, &self.place)?;
                 let base = vision(&dir, &self.place, self.images.clone())?;
                 self.vision.insert(dir.clone(), base);
             }
@@ -103,10 +104,7 @@ impl Bases {
         let backend = match self.backends.get(&(dir.clone(), config.checkpointing)) {
             Some(backend) => backend.clone(),
             None => {
-                let settings = Settings {
-                    checkpointing: config.checkpointing,
-                    ..Settings::default()
-                };
+                let settings = estimate::settings(config, &dir, &self.place)?;
                 let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
                 self.backends.insert((dir, config.checkpointing), backend.clone());
                 backend

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod base;
+pub mod bench;
 pub mod cell;
 pub mod control;
 pub mod estimate;

@@ -95,6 +95,8 @@ pub struct Fit {
     pub trainable_parameters: u64,
     /// Seconds of training up to the kept state that it went on from; 0 for one that started anew.
     pub seconds_before: f64,
+    /// Sequences a pass since the device was out of memory, if it was.
+    pub halved_to: Option<usize>,
 }
 
 /// Reads and decodes images in parallel, in order.

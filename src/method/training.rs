@@ -109,6 +109,7 @@ pub(super) fn train(
         final_loss: Some(at.last_losses.iter().sum::<f64>() / at.last_losses.len() as f64),
         trainable_parameters: 0,
         seconds_before,
+        halved_to: None,
     })
 }
 

@@ -192,6 +192,7 @@ impl Classifier for VlmClassifier {
         let fit = train(&plan, &mut training, keep, on_step)?;
         let mut trainer = training.trainer;
         let trained = trainer.trainable();
+        let halved_to = trainer.halved_to();
         self.sampler = Some(trainer.sampler()?);
         self.trainer = Some(trainer);
         Ok(Fit {
@@ -199,6 +200,7 @@ impl Classifier for VlmClassifier {
                 .iter()
                 .map(|(_, shape)| shape.iter().product::<usize>() as u64)
                 .sum(),
+            halved_to,
             ..fit
         })
     }

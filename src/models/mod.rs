@@ -8,4 +8,5 @@ pub mod lora;
 mod peft;
 pub mod qwen3_vl;
 pub mod repository;
+pub mod shapes;
 pub mod weights;
