@@ -12,7 +12,7 @@ use crate::method::Classifier;
 
 #[derive(Debug, Args)]
 pub(super) struct Subject {
-    /// Hub-layout folder of the base model (Qwen3-VL or DINOv2).
+    /// Hub-layout folder of the base model (Qwen3-VL, DINOv2, CLIP or SigLIP).
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Folder of a trained adapter; without one a Qwen3-VL answers with its own weights.
@@ -73,9 +73,11 @@ pub(super) fn learner(model: &Path, set: &[String]) -> Result<Learner> {
     let method = match kind {
         Some("qwen3_vl") => "qwen3-vl-lora",
         Some("dinov2" | "dinov2_with_registers") => "dinov2-lora",
+        Some("clip") => "clip-zero-shot",
+        Some("siglip") => "siglip-zero-shot",
         other => {
             return Err(fail(format!(
-                "`model_type` is {other:?}: only qwen3_vl and dinov2 are supported"
+                "`model_type` is {other:?}: only qwen3_vl, dinov2, clip and siglip are supported"
             )));
         }
     };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Protocol;
 use super::shots::Shots;
 use super::vlm::{Loss, Qwen3VlLora};
+use super::zero_shot::ZeroShot;
 use crate::prediction::Reading;
 
 /// One way of learning from k shots, with its hyper-parameters.
@@ -25,6 +26,10 @@ pub enum Learner {
     LogisticRegression(LogisticRegression),
     /// Nearest neighbour on raw pixels: the floor every learner has to clear.
     Pixels(Pixels),
+    /// CLIP with published templates, without examples only.
+    ClipZeroShot(ZeroShot),
+    /// SigLIP with published templates, without examples only.
+    SiglipZeroShot(ZeroShot),
 }
 
 /// Hyper-parameters of [`Learner::Dinov2Lora`].
@@ -223,6 +228,8 @@ impl Learner {
             Self::Knn(l) => &l.name,
             Self::LogisticRegression(l) => &l.name,
             Self::Pixels(l) => &l.name,
+            Self::ClipZeroShot(l) => l.name.as_deref().unwrap_or("CLIP zero-shot"),
+            Self::SiglipZeroShot(l) => l.name.as_deref().unwrap_or("SigLIP zero-shot"),
         }
     }
 
@@ -235,6 +242,7 @@ impl Learner {
             Self::NearestMean(l) => Some(&l.model),
             Self::Knn(l) => Some(&l.model),
             Self::LogisticRegression(l) => Some(&l.model),
+            Self::ClipZeroShot(l) | Self::SiglipZeroShot(l) => Some(&l.model),
             Self::Pixels(_) => None,
         }
     }
@@ -273,6 +281,7 @@ impl Learner {
             }
             Self::LogisticRegression(l) => positive("l2", l.l2),
             Self::Pixels(l) => positive("side", f64::from(l.side)),
+            Self::ClipZeroShot(l) | Self::SiglipZeroShot(l) => l.check(self.name()),
             Self::NearestMean(_) => Ok(()),
         }
     }
@@ -326,7 +335,13 @@ impl Learner {
     /// Whether the learner can answer without having seen a labelled example.
     #[must_use]
     pub fn answers_unseen(&self) -> bool {
-        matches!(self, Self::Qwen3VlLora(_))
+        matches!(self, Self::Qwen3VlLora(_)) || !self.learns()
+    }
+
+    /// Whether labelled examples change its answers; one that does not learn has cells without shots only.
+    #[must_use]
+    pub fn learns(&self) -> bool {
+        !matches!(self, Self::ClipZeroShot(_) | Self::SiglipZeroShot(_))
     }
 
     /// Readings that are taken.

@@ -3,6 +3,7 @@
 mod learner;
 mod shots;
 mod vlm;
+mod zero_shot;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
 pub use vlm::{Loss, Qwen3VlLora};
+pub use zero_shot::ZeroShot;
 
 /// The config that `kshot sweep` runs when none is named.
 pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
@@ -165,6 +167,14 @@ impl Sweep {
         if self.shots.contains(&Shots::K(0)) && !self.learners.iter().any(Learner::answers_unseen) {
             return Err("shots has 0, but no learner can answer without examples".into());
         }
+        if let Some(learner) = self.learners.iter().find(|learner| !learner.learns())
+            && !self.shots.contains(&Shots::K(0))
+        {
+            return Err(format!(
+                "learner `{}` answers without examples only: it needs 0 among the shots",
+                learner.name()
+            ));
+        }
         if self.indices.is_some() && self.protocol != Protocol::Coop {
             return Err(format!(
                 "indices belong to the protocol `coop`, this sweep is `{}`",
@@ -307,6 +317,14 @@ mod tests {
             sweep.learners.iter().map(of).collect::<Vec<_>>(),
             [(false, Reading::Likelihood, 0), (true, Reading::Trie, 480)]
         );
+    }
+
+    #[test]
+    fn a_learner_that_does_not_learn_needs_cells_without_shots() {
+        let config = format!("{MINIMAL}[[learner]]\nmethod = 'clip-zero-shot'\nmodel = 'm'\n");
+        assert!(reason(Sweep::parse(&config, "c", &[])).contains("`CLIP zero-shot`"));
+        let sweep = Sweep::parse(&config, "c", &["shots=[0, 1]".to_owned()]).unwrap();
+        assert_eq!(Sweep::parse(&sweep.to_toml().unwrap(), "resolved", &[]).unwrap(), sweep);
     }
 
     #[test]

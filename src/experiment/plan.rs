@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::example::ImageCache;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
+use crate::method::zero_shot::templates;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones.
@@ -89,7 +90,7 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                             seed,
                         },
                         run_id: String::new(),
-                        learner: learner.under(sweep.protocol, shots),
+                        learner: templates::asked(learner.under(sweep.protocol, shots), Some(dataset.layout)),
                         dataset: dataset.clone(),
                         split: split.clone(),
                         base: bases.of(learner)?,
@@ -116,13 +117,16 @@ fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Opti
 }
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
-/// learners that can answer unseen have one, and only under the first seed.
+/// learners that can answer unseen have one, and only under the first seed; with shots, those that learn.
 pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
     let drawn = shots.any();
     sweep
         .learners
         .iter()
-        .filter(|learner| drawn || (learner.answers_unseen() && sweep.seeds.first() == Some(&seed)))
+        .filter(|learner| match drawn {
+            true => learner.learns(),
+            false => learner.answers_unseen() && sweep.seeds.first() == Some(&seed),
+        })
         .collect()
 }
 
@@ -189,15 +193,16 @@ mod tests {
     #[test]
     fn without_shots_there_is_one_cell_and_only_for_those_who_answer_unseen() {
         let config = "name = 'm'\ndatasets = ['a']\nshots = [0, 1]\nseeds = [4, 2]\n\
-            [[learner]]\nmethod = 'pixels'\n[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nname = 'writer'\n";
+            [[learner]]\nmethod = 'pixels'\n[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nname = 'writer'\n\
+            [[learner]]\nmethod = 'clip-zero-shot'\nmodel = 'm'\n";
         let sweep = Sweep::parse(config, "c", &[]).unwrap();
         let names = |shots: u32, seed| -> Vec<&str> {
             let learners = learners_at(&sweep, shots.into(), seed);
             learners.iter().map(|learner| learner.name()).collect()
         };
-        assert_eq!(names(0, 4), ["writer"]);
+        assert_eq!(names(0, 4), ["writer", "CLIP zero-shot"]);
         assert!(names(0, 2).is_empty());
         assert_eq!(names(1, 4), names(1, 2));
-        assert_eq!(names(1, 2).len(), 2);
+        assert_eq!(names(1, 2), ["raw pixels 1-NN", "writer"]);
     }
 }

@@ -9,6 +9,7 @@ pub mod reading;
 mod state;
 mod training;
 pub mod vlm;
+pub mod zero_shot;
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 //! Models with the tensor names and folder layout of the Hugging Face hub.
 
+pub mod contrastive;
 pub mod dinov2;
 pub(crate) mod folder;
 pub mod lora;
