@@ -189,6 +189,24 @@ pub struct LogisticRegression {
     /// L2 penalty λ on the weights of `mean cross-entropy + λ/2·‖W‖²`, features of unit length.
     #[serde(default = "l2")]
     pub l2: f64,
+    /// Choose penalty and features inside the shots, over the grid of DINOv2's official evaluation. It takes four
+    /// independent images of every class; with fewer, `l2` holds, on [CLS; mean patch].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grid: bool,
+}
+
+/// What a learner chose inside its shots.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chosen {
+    /// Inverse penalty C of `sum of cross-entropies + ‖W‖²/(2C)`.
+    pub c: f64,
+    /// `cls`, or `cls+mean` with the mean of the patches.
+    pub features: String,
+    /// Parts of the shots that were held out in turn.
+    pub folds: usize,
+    /// Share of the held-out images answered correctly.
+    pub held_out_top1: f64,
 }
 
 fn logistic_name() -> String {
@@ -336,6 +354,16 @@ impl Learner {
     #[must_use]
     pub fn answers_unseen(&self) -> bool {
         matches!(self, Self::Qwen3VlLora(_)) || !self.learns()
+    }
+
+    /// Whether its answers come with a probability for every class.
+    #[must_use]
+    pub fn has_probabilities(&self) -> bool {
+        match self {
+            Self::Qwen3VlLora(l) => l.readings.contains(&Reading::Likelihood),
+            Self::NearestMean(_) | Self::Knn(_) | Self::Pixels(_) => false,
+            _ => true,
+        }
     }
 
     /// Whether labelled examples change its answers; one that does not learn has cells without shots only.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
+pub use learner::{Chosen, Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
 pub use vlm::{Loss, Qwen3VlLora};
 pub use zero_shot::ZeroShot;
@@ -46,11 +46,26 @@ pub struct Sweep {
     /// Optimiser steps between two kept states of a running cell: what a kill may cost.
     #[serde(default = "default_checkpoint_steps")]
     pub checkpoint_steps: usize,
+    /// Fit a temperature to each cell's probabilities inside its shots; without it none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Who learns.
     #[serde(rename = "learner")]
     pub learners: Vec<Learner>,
 }
 
+/// How a temperature is fitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Parts of the shots that are held out in turn: so many trainings more for each cell with as many shots.
+    #[serde(default = "default_folds")]
+    pub folds: usize,
+}
+
+fn default_folds() -> usize {
+    4
+}
 fn default_seeds() -> Vec<u64> {
     vec![0]
 }
@@ -180,6 +195,9 @@ impl Sweep {
                 "indices belong to the protocol `coop`, this sweep is `{}`",
                 self.protocol
             ));
+        }
+        if self.calibration.as_ref().is_some_and(|calibration| calibration.folds < 2) {
+            return Err("calibration.folds must be above 1".into());
         }
         if self.checkpoint_steps == 0 {
             return Err("checkpoint_steps must be above 0".into());

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod base;
+mod calibration;
 pub mod cell;
 pub mod control;
 pub mod estimate;

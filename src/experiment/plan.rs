@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
@@ -51,6 +53,8 @@ pub struct Cell {
     pub dataset: Arc<Dataset>,
     /// Which images are learned from and predicted.
     pub split: Arc<Split>,
+    /// Parts of the shots for its temperature, where one is fitted.
+    pub folds: Option<usize>,
     /// The base model, shared by all cells that use it.
     base: Base,
 }
@@ -93,6 +97,7 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                         learner: templates::asked(learner.under(sweep.protocol, shots), Some(dataset.layout)),
                         dataset: dataset.clone(),
                         split: split.clone(),
+                        folds: folds(sweep, learner, shots),
                         base: bases.of(learner)?,
                     };
                     cell.run_id = cell.identity().run_id();
@@ -130,15 +135,28 @@ pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learne
         .collect()
 }
 
+/// Parts of the shots for the temperature of a learner: where the sweep asks for one, the learner has probabilities and
+/// there is a shot of every class for every part.
+fn folds(sweep: &Sweep, learner: &Learner, shots: Shots) -> Option<usize> {
+    let folds = sweep.calibration.as_ref()?.folds;
+    let enough = shots.count().is_none_or(|k| k as usize >= folds);
+    (enough && learner.has_probabilities()).then_some(folds)
+}
+
 impl Cell {
     /// Everything that may change this cell's numbers. Made anew each time: in a large sweep the image
     /// lists of all cells together would be large.
     #[must_use]
     pub fn identity(&self) -> Identity {
+        let mut hyper_parameters = hyper_parameters(&self.learner, self.key.shots);
+        if let (Some(folds), Value::Object(fields)) = (self.folds, &mut hyper_parameters) {
+            // No number of before depends on it, but a cell without a temperature is not one with it.
+            fields.insert("calibration".into(), json!({"folds": folds}));
+        }
         let ids = |items: &[SplitItem]| items.iter().map(|i| (i.id.clone(), i.sha256.clone())).collect();
         Identity {
             key: self.key.clone(),
-            hyper_parameters: hyper_parameters(&self.learner, self.key.shots),
+            hyper_parameters,
             train: ids(&self.split.train),
             test: ids(&self.split.test),
             classes: self.split.classes.clone(),
