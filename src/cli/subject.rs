@@ -14,7 +14,7 @@ use crate::models::repository;
 
 #[derive(Debug, Args)]
 pub(super) struct Subject {
-    /// Base model (Qwen3-VL or DINOv2): a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    /// Base model (Qwen3-VL, DINOv2, CLIP or SigLIP): a hub-layout folder, or owner/name of one that `kshot model fetch` got.
     #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Folder of a trained adapter; without one a Qwen3-VL answers with its own weights.
@@ -67,6 +67,8 @@ pub(super) fn learner(model: &Path, home: &Path, set: &[String]) -> Result<Learn
     let method = match Architecture::of(&repository::locate(model, home)?)? {
         Architecture::Qwen3Vl => "qwen3-vl-lora",
         Architecture::Dinov2 => "dinov2-lora",
+        Architecture::Clip => "clip-zero-shot",
+        Architecture::Siglip => "siglip-zero-shot",
     };
     Learner::parse(method, model, set)
 }

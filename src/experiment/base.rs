@@ -19,6 +19,8 @@ use crate::method::features::Frozen;
 use crate::method::pixels::PixelNeighbour;
 use crate::method::probe::Probe;
 use crate::method::vlm::VlmClassifier;
+use crate::method::zero_shot::{Pair, ZeroShotClassifier, templates};
+use crate::models::contrastive::Family;
 use crate::models::repository;
 use crate::nn::Place;
 
@@ -34,6 +36,8 @@ pub enum Base {
         /// Of weights and preprocessing.
         fingerprint: Arc<str>,
     },
+    /// An image tower and a text tower.
+    Contrastive(Arc<Pair>),
     /// A model that writes.
     Writing {
         /// Where it runs.
@@ -49,6 +53,7 @@ pub struct Bases {
     place: Place,
     images: Option<Arc<ImageCache>>,
     vision: HashMap<PathBuf, Base>,
+    contrastive: HashMap<(PathBuf, Family), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
     renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
 }
@@ -62,6 +67,7 @@ impl Bases {
             place: Place::cpu(),
             images: None,
             vision: HashMap::new(),
+            contrastive: HashMap::new(),
             backends: HashMap::new(),
             renderers: HashMap::new(),
         }
@@ -84,6 +90,19 @@ impl Bases {
             return Ok(Base::None);
         };
         let dir = repository::locate(model, &self.home)?;
+        let family = match learner {
+            Learner::ClipZeroShot(_) => Some(Family::Clip),
+            Learner::SiglipZeroShot(_) => Some(Family::Siglip),
+            _ => None,
+        };
+        if let Some(family) = family {
+            if let Some(pair) = self.contrastive.get(&(dir.clone(), family)) {
+                return Ok(Base::Contrastive(pair.clone()));
+            }
+            let pair = Arc::new(Pair::load(&dir, family, &self.place)?.keeping(self.images.clone()));
+            self.contrastive.insert((dir, family), pair.clone());
+            return Ok(Base::Contrastive(pair));
+        }
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
                 estimate::check_vision(learner, &dir, &self.place)?;
@@ -121,6 +140,7 @@ impl Base {
         match self {
             Self::None => None,
             Self::Vision { fingerprint, .. } => Some(fingerprint),
+            Self::Contrastive(pair) => Some(pair.fingerprint()),
             Self::Writing { backend, .. } => Some(backend.fingerprint()),
         }
     }
@@ -129,7 +149,7 @@ impl Base {
     #[must_use]
     pub fn backend(&self) -> &'static str {
         match self {
-            Self::None | Self::Vision { .. } => "local",
+            Self::None | Self::Vision { .. } | Self::Contrastive(_) => "local",
             Self::Writing { backend, .. } => backend.kind(),
         }
     }
@@ -169,6 +189,16 @@ impl Base {
             }
             (Learner::LogisticRegression(config), Self::Vision { frozen, .. }) => {
                 Box::new(Probe::logistic_regression(frozen.clone(), count, config.clone()))
+            }
+            (Learner::ClipZeroShot(config) | Learner::SiglipZeroShot(config), Self::Contrastive(pair)) => {
+                let published = || {
+                    templates::published(learner, None)
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect()
+                };
+                let texts = config.templates.clone().unwrap_or_else(published);
+                Box::new(ZeroShotClassifier::new(pair.clone(), classes, &texts))
             }
             (Learner::Qwen3VlLora(config), Self::Writing { backend, renderer }) => {
                 let classifier = VlmClassifier::new(backend.clone(), renderer.clone(), config.clone(), classes, seed)?;

@@ -1,6 +1,7 @@
 //! Models with the tensor names and folder layout of the Hugging Face hub.
 
 pub mod architecture;
+pub mod contrastive;
 pub mod dinov2;
 mod expert_lora;
 pub(crate) mod folder;

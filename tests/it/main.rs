@@ -55,3 +55,4 @@ mod tables;
 mod verbs;
 mod verify;
 mod writing;
+mod zero_shot;
