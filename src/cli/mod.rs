@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod ahead;
 mod config;
 mod control;
 mod data;
@@ -9,6 +10,7 @@ mod dry_run;
 mod embed;
 mod eval;
 mod gate;
+mod images;
 mod merge;
 mod places;
 mod plot;

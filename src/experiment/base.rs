@@ -47,6 +47,7 @@ pub struct Bases {
     home: PathBuf,
     place: Place,
     images: Option<Arc<ImageCache>>,
+    feature_bytes: usize,
     vision: HashMap<PathBuf, Base>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
     renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
@@ -60,6 +61,7 @@ impl Bases {
             home: home.to_path_buf(),
             place: Place::cpu(),
             images: None,
+            feature_bytes: Settings::default().feature_bytes,
             vision: HashMap::new(),
             backends: HashMap::new(),
             renderers: HashMap::new(),
@@ -70,6 +72,13 @@ impl Bases {
     #[must_use]
     pub fn keeping(mut self, images: Option<ImageCache>) -> Self {
         self.images = images.map(Arc::new);
+        self
+    }
+
+    /// The same; each model that writes keeps at most so many bytes of what its tower saw in pictures.
+    #[must_use]
+    pub fn with_feature_bytes(mut self, bytes: usize) -> Self {
+        self.feature_bytes = bytes;
         self
     }
 
@@ -103,6 +112,7 @@ impl Bases {
             None => {
                 let settings = Settings {
                     checkpointing: config.checkpointing,
+                    feature_bytes: self.feature_bytes,
                     ..Settings::default()
                 };
                 let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
