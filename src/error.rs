@@ -224,6 +224,16 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// A model and what is to be done with it do not fit into memory.
+    #[error("model `{}` needs {:.1} GB of memory, {:.1} GB are free", path.display(), *needed as f64 / 1e9, *free as f64 / 1e9)]
+    Memory {
+        /// The model folder.
+        path: PathBuf,
+        /// Bytes needed at least, by the estimate.
+        needed: u64,
+        /// Bytes that the device has free.
+        free: u64,
+    },
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
@@ -385,6 +395,21 @@ pub enum Error {
     Exists {
         /// The folder.
         path: PathBuf,
+    },
+
+    /// Answers on the disk are not those that a run would go on with.
+    #[error("cannot go on with `{}`: {reason}", path.display())]
+    Continue {
+        /// The file of answers.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Not one of the images could be read.
+    #[error("none of {images} images could be read")]
+    NoImage {
+        /// Number of images.
+        images: usize,
     },
 
     /// A figure could not be drawn.

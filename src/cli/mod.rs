@@ -2,7 +2,9 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod ahead;
 mod arrivals;
+mod bench;
 mod config;
 mod control;
 mod data;
@@ -10,6 +12,7 @@ mod dry_run;
 mod embed;
 mod eval;
 mod gate;
+mod images;
 mod merge;
 mod model;
 mod places;
@@ -64,6 +67,7 @@ enum Verb {
     Promote(promote::Arguments),
     Verify(verify::Arguments),
     Control(control::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Control(arguments) => control::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments).map(done),
     };
     match outcome {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,

@@ -10,11 +10,11 @@ use crate::experiment::adapter::Origin;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::models::architecture::Architecture;
-use crate::models::repository;
+use crate::models::{folder, repository};
 
 #[derive(Debug, Args)]
 pub(super) struct Subject {
-    /// Base model (Qwen3-VL or DINOv2): a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    /// Base model (Qwen3-VL, DINOv2, CLIP or SigLIP): a hub-layout folder, or owner/name of one that `kshot model fetch` got.
     #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Folder of a trained adapter; without one a Qwen3-VL answers with its own weights.
@@ -29,6 +29,10 @@ pub(super) struct Subject {
 pub(super) struct Ready {
     pub(super) learner: Learner,
     pub(super) classifier: Box<dyn Classifier>,
+    /// Tells the base model from all others.
+    pub(super) base: Option<String>,
+    /// SHA-256 of the adapter's files.
+    pub(super) adapter: Option<String>,
 }
 
 impl Subject {
@@ -53,12 +57,18 @@ impl Subject {
                 reason: "has no class names of its own: it answers only with an adapter (`--adapter DIR`)".into(),
             });
         }
-        let base: Base = Bases::new(home).of(&learner)?;
+        // Whoever asks so asks about each image once: nothing is to be kept of it.
+        let base: Base = Bases::new(home).with_feature_bytes(0).of(&learner)?;
         let mut classifier = base.classifier(&learner, classes, 0, None)?;
         if let Some(adapter) = &self.adapter {
             classifier.load(adapter)?;
         }
-        Ok(Ready { learner, classifier })
+        Ok(Ready {
+            learner,
+            classifier,
+            base: base.fingerprint().map(str::to_owned),
+            adapter: self.adapter.as_deref().map(folder::fingerprint).transpose()?,
+        })
     }
 }
 
@@ -67,6 +77,8 @@ pub(super) fn learner(model: &Path, home: &Path, set: &[String]) -> Result<Learn
     let method = match Architecture::of(&repository::locate(model, home)?)? {
         Architecture::Qwen3Vl => "qwen3-vl-lora",
         Architecture::Dinov2 => "dinov2-lora",
+        Architecture::Clip => "clip-zero-shot",
+        Architecture::Siglip => "siglip-zero-shot",
     };
     Learner::parse(method, model, set)
 }

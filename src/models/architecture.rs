@@ -11,6 +11,10 @@ pub enum Architecture {
     Qwen3Vl,
     /// `dinov2`, `dinov2_with_registers`
     Dinov2,
+    /// `clip`
+    Clip,
+    /// `siglip`
+    Siglip,
 }
 
 impl Architecture {
@@ -40,14 +44,16 @@ impl Architecture {
         match found {
             Some("qwen3_vl" | "qwen3_vl_moe") => Ok(Self::Qwen3Vl),
             Some("dinov2" | "dinov2_with_registers") => Ok(Self::Dinov2),
+            Some("clip") => Ok(Self::Clip),
+            Some("siglip") => Ok(Self::Siglip),
             other => Err(Error::Checkpoint {
                 path: path.into(),
                 reason: match other {
                     Some(other) => format!("model_type `{other}` is not supported"),
                     None => "there is no model_type".into(),
                 },
-                remedy: "take a model whose model_type is `qwen3_vl`, `qwen3_vl_moe`, `dinov2` or \
-                         `dinov2_with_registers`, e.g. Qwen/Qwen3-VL-2B-Instruct or facebook/dinov2-small"
+                remedy: "take a model whose model_type is `qwen3_vl`, `qwen3_vl_moe`, `dinov2`, \
+                         `dinov2_with_registers`, `clip` or `siglip`, e.g. Qwen/Qwen3-VL-2B-Instruct or facebook/dinov2-small"
                     .into(),
             }),
         }

@@ -57,3 +57,4 @@ mod verbs;
 mod verify;
 mod weights;
 mod writing;
+mod zero_shot;
