@@ -56,5 +56,6 @@ mod tokenizer;
 mod verbs;
 mod verify;
 mod weights;
+mod weights_taken;
 mod writing;
 mod zero_shot;
