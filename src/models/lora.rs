@@ -27,7 +27,8 @@ pub struct Lora {
 }
 
 impl Lora {
-    pub(super) fn wants(&self, name: &str) -> bool {
+    /// Whether the linear layer of this hub name gets an adapter.
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
             let mut parts = name.rsplit('.');
             target

@@ -10,6 +10,7 @@ pub mod experts;
 pub mod head;
 pub mod loss;
 pub mod low_rank;
+pub mod memory;
 pub mod moe;
 pub mod norm;
 pub mod ops;

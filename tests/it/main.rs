@@ -57,3 +57,4 @@ mod tables;
 mod verbs;
 mod verify;
 mod writing;
+mod zero_shot;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::batch::Batch;
 use super::cache::KvCache;
 use super::config::TextConfig;
 use super::vision::Features;
 use crate::error::Result;
-use crate::nn::ops::{Heads, Segment, gated_silu, rotary, segment_attention};
+use crate::nn::ops::{Heads, Segment, compute_type, gated_silu, rotary, segment_attention};
 use crate::nn::{Experts, Moe, Projection, RmsNorm};
 
 /// Tokens to states. Letters in shapes: R rows (tokens of all sequences), D width, H and G heads of
@@ -53,7 +53,7 @@ pub(super) struct Surroundings {
     cos: Tensor, // (R, K/2)
     sin: Tensor, // (R, K/2)
     segments: Arc<[Segment]>,
-    visual: Tensor, // (M)
+    visual: Option<Tensor>, // (M), where there are any
 }
 
 impl Decoder {
@@ -61,20 +61,22 @@ impl Decoder {
     pub(super) fn embed(&self, batch: &Batch, features: Option<&Features>) -> Result<Tensor> {
         let rows = batch.ids.len();
         let ids = Tensor::from_slice(&batch.ids, rows, self.device())?;
-        let embedded = self.embedding.index_select(&ids, 0)?;
+        let embedded = self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype())?;
         let expected = batch.visual.len();
         let found = features.map_or(0, |features| features.merged.dims().first().copied().unwrap_or(0));
         if found != expected {
             let reason = format!("{found} image features for {expected} image tokens");
             return Err(candle_core::Error::Msg(reason).into());
         }
-        let Some(features) = features else { return Ok(embedded) };
+        let (Some(features), Some(visual)) = (features, self.visual_rows(batch)?) else {
+            return Ok(embedded);
+        };
         let mut text = vec![1f32; rows];
         for &row in &batch.visual {
             text[row as usize] = 0.0;
         }
-        let text = embedded.broadcast_mul(&Tensor::from_vec(text, (rows, 1), self.device())?)?;
-        Ok(text.index_add(&self.visual_rows(batch)?, &features.merged, 0)?)
+        let text = Tensor::from_vec(text, (rows, 1), self.device())?.to_dtype(embedded.dtype())?;
+        Ok(embedded.broadcast_mul(&text)?.index_add(&visual, &features.merged, 0)?)
     }
 
     /// The surroundings of a batch, behind what `cache` holds already.
@@ -119,14 +121,25 @@ impl Decoder {
         visit("text.layer_in", i, x);
         let x = self.layers[i].forward(i, x, surroundings, cache, visit)?;
         visit("text.layer_out", i, &x);
-        match features.and_then(|features| features.deepstack.get(i)) {
-            Some(deep) => Ok(x.index_add(&surroundings.visual, deep, 0)?),
-            None => Ok(x),
+        match (
+            features.and_then(|features| features.deepstack.get(i)),
+            &surroundings.visual,
+        ) {
+            (Some(deep), Some(visual)) => Ok(x.index_add(visual, deep, 0)?),
+            _ => Ok(x),
         }
     }
 
-    fn visual_rows(&self, batch: &Batch) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&batch.visual, batch.visual.len(), self.device())?)
+    /// Nothing where there are none: a GPU has no empty tensors.
+    fn visual_rows(&self, batch: &Batch) -> Result<Option<Tensor>> {
+        let count = batch.visual.len();
+        let rows = (count > 0).then(|| Tensor::from_slice(&batch.visual, count, self.device()));
+        Ok(rows.transpose()?)
+    }
+
+    /// Type of the states.
+    pub(super) fn dtype(&self) -> DType {
+        compute_type(&self.embedding)
     }
 
     pub(super) fn device(&self) -> &Device {

@@ -28,7 +28,7 @@ impl Qwen3Vl {
     /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
+    /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
     pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?;
@@ -36,7 +36,7 @@ impl Qwen3Vl {
             // Some writers store the tied head too.
             weights.ignore(|name| name == "lm_head.weight");
         }
-        let fingerprint = weights.fingerprint(&bytes);
+        let fingerprint = weights.fingerprint(&bytes)?;
         let transposed = transposed(&config, &weights);
         let model = Self::build(
             config,

@@ -32,7 +32,7 @@ impl Qwen3Vl {
             return Err(fail(out, "is there already; a merged model gets a folder of its own"));
         }
         let (_, bytes) = Config::load(base_dir)?;
-        if Weights::open(base_dir)?.fingerprint(&bytes) != self.fingerprint() {
+        if Weights::open(base_dir)?.fingerprint(&bytes)? != self.fingerprint() {
             return Err(fail(base_dir, "is not the base model that the adapters belong to"));
         }
         let mut merged = BTreeMap::new();
@@ -70,7 +70,7 @@ impl Adapted {
     /// The weights with the update, laid out as in a file that has this shape; none if it is that of other weights.
     fn merged(&self, shape: &[usize]) -> Result<Option<Tensor>> {
         let sum = match self {
-            Self::Layer(layer) => layer.merged()?.weight().clone(),
+            Self::Layer(layer) => layer.summed()?,
             Self::Experts(stack) => {
                 let sum = stack.updated_weight()?;
                 let (experts, from, to) = stack.sizes();

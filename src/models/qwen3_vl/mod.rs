@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
 use super::lora::{self, Adaptable};
@@ -189,6 +189,12 @@ impl Qwen3Vl {
     #[must_use]
     pub fn trainable(&self) -> Vec<(String, Var)> {
         lora::trainable(self)
+    }
+
+    /// Type of the states between layers: f32 on the CPU, that of the weights on a GPU.
+    #[must_use]
+    pub fn state_type(&self) -> DType {
+        self.decoder.dtype()
     }
 
     /// Where the tensors are.
