@@ -70,7 +70,10 @@ fn under<'a>(expected: &'a Tensors, prefix: &str) -> HashMap<&'a str, &'a Tensor
 #[test]
 fn gradients_match_plain_and_checkpointed() {
     for (golden, tag) in cases() {
-        let (reference, expected) = (Reference::load(&golden), golden.tensors(&format!("lora_{tag}.safetensors")));
+        let (reference, expected) = (
+            Reference::load(&golden),
+            golden.tensors(&format!("lora_{tag}.safetensors")),
+        );
         let notes = &golden.notes()[format!("lora_{tag}")];
         let model = adapted(&golden, tag, &reference);
         let error = distance(&logits(&reference, &model), &expected["f64.logits_answer"]);
@@ -109,7 +112,10 @@ fn gradients_match_plain_and_checkpointed() {
 fn three_adamw_steps_match() {
     let mut compared = 0;
     for (golden, tag) in cases() {
-        let (reference, expected) = (Reference::load(&golden), golden.tensors(&format!("lora_{tag}.safetensors")));
+        let (reference, expected) = (
+            Reference::load(&golden),
+            golden.tensors(&format!("lora_{tag}.safetensors")),
+        );
         let notes = &golden.notes()[format!("lora_{tag}")];
         for (weight_decay, run) in [(0.0, "adamw_wd0.0"), (0.01, "adamw_wd0.01")] {
             let exact = under(&expected, &format!("f64.{run}."));
@@ -170,7 +176,10 @@ fn three_adamw_steps_match() {
 fn merged_weights_match_and_change_no_bit() {
     let mut compared = 0;
     for (golden, tag) in cases() {
-        let (reference, expected) = (Reference::load(&golden), golden.tensors(&format!("lora_{tag}.safetensors")));
+        let (reference, expected) = (
+            Reference::load(&golden),
+            golden.tensors(&format!("lora_{tag}.safetensors")),
+        );
         let model = adapted(&golden, tag, &reference);
         let merged = model.merged().unwrap();
         assert!(merged.trainable().is_empty());

@@ -13,15 +13,17 @@ import os, shutil, sys, tempfile
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 (folder,) = sys.argv[1:]
 with tempfile.TemporaryDirectory() as model:
     for name in os.listdir(folder):
         if name != "check.safetensors":
             shutil.copy(os.path.join(folder, name), model)
+    # Other products of experts want widths that are multiples of four.
+    experts = {"experts_implementation": "eager"} if "moe" in AutoConfig.from_pretrained(model).model_type else {}
     loaded, info = AutoModelForImageTextToText.from_pretrained(
-        model, dtype=torch.float32, output_loading_info=True
+        model, dtype=torch.float32, output_loading_info=True, **experts
     )
 batch = load_file(f"{folder}/check.safetensors")
 inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")}

@@ -14,11 +14,13 @@ import sys, warnings
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 model_dir, adapter_dir = sys.argv[1:]
 warnings.filterwarnings("error", message=".*adapter keys.*")
-base = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32).eval()
+# Other products of experts want widths that are multiples of four.
+experts = {"experts_implementation": "eager"} if "moe" in AutoConfig.from_pretrained(model_dir).model_type else {}
+base = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32, **experts).eval()
 batch = load_file(f"{adapter_dir}/logits.safetensors")
 inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")}
 rows, columns = batch["answer_positions"].T
