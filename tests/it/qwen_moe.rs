@@ -227,3 +227,52 @@ fn a_random_model_has_experts_of_sane_size() {
         assert!((variance * inputs - 1.0).abs() < 0.2, "{name}: {variance}");
     }
 }
+
+/// `Qwen/Qwen3-VL-30B-A3B-Instruct` with one layer and a small tower.
+const ONE_LAYER: &str = r#"{"image_token_id": 151655, "model_type": "qwen3_vl_moe", "tie_word_embeddings": false,
+    "text_config": {"attention_bias": false, "head_dim": 128, "hidden_act": "silu", "hidden_size": 2048,
+        "intermediate_size": 6144, "num_attention_heads": 32, "num_hidden_layers": 1, "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06, "rope_scaling": {"mrope_interleaved": true, "mrope_section": [24, 20, 20]},
+        "rope_theta": 5000000, "vocab_size": 151936, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        "moe_intermediate_size": 768, "norm_topk_prob": true, "num_experts": 128, "num_experts_per_tok": 8},
+    "vision_config": {"deepstack_visual_indexes": [], "depth": 1, "hidden_size": 16, "intermediate_size": 16,
+        "num_heads": 1, "hidden_act": "gelu_pytorch_tanh", "in_channels": 3, "num_position_embeddings": 4,
+        "out_hidden_size": 2048, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2}}"#;
+
+#[test]
+#[ignore = "takes 8 GB; prints seconds and memory"]
+fn one_layer_of_the_true_shape() {
+    let clock = std::time::Instant::now();
+    let mut rng = seed::rng(0, "shape");
+    let config = Config::parse(ONE_LAYER.as_bytes()).unwrap();
+    let base = Qwen3Vl::random(&config, &mut rng, &Device::Cpu).unwrap();
+    println!("filled after {:.1} s", clock.elapsed().as_secs_f64());
+    for experts in [ExpertLora::Each, ExpertLora::Shared] {
+        let lora = Lora {
+            rank: 32,
+            alpha: 32.0,
+            ..lora(&ATTENTION_AND_EXPERTS, experts)
+        };
+        let model = base.with_lora(&lora, &mut rng).unwrap();
+        train(&model);
+        let ids = (0..400).map(|i| 100 + i * 37 % 150_000).collect();
+        let batch = model.batch(&[Sequence { ids, images: vec![] }]).unwrap();
+        let label = Tensor::new(&[3u32], &Device::Cpu).unwrap();
+        let loss = |states: &Tensor| cross_entropy(&model.logits(states, &[399])?, &label);
+        let clock = std::time::Instant::now();
+        let (value, gradients) = model.backward(&batch, None, true, loss).unwrap();
+        assert!(values(&value)[0].is_finite());
+        let trained = model.trainable();
+        let numbers: usize = trained.iter().map(|(_, var)| var.elem_count()).sum();
+        for (name, var) in &trained {
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
+            assert!(values(gradient).iter().all(|value| value.is_finite()), "{name}");
+        }
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        println!(
+            "{experts:?}: {numbers} numbers trained, 400 tokens forward and back in {:.1} s, {peak}",
+            clock.elapsed().as_secs_f64()
+        );
+    }
+}
