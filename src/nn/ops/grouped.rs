@@ -163,13 +163,14 @@ impl CustomOp1 for Frozen {
             };
         }
         let result = on_cpu(&self.groups, out, |e, range| {
-            let weight = self.weights.get(e)?.to_dtype(DType::F32)?;
+            // A view, or this one matrix widened.
+            let weight = self.weights.narrow(0, e, 1)?.to_dtype(DType::F32)?;
             let (storage, weight_layout) = weight.storage_and_layout();
             let Storage::Cpu(weight) = &*storage else {
                 bail!("weights and rows are on different devices")
             };
             let sizes = (1, range.len(), out, inputs);
-            x.matmul(weight, sizes, &rows(layout, range, inputs)?, weight_layout)
+            x.matmul(weight, sizes, &rows(layout, range, inputs)?, &matrix(weight_layout, 0)?)
         })?;
         Ok((result, Shape::from((self.groups.rows(), out))))
     }
