@@ -146,10 +146,10 @@ fn gradients_of_shared_factors_are_sums_over_experts() {
         let (found, copies) = (gradients(&shared), gradients(&expanded));
         let mut compared = 0;
         for (name, gradient) in &found {
-            let sum = if let Some(module) = name.strip_suffix(".gate_proj.lora_A.weight") {
+            let sum = if let Some(module) = name.strip_suffix(".experts.gate_proj.lora_A.weight") {
                 // (E · 2r, D): the ranks of the gates come first.
                 let rank = gradient.dims()[0];
-                let all = &copies[&format!("{module}.base_layer.lora_A.weight")];
+                let all = &copies[&format!("{module}.experts.base_layer.lora_A.weight")];
                 let all = all.reshape((all.dims()[0] / (2 * rank), 2 * rank, ())).unwrap();
                 all.narrow(1, 0, rank).unwrap().sum(0).unwrap()
             } else if let Some(module) = name.strip_suffix(".experts.down_proj.lora_B.weight") {
