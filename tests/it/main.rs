@@ -42,6 +42,8 @@ mod qwen;
 mod qwen_checkpointing;
 mod qwen_input;
 mod qwen_lora;
+mod qwen_moe;
+mod qwen_moe_adapter;
 mod qwen_support;
 mod reading;
 mod reading_local;
