@@ -222,6 +222,12 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// The device that was asked for is not there.
+    #[error("no device: {reason}")]
+    Device {
+        /// What was asked for, and what is missing.
+        reason: String,
+    },
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),

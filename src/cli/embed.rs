@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 const BATCH: usize = 64;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let frozen = Frozen::load(&arguments.model, &Place::cpu())?;
+    let frozen = Frozen::load(&arguments.model, &Place::best()?)?;
     let mut all: Vec<f32> = Vec::new();
     for batch in arguments.images.chunks(BATCH) {
         let images = batch.iter().map(|path| unlabelled(path)).collect::<Result<Vec<_>>>()?;

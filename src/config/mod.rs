@@ -1,5 +1,6 @@
 //! What a sweep is: datasets × shots × seeds × learners.
 
+mod dtype;
 mod learner;
 mod shots;
 mod vlm;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
+pub use dtype::Dtype;
 pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
 pub use vlm::{Loss, Qwen3VlLora};

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::DType;
 use sha2::{Digest as _, Sha256};
 
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
-use crate::config::Learner;
+use crate::config::{Dtype, Learner};
 use crate::data::{self, fetch::HubPlaces};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
@@ -45,10 +46,11 @@ pub enum Base {
 /// The base models of a sweep.
 pub struct Bases {
     home: PathBuf,
-    place: Place,
+    /// The device, known once it is needed.
+    device: Option<Place>,
     images: Option<Arc<ImageCache>>,
-    vision: HashMap<PathBuf, Base>,
-    backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
+    vision: HashMap<(PathBuf, DType), Base>,
+    backends: HashMap<(PathBuf, bool, DType), Arc<dyn Backend>>,
     renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
 }
 
@@ -58,7 +60,7 @@ impl Bases {
     pub fn new(home: &Path) -> Self {
         Self {
             home: home.to_path_buf(),
-            place: Place::cpu(),
+            device: None,
             images: None,
             vision: HashMap::new(),
             backends: HashMap::new(),
@@ -73,21 +75,44 @@ impl Bases {
         self
     }
 
+    /// Where a learner's base is, and of which type; without a base, where its images are.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn place(&mut self, learner: &Learner) -> Result<Place> {
+        if learner.model().is_none() {
+            return Ok(Place::cpu());
+        }
+        let best = match &self.device {
+            Some(place) => place.clone(),
+            None => self.device.insert(Place::best()?).clone(),
+        };
+        let dtype = match learner.dtype() {
+            Dtype::Auto => best.dtype,
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        };
+        Ok(Place { dtype, ..best })
+    }
+
     /// The base of a learner, loaded at the first call.
     ///
     /// # Errors
-    /// [`Error::Model`] when its folder lacks something.
+    /// [`Error::Model`] when its folder lacks something; [`Error::Device`].
     pub fn of(&mut self, learner: &Learner) -> Result<Base> {
         let Some(model) = learner.model() else {
             return Ok(Base::None);
         };
         let dir = model_folder(model, &self.home).ok_or_else(|| no_model(model, &self.home))?;
+        let place = self.place(learner)?;
         let Learner::Qwen3VlLora(config) = learner else {
-            if !self.vision.contains_key(&dir) {
-                let base = vision(&dir, &self.place, self.images.clone())?;
-                self.vision.insert(dir.clone(), base);
+            let key = (dir, place.dtype);
+            if !self.vision.contains_key(&key) {
+                let base = vision(&key.0, &place, self.images.clone())?;
+                self.vision.insert(key.clone(), base);
             }
-            return Ok(self.vision.get(&dir).cloned().unwrap_or(Base::None));
+            return Ok(self.vision.get(&key).cloned().unwrap_or(Base::None));
         };
         let renderer = match self.renderers.get(&(dir.clone(), config.longest_side)) {
             Some(renderer) => renderer.clone(),
@@ -98,15 +123,16 @@ impl Bases {
                 renderer
             }
         };
-        let backend = match self.backends.get(&(dir.clone(), config.checkpointing)) {
+        let key = (dir, config.checkpointing, place.dtype);
+        let backend = match self.backends.get(&key) {
             Some(backend) => backend.clone(),
             None => {
                 let settings = Settings {
                     checkpointing: config.checkpointing,
                     ..Settings::default()
                 };
-                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
-                self.backends.insert((dir, config.checkpointing), backend.clone());
+                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&key.0, &place, settings)?);
+                self.backends.insert(key, backend.clone());
                 backend
             }
         };

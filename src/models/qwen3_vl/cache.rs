@@ -26,13 +26,7 @@ impl KvCache {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn new(
-        config: &TextConfig,
-        sequences: usize,
-        capacity: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(config: &TextConfig, sequences: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let shape = (sequences * capacity, config.num_key_value_heads * config.head_dim());
         let zeros = || Tensor::zeros(shape, dtype, device);
         let layers = (0..config.num_hidden_layers)

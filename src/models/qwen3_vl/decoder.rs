@@ -67,9 +67,7 @@ impl Decoder {
             text[row as usize] = 0.0;
         }
         let text = Tensor::from_vec(text, (rows, 1), self.device())?.to_dtype(embedded.dtype())?;
-        Ok(embedded
-            .broadcast_mul(&text)?
-            .index_add(&visual, &features.merged, 0)?)
+        Ok(embedded.broadcast_mul(&text)?.index_add(&visual, &features.merged, 0)?)
     }
 
     /// The surroundings of a batch, behind what `cache` holds already.
@@ -114,7 +112,10 @@ impl Decoder {
         visit("text.layer_in", i, x);
         let x = self.layers[i].forward(i, x, surroundings, cache, visit)?;
         visit("text.layer_out", i, &x);
-        match (features.and_then(|features| features.deepstack.get(i)), &surroundings.visual) {
+        match (
+            features.and_then(|features| features.deepstack.get(i)),
+            &surroundings.visual,
+        ) {
             (Some(deep), Some(visual)) => Ok(x.index_add(visual, deep, 0)?),
             _ => Ok(x),
         }
