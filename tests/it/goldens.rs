@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
+use kshot::nn::Place;
 
 /// One fixture with its goldens.
 pub struct Golden {
@@ -20,6 +22,20 @@ pub struct Golden {
 
 /// Tensors by name.
 pub type Tensors = HashMap<String, Tensor>;
+
+/// Where the models under test are: on the CPU, or on the GPU where the tests were built for one; f32.
+pub fn place() -> Place {
+    static PLACE: LazyLock<Place> = LazyLock::new(|| Place {
+        dtype: DType::F32,
+        ..Place::best().unwrap()
+    });
+    PLACE.clone()
+}
+
+/// Whether operations are those of the CPU, which promise the same bits in places where others do not.
+pub fn fused() -> bool {
+    place().device.is_cpu() && std::env::var_os("KSHOT_FUSED").is_none_or(|value| value != "0")
+}
 
 /// Every DINOv2 fixture there is.
 pub fn dinov2() -> Vec<Golden> {
@@ -86,12 +102,12 @@ impl Golden {
     pub fn tensors(&self, file: &str) -> Tensors {
         let plain = self.expected.join(file);
         if plain.exists() {
-            return candle_core::safetensors::load(plain, &Device::Cpu).unwrap();
+            return candle_core::safetensors::load(plain, &place().device).unwrap();
         }
         let packed = std::fs::File::open(self.expected.join(format!("{file}.gz"))).unwrap();
         let mut bytes = Vec::new();
         flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
-        candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap()
+        candle_core::safetensors::load_buffer(&bytes, &place().device).unwrap()
     }
 
     /// `goldens.json`.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
+use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
 use kshot::nn::{AdamW, Group};
 use kshot::seed;
@@ -157,8 +158,9 @@ fn merged_weights_match_and_change_no_bit() {
         let merged = model.merged().unwrap();
         assert!(merged.trainable().is_empty());
         let found = logits(&reference, &merged);
-        assert_eq!(distance(&found, &logits(&reference, &model)), 0.0);
         let allowed = tolerance(LOGITS, &golden.notes()["lora_r8"]["noise_logits_max_abs"]);
+        let change = distance(&found, &logits(&reference, &model));
+        assert!(change <= if goldens::fused() { 0.0 } else { allowed }, "{change:e}");
         assert!(
             distance(&found, &expected["merged.logits_answer"]) <= allowed,
             "{}",
@@ -200,6 +202,7 @@ fn lora(reference: &Reference, all: bool) -> Lora {
         targets: targets.into_iter().map(str::to_owned).collect(),
         rank: 3,
         alpha: 6.0,
+        experts: ExpertLora::Each,
     }
 }
 
@@ -217,7 +220,7 @@ fn train(model: &Qwen3Vl) {
             let values: Vec<f32> = (0..var.elem_count())
                 .map(|j| ((i + 2 * j) as f32).sin() * 0.1)
                 .collect();
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+            var.set(&Tensor::from_vec(values, var.shape(), &goldens::place().device).unwrap())
                 .unwrap();
         }
     }
@@ -305,6 +308,7 @@ fn a_tied_head_cannot_be_adapted() {
             targets: vec!["lm_head".into()],
             rank: 2,
             alpha: 2.0,
+            experts: ExpertLora::Each,
         };
         let found = model.with_lora(&lora, &mut seed::rng(0, "lora"));
         assert_eq!(found.is_err(), model.config().tied(), "{}", golden.name);

@@ -11,7 +11,7 @@ rounding from the rest, in f32.
 `tests/fixtures/oracle/goldens/*/bf16.json` were written by it (`tests/it/bf16.rs` compares); torch 2.15, transformers
 5.23, peft 0.21.2. Needs torch, transformers >= 5, peft, safetensors.
 """
-import argparse, gzip, json, os, sys, warnings
+import argparse, gzip, json, os, warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 warnings.filterwarnings("ignore")
@@ -74,5 +74,5 @@ def losses(dtype):
 
 
 result = {"lr": arguments.lr, "bf16": losses(torch.bfloat16), "f32": losses(torch.float32)}
-json.dump(result, sys.stdout, indent=1)
-print()
+lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+print("{\n" + ",\n".join(lines) + "\n}")

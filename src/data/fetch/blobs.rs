@@ -153,7 +153,10 @@ impl Cached {
     /// Whether the right bytes are there, under the commit's name or under their own: then they get both.
     fn find(&self, progress: &dyn FetchProgress) -> Result<bool> {
         match self.wanted.check(&self.pointer)? {
-            Ok(()) => return Ok(true),
+            Ok(()) => {
+                self.remember();
+                return Ok(true);
+            }
             Err(reason) if self.pointer.exists() => {
                 progress.note(&format!("`{}` {reason}: it is fetched again", self.pointer.display()));
             }
@@ -178,12 +181,17 @@ impl Cached {
             if let Err(sources) = self.wanted.obtain(client, progress)? {
                 return Ok(Err(sources));
             }
-            if let Some(("sha256", hash)) = &self.wanted.digest {
-                stamps::keep(&self.wanted.place, hash);
-            }
         }
         self.link()?;
+        self.remember();
         Ok(Ok(()))
+    }
+
+    /// Whoever opens the file next need not hash it again.
+    fn remember(&self) {
+        if let Some(("sha256", hash)) = &self.wanted.digest {
+            stamps::keep(&self.pointer, hash);
+        }
     }
 
     /// Gives the bytes the name that the commit has for them.

@@ -10,7 +10,7 @@ use super::config::TextConfig;
 use super::vision::Features;
 use crate::error::Result;
 use crate::nn::ops::{Heads, Segment, compute_type, gated_silu, rotary, segment_attention};
-use crate::nn::{Projection, RmsNorm};
+use crate::nn::{Experts, Moe, Projection, RmsNorm};
 
 /// Tokens to states. Letters in shapes: R rows (tokens of all sequences), D width, H and G heads of
 /// queries and of keys, K head width, M image tokens.
@@ -34,9 +34,18 @@ pub(super) struct Layer {
     pub(super) k_norm: RmsNorm,
     pub(super) heads: Heads,
     pub(super) post_norm: RmsNorm,
-    pub(super) gate: Projection,
-    pub(super) up: Projection,
-    pub(super) down: Projection,
+    pub(super) mlp: Mlp,
+}
+
+/// What a token goes through after attention.
+#[derive(Debug, Clone)]
+pub(super) enum Mlp {
+    Dense {
+        gate: Projection,
+        up: Projection,
+        down: Projection,
+    },
+    Experts(Moe),
 }
 
 /// What all layers share: the angles of the rotation, who sees whom, and where images stand.
@@ -146,10 +155,25 @@ impl Decoder {
                 (name("self_attn.k_proj"), &mut layer.k),
                 (name("self_attn.v_proj"), &mut layer.v),
                 (name("self_attn.o_proj"), &mut layer.o),
-                (name("mlp.gate_proj"), &mut layer.gate),
-                (name("mlp.up_proj"), &mut layer.up),
-                (name("mlp.down_proj"), &mut layer.down),
             ]);
+            if let Mlp::Dense { gate, up, down } = &mut layer.mlp {
+                all.extend([
+                    (name("mlp.gate_proj"), gate),
+                    (name("mlp.up_proj"), up),
+                    (name("mlp.down_proj"), down),
+                ]);
+            }
+        }
+        all
+    }
+
+    pub(super) fn experts_mut(&mut self) -> Vec<(String, &mut Experts)> {
+        let mut all = Vec::new();
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            if let Mlp::Experts(moe) = &mut layer.mlp {
+                all.push((format!("layers.{i}.mlp.experts.gate_up_proj"), &mut moe.gate_up));
+                all.push((format!("layers.{i}.mlp.experts.down_proj"), &mut moe.down));
+            }
         }
         all
     }
@@ -180,8 +204,19 @@ impl Layer {
         visit("text.attn_out", i, &attended);
         let x = (x + attended)?;
         let normed = self.post_norm.forward(&x)?;
-        let wide = gated_silu(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
-        let out = self.down.forward(&wide)?;
+        let out = match &self.mlp {
+            Mlp::Dense { gate, up, down } => {
+                let wide = gated_silu(&gate.forward(&normed)?, &up.forward(&normed)?)?;
+                down.forward(&wide)?
+            }
+            Mlp::Experts(moe) => {
+                let (out, routing) = moe.forward(&normed)?;
+                visit("text.router_logits", i, &routing.logits);
+                visit("text.router_weights", i, &routing.weights);
+                visit("text.router_experts", i, &routing.experts);
+                out
+            }
+        };
         visit("text.mlp_out", i, &out);
         Ok((x + out)?)
     }
