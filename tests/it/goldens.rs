@@ -37,6 +37,12 @@ pub fn fused() -> bool {
     place().device.is_cpu() && std::env::var_os("KSHOT_FUSED").is_none_or(|value| value != "0")
 }
 
+/// The fixtures of the repository. cargo names its folder; so does a script that carries these tests elsewhere.
+fn committed() -> PathBuf {
+    let repository = std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    repository.join("tests/fixtures/oracle")
+}
+
 /// Every DINOv2 fixture there is.
 pub fn dinov2() -> Vec<Golden> {
     of_kind("DINOv2", |model_type| model_type.starts_with("dinov2"))
@@ -49,7 +55,7 @@ pub fn qwen3_vl() -> Vec<Golden> {
 
 /// The dense Qwen3-VL fixtures of the repository, whatever `KSHOT_GOLDENS` names.
 pub fn committed_qwen3_vl() -> Vec<Golden> {
-    let mut all = all_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle"));
+    let mut all = all_in(&committed());
     all.retain(|golden| golden.config()["model_type"] == "qwen3_vl");
     all
 }
@@ -61,14 +67,13 @@ pub fn committed_qwen3_vl() -> Vec<Golden> {
 /// When the folder has no fixture at all, or the committed one none of this kind: a golden test that compares
 /// nothing must not pass.
 fn of_kind(kind: &str, is_it: fn(&str) -> bool) -> Vec<Golden> {
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracle");
-    let root = std::env::var_os("KSHOT_GOLDENS").map_or(committed.clone(), PathBuf::from);
+    let root = std::env::var_os("KSHOT_GOLDENS").map_or(committed(), PathBuf::from);
     let fixtures = all_in(&root);
     assert!(!fixtures.is_empty(), "no fixture in {}", root.display());
     let of_it = |golden: &Golden| is_it(golden.config()["model_type"].as_str().unwrap());
     let mut chosen: Vec<Golden> = fixtures.into_iter().filter(of_it).collect();
     if chosen.is_empty() {
-        chosen = all_in(&committed).into_iter().filter(of_it).collect();
+        chosen = all_in(&committed()).into_iter().filter(of_it).collect();
     }
     assert!(!chosen.is_empty(), "no {kind} fixture in {}", root.display());
     chosen
