@@ -2,7 +2,8 @@
 # Carries goldens, gradient tests, `kshot bench` and the peer script to a machine with a GPU, runs them there, and brings
 # JSON back to results/bench/.
 #
-#     scripts/gpu-run.sh --on 'ssh gpu'            # any command that runs the shell command it is given last: ssh, srun …
+#     scripts/gpu-run.sh --on 'ssh gpu'            # any command that runs the shell command it is given last
+#     scripts/gpu-run.sh --on 'srun bash -c'
 #     scripts/gpu-run.sh                           # on this machine
 #     scripts/gpu-run.sh --pack DIR                # only pack: carry DIR yourself, run DIR/run there, bring DIR/out back
 #     scripts/gpu-run.sh --rehearse                # all steps on this CPU with small shapes: measures nothing of a GPU
