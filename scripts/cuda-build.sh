@@ -38,7 +38,7 @@ complete() {
     local home=$1 library cudarc
     ln -sfn lib "$home/lib64"
     for library in cublas.so.13 cublasLt.so.13 curand.so.10 nvrtc.so.13 cudart.so.13; do
-        ln -sfn "lib$library" "$home/lib/lib${library%.*}.so"
+        ln -sfn "lib$library" "$home/lib/lib${library%%.*}.so"
     done
     cudarc=$(cargo metadata --format-version 1 --locked --features cuda \
         --filter-platform x86_64-unknown-linux-gnu | python3 -c '
