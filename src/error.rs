@@ -226,6 +226,12 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// The device that was asked for is not there.
+    #[error("no device: {reason}")]
+    Device {
+        /// What was asked for, and what is missing.
+        reason: String,
+    },
     /// A model and what is to be done with it do not fit into memory.
     #[error("model `{}` needs {:.1} GB of memory, {:.1} GB are free", path.display(), *needed as f64 / 1e9, *free as f64 / 1e9)]
     Memory {

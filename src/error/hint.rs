@@ -19,6 +19,11 @@ impl Error {
                 io::ErrorKind::NotFound => "check the path".into(),
                 _ => return None,
             },
+            Self::Device { .. } => {
+                "`KSHOT_DEVICE=cpu` computes on the CPU; for a GPU, `nvidia-smi` must show it and the binary must come from \
+                 `scripts/cuda-build.sh`"
+                    .into()
+            }
             Self::Malformed { path, .. } => {
                 format!("delete `{}` to have it made again", path.display())
             }
