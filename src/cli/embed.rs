@@ -6,10 +6,11 @@ use candle_core::{Device, Tensor};
 use clap::Args;
 use serde_json::json;
 
-use super::output;
 use super::predict::unlabelled;
+use super::{output, places::places};
 use crate::error::{Error, Result};
 use crate::method::features::Frozen;
+use crate::models::repository;
 use crate::nn::Place;
 
 /// DINOv2 features of images: the CLS token and the mean patch token after the final layer norm.
@@ -18,8 +19,8 @@ use crate::nn::Place;
   kshot embed --model datasets/mini/models/micro-dinov2 photo.jpg
   kshot embed --model datasets/mini/models/micro-dinov2 --npy features.npy *.jpg")]
 pub(super) struct Arguments {
-    /// Hub-layout folder of a DINOv2.
-    #[arg(long, value_name = "DIR")]
+    /// DINOv2: a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Write one array, (images, 2 D) f32, each row CLS then mean patch, instead of JSON lines on stdout.
     #[arg(long, value_name = "FILE")]
@@ -33,7 +34,7 @@ pub(super) struct Arguments {
 const BATCH: usize = 64;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let frozen = Frozen::load(&arguments.model, &Place::cpu())?;
+    let frozen = Frozen::load(&repository::locate(&arguments.model, &places().home)?, &Place::cpu())?;
     let mut all: Vec<f32> = Vec::new();
     for batch in arguments.images.chunks(BATCH) {
         let images = batch.iter().map(|path| unlabelled(path)).collect::<Result<Vec<_>>>()?;

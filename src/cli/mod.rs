@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod arrivals;
 mod bench;
 mod config;
 mod control;
@@ -11,6 +12,7 @@ mod embed;
 mod eval;
 mod gate;
 mod merge;
+mod model;
 mod places;
 mod plot;
 mod predict;
@@ -50,6 +52,8 @@ enum Verb {
     Run(run::Arguments),
     #[command(subcommand)]
     Data(data::Verb),
+    #[command(subcommand)]
+    Model(model::Verb),
     Split(split::Arguments),
     Train(train::Arguments),
     Eval(eval::Arguments),
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
         Verb::Run(arguments) => run::run(&arguments).map(done),
         Verb::Data(verb) => data::run(&verb),
+        Verb::Model(verb) => model::run(&verb).map(done),
         Verb::Split(arguments) => split::run(&arguments).map(done),
         Verb::Train(arguments) => train::run(&arguments).map(done),
         Verb::Eval(arguments) => eval::run(&arguments).map(done),

@@ -125,7 +125,7 @@ impl Error {
                     .into()
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
-            Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } => remedy.clone(),
+            Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } | Self::Checkpoint { remedy, .. } => remedy.clone(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

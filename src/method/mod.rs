@@ -2,6 +2,7 @@
 
 pub mod dinov2;
 pub mod features;
+pub mod folds;
 mod order;
 pub mod pixels;
 pub mod probe;
@@ -9,11 +10,13 @@ pub mod reading;
 mod state;
 mod training;
 pub mod vlm;
+pub mod zero_shot;
 
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::data::image::decode;
 use crate::error::{Error, Result};
@@ -93,6 +96,8 @@ pub struct Fit {
     pub final_loss: Option<f64>,
     /// Numbers that were trained.
     pub trainable_parameters: u64,
+    /// What it chose inside the shots, if it chooses.
+    pub chosen: Option<Chosen>,
     /// Seconds of training up to the kept state that it went on from; 0 for one that started anew.
     pub seconds_before: f64,
     /// Sequences a pass since the device was out of memory, if it was.

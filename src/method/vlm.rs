@@ -169,6 +169,7 @@ impl Classifier for VlmClassifier {
             targets: config.targets.clone(),
             rank: config.rank,
             alpha: config.alpha,
+            experts: config.experts,
         };
         let trainer = self.backend.trainer(&AdapterConfig {
             lora,

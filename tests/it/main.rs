@@ -56,3 +56,4 @@ mod tables;
 mod verbs;
 mod verify;
 mod writing;
+mod zero_shot;

@@ -59,6 +59,7 @@ impl Writer {
             alpha: learner.alpha / learner.rank as f64 * rank as f64,
             targets: learner.targets.clone(),
             rank,
+            experts: learner.experts,
         };
         let dataset = request.dataset;
         let processor = PatchProcessor::load(dir)?;

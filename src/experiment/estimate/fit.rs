@@ -8,7 +8,7 @@ use candle_core::DType;
 use super::memory::{Demand, Use, answering, training};
 use super::shape::{Kind, Shape};
 use super::work::lora;
-use crate::config::{Dinov2Lora, Learner, Qwen3VlLora};
+use crate::config::{Dinov2Lora, ExpertLora, Learner, Qwen3VlLora};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageProcessor, PatchProcessor};
@@ -177,6 +177,7 @@ pub(crate) fn vision_lora(config: &Dinov2Lora) -> Lora {
         targets: config.targets.clone(),
         rank: config.rank,
         alpha: config.alpha,
+        experts: ExpertLora::default(),
     }
 }
 
@@ -186,6 +187,7 @@ pub(super) fn none() -> Lora {
         targets: Vec::new(),
         rank: 0,
         alpha: 0.0,
+        experts: ExpertLora::default(),
     }
 }
 

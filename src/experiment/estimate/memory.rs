@@ -249,6 +249,7 @@ mod tests {
                 targets: targets.iter().map(ToString::to_string).collect(),
                 rank: 32,
                 alpha: 32.0,
+                experts: crate::config::ExpertLora::default(),
             },
             weight_bytes: 4.0,
             batch: 32.0,

@@ -252,6 +252,7 @@ mod tests {
             targets: targets.map(String::from).into(),
             rank: 32,
             alpha: 32.0,
+            experts: crate::config::ExpertLora::default(),
         };
         let shape = Shape::known("qwen3-vl-2b").unwrap();
         let adapted = shape.adapted(&lora);

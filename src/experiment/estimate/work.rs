@@ -64,6 +64,7 @@ pub(super) fn lora(config: &Qwen3VlLora) -> Lora {
         targets: config.targets.clone(),
         rank: config.rank,
         alpha: config.alpha,
+        experts: config.experts,
     }
 }
 
