@@ -120,7 +120,7 @@ class Arm:
         loss.backward()
         found = {name.replace(".default.", "."): p.grad.float().cpu() for name, p in self.named() if p.grad is not None}
         self.optimiser.zero_grad(set_to_none=True)
-        return float(loss), found
+        return float(loss.detach()), found
 
     def drop_answering(self):
         self.asked = None

@@ -39,7 +39,10 @@ fn a_writing_shape_is_loaded_trained_asked_and_reported() {
     assert!(output.status.success(), "{}", stderr(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let file = sandbox.path("out/qwen-tiny-1-layers-cpu-f32-batch-2.json");
-    assert_eq!(report, serde_json::from_slice::<Value>(&fs::read(file).unwrap()).unwrap());
+    assert_eq!(
+        report,
+        serde_json::from_slice::<Value>(&fs::read(file).unwrap()).unwrap()
+    );
     let names: Vec<&str> = report["phases"]
         .as_array()
         .unwrap()
@@ -78,7 +81,17 @@ fn a_writing_shape_is_loaded_trained_asked_and_reported() {
 #[test]
 fn a_vision_shape_too_and_the_checkpoint_stays_where_it_was_asked_for() {
     let sandbox = Sandbox::new();
-    let shape = ["bench", "--shape", "dinov2-with-registers-small", "--layers", "1", "--batch", "1", "--steps", "1"];
+    let shape = [
+        "bench",
+        "--shape",
+        "dinov2-with-registers-small",
+        "--layers",
+        "1",
+        "--batch",
+        "1",
+        "--steps",
+        "1",
+    ];
     let kept = [&shape[..], &["--checkpoint", "checkpoint"]].concat();
     let text = sandbox.succeed(&kept);
     for said in ["train", "features from JPEG", "images/s", "TFLOP/s", "estimated"] {
@@ -86,7 +99,15 @@ fn a_vision_shape_too_and_the_checkpoint_stays_where_it_was_asked_for() {
     }
     assert!(sandbox.path("checkpoint/model.safetensors").is_file());
     // What is there is of one layer.
-    let other = ["bench", "--shape", "dinov2-small", "--layers", "1", "--checkpoint", "checkpoint"];
+    let other = [
+        "bench",
+        "--shape",
+        "dinov2-small",
+        "--layers",
+        "1",
+        "--checkpoint",
+        "checkpoint",
+    ];
     let output = sandbox.kshot(&other).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("another shape"), "{}", stderr(&output));
@@ -117,12 +138,18 @@ fn steps_are_taken_on_demand() {
     assert_eq!(tensors.tensor("input_ids").unwrap().shape()[0], 2);
     assert_eq!(tensors.tensor("pixel_values").unwrap().shape(), [2 * 196, 1536]);
     // A and B of seven linear layers.
-    assert_eq!(tensors.names().iter().filter(|name| name.starts_with("grad.")).count(), 14);
+    assert_eq!(
+        tensors.names().iter().filter(|name| name.starts_with("grad.")).count(),
+        14
+    );
     assert!(sandbox.path("exchange/adapter/adapter_config.json").is_file());
     for name in ["train", "answer freely"] {
         writeln!(asking, "{name}").unwrap();
         let told = answer();
-        assert!(told["phase"] == name && told["seconds"].as_f64().unwrap() > 0.0, "{told}");
+        assert!(
+            told["phase"] == name && told["seconds"].as_f64().unwrap() > 0.0,
+            "{told}"
+        );
     }
     writeln!(asking, "sleep").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -135,7 +162,10 @@ fn what_is_not_known_is_named() {
     let sandbox = Sandbox::new();
     for (arguments, said) in [
         (&["bench", "--shape", "qwen3-vl-3b"][..], "qwen3-vl-4b"),
-        (&["bench", "--shape", "qwen-tiny", "--dataset", "imagenet"], "oxford-pets"),
+        (
+            &["bench", "--shape", "qwen-tiny", "--dataset", "imagenet"],
+            "oxford-pets",
+        ),
         (&["bench", "--shape", "qwen-tiny", "--batch", "0"], "above 0"),
     ] {
         let output = sandbox.kshot(arguments).output().unwrap();
