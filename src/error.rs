@@ -397,6 +397,21 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Answers on the disk are not those that a run would go on with.
+    #[error("cannot go on with `{}`: {reason}", path.display())]
+    Continue {
+        /// The file of answers.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Not one of the images could be read.
+    #[error("none of {images} images could be read")]
+    NoImage {
+        /// Number of images.
+        images: usize,
+    },
+
     /// A figure could not be drawn.
     #[error("cannot draw the figure: {reason}")]
     Figure {

@@ -1,7 +1,7 @@
 //! Where training and sampling run. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
 //! and blocking; concurrency is a backend's own affair. Losses are weighted sums, as on the wire.
 
-use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, TokenScore};
+use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, Sight, TokenScore};
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
 
@@ -28,6 +28,11 @@ pub trait Backend: Send + Sync {
 
     /// Width D of the decoder.
     fn width(&self) -> usize;
+
+    /// How often pictures were looked up, where that is known.
+    fn sight(&self) -> Option<Sight> {
+        None
+    }
 
     /// A new adapter to train.
     ///

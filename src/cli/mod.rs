@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod ahead;
 mod arrivals;
 mod bench;
 mod config;
@@ -11,6 +12,7 @@ mod dry_run;
 mod embed;
 mod eval;
 mod gate;
+mod images;
 mod merge;
 mod model;
 mod places;

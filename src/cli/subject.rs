@@ -10,7 +10,7 @@ use crate::experiment::adapter::Origin;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::models::architecture::Architecture;
-use crate::models::repository;
+use crate::models::{folder, repository};
 
 #[derive(Debug, Args)]
 pub(super) struct Subject {
@@ -29,6 +29,10 @@ pub(super) struct Subject {
 pub(super) struct Ready {
     pub(super) learner: Learner,
     pub(super) classifier: Box<dyn Classifier>,
+    /// Tells the base model from all others.
+    pub(super) base: Option<String>,
+    /// SHA-256 of the adapter's files.
+    pub(super) adapter: Option<String>,
 }
 
 impl Subject {
@@ -53,12 +57,18 @@ impl Subject {
                 reason: "has no class names of its own: it answers only with an adapter (`--adapter DIR`)".into(),
             });
         }
-        let base: Base = Bases::new(home).of(&learner)?;
+        // Whoever asks so asks about each image once: nothing is to be kept of it.
+        let base: Base = Bases::new(home).with_feature_bytes(0).of(&learner)?;
         let mut classifier = base.classifier(&learner, classes, 0, None)?;
         if let Some(adapter) = &self.adapter {
             classifier.load(adapter)?;
         }
-        Ok(Ready { learner, classifier })
+        Ok(Ready {
+            learner,
+            classifier,
+            base: base.fingerprint().map(str::to_owned),
+            adapter: self.adapter.as_deref().map(folder::fingerprint).transpose()?,
+        })
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Settings {
     pub checkpointing: bool,
     /// Keep what a frozen tower sees in a picture for the next time.
     pub cache_features: bool,
+    /// Bytes of such features, on the model's device and of its type; beyond it the oldest go. What was seen for the
+    /// last call is kept in any case, so that with 0 a batch that is asked about twice is seen once.
+    pub feature_bytes: usize,
 }
 
 impl Default for Settings {
@@ -45,6 +48,7 @@ impl Default for Settings {
             micro_batch: 32,
             checkpointing: false,
             cache_features: true,
+            feature_bytes: 2 << 30,
         }
     }
 }

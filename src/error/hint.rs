@@ -126,6 +126,11 @@ impl Error {
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
             Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } | Self::Checkpoint { remedy, .. } => remedy.clone(),
+            Self::Continue { path, .. } => format!(
+                "name another file, or remove `{0}` and `{0}.settings` to start anew",
+                path.display()
+            ),
+            Self::NoImage { .. } => "each of them is named above, or in the answers, with the reason".into(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

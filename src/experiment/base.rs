@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::Learner;
 use crate::data;
+use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
@@ -52,6 +53,7 @@ pub struct Bases {
     home: PathBuf,
     place: Place,
     images: Option<Arc<ImageCache>>,
+    feature_bytes: usize,
     vision: HashMap<PathBuf, Base>,
     contrastive: HashMap<(PathBuf, Family), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
@@ -66,6 +68,7 @@ impl Bases {
             home: home.to_path_buf(),
             place: Place::cpu(),
             images: None,
+            feature_bytes: Settings::default().feature_bytes,
             vision: HashMap::new(),
             contrastive: HashMap::new(),
             backends: HashMap::new(),
@@ -77,6 +80,13 @@ impl Bases {
     #[must_use]
     pub fn keeping(mut self, images: Option<ImageCache>) -> Self {
         self.images = images.map(Arc::new);
+        self
+    }
+
+    /// The same; each model that writes keeps at most so many bytes of what its tower saw in pictures.
+    #[must_use]
+    pub fn with_feature_bytes(mut self, bytes: usize) -> Self {
+        self.feature_bytes = bytes;
         self
     }
 
@@ -123,7 +133,10 @@ impl Bases {
         let backend = match self.backends.get(&(dir.clone(), config.checkpointing)) {
             Some(backend) => backend.clone(),
             None => {
-                let settings = estimate::settings(config, &dir, &self.place)?;
+                let settings = Settings {
+                    feature_bytes: self.feature_bytes,
+                    ..estimate::settings(config, &dir, &self.place)?
+                };
                 let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
                 self.backends.insert((dir, config.checkpointing), backend.clone());
                 backend

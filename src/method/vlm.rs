@@ -15,7 +15,7 @@ use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
 use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
 use crate::method::training::{Steps, train};
-use crate::method::{Classifier, Fit, Keep, Step, argmax, untrained};
+use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::Prediction;
@@ -131,21 +131,24 @@ impl VlmClassifier {
         shown: bool,
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<()> {
-        let mut sampler = match self.sampler.take() {
-            Some(sampler) => sampler,
-            None => self.backend.sampler(&Weights::Base)?,
-        };
         for batch in images.chunks(BATCH) {
             let prompts = self.questions(batch, shown)?;
-            let hints: Vec<u32> = batch.iter().map(|image| image.class).collect();
-            let answers = self
-                .answers
-                .read(&mut *sampler, &prompts, &self.config.readings, Some(&hints))?;
-            let rows: Vec<Prediction> = batch.iter().zip(answers).map(|(image, a)| row(image, a)).collect();
-            sink(&rows)?;
+            sink(&self.ask(batch, &prompts)?)?;
         }
-        self.sampler = Some(sampler);
         Ok(())
+    }
+
+    /// One batch: the question about each image to its row.
+    fn ask(&mut self, images: &[LabelledImage], prompts: &[ModelInput]) -> Result<Vec<Prediction>> {
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            none => none.insert(self.backend.sampler(&Weights::Base)?),
+        };
+        let hints: Vec<u32> = images.iter().map(|image| image.class).collect();
+        let answers = self
+            .answers
+            .read(&mut **sampler, prompts, &self.config.readings, Some(&hints))?;
+        Ok(images.iter().zip(answers).map(|(image, a)| row(image, a)).collect())
     }
 
     fn name(&self, image: &LabelledImage) -> Result<&[u32]> {
@@ -207,6 +210,23 @@ impl Classifier for VlmClassifier {
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
         self.answer(images, true, sink)
+    }
+
+    fn eye(&self) -> Arc<dyn Eye> {
+        self.renderer.clone()
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn predict_seen(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
+        let question = |view: &View| match view {
+            View::Picture(picture) => self.renderer.question(Some(picture)),
+            View::Values(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into()).into()),
+        };
+        let prompts = views.iter().map(question).collect::<Result<Vec<_>>>()?;
+        self.ask(images, &prompts)
     }
 
     fn predict_blind(

@@ -80,6 +80,25 @@ impl Features {
         }))
     }
 
+    /// The features of each image, of these numbers of tokens; [`Features::cat`] the other way.
+    ///
+    /// # Errors
+    /// When there are not so many tokens.
+    pub fn split(&self, tokens: &[usize]) -> Result<Vec<Self>> {
+        let mut start = 0;
+        let mut groups = Vec::with_capacity(tokens.len());
+        for &count in tokens {
+            // Copied, so that one image's features do not keep those of all in memory.
+            let own = |all: &Tensor| all.narrow(0, start, count)?.force_contiguous();
+            groups.push(Self {
+                merged: own(&self.merged)?,
+                deepstack: self.deepstack.iter().map(own).collect::<candle_core::Result<_>>()?,
+            });
+            start += count;
+        }
+        Ok(groups)
+    }
+
     /// Merged first, then the deepstack.
     pub(super) fn all(&self) -> impl Iterator<Item = &Tensor> {
         std::iter::once(&self.merged).chain(&self.deepstack)
