@@ -60,7 +60,6 @@ impl Writer {
             targets: learner.targets.clone(),
             experts: learner.experts,
             rank,
-            experts: learner.experts,
         };
         let dataset = request.dataset;
         let processor = PatchProcessor::load(dir)?;

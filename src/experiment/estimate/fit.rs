@@ -12,7 +12,7 @@ use crate::config::{Dinov2Lora, ExpertLora, Learner, Qwen3VlLora};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageProcessor, PatchProcessor};
-use crate::models::lora::{ExpertLora, Lora};
+use crate::models::lora::Lora;
 use crate::nn::{Place, memory};
 
 /// Tokens of text around a picture, and of these the longest answers of the datasets we know.

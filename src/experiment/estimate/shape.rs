@@ -290,8 +290,19 @@ mod tests {
             targets: targets.map(String::from).into(),
             rank: 32,
             alpha: 32.0,
-            experts: crate::config::ExpertLora::default(),
+            experts: ExpertLora::Shared,
         };
+        // 3·(2048 + 128·768) of experts, by layer and rank; 8 of the 128 are a token's.
+        let mixed = Shape::known("qwen3-vl-30b-a3b").unwrap().adapted(&lora);
+        let attention = 2.0 * (2048.0 + 4096.0) + 2.0 * (2048.0 + 512.0);
+        assert_eq!(
+            mixed.numbers,
+            48.0 * 32.0 * (attention + 3.0 * (2048.0 + 128.0 * 768.0))
+        );
+        assert_eq!(mixed.active, 48.0 * 32.0 * (attention + 3.0 * (2048.0 + 8.0 * 768.0)));
+        lora.experts = ExpertLora::Each;
+        let own = Shape::known("qwen3-vl-30b-a3b").unwrap().adapted(&lora).numbers;
+        assert!((own / 1.285e9 - 1.0).abs() < 0.01, "{own}");
         let shape = Shape::known("qwen3-vl-2b").unwrap();
         let adapted = shape.adapted(&lora);
         assert!((adapted.numbers / 34.9e6 - 1.0).abs() < 0.01, "{adapted:?}");
