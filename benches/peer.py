@@ -212,7 +212,7 @@ class Dino(Arm):
             for new, hub in old.items():
                 name = name.replace(new, hub)
             yield name, parameter
-        yield from ((f"head.{name}", parameter) for name, parameter in self.head.named_parameters())
+        yield from ((f"classifier.{name}", parameter) for name, parameter in self.head.named_parameters())
 
     def pooled(self, model):
         tokens = model(pixel_values=self.batch["pixel_values"].to(dtype)).last_hidden_state
