@@ -13,6 +13,7 @@ mod backend;
 mod backend_support;
 mod bad_input;
 mod bf16;
+mod bench;
 mod claims;
 mod cli;
 mod control_verb;
