@@ -123,6 +123,10 @@ impl Trainer for LocalTrainer {
         Ok(Weights::Saved(name.to_owned()))
     }
 
+    fn halved_to(&self) -> Option<usize> {
+        lock(&self.engine).halved_to()
+    }
+
     fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
         let snapshot = lock(&self.engine).snapshot(self.id)?;
         Ok(Box::new(LocalSampler {

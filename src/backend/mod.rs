@@ -100,6 +100,11 @@ pub trait Trainer: Send {
     /// When they cannot be written.
     fn save_weights_for_sampler(&mut self, name: &str) -> Result<Weights>;
 
+    /// Sequences a pass since the device was out of memory and went on with half as many; `None`: it never was.
+    fn halved_to(&self) -> Option<usize> {
+        None
+    }
+
     /// A sampler of the weights as they are now; later steps do not change it.
     ///
     /// # Errors

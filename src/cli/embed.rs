@@ -11,11 +11,12 @@ use serde_json::json;
 
 use super::ahead::{self, Batches, Looked};
 use super::images::Images;
-use super::output;
+use super::{output, places::places};
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::method::View;
 use crate::method::features::Frozen;
+use crate::models::repository;
 use crate::nn::Place;
 
 /// DINOv2 features of images: the CLS token and the mean patch token after the final layer norm.
@@ -26,8 +27,8 @@ use crate::nn::Place;
   kshot embed --model datasets/mini/models/micro-dinov2 photo.jpg
   kshot embed --model datasets/mini/models/micro-dinov2 --npy features.npy photos/")]
 pub(super) struct Arguments {
-    /// Hub-layout folder of a DINOv2.
-    #[arg(long, value_name = "DIR")]
+    /// DINOv2: a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Write one array, (images, 2 D) f32, each row CLS then mean patch, instead of JSON lines on stdout.
     #[arg(long, value_name = "FILE")]
@@ -40,7 +41,10 @@ pub(super) struct Arguments {
 const BATCH: usize = 64;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let frozen = Arc::new(Frozen::load(&arguments.model, &Place::cpu())?);
+    let frozen = Arc::new(Frozen::load(
+        &repository::locate(&arguments.model, &places().home)?,
+        &Place::cpu(),
+    )?);
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
         let batches = Batches::new(arguments.images.paths(), BATCH);

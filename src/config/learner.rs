@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Protocol;
 use super::shots::Shots;
 use super::vlm::{Loss, Qwen3VlLora};
+use super::zero_shot::ZeroShot;
 use crate::prediction::Reading;
 
 /// One way of learning from k shots, with its hyper-parameters.
@@ -25,6 +26,10 @@ pub enum Learner {
     LogisticRegression(LogisticRegression),
     /// Nearest neighbour on raw pixels: the floor every learner has to clear.
     Pixels(Pixels),
+    /// CLIP with published templates, without examples only.
+    ClipZeroShot(ZeroShot),
+    /// SigLIP with published templates, without examples only.
+    SiglipZeroShot(ZeroShot),
 }
 
 /// Hyper-parameters of [`Learner::Dinov2Lora`].
@@ -184,6 +189,24 @@ pub struct LogisticRegression {
     /// L2 penalty λ on the weights of `mean cross-entropy + λ/2·‖W‖²`, features of unit length.
     #[serde(default = "l2")]
     pub l2: f64,
+    /// Choose penalty and features inside the shots, over the grid of DINOv2's official evaluation. It takes four
+    /// independent images of every class; with fewer, `l2` holds, on [CLS; mean patch].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grid: bool,
+}
+
+/// What a learner chose inside its shots.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chosen {
+    /// Inverse penalty C of `sum of cross-entropies + ‖W‖²/(2C)`.
+    pub c: f64,
+    /// `cls`, or `cls+mean` with the mean of the patches.
+    pub features: String,
+    /// Parts of the shots that were held out in turn.
+    pub folds: usize,
+    /// Share of the held-out images answered correctly.
+    pub held_out_top1: f64,
 }
 
 fn logistic_name() -> String {
@@ -223,6 +246,8 @@ impl Learner {
             Self::Knn(l) => &l.name,
             Self::LogisticRegression(l) => &l.name,
             Self::Pixels(l) => &l.name,
+            Self::ClipZeroShot(l) => l.name.as_deref().unwrap_or("CLIP zero-shot"),
+            Self::SiglipZeroShot(l) => l.name.as_deref().unwrap_or("SigLIP zero-shot"),
         }
     }
 
@@ -235,6 +260,7 @@ impl Learner {
             Self::NearestMean(l) => Some(&l.model),
             Self::Knn(l) => Some(&l.model),
             Self::LogisticRegression(l) => Some(&l.model),
+            Self::ClipZeroShot(l) | Self::SiglipZeroShot(l) => Some(&l.model),
             Self::Pixels(_) => None,
         }
     }
@@ -273,6 +299,7 @@ impl Learner {
             }
             Self::LogisticRegression(l) => positive("l2", l.l2),
             Self::Pixels(l) => positive("side", f64::from(l.side)),
+            Self::ClipZeroShot(l) | Self::SiglipZeroShot(l) => l.check(self.name()),
             Self::NearestMean(_) => Ok(()),
         }
     }
@@ -326,7 +353,23 @@ impl Learner {
     /// Whether the learner can answer without having seen a labelled example.
     #[must_use]
     pub fn answers_unseen(&self) -> bool {
-        matches!(self, Self::Qwen3VlLora(_))
+        matches!(self, Self::Qwen3VlLora(_)) || !self.learns()
+    }
+
+    /// Whether its answers come with a probability for every class.
+    #[must_use]
+    pub fn has_probabilities(&self) -> bool {
+        match self {
+            Self::Qwen3VlLora(l) => l.readings.contains(&Reading::Likelihood),
+            Self::NearestMean(_) | Self::Knn(_) | Self::Pixels(_) => false,
+            _ => true,
+        }
+    }
+
+    /// Whether labelled examples change its answers; one that does not learn has cells without shots only.
+    #[must_use]
+    pub fn learns(&self) -> bool {
+        !matches!(self, Self::ClipZeroShot(_) | Self::SiglipZeroShot(_))
     }
 
     /// Readings that are taken.

@@ -3,6 +3,7 @@
 mod learner;
 mod shots;
 mod vlm;
+mod zero_shot;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-pub use learner::{Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
+pub use learner::{Chosen, Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
-pub use vlm::{Loss, Qwen3VlLora};
+pub use vlm::{ExpertLora, Loss, Qwen3VlLora};
+pub use zero_shot::ZeroShot;
 
 /// The config that `kshot sweep` runs when none is named.
 pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
@@ -44,11 +46,26 @@ pub struct Sweep {
     /// Optimiser steps between two kept states of a running cell: what a kill may cost.
     #[serde(default = "default_checkpoint_steps")]
     pub checkpoint_steps: usize,
+    /// Fit a temperature to each cell's probabilities inside its shots; without it none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Who learns.
     #[serde(rename = "learner")]
     pub learners: Vec<Learner>,
 }
 
+/// How a temperature is fitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Parts of the shots that are held out in turn: so many trainings more for each cell with as many shots.
+    #[serde(default = "default_folds")]
+    pub folds: usize,
+}
+
+fn default_folds() -> usize {
+    4
+}
 fn default_seeds() -> Vec<u64> {
     vec![0]
 }
@@ -165,11 +182,26 @@ impl Sweep {
         if self.shots.contains(&Shots::K(0)) && !self.learners.iter().any(Learner::answers_unseen) {
             return Err("shots has 0, but no learner can answer without examples".into());
         }
+        if let Some(learner) = self.learners.iter().find(|learner| !learner.learns())
+            && !self.shots.contains(&Shots::K(0))
+        {
+            return Err(format!(
+                "learner `{}` answers without examples only: it needs 0 among the shots",
+                learner.name()
+            ));
+        }
         if self.indices.is_some() && self.protocol != Protocol::Coop {
             return Err(format!(
                 "indices belong to the protocol `coop`, this sweep is `{}`",
                 self.protocol
             ));
+        }
+        if self
+            .calibration
+            .as_ref()
+            .is_some_and(|calibration| calibration.folds < 2)
+        {
+            return Err("calibration.folds must be above 1".into());
         }
         if self.checkpoint_steps == 0 {
             return Err("checkpoint_steps must be above 0".into());
@@ -307,6 +339,14 @@ mod tests {
             sweep.learners.iter().map(of).collect::<Vec<_>>(),
             [(false, Reading::Likelihood, 0), (true, Reading::Trie, 480)]
         );
+    }
+
+    #[test]
+    fn a_learner_that_does_not_learn_needs_cells_without_shots() {
+        let config = format!("{MINIMAL}[[learner]]\nmethod = 'clip-zero-shot'\nmodel = 'm'\n");
+        assert!(reason(Sweep::parse(&config, "c", &[])).contains("`CLIP zero-shot`"));
+        let sweep = Sweep::parse(&config, "c", &["shots=[0, 1]".to_owned()]).unwrap();
+        assert_eq!(Sweep::parse(&sweep.to_toml().unwrap(), "resolved", &[]).unwrap(), sweep);
     }
 
     #[test]

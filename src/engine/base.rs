@@ -79,6 +79,11 @@ pub struct Engine {
     adapters: BTreeMap<AdapterId, Adapter>,
     next: u64,
     fingerprint: String,
+    /// See [`Engine::halved_to`].
+    pub(super) halved_to: Option<usize>,
+    /// Sequences of a pass that there is memory for.
+    #[cfg(test)]
+    pub(super) room: Option<usize>,
 }
 
 impl Engine {
@@ -112,6 +117,9 @@ impl Engine {
             cache: FeatureCache::default(),
             adapters: BTreeMap::new(),
             next: 0,
+            halved_to: None,
+            #[cfg(test)]
+            room: None,
         })
     }
 
@@ -119,6 +127,14 @@ impl Engine {
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Waits until the device has done all that it was told.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.base.device().synchronize()?)
     }
 
     /// Width D of the decoder.

@@ -1,6 +1,7 @@
 //! Image + class → what a model sees: the only door for training *and* evaluation.
 
 mod augment;
+mod captions;
 mod chat;
 mod grid;
 mod image_cache;
@@ -13,6 +14,7 @@ mod render;
 pub mod resize;
 mod tokens;
 
+pub use captions::{Captions, Fill};
 pub use chat::{ChatTemplate, Message, Part, Role};
 pub use grid::Grid;
 pub use image_cache::{ImageCache, seen};

@@ -1,5 +1,5 @@
 //! `BitImageProcessor` of transformers (its default, fast version), which DINOv2 checkpoints name in
-//! `preprocessor_config.json`.
+//! `preprocessor_config.json`; CLIP's is the same, SigLIP's has other defaults.
 
 use std::path::Path;
 
@@ -105,8 +105,31 @@ impl ImageProcessor {
             reason,
         };
         let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config: Config = serde_json::from_slice(&text).map_err(|e| fail(format!("not an image processor: {e}")))?;
-        Self::new(&config).map_err(fail)
+        Self::parse(&text).map_err(fail)
+    }
+
+    /// `SiglipImageProcessor` resizes to a square and crops nothing, other means and deviations; what its file leaves out is
+    /// filled in.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let unfit = |e: serde_json::Error| format!("not an image processor: {e}");
+        let mut stated: serde_json::Value = serde_json::from_slice(text).map_err(unfit)?;
+        if let serde_json::Value::Object(fields) = &mut stated {
+            // A field that is null is one that is not there.
+            fields.retain(|_, value| !value.is_null());
+            let of_kind = |key: &str| fields.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+            let kind = [of_kind("image_processor_type"), of_kind("feature_extractor_type")];
+            if kind.iter().any(|kind| kind.starts_with("Siglip")) {
+                for (key, value) in [
+                    ("do_center_crop", false.into()),
+                    ("size", serde_json::json!({"height": 224, "width": 224})),
+                    ("image_mean", serde_json::json!([0.5, 0.5, 0.5])),
+                    ("image_std", serde_json::json!([0.5, 0.5, 0.5])),
+                ] {
+                    fields.entry(key).or_insert(value);
+                }
+            }
+        }
+        Self::new(&serde_json::from_value(stated).map_err(unfit)?)
     }
 
     fn new(config: &Config) -> Result<Self, String> {
@@ -277,7 +300,7 @@ mod tests {
     use crate::seed;
 
     fn processor(json: &str) -> Result<ImageProcessor, String> {
-        ImageProcessor::new(&serde_json::from_str(json).unwrap())
+        ImageProcessor::parse(json.as_bytes())
     }
 
     fn gradient(width: u32, height: u32) -> RgbImage {
@@ -306,6 +329,16 @@ mod tests {
         assert!(processor(r#"{"do_center_crop": false}"#).unwrap_err().contains("vary"));
         assert!(processor(r#"{"resample": 2}"#).unwrap_err().contains("bicubic"));
         assert!(processor(r#"{"image_std": [0, 1, 1]}"#).is_err());
+    }
+
+    #[test]
+    fn siglip_resizes_to_a_square_and_crops_nothing() {
+        let siglip = processor(r#"{"image_processor_type": "SiglipImageProcessor", "do_center_crop": null}"#).unwrap();
+        assert_eq!(
+            (siglip.size(), siglip.settings().as_str()),
+            ((224, 224), "bicubic224x224")
+        );
+        assert_eq!((siglip.levels[0][0], siglip.levels[2][255]), (-1.0, 1.0));
     }
 
     #[test]

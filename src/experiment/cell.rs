@@ -10,6 +10,7 @@ use crate::data::manifest::Layout;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
+use crate::experiment::calibration;
 use crate::experiment::plan::Cell;
 use crate::method::{Classifier, Fit, Keep, Step};
 use crate::results::metric::Headline;
@@ -62,6 +63,7 @@ pub fn run(
     if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }
+    let fitted = calibration::fitted(cell, &shots, store, &keep, on)?;
     let predictions = partial.complete()?;
     let account = Account {
         reading: cell.learner.reading(),
@@ -70,11 +72,14 @@ pub fn run(
         regime: cell.dataset.regime.map(|regime| regime.to_string()),
         split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
         card: Some(card(&cell.dataset, &cell.split)?),
+        fitted,
         training: TrainingSummary {
             steps: fit.steps,
             images_seen: fit.images_seen,
             final_loss: fit.final_loss,
             trainable_parameters: fit.trainable_parameters,
+            halved_to: fit.halved_to,
+            chosen: fit.chosen,
         },
         timing: Timing {
             train_seconds,
@@ -91,7 +96,7 @@ pub fn run(
     };
     on(Event::Complete)?;
     let record = store.finish(&cell.identity(), account, predictions)?;
-    if let Err(error) = keep.forget() {
+    if let Err(error) = keep.forget().and_then(|()| calibration::forget(cell, store, &keep)) {
         // The cell is whole without it.
         tracing::warn!("{error}, which is of no use any more");
     }

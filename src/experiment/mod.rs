@@ -2,6 +2,8 @@
 
 pub mod adapter;
 pub mod base;
+pub mod bench;
+mod calibration;
 pub mod cell;
 pub mod control;
 pub mod estimate;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
@@ -10,6 +12,7 @@ use crate::error::Result;
 use crate::example::ImageCache;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
+use crate::method::zero_shot::templates;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones.
@@ -50,6 +53,8 @@ pub struct Cell {
     pub dataset: Arc<Dataset>,
     /// Which images are learned from and predicted.
     pub split: Arc<Split>,
+    /// Parts of the shots for its temperature, where one is fitted.
+    pub folds: Option<usize>,
     /// The base model, shared by all cells that use it.
     base: Base,
 }
@@ -89,9 +94,10 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                             seed,
                         },
                         run_id: String::new(),
-                        learner: learner.under(sweep.protocol, shots),
+                        learner: templates::asked(learner.under(sweep.protocol, shots), Some(dataset.layout)),
                         dataset: dataset.clone(),
                         split: split.clone(),
+                        folds: folds(sweep, learner, shots),
                         base: bases.of(learner)?,
                     };
                     cell.run_id = cell.identity().run_id();
@@ -116,14 +122,25 @@ fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Opti
 }
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
-/// learners that can answer unseen have one, and only under the first seed.
+/// learners that can answer unseen have one, and only under the first seed; with shots, those that learn.
 pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
     let drawn = shots.any();
     sweep
         .learners
         .iter()
-        .filter(|learner| drawn || (learner.answers_unseen() && sweep.seeds.first() == Some(&seed)))
+        .filter(|learner| match drawn {
+            true => learner.learns(),
+            false => learner.answers_unseen() && sweep.seeds.first() == Some(&seed),
+        })
         .collect()
+}
+
+/// Parts of the shots for the temperature of a learner: where the sweep asks for one, the learner has probabilities and
+/// there is a shot of every class for every part.
+fn folds(sweep: &Sweep, learner: &Learner, shots: Shots) -> Option<usize> {
+    let folds = sweep.calibration.as_ref()?.folds;
+    let enough = shots.count().is_none_or(|k| k as usize >= folds);
+    (enough && learner.has_probabilities()).then_some(folds)
 }
 
 impl Cell {
@@ -131,10 +148,15 @@ impl Cell {
     /// lists of all cells together would be large.
     #[must_use]
     pub fn identity(&self) -> Identity {
+        let mut hyper_parameters = hyper_parameters(&self.learner, self.key.shots);
+        if let (Some(folds), Value::Object(fields)) = (self.folds, &mut hyper_parameters) {
+            // No number of before depends on it, but a cell without a temperature is not one with it.
+            fields.insert("calibration".into(), json!({"folds": folds}));
+        }
         let ids = |items: &[SplitItem]| items.iter().map(|i| (i.id.clone(), i.sha256.clone())).collect();
         Identity {
             key: self.key.clone(),
-            hyper_parameters: hyper_parameters(&self.learner, self.key.shots),
+            hyper_parameters,
             train: ids(&self.split.train),
             test: ids(&self.split.test),
             classes: self.split.classes.clone(),
@@ -189,15 +211,16 @@ mod tests {
     #[test]
     fn without_shots_there_is_one_cell_and_only_for_those_who_answer_unseen() {
         let config = "name = 'm'\ndatasets = ['a']\nshots = [0, 1]\nseeds = [4, 2]\n\
-            [[learner]]\nmethod = 'pixels'\n[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nname = 'writer'\n";
+            [[learner]]\nmethod = 'pixels'\n[[learner]]\nmethod = 'qwen3-vl-lora'\nmodel = 'm'\nname = 'writer'\n\
+            [[learner]]\nmethod = 'clip-zero-shot'\nmodel = 'm'\n";
         let sweep = Sweep::parse(config, "c", &[]).unwrap();
         let names = |shots: u32, seed| -> Vec<&str> {
             let learners = learners_at(&sweep, shots.into(), seed);
             learners.iter().map(|learner| learner.name()).collect()
         };
-        assert_eq!(names(0, 4), ["writer"]);
+        assert_eq!(names(0, 4), ["writer", "CLIP zero-shot"]);
         assert!(names(0, 2).is_empty());
         assert_eq!(names(1, 4), names(1, 2));
-        assert_eq!(names(1, 2).len(), 2);
+        assert_eq!(names(1, 2), ["raw pixels 1-NN", "writer"]);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod dinov2;
 pub mod features;
+pub mod folds;
 mod order;
 pub mod pixels;
 pub mod probe;
@@ -10,12 +11,14 @@ mod state;
 mod training;
 mod view;
 pub mod vlm;
+pub mod zero_shot;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::data::image::decode;
 use crate::error::{Error, Result};
@@ -120,8 +123,12 @@ pub struct Fit {
     pub final_loss: Option<f64>,
     /// Numbers that were trained.
     pub trainable_parameters: u64,
+    /// What it chose inside the shots, if it chooses.
+    pub chosen: Option<Chosen>,
     /// Seconds of training up to the kept state that it went on from; 0 for one that started anew.
     pub seconds_before: f64,
+    /// Sequences a pass since the device was out of memory, if it was.
+    pub halved_to: Option<usize>,
 }
 
 /// Reads and decodes images in parallel, in order.

@@ -2,25 +2,44 @@
 //!
 //! Features are scaled to unit length first, so that all three work on angles.
 
+mod grid;
+mod lbfgs;
+mod logistic;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-
-use crate::config::{Knn, LogisticRegression};
+use crate::config::{Chosen, Knn, LogisticRegression};
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::method::features::{BATCH, Frozen};
+use crate::method::folds;
 use crate::method::pixels::nothing_to_save;
 use crate::method::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::prediction::Prediction;
+use grid::{FOLDS, Grid};
+use logistic::Logistic;
 
 /// A rule that turns labelled unit vectors into a class for another unit vector.
 trait Rule {
-    fn fit(&mut self, vectors: &[Vec<f32>], labels: &[u32], classes: usize) -> Result<()>;
+    fn fit(&mut self, lesson: &Lesson<'_>) -> Result<()>;
     /// The class, and log-probabilities where the rule has any.
     fn classify(&self, vector: &[f32]) -> (u32, Option<Vec<f32>>);
     fn parameters(&self) -> u64;
+    /// What it chose inside the shots, if it chooses.
+    fn chosen(&self) -> Option<Chosen> {
+        None
+    }
+}
+
+/// The shots as a rule sees them.
+struct Lesson<'a> {
+    /// Of unit length: [CLS; mean patch].
+    vectors: &'a [Vec<f32>],
+    labels: &'a [u32],
+    classes: usize,
+    /// Fold of each shot, where there are enough of every class for [`FOLDS`].
+    folds: Option<&'a [usize]>,
 }
 
 /// A frozen model with a rule on its features.
@@ -55,18 +74,14 @@ impl Probe {
         }
     }
 
-    /// Multinomial logistic regression with an L2 penalty.
+    /// Multinomial logistic regression with an L2 penalty, fixed or chosen inside the shots.
     #[must_use]
     pub fn logistic_regression(frozen: Arc<Frozen>, classes: usize, config: LogisticRegression) -> Self {
-        Self {
-            frozen,
-            classes,
-            rule: Box::new(Logistic {
-                config,
-                weight: Vec::new(),
-                bias: Vec::new(),
-            }),
-        }
+        let rule: Box<dyn Rule> = match config.grid {
+            false => Box::new(Logistic::new(config)),
+            true => Box::new(Grid::new(config)),
+        };
+        Self { frozen, classes, rule }
     }
 
     fn vectors(&self, images: &[LabelledImage]) -> Result<Vec<Vec<f32>>> {
@@ -77,10 +92,17 @@ impl Probe {
 impl Classifier for Probe {
     fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
-        self.rule.fit(&self.vectors(shots)?, &labels, self.classes)?;
+        let folds = folds::stratified(shots, FOLDS);
+        self.rule.fit(&Lesson {
+            vectors: &self.vectors(shots)?,
+            labels: &labels,
+            classes: self.classes,
+            folds: folds.as_deref(),
+        })?;
         Ok(Fit {
             images_seen: shots.len() as u64,
             trainable_parameters: self.rule.parameters(),
+            chosen: self.rule.chosen(),
             ..Fit::default()
         })
     }
@@ -126,10 +148,10 @@ struct Mean {
 }
 
 impl Rule for Mean {
-    fn fit(&mut self, vectors: &[Vec<f32>], labels: &[u32], classes: usize) -> Result<()> {
-        let width = vectors.first().map_or(0, Vec::len);
-        let mut sums = vec![vec![0f32; width]; classes];
-        for (vector, label) in vectors.iter().zip(labels) {
+    fn fit(&mut self, lesson: &Lesson<'_>) -> Result<()> {
+        let width = lesson.vectors.first().map_or(0, Vec::len);
+        let mut sums = vec![vec![0f32; width]; lesson.classes];
+        for (vector, label) in lesson.vectors.iter().zip(lesson.labels) {
             for (sum, x) in sums[*label as usize].iter_mut().zip(vector) {
                 *sum += x;
             }
@@ -155,8 +177,13 @@ struct Neighbours {
 }
 
 impl Rule for Neighbours {
-    fn fit(&mut self, vectors: &[Vec<f32>], labels: &[u32], _: usize) -> Result<()> {
-        self.shots = vectors.iter().cloned().zip(labels.iter().copied()).collect();
+    fn fit(&mut self, lesson: &Lesson<'_>) -> Result<()> {
+        self.shots = lesson
+            .vectors
+            .iter()
+            .cloned()
+            .zip(lesson.labels.iter().copied())
+            .collect();
         Ok(())
     }
 
@@ -177,78 +204,6 @@ impl Rule for Neighbours {
 
     fn parameters(&self) -> u64 {
         0
-    }
-}
-
-struct Logistic {
-    config: LogisticRegression,
-    /// One row of 2·D weights per class.
-    weight: Vec<Vec<f32>>,
-    bias: Vec<f32>,
-}
-
-/// Largest entry of the gradient at which the optimum counts as found.
-const GRADIENT_TOLERANCE: f32 = 1e-5;
-/// Enough for a condition number of 10⁶ with accelerated descent; reached only if the tolerance is not.
-const MAX_ITERATIONS: usize = 5_000;
-
-impl Rule for Logistic {
-    /// Nesterov's accelerated gradient descent on a strongly convex objective
-    /// (Nesterov 2004, scheme 2.2.11): `mean cross-entropy + λ/2·‖W‖²`, bias not penalised.
-    fn fit(&mut self, vectors: &[Vec<f32>], labels: &[u32], classes: usize) -> Result<()> {
-        let cpu = Device::Cpu;
-        let (n, width) = (vectors.len(), vectors.first().map_or(0, Vec::len));
-        // A constant last column carries the bias.
-        let rows: Vec<f32> = vectors.iter().flat_map(|v| v.iter().copied().chain([1.0])).collect();
-        let x = Tensor::from_vec(rows, (n, width + 1), &cpu)?; // (N, D+1)
-        let mut target = vec![0f32; n * classes];
-        for (i, label) in labels.iter().enumerate() {
-            target[i * classes + *label as usize] = 1.0;
-        }
-        let target = Tensor::from_vec(target, (n, classes), &cpu)?; // (N, C)
-        let mut penalty = vec![self.config.l2 as f32; width];
-        penalty.push(0.0);
-        let penalty = Tensor::from_vec(penalty, (width + 1, 1), &cpu)?;
-        let xt = x.t()?.contiguous()?;
-
-        // Rows have squared length 2 (unit vector and the constant), softmax has curvature at most 1/2.
-        let lipschitz = 1.0 + self.config.l2;
-        let root = (self.config.l2 / lipschitz).sqrt();
-        let momentum = (1.0 - root) / (1.0 + root);
-        let mut w = Tensor::zeros((width + 1, classes), candle_core::DType::F32, &cpu)?; // (D+1, C)
-        let mut ahead = w.clone();
-        for _ in 0..MAX_ITERATIONS {
-            let logits = x.matmul(&ahead)?;
-            let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
-            let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(1)?)?;
-            let gradient = ((xt.matmul(&(probabilities - &target)?)? / n as f64)? + ahead.broadcast_mul(&penalty)?)?;
-            let next = (&ahead - (&gradient / lipschitz)?)?;
-            ahead = (&next + ((&next - &w)? * momentum)?)?;
-            w = next;
-            if gradient.abs()?.max_all()?.to_scalar::<f32>()? < GRADIENT_TOLERANCE {
-                break;
-            }
-        }
-        let mut rows = w.t()?.contiguous()?.to_vec2::<f32>()?;
-        self.bias = rows.iter_mut().filter_map(Vec::pop).collect();
-        self.weight = rows;
-        Ok(())
-    }
-
-    fn classify(&self, vector: &[f32]) -> (u32, Option<Vec<f32>>) {
-        let logits: Vec<f32> = self
-            .weight
-            .iter()
-            .zip(&self.bias)
-            .map(|(w, b)| dot(w, vector) + b)
-            .collect();
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln() + max;
-        (argmax(&logits), Some(logits.iter().map(|l| l - log_sum).collect()))
-    }
-
-    fn parameters(&self) -> u64 {
-        self.weight.iter().map(|w| w.len() as u64 + 1).sum()
     }
 }
 
@@ -274,6 +229,7 @@ mod tests {
             name: String::new(),
             model: "".into(),
             l2: 1e-3,
+            grid: false,
         };
         let rules: [Box<dyn Rule>; 3] = [
             Box::new(Mean::default()),
@@ -282,44 +238,18 @@ mod tests {
                 shots: Vec::new(),
                 classes: 2,
             }),
-            Box::new(Logistic {
-                config: logistic,
-                weight: Vec::new(),
-                bias: Vec::new(),
-            }),
+            Box::new(Logistic::new(logistic)),
         ];
         for mut rule in rules {
-            rule.fit(&vectors, &labels, 2).unwrap();
+            rule.fit(&Lesson {
+                vectors: &vectors,
+                labels: &labels,
+                classes: 2,
+                folds: None,
+            })
+            .unwrap();
             assert_eq!(rule.classify(&unit(&[0.9, 0.3])).0, 0);
             assert_eq!(rule.classify(&unit(&[0.3, 0.9])).0, 1);
-        }
-    }
-
-    /// The optimum of a strongly convex objective is where its gradient, written out here once more by hand, is zero.
-    #[test]
-    fn logistic_regression_reaches_a_stationary_point() {
-        let (vectors, labels) = two_clusters();
-        let l2 = 1e-2;
-        let config = LogisticRegression {
-            name: String::new(),
-            model: "".into(),
-            l2,
-        };
-        let mut rule = Logistic {
-            config,
-            weight: Vec::new(),
-            bias: Vec::new(),
-        };
-        rule.fit(&vectors, &labels, 2).unwrap();
-        for class in 0..2 {
-            for d in 0..2 {
-                let mut gradient = l2 as f32 * rule.weight[class][d];
-                for (vector, label) in vectors.iter().zip(&labels) {
-                    let p = rule.classify(vector).1.unwrap()[class].exp();
-                    gradient += (p - f32::from(*label as usize == class)) * vector[d] / 4.0;
-                }
-                assert!(gradient.abs() < 1e-4, "gradient {gradient}");
-            }
         }
     }
 }

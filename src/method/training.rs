@@ -108,7 +108,9 @@ pub(super) fn train(
         images_seen: plan.order.len() as u64,
         final_loss: Some(at.last_losses.iter().sum::<f64>() / at.last_losses.len() as f64),
         trainable_parameters: 0,
+        chosen: None,
         seconds_before,
+        halved_to: None,
     })
 }
 

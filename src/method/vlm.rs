@@ -172,6 +172,7 @@ impl Classifier for VlmClassifier {
             targets: config.targets.clone(),
             rank: config.rank,
             alpha: config.alpha,
+            experts: config.experts,
         };
         let trainer = self.backend.trainer(&AdapterConfig {
             lora,
@@ -194,6 +195,7 @@ impl Classifier for VlmClassifier {
         let fit = train(&plan, &mut training, keep, on_step)?;
         let mut trainer = training.trainer;
         let trained = trainer.trainable();
+        let halved_to = trainer.halved_to();
         self.sampler = Some(trainer.sampler()?);
         self.trainer = Some(trainer);
         Ok(Fit {
@@ -201,6 +203,7 @@ impl Classifier for VlmClassifier {
                 .iter()
                 .map(|(_, shape)| shape.iter().product::<usize>() as u64)
                 .sum(),
+            halved_to,
             ..fit
         })
     }

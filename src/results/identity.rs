@@ -79,7 +79,7 @@ impl Identity {
 }
 
 /// What shapes the answers of a learner that is not trained; every other setting is about training.
-const UNTRAINED: [&str; 4] = ["method", "longest_side", "reading", "readings"];
+const UNTRAINED: [&str; 5] = ["method", "longest_side", "reading", "readings", "templates"];
 
 /// A learner's settings without its label (in the cell key) and its model's path (its weights'
 /// fingerprint is in the identity), and without those of the training where there is none.

@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::prediction::{Prediction, Reading};
-
-/// Bins of the expected calibration error, of equal width on (0, 1].
-const ECE_BINS: usize = 15;
+use crate::results::calibration::{self, equal_width, error};
 
 /// Which accuracy stands for a dataset in figures and gates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -128,9 +126,8 @@ impl Metrics {
             ece: None,
             nll: None,
         };
-        if let Some(calibration) = calibration(predictions) {
-            (metrics.ece, metrics.nll) = (Some(calibration.ece), Some(calibration.nll));
-        }
+        metrics.ece = calibration::judged(predictions, 1.0).map(|judged| error(&equal_width(&judged)));
+        metrics.nll = calibration::nll(predictions, 1.0);
         metrics.with_reading(reading)
     }
 
@@ -216,48 +213,6 @@ fn mean_per_class(predictions: &[Prediction], reading: Reading) -> f64 {
         .map(|(&n, &right)| right as f64 / n as f64)
         .sum();
     sum / present.max(1) as f64
-}
-
-struct Calibration {
-    ece: f64,
-    nll: f64,
-}
-
-/// `None` when there are no images, or one of them has no probabilities.
-fn calibration(predictions: &[Prediction]) -> Option<Calibration> {
-    let least = f64::from(f32::MIN_POSITIVE).ln();
-    let mut bins = [(0.0_f64, 0.0_f64); ECE_BINS]; // sums of confidence and of hits
-    let mut nll = 0.0;
-    for prediction in predictions {
-        let log_probs = over_classes(prediction.log_probs.as_deref()?);
-        nll -= log_probs.get(prediction.truth as usize)?.max(least);
-        // The lowest index among equals.
-        let most = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
-        let (class, log_prob) = log_probs.into_iter().enumerate().reduce(most)?;
-        let confidence = log_prob.exp().clamp(0.0, 1.0);
-        let bin = (confidence * ECE_BINS as f64).ceil() as usize; // (0, 1/15] is bin 1
-        let bin = &mut bins[bin.clamp(1, ECE_BINS) - 1];
-        bin.0 += confidence;
-        bin.1 += f64::from(u8::from(class == prediction.truth as usize));
-    }
-    let gap: f64 = bins.iter().map(|(confidence, hits)| (hits - confidence).abs()).sum();
-    let n = predictions.len() as f64;
-    (!predictions.is_empty()).then(|| Calibration {
-        ece: gap / n,
-        nll: nll / n,
-    })
-}
-
-/// Log-probabilities normalised over the classes (log-softmax), nats. Where every class has probability zero, all
-/// are alike.
-fn over_classes(log_probs: &[f32]) -> Vec<f64> {
-    let largest = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if largest == f32::NEG_INFINITY {
-        return vec![-(log_probs.len() as f64).ln(); log_probs.len()];
-    }
-    let from_largest = |p: &f32| f64::from(*p) - f64::from(largest);
-    let sum: f64 = log_probs.iter().map(|p| from_largest(p).exp()).sum();
-    log_probs.iter().map(|p| from_largest(p) - sum.ln()).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! Many processes may write one store: [`claim`] says who runs which cell. [`verify`] computes everything again.
 
 pub mod anchor;
+pub mod calibration;
 pub mod claim;
 pub mod compact;
 pub mod comparison;

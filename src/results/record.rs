@@ -6,9 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::Chosen;
 use crate::data::card::Card;
 use crate::error::Error;
 use crate::prediction::{Prediction, Reading};
+use crate::results::calibration::{Calibration, Fitted, Tempered};
 pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::metric::{Headline, Metrics};
 
@@ -55,6 +57,13 @@ pub struct Record {
     pub recipe: u32,
     /// The numbers, all of which can be computed again from the predictions.
     pub metrics: Metrics,
+    /// How far the probabilities can be believed; `None` without probabilities, and in records written before it was
+    /// kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// The same at a temperature fitted inside the shots, where the sweep asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tempered: Option<Tempered>,
     /// [`crate::results::predictions::fingerprint`] of the prediction rows.
     pub predictions_sha256: String,
     /// SHA-256 of the prediction file's bytes, checked before they are parsed.
@@ -80,6 +89,8 @@ pub struct Account {
     pub split_sha256: String,
     /// See [`Record::card`].
     pub card: Option<Card>,
+    /// The temperature that was fitted inside the shots, if one was.
+    pub fitted: Option<Fitted>,
     /// How the training went.
     pub training: TrainingSummary,
     /// How long it took.
@@ -98,6 +109,12 @@ pub struct TrainingSummary {
     pub final_loss: Option<f64>,
     /// Trainable numbers.
     pub trainable_parameters: u64,
+    /// Sequences a pass since the device was out of memory; absent where it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halved_to: Option<usize>,
+    /// What the learner chose inside its shots, if it chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
 }
 
 /// How long a cell took and where.
@@ -161,6 +178,8 @@ impl Record {
             backend: identity.backend.clone(),
             recipe: identity.recipe,
             metrics: Metrics::of(predictions, account.reading, account.headline),
+            calibration: Calibration::of(predictions, 1.0),
+            tempered: account.fitted.and_then(|fitted| fitted.applied(predictions)),
             predictions_sha256: super::predictions::fingerprint(&identity.classes, predictions),
             predictions_file_sha256: file_sha256,
             training,

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::data::hex;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
+use crate::results::calibration::Calibration;
 use crate::results::metric::Metrics;
 use crate::results::record::{Record, count_groups};
 use crate::results::store::Store;
@@ -120,9 +121,26 @@ fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
             compare(name, &of(stored), &of(again));
         }
     }
+    // Records of before have none.
+    if record.calibration.is_some() {
+        let again = Calibration::of(rows, 1.0);
+        compare("calibration", &value(&record.calibration), &value(&again));
+    }
+    if let Some(tempered) = record.tempered {
+        let again = Calibration::of(rows, tempered.temperature);
+        compare(
+            "calibration at the temperature",
+            &value(&Some(tempered.test)),
+            &value(&again),
+        );
+    }
     compare("n_test", &record.n_test.into(), &rows.len().into());
     compare("n_groups", &record.n_groups.into(), &count_groups(rows).into());
     reasons
+}
+
+fn value(calibration: &Option<Calibration>) -> Value {
+    serde_json::to_value(calibration).unwrap_or_default()
 }
 
 /// Checks that the split of a cell is the one it was run on, and that the predictions are of its test images.

@@ -60,6 +60,7 @@ fn store(store: &Store, number: u32, seconds: f64) {
         regime: None,
         split_sha256: "cc".into(),
         card: None,
+        fitted: None,
         training: TrainingSummary::default(),
         timing: Timing {
             eval_seconds: seconds,

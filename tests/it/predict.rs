@@ -87,44 +87,43 @@ fn resident(id: u32) -> Option<f64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Runs to the end; the file's bytes. Memory is flat after [`SETTLED`] images, or a third of them.
+/// Runs to the end; the file's bytes. Memory is flat after [`SETTLED`] images, or a third of them: the mean of no stretch of
+/// images is far from that of the first. A single look may fall into any moment of a pass.
 fn undisturbed(sandbox: &Sandbox, command: &[&str], images: usize) -> Vec<u8> {
     let arguments = [command, &["--out", "whole.jsonl"]].concat();
     let mut running = Running::start(sandbox.kshot(&arguments));
     let (id, settled) = (running.id(), SETTLED.min(images / 3));
-    let mut series: Vec<(usize, f64)> = Vec::new();
-    let mut seen = 0;
-    while running.until(|lines| last(lines) > seen || last(lines) == images) {
-        seen = last(&running.lines());
-        if let Some(size) = resident(id).filter(|_| seen >= settled) {
-            series.push((seen, size));
-        }
+    let stretch = (images / 40).max(settled / 2);
+    let mut sums = vec![(0.0, 0.0); images.div_ceil(stretch)];
+    // A process that has ended has no size.
+    while let Some(size) = resident(id) {
+        let seen = last(&running.lines());
         if seen == images {
             break;
         }
-        thread::sleep(Duration::from_millis(20));
+        if seen >= settled {
+            let (sum, count) = &mut sums[(seen - settled) / stretch];
+            (*sum, *count) = (*sum + size, *count + 1.0);
+        }
+        thread::sleep(Duration::from_millis(10));
     }
     let (status, lines) = running.end();
     assert!(status.success(), "{}", lines.join("\n"));
     assert_eq!(last(&lines), images);
-    let (_, first) = series[0];
-    let print = |&(images, size): &(usize, f64)| format!("{images}: {:.1} MiB", size / 1024.0);
-    let told: Vec<String> = series
+    let means: Vec<f64> = sums
         .iter()
-        .step_by(series.len().div_ceil(20))
-        .chain(series.last())
-        .map(print)
+        .filter(|(_, count)| *count > 0.0)
+        .map(|(sum, count)| sum / count / 1024.0)
         .collect();
-    println!("resident memory after so many images: {}", told.join(", "));
-    for (images, size) in &series {
-        let off = (size - first).abs() / first;
-        assert!(
-            off <= FLAT,
-            "{images} images: {size} KiB instead of {first}: {}",
-            told.join(", ")
-        );
+    let told: Vec<String> = means.iter().map(|mean| format!("{mean:.1}")).collect();
+    println!(
+        "resident MiB from image {settled} on, means of {stretch} images: {}",
+        told.join(" ")
+    );
+    assert!(means.len() >= 3);
+    for mean in &means {
+        assert!((mean - means[0]).abs() <= FLAT * means[0], "{}", told.join(" "));
     }
-    assert!(series.len() >= 3);
     fs::read(sandbox.path("whole.jsonl")).unwrap()
 }
 

@@ -236,8 +236,10 @@ fn finish(store: &Store, (dataset, learner, shots, seed): (&str, &str, u32, u64)
         regime: Some(if dataset == "mini-flowers" { "known" } else { "novel" }.into()),
         split_sha256: "cc".into(),
         card: None,
+        fitted: None,
         training: TrainingSummary {
             trainable_parameters: u64::from(learner.contains("LoRA")),
+            chosen: None,
             ..TrainingSummary::default()
         },
         timing: Timing::default(),

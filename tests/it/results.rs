@@ -40,11 +40,14 @@ fn account() -> Account {
         regime: Some("known".into()),
         split_sha256: "cc".into(),
         card: None,
+        fitted: None,
         training: TrainingSummary {
             steps: 3,
             images_seen: 96,
             final_loss: Some(0.125),
             trainable_parameters: 7,
+            halved_to: None,
+            chosen: None,
         },
         timing: Timing {
             train_seconds: 1.5,

@@ -37,8 +37,10 @@ pub(crate) fn cell(
         regime: Some("novel".into()),
         split_sha256: "00".into(),
         card: None,
+        fitted: None,
         training: TrainingSummary {
             trainable_parameters: u64::from(learner.contains("LoRA")),
+            chosen: None,
             ..TrainingSummary::default()
         },
         timing: Timing::default(),

@@ -84,6 +84,7 @@ impl Cell {
             regime: None,
             split_sha256: self.split.into(),
             card: None,
+            fitted: None,
             training: TrainingSummary::default(),
             timing: Timing::default(),
         };

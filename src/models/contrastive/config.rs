@@ -1,0 +1,326 @@
+//! `config.json` of CLIP and SigLIP, with transformers' defaults: hub files leave out what equals them.
+
+use std::path::Path;
+
+use candle_transformers::models::{clip, siglip};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Layer-norm epsilon that candle-transformers' CLIP has built in.
+const CLIP_EPS: f64 = 1e-5;
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Softmax-trained (Radford et al. 2021).
+    Clip,
+    /// Sigmoid-trained (Zhai et al. 2023).
+    Siglip,
+}
+
+/// The shape of both towers.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which model.
+    pub family: Family,
+    text: Tower,
+    vision: Tower,
+    /// Width P of the features; CLIP's.
+    projection: usize,
+}
+
+/// What a tower's part of `config.json` may say.
+#[derive(Debug, Clone, Deserialize)]
+struct Part {
+    hidden_size: Option<usize>,
+    intermediate_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    hidden_act: Option<String>,
+    layer_norm_eps: Option<f64>,
+    vocab_size: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    projection_size: Option<usize>,
+    image_size: Option<usize>,
+    patch_size: Option<usize>,
+    num_channels: Option<usize>,
+    vision_use_head: Option<bool>,
+}
+
+/// The same with nothing left open.
+#[derive(Debug, Clone)]
+struct Tower {
+    hidden: usize,
+    wide: usize,
+    layers: usize,
+    heads: usize,
+    act: String,
+    eps: f64,
+    vocabulary: usize,
+    context: usize,
+    image: usize,
+    patch: usize,
+}
+
+impl Config {
+    /// Reads `config.json` of a model folder, which is to be of one family; also its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is missing, malformed, of another architecture, or asks for what is not supported.
+    pub fn load(dir: &Path, family: Family) -> Result<(Self, Vec<u8>)> {
+        let path = dir.join("config.json");
+        let fail = |reason: String| Error::Model {
+            path: path.clone(),
+            reason,
+        };
+        let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
+        let config = Self::new(&value, family).map_err(fail)?;
+        Ok((config, bytes))
+    }
+
+    fn new(value: &Value, family: Family) -> Result<Self, String> {
+        let (expected, text_wide, context, image_patch) = match family {
+            Family::Clip => ("clip", (512, 2048, 8), 77, 32),
+            Family::Siglip => ("siglip", (768, 3072, 12), 64, 16),
+        };
+        let kind = value.get("model_type").and_then(Value::as_str);
+        if kind != Some(expected) {
+            return Err(format!("`model_type` is {kind:?}, this learner needs \"{expected}\""));
+        }
+        let part = |name: &str| -> Result<Part, String> {
+            let part = value
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+            serde_json::from_value(part).map_err(|e| format!("`{name}`: {e}"))
+        };
+        let (text, vision) = (part("text_config")?, part("vision_config")?);
+        let projection = match value.get("projection_dim") {
+            None => 512,
+            Some(dim) => dim.as_u64().ok_or("`projection_dim` is not a number")? as usize,
+        };
+        if family == Family::Siglip {
+            let (from, to) = (text.hidden_size.unwrap_or(768), text.projection_size);
+            if to.is_some_and(|to| to != from) {
+                return Err(format!(
+                    "`projection_size` is {to:?}, only that of hidden_size {from} is supported"
+                ));
+            }
+            if vision.vision_use_head == Some(false) {
+                return Err("`vision_use_head` is false: without the pooling head there are no image features".into());
+            }
+        }
+        if vision.num_channels.is_some_and(|channels| channels != 3) {
+            return Err(format!("`num_channels` is {:?}, images have 3", vision.num_channels));
+        }
+        let vocabulary = if family == Family::Clip { 49_408 } else { 32_000 };
+        let config = Self {
+            family,
+            text: Tower::new(&text, family, text_wide, vocabulary, context, image_patch),
+            vision: Tower::new(&vision, family, (768, 3072, 12), vocabulary, context, image_patch),
+            projection,
+        };
+        config
+            .text
+            .check(family)
+            .map_err(|reason| format!("`text_config`: {reason}"))?;
+        config
+            .vision
+            .check(family)
+            .map_err(|reason| format!("`vision_config`: {reason}"))?;
+        Ok(config)
+    }
+
+    /// Side of the images, in pixels.
+    #[must_use]
+    pub fn image_size(&self) -> usize {
+        self.vision.image
+    }
+
+    /// Tokens that a text may have.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.text.context
+    }
+
+    pub(super) fn clip(&self) -> clip::ClipConfig {
+        let (text, vision) = (&self.text, &self.vision);
+        let activation = clip::text_model::Activation::QuickGelu;
+        clip::ClipConfig {
+            text_config: clip::text_model::ClipTextConfig {
+                vocab_size: text.vocabulary,
+                embed_dim: text.hidden,
+                activation,
+                intermediate_size: text.wide,
+                max_position_embeddings: text.context,
+                pad_with: None,
+                num_hidden_layers: text.layers,
+                num_attention_heads: text.heads,
+                projection_dim: self.projection,
+            },
+            vision_config: clip::vision_model::ClipVisionConfig {
+                embed_dim: vision.hidden,
+                activation,
+                intermediate_size: vision.wide,
+                num_hidden_layers: vision.layers,
+                num_attention_heads: vision.heads,
+                projection_dim: self.projection,
+                num_channels: 3,
+                image_size: vision.image,
+                patch_size: vision.patch,
+            },
+            // Read from the weights.
+            logit_scale_init_value: 0.0,
+            image_size: vision.image,
+        }
+    }
+
+    pub(super) fn siglip(&self) -> siglip::Config {
+        let (text, vision) = (&self.text, &self.vision);
+        siglip::Config {
+            text_config: siglip::TextConfig {
+                vocab_size: text.vocabulary,
+                hidden_size: text.hidden,
+                intermediate_size: text.wide,
+                num_hidden_layers: text.layers,
+                num_attention_heads: text.heads,
+                max_position_embeddings: text.context,
+                hidden_act: activation(&text.act),
+                layer_norm_eps: text.eps,
+                // Not used by the model.
+                pad_token_id: 1,
+                bos_token_id: 0,
+                eos_token_id: 1,
+            },
+            vision_config: siglip::VisionConfig {
+                hidden_size: vision.hidden,
+                intermediate_size: vision.wide,
+                num_hidden_layers: vision.layers,
+                num_attention_heads: vision.heads,
+                num_channels: 3,
+                image_size: vision.image,
+                patch_size: vision.patch,
+                hidden_act: activation(&vision.act),
+                layer_norm_eps: vision.eps,
+            },
+        }
+    }
+}
+
+/// Of those that [`Tower::check`] lets through.
+fn activation(name: &str) -> candle_nn::Activation {
+    match name {
+        "gelu" => candle_nn::Activation::Gelu,
+        _ => candle_nn::Activation::GeluPytorchTanh,
+    }
+}
+
+impl Tower {
+    fn new(
+        part: &Part,
+        family: Family,
+        (hidden, wide, heads): (usize, usize, usize),
+        vocabulary: usize,
+        context: usize,
+        patch: usize,
+    ) -> Self {
+        let (act, eps) = match family {
+            Family::Clip => ("quick_gelu", CLIP_EPS),
+            Family::Siglip => ("gelu_pytorch_tanh", 1e-6),
+        };
+        Self {
+            hidden: part.hidden_size.unwrap_or(hidden),
+            wide: part.intermediate_size.unwrap_or(wide),
+            layers: part.num_hidden_layers.unwrap_or(12),
+            heads: part.num_attention_heads.unwrap_or(heads),
+            act: part.hidden_act.clone().unwrap_or_else(|| act.into()),
+            eps: part.layer_norm_eps.unwrap_or(eps),
+            vocabulary: part.vocab_size.unwrap_or(vocabulary),
+            context: part.max_position_embeddings.unwrap_or(context),
+            image: part.image_size.unwrap_or(224),
+            patch: part.patch_size.unwrap_or(patch),
+        }
+    }
+
+    fn check(&self, family: Family) -> Result<(), String> {
+        if self.hidden == 0 || self.heads == 0 || self.hidden % self.heads != 0 {
+            return Err(format!(
+                "hidden_size {} is not a multiple of num_attention_heads {}",
+                self.hidden, self.heads
+            ));
+        }
+        if self.patch == 0 || self.image < self.patch {
+            return Err(format!("image_size {} holds no patch of {}", self.image, self.patch));
+        }
+        if self.context == 0 {
+            return Err("max_position_embeddings is 0".into());
+        }
+        let supported: &[&str] = match family {
+            Family::Clip => &["quick_gelu"],
+            Family::Siglip => &["gelu_pytorch_tanh", "gelu"],
+        };
+        if !supported.contains(&self.act.as_str()) {
+            return Err(format!(
+                "hidden_act `{}` is not supported, only `{}`",
+                self.act,
+                supported.join("`, `")
+            ));
+        }
+        if family == Family::Clip && (self.eps - CLIP_EPS).abs() > 1e-12 {
+            return Err(format!("layer_norm_eps {} is not supported, only {CLIP_EPS}", self.eps));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refused(value: Value, family: Family) -> String {
+        Config::new(&value, family).unwrap_err()
+    }
+
+    #[test]
+    fn what_a_config_leaves_out_is_the_base_model() {
+        // google/siglip-base-patch16-224 says no more than this.
+        let siglip = json!({"model_type": "siglip", "text_config": {"vocab_size": 32000}, "vision_config": {}});
+        let config = Config::new(&siglip, Family::Siglip).unwrap();
+        assert_eq!(
+            (config.context(), config.image_size(), config.vision.patch),
+            (64, 224, 16)
+        );
+        assert_eq!(
+            (config.text.hidden, config.text.wide, config.text.heads),
+            (768, 3072, 12)
+        );
+        let clip = Config::new(&json!({"model_type": "clip"}), Family::Clip).unwrap();
+        assert_eq!(
+            (clip.text.hidden, clip.text.heads, clip.vision.hidden, clip.projection),
+            (512, 8, 768, 512)
+        );
+        assert_eq!(
+            (clip.context(), clip.vision.patch, clip.text.vocabulary),
+            (77, 32, 49_408)
+        );
+    }
+
+    #[test]
+    fn what_the_towers_would_silently_compute_otherwise_is_refused() {
+        let clip = |text: Value| refused(json!({"model_type": "clip", "text_config": text}), Family::Clip);
+        assert!(clip(json!({"hidden_act": "gelu"})).contains("quick_gelu"));
+        assert!(clip(json!({"layer_norm_eps": 1e-6})).contains("layer_norm_eps"));
+        assert!(clip(json!({"hidden_size": 10, "num_attention_heads": 4})).contains("multiple"));
+        assert!(clip(json!({"hidden_size": "wide"})).contains("text_config"));
+        let siglip = |value: Value| refused(value, Family::Siglip);
+        assert!(siglip(json!({"model_type": "clip"})).contains("\"siglip\""));
+        let head = json!({"model_type": "siglip", "vision_config": {"vision_use_head": false}});
+        assert!(siglip(head).contains("vision_use_head"));
+        let projection = json!({"model_type": "siglip", "text_config": {"projection_size": 5}});
+        assert!(siglip(projection).contains("projection_size"));
+    }
+}
