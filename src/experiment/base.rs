@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::Learner;
 use crate::data;
+use crate::engine::Sight;
 use crate::error::{Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
@@ -163,6 +164,15 @@ impl Base {
         match self {
             Self::None | Self::Vision { .. } | Self::Contrastive(_) => "local",
             Self::Writing { backend, .. } => backend.kind(),
+        }
+    }
+
+    /// How often pictures were looked up since it was loaded, for a model that keeps what its tower saw in them.
+    #[must_use]
+    pub fn sight(&self) -> Option<Sight> {
+        match self {
+            Self::Writing { backend, .. } => backend.sight(),
+            Self::None | Self::Vision { .. } | Self::Contrastive(_) => None,
         }
     }
 

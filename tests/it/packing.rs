@@ -4,6 +4,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use kshot::example::{Grid, Sequence};
+use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Features, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;
@@ -40,6 +41,7 @@ fn model() -> Qwen3Vl {
         targets: targets.map(str::to_owned).into(),
         rank: 4,
         alpha: 8.0,
+        experts: ExpertLora::Each,
     };
     let base = Qwen3Vl::random(&config, &mut rng, &Device::Cpu).unwrap();
     let model = base.with_lora(&lora, &mut rng).unwrap();
