@@ -87,7 +87,7 @@ fn the_strings_hold_every_class_name_in_every_form() {
         assert!(
             expected.strings.iter().any(|other| other == text),
             "{text:?} is not among them"
-        )
+        );
     };
     let mut names = 0;
     for dataset in ["oxford-pets", "oxford-flowers", "stanford-cars"] {
