@@ -28,7 +28,7 @@ fn parent(stack: &str) -> (&str, bool) {
 }
 
 /// Whether targets mean this stack: by its own name or by that of one of its halves.
-pub(super) fn wanted(lora: &Lora, stack: &str) -> bool {
+pub(crate) fn wanted(lora: &Lora, stack: &str) -> bool {
     let (parent, halves) = parent(stack);
     lora.wants(stack) || halves && HALVES.iter().any(|half| lora.wants(&format!("{parent}.{half}")))
 }
