@@ -240,7 +240,7 @@ const ONE_LAYER: &str = r#"{"image_token_id": 151655, "model_type": "qwen3_vl_mo
         "out_hidden_size": 2048, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2}}"#;
 
 #[test]
-#[ignore = "takes 8 GB; prints seconds and memory"]
+#[ignore = "takes 6 GB; prints seconds and memory"]
 fn one_layer_of_the_true_shape() {
     let clock = std::time::Instant::now();
     let mut rng = seed::rng(0, "shape");

@@ -58,7 +58,7 @@ impl Layers {
     pub(super) fn experts(&self, i: usize) -> Option<ExpertConfig> {
         let step = self.decoder_sparse_step.unwrap_or(1);
         let dense = self.mlp_only_layers.as_ref().is_some_and(|layers| layers.contains(&i));
-        if dense || step == 0 || (i + 1) % step != 0 {
+        if dense || !(i + 1).is_multiple_of(step) {
             return None;
         }
         Some(ExpertConfig {
