@@ -1,5 +1,6 @@
 //! Every failure kshot can report: what happened, to which thing, and what to do about it.
 
+mod gate;
 mod hint;
 mod missing;
 mod system;
@@ -7,6 +8,7 @@ mod system;
 use std::io;
 use std::path::PathBuf;
 
+pub use gate::GateError;
 pub use missing::MissingFile;
 
 /// `Result` with kshot's [`Error`].
@@ -354,38 +356,9 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
-    /// The gate could not compare everything that it should have compared.
-    #[error(
-        "{problems} error{} `{}` from being judged by `{}`",
-        if *problems == 1 { " keeps" } else { "s keep" }, results.display(), baseline.display()
-    )]
-    NotJudged {
-        /// The folder that was to be judged.
-        results: PathBuf,
-        /// What it was to be judged by.
-        baseline: PathBuf,
-        /// Number of errors, each of which is in the report.
-        problems: usize,
-    },
-    /// Results are too faulty to become a baseline.
-    #[error(
-        "`{}` does not become the baseline in `{}`: {reasons} error{} against it",
-        results.display(), baseline.display(), if *reasons == 1 { " speaks" } else { "s speak" }
-    )]
-    NotAccepted {
-        /// The folder.
-        results: PathBuf,
-        /// The baseline, which stays as it is.
-        baseline: PathBuf,
-        /// Number of errors, each of which is in the report.
-        reasons: usize,
-    },
-    /// A folder is to be compared with itself.
-    #[error("`{}` is named twice: a folder says nothing about itself", path.display())]
-    SameFolder {
-        /// The folder.
-        path: PathBuf,
-    },
+    /// The gate refuses.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// Sanity controls were asked of what has none, or not yet.
     #[error("no sanity controls of {cell}: {reason}")]
     Uncontrolled {

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::{Dtype, Learner};
 use crate::data;
-use crate::engine::Settings;
+use crate::engine::Sight;
 use crate::error::{Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
@@ -55,7 +55,7 @@ pub struct Bases {
     /// The device, known once it is needed.
     device: Option<Place>,
     images: Option<Arc<ImageCache>>,
-    feature_bytes: usize,
+    feature_bytes: Option<usize>,
     vision: HashMap<(PathBuf, DType), Base>,
     contrastive: HashMap<(PathBuf, Family, DType), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool, DType), Arc<dyn Backend>>,
@@ -70,7 +70,7 @@ impl Bases {
             home: home.to_path_buf(),
             device: None,
             images: None,
-            feature_bytes: Settings::default().feature_bytes,
+            feature_bytes: None,
             vision: HashMap::new(),
             contrastive: HashMap::new(),
             backends: HashMap::new(),
@@ -109,7 +109,7 @@ impl Bases {
     /// The same; each model that writes keeps at most so many bytes of what its tower saw in pictures.
     #[must_use]
     pub fn with_feature_bytes(mut self, bytes: usize) -> Self {
-        self.feature_bytes = bytes;
+        self.feature_bytes = Some(bytes);
         self
     }
 
@@ -160,10 +160,10 @@ impl Bases {
         let backend = match self.backends.get(&key) {
             Some(backend) => backend.clone(),
             None => {
-                let settings = Settings {
-                    feature_bytes: self.feature_bytes,
-                    ..estimate::settings(config, &key.0, &place)?
-                };
+                let mut settings = estimate::settings(config, &key.0, &place)?;
+                if let Some(bytes) = self.feature_bytes {
+                    settings.feature_bytes = bytes;
+                }
                 let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&key.0, &place, settings)?);
                 self.backends.insert(key, backend.clone());
                 backend
@@ -191,6 +191,15 @@ impl Base {
         match self {
             Self::None | Self::Vision { .. } | Self::Contrastive(_) => "local",
             Self::Writing { backend, .. } => backend.kind(),
+        }
+    }
+
+    /// How often pictures were looked up since it was loaded, for a model that keeps what its tower saw in them.
+    #[must_use]
+    pub fn sight(&self) -> Option<Sight> {
+        match self {
+            Self::Writing { backend, .. } => backend.sight(),
+            Self::None | Self::Vision { .. } | Self::Contrastive(_) => None,
         }
     }
 

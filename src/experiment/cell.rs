@@ -60,6 +60,14 @@ pub fn run(
         on(Event::Predicted(rows.len()))
     })?;
 
+    if let Some(sight) = cell.sight() {
+        let megabytes = sight.bytes as f64 / 1e6;
+        let (hits, misses) = (sight.hits, sight.misses);
+        tracing::info!(
+            "pictures so far: {misses} seen by the tower, {hits} known already; {megabytes:.0} MB of features kept"
+        );
+    }
+
     if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
+use crate::engine::Sight;
 use crate::error::Result;
 use crate::example::ImageCache;
 use crate::experiment::base::{Base, Bases};
@@ -198,6 +199,12 @@ impl Cell {
     #[must_use]
     pub fn device(&self) -> String {
         self.place.device_name()
+    }
+
+    /// How often pictures were looked up by its base model so far, all cells together.
+    #[must_use]
+    pub fn sight(&self) -> Option<Sight> {
+        self.base.sight()
     }
 
     /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.

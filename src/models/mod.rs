@@ -3,7 +3,7 @@
 pub mod architecture;
 pub mod contrastive;
 pub mod dinov2;
-mod expert_lora;
+pub(crate) mod expert_lora;
 pub(crate) mod folder;
 pub mod lora;
 mod peft;

@@ -53,6 +53,16 @@ pub fn qwen3_vl() -> Vec<Golden> {
     of_kind("dense Qwen3-VL", |model_type| model_type == "qwen3_vl")
 }
 
+/// Every Qwen3-VL fixture with a mixture of experts there is.
+pub fn qwen3_vl_moe() -> Vec<Golden> {
+    of_kind("Qwen3-VL with experts", |model_type| model_type == "qwen3_vl_moe")
+}
+
+/// Every Qwen3-VL fixture there is, dense ones first.
+pub fn every_qwen3_vl() -> Vec<Golden> {
+    qwen3_vl().into_iter().chain(qwen3_vl_moe()).collect()
+}
+
 /// The dense Qwen3-VL fixtures of the repository, whatever `KSHOT_GOLDENS` names.
 pub fn committed_qwen3_vl() -> Vec<Golden> {
     let mut all = all_in(&committed());
@@ -101,6 +111,14 @@ impl Golden {
     /// `config.json`.
     pub fn config(&self) -> serde_json::Value {
         serde_json::from_slice(&std::fs::read(self.model.join("config.json")).unwrap()).unwrap()
+    }
+
+    /// The adapters that it has goldens for: `r8`, and with experts `experts`.
+    pub fn adapters(&self) -> Vec<&'static str> {
+        let there = |tag: &&str| self.expected.join(format!("adapter_{tag}")).exists();
+        let tags: Vec<_> = ["r8", "experts"].into_iter().filter(there).collect();
+        assert!(!tags.is_empty(), "{} has no adapter", self.name);
+        tags
     }
 
     /// The tensors of one golden file, as the scripts write it or compressed by gzip.

@@ -84,6 +84,7 @@ impl Answers {
                 file::replace(&beside, text.as_bytes())?;
             }
         }
+        tracing::debug!("`{}` is open", path.display());
         Ok(Self {
             path: path.to_path_buf(),
             file,

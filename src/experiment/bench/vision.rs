@@ -61,6 +61,7 @@ impl Seer {
         let how = Use {
             lora: lora.clone(),
             weight_bytes: place.dtype.size_in_bytes() as f64,
+            fused: request.place.device.is_cpu(),
             batch: request.batch as f64,
             micro_batch: request.batch as f64,
             checkpointing: false,
@@ -160,7 +161,7 @@ impl Subject for Seer {
         let adapted = self.shape.adapted(&self.how.lora);
         let (operations, estimate) = match phase {
             "train" => (
-                self.blocks.train(self.rows(), adapted.numbers),
+                self.blocks.train(self.rows(), adapted.active),
                 Some(training(&self.shape, &self.how).total()),
             ),
             "from JPEG" => (0.0, None),

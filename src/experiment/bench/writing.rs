@@ -58,8 +58,8 @@ impl Writer {
         let lora = Lora {
             alpha: learner.alpha / learner.rank as f64 * rank as f64,
             targets: learner.targets.clone(),
-            rank,
             experts: learner.experts,
+            rank,
         };
         let dataset = request.dataset;
         let processor = PatchProcessor::load(dir)?;
@@ -73,6 +73,7 @@ impl Writer {
         let mut how = Use {
             lora: lora.clone(),
             weight_bytes: request.place.dtype.size_in_bytes() as f64,
+            fused: request.place.device.is_cpu(),
             batch: request.batch as f64,
             micro_batch: default.micro_batch as f64,
             checkpointing: default.checkpointing,
@@ -201,7 +202,7 @@ impl Subject for Writer {
         let (visual, answer) = (self.how.visual, self.how.answer);
         let prompt = visual + self.dataset.around.iter().sum::<usize>() as f64;
         let read = prompt + answer - 1.0;
-        let adapters = self.shape.adapted(&self.lora).numbers;
+        let adapters = self.shape.adapted(&self.lora).active;
         let lesson = self.model.train(
             Pass {
                 length: read,

@@ -58,6 +58,7 @@ pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &Place) -> Re
     let how = Use {
         lora: lora(config),
         weight_bytes: bytes(place),
+        fused: place.device.is_cpu(),
         batch: config.batch as f64,
         micro_batch: default.micro_batch as f64,
         checkpointing: config.checkpointing,
@@ -149,6 +150,7 @@ pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> R
     let how = Use {
         lora: trained.map_or_else(none, vision_lora),
         weight_bytes: bytes(place),
+        fused: place.device.is_cpu(),
         batch,
         micro_batch: batch,
         checkpointing: false,
@@ -206,6 +208,7 @@ mod tests {
         let how = Use {
             lora: lora(&config),
             weight_bytes: 2.0,
+            fused: true,
             batch: 32.0,
             micro_batch: 32.0,
             checkpointing,

@@ -22,6 +22,9 @@ const KEPT_FEATURES: f64 = 2.0 * 1024.0 * 1024.0 * 1024.0;
 /// What the allocator holds beyond what is in use: pages of freed tensors of other sizes.
 const HELD: f64 = 0.05;
 
+/// Of the states of training, the share whose pages the allocator still holds when training is over.
+const HELD_AFTER: f64 = 0.25;
+
 /// How a model is used.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Use {
@@ -29,6 +32,8 @@ pub(crate) struct Use {
     pub(crate) lora: Lora,
     /// Bytes of a frozen number.
     pub(crate) weight_bytes: f64,
+    /// Whether the device runs our fused operations, which keep their inputs alone; else everything on the way is kept.
+    pub(crate) fused: bool,
     /// Images a step, or asked about at once.
     pub(crate) batch: f64,
     /// Sequences of a pass.
@@ -99,12 +104,13 @@ pub(crate) fn training(shape: &Shape, how: &Use) -> Demand {
             let sequences = how.micro_batch.min(how.batch);
             let rows = sequences * (how.visual + how.text - 1.0);
             let logits = LOGITS * STATE * model.vocabulary * sequences * how.answer;
-            let back = rows * model.backward_of_layer() + MERGING * adapted.largest;
+            let back = rows * model.backward_of_layer() + merging(&adapted, how) / STATE;
+            let layer = model.kept_by_layer(how) + beside(&adapted, how) / model.layers;
             let states = if how.checkpointing {
                 // What is at work in one layer is gone before the next one is.
-                model.layers * model.hidden + model.kept_by_layer()
+                model.layers * model.hidden + layer
             } else {
-                model.layers * model.kept_by_layer()
+                model.layers * layer
             };
             // The way back begins at the logits and frees them before it reaches a layer.
             let at_work = (STATE * back - logits).max(0.0);
@@ -119,9 +125,10 @@ pub(crate) fn training(shape: &Shape, how: &Use) -> Demand {
         Kind::Vision(blocks) => {
             let rows = how.batch * (how.visual + blocks.extra);
             let pixels = 3.0 * how.batch * how.visual * blocks.patch_numbers;
-            let back = rows * blocks.backward_of_block() + MERGING * adapted.largest;
+            let back = rows * blocks.backward_of_block() + merging(&adapted, how) / STATE;
+            let states = blocks.depth * blocks.kept_by_block(how) + beside(&adapted, how);
             (
-                STATE * (rows * (blocks.depth * blocks.kept_by_block() + 3.0 * blocks.width) + back),
+                STATE * (rows * (states + 3.0 * blocks.width) + back),
                 0.0,
                 STATE * pixels,
             )
@@ -133,9 +140,14 @@ pub(crate) fn training(shape: &Shape, how: &Use) -> Demand {
 /// The most at any moment of answering, by all readings, after training or with an adapter.
 pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
     let adapted = shape.adapted(&how.lora);
-    let Adapted { numbers, weights, .. } = adapted;
-    let adapters = 3.0 * STATE * numbers + how.weight_bytes * weights;
-    let merging = MERGING * STATE * adapted.largest;
+    // Value and two moments; for asking, a copy of the weights with the update merged in, or of the update.
+    let copies = if how.weight_bytes == STATE {
+        adapted.weights
+    } else {
+        adapted.numbers
+    };
+    let adapters = STATE * (3.0 * adapted.numbers + copies);
+    let merging = merging(&adapted, how);
     let (activations, logits, features, cache) = match shape.kind {
         Kind::Writing(model) => {
             let sequences = how.micro_batch.min(how.batch);
@@ -143,7 +155,10 @@ pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
             let tree = length + how.names;
             let together = (SCORED_ROWS / tree).floor().max(1.0).min(sequences);
             let rows = (together * tree).max(sequences * length);
-            let logits = (SCORED_LOGITS * 1.5).max(4.0 * STATE * model.vocabulary * sequences);
+            let scored = STATE * model.vocabulary * together * (how.names + 1.0);
+            let logits = scored
+                .min(SCORED_LOGITS)
+                .max(4.0 * STATE * model.vocabulary * sequences);
             let cache = sequences * length * 2.0 * model.keys * model.layers * STATE;
             let gathered = 2.0 * model.features(sequences * how.visual);
             (
@@ -160,7 +175,32 @@ pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
             (at_work.max(merging), 0.0, STATE * pixels, 0.0)
         }
     };
-    demand(shape, how, [adapters, activations, logits, features, cache])
+    let held = if adapted.numbers > 0.0 {
+        HELD_AFTER * training(shape, how).activations as f64
+    } else {
+        0.0
+    };
+    demand(shape, how, [adapters, activations + held, logits, features, cache])
+}
+
+/// Numbers a token that adapters keep in all layers, where they are not merged into the weight first: the frozen product,
+/// the update's before and after scaling.
+fn beside(adapted: &Adapted, how: &Use) -> f64 {
+    let outputs = if how.weight_bytes == STATE && how.fused {
+        0.0
+    } else {
+        3.0 * adapted.outputs
+    };
+    outputs + 3.0 * adapted.expert_outputs
+}
+
+/// Bytes at work while an update is merged into the largest weight; narrow weights are widened part by part instead.
+fn merging(adapted: &Adapted, how: &Use) -> f64 {
+    if how.weight_bytes == STATE {
+        MERGING * STATE * adapted.largest
+    } else {
+        0.0
+    }
 }
 
 fn demand(shape: &Shape, how: &Use, parts: [f64; 5]) -> Demand {
@@ -178,8 +218,16 @@ fn demand(shape: &Shape, how: &Use, parts: [f64; 5]) -> Demand {
 impl Writing {
     /// Numbers a token that a layer keeps for the way back: two norms, the outputs of attention and of the MLP, two
     /// sums; queries and keys projected, normed and turned; values; what attention gives; gate, up and their product.
-    fn kept_by_layer(&self) -> f64 {
-        6.0 * self.hidden + 4.0 * self.queries + 4.0 * self.keys + 3.0 * self.middle
+    /// With experts also what is gathered for them, what comes of it before and after weighting, and the router's rows.
+    fn kept_by_layer(&self, how: &Use) -> f64 {
+        let experts = 3.0 * self.chosen * self.hidden + 4.0 * self.experts;
+        let fused = 6.0 * self.hidden + 4.0 * self.queries + 4.0 * self.keys + 3.0 * self.middle + experts;
+        if how.fused {
+            return fused;
+        }
+        // Norms and rotation by candle's operations, and every step of the softmax.
+        let scores = 6.0 * self.heads * (how.visual + how.text);
+        fused + 4.0 * self.hidden + 8.0 * self.queries + 8.0 * self.keys + self.middle + scores
     }
 
     /// Numbers a token at work on the way back through a layer's MLP: gradients of its product, of gate and up, of its
@@ -214,8 +262,14 @@ impl Writing {
 impl Blocks {
     /// Numbers a token that a block keeps: two norms, queries, keys, values, what attention gives and its output, two
     /// sums, the output of the MLP; its middle before and after the activation.
-    fn kept_by_block(&self) -> f64 {
-        10.0 * self.width + self.matrices * self.middle
+    fn kept_by_block(&self, how: &Use) -> f64 {
+        let fused = 10.0 * self.width + self.matrices * self.middle;
+        if how.fused {
+            return fused;
+        }
+        // Norms and scales by candle's operations, and every step of the softmax of heads of 64.
+        let scores = 5.0 * self.width / 64.0 * (how.visual + self.extra);
+        fused + 10.0 * self.width + 2.0 * self.middle + scores
     }
 
     fn backward_of_block(&self) -> f64 {
@@ -252,6 +306,7 @@ mod tests {
                 experts: crate::config::ExpertLora::default(),
             },
             weight_bytes: 4.0,
+            fused: true,
             batch: 32.0,
             micro_batch: 32.0,
             checkpointing: false,
@@ -308,6 +363,6 @@ mod tests {
         let (train, eval) = (training(&shape, &how), answering(&shape, &how));
         let kept = 4.0 * 32.0 * 257.0 * 12.0 * (10.0 * 768.0 + 2.0 * 3072.0);
         assert!((1.0..1.2).contains(&(train.activations as f64 / kept)), "{train:?}");
-        assert!(eval.activations * 5 < train.activations && train.logits + train.cache == 0);
+        assert!(eval.activations * 2 < train.activations && train.logits + train.cache == 0);
     }
 }

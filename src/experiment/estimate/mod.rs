@@ -274,6 +274,7 @@ fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
     let how = Use {
         lora: lora.clone().unwrap_or_else(fit::none),
         weight_bytes: bytes,
+        fused: true,
         batch: batch as f64,
         micro_batch: batch as f64,
         checkpointing,

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::models::lora::Lora;
-use crate::models::shapes;
+use crate::models::lora::{ExpertLora, Lora};
+use crate::models::{expert_lora, shapes};
 
 /// A model's sizes.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,8 @@ pub(crate) enum Kind {
 pub(crate) struct Writing {
     pub(crate) hidden: f64,
     pub(crate) layers: f64,
+    /// Heads of the queries.
+    pub(crate) heads: f64,
     /// Width of the queries: heads times their width.
     pub(crate) queries: f64,
     /// Width of keys, and of values.
@@ -37,6 +39,8 @@ pub(crate) struct Writing {
     pub(crate) middle: f64,
     /// Experts to choose among; 0 in a dense model.
     pub(crate) experts: f64,
+    /// Of these, a token's.
+    pub(crate) chosen: f64,
     pub(crate) vocabulary: f64,
     /// Mergers of patches: one, and one for each deepstack layer.
     pub(crate) mergers: f64,
@@ -90,13 +94,38 @@ impl Shape {
     /// What an adapter adds to.
     pub(crate) fn adapted(&self, lora: &Lora) -> Adapted {
         let mut adapted = Adapted::default();
+        let rank = lora.rank as f64;
+        let chosen = match self.kind {
+            Kind::Writing(model) => model.chosen,
+            Kind::Vision(_) => 0.0,
+        };
         for (name, shape) in &self.tensors {
-            if let (Some(name), &[out, inputs]) = (name.strip_suffix(".weight"), shape.as_slice())
-                && lora.wants(name)
-            {
-                adapted.numbers += (lora.rank * (out + inputs)) as f64;
-                adapted.weights += (out * inputs) as f64;
-                adapted.largest = adapted.largest.max((out * inputs) as f64);
+            match shape.as_slice() {
+                &[out, inputs] => {
+                    let layer = name.strip_suffix(".weight");
+                    // The router is never adapted.
+                    if layer.is_none_or(|layer| layer.ends_with("mlp.gate") || !lora.wants(layer)) {
+                        continue;
+                    }
+                    let (out, inputs) = (out as f64, inputs as f64);
+                    adapted.numbers += rank * (out + inputs);
+                    adapted.active += rank * (out + inputs);
+                    adapted.weights += out * inputs;
+                    adapted.largest = adapted.largest.max(out * inputs);
+                    adapted.outputs += out;
+                }
+                &[experts, inputs, out] if expert_lora::wanted(lora, name) => {
+                    let [experts, inputs, out] = [experts, inputs, out].map(|side| side as f64);
+                    let of = |count: f64| match lora.experts {
+                        ExpertLora::Each => count * (inputs + out),
+                        ExpertLora::Shared if name.ends_with("gate_up_proj") => 2.0 * inputs + count * out,
+                        ExpertLora::Shared => count * inputs + out,
+                    };
+                    adapted.numbers += rank * of(experts);
+                    adapted.active += rank * of(chosen);
+                    adapted.expert_outputs += out * chosen;
+                }
+                _ => {}
             }
         }
         adapted
@@ -108,10 +137,16 @@ impl Shape {
 pub(crate) struct Adapted {
     /// Trained numbers.
     pub(crate) numbers: f64,
-    /// Frozen numbers of the same layers.
+    /// Of these, the ones that a token passes through.
+    pub(crate) active: f64,
+    /// Frozen numbers of the same layers, stacks of experts aside.
     pub(crate) weights: f64,
     /// Of the largest of them.
     pub(crate) largest: f64,
+    /// Numbers that come out of them for a token, in all layers.
+    pub(crate) outputs: f64,
+    /// The same of stacks of experts.
+    pub(crate) expert_outputs: f64,
 }
 
 fn number(part: &Value, name: &str) -> Option<f64> {
@@ -122,19 +157,22 @@ fn writing(text: &Value, vision: &Value) -> Option<Writing> {
     let (hidden, heads) = (number(text, "hidden_size")?, number(text, "num_attention_heads")?);
     let head = number(text, "head_dim").unwrap_or(hidden / heads);
     let experts = number(text, "num_experts").unwrap_or(0.0);
-    let middle = if experts > 0.0 {
-        number(text, "moe_intermediate_size")? * number(text, "num_experts_per_tok")?
+    let (chosen, middle) = if experts > 0.0 {
+        let chosen = number(text, "num_experts_per_tok")?;
+        (chosen, number(text, "moe_intermediate_size")? * chosen)
     } else {
-        number(text, "intermediate_size")?
+        (0.0, number(text, "intermediate_size")?)
     };
     let patch = number(vision, "patch_size")?;
     Some(Writing {
         hidden,
         layers: number(text, "num_hidden_layers")?,
+        heads,
         queries: heads * head,
         keys: number(text, "num_key_value_heads")? * head,
         middle,
         experts,
+        chosen,
         vocabulary: number(text, "vocab_size")?,
         mergers: vision.get("deepstack_visual_indexes")?.as_array()?.len() as f64 + 1.0,
         tower: Blocks {
@@ -252,8 +290,19 @@ mod tests {
             targets: targets.map(String::from).into(),
             rank: 32,
             alpha: 32.0,
-            experts: crate::config::ExpertLora::default(),
+            experts: ExpertLora::Shared,
         };
+        // 3·(2048 + 128·768) of experts, by layer and rank; 8 of the 128 are a token's.
+        let mixed = Shape::known("qwen3-vl-30b-a3b").unwrap().adapted(&lora);
+        let attention = 2.0 * (2048.0 + 4096.0) + 2.0 * (2048.0 + 512.0);
+        assert_eq!(
+            mixed.numbers,
+            48.0 * 32.0 * (attention + 3.0 * (2048.0 + 128.0 * 768.0))
+        );
+        assert_eq!(mixed.active, 48.0 * 32.0 * (attention + 3.0 * (2048.0 + 8.0 * 768.0)));
+        lora.experts = ExpertLora::Each;
+        let own = Shape::known("qwen3-vl-30b-a3b").unwrap().adapted(&lora).numbers;
+        assert!((own / 1.285e9 - 1.0).abs() < 0.01, "{own}");
         let shape = Shape::known("qwen3-vl-2b").unwrap();
         let adapted = shape.adapted(&lora);
         assert!((adapted.numbers / 34.9e6 - 1.0).abs() < 0.01, "{adapted:?}");

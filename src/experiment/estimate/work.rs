@@ -34,7 +34,7 @@ pub(super) fn work(learner: &Learner, shape: &Shape, tokens: f64) -> Work {
             };
             let forward = model.forward(pass);
             let again = if config.checkpointing { forward } else { 0.0 };
-            let adapters = shape.adapted(&lora(config)).numbers;
+            let adapters = shape.adapted(&lora(config)).active;
             Work {
                 trained: model.train(pass, adapters) + again,
                 tested: forward * config.readings.len() as f64,
@@ -44,7 +44,7 @@ pub(super) fn work(learner: &Learner, shape: &Shape, tokens: f64) -> Work {
         (Learner::Dinov2Lora(config), Kind::Vision(blocks)) => {
             let adapters = shape.adapted(&super::fit::vision_lora(config));
             Work {
-                trained: blocks.train(tokens, adapters.numbers),
+                trained: blocks.train(tokens, adapters.active),
                 tested: blocks.forward(tokens),
                 seen: 0.0,
             }

@@ -101,10 +101,12 @@ impl Config {
             reason,
         };
         let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        if Architecture::parse(&bytes, &path)? != Architecture::Dinov2 {
-            return Err(fail(
-                "is of another architecture: this learner stands on a DINOv2".into(),
-            ));
+        let found = Architecture::parse(&bytes, &path)?;
+        if found != Architecture::Dinov2 {
+            return Err(fail(format!(
+                "model_type is `{}`, this learner stands on `dinov2` or `dinov2_with_registers`",
+                found.model_type()
+            )));
         }
         let config: Self = serde_json::from_slice(&bytes).map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
         config.check().map_err(fail)?;
@@ -160,38 +162,5 @@ impl Config {
     #[must_use]
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
-    }
-
-    /// The shape of facebook/dinov2-small.
-    #[must_use]
-    pub fn small() -> Self {
-        Self {
-            hidden_size: 384,
-            num_hidden_layers: 12,
-            num_attention_heads: 6,
-            image_size: 518,
-            patch_size: 14,
-            ..Self::micro()
-        }
-    }
-
-    /// The shape of the micro model shipped with kshot (128 wide, 4 blocks, 8 px patches of 48 px images).
-    #[must_use]
-    pub fn micro() -> Self {
-        Self {
-            model_type: ModelType::Dinov2,
-            hidden_size: 128,
-            num_hidden_layers: 4,
-            num_attention_heads: 4,
-            mlp_ratio: 4.0,
-            hidden_act: hidden_act(),
-            use_swiglu_ffn: false,
-            layer_norm_eps: layer_norm_eps(),
-            image_size: 48,
-            patch_size: 8,
-            num_channels: 3,
-            qkv_bias: true,
-            num_register_tokens: None,
-        }
     }
 }

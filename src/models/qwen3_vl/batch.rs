@@ -1,4 +1,10 @@
 //! Sequences of text and images as the decoder takes them: packed one after the other, without padding.
+//!
+//! A batch of sequences of T₁, T₂, … tokens has R = T₁ + T₂ + … rows, whatever their lengths; so has the tower's of images of N₁,
+//! N₂, … patches. Linear layers and norms work on rows and need not know whose they are; attention goes segment by segment
+//! ([`Segment`]: one sequence, one image), and positions begin anew with each sequence. A prompt with its tree of continuations
+//! is one segment, whose mask is the tree. So a packed batch is its parts one by one, values and gradients
+//! (`tests/it/packing.rs`), and no row is computed for nothing.
 
 use std::sync::Arc;
 
