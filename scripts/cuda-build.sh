@@ -3,6 +3,7 @@
 #
 #     scripts/cuda-build.sh              # compute capability 90: H100, H200
 #     scripts/cuda-build.sh 80 89 90     # one binary each; so does CUDA_COMPUTE_CAP="80 89 90"
+#     scripts/cuda-build.sh --tests      # beside each binary the integration tests, it-sm90, for scripts/gpu-run.sh
 #
 # Leaves target/cuda/kshot-sm90 (stripped) and the same with .gz, or what CARGO_TARGET_DIR names instead of target.
 #
@@ -18,6 +19,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+tests=
+if [ "${1:-}" = --tests ]; then
+    tests=yes
+    shift
+fi
 largest_gz=20000000 # bytes: what is still easily carried to another machine
 read -ra capabilities <<<"${*:-${CUDA_COMPUTE_CAP:-90}}"
 for capability in "${capabilities[@]}"; do
@@ -32,7 +38,7 @@ complete() {
     local home=$1 library cudarc
     ln -sfn lib "$home/lib64"
     for library in cublas.so.13 cublasLt.so.13 curand.so.10 nvrtc.so.13 cudart.so.13; do
-        ln -sfn "lib$library" "$home/lib/lib${library%.*}.so"
+        ln -sfn "lib$library" "$home/lib/lib${library%%.*}.so"
     done
     cudarc=$(cargo metadata --format-version 1 --locked --features cuda \
         --filter-platform x86_64-unknown-linux-gnu | python3 -c '
@@ -86,5 +92,10 @@ for capability in "${capabilities[@]}"; do
     if [ "$gz" -gt "$largest_gz" ]; then
         echo "error: $binary.gz is larger than $largest_gz bytes" >&2
         exit 1
+    fi
+    if [ -n "$tests" ]; then
+        built=$(CUDA_COMPUTE_CAP=$capability cargo test --release --locked --features cuda --test it --no-run \
+            --message-format=json | sed -n 's/.*"executable":"\([^"]*\/it-[^"]*\)".*/\1/p' | tail -n 1)
+        strip -o "$target/cuda/it-sm$capability" "$built"
     fi
 done

@@ -1,5 +1,6 @@
 //! Every failure kshot can report: what happened, to which thing, and what to do about it.
 
+mod gate;
 mod hint;
 mod missing;
 mod system;
@@ -7,6 +8,7 @@ mod system;
 use std::io;
 use std::path::PathBuf;
 
+pub use gate::GateError;
 pub use missing::MissingFile;
 
 /// `Result` with kshot's [`Error`].
@@ -224,6 +226,12 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// The device that was asked for is not there.
+    #[error("no device: {reason}")]
+    Device {
+        /// What was asked for, and what is missing.
+        reason: String,
+    },
     /// A model and what is to be done with it do not fit into memory.
     #[error("model `{}` needs {:.1} GB of memory, {:.1} GB are free", path.display(), *needed as f64 / 1e9, *free as f64 / 1e9)]
     Memory {
@@ -348,38 +356,9 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
-    /// The gate could not compare everything that it should have compared.
-    #[error(
-        "{problems} error{} `{}` from being judged by `{}`",
-        if *problems == 1 { " keeps" } else { "s keep" }, results.display(), baseline.display()
-    )]
-    NotJudged {
-        /// The folder that was to be judged.
-        results: PathBuf,
-        /// What it was to be judged by.
-        baseline: PathBuf,
-        /// Number of errors, each of which is in the report.
-        problems: usize,
-    },
-    /// Results are too faulty to become a baseline.
-    #[error(
-        "`{}` does not become the baseline in `{}`: {reasons} error{} against it",
-        results.display(), baseline.display(), if *reasons == 1 { " speaks" } else { "s speak" }
-    )]
-    NotAccepted {
-        /// The folder.
-        results: PathBuf,
-        /// The baseline, which stays as it is.
-        baseline: PathBuf,
-        /// Number of errors, each of which is in the report.
-        reasons: usize,
-    },
-    /// A folder is to be compared with itself.
-    #[error("`{}` is named twice: a folder says nothing about itself", path.display())]
-    SameFolder {
-        /// The folder.
-        path: PathBuf,
-    },
+    /// The gate refuses.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// Sanity controls were asked of what has none, or not yet.
     #[error("no sanity controls of {cell}: {reason}")]
     Uncontrolled {

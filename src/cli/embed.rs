@@ -43,7 +43,7 @@ const BATCH: usize = 64;
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let frozen = Arc::new(Frozen::load(
         &repository::locate(&arguments.model, &places().home)?,
-        &Place::cpu(),
+        &Place::best()?,
     )?);
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Verdict, output, summary};
-use crate::error::{Error, Result};
+use crate::error::{Error, GateError, Result};
 use crate::results::gate::accept::accept;
 use crate::results::gate::folder::Folder;
 use crate::results::gate::noise::Noise;
@@ -108,11 +108,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     match report.outcome {
         Outcome::Green => Ok(Verdict::Yes),
         Outcome::Red => Ok(Verdict::No),
-        Outcome::Error => Err(Error::NotJudged {
+        Outcome::Error => Err(GateError::NotJudged {
             results: arguments.results.clone(),
             baseline: arguments.baseline.clone(),
             problems: report.errors.len(),
-        }),
+        }
+        .into()),
     }
 }
 
@@ -196,7 +197,7 @@ fn all_different(arguments: &Arguments) -> Result<()> {
     {
         let Ok(real) = fs::canonicalize(path) else { continue };
         if seen.contains(&real) {
-            return Err(Error::SameFolder { path: path.clone() });
+            return Err(GateError::SameFolder { path: path.clone() }.into());
         }
         seen.push(real);
     }

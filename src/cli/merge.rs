@@ -24,6 +24,9 @@ pub(super) struct Arguments {
     /// New folder for the checkpoint.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write the adapter alone, in the form that PEFT loads, also where experts share factors.
+    #[arg(long)]
+    for_peft: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -34,5 +37,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let base = repository::locate(&arguments.model, &places().home)?;
     let model = Qwen3Vl::load(&base, &Place::cpu())?.load_adapter(&arguments.adapter)?;
+    if arguments.for_peft {
+        return model.save_adapter_for_peft(&arguments.out);
+    }
     model.save_merged(&base, &arguments.out)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Dtype;
 use super::Protocol;
 use super::shots::Shots;
 use super::vlm::{Loss, Qwen3VlLora};
@@ -80,6 +81,9 @@ pub struct Dinov2Lora {
     /// Mirror half of the training images.
     #[serde(default = "yes")]
     pub flip: bool,
+    /// Type of the base's weights, which are frozen: `f32`, `bf16`, `f16`, or `auto`.
+    #[serde(default, skip_serializing_if = "Dtype::is_auto")]
+    pub dtype: Dtype,
 }
 
 fn dinov2_lora_name() -> String {
@@ -301,6 +305,16 @@ impl Learner {
             Self::Pixels(l) => positive("side", f64::from(l.side)),
             Self::ClipZeroShot(l) | Self::SiglipZeroShot(l) => l.check(self.name()),
             Self::NearestMean(_) => Ok(()),
+        }
+    }
+
+    /// Type of the base's weights.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Self::Dinov2Lora(config) => config.dtype,
+            Self::Qwen3VlLora(config) => config.dtype,
+            _ => Dtype::Auto,
         }
     }
 

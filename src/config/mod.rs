@@ -1,5 +1,6 @@
 //! What a sweep is: datasets × shots × seeds × learners.
 
+mod dtype;
 mod learner;
 mod shots;
 mod vlm;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
+pub use dtype::Dtype;
 pub use learner::{Chosen, Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
 pub use vlm::{ExpertLora, Loss, Qwen3VlLora};

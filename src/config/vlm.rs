@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Dtype;
 use crate::prediction::Reading;
 
 /// Hyper-parameters of [`super::Learner::Qwen3VlLora`].
@@ -63,6 +64,9 @@ pub struct Qwen3VlLora {
     /// Run each decoder layer twice and keep only the states between layers: less memory, same gradients.
     #[serde(default)]
     pub checkpointing: bool,
+    /// Type of the base's weights, which are frozen: `f32`, `bf16`, `f16`, or `auto`.
+    #[serde(default, skip_serializing_if = "Dtype::is_auto")]
+    pub dtype: Dtype,
     /// Reading whose accuracy stands in figures and tables.
     #[serde(default = "reading")]
     pub reading: Reading,

@@ -19,6 +19,11 @@ impl Error {
                 io::ErrorKind::NotFound => "check the path".into(),
                 _ => return None,
             },
+            Self::Device { .. } => {
+                "`KSHOT_DEVICE=cpu` computes on the CPU; for a GPU, `nvidia-smi` must show it and the binary must come from \
+                 `scripts/cuda-build.sh`"
+                    .into()
+            }
             Self::Malformed { path, .. } => {
                 format!("delete `{}` to have it made again", path.display())
             }
@@ -116,15 +121,7 @@ impl Error {
             Self::NotComparable { .. } => {
                 "results of different test images, classes or metrics belong in different folders".into()
             }
-            Self::NotJudged { .. } => {
-                "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
-                    .into()
-            }
-            Self::NotAccepted { .. } => {
-                "missing, torn, doubled or red cells are to be made again first; `kshot promote` takes what is finished as it is"
-                    .into()
-            }
-            Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
+            Self::Gate(error) => error.hint(),
             Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } | Self::Checkpoint { remedy, .. } => remedy.clone(),
             Self::Continue { path, .. } => format!(
                 "name another file, or remove `{0}` and `{0}.settings` to start anew",

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::DType;
 use sha2::{Digest as _, Sha256};
 
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
-use crate::config::Learner;
+use crate::config::{Dtype, Learner};
 use crate::data;
 use crate::engine::Settings;
 use crate::error::{Error, Result};
@@ -51,12 +52,13 @@ pub enum Base {
 /// The base models of a sweep.
 pub struct Bases {
     home: PathBuf,
-    place: Place,
+    /// The device, known once it is needed.
+    device: Option<Place>,
     images: Option<Arc<ImageCache>>,
     feature_bytes: usize,
-    vision: HashMap<PathBuf, Base>,
-    contrastive: HashMap<(PathBuf, Family), Arc<Pair>>,
-    backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
+    vision: HashMap<(PathBuf, DType), Base>,
+    contrastive: HashMap<(PathBuf, Family, DType), Arc<Pair>>,
+    backends: HashMap<(PathBuf, bool, DType), Arc<dyn Backend>>,
     renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
 }
 
@@ -66,7 +68,7 @@ impl Bases {
     pub fn new(home: &Path) -> Self {
         Self {
             home: home.to_path_buf(),
-            place: Place::cpu(),
+            device: None,
             images: None,
             feature_bytes: Settings::default().feature_bytes,
             vision: HashMap::new(),
@@ -83,6 +85,27 @@ impl Bases {
         self
     }
 
+    /// Where a learner's base is, and of which type; without a base, where its images are.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn place(&mut self, learner: &Learner) -> Result<Place> {
+        if learner.model().is_none() {
+            return Ok(Place::cpu());
+        }
+        let best = match &self.device {
+            Some(place) => place.clone(),
+            None => self.device.insert(Place::best()?).clone(),
+        };
+        let dtype = match learner.dtype() {
+            Dtype::Auto => best.dtype,
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        };
+        Ok(Place { dtype, ..best })
+    }
+
     /// The same; each model that writes keeps at most so many bytes of what its tower saw in pictures.
     #[must_use]
     pub fn with_feature_bytes(mut self, bytes: usize) -> Self {
@@ -94,32 +117,35 @@ impl Bases {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it is not on this machine or not as it should be, [`Error::Model`] when its folder
-    /// lacks something.
+    /// lacks something; [`Error::Device`].
     pub fn of(&mut self, learner: &Learner) -> Result<Base> {
         let Some(model) = learner.model() else {
             return Ok(Base::None);
         };
         let dir = repository::locate(model, &self.home)?;
+        let place = self.place(learner)?;
         let family = match learner {
             Learner::ClipZeroShot(_) => Some(Family::Clip),
             Learner::SiglipZeroShot(_) => Some(Family::Siglip),
             _ => None,
         };
         if let Some(family) = family {
-            if let Some(pair) = self.contrastive.get(&(dir.clone(), family)) {
+            let key = (dir, family, place.dtype);
+            if let Some(pair) = self.contrastive.get(&key) {
                 return Ok(Base::Contrastive(pair.clone()));
             }
-            let pair = Arc::new(Pair::load(&dir, family, &self.place)?.keeping(self.images.clone()));
-            self.contrastive.insert((dir, family), pair.clone());
+            let pair = Arc::new(Pair::load(&key.0, family, &place)?.keeping(self.images.clone()));
+            self.contrastive.insert(key, pair.clone());
             return Ok(Base::Contrastive(pair));
         }
         let Learner::Qwen3VlLora(config) = learner else {
-            if !self.vision.contains_key(&dir) {
-                estimate::check_vision(learner, &dir, &self.place)?;
-                let base = vision(&dir, &self.place, self.images.clone())?;
-                self.vision.insert(dir.clone(), base);
+            let key = (dir, place.dtype);
+            if !self.vision.contains_key(&key) {
+                estimate::check_vision(learner, &key.0, &place)?;
+                let base = vision(&key.0, &place, self.images.clone())?;
+                self.vision.insert(key.clone(), base);
             }
-            return Ok(self.vision.get(&dir).cloned().unwrap_or(Base::None));
+            return Ok(self.vision.get(&key).cloned().unwrap_or(Base::None));
         };
         let renderer = match self.renderers.get(&(dir.clone(), config.longest_side)) {
             Some(renderer) => renderer.clone(),
@@ -130,15 +156,16 @@ impl Bases {
                 renderer
             }
         };
-        let backend = match self.backends.get(&(dir.clone(), config.checkpointing)) {
+        let key = (dir, config.checkpointing, place.dtype);
+        let backend = match self.backends.get(&key) {
             Some(backend) => backend.clone(),
             None => {
                 let settings = Settings {
                     feature_bytes: self.feature_bytes,
-                    ..estimate::settings(config, &dir, &self.place)?
+                    ..estimate::settings(config, &key.0, &place)?
                 };
-                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
-                self.backends.insert((dir, config.checkpointing), backend.clone());
+                let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&key.0, &place, settings)?);
+                self.backends.insert(key, backend.clone());
                 backend
             }
         };

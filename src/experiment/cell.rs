@@ -86,7 +86,7 @@ pub fn run(
             eval_seconds: partial.eval_seconds(),
             train_images_per_second: fit.images_seen as f64 / train_seconds,
             eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
-            device: "cpu".into(),
+            device: cell.device(),
             threads: rayon::current_num_threads(),
             devices: 1,
             sessions: partial.sessions(),

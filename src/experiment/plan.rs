@@ -13,12 +13,11 @@ use crate::example::ImageCache;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::method::zero_shot::templates;
+use crate::nn::Place;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones.
 pub const RECIPE: u32 = 2;
-/// Models compute in this type on the CPU.
-const DTYPE: &str = "f32";
 
 /// Where things lie on this machine.
 #[derive(Debug, Clone)]
@@ -57,6 +56,8 @@ pub struct Cell {
     pub folds: Option<usize>,
     /// The base model, shared by all cells that use it.
     base: Base,
+    /// Where it is.
+    place: Place,
 }
 
 /// All cells of a sweep, in the order in which they run: dataset, seed, shots, learner.
@@ -99,6 +100,7 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                         split: split.clone(),
                         folds: folds(sweep, learner, shots),
                         base: bases.of(learner)?,
+                        place: bases.place(learner)?,
                     };
                     cell.run_id = cell.identity().run_id();
                     cells.push(cell);
@@ -161,7 +163,7 @@ impl Cell {
             test: ids(&self.split.test),
             classes: self.split.classes.clone(),
             weights: self.base.fingerprint().map(str::to_owned),
-            dtype: DTYPE.into(),
+            dtype: self.place.dtype_name().into(),
             backend: self.base.backend().into(),
             recipe: RECIPE,
         }
@@ -190,6 +192,12 @@ impl Cell {
     pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
         self.base
             .classifier(&self.learner, &self.split.classes, self.key.seed, None)
+    }
+
+    /// Name of the device that this cell runs on.
+    #[must_use]
+    pub fn device(&self) -> String {
+        self.place.device_name()
     }
 
     /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.

@@ -18,6 +18,17 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// The first of its values of `model_type`.
+    #[must_use]
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Qwen3Vl => "qwen3_vl",
+            Self::Dinov2 => "dinov2",
+            Self::Clip => "clip",
+            Self::Siglip => "siglip",
+        }
+    }
+
     /// Reads `config.json` of a model folder.
     ///
     /// # Errors

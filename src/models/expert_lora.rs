@@ -98,7 +98,7 @@ pub(super) fn named(stacks: &[(String, Experts)]) -> Vec<(String, ExpertFactors)
 /// When the device fails; what does not fit is reported by [`Folder::finish`].
 pub(super) fn take(folder: &mut Folder, name: &str, stack: &Experts, device: &Device) -> Result<Option<ExpertUpdate>> {
     let form = folder.experts();
-    let (parent, halves) = parent(name);
+    let (parent, _) = parent(name);
     let inner = folder.holds(&format!("{parent}.base_layer"));
     // A stack that is alone in its layer has the module's own name, whichever it is: the config says which.
     let alone = form == ExpertLora::Each && !inner;
@@ -114,7 +114,6 @@ pub(super) fn take(folder: &mut Folder, name: &str, stack: &Experts, device: &De
             scale = Some(own);
         }
     }
-    debug_assert!(halves || found.len() < 2);
     // Half an update is left to be reported as missing.
     let whole = found.len() == modules.len();
     Ok(scale

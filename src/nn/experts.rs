@@ -119,7 +119,7 @@ impl Experts {
         })
     }
 
-    /// The weights with the update added in, (E, in, out), of the weights' type.
+    /// The weights with the update added in, (E, in, out): in f32, for whoever writes them to round once.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -133,7 +133,7 @@ impl Experts {
         };
         let parts = update.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
         let whole = Tensor::cat(&parts, 2)?;
-        Ok((self.weight.to_dtype(DType::F32)? + whole)?.to_dtype(self.weight.dtype())?)
+        Ok((self.weight.to_dtype(DType::F32)? + whole)?)
     }
 
     /// Each row of `x` (P, in) through the expert of its group: (P, out).

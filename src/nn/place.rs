@@ -2,7 +2,10 @@
 
 use candle_core::{DType, Device};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// The environment variable that chooses the device: `cpu` or `cuda`.
+const CHOICE: &str = "KSHOT_DEVICE";
 
 /// A device and the type that frozen weights have on it. What is trained is f32 everywhere.
 #[derive(Debug, Clone)]
@@ -24,31 +27,59 @@ impl Place {
     }
 
     /// The best device that this binary can use: the first GPU of a CUDA build, with weights in bf16; else the CPU,
-    /// with weights in f32. `CUDA_VISIBLE_DEVICES` says which GPU is the first.
+    /// with weights in f32. `CUDA_VISIBLE_DEVICES` says which GPU is the first; `KSHOT_DEVICE=cpu` asks for the CPU all
+    /// the same, `KSHOT_DEVICE=cuda` for a GPU or nothing.
     ///
     /// # Errors
-    /// When a CUDA build finds no GPU.
-    #[cfg(feature = "cuda")]
+    /// [`Error::Device`] when a CUDA build finds no GPU, or what is asked for is not there.
     pub fn best() -> Result<Self> {
+        let choice = std::env::var(CHOICE).unwrap_or_default();
+        match choice.as_str() {
+            "cpu" => Ok(Self::cpu()),
+            "" if cfg!(feature = "cuda") => Self::gpu(),
+            "" => Ok(Self::cpu()),
+            "cuda" => Self::gpu(),
+            _ => Err(Error::Device {
+                reason: format!("{CHOICE} is `{choice}`, which is neither `cpu` nor `cuda`"),
+            }),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu() -> Result<Self> {
+        let device = Device::new_cuda(0).map_err(|e| Error::Device {
+            reason: format!("no GPU can be used: {e}"),
+        })?;
         Ok(Self {
-            device: Device::new_cuda(0)?,
+            device,
             dtype: DType::BF16,
         })
     }
 
-    /// The best device that this binary can use: the first GPU of a CUDA build, with weights in bf16; else the CPU,
-    /// with weights in f32.
-    ///
-    /// # Errors
-    /// None in a CPU build.
     #[cfg(not(feature = "cuda"))]
-    pub fn best() -> Result<Self> {
-        Ok(Self::cpu())
+    fn gpu() -> Result<Self> {
+        Err(Error::Device {
+            reason: format!("{CHOICE} asks for a GPU, and this binary was built without the feature `cuda`"),
+        })
     }
 
     /// The type's name in configs and records: `f32`, `bf16` or `f16`.
     #[must_use]
     pub fn dtype_name(&self) -> &'static str {
         self.dtype.as_str()
+    }
+
+    /// The device's name in records: `cpu`, or `cuda:` and what the driver calls it.
+    #[must_use]
+    pub fn device_name(&self) -> String {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => match device.cuda_stream().context().name() {
+                Ok(name) => format!("cuda:{name}"),
+                Err(_) => "cuda".into(),
+            },
+            Device::Cpu => "cpu".into(),
+            _ => "cuda".into(),
+        }
     }
 }

@@ -96,6 +96,8 @@ pub fn hyper_parameters(learner: &Learner, shots: Shots) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.remove("name");
         fields.remove("model");
+        // `auto` and the type that it stands for are the same; which one it is, the identity says.
+        fields.remove("dtype");
         // Where it counts it has taken the place of `images_per_class`, see [`Learner::under`].
         fields.remove("images_per_class_of_all");
         if !shots.any() {
@@ -234,6 +236,7 @@ mod tests {
             assert_eq!(with(training, 0), with("rank=32", 0), "{training}");
             assert_ne!(with(training, 1), with("rank=32", 1), "{training}");
         }
+        assert_eq!(with("dtype='bf16'", 1), with("dtype='auto'", 1));
         for answering in ["longest_side=64", "readings=['free']", "reading='trie'"] {
             assert_ne!(with(answering, 0), with("rank=32", 0), "{answering}");
         }

@@ -1,10 +1,9 @@
 //! Every trainable tensor is reached by a gradient, and adapters survive the disk.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use kshot::models::dinov2::{Dinov2, Lora};
 use kshot::models::lora::ExpertLora;
-use kshot::nn::Place;
 use kshot::nn::{Head, cross_entropy};
 use kshot::seed;
 
@@ -30,7 +29,7 @@ fn every_layer() -> Lora {
 }
 
 fn adapted(golden: &Golden, lora: &Lora) -> Dinov2 {
-    let base = Dinov2::load(&golden.model, &Place::cpu()).unwrap();
+    let base = Dinov2::load(&golden.model, &goldens::place()).unwrap();
     base.with_lora(lora, &mut seed::rng(0, "lora")).unwrap()
 }
 
@@ -41,7 +40,7 @@ fn train(model: &Dinov2) {
             let values: Vec<f32> = (0..var.elem_count())
                 .map(|j| ((i + 2 * j) as f32).sin() * 0.1)
                 .collect();
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+            var.set(&Tensor::from_vec(values, var.shape(), &goldens::place().device).unwrap())
                 .unwrap();
         }
     }
@@ -97,7 +96,7 @@ fn every_trainable_tensor_gets_a_gradient() {
 fn fresh_adapters_change_no_bit() {
     for golden in goldens::dinov2() {
         let pixels = &golden.tensors("forward.safetensors")["pixel_values"];
-        let base = Dinov2::load(&golden.model, &Place::cpu()).unwrap();
+        let base = Dinov2::load(&golden.model, &goldens::place()).unwrap();
         let model = adapted(&golden, &every_layer());
         assert_eq!(
             distance(&base.features(pixels).unwrap(), &model.features(pixels).unwrap()),
@@ -116,7 +115,7 @@ fn a_saved_adapter_comes_back_to_the_bit() {
         train(&model);
         let folder = tempfile::tempdir().unwrap();
         model.save_adapter(folder.path()).unwrap();
-        let base = Dinov2::load(&golden.model, &Place::cpu()).unwrap();
+        let base = Dinov2::load(&golden.model, &goldens::place()).unwrap();
         let loaded = base.load_adapter(folder.path()).unwrap();
         for ((name, var), (loaded_name, loaded)) in model.trainable().into_iter().zip(loaded.trainable()) {
             assert_eq!(name, loaded_name);
@@ -146,7 +145,7 @@ fn adapters_with_hub_names_load_too() {
             folder.path().join("adapter_config.json"),
         )
         .unwrap();
-        let base = Dinov2::load(&golden.model, &Place::cpu()).unwrap();
+        let base = Dinov2::load(&golden.model, &goldens::place()).unwrap();
         let (hub, new) = (
             base.load_adapter(folder.path()).unwrap(),
             base.load_adapter(&theirs).unwrap(),
@@ -161,7 +160,7 @@ fn adapters_with_hub_names_load_too() {
 #[test]
 fn targets_end_on_a_dot_and_must_match_something() {
     let golden = &goldens::dinov2()[0];
-    let base = Dinov2::load(&golden.model, &Place::cpu()).unwrap();
+    let base = Dinov2::load(&golden.model, &goldens::place()).unwrap();
     let lora = |targets: &[&str], rank| Lora {
         targets: targets.iter().map(|t| (*t).into()).collect(),
         rank,

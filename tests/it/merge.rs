@@ -66,7 +66,8 @@ fn stored(folder: &Path) -> Vec<(String, String, Tensor)> {
 }
 
 /// The base as f32 in a folder of its own, and what it is there.
-fn in_f32(golden: &Golden, folder: &Path) {
+pub fn in_f32(golden: &Golden, folder: &Path) {
+    fs::create_dir(folder).unwrap();
     for name in names(&golden.model) {
         let (from, to) = (golden.model.join(&name), folder.join(&name));
         if name.ends_with("safetensors") {
@@ -87,7 +88,6 @@ fn a_merged_checkpoint_computes_what_the_adapted_model_does() {
         let reference = Reference::load(&golden);
         let scratch = tempfile::tempdir().unwrap();
         let base_dir = scratch.path().join("base");
-        fs::create_dir(&base_dir).unwrap();
         in_f32(&golden, &base_dir);
         let base = Qwen3Vl::load(&base_dir, &Place::cpu()).unwrap();
         for all in [false, true] {

@@ -13,7 +13,7 @@ const LOSS: f64 = 1e-5;
 
 #[test]
 fn positions_and_token_types_match() {
-    for golden in goldens::qwen3_vl() {
+    for golden in goldens::every_qwen3_vl() {
         let reference = Reference::load(&golden);
         let config = reference.model.config();
         let expected = reference.tensors["position_ids"].to_vec3::<i64>().unwrap();
@@ -39,7 +39,7 @@ fn positions_and_token_types_match() {
 
 #[test]
 fn every_state_matches() {
-    for golden in goldens::qwen3_vl() {
+    for golden in goldens::every_qwen3_vl() {
         let (reference, expected) = (Reference::load(&golden), golden.tensors("forward.safetensors"));
         let found = reference
             .model
@@ -51,10 +51,14 @@ fn every_state_matches() {
             let Some(expected) = expected.get(name).or_else(|| expected.get(plain)) else {
                 continue;
             };
-            let expected = if expected.rank() == 3 {
-                reference.unpadded(expected)
-            } else {
-                expected.clone()
+            let expected = match expected.dims() {
+                [_, _, _] => reference.unpadded(expected),
+                // A router sees the rows of the padded batch one after the other.
+                [rows, width] if name.starts_with("text.router") => {
+                    let samples = reference.lengths.len();
+                    reference.unpadded(&expected.reshape((samples, rows / samples, *width)).unwrap())
+                }
+                _ => expected.clone(),
             };
             let error = relative_to_max(state, &expected);
             assert!(error <= STATE, "{}: {name} differs by {error:e}", golden.name);
@@ -65,7 +69,7 @@ fn every_state_matches() {
             .filter(|key| key.starts_with("vision.") || key.starts_with("text."))
             .count();
         assert!(
-            compared == states && compared > 8,
+            compared == states && compared > 4,
             "{}: {compared} of {states} states",
             golden.name
         );
@@ -74,7 +78,7 @@ fn every_state_matches() {
 
 #[test]
 fn logits_and_losses_match() {
-    for golden in goldens::qwen3_vl() {
+    for golden in goldens::every_qwen3_vl() {
         let (reference, expected) = (Reference::load(&golden), golden.tensors("forward.safetensors"));
         let checks = &golden.notes()["checks"];
         let features = reference.model.see(&reference.patches, &reference.grids).unwrap();
@@ -110,7 +114,7 @@ fn per_image(reference: &Reference) -> Vec<Features> {
 
 #[test]
 fn a_batch_equals_its_sequences_one_by_one() {
-    for golden in goldens::qwen3_vl() {
+    for golden in goldens::every_qwen3_vl() {
         let reference = Reference::load(&golden);
         let model = &reference.model;
         let together = model.see(&reference.patches, &reference.grids).unwrap();
@@ -154,7 +158,7 @@ fn tokens(expected: &goldens::Tensors, i: usize) -> Vec<u32> {
 
 #[test]
 fn greedy_text_matches_batched_and_alone() {
-    for golden in goldens::qwen3_vl() {
+    for golden in goldens::every_qwen3_vl() {
         let (reference, expected) = (Reference::load(&golden), golden.tensors("forward.safetensors"));
         let prompts = prompts(&reference, &expected);
         let config: serde_json::Value =
@@ -193,12 +197,13 @@ fn greedy_text_matches_batched_and_alone() {
 
 #[test]
 fn cached_logits_match_step_by_step() {
-    for golden in goldens::qwen3_vl() {
+    for golden in goldens::every_qwen3_vl() {
         let (reference, expected) = (Reference::load(&golden), golden.tensors("forward.safetensors"));
         let prompts = prompts(&reference, &expected);
         let model = &reference.model;
         let features = model.see(&reference.patches, &reference.grids).unwrap();
-        let steps = tokens(&expected, 0).len();
+        // An answer may have ended early.
+        let steps = (0..prompts.len()).map(|i| tokens(&expected, i).len()).min().unwrap();
         let capacity = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap() + steps;
         let config = &model.config().text_config;
         let mut cache = KvCache::new(config, prompts.len(), capacity, model.state_type(), model.device()).unwrap();

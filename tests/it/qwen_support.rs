@@ -1,12 +1,11 @@
 //! The batches of the Qwen3-VL goldens.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use kshot::example::{Grid, Sequence};
 use kshot::models::qwen3_vl::{Batch, Qwen3Vl};
-use kshot::nn::Place;
 use kshot::nn::cross_entropy;
 
-use crate::goldens::{Golden, Tensors};
+use crate::goldens::{self, Golden, Tensors};
 
 /// A golden batch, loaded.
 pub struct Reference {
@@ -42,7 +41,7 @@ pub fn patches(tensor: &Tensor) -> Tensor {
 
 impl Reference {
     pub fn load(golden: &Golden) -> Self {
-        let model = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
+        let model = Qwen3Vl::load(&golden.model, &goldens::place()).unwrap();
         let tensors = golden.tensors("batch.safetensors");
         let numbers = |name: &str| tensors[name].to_vec2::<i64>().unwrap();
         let to_u32 = |row: Vec<i64>| row.into_iter().map(|id| id as u32).collect();
@@ -114,7 +113,7 @@ impl Reference {
             }
         }
         let count = labels.len();
-        (rows, Tensor::from_vec(labels, count, &Device::Cpu).unwrap())
+        (rows, Tensor::from_vec(labels, count, &goldens::place().device).unwrap())
     }
 
     /// Mean loss over the labels.

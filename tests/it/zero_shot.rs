@@ -195,7 +195,7 @@ fn a_class_is_the_mean_of_its_templates() {
 #[test]
 fn what_does_not_fit_is_named() {
     let reason = |fixture: &Fixture, family| match Pair::load(fixture.path(), family, &Place::cpu()) {
-        Err(error @ Error::Model { .. }) => error.to_string(),
+        Err(error @ (Error::Model { .. } | Error::Checkpoint { .. })) => error.to_string(),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("loaded"),
     };

@@ -3,9 +3,9 @@
 
     peft_adapter_qwen.py MODEL ADAPTER
 
-MODEL: hub-layout folder of a dense Qwen3-VL. ADAPTER: folder written by kshot (`Qwen3Vl::save_adapter`)
+MODEL: hub-layout folder of a Qwen3-VL, dense or with experts. ADAPTER: folder written by kshot (`Qwen3Vl::save_adapter_for_peft`)
 with `logits.safetensors` beside it: a batch, and what kshot computed with the adapter at
-`answer_positions`. `cargo test --release --test it qwen_adapters_for_peft -- --ignored` writes such
+`answer_positions`. `cargo test --release --test it adapters_for_peft -- --ignored` writes such
 folders under KSHOT_PEFT_OUT. Needs torch, transformers >= 5, peft, safetensors.
 Exit code 1 when a logit differs by more than 3e-4, or a key was not used.
 """
@@ -14,11 +14,13 @@ import sys, warnings
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 model_dir, adapter_dir = sys.argv[1:]
 warnings.filterwarnings("error", message=".*adapter keys.*")
-base = Qwen3VLForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32).eval()
+# Other products of experts want widths that are multiples of four.
+experts = {"experts_implementation": "eager"} if "moe" in AutoConfig.from_pretrained(model_dir).model_type else {}
+base = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32, **experts).eval()
 batch = load_file(f"{adapter_dir}/logits.safetensors")
 inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")}
 rows, columns = batch["answer_positions"].T

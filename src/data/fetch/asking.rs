@@ -18,7 +18,7 @@ const PAGES: usize = 500;
 
 /// Questions about one repository.
 pub(super) struct Asking<'a> {
-    repository: Repository<'a>,
+    pub(super) repository: Repository<'a>,
     client: &'a Client,
     places: &'a HubPlaces,
 }

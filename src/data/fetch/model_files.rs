@@ -56,7 +56,15 @@ impl ModelListing {
         if !has(CONFIG) {
             return Err(asking.fail(format!("has no `{CONFIG}`")));
         }
-        let config = asking.document(&commit, CONFIG)?;
+        let snapshot = asking.repository.snapshot(&commit, &remote.hub.cache);
+        let text = |name: &str| match (
+            std::fs::read(snapshot.join(name)),
+            files.iter().find(|file| file.path == name),
+        ) {
+            (Ok(there), Some(file)) if there.len() as u64 == file.size => Ok(there),
+            _ => asking.document(&commit, name),
+        };
+        let config = text(CONFIG)?;
         let mut wanted: Vec<String> = files
             .iter()
             .filter(|file| describes(&file.path))
@@ -65,7 +73,7 @@ impl ModelListing {
         if has(WEIGHTS) {
             wanted.push(WEIGHTS.into());
         } else if has(INDEX) {
-            let shards = shards(&asking.document(&commit, INDEX)?).map_err(|reason| asking.fail(reason))?;
+            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason))?;
             if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
                 return Err(asking.fail(format!("its `{INDEX}` names `{shard}`, which it does not have")));
             }

@@ -101,10 +101,12 @@ impl Config {
             reason,
         };
         let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        if Architecture::parse(&bytes, &path)? != Architecture::Dinov2 {
-            return Err(fail(
-                "is of another architecture: this learner stands on a DINOv2".into(),
-            ));
+        let found = Architecture::parse(&bytes, &path)?;
+        if found != Architecture::Dinov2 {
+            return Err(fail(format!(
+                "model_type is `{}`, this learner stands on `dinov2` or `dinov2_with_registers`",
+                found.model_type()
+            )));
         }
         let config: Self = serde_json::from_slice(&bytes).map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
         config.check().map_err(fail)?;

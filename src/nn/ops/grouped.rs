@@ -1,14 +1,19 @@
 //! Products of groups of rows, each group with a matrix of its own: what a mixture of experts consists of.
 //!
 //! On the CPU the groups are spread over threads, because a group has few rows. The order of every sum inside a
-//! product is fixed, so results depend on neither thread count nor scheduling.
+//! product is fixed, so results depend on neither thread count nor scheduling. Elsewhere they come one after the
+//! other.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
+};
 use rayon::prelude::*;
+
+use super::fused;
 
 /// Which rows each of E matrices is for: rows stand sorted by matrix.
 #[derive(Debug, Clone)]
@@ -117,7 +122,7 @@ fn on_cpu(
     Ok(CpuStorage::F32(result))
 }
 
-/// The same on a GPU, group after group.
+/// The same on any device, group after group, of whatever type rows and weights have.
 fn on_device<S: BackendStorage>(
     (x, x_layout): (&S, &Layout),
     (weights, layout): (&S, &Layout),
@@ -150,14 +155,22 @@ impl CustomOp1 for Frozen {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (inputs, out) = sizes(layout.dims(), self.weights.dims(), &self.groups)?;
+        if !fused(self.weights.device()) {
+            let (storage, weights_layout) = self.weights.storage_and_layout();
+            return match &*storage {
+                Storage::Cpu(weights) => on_device((x, layout), (weights, weights_layout), &self.groups),
+                _ => bail!("weights and rows are on different devices"),
+            };
+        }
         let result = on_cpu(&self.groups, out, |e, range| {
-            let weight = self.weights.get(e)?.to_dtype(DType::F32)?;
+            // A view, or this one matrix widened.
+            let weight = self.weights.narrow(0, e, 1)?.to_dtype(DType::F32)?;
             let (storage, weight_layout) = weight.storage_and_layout();
             let Storage::Cpu(weight) = &*storage else {
                 bail!("weights and rows are on different devices")
             };
             let sizes = (1, range.len(), out, inputs);
-            x.matmul(weight, sizes, &rows(layout, range, inputs)?, weight_layout)
+            x.matmul(weight, sizes, &rows(layout, range, inputs)?, &matrix(weight_layout, 0)?)
         })?;
         Ok((result, Shape::from((self.groups.rows(), out))))
     }
@@ -170,8 +183,9 @@ impl CustomOp1 for Frozen {
         }
     }
 
-    fn bwd(&self, _x: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        back(upstream, &self.weights, &self.groups).map(Some)
+    fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let wanted = x.track_op();
+        wanted.then(|| back(upstream, &self.weights, &self.groups)).transpose()
     }
 }
 
@@ -197,6 +211,9 @@ impl CustomOp2 for Trained {
         weights_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (inputs, out) = sizes(layout.dims(), weights_layout.dims(), &self.groups)?;
+        if !fused(&Device::Cpu) {
+            return on_device((x, layout), (weights, weights_layout), &self.groups);
+        }
         let result = on_cpu(&self.groups, out, |e, range| {
             let sizes = (1, range.len(), out, inputs);
             x.matmul(
@@ -284,6 +301,22 @@ mod tests {
             |x| grouped_trained(&x[0], &x[1].transpose(1, 2)?, &groups),
             |x| composite(&x[0], &x[1].transpose(1, 2)?, &groups),
         );
+    }
+
+    #[test]
+    fn group_after_group_is_the_same() {
+        let groups = Groups::of_sizes(&[3, 0, 1, 5]);
+        let (x, weights) = (random(&[9, 6], 1.0, "x"), random(&[4, 7, 6], 1.0, "weights"));
+        let turned = weights.transpose(1, 2).unwrap();
+        let ((x_storage, x_layout), (storage, layout)) = (x.storage_and_layout(), turned.storage_and_layout());
+        let (Storage::Cpu(rows), Storage::Cpu(weights)) = (&*x_storage, &*storage) else {
+            panic!("both are in main memory")
+        };
+        let (found, shape) = on_device((rows, x_layout), (weights, layout), &groups).unwrap();
+        let expected = grouped(&x, &turned, &groups).unwrap();
+        assert_eq!(shape.dims(), expected.dims());
+        let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(found.as_slice::<f32>().unwrap(), expected);
     }
 
     #[test]

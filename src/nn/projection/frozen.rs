@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor, bail, op};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor, bail, op};
 
 use crate::nn::ops;
 
@@ -152,12 +152,7 @@ impl CustomOp1 for Frozen {
         self.product(x, layout, &self.weight)
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &candle_core::CudaStorage,
-        layout: &Layout,
-    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
         let (matrix, shape) = self.shapes(layout)?;
         let (storage, weight_layout) = self.weight.storage_and_layout();
         let Storage::Cuda(weight) = &*storage else {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{GateError, Result};
 use crate::results::compact;
 use crate::results::gate::folder::Folder;
 use crate::results::gate::noise::Noise;
@@ -18,15 +18,16 @@ use crate::results::store::Store;
 /// do not become a baseline.
 ///
 /// # Errors
-/// [`Error::NotAccepted`] in these cases; otherwise as [`compact::promote`].
+/// [`GateError::NotAccepted`] in these cases; otherwise as [`compact::promote`].
 pub fn accept(results: &Folder, folder: &Path, noise: Option<&Noise>, problems: &[Problem]) -> Result<Vec<Record>> {
     let against = problems.iter().filter(|problem| speaks_against(problem)).count();
     if against > 0 {
-        return Err(Error::NotAccepted {
+        return Err(GateError::NotAccepted {
             results: results.path.clone(),
             baseline: folder.into(),
             reasons: against,
-        });
+        }
+        .into());
     }
     let records = compact::promote(&Store::open_existing(&results.path)?, folder)?;
     if let Some(noise) = noise {

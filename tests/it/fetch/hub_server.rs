@@ -1,4 +1,4 @@
-//! The part of the hub's HTTP interface that datasets are fetched by.
+//! The part of the hub's HTTP interface that datasets and models are fetched by.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::server::{Reply, Request, Server};
 use super::sha256;
 
-/// A dataset repository.
+/// A repository of a dataset, or of a model.
 #[derive(Clone, Default)]
 pub struct Repository {
     /// `owner/name`.
@@ -19,6 +19,9 @@ pub struct Repository {
     pub commits: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     /// Without it nothing is answered.
     pub token: Option<String>,
+    /// Without it a model's files are not given, though they are listed.
+    pub licence: Option<String>,
+    pub is_model: bool,
     /// Where files are redirected to, by their SHA-256.
     pub storage: Option<String>,
 }
@@ -32,6 +35,14 @@ impl Repository {
     /// With one commit on `main`.
     pub fn new(name: &str, files: &[(&str, &[u8])]) -> Self {
         Self::default().named(name).with("main", &commit('a'), files)
+    }
+
+    /// The same of a model.
+    pub fn model(name: &str, files: &[(&str, &[u8])]) -> Self {
+        Self {
+            is_model: true,
+            ..Self::new(name, files)
+        }
     }
 
     fn named(mut self, name: &str) -> Self {
@@ -55,9 +66,17 @@ impl Repository {
         if authorization.is_some() && request.header("authorization") != authorization.as_deref() {
             return Reply::status(401);
         }
+        let coded = |status, code: &str| Reply::status(status).with("X-Error-Code", code);
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-        let api = format!("/api/datasets/{}/", self.name);
-        let resolve = format!("/datasets/{}/resolve/", self.name);
+        let folder = if self.is_model { "" } else { "/datasets" };
+        let (api, resolve) = (self.api(), format!("{folder}/{}/resolve/", self.name));
+        if self.is_model && !path.starts_with(&api) && !path.starts_with(&resolve) {
+            return coded(401, "RepoNotFound");
+        }
+        let shown = self.licence.as_ref().map(|token| format!("Bearer {token}"));
+        if path.starts_with(&resolve) && shown.is_some() && request.header("authorization") != shown.as_deref() {
+            return coded(request.header("authorization").map_or(401, |_| 403), "GatedRepo");
+        }
         let answer = if let Some(rest) = path.strip_prefix(&api) {
             match rest.split_once('/') {
                 Some(("revision", branch)) => self.revision(&branch.replace("%2F", "/")),
@@ -67,7 +86,15 @@ impl Repository {
         } else {
             path.strip_prefix(&resolve).and_then(|rest| self.file(request, rest))
         };
-        answer.unwrap_or_else(|| Reply::status(404))
+        answer.unwrap_or_else(|| match self.is_model {
+            true => coded(404, "RevisionNotFound"),
+            false => Reply::status(404),
+        })
+    }
+
+    fn api(&self) -> String {
+        let kind = if self.is_model { "models" } else { "datasets" };
+        format!("/api/{kind}/{}/", self.name)
     }
 
     fn revision(&self, branch: &str) -> Option<Reply> {
@@ -89,8 +116,11 @@ impl Repository {
             return None;
         }
         let entry = |(path, bytes): &(&String, &Vec<u8>)| {
-            let mut entry = json!({"type": "file", "oid": "b".repeat(40), "size": bytes.len(), "path": path});
-            if path.ends_with(".parquet") {
+            let mut entry = json!({"type": "file", "oid": &sha256(bytes)[..40], "size": bytes.len(), "path": path});
+            if [".parquet", ".safetensors", "tokenizer.json"]
+                .iter()
+                .any(|end| path.ends_with(end))
+            {
                 // Pointer files are what git holds of these.
                 entry["lfs"] = json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 134});
             }
@@ -103,8 +133,8 @@ impl Repository {
         Some(if files.len() > 2 * (page + 1) {
             let host = request.header("host").unwrap();
             let next = format!(
-                "http://{host}/api/datasets/{}/tree/{tree}?recursive=true&cursor={}",
-                self.name,
+                "http://{host}{}tree/{tree}?recursive=true&cursor={}",
+                self.api(),
                 page + 1
             );
             reply.with("Link", &format!("<{next}>; rel=\"next\""))
