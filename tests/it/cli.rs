@@ -24,6 +24,7 @@ fn help_of_every_verb() {
         vec!["promote"],
         vec!["control"],
         vec!["verify"],
+        vec!["bench"],
     ] {
         let arguments: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
         text += &format!("$ kshot {}\n{}\n", arguments.join(" "), sandbox.succeed(&arguments));

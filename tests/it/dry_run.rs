@@ -56,7 +56,8 @@ fn the_four_datasets_are_counted_by_their_manifests() {
     );
     // Published sizes: 5.7e12 operations a training pass; 17.5 GB of weights.
     assert!((5.0..40.0).contains(&number(&estimate["device_hours"])), "{estimate}");
-    assert!((40e9..60e9).contains(&number(&estimate["memory_bytes"])), "{estimate}");
+    // 17.5 GB of weights; beside weights in half precision the products of adapters are kept too, which is more than all else.
+    assert!((90e9..130e9).contains(&number(&estimate["memory_bytes"])), "{estimate}");
     assert!(
         (17e9..19e9).contains(&number(&estimate["disk"]["weights"])),
         "{estimate}"
