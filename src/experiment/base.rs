@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
-use crate::config::Learner;
+use crate::config::{Learner, Wording};
 use crate::data::{self, fetch::HubPlaces};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ pub struct Bases {
     vision: HashMap<PathBuf, Base>,
     contrastive: HashMap<(PathBuf, Family), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
-    renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
+    renderers: HashMap<(PathBuf, u32, Wording), Arc<Renderer>>,
 }
 
 impl Bases {
@@ -108,11 +108,12 @@ impl Bases {
             }
             return Ok(self.vision.get(&dir).cloned().unwrap_or(Base::None));
         };
-        let renderer = match self.renderers.get(&(dir.clone(), config.longest_side)) {
+        let key = (dir.clone(), config.longest_side, config.prompt);
+        let renderer = match self.renderers.get(&key) {
             Some(renderer) => renderer.clone(),
             None => {
-                let renderer = Arc::new(Renderer::load(&dir, Some(config.longest_side))?.keeping(self.images.clone()));
-                let key = (dir.clone(), config.longest_side);
+                let renderer = Renderer::load(&dir, Some(config.longest_side))?.in_words(config.prompt);
+                let renderer = Arc::new(renderer.keeping(self.images.clone()));
                 self.renderers.insert(key, renderer.clone());
                 renderer
             }

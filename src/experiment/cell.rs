@@ -63,6 +63,7 @@ pub fn run(
     if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }
+    let names = classifier.names()?;
     let fitted = calibration::fitted(cell, &shots, store, &keep, on)?;
     let predictions = partial.complete()?;
     let account = Account {
@@ -73,6 +74,7 @@ pub fn run(
         split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
         card: Some(card(&cell.dataset, &cell.split)?),
         fitted,
+        names,
         training: TrainingSummary {
             steps: fit.steps,
             images_seen: fit.images_seen,

@@ -18,7 +18,7 @@ use crate::method::training::{Steps, train};
 use crate::method::{Classifier, Fit, Keep, Step, argmax, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
-use crate::prediction::Prediction;
+use crate::prediction::{Names, Prediction, Reading};
 
 /// AdamW's moment decay rates and epsilon (DESIGN: start values).
 const BETAS: (f64, f64) = (0.9, 0.95);
@@ -125,16 +125,21 @@ impl VlmClassifier {
             .collect()
     }
 
+    /// The trained model's sampler, else that of the base model; it is to be put back.
+    fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
+        match self.sampler.take() {
+            Some(sampler) => Ok(sampler),
+            None => self.backend.sampler(&Weights::Base),
+        }
+    }
+
     fn answer(
         &mut self,
         images: &[LabelledImage],
         shown: bool,
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<()> {
-        let mut sampler = match self.sampler.take() {
-            Some(sampler) => sampler,
-            None => self.backend.sampler(&Weights::Base)?,
-        };
+        let mut sampler = self.sampler()?;
         for batch in images.chunks(BATCH) {
             let prompts = self.questions(batch, shown)?;
             let hints: Vec<u32> = batch.iter().map(|image| image.class).collect();
@@ -212,6 +217,24 @@ impl Classifier for VlmClassifier {
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<bool> {
         self.answer(images, false, sink).map(|()| true)
+    }
+
+    fn names(&mut self) -> Result<Option<Names>> {
+        if !self.config.readings.contains(&Reading::Likelihood) {
+            return Ok(None);
+        }
+        let question = self.renderer.question(None)?;
+        let mut sampler = self.sampler()?;
+        let asked = [Reading::Likelihood];
+        let answers = self.answers.read(&mut *sampler, &[question], &asked, None);
+        self.sampler = Some(sampler);
+        let prior = answers?.into_iter().next().and_then(|answer| answer.log_probs);
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Ok(prior.map(|prior| Names {
+            tokens: self.names.iter().map(|tokens| count(tokens.len())).collect(),
+            bytes: self.answers.texts().iter().map(|text| count(text.len())).collect(),
+            prior,
+        }))
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {
