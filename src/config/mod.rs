@@ -196,7 +196,11 @@ impl Sweep {
                 self.protocol
             ));
         }
-        if self.calibration.as_ref().is_some_and(|calibration| calibration.folds < 2) {
+        if self
+            .calibration
+            .as_ref()
+            .is_some_and(|calibration| calibration.folds < 2)
+        {
             return Err("calibration.folds must be above 1".into());
         }
         if self.checkpoint_steps == 0 {

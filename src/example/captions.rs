@@ -51,10 +51,11 @@ impl Captions {
         };
         let bytes = std::fs::read(&path).map_err(|e| {
             let remedy = "`AutoTokenizer.from_pretrained(…).save_pretrained(…)` of transformers writes it";
-            fail(format!("cannot be read: {e}; only this form of tokenizer is supported, {remedy}"))
+            fail(format!(
+                "cannot be read: {e}; only this form of tokenizer is supported, {remedy}"
+            ))
         })?;
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| fail(format!("not a tokenizer: {e}")))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| fail(format!("not a tokenizer: {e}")))?;
         inner.with_padding(None);
         inner
             .with_truncation(Some(TruncationParams {
@@ -130,7 +131,11 @@ impl Captions {
 /// `SiglipTokenizer.canonicalize_text`: lower case, without the characters of Python's `string.punctuation`, runs of
 /// white space one space, none at the ends.
 fn canonical(text: &str) -> String {
-    let kept: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    let kept: String = text
+        .to_lowercase()
+        .chars()
+        .filter(|c| !c.is_ascii_punctuation())
+        .collect();
     kept.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -141,7 +146,10 @@ mod tests {
     #[test]
     fn texts_are_made_canonical() {
         // transformers' SiglipTokenizer.canonicalize_text on the same.
-        assert_eq!(canonical("A photo of a Mercedes-Benz  C-Class."), "a photo of a mercedesbenz cclass");
+        assert_eq!(
+            canonical("A photo of a Mercedes-Benz  C-Class."),
+            "a photo of a mercedesbenz cclass"
+        );
         assert_eq!(canonical(" Colt's foot, É! "), "colts foot é");
     }
 }

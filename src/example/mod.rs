@@ -21,7 +21,7 @@ pub use image_cache::{ImageCache, seen};
 pub use input::{Chunk, Datum, ModelInput, Picture, PictureKey};
 pub use label::{compared, written};
 pub use processor::ImageProcessor;
-pub use prompt::{MESSAGE_END, PREFILL, Prompter, QUESTION, Sequence, worded};
+pub use prompt::{MESSAGE_END, PREFILL, Prompter, QUESTION, Sequence};
 pub use qwen_image::{PatchProcessor, Patches};
 pub use render::Renderer;
 pub use resize::{resize, shrink, shrunk};

@@ -334,7 +334,10 @@ mod tests {
     #[test]
     fn siglip_resizes_to_a_square_and_crops_nothing() {
         let siglip = processor(r#"{"image_processor_type": "SiglipImageProcessor", "do_center_crop": null}"#).unwrap();
-        assert_eq!((siglip.size(), siglip.settings().as_str()), ((224, 224), "bicubic224x224"));
+        assert_eq!(
+            (siglip.size(), siglip.settings().as_str()),
+            ((224, 224), "bicubic224x224")
+        );
         assert_eq!((siglip.levels[0][0], siglip.levels[2][255]), (-1.0, 1.0));
     }
 

@@ -18,8 +18,7 @@ pub const PREFILL: &str = "The subject in this photo is:";
 pub const MESSAGE_END: &str = "\n";
 
 /// The question and the start of the answer in a wording.
-#[must_use]
-pub fn worded(wording: Wording) -> (&'static str, &'static str) {
+fn worded(wording: Wording) -> (&'static str, &'static str) {
     match wording {
         Wording::Default => (QUESTION, PREFILL),
         Wording::Show => ("What does this image show?", "This image shows:"),

@@ -192,7 +192,12 @@ impl Base {
                 Box::new(Probe::logistic_regression(frozen.clone(), count, config.clone()))
             }
             (Learner::ClipZeroShot(config) | Learner::SiglipZeroShot(config), Self::Contrastive(pair)) => {
-                let published = || templates::published(learner, None).iter().map(ToString::to_string).collect();
+                let published = || {
+                    templates::published(learner, None)
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect()
+                };
                 let texts = config.templates.clone().unwrap_or_else(published);
                 Box::new(ZeroShotClassifier::new(pair.clone(), classes, &texts))
             }

@@ -178,7 +178,12 @@ struct Neighbours {
 
 impl Rule for Neighbours {
     fn fit(&mut self, lesson: &Lesson<'_>) -> Result<()> {
-        self.shots = lesson.vectors.iter().cloned().zip(lesson.labels.iter().copied()).collect();
+        self.shots = lesson
+            .vectors
+            .iter()
+            .cloned()
+            .zip(lesson.labels.iter().copied())
+            .collect();
         Ok(())
     }
 

@@ -234,7 +234,12 @@ mod tests {
             assert_eq!(with(training, 0), with("rank=32", 0), "{training}");
             assert_ne!(with(training, 1), with("rank=32", 1), "{training}");
         }
-        for answering in ["longest_side=64", "prompt='show'", "readings=['free']", "reading='trie'"] {
+        for answering in [
+            "longest_side=64",
+            "prompt='show'",
+            "readings=['free']",
+            "reading='trie'",
+        ] {
             assert_ne!(with(answering, 0), with("rank=32", 0), "{answering}");
         }
     }

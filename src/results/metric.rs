@@ -204,9 +204,7 @@ pub fn class_counts(predictions: &[Prediction]) -> Vec<usize> {
 pub fn accuracy(predictions: &[Prediction], headline: Headline, answer: impl Fn(&Prediction) -> Option<u32>) -> f64 {
     let right = |p: &Prediction| answer(p) == Some(p.truth);
     match headline {
-        Headline::Top1 => {
-            predictions.iter().filter(|p| right(p)).count() as f64 / predictions.len().max(1) as f64
-        }
+        Headline::Top1 => predictions.iter().filter(|p| right(p)).count() as f64 / predictions.len().max(1) as f64,
         Headline::MeanPerClass => mean_per_class(predictions, right),
     }
 }

@@ -29,7 +29,11 @@ impl Normalised {
     /// theirs are not as many as the names.
     #[must_use]
     pub fn of(predictions: &[Prediction], names: &Names, headline: Headline) -> Option<Self> {
-        let fits = |row: &Prediction| row.log_probs.as_ref().is_some_and(|all| all.len() == names.tokens.len());
+        let fits = |row: &Prediction| {
+            row.log_probs
+                .as_ref()
+                .is_some_and(|all| all.len() == names.tokens.len())
+        };
         let whole = names.bytes.len() == names.tokens.len() && names.prior.len() == names.tokens.len();
         if predictions.is_empty() || !whole || !predictions.iter().all(fits) {
             return None;
@@ -39,7 +43,9 @@ impl Normalised {
                 let scores = row.log_probs.iter().flatten().enumerate();
                 // The first of equals.
                 let most = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
-                let best = scores.map(|(class, p)| (class, score(class, f64::from(*p)))).reduce(most);
+                let best = scores
+                    .map(|(class, p)| (class, score(class, f64::from(*p))))
+                    .reduce(most);
                 best.map(|(class, _)| class as u32)
             })
         };

@@ -10,8 +10,8 @@ use crate::config::Chosen;
 use crate::data::card::Card;
 use crate::error::Error;
 use crate::prediction::{Names, Prediction, Reading};
-pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::calibration::{Calibration, Fitted, Tempered};
+pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::metric::{Headline, Metrics};
 use crate::results::normalisation::Normalised;
 

@@ -41,7 +41,11 @@ pub struct Row {
 pub fn rows(store: &Store, series: &[Series]) -> Result<Vec<Row>> {
     let mut pooled: BTreeMap<(&str, Shots), (Vec<Judged>, bool)> = BTreeMap::new();
     for series in series {
-        for run in series.runs.iter().filter(|run| !run.red && run.record.metrics.ece.is_some()) {
+        for run in series
+            .runs
+            .iter()
+            .filter(|run| !run.red && run.record.metrics.ece.is_some())
+        {
             let own = judged(&store.predictions(&run.record.run_id)?, 1.0).unwrap_or_default();
             let (all, micro) = pooled.entry((&series.learner, series.shots)).or_default();
             all.extend(own);
@@ -97,6 +101,9 @@ mod tests {
         assert!((rows[1].confidence - 0.96).abs() < 1e-12);
         assert!((rows[0].ece - (0.5 + 0.92) / 3.0).abs() < 1e-12);
         let csv = String::from_utf8(to_csv(&rows, Path::new("x")).unwrap()).unwrap();
-        assert!(csv.starts_with("learner,shots,micro,ece,above,images,confidence,accuracy\n"), "{csv}");
+        assert!(
+            csv.starts_with("learner,shots,micro,ece,above,images,confidence,accuracy\n"),
+            "{csv}"
+        );
     }
 }

@@ -129,7 +129,11 @@ fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
     }
     if let Some(tempered) = record.tempered {
         let again = Calibration::of(rows, tempered.temperature);
-        compare("calibration at the temperature", &value(&Some(tempered.test)), &value(&again));
+        compare(
+            "calibration at the temperature",
+            &value(&Some(tempered.test)),
+            &value(&again),
+        );
     }
     if let Some(names) = &record.names {
         let again = Normalised::of(rows, names, record.metrics.headline);

@@ -12,6 +12,7 @@ mod architecture;
 mod backend;
 mod backend_support;
 mod bad_input;
+mod calibration;
 mod claims;
 mod cli;
 mod control_verb;

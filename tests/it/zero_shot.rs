@@ -115,7 +115,10 @@ fn pixels_and_tokens_match() {
         let pairs = values(&found).into_iter().zip(values(&expected["pixel_values"]));
         let off: Vec<f64> = pairs.map(|(a, b)| (a - b).abs()).collect();
         assert!(off.iter().all(|off| *off <= 2.0 * step), "{name}");
-        assert!(off.iter().filter(|off| **off > step).count() * 100 <= off.len(), "{name}");
+        assert!(
+            off.iter().filter(|off| **off > step).count() * 100 <= off.len(),
+            "{name}"
+        );
 
         let context = expected["input_ids"].dim(1).unwrap();
         let captions = Captions::load(fixture.path(), fill, 40).unwrap();
@@ -147,7 +150,10 @@ fn features_and_logits_match() {
         };
         let image = model.image_features(&expected["pixel_values"]).unwrap();
         near("image_features", &image);
-        let rows = Captions::load(fixture.path(), fill, 40).unwrap().encode(&texts(&notes)).unwrap();
+        let rows = Captions::load(fixture.path(), fill, 40)
+            .unwrap()
+            .encode(&texts(&notes))
+            .unwrap();
         let ids = Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len()), &Device::Cpu).unwrap();
         let text = model.text_features(&ids).unwrap();
         near("text_features", &text);
@@ -175,7 +181,9 @@ fn a_class_is_the_mean_of_its_templates() {
             let log_probs = row.log_probs.as_ref().unwrap();
             let sum: f64 = log_probs.iter().map(|p| f64::from(*p).exp()).sum();
             assert!((sum - 1.0).abs() < 1e-5);
-            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            let best = (0..logits.len())
+                .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+                .unwrap();
             assert_eq!(row.likelihood_class, Some(best as u32));
             // SigLIP's bias cancels.
             let gap = f64::from(log_probs[0] - log_probs[1]);
@@ -201,11 +209,22 @@ fn what_does_not_fit_is_named() {
     };
     let class = "vision_model.embeddings.class_embedding";
     // candle-transformers would make up a random one.
-    check(Family::Clip, &|f| f.reweigh(|t| drop(t.remove(class))), &[class, "missing"]);
-    check(Family::Clip, &|f| f.reweigh(|t| drop(t.remove("logit_scale"))), &["logit_scale"]);
+    check(
+        Family::Clip,
+        &|f| f.reweigh(|t| drop(t.remove(class))),
+        &[class, "missing"],
+    );
+    check(
+        Family::Clip,
+        &|f| f.reweigh(|t| drop(t.remove("logit_scale"))),
+        &["logit_scale"],
+    );
     let extra = |f: &Fixture| {
         f.reweigh(|t| {
-            t.insert("extra".into(), Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap());
+            t.insert(
+                "extra".into(),
+                Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap(),
+            );
         });
     };
     check(Family::Siglip, &extra, &["`extra`", "not part"]);
@@ -222,8 +241,16 @@ fn what_does_not_fit_is_named() {
     check(Family::Clip, &act, &["config.json", "hidden_act", "quick_gelu"]);
     let other = |f: &Fixture| f.edit("config.json", |c| c["model_type"] = json!("blip"));
     check(Family::Clip, &other, &["config.json", "blip"]);
-    let size = |f: &Fixture| f.edit("preprocessor_config.json", |c| c["size"] = json!({"height": 28, "width": 28}));
-    check(Family::Siglip, &size, &["preprocessor_config.json", "28 x 28", "30 x 30"]);
+    let size = |f: &Fixture| {
+        f.edit("preprocessor_config.json", |c| {
+            c["size"] = json!({"height": 28, "width": 28});
+        });
+    };
+    check(
+        Family::Siglip,
+        &size,
+        &["preprocessor_config.json", "28 x 28", "30 x 30"],
+    );
     let tokenizer = |f: &Fixture| fs::remove_file(f.path().join("tokenizer.json")).unwrap();
     check(Family::Siglip, &tokenizer, &["tokenizer.json", "save_pretrained"]);
     // The end token is no longer the highest id.
@@ -260,7 +287,10 @@ fn sweep() -> (Sandbox, PathBuf) {
 fn a_sweep_has_one_cell_of_each_and_draws_a_level() {
     let (sandbox, _) = sweep();
     let table = sandbox.succeed(&["sweep", "--config", "zero.toml"]);
-    assert!(table.contains("CLIP zero-shot") && table.contains("SigLIP zero-shot"), "{table}");
+    assert!(
+        table.contains("CLIP zero-shot") && table.contains("SigLIP zero-shot"),
+        "{table}"
+    );
     let ledger = fs::read_to_string(sandbox.path("results/zero/ledger.csv")).unwrap();
     assert_eq!(ledger.matches("CLIP zero-shot").count(), 1, "{ledger}");
     assert_eq!(ledger.lines().count(), 1 + 4, "{ledger}");
@@ -284,5 +314,9 @@ fn a_sweep_has_one_cell_of_each_and_draws_a_level() {
     let again = ["sweep", "--config", "zero.toml", "--set", "learner.0.templates=['{}']"];
     let output = sandbox.run(&again);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("3 of 4 cells are finished already"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("3 of 4 cells are finished already"),
+        "{}",
+        stderr(&output)
+    );
 }

@@ -67,8 +67,10 @@ fn view(vector: &[f32], cls_only: bool) -> Vec<f32> {
 /// Scores of all values of C with the shots of `fold` held out, each started where the one before ended.
 fn held_out(views: &[Vec<f32>], lesson: &Lesson<'_>, folds: &[usize], fold: usize) -> Result<Vec<Score>> {
     let all = || views.iter().zip(lesson.labels).zip(folds);
-    let (learned, labels): (Vec<&[f32]>, Vec<u32>) =
-        all().filter(|(_, f)| **f != fold).map(|((v, l), _)| (v.as_slice(), *l)).unzip();
+    let (learned, labels): (Vec<&[f32]>, Vec<u32>) = all()
+        .filter(|(_, f)| **f != fold)
+        .map(|((v, l), _)| (v.as_slice(), *l))
+        .unzip();
     let problem = Problem::new(&learned, &labels, lesson.classes)?;
     let mut w = problem.start();
     let mut scores = Vec::with_capacity(VALUES);

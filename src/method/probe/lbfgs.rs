@@ -187,7 +187,11 @@ mod tests {
 
     /// Minima of the same objective by scipy 1.17 (`minimize(method="BFGS", options={"gtol": 1e-12})`, f64):
     /// C, objective, and the probability of class 0 for the first row.
-    const BY_SCIPY: [(f64, f64, f64); 3] = [(0.1, 1.0872492324522238, 0.3374860760689189), (10.0, 0.8409838824981182, 0.4478514474940684), (300.0, 0.6600598498206532, 0.38082522747472647)];
+    const BY_SCIPY: [(f64, f64, f64); 3] = [
+        (0.1, 1.0872492324522238, 0.3374860760689189),
+        (10.0, 0.8409838824981182, 0.4478514474940684),
+        (300.0, 0.6600598498206532, 0.38082522747472647),
+    ];
 
     #[test]
     fn the_minimum_is_that_of_scipy() {

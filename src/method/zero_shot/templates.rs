@@ -91,7 +91,12 @@ mod tests {
     #[test]
     fn every_template_has_one_place_and_none_is_repeated() {
         let learner = Learner::parse("clip-zero-shot", Path::new("m"), &[]).unwrap();
-        for layout in [Layout::Caltech101, Layout::StanfordCars, Layout::OxfordFlowers, Layout::Folders] {
+        for layout in [
+            Layout::Caltech101,
+            Layout::StanfordCars,
+            Layout::OxfordFlowers,
+            Layout::Folders,
+        ] {
             let texts = published(&learner, Some(layout));
             assert!(texts.iter().all(|text| text.matches("{}").count() == 1));
             assert_eq!(texts.iter().collect::<HashSet<_>>().len(), texts.len());
@@ -107,7 +112,10 @@ mod tests {
         };
         let own = ["templates=['{}!']".to_owned()];
         assert_eq!(templates(parse(&own), Some(Layout::OxfordPets)), ["{}!"]);
-        assert_eq!(templates(parse(&[]), Some(Layout::OxfordPets)), ["a photo of a {}, a type of pet."]);
+        assert_eq!(
+            templates(parse(&[]), Some(Layout::OxfordPets)),
+            ["a photo of a {}, a type of pet."]
+        );
         assert_eq!(templates(parse(&[]), None), ["This is a photo of {}."]);
         let pixels = Learner::parse("pixels", Path::new("m"), &[]);
         assert!(pixels.is_err() || asked(pixels.unwrap(), None).model().is_none());

@@ -91,7 +91,10 @@ impl Config {
             return Err(format!("`model_type` is {kind:?}, this learner needs \"{expected}\""));
         }
         let part = |name: &str| -> Result<Part, String> {
-            let part = value.get(name).cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+            let part = value
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
             serde_json::from_value(part).map_err(|e| format!("`{name}`: {e}"))
         };
         let (text, vision) = (part("text_config")?, part("vision_config")?);
@@ -102,7 +105,9 @@ impl Config {
         if family == Family::Siglip {
             let (from, to) = (text.hidden_size.unwrap_or(768), text.projection_size);
             if to.is_some_and(|to| to != from) {
-                return Err(format!("`projection_size` is {to:?}, only that of hidden_size {from} is supported"));
+                return Err(format!(
+                    "`projection_size` is {to:?}, only that of hidden_size {from} is supported"
+                ));
             }
             if vision.vision_use_head == Some(false) {
                 return Err("`vision_use_head` is false: without the pooling head there are no image features".into());
@@ -118,8 +123,14 @@ impl Config {
             vision: Tower::new(&vision, family, (768, 3072, 12), vocabulary, context, image_patch),
             projection,
         };
-        config.text.check(family).map_err(|reason| format!("`text_config`: {reason}"))?;
-        config.vision.check(family).map_err(|reason| format!("`vision_config`: {reason}"))?;
+        config
+            .text
+            .check(family)
+            .map_err(|reason| format!("`text_config`: {reason}"))?;
+        config
+            .vision
+            .check(family)
+            .map_err(|reason| format!("`vision_config`: {reason}"))?;
         Ok(config)
     }
 
@@ -235,7 +246,7 @@ impl Tower {
     }
 
     fn check(&self, family: Family) -> Result<(), String> {
-        if self.hidden == 0 || self.heads == 0 || self.hidden % self.heads != 0 {
+        if self.hidden == 0 || self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
             return Err(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",
                 self.hidden, self.heads
@@ -279,11 +290,23 @@ mod tests {
         // google/siglip-base-patch16-224 says no more than this.
         let siglip = json!({"model_type": "siglip", "text_config": {"vocab_size": 32000}, "vision_config": {}});
         let config = Config::new(&siglip, Family::Siglip).unwrap();
-        assert_eq!((config.context(), config.image_size(), config.vision.patch), (64, 224, 16));
-        assert_eq!((config.text.hidden, config.text.wide, config.text.heads), (768, 3072, 12));
+        assert_eq!(
+            (config.context(), config.image_size(), config.vision.patch),
+            (64, 224, 16)
+        );
+        assert_eq!(
+            (config.text.hidden, config.text.wide, config.text.heads),
+            (768, 3072, 12)
+        );
         let clip = Config::new(&json!({"model_type": "clip"}), Family::Clip).unwrap();
-        assert_eq!((clip.text.hidden, clip.text.heads, clip.vision.hidden, clip.projection), (512, 8, 768, 512));
-        assert_eq!((clip.context(), clip.vision.patch, clip.text.vocabulary), (77, 32, 49_408));
+        assert_eq!(
+            (clip.text.hidden, clip.text.heads, clip.vision.hidden, clip.projection),
+            (512, 8, 768, 512)
+        );
+        assert_eq!(
+            (clip.context(), clip.vision.patch, clip.text.vocabulary),
+            (77, 32, 49_408)
+        );
     }
 
     #[test]

@@ -34,7 +34,6 @@ pub struct Contrastive {
     fingerprint: String,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 enum Towers {
     Clip(clip::ClipModel),
     Siglip(siglip::Model),
@@ -101,6 +100,10 @@ impl Contrastive {
 /// # Errors
 /// Tensor failures.
 pub fn unit_rows(rows: &Tensor) -> Result<Tensor> {
-    let norm = rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(f64::from(f32::MIN_POSITIVE))?;
+    let norm = rows
+        .sqr()?
+        .sum_keepdim(D::Minus1)?
+        .sqrt()?
+        .maximum(f64::from(f32::MIN_POSITIVE))?;
     Ok(rows.broadcast_div(&norm)?)
 }

@@ -1,8 +1,8 @@
 use super::*;
 
 const TRUTHS: [u32; 40] = [
-    1, 0, 2, 1, 0, 0, 2, 3, 0, 0, 1, 1, 3, 2, 1, 0, 0, 2, 3, 0, 0, 1, 1, 3, 2, 1, 1, 0, 2, 1, 0, 0, 2, 1, 3, 0, 1, 1, 2,
-    2,
+    1, 0, 2, 1, 0, 0, 2, 3, 0, 0, 1, 1, 3, 2, 1, 0, 0, 2, 3, 0, 0, 1, 1, 3, 2, 1, 1, 0, 2, 1, 0, 0, 2, 1, 3, 0, 1, 1,
+    2, 2,
 ];
 
 fn row(truth: u32, log_probs: Option<Vec<f32>>) -> Prediction {
@@ -37,13 +37,24 @@ fn near(found: f64, expected: f64, tolerance: f64) {
 #[test]
 fn numbers_are_those_of_scipy() {
     let expected = [
-        (1.0, [0.192_667_409_353_161_2, 0.229_917_865_921_525_36, 0.479_973_565_132_601_2, 0.769_976_841_964_676_1]),
-        (1.340_626_070_905_604, [
-            0.188_189_273_344_239_3,
-            0.219_186_368_900_282_76,
-            0.456_053_357_122_794_54,
-            0.740_989_692_938_544_9,
-        ]),
+        (
+            1.0,
+            [
+                0.192_667_409_353_161_2,
+                0.229_917_865_921_525_36,
+                0.479_973_565_132_601_2,
+                0.769_976_841_964_676_1,
+            ],
+        ),
+        (
+            1.340_626_070_905_604,
+            [
+                0.188_189_273_344_239_3,
+                0.219_186_368_900_282_76,
+                0.456_053_357_122_794_54,
+                0.740_989_692_938_544_9,
+            ],
+        ),
     ];
     for (temperature, [ece, mass, brier, nll]) in expected {
         let found = Calibration::of(&rows(), temperature).unwrap();
@@ -101,5 +112,8 @@ fn without_all_probabilities_there_is_no_calibration() {
 fn shots_that_are_all_right_end_at_the_bound() {
     let sure = vec![row(0, Some(vec![0.0, -1.0])), row(1, Some(vec![-1.0, 0.0]))];
     let coldest = temperature(&sure).unwrap();
-    assert!((0.0099..0.0101).contains(&coldest) || nll(&sure, coldest).unwrap() < 1e-9, "{coldest}");
+    assert!(
+        (0.0099..0.0101).contains(&coldest) || nll(&sure, coldest).unwrap() < 1e-9,
+        "{coldest}"
+    );
 }

@@ -87,7 +87,11 @@ pub fn svg(rows: &[Row]) -> Result<String> {
 fn draw_panel(sheet: &mut Canvas<'_>, (left, top): At, learner: &str, rows: &[&Row], shots: &[Shots]) -> Result<()> {
     let bottom = top + SIDE;
     let place = |x: f64, y: f64| (left + x * SIDE, bottom - y * SIDE);
-    sheet.text((left, top - 14.0), &shortened(learner, ""), Type::new(PANEL_TITLE, INK).bold())?;
+    sheet.text(
+        (left, top - 14.0),
+        &shortened(learner, ""),
+        Type::new(PANEL_TITLE, INK).bold(),
+    )?;
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let share = f64::from(percent) / 100.0;
         let (x, y) = place(share, share);
@@ -143,7 +147,12 @@ mod tests {
 
     #[test]
     fn every_learner_has_a_panel_and_every_number_of_shots_its_line() {
-        let rows = [row("A", 1, 0.2), row("A", 1, 0.6), row("A", 4, 0.5), row("B & co", 4, 0.9)];
+        let rows = [
+            row("A", 1, 0.2),
+            row("A", 1, 0.6),
+            row("A", 4, 0.5),
+            row("B & co", 4, 0.9),
+        ];
         let drawing = svg(&rows).unwrap();
         for text in [">A<", ">B &amp; co<", "k = 1 (12.3)", "k = 4 (12.3)", "Micro models"] {
             assert!(drawing.contains(text), "{text}");

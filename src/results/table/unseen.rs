@@ -65,9 +65,8 @@ pub fn wordings(series: &[Series]) -> Table {
         .collect();
     let mut rows = Vec::new();
     for (index, first) in unseen.iter().enumerate() {
-        let alike = |s: &&&Series| {
-            s.dataset == first.dataset && s.protocol == first.protocol && settings(s) == settings(first)
-        };
+        let alike =
+            |s: &&&Series| s.dataset == first.dataset && s.protocol == first.protocol && settings(s) == settings(first);
         if unseen.iter().take(index).any(|s| alike(&s)) {
             continue;
         }
@@ -97,7 +96,11 @@ pub fn wordings(series: &[Series]) -> Table {
             rows.push(row_of(first, cells));
         }
     }
-    let mut columns = columns(&[("learner", Kind::Text), ("reading", Kind::Text), ("wordings", Kind::Count)]);
+    let mut columns = columns(&[
+        ("learner", Kind::Text),
+        ("reading", Kind::Text),
+        ("wordings", Kind::Count),
+    ]);
     let names = ["mean", "lowest", "highest", "spread"];
     columns.extend(names.map(|name| Column::new(name, Kind::Share)));
     Table {
@@ -106,7 +109,8 @@ pub fn wordings(series: &[Series]) -> Table {
         columns,
         rows,
         remarks: vec![
-            "In %, of learners that differ in the wording of the question only, under the name of the first.".to_owned(),
+            "In %, of learners that differ in the wording of the question only, under the name of the first."
+                .to_owned(),
         ],
         long: false,
     }
