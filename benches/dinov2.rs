@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use kshot::models::dinov2::{Config, Dinov2, Lora};
+use kshot::models::lora::ExpertLora;
 use kshot::nn::{AdamW, Group, Head, clip_grad_norm, cross_entropy};
 
 struct Shape {
@@ -55,6 +56,7 @@ fn measure(shape: &Shape) -> kshot::error::Result<()> {
         targets,
         rank: 16,
         alpha: 16.0,
+        experts: ExpertLora::Each,
     };
     let model = Dinov2::random(&shape.config, &mut rng, &device)?.with_lora(&lora, &mut rng)?;
     let head = Head::zeros(10, 2 * model.hidden_size(), &device)?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use kshot::example::{Grid, Sequence};
+use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
 use kshot::nn::{AdamW, Group, cross_entropy};
 
@@ -45,6 +46,7 @@ fn main() -> kshot::error::Result<()> {
         targets: targets.map(String::from).into(),
         rank: 8,
         alpha: 16.0,
+        experts: ExpertLora::Each,
     };
     let model = Qwen3Vl::random(&config, &mut rng, &device)?.with_lora(&lora, &mut rng)?;
     let grids = vec![Grid { rows: 14, columns: 14 }; PICTURES];

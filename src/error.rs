@@ -194,9 +194,11 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
-    /// Some datasets could not be fetched; each was reported when it failed.
-    #[error("{failed} of {total} datasets could not be fetched")]
+    /// Some datasets or models could not be fetched; each was reported when it failed.
+    #[error("{failed} of {total} {what} could not be fetched")]
     SomeNotFetched {
+        /// "datasets" or "models".
+        what: &'static str,
         /// Number of those that failed.
         failed: usize,
         /// Number asked for.
@@ -211,6 +213,26 @@ pub enum Error {
         path: PathBuf,
         /// What is missing or does not fit, with tensor names and shapes.
         reason: String,
+    },
+    /// A checkpoint is not here, not for everyone, damaged, or of a kind that is not supported.
+    #[error("model `{}`: {reason}", path.display())]
+    Checkpoint {
+        /// The file or folder, or the `owner/name` of a repository.
+        path: PathBuf,
+        /// What is wrong, with names of files or of tensors and their shapes.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A model and what is to be done with it do not fit into memory.
+    #[error("model `{}` needs {:.1} GB of memory, {:.1} GB are free", path.display(), *needed as f64 / 1e9, *free as f64 / 1e9)]
+    Memory {
+        /// The model folder.
+        path: PathBuf,
+        /// Bytes needed at least, by the estimate.
+        needed: u64,
+        /// Bytes that the device has free.
+        free: u64,
     },
     /// A tensor operation failed.
     #[error("tensor operation failed")]
@@ -373,6 +395,21 @@ pub enum Error {
     Exists {
         /// The folder.
         path: PathBuf,
+    },
+
+    /// Answers on the disk are not those that a run would go on with.
+    #[error("cannot go on with `{}`: {reason}", path.display())]
+    Continue {
+        /// The file of answers.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Not one of the images could be read.
+    #[error("none of {images} images could be read")]
+    NoImage {
+        /// Number of images.
+        images: usize,
     },
 
     /// A figure could not be drawn.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Backend, Sampler, Trainer, Weights};
 use crate::engine::{
-    AdamParams, AdapterConfig, AdapterId, Engine, ForwardOutput, SampledSequence, SamplingParams, Settings, Snapshot,
-    TokenScore,
+    AdamParams, AdapterConfig, AdapterId, Engine, ForwardOutput, SampledSequence, SamplingParams, Settings, Sight,
+    Snapshot, TokenScore,
 };
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
@@ -51,6 +51,10 @@ impl Backend for LocalBackend {
 
     fn width(&self) -> usize {
         self.width
+    }
+
+    fn sight(&self) -> Option<Sight> {
+        Some(lock(&self.engine).lookups())
     }
 
     fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>> {
@@ -117,6 +121,10 @@ impl Trainer for LocalTrainer {
     fn save_weights_for_sampler(&mut self, name: &str) -> Result<Weights> {
         lock(&self.engine).save_weights_for_sampler(self.id, Path::new(name))?;
         Ok(Weights::Saved(name.to_owned()))
+    }
+
+    fn halved_to(&self) -> Option<usize> {
+        lock(&self.engine).halved_to()
     }
 
     fn sampler(&mut self) -> Result<Box<dyn Sampler>> {

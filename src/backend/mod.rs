@@ -1,7 +1,7 @@
 //! Where training and sampling run. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
 //! and blocking; concurrency is a backend's own affair. Losses are weighted sums, as on the wire.
 
-use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, TokenScore};
+use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, Sight, TokenScore};
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
 
@@ -28,6 +28,11 @@ pub trait Backend: Send + Sync {
 
     /// Width D of the decoder.
     fn width(&self) -> usize;
+
+    /// How often pictures were looked up, where that is known.
+    fn sight(&self) -> Option<Sight> {
+        None
+    }
 
     /// A new adapter to train.
     ///
@@ -94,6 +99,11 @@ pub trait Trainer: Send {
     /// # Errors
     /// When they cannot be written.
     fn save_weights_for_sampler(&mut self, name: &str) -> Result<Weights>;
+
+    /// Sequences a pass since the device was out of memory and went on with half as many; `None`: it never was.
+    fn halved_to(&self) -> Option<usize> {
+        None
+    }
 
     /// A sampler of the weights as they are now; later steps do not change it.
     ///

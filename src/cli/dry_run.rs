@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::output;
 use crate::config::Sweep;
+use crate::data::fetch::ModelId;
 use crate::error::{Error, Result};
 use crate::experiment::estimate::{Estimate, estimate};
 use crate::experiment::outline::{Outline, Point};
@@ -149,7 +150,11 @@ fn costs(estimate: &Estimate, option: &str) -> String {
         );
     }
     for model in &estimate.missing_models {
-        text += &format!("model not on this machine: {}\n", model.display());
+        let remedy = match model.to_str().and_then(ModelId::parse) {
+            Some(id) => format!(": `kshot model fetch {id}` downloads it"),
+            None => String::new(),
+        };
+        text += &format!("model not on this machine: {}{remedy}\n", model.display());
     }
     for said in &estimate.assumptions {
         text += &format!("assumed: {said}\n");

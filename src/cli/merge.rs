@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::places::places;
 use crate::error::{Error, Result};
 use crate::models::qwen3_vl::Qwen3Vl;
+use crate::models::repository;
 use crate::nn::Place;
 
 /// Write a Qwen3-VL with an adapter added into its weights as a full checkpoint, for programs that know no adapters.
@@ -13,8 +15,8 @@ use crate::nn::Place;
 #[command(after_help = "Example:
   kshot merge --model datasets/mini/models/micro-qwen3-vl --adapter adapters/flowers-4 --out merged")]
 pub(super) struct Arguments {
-    /// Hub-layout folder of the base model.
-    #[arg(long, value_name = "DIR")]
+    /// Base model: a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// PEFT adapter folder.
     #[arg(long, value_name = "DIR")]
@@ -30,6 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             path: arguments.out.clone(),
         });
     }
-    let model = Qwen3Vl::load(&arguments.model, &Place::cpu())?.load_adapter(&arguments.adapter)?;
-    model.save_merged(&arguments.model, &arguments.out)
+    let base = repository::locate(&arguments.model, &places().home)?;
+    let model = Qwen3Vl::load(&base, &Place::cpu())?.load_adapter(&arguments.adapter)?;
+    model.save_merged(&base, &arguments.out)
 }

@@ -2,6 +2,9 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
+mod ahead;
+mod arrivals;
+mod bench;
 mod config;
 mod control;
 mod data;
@@ -9,7 +12,9 @@ mod dry_run;
 mod embed;
 mod eval;
 mod gate;
+mod images;
 mod merge;
+mod model;
 mod places;
 mod plot;
 mod predict;
@@ -49,6 +54,8 @@ enum Verb {
     Run(run::Arguments),
     #[command(subcommand)]
     Data(data::Verb),
+    #[command(subcommand)]
+    Model(model::Verb),
     Split(split::Arguments),
     Train(train::Arguments),
     Eval(eval::Arguments),
@@ -60,6 +67,7 @@ enum Verb {
     Promote(promote::Arguments),
     Verify(verify::Arguments),
     Control(control::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
@@ -95,6 +103,7 @@ pub fn main() -> ExitCode {
         Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
         Verb::Run(arguments) => run::run(&arguments).map(done),
         Verb::Data(verb) => data::run(&verb),
+        Verb::Model(verb) => model::run(&verb).map(done),
         Verb::Split(arguments) => split::run(&arguments).map(done),
         Verb::Train(arguments) => train::run(&arguments).map(done),
         Verb::Eval(arguments) => eval::run(&arguments).map(done),
@@ -106,6 +115,7 @@ pub fn main() -> ExitCode {
         Verb::Promote(arguments) => promote::run(&arguments).map(done),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Control(arguments) => control::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments).map(done),
     };
     match outcome {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use crate::data::cache_folder;
 use crate::experiment::plan::Places;
 
 /// The folder that holds `datasets/`: `KSHOT_HOME`, else the working folder or its nearest ancestor that
@@ -19,7 +20,7 @@ pub(super) fn places() -> Places {
     });
     Places {
         datasets: home.join("datasets"),
-        cache: cache(),
+        cache: cache_folder(),
         image_cache_gigabytes: image_cache_gigabytes(),
         home,
     }
@@ -34,12 +35,4 @@ fn image_cache_gigabytes() -> Option<f64> {
         tracing::warn!("KSHOT_IMAGE_CACHE_GB is `{bound}`, which is no number of gigabytes: the default holds");
     }
     gigabytes
-}
-
-fn cache() -> PathBuf {
-    let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    folder("KSHOT_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|f| f.join("kshot")))
-        .or_else(|| folder("HOME").map(|f| f.join(".cache").join("kshot")))
-        .unwrap_or_else(|| env::temp_dir().join("kshot"))
 }

@@ -9,11 +9,13 @@ use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
+use crate::models::architecture::Architecture;
+use crate::models::{folder, repository};
 
 #[derive(Debug, Args)]
 pub(super) struct Subject {
-    /// Hub-layout folder of the base model (Qwen3-VL, DINOv2, CLIP or SigLIP).
-    #[arg(long, value_name = "DIR")]
+    /// Base model (Qwen3-VL, DINOv2, CLIP or SigLIP): a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Folder of a trained adapter; without one a Qwen3-VL answers with its own weights.
     #[arg(long, value_name = "DIR")]
@@ -27,6 +29,10 @@ pub(super) struct Subject {
 pub(super) struct Ready {
     pub(super) learner: Learner,
     pub(super) classifier: Box<dyn Classifier>,
+    /// Tells the base model from all others.
+    pub(super) base: Option<String>,
+    /// SHA-256 of the adapter's files.
+    pub(super) adapter: Option<String>,
 }
 
 impl Subject {
@@ -43,7 +49,7 @@ impl Subject {
     pub(super) fn ready(&self, home: &Path, classes: &[String]) -> Result<Ready> {
         let learner = match self.origin()? {
             Some(origin) => origin.learner.at(&self.model, &self.set)?,
-            None => learner(&self.model, &self.set)?,
+            None => learner(&self.model, home, &self.set)?,
         };
         if self.adapter.is_none() && !learner.answers_unseen() {
             return Err(Error::Model {
@@ -51,35 +57,28 @@ impl Subject {
                 reason: "has no class names of its own: it answers only with an adapter (`--adapter DIR`)".into(),
             });
         }
-        let base: Base = Bases::new(home).of(&learner)?;
+        // Whoever asks so asks about each image once: nothing is to be kept of it.
+        let base: Base = Bases::new(home).with_feature_bytes(0).of(&learner)?;
         let mut classifier = base.classifier(&learner, classes, 0, None)?;
         if let Some(adapter) = &self.adapter {
             classifier.load(adapter)?;
         }
-        Ok(Ready { learner, classifier })
+        Ok(Ready {
+            learner,
+            classifier,
+            base: base.fingerprint().map(str::to_owned),
+            adapter: self.adapter.as_deref().map(folder::fingerprint).transpose()?,
+        })
     }
 }
 
-/// The learner that a model folder is for.
-pub(super) fn learner(model: &Path, set: &[String]) -> Result<Learner> {
-    let path = model.join("config.json");
-    let fail = |reason: String| Error::Model {
-        path: path.clone(),
-        reason,
-    };
-    let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-    let config: serde_json::Value = serde_json::from_slice(&text).map_err(|e| fail(format!("is no JSON: {e}")))?;
-    let kind = config.get("model_type").and_then(serde_json::Value::as_str);
-    let method = match kind {
-        Some("qwen3_vl") => "qwen3-vl-lora",
-        Some("dinov2" | "dinov2_with_registers") => "dinov2-lora",
-        Some("clip") => "clip-zero-shot",
-        Some("siglip") => "siglip-zero-shot",
-        other => {
-            return Err(fail(format!(
-                "`model_type` is {other:?}: only qwen3_vl, dinov2, clip and siglip are supported"
-            )));
-        }
+/// The learner that a model, by folder or by name, is for.
+pub(super) fn learner(model: &Path, home: &Path, set: &[String]) -> Result<Learner> {
+    let method = match Architecture::of(&repository::locate(model, home)?)? {
+        Architecture::Qwen3Vl => "qwen3-vl-lora",
+        Architecture::Dinov2 => "dinov2-lora",
+        Architecture::Clip => "clip-zero-shot",
+        Architecture::Siglip => "siglip-zero-shot",
     };
     Learner::parse(method, model, set)
 }

@@ -18,8 +18,8 @@ use crate::method::Step;
 #[command(after_help = "Example:
   kshot train --model datasets/mini/models/micro-qwen3-vl --dataset mini-flowers --shots 4 --out adapters/flowers-4")]
 pub(super) struct Arguments {
-    /// Hub-layout folder of the base model (Qwen3-VL or DINOv2).
-    #[arg(long, value_name = "DIR")]
+    /// Base model (Qwen3-VL or DINOv2): a hub-layout folder, or owner/name of one that `kshot model fetch` got.
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
     /// Name of a dataset (`kshot data list`).
     #[arg(long)]
@@ -46,7 +46,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let learner = subject::learner(&arguments.model, &arguments.set)?.under(arguments.protocol, arguments.shots);
+    let learner =
+        subject::learner(&arguments.model, &places.home, &arguments.set)?.under(arguments.protocol, arguments.shots);
     if arguments.out.exists() {
         return Err(Error::Exists {
             path: arguments.out.clone(),

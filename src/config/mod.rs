@@ -14,7 +14,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 pub use learner::{Chosen, Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
-pub use vlm::{Loss, Qwen3VlLora, Wording};
+pub use vlm::{ExpertLora, Loss, Qwen3VlLora, Wording};
 pub use zero_shot::ZeroShot;
 
 /// The config that `kshot sweep` runs when none is named.

@@ -15,9 +15,13 @@ pub struct Qwen3VlLora {
     pub name: String,
     /// Hub-layout folder of the base model.
     pub model: PathBuf,
-    /// Linear layers that get an adapter: the ends of their hub names, on a dot boundary, `*` for any one part.
+    /// Linear layers that get an adapter: the ends of their hub names, on a dot boundary, `*` for any one part. In a
+    /// mixture of experts `gate_proj`, `up_proj` and `down_proj` are those of all experts.
     #[serde(default = "targets")]
     pub targets: Vec<String>,
+    /// Whether the adapters of a mixture of experts share factors.
+    #[serde(default, skip_serializing_if = "ExpertLora::is_default")]
+    pub experts: ExpertLora,
     /// LoRA rank r.
     #[serde(default = "rank")]
     pub rank: usize,
@@ -68,6 +72,25 @@ pub struct Qwen3VlLora {
     /// Readings to take; `reading` is one of them.
     #[serde(default = "readings")]
     pub readings: Vec<Reading>,
+}
+
+/// What the adapters of a mixture of experts consist of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExpertLora {
+    /// Each expert has factors of its own, as PEFT's `target_parameters`.
+    #[default]
+    Each,
+    /// The factor on the side of the model's width is one for all experts, the other each expert's own; gates and what
+    /// they let through have factors of their own. As Tinker has it: for experts of width 768 in a model of width 2048,
+    /// 3 · (2048 + 128 · 768) numbers a layer and rank.
+    Shared,
+}
+
+impl ExpertLora {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a model learns to write.

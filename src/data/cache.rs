@@ -6,6 +6,7 @@
 //! renamed when complete. One process at a time does so, under a file lock that the system drops when
 //! its holder dies; hence a `.partial` folder seen under the lock belongs to nobody and is removed.
 
+use std::env;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,16 @@ pub(super) struct Opened {
     pub index: Index,
     pub listed: Listed,
     pub root: PathBuf,
+}
+
+/// Where unpacked data and hashes of large files are kept: `KSHOT_CACHE`, else in the platform's cache folder.
+#[must_use]
+pub fn folder() -> PathBuf {
+    let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    folder("KSHOT_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|f| f.join("kshot")))
+        .or_else(|| folder("HOME").map(|f| f.join(".cache").join("kshot")))
+        .unwrap_or_else(|| env::temp_dir().join("kshot"))
 }
 
 /// The index of a dataset under a protocol, unpacking it first if need be.

@@ -1,15 +1,19 @@
-//! From the network to this machine: archives of a dataset, or the parquet files of its hub repository.
+//! From the network to this machine: archives of a dataset, the parquet files of its hub repository, or a model.
 //!
 //! A file gets its name when its length and hash are right, never before, so that whatever is opened later is what
 //! the manifest promises. Its sources are asked in order: the mirror, then the addresses of the manifest.
 
 mod archives;
 mod asking;
+mod blobs;
 mod client;
 mod hub;
 mod listing;
+mod model;
+mod model_files;
 mod places;
 mod policy;
+pub(in crate::data) mod repository;
 mod space;
 mod transfer;
 mod wanted;
@@ -26,6 +30,8 @@ use crate::error::{Error, MissingFile, Result};
 use client::Client;
 pub use hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
 pub use listing::{hub_listing, hub_tail};
+pub use model::{CachedModel, ModelId, cached_model};
+pub use model_files::ModelListing;
 pub use places::{HubPlaces, Remote, Token};
 pub use policy::{Policy, RetryAfter};
 use wanted::{Source, Wanted};
@@ -42,7 +48,7 @@ pub trait FetchProgress: Sync {
     fn end(&self, file: &str, complete: bool);
 }
 
-/// A dataset that is complete on this machine.
+/// A dataset or model that is complete on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// In which form.

@@ -24,6 +24,9 @@ pub mod parquet;
 pub mod provenance;
 mod source;
 pub mod split;
+pub mod stamps;
+
+pub use cache::folder as cache_folder;
 
 /// A dataset whose every image was found, hashed and decoded once.
 #[derive(Debug, Clone, PartialEq, Eq)]

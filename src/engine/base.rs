@@ -37,6 +37,9 @@ pub struct Settings {
     pub checkpointing: bool,
     /// Keep what a frozen tower sees in a picture for the next time.
     pub cache_features: bool,
+    /// Bytes of such features, on the model's device and of its type; beyond it the oldest go. What was seen for the
+    /// last call is kept in any case, so that with 0 a batch that is asked about twice is seen once.
+    pub feature_bytes: usize,
 }
 
 impl Default for Settings {
@@ -45,6 +48,7 @@ impl Default for Settings {
             micro_batch: 32,
             checkpointing: false,
             cache_features: true,
+            feature_bytes: 2 << 30,
         }
     }
 }
@@ -75,6 +79,11 @@ pub struct Engine {
     adapters: BTreeMap<AdapterId, Adapter>,
     next: u64,
     fingerprint: String,
+    /// See [`Engine::halved_to`].
+    pub(super) halved_to: Option<usize>,
+    /// Sequences of a pass that there is memory for.
+    #[cfg(test)]
+    pub(super) room: Option<usize>,
 }
 
 impl Engine {
@@ -108,6 +117,9 @@ impl Engine {
             cache: FeatureCache::default(),
             adapters: BTreeMap::new(),
             next: 0,
+            halved_to: None,
+            #[cfg(test)]
+            room: None,
         })
     }
 
@@ -115,6 +127,14 @@ impl Engine {
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Waits until the device has done all that it was told.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.base.device().synchronize()?)
     }
 
     /// Width D of the decoder.

@@ -1,4 +1,9 @@
-//! What the tower sees in pictures; that of the frozen tower is kept.
+//! What the tower sees in pictures; that of the frozen tower is kept, within [`super::Settings::feature_bytes`].
+//!
+//! On the CPU every picture has a pass of its own, so that what is seen in it does not depend, not even in its last bit, on
+//! which others were new at the same time. Elsewhere a pass of one small picture leaves the device idle: there all new
+//! pictures of a call share one packed pass, without padding, each attending within itself. Products of other heights may be
+//! summed in another order there, so that the last bits of features depend on what was in the cache.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,11 +16,19 @@ use crate::error::Result;
 use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
 use crate::models::qwen3_vl::{Features, Qwen3Vl};
 
-/// Bytes of features that are kept; beyond it the oldest go.
-const CAPACITY: usize = 2 << 30;
-
 /// Which picture in which size: pictures of one file may have been shrunk differently.
 type Key = (PictureKey, (u32, u32));
+
+/// How often pictures were looked up, and what that took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Pictures whose features were there already.
+    pub hits: u64,
+    /// Pictures that the frozen tower had to see.
+    pub misses: u64,
+    /// Bytes of features that are kept now.
+    pub bytes: usize,
+}
 
 /// Features of pictures as the frozen tower sees them.
 #[derive(Debug, Default)]
@@ -23,24 +36,35 @@ pub(super) struct FeatureCache {
     kept: HashMap<Key, Features>,
     /// Oldest first.
     order: VecDeque<Key>,
-    bytes: usize,
+    sight: Sight,
 }
 
 impl FeatureCache {
-    fn keep(&mut self, key: Key, features: Features) {
-        self.bytes += bytes(&features);
-        self.order.push_back(key.clone());
-        self.kept.insert(key, features);
-        while self.bytes > CAPACITY
+    /// Keeps what was seen for one call; of older features as many as there is room for.
+    fn keep(&mut self, seen: Vec<(Key, Features)>, room: usize) {
+        let new = seen.len();
+        for (key, features) in seen {
+            self.sight.bytes += bytes(&features);
+            self.order.push_back(key.clone());
+            self.kept.insert(key, features);
+        }
+        while self.sight.bytes > room
+            && self.order.len() > new
             && let Some(oldest) = self.order.pop_front()
         {
             let gone = self.kept.remove(&oldest);
-            self.bytes -= gone.as_ref().map_or(0, bytes);
+            self.sight.bytes -= gone.as_ref().map_or(0, bytes);
         }
     }
 }
 
 impl Engine {
+    /// How often pictures were looked up so far.
+    #[must_use]
+    pub fn lookups(&self) -> Sight {
+        self.cache.sight
+    }
+
     /// The features of each input's pictures, as the frozen tower sees them.
     ///
     /// # Errors
@@ -54,7 +78,10 @@ impl Engine {
             }
         }
         let pictures: Vec<&Picture> = new.iter().map(|(_, picture)| *picture).collect();
-        let seen = see_apart(&self.base, &self.processor, &pictures)?;
+        let seen = see(&self.base, &self.processor, &pictures)?;
+        let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
+        self.cache.sight.misses += new.len() as u64;
+        self.cache.sight.hits += asked.saturating_sub(new.len() as u64);
         let seen: HashMap<Key, Features> = new.into_iter().map(|(key, _)| key).zip(seen).collect();
         let of = |picture: &Picture| {
             let key = key(picture);
@@ -68,10 +95,11 @@ impl Engine {
         if self.settings.cache_features {
             let mut seen: Vec<_> = seen.into_iter().collect();
             seen.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
-            for (key, features) in seen {
-                self.cache.keep(key, features);
+            if !seen.is_empty() {
+                self.cache.keep(seen, self.settings.feature_bytes);
             }
         }
+        tracing::debug!("features: {:?}", self.cache.sight);
         Ok(gathered)
     }
 
@@ -97,8 +125,16 @@ impl Engine {
     }
 }
 
-/// Each picture in a pass of its own: what is seen in a picture must not depend, not even in its last bit, on
-/// which others were new at the same time.
+/// The features of each picture, as the device is best asked.
+fn see(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
+    if model.device().is_cpu() {
+        see_apart(model, processor, pictures)
+    } else {
+        see_packed(model, processor, pictures)
+    }
+}
+
+/// Each picture in a pass of its own.
 fn see_apart(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
     let one = |picture: &&Picture| {
         let (patches, grids) = patches(model, processor, &[picture])?;
@@ -109,6 +145,16 @@ fn see_apart(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture])
     } else {
         pictures.iter().map(one).collect()
     }
+}
+
+/// All pictures in one pass, one after the other, each attending within itself.
+fn see_packed(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
+    if pictures.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (patches, grids) = patches(model, processor, pictures)?;
+    let tokens: Vec<usize> = grids.iter().map(|grid| grid.tokens(processor.merge())).collect();
+    model.see(&patches, &grids)?.detached().split(&tokens)
 }
 
 /// (N, patch numbers) of pictures, one after the other, with their grids.
@@ -131,4 +177,87 @@ fn bytes(features: &Features) -> usize {
     let all = std::iter::once(&features.merged).chain(&features.deepstack);
     all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes())
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::Device;
+    use image::RgbImage;
+
+    use super::*;
+    use crate::nn::Place;
+
+    fn tower() -> (Qwen3Vl, PatchProcessor) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
+        (
+            Qwen3Vl::load(&folder, &Place::cpu()).unwrap(),
+            PatchProcessor::load(&folder).unwrap(),
+        )
+    }
+
+    fn picture(number: u32, (width, height): (u32, u32)) -> Picture {
+        let shade = |x: u32, y: u32| image::Rgb([(x * 7 + number * 40) as u8, (y * 5) as u8, (x * y) as u8]);
+        Picture {
+            pixels: Arc::new(RgbImage::from_fn(width, height, shade)),
+            key: PictureKey {
+                sha256: number.to_string().into(),
+                mirrored: false,
+            },
+            tokens: 0,
+        }
+    }
+
+    #[test]
+    fn pictures_of_all_sizes_are_seen_in_one_pass_as_each_by_itself() {
+        let (model, processor) = tower();
+        let pictures: Vec<Picture> = [(64, 64), (96, 48), (40, 100), (64, 64), (70, 30)]
+            .into_iter()
+            .zip(0..)
+            .map(|(size, number)| picture(number, size))
+            .collect();
+        let pictures: Vec<&Picture> = pictures.iter().collect();
+        let apart = see_apart(&model, &processor, &pictures).unwrap();
+        let packed = see_packed(&model, &processor, &pictures).unwrap();
+        assert_eq!(packed.len(), apart.len());
+        for (packed, apart) in packed.iter().zip(&apart) {
+            assert_eq!(packed.deepstack.len(), apart.deepstack.len());
+            let tensors = |features: &Features| -> Vec<Tensor> {
+                std::iter::once(&features.merged)
+                    .chain(&features.deepstack)
+                    .cloned()
+                    .collect()
+            };
+            for (packed, apart) in tensors(packed).iter().zip(tensors(apart)) {
+                assert_eq!(packed.dims(), apart.dims());
+                let scalar = |tensor: Tensor| tensor.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let (off, size) = (scalar((packed - &apart).unwrap()), scalar(apart.clone()));
+                assert!(off <= 1e-5 * size, "{off} of {size}");
+            }
+        }
+        assert!(see_packed(&model, &processor, &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_the_last_call_stays() {
+        let features = |tokens: usize| Features {
+            merged: Tensor::zeros((tokens, 4), candle_core::DType::F32, &Device::Cpu).unwrap(),
+            deepstack: Vec::new(),
+        };
+        let named = |number: u32| -> Key { (picture(number, (1, 1)).key, (1, 1)) };
+        let call = |numbers: &[u32]| numbers.iter().map(|&number| (named(number), features(1))).collect();
+        for (room, expected) in [(64, vec![2, 3, 4, 5]), (32, vec![4, 5]), (0, vec![4, 5])] {
+            let mut cache = FeatureCache::default();
+            cache.keep(call(&[1, 2, 3]), room);
+            cache.keep(call(&[4, 5]), room);
+            let mut kept: Vec<u32> = cache.kept.keys().map(|(key, _)| key.sha256.parse().unwrap()).collect();
+            kept.sort_unstable();
+            assert_eq!(
+                (&kept, cache.sight.bytes),
+                (&expected, 16 * expected.len()),
+                "room for {room}"
+            );
+        }
+    }
 }

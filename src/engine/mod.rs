@@ -13,6 +13,7 @@ mod score;
 mod train;
 
 pub use base::{AdapterId, Engine, Settings};
+pub use features::Sight;
 pub use sample::Snapshot;
 
 /// What an adapter is made of.

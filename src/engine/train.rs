@@ -48,9 +48,46 @@ impl Engine {
 
     /// Losses, and gradients added to those that are there. After an error the gradients are as they were.
     ///
+    /// A device that is out of memory gets passes of half as many sequences from then on, once: see
+    /// [`Engine::halved_to`].
+    ///
     /// # Errors
     /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
     pub fn forward_backward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        let first = self.gradients_of(id, data);
+        let (size, passes) = (self.micro_batch(), data.len().min(self.micro_batch()));
+        match first {
+            Err(error) if error.is_out_of_memory() && passes > 1 && self.halved_to.is_none() => {
+                let half = passes.div_ceil(2);
+                tracing::warn!("{error}: out of memory with {passes} sequences a pass of {size}, going on with {half}");
+                self.settings.micro_batch = half;
+                self.halved_to = Some(half);
+                self.gradients_of(id, data)
+            }
+            other => other,
+        }
+    }
+
+    /// Sequences a pass since the device was out of memory, if it was.
+    #[must_use]
+    pub fn halved_to(&self) -> Option<usize> {
+        self.halved_to
+    }
+
+    /// The gradients so far, of the variables that have one, by name.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`].
+    pub fn gradients(&self, id: AdapterId) -> Result<Vec<(String, Tensor)>> {
+        let adapter = self.adapter(id)?;
+        let found = |(name, var): &(String, Var)| {
+            let gradient = adapter.gradients.as_ref()?.get(var)?;
+            Some((name.clone(), gradient.clone()))
+        };
+        Ok(adapter.variables.iter().filter_map(found).collect())
+    }
+
+    fn gradients_of(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         let adapter = self.adapter(id)?;
         let (model, variables) = (adapter.model.clone(), adapter.variables.clone());
         let (own_eyes, step) = (sees_for_itself(&model), self.steps(id)?);
@@ -59,6 +96,10 @@ impl Engine {
         let mut sum = None;
         let mut pictures = false;
         for (chunk, first) in self.chunks(data) {
+            #[cfg(test)]
+            if chunk.len() > self.room.unwrap_or(usize::MAX) {
+                return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
+            }
             let Some(examples) = self.examples(&model, chunk, first)? else {
                 continue;
             };
@@ -224,4 +265,78 @@ fn add(sum: &mut Option<GradStore>, new: &GradStore, variables: &[(String, Var)]
         sum.insert(var, total);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::{AdapterConfig, Settings};
+    use crate::example::{Chunk, ModelInput};
+    use crate::models::lora::Lora;
+    use crate::nn::Place;
+
+    /// Texts alone: the micro model's decoder.
+    fn lessons() -> Vec<Datum> {
+        let lesson = |i: u32| {
+            let ids = (0..6 + i).map(|at| 10 + (at * 7 + i) % 40).collect();
+            let prompt = ModelInput {
+                chunks: vec![Chunk::Tokens(ids)],
+            };
+            Datum::answered(prompt, &[20 + i, 21], 0.25)
+        };
+        (0..6).map(lesson).collect()
+    }
+
+    fn engine(room: Option<usize>) -> (Engine, AdapterId) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
+        let mut engine = Engine::load(&folder, &Place::cpu(), Settings::default()).unwrap();
+        engine.room = room;
+        let lora = Lora {
+            targets: vec!["q_proj".into()],
+            rank: 2,
+            alpha: 2.0,
+            experts: crate::config::ExpertLora::default(),
+        };
+        let config = AdapterConfig {
+            lora,
+            seed: 0,
+            start: None,
+        };
+        let id = engine.add(&config).unwrap();
+        (engine, id)
+    }
+
+    #[test]
+    fn out_of_memory_halves_the_passes_once_and_the_gradients_are_the_same() {
+        let (mut roomy, expected) = engine(None);
+        let (mut tight, found) = engine(Some(3));
+        for _ in 0..2 {
+            let whole = roomy.forward_backward(expected, &lessons()).unwrap();
+            let halved = tight.forward_backward(found, &lessons()).unwrap();
+            assert!((whole.loss_sum - halved.loss_sum).abs() <= 1e-5 * whole.loss_sum.abs());
+        }
+        assert_eq!((roomy.halved_to(), tight.halved_to()), (None, Some(3)));
+        let (expected, found) = (roomy.gradients(expected).unwrap(), tight.gradients(found).unwrap());
+        assert!(!found.is_empty() && found.len() == expected.len());
+        for ((name, expected), (same, found)) in expected.iter().zip(&found) {
+            let scale = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let off = (expected - found).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(
+                name == same && off.to_scalar::<f32>().unwrap() <= 1e-5 * scale.max(1e-6),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_in_half_either_is_an_error_and_leaves_no_gradient() {
+        let (mut engine, id) = engine(Some(2));
+        let error = engine.forward_backward(id, &lessons()).unwrap_err();
+        assert!(error.is_out_of_memory() && engine.gradients(id).unwrap().is_empty());
+        assert_eq!(engine.halved_to(), Some(3));
+        assert!(engine.forward_backward(id, &lessons()).is_err());
+        assert_eq!(engine.halved_to(), Some(3));
+    }
 }

@@ -83,6 +83,11 @@ impl Error {
                 "a model that has diverged gives such answers: look at its training loss; a service may not be compatible"
                     .into()
             }
+            Self::Memory { .. } => {
+                "free memory, take a smaller model or a smaller `longest_side` (fewer tokens a picture), or weights in half \
+                 precision; `kshot sweep --dry-run` says what a config takes"
+                    .into()
+            }
             Self::NotFinite { .. } => "lower the learning rates of this learner".into(),
             Self::Input { .. } => {
                 "inputs are to be made with the tokenizer and the image processor of the same model folder".into()
@@ -120,7 +125,12 @@ impl Error {
                     .into()
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once".into(),
-            Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } => remedy.clone(),
+            Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } | Self::Checkpoint { remedy, .. } => remedy.clone(),
+            Self::Continue { path, .. } => format!(
+                "name another file, or remove `{0}` and `{0}.settings` to start anew",
+                path.display()
+            ),
+            Self::NoImage { .. } => "each of them is named above, or in the answers, with the reason".into(),
             Self::Exists { .. } => "name a new folder, or move the old one away".into(),
             Self::Predictions { .. } => {
                 "the learner answered outside its class list: please report it with the config".into()

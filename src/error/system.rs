@@ -12,6 +12,18 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Whether a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        let first: &(dyn std::error::Error + 'static) = self;
+        std::iter::successors(Some(first), |e| e.source()).any(|e| {
+            let text = e.to_string().to_lowercase();
+            ["out of memory", "out_of_memory"]
+                .iter()
+                .any(|words| text.contains(words))
+        })
+    }
+
     /// For `map_err` where tensors are written: `map_err(Error::saving(path))`. What the system refused is an
     /// [`Error::Io`] that names the file.
     pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
@@ -35,6 +47,14 @@ impl Error {
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+
+    #[test]
+    fn a_device_without_memory_is_known_by_its_words() {
+        let driver = candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        assert!(Error::Tensor(driver.context("while multiplying")).is_out_of_memory());
+        assert!(!Error::Tensor(candle_core::Error::Msg("shape mismatch".into())).is_out_of_memory());
+        assert!(!Error::NoGradients.is_out_of_memory());
+    }
 
     #[test]
     fn tensors_that_cannot_be_written_name_the_file_and_the_remedy() {

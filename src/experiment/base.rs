@@ -9,10 +9,11 @@ use sha2::{Digest as _, Sha256};
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::{Learner, Wording};
-use crate::data::{self, fetch::HubPlaces};
+use crate::data;
 use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageCache, Renderer};
+use crate::experiment::estimate;
 use crate::method::Classifier;
 use crate::method::dinov2::Dinov2Classifier;
 use crate::method::features::Frozen;
@@ -21,6 +22,7 @@ use crate::method::probe::Probe;
 use crate::method::vlm::VlmClassifier;
 use crate::method::zero_shot::{Pair, ZeroShotClassifier, templates};
 use crate::models::contrastive::Family;
+use crate::models::repository;
 use crate::nn::Place;
 
 /// What a learner stands on.
@@ -51,6 +53,7 @@ pub struct Bases {
     home: PathBuf,
     place: Place,
     images: Option<Arc<ImageCache>>,
+    feature_bytes: usize,
     vision: HashMap<PathBuf, Base>,
     contrastive: HashMap<(PathBuf, Family), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool), Arc<dyn Backend>>,
@@ -65,6 +68,7 @@ impl Bases {
             home: home.to_path_buf(),
             place: Place::cpu(),
             images: None,
+            feature_bytes: Settings::default().feature_bytes,
             vision: HashMap::new(),
             contrastive: HashMap::new(),
             backends: HashMap::new(),
@@ -79,15 +83,23 @@ impl Bases {
         self
     }
 
+    /// The same; each model that writes keeps at most so many bytes of what its tower saw in pictures.
+    #[must_use]
+    pub fn with_feature_bytes(mut self, bytes: usize) -> Self {
+        self.feature_bytes = bytes;
+        self
+    }
+
     /// The base of a learner, loaded at the first call.
     ///
     /// # Errors
-    /// [`Error::Model`] when its folder lacks something.
+    /// [`Error::Checkpoint`] when it is not on this machine or not as it should be, [`Error::Model`] when its folder
+    /// lacks something.
     pub fn of(&mut self, learner: &Learner) -> Result<Base> {
         let Some(model) = learner.model() else {
             return Ok(Base::None);
         };
-        let dir = model_folder(model, &self.home).ok_or_else(|| no_model(model, &self.home))?;
+        let dir = repository::locate(model, &self.home)?;
         let family = match learner {
             Learner::ClipZeroShot(_) => Some(Family::Clip),
             Learner::SiglipZeroShot(_) => Some(Family::Siglip),
@@ -103,6 +115,7 @@ impl Bases {
         }
         let Learner::Qwen3VlLora(config) = learner else {
             if !self.vision.contains_key(&dir) {
+                estimate::check_vision(learner, &dir, &self.place)?;
                 let base = vision(&dir, &self.place, self.images.clone())?;
                 self.vision.insert(dir.clone(), base);
             }
@@ -122,8 +135,8 @@ impl Bases {
             Some(backend) => backend.clone(),
             None => {
                 let settings = Settings {
-                    checkpointing: config.checkpointing,
-                    ..Settings::default()
+                    feature_bytes: self.feature_bytes,
+                    ..estimate::settings(config, &dir, &self.place)?
                 };
                 let backend: Arc<dyn Backend> = Arc::new(LocalBackend::load(&dir, &self.place, settings)?);
                 self.backends.insert((dir, config.checkpointing), backend.clone());
@@ -211,36 +224,6 @@ impl Base {
             _ => return unfit("was not loaded for this learner"),
         })
     }
-}
-
-/// The folder of a model as a config names it: absolute, or relative to the working folder or to `home`, or `owner/name` of a
-/// hub repository of which the hub's cache has a snapshot.
-pub(super) fn model_folder(model: &Path, home: &Path) -> Option<PathBuf> {
-    let near = [model.to_path_buf(), home.join(model)];
-    near.into_iter().find(|folder| folder.is_dir()).or_else(|| {
-        let name = model.to_str().filter(|_| is_repository(model))?;
-        let cached = HubPlaces::from_env()
-            .cache
-            .join(format!("models--{}", name.replace('/', "--")));
-        let commit = std::fs::read_to_string(cached.join("refs/main")).ok()?;
-        Some(cached.join("snapshots").join(commit.trim())).filter(|folder| folder.is_dir())
-    })
-}
-
-fn no_model(model: &Path, home: &Path) -> Error {
-    let (path, reason) = match model.to_str().filter(|_| is_repository(model)) {
-        Some(name) => (
-            model.to_path_buf(),
-            format!("there is no such folder, nor a snapshot in the hub's cache: `hf download {name}` puts it there"),
-        ),
-        None => (home.join(model), "there is no such folder".into()),
-    };
-    Error::Model { path, reason }
-}
-
-/// Whether it may be the `owner/name` of a hub repository.
-fn is_repository(model: &Path) -> bool {
-    model.is_relative() && model.components().count() == 2
 }
 
 fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<Base> {

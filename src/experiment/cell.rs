@@ -80,6 +80,7 @@ pub fn run(
             images_seen: fit.images_seen,
             final_loss: fit.final_loss,
             trainable_parameters: fit.trainable_parameters,
+            halved_to: fit.halved_to,
             chosen: fit.chosen,
         },
         timing: Timing {

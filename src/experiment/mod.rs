@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod base;
+pub mod bench;
 mod calibration;
 pub mod cell;
 pub mod control;

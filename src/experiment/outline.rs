@@ -6,8 +6,8 @@ use crate::config::{Learner, Sweep};
 use crate::data::manifest::{self, Expect, Form, Manifest};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
-use crate::experiment::base::model_folder;
 use crate::experiment::plan::{Cell, Places, folds, learners_at};
+use crate::models::repository;
 use crate::results::identity::CellKey;
 
 /// A sweep in numbers.
@@ -217,7 +217,7 @@ fn models<'a>(learners: impl Iterator<Item = &'a Learner>, home: &Path) -> Vec<M
         if models.iter().all(|model| model.name != name) {
             models.push(Model {
                 name: name.to_path_buf(),
-                folder: model_folder(name, home),
+                folder: repository::locate(name, home).ok(),
             });
         }
     }

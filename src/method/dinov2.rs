@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
 mod decoded;
 mod head;
 mod training;
@@ -13,7 +15,7 @@ use crate::error::Result;
 use crate::method::features::{BATCH, Frozen};
 use crate::method::order::Plan;
 use crate::method::training::train;
-use crate::method::{Classifier, Fit, Keep, Step, argmax, row, untrained};
+use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax, row, untrained};
 use crate::models::dinov2::Dinov2;
 use crate::nn::head::Head;
 use crate::nn::loss::log_softmax;
@@ -29,6 +31,8 @@ pub struct Dinov2Classifier {
     classes: usize,
     seed: u64,
     trained: Option<(Dinov2, Head)>,
+    /// The trained model with its adapter added in, from the first question on.
+    asked: Option<Dinov2>,
 }
 
 impl Dinov2Classifier {
@@ -41,11 +45,31 @@ impl Dinov2Classifier {
             classes,
             seed,
             trained: None,
+            asked: None,
         }
     }
 
     fn trained(&self, dir: &Path) -> Result<&(Dinov2, Head)> {
         self.trained.as_ref().ok_or_else(|| untrained(dir))
+    }
+
+    /// One pass: the evaluation views of images, (B, 3, H, W), to their rows.
+    fn answer(&mut self, images: &[LabelledImage], pixels: &Tensor) -> Result<Vec<Prediction>> {
+        let (model, head) = self
+            .trained
+            .as_ref()
+            .ok_or_else(|| untrained(Path::new(&self.config.model)))?;
+        let model = match &mut self.asked {
+            Some(asked) => asked,
+            none => none.insert(model.merged()?),
+        };
+        let features = model.features(pixels)?.detach();
+        let log_probs = log_softmax(&head.forward(&features)?)?.to_vec2::<f32>()?;
+        Ok(log_probs
+            .into_iter()
+            .zip(images)
+            .map(|(log_probs, image)| row(image, argmax(&log_probs), Some(log_probs)))
+            .collect())
     }
 }
 
@@ -61,7 +85,7 @@ impl Classifier for Dinov2Classifier {
         let mut training = Training::new(self, shots, &plan)?;
         let fit = train(&plan, &mut training, keep, on_step)?;
         let (trained, trainable_parameters) = training.trained();
-        self.trained = Some(trained);
+        (self.trained, self.asked) = (Some(trained), None);
         Ok(Fit {
             trainable_parameters,
             ..fit
@@ -69,19 +93,20 @@ impl Classifier for Dinov2Classifier {
     }
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
-        let (model, head) = self.trained(Path::new(&self.config.model))?;
-        let model = model.merged()?;
         for batch in images.chunks(BATCH) {
-            let features = model.features(&self.base.pixels(batch)?)?.detach();
-            let rows: Vec<Prediction> = log_softmax(&head.forward(&features)?)?
-                .to_vec2::<f32>()?
-                .into_iter()
-                .zip(batch)
-                .map(|(log_probs, image)| row(image, argmax(&log_probs), Some(log_probs)))
-                .collect();
-            sink(&rows)?;
+            let pixels = self.base.pixels(batch)?;
+            sink(&self.answer(batch, &pixels)?)?;
         }
         Ok(())
+    }
+
+    fn eye(&self) -> Arc<dyn Eye> {
+        self.base.clone()
+    }
+
+    fn predict_seen(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
+        let pixels = self.base.stacked(views)?;
+        self.answer(images, &pixels)
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {
@@ -94,7 +119,7 @@ impl Classifier for Dinov2Classifier {
         let model = self.base.model().load_adapter(dir)?;
         let features = 2 * model.hidden_size();
         let head = head::load(&dir.join(HEAD_FILE), (self.classes, features), self.base.device())?;
-        self.trained = Some((model, head));
+        (self.trained, self.asked) = (Some((model, head)), None);
         Ok(())
     }
 }

@@ -1,13 +1,15 @@
 //! Frozen DINOv2 features, computed once per image and shared by every probe of a sweep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::view::{Eye, View};
 use crate::data::LabelledImage;
+use crate::data::image::decode;
 use crate::error::Result;
 use crate::example::{ImageCache, ImageProcessor, seen};
 use crate::models::dinov2::Dinov2;
@@ -15,6 +17,8 @@ use crate::nn::Place;
 
 /// Images per forward pass.
 pub(crate) const BATCH: usize = 64;
+/// Bytes of features that are kept; beyond it the oldest go, and are computed again when they are asked for.
+const KEPT: usize = 1 << 30;
 
 /// A frozen model with its image processor and the features it has computed so far.
 pub struct Frozen {
@@ -22,8 +26,46 @@ pub struct Frozen {
     processor: ImageProcessor,
     device: Device,
     images: Option<Arc<ImageCache>>,
+    known: Mutex<Known>,
+}
+
+/// Features so far.
+#[derive(Debug)]
+struct Known {
     /// sha256 of the encoded image → [CLS; mean patch], 2·D numbers.
-    known: Mutex<HashMap<String, Arc<[f32]>>>,
+    features: HashMap<String, Arc<[f32]>>,
+    /// Oldest first.
+    order: VecDeque<String>,
+    bytes: usize,
+    /// Bytes that may be kept.
+    room: usize,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            features: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            room: KEPT,
+        }
+    }
+}
+
+impl Known {
+    fn keep(&mut self, sha256: &str, features: Arc<[f32]>) {
+        self.bytes += size_of_val(&*features);
+        if let Some(old) = self.features.insert(sha256.to_owned(), features) {
+            self.bytes -= size_of_val(&*old);
+        } else {
+            self.order.push_back(sha256.to_owned());
+        }
+        while self.bytes > self.room
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.features.remove(&oldest).map_or(0, |gone| size_of_val(&*gone));
+        }
+    }
 }
 
 impl Frozen {
@@ -72,19 +114,47 @@ impl Frozen {
     /// Unreadable images, tensor failures.
     pub fn features(&self, images: &[LabelledImage]) -> Result<Vec<Arc<[f32]>>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<LabelledImage> = images
+        let mut found: Vec<Option<Arc<[f32]>>> = images
             .iter()
-            .filter(|i| !known.contains_key(&i.sha256))
-            .cloned()
+            .map(|image| known.features.get(&image.sha256).cloned())
             .collect();
+        let new: Vec<usize> = (0..images.len()).filter(|&i| found[i].is_none()).collect();
         for batch in new.chunks(BATCH) {
-            let pixels = self.pixels(batch)?;
-            let rows = self.model.features(&pixels)?.to_vec2::<f32>()?;
-            for (image, row) in batch.iter().zip(rows) {
-                known.insert(image.sha256.clone(), row.into());
+            let own: Vec<LabelledImage> = batch.iter().map(|&i| images[i].clone()).collect();
+            let rows = self.rows(&self.pixels(&own)?)?;
+            for (&i, row) in batch.iter().zip(rows) {
+                let row: Arc<[f32]> = row.into();
+                known.keep(&images[i].sha256, row.clone());
+                found[i] = Some(row);
             }
         }
-        Ok(images.iter().map(|i| known[&i.sha256].clone()).collect())
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Features of images that were [seen](Eye) already, rows as of [`Frozen::features`]; none of them is kept.
+    ///
+    /// # Errors
+    /// Tensor failures.
+    pub fn features_seen(&self, views: &[View]) -> Result<Vec<Vec<f32>>> {
+        self.rows(&self.stacked(views)?)
+    }
+
+    /// (B, 3, H, W) → B rows of 2·D numbers.
+    fn rows(&self, pixels: &Tensor) -> Result<Vec<Vec<f32>>> {
+        Ok(self.model.features(pixels)?.to_vec2::<f32>()?)
+    }
+
+    /// Views of this eye as one tensor: (B, 3, H, W).
+    ///
+    /// # Errors
+    /// When one of them was made by another eye.
+    pub(crate) fn stacked(&self, views: &[View]) -> Result<Tensor> {
+        let values = views.iter().map(|view| match view {
+            View::Values(values) => Ok(values.as_slice()),
+            View::Picture(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into())),
+        });
+        let values = values.collect::<Result<Vec<_>, _>>()?;
+        stack(&values, self.processor.size(), &self.device)
     }
 
     /// The evaluation view of a batch: (B, 3, H, W).
@@ -104,11 +174,38 @@ impl Frozen {
     }
 }
 
+impl Eye for Frozen {
+    fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
+        let pixels = decode(bytes, &image.path.display().to_string())?;
+        Ok(View::Values(self.processor.pixels(&pixels)))
+    }
+}
+
 /// Views of 3·H·W numbers to one tensor (B, 3, H, W).
-pub(crate) fn stack(views: &[Vec<f32>], (height, width): (usize, usize), device: &Device) -> Result<Tensor> {
-    Ok(Tensor::from_vec(
-        views.concat(),
-        (views.len(), 3, height, width),
-        device,
-    )?)
+pub(crate) fn stack<V: AsRef<[f32]>>(views: &[V], (height, width): (usize, usize), device: &Device) -> Result<Tensor> {
+    let mut values = Vec::with_capacity(views.len() * 3 * height * width);
+    for view in views {
+        values.extend_from_slice(view.as_ref());
+    }
+    Ok(Tensor::from_vec(values, (views.len(), 3, height, width), device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_features_go_when_there_is_no_room() {
+        let mut known = Known {
+            room: 3 * 8,
+            ..Known::default()
+        };
+        for name in ["a", "b", "c", "b", "d"] {
+            known.keep(name, vec![1.0, 2.0].into());
+            assert!(known.bytes <= known.room && known.order.len() == known.features.len());
+        }
+        let mut kept: Vec<&str> = known.features.keys().map(String::as_str).collect();
+        kept.sort_unstable();
+        assert_eq!((kept, known.bytes), (vec!["b", "c", "d"], 24));
+    }
 }

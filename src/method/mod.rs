@@ -9,10 +9,12 @@ pub mod probe;
 pub mod reading;
 mod state;
 mod training;
+mod view;
 pub mod vlm;
 pub mod zero_shot;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -22,6 +24,7 @@ use crate::data::image::decode;
 use crate::error::{Error, Result};
 use crate::prediction::{Names, Prediction};
 pub use training::Keep;
+pub use view::{Eye, View};
 
 /// One way of learning from k shots.
 pub trait Classifier {
@@ -67,6 +70,30 @@ pub trait Classifier {
         Ok(None)
     }
 
+    /// How it sees images: what can be done for images before the model has time for them.
+    fn eye(&self) -> Arc<dyn Eye> {
+        view::decoding()
+    }
+
+    /// Images that [`Classifier::predict`] takes at once.
+    fn batch(&self) -> usize {
+        features::BATCH
+    }
+
+    /// Predicts images that its [`Classifier::eye`] has seen, one view each, at most [`Classifier::batch`] of them: the rows
+    /// that [`Classifier::predict`] gives for these images, to the bit if it takes them at once too.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict`].
+    fn predict_seen(&mut self, images: &[LabelledImage], _views: &[View]) -> Result<Vec<Prediction>> {
+        let mut rows = Vec::with_capacity(images.len());
+        self.predict(images, &mut |batch| {
+            rows.extend_from_slice(batch);
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
     /// Writes what was learned to a folder.
     ///
     /// # Errors
@@ -108,6 +135,8 @@ pub struct Fit {
     pub chosen: Option<Chosen>,
     /// Seconds of training up to the kept state that it went on from; 0 for one that started anew.
     pub seconds_before: f64,
+    /// Sequences a pass since the device was out of memory, if it was.
+    pub halved_to: Option<usize>,
 }
 
 /// Reads and decodes images in parallel, in order.

@@ -110,6 +110,7 @@ pub(super) fn train(
         trainable_parameters: 0,
         chosen: None,
         seconds_before,
+        halved_to: None,
     })
 }
 

@@ -15,7 +15,7 @@ use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
 use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
 use crate::method::training::{Steps, train};
-use crate::method::{Classifier, Fit, Keep, Step, argmax, untrained};
+use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::{Names, Prediction, Reading};
@@ -125,32 +125,30 @@ impl VlmClassifier {
             .collect()
     }
 
-    /// The trained model's sampler, else that of the base model; it is to be put back.
-    fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
-        match self.sampler.take() {
-            Some(sampler) => Ok(sampler),
-            None => self.backend.sampler(&Weights::Base),
-        }
-    }
-
     fn answer(
         &mut self,
         images: &[LabelledImage],
         shown: bool,
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<()> {
-        let mut sampler = self.sampler()?;
         for batch in images.chunks(BATCH) {
             let prompts = self.questions(batch, shown)?;
-            let hints: Vec<u32> = batch.iter().map(|image| image.class).collect();
-            let answers = self
-                .answers
-                .read(&mut *sampler, &prompts, &self.config.readings, Some(&hints))?;
-            let rows: Vec<Prediction> = batch.iter().zip(answers).map(|(image, a)| row(image, a)).collect();
-            sink(&rows)?;
+            sink(&self.ask(batch, &prompts)?)?;
         }
-        self.sampler = Some(sampler);
         Ok(())
+    }
+
+    /// One batch: the question about each image to its row.
+    fn ask(&mut self, images: &[LabelledImage], prompts: &[ModelInput]) -> Result<Vec<Prediction>> {
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            none => none.insert(self.backend.sampler(&Weights::Base)?),
+        };
+        let hints: Vec<u32> = images.iter().map(|image| image.class).collect();
+        let answers = self
+            .answers
+            .read(&mut **sampler, prompts, &self.config.readings, Some(&hints))?;
+        Ok(images.iter().zip(answers).map(|(image, a)| row(image, a)).collect())
     }
 
     fn name(&self, image: &LabelledImage) -> Result<&[u32]> {
@@ -174,6 +172,7 @@ impl Classifier for VlmClassifier {
             targets: config.targets.clone(),
             rank: config.rank,
             alpha: config.alpha,
+            experts: config.experts,
         };
         let trainer = self.backend.trainer(&AdapterConfig {
             lora,
@@ -196,6 +195,7 @@ impl Classifier for VlmClassifier {
         let fit = train(&plan, &mut training, keep, on_step)?;
         let mut trainer = training.trainer;
         let trained = trainer.trainable();
+        let halved_to = trainer.halved_to();
         self.sampler = Some(trainer.sampler()?);
         self.trainer = Some(trainer);
         Ok(Fit {
@@ -203,12 +203,30 @@ impl Classifier for VlmClassifier {
                 .iter()
                 .map(|(_, shape)| shape.iter().product::<usize>() as u64)
                 .sum(),
+            halved_to,
             ..fit
         })
     }
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
         self.answer(images, true, sink)
+    }
+
+    fn eye(&self) -> Arc<dyn Eye> {
+        self.renderer.clone()
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn predict_seen(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
+        let question = |view: &View| match view {
+            View::Picture(picture) => self.renderer.question(Some(picture)),
+            View::Values(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into()).into()),
+        };
+        let prompts = views.iter().map(question).collect::<Result<Vec<_>>>()?;
+        self.ask(images, &prompts)
     }
 
     fn predict_blind(
@@ -224,11 +242,13 @@ impl Classifier for VlmClassifier {
             return Ok(None);
         }
         let question = self.renderer.question(None)?;
-        let mut sampler = self.sampler()?;
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            none => none.insert(self.backend.sampler(&Weights::Base)?),
+        };
         let asked = [Reading::Likelihood];
-        let answers = self.answers.read(&mut *sampler, &[question], &asked, None);
-        self.sampler = Some(sampler);
-        let prior = answers?.into_iter().next().and_then(|answer| answer.log_probs);
+        let answers = self.answers.read(&mut **sampler, &[question], &asked, None)?;
+        let prior = answers.into_iter().next().and_then(|answer| answer.log_probs);
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Ok(prior.map(|prior| Names {
             tokens: self.names.iter().map(|tokens| count(tokens.len())).collect(),

@@ -75,6 +75,29 @@ pub(crate) fn sha256(path: &Path) -> Result<String> {
     }
 }
 
+/// Lower-case hex SHA-256 of the names and bytes of a folder's files; folders inside it do not count.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn fingerprint(dir: &Path) -> Result<String> {
+    let dir = current(dir);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+        let path = entry.map_err(Error::io("read", &dir))?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    for path in files {
+        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update([0]);
+        hash.update(sha256(&path)?);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
 /// All files at once, since a disk that is asked at once answers at once; then the folders.
 fn flush(folder: &Path) -> Result<()> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);

@@ -5,23 +5,30 @@ use std::path::Path;
 use candle_core::{Device, Var};
 use rand_chacha::ChaCha8Rng;
 
+use super::expert_lora;
+pub use crate::config::ExpertLora;
 use crate::error::{Error, Result};
-use crate::nn::{LowRank, Projection};
+use crate::nn::{Experts, LowRank, Projection};
 
 /// Low-rank adapters to add.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
     /// Linear layers to adapt: ends of hub names on a dot boundary (`query`, `output.dense`, `fc1`, …), where
-    /// `*` stands for any one part (`visual.blocks.*.attn.qkv`).
+    /// `*` stands for any one part (`visual.blocks.*.attn.qkv`). The stacks of a mixture of experts are
+    /// `experts.gate_up_proj` and `experts.down_proj`; `gate_proj` and `up_proj` mean the former too, both halves of
+    /// it. The router is never adapted.
     pub targets: Vec<String>,
     /// r
     pub rank: usize,
     /// The update is scaled by alpha / r.
     pub alpha: f64,
+    /// Whether experts share factors.
+    pub experts: ExpertLora,
 }
 
 impl Lora {
-    fn wants(&self, name: &str) -> bool {
+    /// Whether the linear layer of this hub name gets an adapter.
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
             let mut parts = name.rsplit('.');
             target
@@ -35,6 +42,11 @@ impl Lora {
 pub(super) trait Adaptable: Clone {
     /// All linear layers that can be adapted, in the order of the forward pass, with their hub names.
     fn layers_mut(&mut self) -> Vec<(String, &mut Projection)>;
+
+    /// All stacks of experts, in the order of the forward pass, with their hub names.
+    fn experts_mut(&mut self) -> Vec<(String, &mut Experts)> {
+        Vec::new()
+    }
 
     /// Where the model was loaded from.
     fn origin(&self) -> &str;
@@ -50,6 +62,22 @@ pub(super) trait Adaptable: Clone {
             .into_iter()
             .map(|(name, layer)| (name, layer.clone()))
             .collect()
+    }
+
+    /// Copies of all stacks of experts (they share their tensors), with their hub names.
+    fn stacks(&self) -> Vec<(String, Experts)> {
+        let mut model = self.clone();
+        let all = model.experts_mut().into_iter();
+        all.map(|(name, stack)| (name, stack.clone())).collect()
+    }
+
+    /// The model with `change(name, stack)` in place of each stack of experts, in their order.
+    fn map_experts(&self, mut change: impl FnMut(&str, &Experts) -> Result<Experts>) -> Result<Self> {
+        let mut model = self.clone();
+        for (name, stack) in model.experts_mut() {
+            *stack = change(&name, stack)?;
+        }
+        Ok(model)
     }
 
     /// The model with `change(name, layer)` in place of each linear layer, in their order.
@@ -86,10 +114,20 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
         let update = LowRank::fresh(layer.inputs(), layer.outputs(), lora.rank, lora.alpha, rng, &device)?;
         Ok(layer.with_update(Some(update)))
     })?;
+    let adapted = adapted.map_experts(|name, stack| {
+        if !expert_lora::wanted(lora, name) {
+            return Ok(stack.with_update(None));
+        }
+        matched = true;
+        let update = expert_lora::fresh(name, stack, lora, rng, &device)?;
+        Ok(stack.with_update(Some(update)))
+    })?;
     if matched {
         return Ok(adapted);
     }
-    let names: Vec<_> = model.layers().into_iter().map(|(name, _)| name).take(6).collect();
+    let layers = model.layers().into_iter().map(|(name, _)| name).take(6);
+    let stacks = model.stacks().into_iter().map(|(name, _)| name).take(2);
+    let names: Vec<_> = layers.chain(stacks).collect();
     Err(model.error(format!(
         "no linear layer ends in any of {:?}; there are {}, …",
         lora.targets,
@@ -97,8 +135,8 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
     )))
 }
 
-/// The adapters' variables in the order of the layers, A before B, named as keys of a PEFT adapter file
-/// over the hub's names.
+/// The adapters' variables in the order of the layers, then of the stacks of experts, A before B, named as keys of
+/// a PEFT adapter file over the hub's names.
 pub(super) fn trainable<M: Adaptable>(model: &M) -> Vec<(String, Var)> {
     let mut all = Vec::new();
     for (name, layer) in model.layers() {
@@ -106,6 +144,10 @@ pub(super) fn trainable<M: Adaptable>(model: &M) -> Vec<(String, Var)> {
             all.push((super::peft::key(&name, "A"), update.a.clone()));
             all.push((super::peft::key(&name, "B"), update.b.clone()));
         }
+    }
+    for (module, factors) in expert_lora::named(&model.stacks()) {
+        all.push((super::peft::key(&module, "A"), factors.a));
+        all.push((super::peft::key(&module, "B"), factors.b));
     }
     all
 }
@@ -121,6 +163,7 @@ mod tests {
                 targets: vec![target.into()],
                 rank: 1,
                 alpha: 1.0,
+                experts: ExpertLora::Each,
             }
             .wants(name)
         };

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use super::lora::ExpertLora;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::nn::{LowRank, Place, Projection};
+use crate::nn::{ExpertFactors, LowRank, Place, Projection, Sharing};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
+const LORA: &str = "LORA";
+/// Plain LoRA whose experts share factors, which PEFT has no form for.
+const SHARED: &str = "KSHOT_LORA";
 
 /// The key of matrix `A` or `B` of a module.
 pub(super) fn key(module: &str, matrix: &str) -> String {
@@ -29,6 +33,8 @@ struct AdapterConfig {
     lora_alpha: f64,
     #[serde(default)]
     target_modules: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target_parameters: Option<Vec<String>>,
     #[serde(default)]
     rank_pattern: HashMap<String, usize>,
     #[serde(default)]
@@ -99,7 +105,11 @@ impl Folder {
         let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
         let config: AdapterConfig =
             serde_json::from_slice(&text).map_err(|e| fail(format!("not an adapter config: {e}")))?;
-        if config.peft_type != "LORA" || config.use_dora || config.fan_in_fan_out || config.bias != "none" {
+        if ![LORA, SHARED].contains(&config.peft_type.as_str())
+            || config.use_dora
+            || config.fan_in_fan_out
+            || config.bias != "none"
+        {
             return Err(fail("only plain LoRA is supported (no DoRA, no trained biases)".into()));
         }
         if !config.alpha_pattern.is_empty() {
@@ -126,6 +136,22 @@ impl Folder {
     /// Whether the module has an update.
     pub(super) fn holds(&self, module: &str) -> bool {
         self.rank(module).is_some()
+    }
+
+    /// The form of adapters on experts.
+    pub(super) fn experts(&self) -> ExpertLora {
+        if self.config.peft_type == SHARED {
+            ExpertLora::Shared
+        } else {
+            ExpertLora::Each
+        }
+    }
+
+    /// Whether the config targets this parameter; nothing if it targets none at all.
+    pub(super) fn names_parameter(&self, name: &str) -> Option<bool> {
+        let targets = self.config.target_parameters.as_ref()?;
+        let is_it = |target: &String| name == target || name.ends_with(&format!(".{target}"));
+        Some(targets.iter().any(is_it))
     }
 
     fn rank(&self, module: &str) -> Option<usize> {
@@ -156,9 +182,50 @@ impl Folder {
         let b = self
             .weights
             .take(&format!("{module}.lora_B.weight"), &[outputs, rank], place)?;
-        let rank = rank as f64;
-        let scale = self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank };
+        let scale = self.scale(rank);
         Ok(Some(Update { a, b, scale }))
+    }
+
+    fn scale(&self, rank: usize) -> f64 {
+        let rank = rank as f64;
+        self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// The factors of (E, in, out) experts and what their product is multiplied with, if there are any.
+    ///
+    /// # Errors
+    /// When the device fails; what does not fit is reported by [`Folder::finish`].
+    pub(super) fn take_experts(
+        &mut self,
+        module: &str,
+        sizes: (usize, usize, usize),
+        sharing: Sharing,
+        device: &Device,
+    ) -> Result<Option<(ExpertFactors, f64)>> {
+        let Some(shape) = self.shapes.get(&format!("{module}.lora_A.weight")) else {
+            return Ok(None);
+        };
+        let rank = match (sharing, &shape[..]) {
+            (Sharing::Nothing, [rows, ..]) => rows / sizes.0.max(1),
+            (Sharing::Inputs, [rank, ..]) | (Sharing::Outputs, [_, rank, ..]) => *rank,
+            _ => 0,
+        };
+        // A shape that no rank explains is reported with that of rank 1.
+        let rank = rank.max(1);
+        self.found = true;
+        let place = &Place {
+            device: device.clone(),
+            dtype: DType::F32,
+        };
+        let (a, b) = ExpertFactors::shapes(sizes, rank, sharing);
+        let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, place)?;
+        let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, place)?;
+        let factors = ExpertFactors {
+            a: Var::from_tensor(&a)?,
+            b: Var::from_tensor(&b)?,
+            sharing,
+        };
+        Ok(Some((factors, self.scale(rank))))
     }
 
     /// Ends the reading: there was something, and everything fitted.
@@ -186,24 +253,35 @@ pub(super) struct Description<'a> {
     pub(super) task: Option<&'a str>,
     /// Modules, by full name or by an end that no module without adapter has.
     pub(super) targets: Vec<String>,
+    /// The same for stacks of experts.
+    pub(super) parameters: Vec<String>,
+    /// How these are adapted.
+    pub(super) experts: ExpertLora,
     /// r
     pub(super) rank: usize,
+    /// Ends of names whose rank is another.
+    pub(super) ranks: HashMap<String, usize>,
     /// The scale times r.
     pub(super) alpha: f64,
 }
 
-/// Writes a folder that `peft.PeftModel.from_pretrained` loads; `updates` are modules with A and B.
+/// Writes a folder that `peft.PeftModel.from_pretrained` loads, unless experts share factors; `updates` are modules
+/// with A and B.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, Tensor, Tensor)]) -> Result<()> {
     let config = AdapterConfig {
-        peft_type: "LORA".into(),
+        peft_type: match description.experts {
+            ExpertLora::Each => LORA.into(),
+            ExpertLora::Shared => SHARED.into(),
+        },
         base_model_name_or_path: Some(description.base.to_owned()),
         r: description.rank,
         lora_alpha: description.alpha,
         target_modules: serde_json::json!(description.targets),
-        rank_pattern: HashMap::new(),
+        target_parameters: Some(description.parameters.clone()).filter(|parameters| !parameters.is_empty()),
+        rank_pattern: description.ranks.clone(),
         alpha_pattern: HashMap::new(),
         lora_dropout: 0.0,
         bias: none(),
@@ -237,18 +315,22 @@ pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, T
     std::fs::write(&path, text).map_err(Error::io("write", &path))
 }
 
-/// The common rank and alpha of updates.
+/// The common rank and alpha of updates of so many ranks and such scales.
 ///
 /// # Errors
 /// What is wrong with them, in words.
-pub(super) fn common_shape<'a>(updates: impl Iterator<Item = &'a LowRank>) -> Result<(usize, f64), &'static str> {
+pub(super) fn common_shape(updates: impl Iterator<Item = (usize, f64)>) -> Result<(usize, f64), &'static str> {
     let mut shape = None;
-    for update in updates {
-        let rank = update.a.dims()[0];
-        let this = (rank, update.scale * rank as f64);
+    for (rank, scale) in updates {
+        let this = (rank, scale * rank as f64);
         if *shape.get_or_insert(this) != this {
             return Err("adapters of several ranks cannot be saved");
         }
     }
     shape.ok_or("there is no adapter to save")
+}
+
+/// Rank and scale of an update.
+pub(super) fn shape(update: &LowRank) -> (usize, f64) {
+    (update.a.dims()[0], update.scale)
 }

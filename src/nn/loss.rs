@@ -2,13 +2,15 @@
 
 use candle_core::{D, Tensor};
 
+use super::ops::wide;
 use crate::error::Result;
 
-/// Natural-log probabilities over the last dimension; differentiable.
+/// Natural-log probabilities over the last dimension, in f32 where the logits are narrower; differentiable.
 ///
 /// # Errors
 /// Only what candle reports.
 pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    let logits = wide(logits)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
     Ok(shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?)
 }

@@ -6,9 +6,12 @@
 //! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
 
 pub mod checkpointing;
+pub mod experts;
 pub mod head;
 pub mod loss;
 pub mod low_rank;
+pub mod memory;
+pub mod moe;
 pub mod norm;
 pub mod ops;
 pub mod optim;
@@ -16,9 +19,11 @@ pub mod place;
 pub mod projection;
 pub mod schedule;
 
+pub use experts::{ExpertFactors, ExpertUpdate, Experts, Sharing};
 pub use head::Head;
 pub use loss::cross_entropy;
 pub use low_rank::LowRank;
+pub use moe::{Moe, Routing};
 pub use norm::{LayerNorm, RmsNorm};
 pub use optim::{Adam, AdamW, Group, Moments, Rates, clip_grad_norm};
 pub use place::Place;

@@ -1,8 +1,9 @@
 //! AdamW and gradient clipping.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
+use super::ops::fused;
 use crate::error::{Error, Result};
 
 /// The settings of one step of AdamW.
@@ -210,12 +211,14 @@ impl AdamW {
 /// # Errors
 /// When a variable has no gradient.
 pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f64> {
-    let mut squares = 0f64;
+    let mut squares = Vec::with_capacity(vars.len());
     for var in vars {
-        let grad = gradient(grads, var)?.flatten_all()?.to_vec1::<f32>()?;
-        squares += grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        squares.push(sum_of_squares(gradient(grads, var)?)?);
     }
-    let norm = squares.sqrt();
+    let norm = match &squares[..] {
+        [] => 0.0,
+        squares => Tensor::stack(squares, 0)?.to_vec1::<f64>()?.iter().sum::<f64>().sqrt(),
+    };
     let factor = max / (norm + 1e-6);
     if factor < 1.0 {
         for var in vars {
@@ -226,6 +229,16 @@ pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f
     Ok(norm)
 }
 
+/// A scalar in f64, where the gradient is.
+fn sum_of_squares(gradient: &Tensor) -> Result<Tensor> {
+    if !fused(gradient.device()) {
+        return Ok(gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?);
+    }
+    let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+    let sum = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+    Ok(Tensor::new(sum, &Device::Cpu)?)
+}
+
 fn gradient<'a>(grads: &'a GradStore, var: &Var) -> Result<&'a Tensor> {
     let missing = || candle_core::Error::Msg(format!("a variable of {:?} got no gradient", var.shape()));
     Ok(grads.get(var.as_tensor()).ok_or_else(missing)?)
@@ -234,7 +247,6 @@ fn gradient<'a>(grads: &'a GradStore, var: &Var) -> Result<&'a Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     fn quadratic(var: &Var) -> GradStore {
         var.as_tensor().sqr().unwrap().sum_all().unwrap().backward().unwrap()

@@ -1,10 +1,16 @@
 //! Linear layers with frozen weights, with or without a trainable low-rank update (LoRA,
 //! <https://arxiv.org/abs/2106.09685>).
+//!
+//! On the CPU a weight in bf16 or f16 is widened part by part while it is multiplied: what is kept is half as
+//! large, what is computed is f32.
+
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
 
 use super::{LowRank, ops};
 use crate::error::Result;
-use candle_core::backend::BackendStorage as _;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Shape, Storage, Tensor, bail};
+use frozen::{Frozen, as_matrix};
+
+mod frozen;
 
 /// A linear layer `x · Wᵀ + b`: W and b are frozen, a [`LowRank`] update is trained.
 #[derive(Debug, Clone)]
@@ -12,6 +18,16 @@ pub struct Projection {
     weight: Tensor,       // (out, in)
     bias: Option<Tensor>, // (out)
     update: Option<LowRank>,
+    /// An update as it was at one moment, where it cannot be added into the weight without being rounded.
+    fixed: Option<Fixed>,
+}
+
+/// A and B of [`LowRank`], no longer trainable.
+#[derive(Debug, Clone)]
+struct Fixed {
+    a: Tensor, // (r, in)
+    b: Tensor, // (out, r)
+    scale: f64,
 }
 
 impl Projection {
@@ -36,6 +52,7 @@ impl Projection {
             weight: weight.contiguous()?,
             bias,
             update: None,
+            fixed: None,
         })
     }
 
@@ -70,23 +87,49 @@ impl Projection {
             weight: self.weight.clone(),
             bias: self.bias.clone(),
             update,
+            fixed: None,
         }
     }
 
-    /// The same layer with its update added into the weight: the same outputs to the bit on the CPU,
-    /// nothing trainable, no graph.
+    /// The same layer as it computes now: nothing trainable, no graph, and training the update changes it no more.
+    /// Into a weight in f32 the update is added, with the same outputs to the bit on the CPU; beside a narrower one it
+    /// is kept, since the sum would be rounded.
     ///
     /// # Errors
     /// Only what candle reports.
     pub fn merged(&self) -> Result<Self> {
-        let weight = match &self.update {
-            None => self.weight.clone(),
-            Some(update) => updated(&self.weight, update.a.as_tensor(), update.b.as_tensor(), update.scale)?,
+        let Some(update) = &self.update else {
+            return Ok(self.clone());
+        };
+        let frozen = self.with_update(None);
+        if self.weight.dtype() == DType::F32 {
+            let weight = self.summed()?;
+            return Ok(Self { weight, ..frozen });
+        }
+        let dtype = ops::compute_type(&self.weight);
+        let copied = |var: &Tensor| var.detach().to_dtype(dtype)?.copy();
+        let fixed = Fixed {
+            a: copied(update.a.as_tensor())?,
+            b: copied(update.b.as_tensor())?,
+            scale: update.scale,
         };
         Ok(Self {
-            weight,
-            bias: self.bias.clone(),
-            update: None,
+            fixed: Some(fixed),
+            ..frozen
+        })
+    }
+
+    /// `W + scale · B · A` in f32, detached.
+    ///
+    /// # Errors
+    /// Only what candle reports.
+    pub fn summed(&self) -> Result<Tensor> {
+        let weight = self.weight.to_dtype(DType::F32)?;
+        let wide = |x: &Tensor| x.to_dtype(DType::F32);
+        Ok(match (&self.update, &self.fixed) {
+            (Some(update), _) => updated(&weight, update.a.as_tensor(), update.b.as_tensor(), update.scale)?,
+            (None, Some(fixed)) => updated(&weight, &wide(&fixed.a)?, &wide(&fixed.b)?, fixed.scale)?,
+            (None, None) => weight,
         })
     }
 
@@ -95,108 +138,47 @@ impl Projection {
     /// # Errors
     /// When the last dimension is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let result = match (&self.update, x.device().is_cpu()) {
-            (None, true) => x.contiguous()?.apply_op1(self.frozen()),
-            (Some(update), true) => {
-                let op = Adapted {
-                    frozen: self.frozen(),
-                    scale: update.scale,
-                };
-                x.contiguous()?
-                    .apply_op3(update.a.as_tensor(), update.b.as_tensor(), op)
-            }
-            (_, false) => self.composite(x),
-        };
-        Ok(result?)
+        let x = x.to_dtype(ops::compute_type(&self.weight))?.contiguous()?;
+        if let Some(update) = &self.update
+            && ops::fused(x.device())
+            && self.weight.dtype() == DType::F32
+        {
+            let op = Adapted {
+                frozen: self.frozen()?,
+                scale: update.scale,
+            };
+            return Ok(x.apply_op3(update.a.as_tensor(), update.b.as_tensor(), op)?);
+        }
+        Ok(self.composite(&x)?)
     }
 
-    fn frozen(&self) -> Frozen {
-        Frozen {
+    fn frozen(&self) -> candle_core::Result<Frozen> {
+        let dtype = ops::compute_type(&self.weight);
+        Ok(Frozen {
             weight: self.weight.clone(),
-            bias: self.bias.clone(),
-        }
+            bias: self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?,
+        })
     }
 
+    /// The update on a path of its own, in the type of `x`.
     fn composite(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut y = x.broadcast_matmul(&self.weight.t()?)?;
-        if let Some(update) = &self.update {
-            let down = x.broadcast_matmul(&update.a.as_tensor().t()?)?;
-            y = (y + (down.broadcast_matmul(&update.b.as_tensor().t()?)? * update.scale)?)?;
-        }
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+        let y = x.apply_op1(self.frozen()?)?;
+        let (a, b, scale) = match (&self.update, &self.fixed) {
+            (Some(update), _) => (update.a.as_tensor(), update.b.as_tensor(), update.scale),
+            (None, Some(fixed)) => (&fixed.a, &fixed.b, fixed.scale),
+            (None, None) => return Ok(y),
+        };
+        let (a, b) = (a.to_dtype(x.dtype())?, b.to_dtype(x.dtype())?);
+        let rows = x.elem_count() / self.inputs().max(1);
+        let down = x.reshape((rows, self.inputs()))?.matmul(&a.t()?)?; // (rows, r)
+        let low = (down.matmul(&b.t()?)? * scale)?.reshape(y.shape())?;
+        y + low
     }
 }
 
 /// `W + scale · B · A`, detached.
 fn updated(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
     weight + (b.detach().matmul(&a.detach())? * scale)?
-}
-
-/// All rows of a (…, width) tensor as one matrix, outside the graph.
-fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor> {
-    x.detach().contiguous()?.reshape((x.elem_count() / width.max(1), width))
-}
-
-struct Frozen {
-    weight: Tensor,       // (out, in)
-    bias: Option<Tensor>, // (out)
-}
-
-impl Frozen {
-    fn product(&self, x: &CpuStorage, layout: &Layout, weight: &Tensor) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (out, inputs) = weight.dims2()?;
-        let mut dims = layout.dims().to_vec();
-        if dims.last() != Some(&inputs) {
-            bail!("a layer of {inputs} inputs cannot take {:?}", layout.shape());
-        }
-        if let Some(last) = dims.last_mut() {
-            *last = out;
-        }
-        ops::values(x, layout)?;
-        let rows = layout.shape().elem_count() / inputs.max(1);
-        let matrix = Layout::contiguous_with_offset((rows, inputs), layout.start_offset());
-        let (storage, weight_layout) = weight.storage_and_layout();
-        let Storage::Cpu(weight) = &*storage else {
-            bail!("weights and inputs are on different devices")
-        };
-        let mut product = x.matmul(weight, (1, rows, out, inputs), &matrix, &weight_layout.transpose(0, 1)?)?;
-        if let (Some(bias), CpuStorage::F32(product)) = (&self.bias, &mut product) {
-            ops::with_values(bias, |bias| {
-                ops::by_rows(&AddBias(bias), [], [], product, out);
-                Ok(())
-            })?;
-        }
-        Ok((product, Shape::from(dims)))
-    }
-}
-
-struct AddBias<'a>(&'a [f32]);
-
-impl ops::Row<0> for AddBias<'_> {
-    #[inline(always)]
-    fn apply(&self, _: [&[f32]; 0], out: &mut [f32]) {
-        for (out, bias) in out.iter_mut().zip(self.0) {
-            *out += bias;
-        }
-    }
-}
-
-impl CustomOp1 for Frozen {
-    fn name(&self) -> &'static str {
-        "frozen-projection"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.product(x, layout, &self.weight)
-    }
-
-    fn bwd(&self, x: &Tensor, _result: &Tensor, upstream: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let upstream = as_matrix(upstream, self.weight.dim(0)?)?;
-        upstream.matmul(&self.weight)?.reshape(x.shape()).map(Some)
-    }
 }
 
 /// A projection of (x, A, B): the update is merged into the weight first, which for more rows than
@@ -262,7 +244,7 @@ impl CustomOp3 for Adapted {
 mod tests {
     use super::*;
     use crate::nn::ops::check;
-    use candle_core::{DType, Var};
+    use candle_core::Var;
 
     fn adapted(weight: &Tensor, bias: Option<&Tensor>, a: &Tensor, b: &Tensor) -> Projection {
         let update = LowRank {
@@ -275,38 +257,65 @@ mod tests {
             .with_update(Some(update))
     }
 
+    /// The layer by candle's own operations; inputs are x, and A and B of an update if there is one.
+    fn reference(weight: &Tensor, bias: Option<&Tensor>, x: &[Tensor]) -> candle_core::Result<Tensor> {
+        let mut y = x[0].broadcast_matmul(&weight.t()?)?;
+        if let [x, a, b] = x {
+            let down = x.broadcast_matmul(&a.t()?)?;
+            y = (y + (down.broadcast_matmul(&b.t()?)? * 0.5)?)?;
+        }
+        match bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
     #[test]
     fn values_and_gradients() {
-        let (weight, bias) = (check::random(&[5, 7], 1.0, "weight"), check::random(&[5], 1.0, "bias"));
-        let exact = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
         let inputs = [
             check::random(&[2, 3, 7], 1.0, "x"),
             check::random(&[2, 7], 1.0, "a"),
             check::random(&[5, 2], 1.0, "b"),
         ];
-        for bias in [None, Some(&bias)] {
-            let frozen = Projection::new(weight.clone(), bias.cloned()).unwrap();
-            let frozen64 = Projection::new(exact(&weight), bias.map(exact)).unwrap();
-            check::agrees(
-                &inputs[..1],
-                |x| x[0].apply_op1(frozen.frozen()),
-                |x| frozen64.composite(&x[0]),
-            );
-            check::agrees(
-                &inputs,
-                |x| {
-                    x[0].apply_op3(
-                        &x[1],
-                        &x[2],
-                        Adapted {
-                            frozen: frozen.frozen(),
-                            scale: 0.5,
-                        },
-                    )
-                },
-                |x| adapted(&exact(&weight), bias.map(exact).as_ref(), &x[1], &x[2]).composite(&x[0]),
-            );
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let stored = |shape: &[usize], name| check::random(shape, 1.0, name).to_dtype(dtype).unwrap();
+            let (weight, bias) = (stored(&[5, 7], "weight"), stored(&[5], "bias"));
+            let exact = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
+            let weight64 = exact(&weight);
+            for bias in [None, Some(&bias)] {
+                let bias64 = bias.map(exact);
+                let expected = |x: &[Tensor]| reference(&weight64, bias64.as_ref(), x);
+                let frozen = Projection::new(weight.clone(), bias.cloned()).unwrap();
+                check::agrees(&inputs[..1], |x| Ok(frozen.forward(&x[0]).unwrap()), expected);
+                let layer = |x: &[Tensor]| adapted(&weight, bias, &x[1], &x[2]);
+                check::agrees(&inputs, |x| Ok(layer(x).forward(&x[0]).unwrap()), expected);
+                check::agrees(&inputs, |x| layer(x).composite(&x[0]), expected);
+            }
         }
+    }
+
+    #[test]
+    fn beside_a_narrow_weight_an_update_is_fixed_and_not_rounded() {
+        let stored = check::random(&[5, 7], 1.0, "weight").to_dtype(DType::BF16).unwrap();
+        let (a, b) = (check::random(&[2, 7], 1e-2, "a"), check::random(&[5, 2], 1e-2, "b"));
+        let x = check::random(&[4, 7], 1.0, "x");
+        let trained = adapted(&stored, None, &a, &b);
+        let merged = trained.merged().unwrap();
+        let values = |layer: &Projection| layer.forward(&x).unwrap().to_vec2::<f32>().unwrap();
+        let (before, sum) = (values(&merged), merged.summed().unwrap());
+        assert_eq!(values(&trained), before);
+        assert!(merged.update().is_none() && !merged.forward(&x).unwrap().track_op());
+        // Training goes on; what was merged stays.
+        let update = trained.update().unwrap();
+        update.a.set(&(&a * 3.0).unwrap()).unwrap();
+        assert_eq!(values(&merged), before);
+        assert_ne!(values(&trained), before);
+        // The update is smaller than what the weight's type could hold beside it.
+        let sum = Projection::new(sum, None).unwrap();
+        for (found, expected) in values(&sum).concat().iter().zip(before.concat()) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+        assert_ne!(before, values(&Projection::new(stored, None).unwrap()));
     }
 
     #[test]

@@ -118,6 +118,9 @@ pub struct TrainingSummary {
     pub final_loss: Option<f64>,
     /// Trainable numbers.
     pub trainable_parameters: u64,
+    /// Sequences a pass since the device was out of memory; absent where it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halved_to: Option<usize>,
     /// What the learner chose inside its shots, if it chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,

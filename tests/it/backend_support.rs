@@ -9,7 +9,7 @@ use image::{Rgb, RgbImage};
 use kshot::backend::{LocalBackend, Sampler};
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey};
-use kshot::models::lora::Lora;
+use kshot::models::lora::{ExpertLora, Lora};
 use kshot::nn::Place;
 use tempfile::TempDir;
 
@@ -56,6 +56,7 @@ pub fn adapter(targets: &[&str]) -> AdapterConfig {
             targets: targets.iter().map(|&target| target.to_owned()).collect(),
             rank: 4,
             alpha: 8.0,
+            experts: ExpertLora::Each,
         },
         seed: 3,
         start: None,

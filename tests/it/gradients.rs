@@ -3,6 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use kshot::models::dinov2::{Dinov2, Lora};
+use kshot::models::lora::ExpertLora;
 use kshot::nn::Place;
 use kshot::nn::{Head, cross_entropy};
 use kshot::seed;
@@ -24,6 +25,7 @@ fn every_layer() -> Lora {
         targets: targets.map(String::from).into(),
         rank: 3,
         alpha: 6.0,
+        experts: ExpertLora::Each,
     }
 }
 
@@ -164,6 +166,7 @@ fn targets_end_on_a_dot_and_must_match_something() {
         targets: targets.iter().map(|t| (*t).into()).collect(),
         rank,
         alpha: 1.0,
+        experts: ExpertLora::Each,
     };
     let mut rng = seed::rng(0, "lora");
     let attention = base.with_lora(&lora(&["query", "no.such.layer"], 2), &mut rng).unwrap();

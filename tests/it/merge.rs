@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
 use kshot::nn::Place;
 use kshot::seed;
@@ -24,6 +25,7 @@ fn adapted(base: &Qwen3Vl, all: bool) -> Qwen3Vl {
         targets: targets.into_iter().map(str::to_owned).collect(),
         rank: 3,
         alpha: 6.0,
+        experts: ExpertLora::Each,
     };
     let model = base.with_lora(&lora, &mut seed::rng(0, "lora")).unwrap();
     for (name, var) in model.trainable() {

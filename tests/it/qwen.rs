@@ -201,7 +201,7 @@ fn cached_logits_match_step_by_step() {
         let steps = tokens(&expected, 0).len();
         let capacity = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap() + steps;
         let config = &model.config().text_config;
-        let mut cache = KvCache::new(config, prompts.len(), capacity, model.device()).unwrap();
+        let mut cache = KvCache::new(config, prompts.len(), capacity, model.state_type(), model.device()).unwrap();
         let mut batch = model.batch(&prompts).unwrap();
         let mut features = Some(&features);
         let whole: Vec<_> = prompts

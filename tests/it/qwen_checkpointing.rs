@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
 use kshot::example::{Grid, Sequence};
+use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;
@@ -67,6 +68,7 @@ fn one_step() {
         targets: targets.into_iter().map(str::to_owned).collect(),
         rank: 8,
         alpha: 16.0,
+        experts: ExpertLora::Each,
     };
     let model = base.with_lora(&lora, &mut rng).unwrap();
     for (name, var) in model.trainable() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
+use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
 use kshot::nn::{AdamW, Group};
 use kshot::seed;
@@ -200,6 +201,7 @@ fn lora(reference: &Reference, all: bool) -> Lora {
         targets: targets.into_iter().map(str::to_owned).collect(),
         rank: 3,
         alpha: 6.0,
+        experts: ExpertLora::Each,
     }
 }
 
@@ -305,6 +307,7 @@ fn a_tied_head_cannot_be_adapted() {
             targets: vec!["lm_head".into()],
             rank: 2,
             alpha: 2.0,
+            experts: ExpertLora::Each,
         };
         let found = model.with_lora(&lora, &mut seed::rng(0, "lora"));
         assert_eq!(found.is_err(), model.config().tied(), "{}", golden.name);

@@ -8,7 +8,7 @@ use kshot::backend::{Backend, LocalBackend, Sampler, Weights};
 use kshot::engine::{AdamParams, AdapterConfig, SamplingParams, Settings};
 use kshot::example::{Datum, Grid, ModelInput, PatchProcessor, Picture, Renderer};
 use kshot::method::reading::{Answer, Answers};
-use kshot::models::lora::Lora;
+use kshot::models::lora::{ExpertLora, Lora};
 use kshot::models::qwen3_vl::Qwen3Vl;
 use kshot::nn::Place;
 use kshot::prediction::Reading;
@@ -173,6 +173,7 @@ impl Pupil {
                 targets: targets.map(str::to_owned).to_vec(),
                 rank: 8,
                 alpha: 16.0,
+                experts: ExpertLora::Each,
             },
             seed: 1,
             start: None,

@@ -47,6 +47,7 @@ fn account() -> Account {
             images_seen: 96,
             final_loss: Some(0.125),
             trainable_parameters: 7,
+            halved_to: None,
             chosen: None,
         },
         timing: Timing {

@@ -9,7 +9,7 @@ use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Datum, Renderer};
 use kshot::experiment::plan::Cell;
 use kshot::method::reading::{Answer, Answers};
-use kshot::models::lora::Lora;
+use kshot::models::lora::{ExpertLora, Lora};
 use kshot::nn::Place;
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::statistics;
@@ -170,6 +170,7 @@ fn one_batch_is_learned_by_heart() {
         targets: ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from).into(),
         rank: 16,
         alpha: 16.0,
+        experts: ExpertLora::Each,
     };
     let adapter = AdapterConfig {
         lora,

@@ -1,18 +1,16 @@
 //! `kshot data fetch`: datasets from the network.
 
-mod progress;
-
 use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 
 use super::{output, places};
+use crate::cli::arrivals::{Live, amount};
 use crate::cli::report;
 use crate::data::fetch::{self, FetchProgress as _, Fetched, Remote};
 use crate::data::manifest::{self, Form, Manifest};
 use crate::error::{Error, Result};
 use crate::experiment::plan::Places;
-use progress::{Live, amount};
 
 /// Fetch datasets: what is missing of their archives or hub files, checked by size and hash. Interrupted, the same
 /// command goes on where it was.
@@ -65,6 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     match failed {
         0 => Ok(()),
         _ => Err(Error::SomeNotFetched {
+            what: "datasets",
             failed,
             total: arguments.names.len(),
         }),

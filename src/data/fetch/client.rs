@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
 
+/// Where the hub says what exactly is wrong.
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+
 /// Most bytes of an answer that is read whole.
 const DOCUMENT: u64 = 64 << 20;
 
@@ -48,7 +51,12 @@ pub(super) enum Trouble {
     /// Worth another attempt.
     Passing { reason: String, after: Option<RetryAfter> },
     /// This address will not give it.
-    Lasting { status: Option<StatusCode>, reason: String },
+    Lasting {
+        status: Option<StatusCode>,
+        /// What the hub says more exactly than by the status: `X-Error-Code`.
+        code: Option<String>,
+        reason: String,
+    },
 }
 
 impl Trouble {
@@ -62,6 +70,7 @@ impl Trouble {
     pub(super) fn lasting(reason: impl Into<String>) -> Self {
         Self::Lasting {
             status: None,
+            code: None,
             reason: reason.into(),
         }
     }
@@ -141,6 +150,7 @@ impl Client {
                 _ => {
                     return Err(Trouble::Lasting {
                         status: Some(status),
+                        code: header(&response, ERROR_CODE),
                         reason: status.to_string(),
                     });
                 }

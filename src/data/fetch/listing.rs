@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::asking::Asking;
 use super::client::Client;
-use super::hub::{HubListing, HubShard, repo_folder};
+use super::hub::{HubListing, HubShard};
 use super::places::HubPlaces;
 use super::replace;
+use super::repository::{Repository, is_hash, is_inside};
 use crate::data::manifest::Hub;
 use crate::error::{Error, Result};
 
@@ -18,9 +19,8 @@ pub(super) fn known(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<H
         .and_then(|json| serde_json::from_slice(&json).ok())
         .filter(|kept: &HubListing| kept.repo == hub.repo && kept.revision == hub.revision && kept.is_sound());
     let commit = match &kept {
-        _ if is_hash(&hub.revision, 40) => hub.revision.clone(),
-        Some(kept) => kept.commit.clone(),
-        None => reference(hub, places)?,
+        Some(kept) if !is_hash(&hub.revision, 40) => kept.commit.clone(),
+        _ => Repository::dataset(&hub.repo).commit(&hub.revision, &places.cache)?,
     };
     promised(hub, &commit).or_else(|| kept.and_then(|kept| of_manifest(kept, hub).ok()))
 }
@@ -31,7 +31,7 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
         let reason = format!(
             "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
              the dataset, then copy `{}` and `{}` to this machine",
-            repo_folder(places, &hub.repo).display(),
+            Repository::dataset(&hub.repo).folder(&places.cache).display(),
             downloads.join("hub.json").display()
         );
         return Err(Error::Hub {
@@ -39,7 +39,7 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
             reason,
         });
     }
-    let asking = Asking::new(&hub.repo, client, places)?;
+    let asking = Asking::new(Repository::dataset(&hub.repo), client, places)?;
     let commit = asking.commit(&hub.revision)?;
     match promised(hub, &commit) {
         Some(listing) => Ok(listing),
@@ -55,7 +55,7 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
 /// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files.
 pub fn hub_listing(repo: &str, revision: &str, places: &HubPlaces, policy: &super::Policy) -> Result<HubListing> {
     let client = Client::new(places, policy)?;
-    let asking = Asking::new(repo, &client, places)?;
+    let asking = Asking::new(Repository::dataset(repo), &client, places)?;
     let commit = asking.commit(revision)?;
     let listing = asking.listing(revision, commit)?;
     one_configuration(listing, &[])
@@ -73,7 +73,7 @@ pub fn hub_tail(
     policy: &super::Policy,
 ) -> Result<Vec<u8>> {
     let client = Client::new(places, policy)?;
-    let asking = Asking::new(&listing.repo, &client, places)?;
+    let asking = Asking::new(Repository::dataset(&listing.repo), &client, places)?;
     asking.tail(&listing.commit, shard, bytes)
 }
 
@@ -86,16 +86,6 @@ pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
         reason: e.to_string(),
     })?;
     replace(&path, &json)
-}
-
-/// The commit that Python's client or an earlier call found for a branch or tag.
-fn reference(hub: &Hub, places: &HubPlaces) -> Option<String> {
-    if !is_inside(&hub.revision) {
-        return None;
-    }
-    let path = repo_folder(places, &hub.repo).join("refs").join(&hub.revision);
-    let commit = std::fs::read_to_string(path).ok()?.trim().to_owned();
-    is_hash(&commit, 40).then_some(commit)
 }
 
 /// The listing that the manifest itself gives, if it says everything of each file.
@@ -240,22 +230,7 @@ pub(super) fn split_of(path: &str) -> Option<String> {
 impl HubListing {
     /// Whether every name may become a path on this machine.
     pub(super) fn is_sound(&self) -> bool {
-        let sound = |shard: &HubShard| {
-            let hash = shard.sha256.as_ref();
-            is_inside(&shard.path)
-                && (is_hash(&shard.blob, 64) || is_hash(&shard.blob, 40))
-                && hash.is_none_or(|hash| is_hash(hash, 64))
-        };
+        let sound = |shard: &HubShard| shard.file().is_sound();
         is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
     }
-}
-
-/// A relative path that stays where it is put.
-pub(super) fn is_inside(path: &str) -> bool {
-    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0', ':']);
-    path.split('/').all(is_plain)
-}
-
-pub(super) fn is_hash(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

@@ -182,7 +182,7 @@ impl Entries {
 
 /// Whether a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
 /// damaged, which is for the decoder to say.
-fn is_image(path: &Path) -> Result<bool> {
+pub(crate) fn is_image(path: &Path) -> Result<bool> {
     const NAMES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];
     let extension = path
         .extension()

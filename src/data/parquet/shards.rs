@@ -1,11 +1,10 @@
-//! Where the parquet files of a repository lie: in the folder that Python's hub client keeps.
+//! Which parquet files of a repository lie in a snapshot of it that Python's hub client made.
 //!
-//! `<hub>/datasets--<owner>--<name>/snapshots/<commit>/<path>`; `refs/<branch>` beside it holds the commit that a
-//! branch stood for when it was fetched. Files are links to `blobs/<etag>`, and the etag of a large file is its
-//! SHA-256.
+//! Files are links to `blobs/<etag>`, and the etag of a large file is its SHA-256.
 
 use std::path::{Path, PathBuf};
 
+use crate::data::fetch::repository::Repository;
 use crate::data::manifest::Hub;
 
 /// The files of a repository as they lie on this machine.
@@ -32,22 +31,12 @@ pub(in crate::data) struct ShardFile {
     pub sha256: Option<String>,
 }
 
-/// Where a snapshot lies or would lie; `None` for the commit as long as nobody knows what a branch stands for.
-pub(in crate::data) fn snapshot_folder(hub: &Hub, folder: &Path) -> (Option<String>, PathBuf) {
-    let repo = folder.join(format!("datasets--{}", hub.repo.replace('/', "--")));
-    let named = std::fs::read_to_string(repo.join("refs").join(&hub.revision)).map(|text| text.trim().to_owned());
-    let is_commit = |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let commit = named
-        .ok()
-        .filter(|text| is_commit(text))
-        .or_else(|| is_commit(&hub.revision).then(|| hub.revision.clone()));
-    let snapshot = repo.join("snapshots").join(commit.as_deref().unwrap_or(&hub.revision));
-    (commit, snapshot)
-}
-
 /// The files that a manifest needs, or names and places of those that are missing.
 pub(in crate::data) fn on_disk(hub: &Hub, folder: &Path) -> Result<Snapshot, Vec<(String, PathBuf)>> {
-    let (commit, snapshot) = snapshot_folder(hub, folder);
+    let repository = Repository::dataset(&hub.repo);
+    let commit = repository.commit(&hub.revision, folder);
+    // Where it would lie, as long as nobody knows what a branch stands for.
+    let snapshot = repository.snapshot(commit.as_deref().unwrap_or(&hub.revision), folder);
     let mut shards = Vec::new();
     let mut missing = Vec::new();
     let found = if hub.shards.is_empty() {

@@ -15,11 +15,16 @@ use crate::error::Result;
 use crate::example::{ImageProcessor, PatchProcessor, shrunk};
 use crate::experiment::outline::{Images, Model, Outline, Point};
 use crate::results::record::Record;
-use shape::Shape;
-use work::{Work, memory, work};
+use memory::{Demand, Use, answering, training};
+use shape::{Kind, Shape};
+use work::{Work, work};
 
-mod shape;
-mod work;
+mod fit;
+pub(crate) mod memory;
+pub(crate) mod shape;
+pub(crate) mod work;
+
+pub(super) use fit::{check_vision, fitting, settings, vision_lora};
 
 /// The GPU that real models are counted for, and its speed in dense bf16 products (maker's data sheet), operations a second.
 const GPU: &str = "H200";
@@ -203,8 +208,8 @@ impl<'a> Counted<'a> {
                     .find(|source| source.name == cell.key.dataset);
                 let tokens = tokens(&cell.learner, model, images);
                 operations += self.operations(cell, model, images, work(&cell.learner, &shape, tokens));
-                let bytes = memory(&cell.learner, &shape, tokens, if micro { 4.0 } else { 2.0 }) as u64;
-                cost.memory_bytes = cost.memory_bytes.max(Some(bytes));
+                let bytes = demand(&cell.learner, &shape, tokens, if micro { 4.0 } else { 2.0 });
+                cost.memory_bytes = cost.memory_bytes.max(Some(bytes.total()));
             }
         }
         if let Some(hours) = measured(cells, finished) {
@@ -259,6 +264,34 @@ fn measured(cells: &[&Point], finished: &[Record]) -> Option<f64> {
     Some((trained as f64 * train + tested as f64 * answer) / 3600.0)
 }
 
+/// What a learner takes at most, with so many bytes a number of states and weights.
+fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
+    let (lora, batch, checkpointing) = match learner {
+        Learner::Qwen3VlLora(config) => (Some(work::lora(config)), config.batch, config.checkpointing),
+        Learner::Dinov2Lora(config) => (Some(fit::vision_lora(config)), config.batch, false),
+        _ => (None, crate::method::features::BATCH, false),
+    };
+    let how = Use {
+        lora: lora.clone().unwrap_or_else(fit::none),
+        weight_bytes: bytes,
+        batch: batch as f64,
+        micro_batch: batch as f64,
+        checkpointing,
+        visual: tokens,
+        text: work::PROMPT + work::ANSWER,
+        answer: work::ANSWER,
+        names: 0.0,
+        pictures: batch as f64,
+        threads: rayon::current_num_threads() as f64,
+    };
+    let passing = |demand: Demand| demand.of_states(bytes);
+    let answer = passing(answering(shape, &how));
+    match lora {
+        Some(_) => std::cmp::max_by_key(answer, passing(training(shape, &how)), Demand::total),
+        None => answer,
+    }
+}
+
 fn shape_of(model: &Model) -> Option<Shape> {
     match &model.folder {
         Some(folder) => Shape::read(folder),
@@ -272,9 +305,12 @@ fn tokens(learner: &Learner, model: &Model, images: Option<&Images>) -> f64 {
         let size = model
             .folder
             .as_deref()
-            .and_then(|folder| Some((ImageProcessor::load(folder).ok()?, Shape::read(folder)?)));
+            .and_then(|folder| Some((ImageProcessor::load(folder).ok()?, Shape::read(folder)?.kind)));
         return match size {
-            Some((processor, Shape::Vision(blocks))) => {
+            Some((processor, kind)) => {
+                let Kind::Vision(blocks) = kind else {
+                    return VISION_TOKENS;
+                };
                 let (height, width) = processor.size();
                 1.0 + (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor()
             }

@@ -1,12 +1,23 @@
-//! Sizes of models: of a folder by its `config.json`, of some hub repositories without it.
+//! The sizes of a model that decide what it costs.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-/// What an estimate needs to know of a base model.
+use crate::models::lora::Lora;
+use crate::models::shapes;
+
+/// A model's sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shape {
+    pub(crate) kind: Kind,
+    /// Names and shapes of all tensors.
+    tensors: Vec<(String, Vec<usize>)>,
+}
+
+/// The two architectures.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Shape {
+pub(crate) enum Kind {
     /// A decoder with a vision tower.
     Writing(Writing),
     /// A vision transformer.
@@ -15,158 +26,169 @@ pub(super) enum Shape {
 
 /// A Qwen3-VL.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Writing {
-    pub(super) hidden: f64,
-    pub(super) layers: f64,
+pub(crate) struct Writing {
+    pub(crate) hidden: f64,
+    pub(crate) layers: f64,
     /// Width of the queries: heads times their width.
-    pub(super) queries: f64,
+    pub(crate) queries: f64,
     /// Width of keys, and of values.
-    pub(super) keys: f64,
-    /// Width of the MLP's middle that a token passes through.
-    pub(super) middle: f64,
-    /// The same of all experts together, with the router; of a dense model, as `middle`.
-    pub(super) middle_of_all: f64,
-    pub(super) vocabulary: f64,
-    pub(super) tied: bool,
+    pub(crate) keys: f64,
+    /// Width of the MLP's middle that a token passes through: of all its experts together.
+    pub(crate) middle: f64,
+    /// Experts to choose among; 0 in a dense model.
+    pub(crate) experts: f64,
+    pub(crate) vocabulary: f64,
     /// Mergers of patches: one, and one for each deepstack layer.
-    pub(super) mergers: f64,
-    pub(super) tower: Blocks,
+    pub(crate) mergers: f64,
+    pub(crate) tower: Blocks,
 }
 
 /// The blocks of a vision transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Blocks {
-    pub(super) width: f64,
-    pub(super) depth: f64,
-    pub(super) middle: f64,
+pub(crate) struct Blocks {
+    pub(crate) width: f64,
+    pub(crate) depth: f64,
+    pub(crate) middle: f64,
+    /// Matrices of the MLP: 2, or 3 where one of them gates.
+    pub(crate) matrices: f64,
     /// Pixels per side of a patch.
-    pub(super) patch: f64,
+    pub(crate) patch: f64,
+    /// Numbers of a patch.
+    pub(crate) patch_numbers: f64,
+    /// Tokens beside those of patches.
+    pub(crate) extra: f64,
 }
 
 impl Shape {
     /// That of a folder in the hub's layout; none if it cannot be read.
-    pub(super) fn read(folder: &Path) -> Option<Self> {
-        let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
-        let number = |part: &Value, name: &str| part.get(name)?.as_f64();
-        if let (Some(text), Some(vision)) = (config.get("text_config"), config.get("vision_config")) {
-            let (hidden, heads) = (number(text, "hidden_size")?, number(text, "num_attention_heads")?);
-            let head = number(text, "head_dim").unwrap_or(hidden / heads);
-            let middle = number(text, "intermediate_size")?;
-            return Some(Self::Writing(Writing {
-                hidden,
-                layers: number(text, "num_hidden_layers")?,
-                queries: heads * head,
-                keys: number(text, "num_key_value_heads")? * head,
-                middle,
-                middle_of_all: middle,
-                vocabulary: number(text, "vocab_size")?,
-                tied: config
-                    .get("tie_word_embeddings")
-                    .and_then(Value::as_bool)
-                    .unwrap_or(false),
-                mergers: vision.get("deepstack_visual_indexes")?.as_array()?.len() as f64 + 1.0,
-                tower: Blocks {
-                    width: number(vision, "hidden_size")?,
-                    depth: number(vision, "depth")?,
-                    middle: number(vision, "intermediate_size")?,
-                    patch: number(vision, "patch_size")?,
-                },
-            }));
-        }
-        let width = number(&config, "hidden_size")?;
-        Some(Self::Vision(Blocks {
-            width,
-            depth: number(&config, "num_hidden_layers")?,
-            middle: width * number(&config, "mlp_ratio").unwrap_or(4.0),
-            patch: number(&config, "patch_size")?,
-        }))
+    pub(crate) fn read(folder: &Path) -> Option<Self> {
+        Self::of(&serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?)
     }
 
     /// That of a hub repository, as its `config.json` is known to say.
-    pub(super) fn known(repository: &str) -> Option<Self> {
-        let small = [1024.0, 24.0, 4096.0];
-        let large = [1152.0, 27.0, 4304.0];
-        // Width, layers, query heads, middle; experts in all and for a token.
-        let (text, experts, tied, tower) = match repository {
-            "Qwen/Qwen3-VL-2B-Instruct" => ([2048.0, 28.0, 16.0, 6144.0], None, true, small),
-            "Qwen/Qwen3-VL-4B-Instruct" => ([2560.0, 36.0, 32.0, 9728.0], None, true, small),
-            "Qwen/Qwen3-VL-8B-Instruct" => ([4096.0, 36.0, 32.0, 12288.0], None, false, large),
-            "Qwen/Qwen3-VL-32B-Instruct" => ([5120.0, 64.0, 64.0, 25600.0], None, false, large),
-            "Qwen/Qwen3-VL-30B-A3B-Instruct" => ([2048.0, 48.0, 32.0, 768.0], Some((128.0, 8.0)), false, large),
-            "Qwen/Qwen3-VL-235B-A22B-Instruct" => ([4096.0, 94.0, 64.0, 1536.0], Some((128.0, 8.0)), false, large),
-            _ => return Self::known_vision(repository),
-        };
-        let [hidden, layers, heads, middle] = text;
-        // Four heads of keys and values with experts, else eight; each 128 wide. The router is a third of a row of middle.
-        let (all, of_token) = experts.unwrap_or((1.0, 1.0));
-        let router = if experts.is_some() { all / 3.0 } else { 0.0 };
-        Some(Self::Writing(Writing {
-            hidden,
-            layers,
-            queries: 128.0 * heads,
-            keys: 128.0 * if experts.is_some() { 4.0 } else { 8.0 },
-            middle: middle * of_token + router,
-            middle_of_all: middle * all + router,
-            vocabulary: 151_936.0,
-            tied,
-            mergers: 4.0,
-            tower: Blocks {
-                width: tower[0],
-                depth: tower[1],
-                middle: tower[2],
-                patch: 16.0,
-            },
-        }))
+    pub(crate) fn known(repository: &str) -> Option<Self> {
+        Self::of(&shapes::config(repository)?)
     }
 
-    fn known_vision(repository: &str) -> Option<Self> {
-        let name = repository.strip_prefix("facebook/dinov2-")?;
-        let (width, depth) = match name.strip_prefix("with-registers-").unwrap_or(name) {
-            "small" => (384.0, 12.0),
-            "base" => (768.0, 12.0),
-            "large" => (1024.0, 24.0),
-            _ => return None,
+    /// That of a `config.json`; none if something is missing in it.
+    pub(crate) fn of(config: &Value) -> Option<Self> {
+        let kind = match (config.get("text_config"), config.get("vision_config")) {
+            (Some(text), Some(vision)) => Kind::Writing(writing(text, vision)?),
+            _ => Kind::Vision(vision(config)?),
         };
-        Some(Self::Vision(Blocks {
-            width,
-            depth,
-            middle: 4.0 * width,
-            patch: 14.0,
-        }))
+        Some(Self {
+            kind,
+            tensors: shapes::tensors(config)?,
+        })
     }
 
     /// Numbers in all.
-    pub(super) fn parameters(&self) -> f64 {
-        match self {
-            Self::Vision(blocks) => blocks.parameters(),
-            Self::Writing(model) => {
-                let tables = if model.tied { 1.0 } else { 2.0 } * model.vocabulary * model.hidden;
-                let layer = model.attention() + 3.0 * model.hidden * model.middle_of_all;
-                model.layers * layer + tables + model.tower.parameters() + model.mergers * model.merger()
+    pub(crate) fn parameters(&self) -> f64 {
+        shapes::numbers(&self.tensors) as f64
+    }
+
+    /// What an adapter adds to.
+    pub(crate) fn adapted(&self, lora: &Lora) -> Adapted {
+        let mut adapted = Adapted::default();
+        for (name, shape) in &self.tensors {
+            if let (Some(name), &[out, inputs]) = (name.strip_suffix(".weight"), shape.as_slice())
+                && lora.wants(name)
+            {
+                adapted.numbers += (lora.rank * (out + inputs)) as f64;
+                adapted.weights += (out * inputs) as f64;
+                adapted.largest = adapted.largest.max((out * inputs) as f64);
             }
         }
+        adapted
     }
+}
+
+/// Linear layers with adapters.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Adapted {
+    /// Trained numbers.
+    pub(crate) numbers: f64,
+    /// Frozen numbers of the same layers.
+    pub(crate) weights: f64,
+    /// Of the largest of them.
+    pub(crate) largest: f64,
+}
+
+fn number(part: &Value, name: &str) -> Option<f64> {
+    part.get(name)?.as_f64()
+}
+
+fn writing(text: &Value, vision: &Value) -> Option<Writing> {
+    let (hidden, heads) = (number(text, "hidden_size")?, number(text, "num_attention_heads")?);
+    let head = number(text, "head_dim").unwrap_or(hidden / heads);
+    let experts = number(text, "num_experts").unwrap_or(0.0);
+    let middle = if experts > 0.0 {
+        number(text, "moe_intermediate_size")? * number(text, "num_experts_per_tok")?
+    } else {
+        number(text, "intermediate_size")?
+    };
+    let patch = number(vision, "patch_size")?;
+    Some(Writing {
+        hidden,
+        layers: number(text, "num_hidden_layers")?,
+        queries: heads * head,
+        keys: number(text, "num_key_value_heads")? * head,
+        middle,
+        experts,
+        vocabulary: number(text, "vocab_size")?,
+        mergers: vision.get("deepstack_visual_indexes")?.as_array()?.len() as f64 + 1.0,
+        tower: Blocks {
+            width: number(vision, "hidden_size")?,
+            depth: number(vision, "depth")?,
+            middle: number(vision, "intermediate_size")?,
+            matrices: 2.0,
+            patch,
+            patch_numbers: number(vision, "in_channels")? * number(vision, "temporal_patch_size")? * patch.powi(2),
+            extra: 0.0,
+        },
+    })
+}
+
+fn vision(config: &Value) -> Option<Blocks> {
+    let width = number(config, "hidden_size")?;
+    let wide = (width * number(config, "mlp_ratio").unwrap_or(4.0)).floor();
+    let gated = config.get("use_swiglu_ffn").and_then(Value::as_bool).unwrap_or(false);
+    let patch = number(config, "patch_size")?;
+    let registers = match config.get("model_type")?.as_str()? {
+        "dinov2_with_registers" => number(config, "num_register_tokens").unwrap_or(4.0),
+        _ => 0.0,
+    };
+    Some(Blocks {
+        width,
+        depth: number(config, "num_hidden_layers")?,
+        middle: if gated {
+            ((wide * 2.0 / 3.0).floor() / 8.0).ceil() * 8.0
+        } else {
+            wide
+        },
+        matrices: if gated { 3.0 } else { 2.0 },
+        patch,
+        patch_numbers: 3.0 * patch.powi(2),
+        extra: 1.0 + registers,
+    })
 }
 
 impl Blocks {
     /// Numbers that a token passes through.
-    pub(super) fn parameters(&self) -> f64 {
-        self.depth * (4.0 * self.width.powi(2) + 2.0 * self.width * self.middle)
+    pub(crate) fn active(&self) -> f64 {
+        self.depth * (4.0 * self.width.powi(2) + self.matrices * self.width * self.middle)
     }
 }
 
 impl Writing {
-    fn attention(&self) -> f64 {
-        2.0 * self.hidden * (self.queries + self.keys)
-    }
-
     /// Numbers of the layers that a token passes through.
-    pub(super) fn active(&self) -> f64 {
-        self.layers * (self.attention() + 3.0 * self.hidden * self.middle)
+    pub(crate) fn active(&self) -> f64 {
+        let attention = 2.0 * self.hidden * (self.queries + self.keys);
+        self.layers * (attention + 3.0 * self.hidden * self.middle + self.hidden * self.experts)
     }
 
     /// Numbers of one of the mergers.
-    pub(super) fn merger(&self) -> f64 {
+    pub(crate) fn merger(&self) -> f64 {
         let four = 4.0 * self.tower.width;
         four.powi(2) + four * self.hidden
     }
@@ -176,21 +198,27 @@ impl Writing {
 mod tests {
     use super::*;
 
-    /// The sizes in the names, and of the papers.
+    /// Numbers that a token passes through, in billions, as the papers' sizes give them.
     #[test]
-    fn known_models_have_the_size_of_their_name() {
+    fn active_numbers_of_known_models() {
         for (name, billions) in [
-            ("Qwen/Qwen3-VL-2B-Instruct", 2.12),
-            ("Qwen/Qwen3-VL-4B-Instruct", 4.43),
-            ("Qwen/Qwen3-VL-8B-Instruct", 8.76),
-            ("Qwen/Qwen3-VL-32B-Instruct", 33.4),
-            ("Qwen/Qwen3-VL-30B-A3B-Instruct", 31.1),
-            ("Qwen/Qwen3-VL-235B-A22B-Instruct", 235.7),
-            ("facebook/dinov2-base", 0.085),
+            ("Qwen/Qwen3-VL-2B-Instruct", 1.41),
+            ("Qwen/Qwen3-VL-4B-Instruct", 3.63),
+            ("Qwen/Qwen3-VL-8B-Instruct", 6.95),
+            ("Qwen/Qwen3-VL-32B-Instruct", 31.2),
+            ("Qwen/Qwen3-VL-30B-A3B-Instruct", 2.73),
+            ("Qwen/Qwen3-VL-235B-A22B-Instruct", 20.9),
         ] {
-            let found = Shape::known(name).unwrap().parameters() / 1e9;
-            assert!((found / billions - 1.0).abs() < 0.01, "{name}: {found}");
+            let Some(Kind::Writing(model)) = Shape::known(name).map(|shape| shape.kind) else {
+                panic!("{name}")
+            };
+            let found = model.active() / 1e9;
+            assert!((found / billions - 1.0).abs() < 0.005, "{name}: {found}");
         }
+        let Some(Kind::Vision(giant)) = Shape::known("facebook/dinov2-giant").map(|shape| shape.kind) else {
+            panic!("giant")
+        };
+        assert!((giant.active() / 1.1324e9 - 1.0).abs() < 0.001, "{}", giant.active());
         assert!(Shape::known("openai/clip-vit-base-patch32").is_none());
     }
 
@@ -203,8 +231,34 @@ mod tests {
                 .len();
             let stored = bytes as f64 / bytes_each;
             let found = Shape::read(&models.join(name)).unwrap().parameters();
-            assert!((found / stored - 1.0).abs() < 0.1, "{name}: {found} of {stored}");
+            assert!((found / stored - 1.0).abs() < 0.02, "{name}: {found} of {stored}");
         }
         assert!(Shape::read(Path::new("nowhere")).is_none());
+    }
+
+    /// 2B at rank 32: 34.9 million numbers in the decoder's seven linear layers.
+    #[test]
+    fn adapters_are_counted_by_their_targets() {
+        let targets = [
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ];
+        let mut lora = Lora {
+            targets: targets.map(String::from).into(),
+            rank: 32,
+            alpha: 32.0,
+            experts: crate::config::ExpertLora::default(),
+        };
+        let shape = Shape::known("qwen3-vl-2b").unwrap();
+        let adapted = shape.adapted(&lora);
+        assert!((adapted.numbers / 34.9e6 - 1.0).abs() < 0.01, "{adapted:?}");
+        assert!((adapted.weights / 1.41e9 - 1.0).abs() < 0.01 && adapted.largest == 2048.0 * 6144.0);
+        lora.targets = vec!["visual.blocks.*.attn.qkv".into()];
+        assert_eq!(shape.adapted(&lora).weights, 24.0 * 3.0 * 1024.0 * 1024.0);
     }
 }

@@ -15,6 +15,7 @@ use crate::method::features::stack;
 use crate::method::order::Plan;
 use crate::method::training::Steps;
 use crate::models::dinov2::{Dinov2, Lora};
+use crate::models::lora::ExpertLora;
 use crate::nn::head::Head;
 use crate::nn::loss::cross_entropy;
 use crate::nn::optim::{AdamW, Group, Moments, clip_grad_norm};
@@ -50,6 +51,7 @@ impl<'a> Training<'a> {
             targets: config.targets.clone(),
             rank: config.rank,
             alpha: config.alpha,
+            experts: ExpertLora::Each,
         };
         let model = base.model().with_lora(&lora, &mut rng(classifier.seed, "lora"))?;
         let head = Head::zeros(classifier.classes, 2 * model.hidden_size(), base.device())?;

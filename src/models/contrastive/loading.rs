@@ -58,7 +58,7 @@ impl Contrastive {
         let mut weights = Weights::open(dir)?;
         // Buffers of older checkpoints: the numbers 0, 1, 2, ….
         weights.ignore(|name| name.ends_with("embeddings.position_ids"));
-        let fingerprint = weights.fingerprint(&bytes);
+        let fingerprint = weights.fingerprint(&bytes)?;
         let source = Arc::new(Source {
             weights: Mutex::new(Some(weights)),
             place: place.clone(),

@@ -6,13 +6,14 @@
 //! `up_proj`. Both are read; the second is written, since PEFT finds modules by the names of the
 //! transformers it runs with.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use super::Dinov2;
 use crate::error::Result;
-use crate::models::lora::Adaptable as _;
+use crate::models::lora::{Adaptable as _, ExpertLora};
 use crate::models::peft::{self, Description, Folder, Update};
 use crate::nn::LowRank;
 
@@ -37,7 +38,7 @@ impl Dinov2 {
         let layers = self.layers();
         let adapted = || layers.iter().filter_map(|(name, layer)| Some((name, layer.update()?)));
         let (rank, alpha) =
-            peft::common_shape(adapted().map(|(_, update)| update)).map_err(|e| self.error(e.into()))?;
+            peft::common_shape(adapted().map(|(_, update)| peft::shape(update))).map_err(|e| self.error(e.into()))?;
         let mut updates = Vec::new();
         for (name, update) in adapted() {
             updates.extend(written(name, update)?);
@@ -54,7 +55,10 @@ impl Dinov2 {
                 base: &self.origin,
                 task: None,
                 targets,
+                parameters: Vec::new(),
+                experts: ExpertLora::Each,
                 rank,
+                ranks: HashMap::new(),
                 alpha,
             },
             &updates,

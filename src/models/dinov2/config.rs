@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::models::architecture::Architecture;
 
 /// The values of `config.json` that shape the model (transformers' `Dinov2Config` and
 /// `Dinov2WithRegistersConfig`, with their defaults).
@@ -100,6 +101,11 @@ impl Config {
             reason,
         };
         let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        if Architecture::parse(&bytes, &path)? != Architecture::Dinov2 {
+            return Err(fail(
+                "is of another architecture: this learner stands on a DINOv2".into(),
+            ));
+        }
         let config: Self = serde_json::from_slice(&bytes).map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
         config.check().map_err(fail)?;
         Ok((config, bytes))

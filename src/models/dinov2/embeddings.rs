@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Tensor, bail};
+use candle_core::{DType, Tensor, bail};
 
 use super::positions;
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::nn::Projection;
 pub(super) struct Embeddings {
     /// The convolution of patches, as a projection of (3·P·P) values each.
     pub(super) patches: Projection,
-    /// (1, 1, D)
+    /// (1, 1, D), of the type of the tokens, as all but the patches' weight.
     pub(super) cls: Tensor,
     /// (1, R, D)
     pub(super) registers: Option<Tensor>,
@@ -94,9 +94,11 @@ impl Positions {
                 (|| bail!("{count} positions are not CLS and a square of {0} x {0}", self.grid))();
             return Ok(error?);
         }
-        let patches = self.table.narrow(1, 1, count - 1)?.flatten_all()?.to_vec1::<f32>()?;
+        let patches = self.table.narrow(1, 1, count - 1)?.flatten_all()?;
+        let patches = patches.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         let resized = positions::resize(&patches, (self.grid, self.grid), (rows, columns), d, self.antialias);
         let resized = Tensor::from_vec(resized, (1, rows * columns, d), self.table.device())?;
+        let resized = resized.to_dtype(self.table.dtype())?;
         Ok(Tensor::cat(&[&self.table.narrow(1, 0, 1)?, &resized], 1)?)
     }
 }

@@ -13,6 +13,7 @@ use super::embeddings::{Embeddings, Positions};
 use super::{Config, Dinov2, ModelType};
 use crate::error::Result;
 use crate::models::weights::Weights;
+use crate::nn::ops::compute_type;
 use crate::nn::{LayerNorm, Place, Projection};
 
 impl Dinov2 {
@@ -22,14 +23,14 @@ impl Dinov2 {
     /// `dinov2_with_registers.`; its head and the mask token of the pre-training are left out.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
+    /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
     pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?
             .without_prefix("dinov2.")
             .without_prefix("dinov2_with_registers.");
         weights.ignore(|name| name == "embeddings.mask_token" || name.starts_with("classifier."));
-        let fingerprint = weights.fingerprint(&bytes);
+        let fingerprint = weights.fingerprint(&bytes)?;
         let model = Self::build(&config, &fingerprint, &dir.to_string_lossy(), |name, shape| {
             weights.take(name, shape, place)
         })?;
@@ -67,18 +68,20 @@ impl Dinov2 {
         mut take: impl FnMut(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
         let (d, p, grid) = (config.hidden_size, config.patch_size, config.grid());
+        // Added to tokens, and small.
+        let tokens = |table: Tensor| table.to_dtype(compute_type(&table));
         let registers = match config.registers() {
             0 => None,
-            count => Some(take("embeddings.register_tokens", &[1, count, d])?),
+            count => Some(tokens(take("embeddings.register_tokens", &[1, count, d])?)?),
         };
         let kernel = take("embeddings.patch_embeddings.projection.weight", &[d, 3, p, p])?;
         let bias = take("embeddings.patch_embeddings.projection.bias", &[d])?;
         let embeddings = Embeddings {
             patches: Projection::new(kernel.reshape((d, 3 * p * p))?, Some(bias))?,
-            cls: take("embeddings.cls_token", &[1, 1, d])?,
+            cls: tokens(take("embeddings.cls_token", &[1, 1, d])?)?,
             registers,
             positions: Positions {
-                table: take("embeddings.position_embeddings", &[1, 1 + grid * grid, d])?,
+                table: tokens(take("embeddings.position_embeddings", &[1, 1 + grid * grid, d])?)?,
                 grid,
                 antialias: config.model_type == ModelType::Dinov2WithRegisters,
                 cache: Arc::new(Mutex::new(HashMap::new())),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
 pub use super::lora::Lora;
@@ -61,12 +61,12 @@ impl Dinov2 {
         self.run(pixels, |_| ())
     }
 
-    /// (B, 3, H, W) normalised pixels → (B, 2D): CLS next to the mean of the patches, registers skipped.
+    /// (B, 3, H, W) normalised pixels → (B, 2D): CLS next to the mean of the patches, registers skipped; f32.
     ///
     /// # Errors
     /// As [`Dinov2::forward`].
     pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let tokens = self.forward(pixels)?;
+        let tokens = self.forward(pixels)?.to_dtype(DType::F32)?;
         let (_, count, _) = tokens.dims3()?;
         let first = 1 + self.registers;
         let cls = tokens.narrow(1, 0, 1)?.squeeze(1)?;

@@ -1,37 +1,69 @@
 //! PEFT adapter folders of Qwen3-VL. PEFT's module names are the hub's.
 
+use std::collections::HashMap;
 use std::path::Path;
+
+use candle_core::Var;
 
 use super::Qwen3Vl;
 use crate::error::Result;
+use crate::models::expert_lora;
 use crate::models::lora::Adaptable as _;
 use crate::models::peft::{self, Description, Folder};
+use crate::nn::Experts;
 
 /// A convolution that PEFT would take for a target named `proj`.
 const PATCH_EMBED: &str = "model.visual.patch_embed.proj";
 
 impl Qwen3Vl {
-    /// Writes the adapters as a folder that `peft.PeftModel.from_pretrained` loads.
+    /// Writes the adapters as a folder that `peft.PeftModel.from_pretrained` loads. Where experts share factors it is
+    /// of kshot's own form, which this model alone loads: see [`Qwen3Vl::save_adapter_for_peft`].
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] when there is no adapter, or adapters of several ranks;
     /// [`crate::error::Error::Io`].
     pub fn save_adapter(&self, dir: &Path) -> Result<()> {
-        let layers = self.layers();
+        let (rank, alpha) = self.adapter_shape()?;
+        self.write_adapter(dir, rank, HashMap::new(), alpha)
+    }
+
+    /// Writes the adapters as a folder that `peft.PeftModel.from_pretrained` loads, also where experts share factors:
+    /// these are repeated for each expert, which computes the same and takes about four times the space.
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::save_adapter`].
+    pub fn save_adapter_for_peft(&self, dir: &Path) -> Result<()> {
+        let (rank, alpha) = self.adapter_shape()?;
+        let mut ranks = HashMap::new();
+        let expanded = self.map_experts(|name, stack| {
+            let Some(update) = stack.update() else {
+                return Ok(stack.clone());
+            };
+            let (experts, ..) = stack.sizes();
+            let update = update.expanded(experts)?;
+            let own = update.rank(experts);
+            if own != rank {
+                ranks.insert(stack_end(name).to_owned(), own);
+            }
+            Ok(stack.with_update(Some(update)))
+        })?;
+        expanded.write_adapter(dir, rank, ranks, alpha)
+    }
+
+    fn write_adapter(&self, dir: &Path, rank: usize, ranks: HashMap<String, usize>, alpha: f64) -> Result<()> {
+        let (layers, stacks) = (self.layers(), self.stacks());
         let adapted = || {
             layers
                 .iter()
                 .filter_map(|(name, layer)| Some((name.as_str(), layer.update()?)))
         };
-        let (rank, alpha) = self.adapter_shape()?;
-        let matrices = |(name, update): (&str, &crate::nn::LowRank)| {
-            (
-                name.to_owned(),
-                update.a.as_tensor().detach(),
-                update.b.as_tensor().detach(),
-            )
-        };
-        let updates: Vec<_> = adapted().map(matrices).collect();
+        let matrices = |(name, a, b): (String, &Var, &Var)| (name, a.as_detached_tensor(), b.as_detached_tensor());
+        let of_layers = adapted().map(|(name, update)| matrices((name.to_owned(), &update.a, &update.b)));
+        let factors = expert_lora::named(&stacks);
+        let of_stacks = factors
+            .iter()
+            .map(|(name, part)| matrices((name.clone(), &part.a, &part.b)));
+        let updates: Vec<_> = of_layers.chain(of_stacks).collect();
         let others = layers
             .iter()
             .filter(|(_, layer)| layer.update().is_none())
@@ -44,7 +76,13 @@ impl Qwen3Vl {
             base: &self.origin,
             task: Some("CAUSAL_LM"),
             targets,
+            parameters: parameters(&stacks),
+            experts: stacks
+                .iter()
+                .find_map(|(_, stack)| Some(expert_lora::form(stack.update()?)))
+                .unwrap_or_default(),
             rank,
+            ranks,
             alpha,
         };
         peft::write(dir, &description, &updates)
@@ -55,9 +93,13 @@ impl Qwen3Vl {
     /// # Errors
     /// [`crate::error::Error::Model`] when there is no adapter, or adapters of several ranks.
     pub fn adapter_shape(&self) -> Result<(usize, f64)> {
-        let layers = self.layers();
-        let updates = layers.iter().filter_map(|(_, layer)| layer.update());
-        peft::common_shape(updates).map_err(|e| self.error(e.into()))
+        let (layers, stacks) = (self.layers(), self.stacks());
+        let of_layers = layers.iter().filter_map(|(_, layer)| layer.update()).map(peft::shape);
+        let of_stacks = stacks.iter().filter_map(|(_, stack)| {
+            let update = stack.update()?;
+            Some((update.rank(stack.sizes().0), update.scale))
+        });
+        peft::common_shape(of_layers.chain(of_stacks)).map_err(|e| self.error(e.into()))
     }
 
     /// The model with the adapters of a PEFT folder in place of any it has; they can be trained on.
@@ -69,6 +111,10 @@ impl Qwen3Vl {
         let model = self.map_layers(|name, layer| {
             let update = folder.take(name, layer, layer.outputs(), self.device())?;
             Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
+        })?;
+        let model = model.map_experts(|name, stack| {
+            let update = expert_lora::take(&mut folder, name, stack, self.device())?;
+            Ok(stack.with_update(update))
         })?;
         folder.finish()?;
         Ok(model)
@@ -82,9 +128,39 @@ fn target<'a>(name: &'a str, others: &[&str]) -> &'a str {
     if shared { name } else { end }
 }
 
+/// The end of a stack's name that all layers share: `mlp.experts.gate_up_proj`.
+fn stack_end(name: &str) -> &str {
+    let dots = name.rmatch_indices('.').nth(2);
+    dots.map_or(name, |(at, _)| &name[at + 1..])
+}
+
+/// How PEFT is told of stacks: by an end of their names, or by whole names where others with that end have no adapter.
+fn parameters(stacks: &[(String, Experts)]) -> Vec<String> {
+    let without = |end: &str| {
+        let left = |(name, stack): &(String, Experts)| stack.update().is_none() && stack_end(name) == end;
+        stacks.iter().any(left)
+    };
+    let adapted = stacks.iter().filter(|(_, stack)| stack.update().is_some());
+    let of = |(name, _): &(String, Experts)| {
+        let end = stack_end(name);
+        if without(end) { name.clone() } else { end.to_owned() }
+    };
+    let mut all: Vec<String> = adapted.map(of).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stacks_are_known_by_the_end_of_their_name() {
+        let name = "model.language_model.layers.0.mlp.experts.down_proj";
+        assert_eq!(stack_end(name), "mlp.experts.down_proj");
+        assert_eq!(stack_end("experts.down_proj"), "experts.down_proj");
+    }
 
     #[test]
     fn a_target_means_no_module_without_adapter() {

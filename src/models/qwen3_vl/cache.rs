@@ -21,13 +21,14 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache with room for `capacity` tokens of each of `sequences` sequences.
+    /// An empty cache with room for `capacity` tokens of each of `sequences` sequences; `dtype` is that of the
+    /// states, [`super::Qwen3Vl::state_type`].
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn new(config: &TextConfig, sequences: usize, capacity: usize, device: &Device) -> Result<Self> {
+    pub fn new(config: &TextConfig, sequences: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let shape = (sequences * capacity, config.num_key_value_heads * config.head_dim());
-        let zeros = || Tensor::zeros(shape, DType::F32, device);
+        let zeros = || Tensor::zeros(shape, dtype, device);
         let layers = (0..config.num_hidden_layers)
             .map(|_| Ok((zeros()?, zeros()?)))
             .collect::<Result<_>>()?;

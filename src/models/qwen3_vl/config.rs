@@ -1,12 +1,13 @@
-//! `config.json` of Qwen3-VL (dense).
+//! `config.json` of Qwen3-VL, dense and with experts.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::expert_config::{ExpertConfig, Layers};
 use crate::error::{Error, Result};
 
-/// The values of `config.json` that shape the model (transformers' `Qwen3VLConfig`).
+/// The values of `config.json` that shape the model (transformers' `Qwen3VLConfig` and `Qwen3VLMoeConfig`).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
     model_type: String,
@@ -25,8 +26,10 @@ pub struct Config {
 pub struct TextConfig {
     /// Width D of a token.
     pub hidden_size: usize,
-    /// Width of the MLP's middle.
+    /// Width of the middle of a dense MLP.
     pub intermediate_size: usize,
+    #[serde(flatten)]
+    layers: Layers,
     /// Number of layers.
     pub num_hidden_layers: usize,
     /// Heads of the queries.
@@ -100,7 +103,7 @@ impl Config {
     /// Reads `config.json`; also gives its bytes.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file is missing, is no dense Qwen3-VL config, or its numbers do not fit together.
+    /// [`Error::Model`] when the file is missing, is no Qwen3-VL config, or its numbers do not fit together.
     pub fn load(dir: &Path) -> Result<(Self, Vec<u8>)> {
         let path = dir.join("config.json");
         let fail = |reason: String| Error::Model {
@@ -118,16 +121,22 @@ impl Config {
     /// What is wrong with it, in words.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let any: serde_json::Value = serde_json::from_slice(text).map_err(|e| format!("not JSON: {e}"))?;
-        match any.get("model_type").and_then(serde_json::Value::as_str) {
-            Some("qwen3_vl") => {}
+        let experts = match any.get("model_type").and_then(serde_json::Value::as_str) {
+            Some("qwen3_vl") => false,
+            Some("qwen3_vl_moe") => true,
             Some(other) => {
                 return Err(format!(
-                    "model_type `{other}` is not supported, only the dense `qwen3_vl`"
+                    "model_type `{other}` is not supported, only `qwen3_vl` and `qwen3_vl_moe`"
                 ));
             }
             None => return Err("there is no model_type".into()),
+        };
+        let mut config: Self = serde_json::from_value(any).map_err(|e| format!("not a Qwen3-VL config: {e}"))?;
+        if experts {
+            config.text_config.layers.check()?;
+        } else {
+            config.text_config.layers = Layers::default();
         }
-        let config: Self = serde_json::from_value(any).map_err(|e| format!("not a Qwen3-VL config: {e}"))?;
         config.check()?;
         Ok(config)
     }
@@ -205,6 +214,12 @@ impl TextConfig {
     #[must_use]
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// The experts of layer `i`; none where it is dense.
+    #[must_use]
+    pub fn experts(&self, i: usize) -> Option<ExpertConfig> {
+        self.layers.experts(i)
     }
 
     fn rope(&self) -> impl Iterator<Item = &Rope> {
@@ -296,7 +311,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         for (from, to, word) in [
-            ("\"qwen3_vl\"", "\"qwen3_vl_moe\"", "dense"),
+            ("\"qwen3_vl\"", "\"qwen2_5_vl\"", "`qwen3_vl_moe`"),
             (
                 "\"num_key_value_heads\": 2",
                 "\"num_key_value_heads\": 3",

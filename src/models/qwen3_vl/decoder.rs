@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::batch::Batch;
 use super::cache::KvCache;
 use super::config::TextConfig;
 use super::vision::Features;
 use crate::error::Result;
-use crate::nn::ops::{Heads, Segment, gated_silu, rotary, segment_attention};
-use crate::nn::{Projection, RmsNorm};
+use crate::nn::ops::{Heads, Segment, compute_type, gated_silu, rotary, segment_attention};
+use crate::nn::{Experts, Moe, Projection, RmsNorm};
 
 /// Tokens to states. Letters in shapes: R rows (tokens of all sequences), D width, H and G heads of
 /// queries and of keys, K head width, M image tokens.
@@ -34,9 +34,18 @@ pub(super) struct Layer {
     pub(super) k_norm: RmsNorm,
     pub(super) heads: Heads,
     pub(super) post_norm: RmsNorm,
-    pub(super) gate: Projection,
-    pub(super) up: Projection,
-    pub(super) down: Projection,
+    pub(super) mlp: Mlp,
+}
+
+/// What a token goes through after attention.
+#[derive(Debug, Clone)]
+pub(super) enum Mlp {
+    Dense {
+        gate: Projection,
+        up: Projection,
+        down: Projection,
+    },
+    Experts(Moe),
 }
 
 /// What all layers share: the angles of the rotation, who sees whom, and where images stand.
@@ -44,7 +53,7 @@ pub(super) struct Surroundings {
     cos: Tensor, // (R, K/2)
     sin: Tensor, // (R, K/2)
     segments: Arc<[Segment]>,
-    visual: Tensor, // (M)
+    visual: Option<Tensor>, // (M), where there are any
 }
 
 impl Decoder {
@@ -52,20 +61,22 @@ impl Decoder {
     pub(super) fn embed(&self, batch: &Batch, features: Option<&Features>) -> Result<Tensor> {
         let rows = batch.ids.len();
         let ids = Tensor::from_slice(&batch.ids, rows, self.device())?;
-        let embedded = self.embedding.index_select(&ids, 0)?;
+        let embedded = self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype())?;
         let expected = batch.visual.len();
         let found = features.map_or(0, |features| features.merged.dims().first().copied().unwrap_or(0));
         if found != expected {
             let reason = format!("{found} image features for {expected} image tokens");
             return Err(candle_core::Error::Msg(reason).into());
         }
-        let Some(features) = features else { return Ok(embedded) };
+        let (Some(features), Some(visual)) = (features, self.visual_rows(batch)?) else {
+            return Ok(embedded);
+        };
         let mut text = vec![1f32; rows];
         for &row in &batch.visual {
             text[row as usize] = 0.0;
         }
-        let text = embedded.broadcast_mul(&Tensor::from_vec(text, (rows, 1), self.device())?)?;
-        Ok(text.index_add(&self.visual_rows(batch)?, &features.merged, 0)?)
+        let text = Tensor::from_vec(text, (rows, 1), self.device())?.to_dtype(embedded.dtype())?;
+        Ok(embedded.broadcast_mul(&text)?.index_add(&visual, &features.merged, 0)?)
     }
 
     /// The surroundings of a batch, behind what `cache` holds already.
@@ -110,14 +121,25 @@ impl Decoder {
         visit("text.layer_in", i, x);
         let x = self.layers[i].forward(i, x, surroundings, cache, visit)?;
         visit("text.layer_out", i, &x);
-        match features.and_then(|features| features.deepstack.get(i)) {
-            Some(deep) => Ok(x.index_add(&surroundings.visual, deep, 0)?),
-            None => Ok(x),
+        match (
+            features.and_then(|features| features.deepstack.get(i)),
+            &surroundings.visual,
+        ) {
+            (Some(deep), Some(visual)) => Ok(x.index_add(visual, deep, 0)?),
+            _ => Ok(x),
         }
     }
 
-    fn visual_rows(&self, batch: &Batch) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&batch.visual, batch.visual.len(), self.device())?)
+    /// Nothing where there are none: a GPU has no empty tensors.
+    fn visual_rows(&self, batch: &Batch) -> Result<Option<Tensor>> {
+        let count = batch.visual.len();
+        let rows = (count > 0).then(|| Tensor::from_slice(&batch.visual, count, self.device()));
+        Ok(rows.transpose()?)
+    }
+
+    /// Type of the states.
+    pub(super) fn dtype(&self) -> DType {
+        compute_type(&self.embedding)
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -133,10 +155,25 @@ impl Decoder {
                 (name("self_attn.k_proj"), &mut layer.k),
                 (name("self_attn.v_proj"), &mut layer.v),
                 (name("self_attn.o_proj"), &mut layer.o),
-                (name("mlp.gate_proj"), &mut layer.gate),
-                (name("mlp.up_proj"), &mut layer.up),
-                (name("mlp.down_proj"), &mut layer.down),
             ]);
+            if let Mlp::Dense { gate, up, down } = &mut layer.mlp {
+                all.extend([
+                    (name("mlp.gate_proj"), gate),
+                    (name("mlp.up_proj"), up),
+                    (name("mlp.down_proj"), down),
+                ]);
+            }
+        }
+        all
+    }
+
+    pub(super) fn experts_mut(&mut self) -> Vec<(String, &mut Experts)> {
+        let mut all = Vec::new();
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            if let Mlp::Experts(moe) = &mut layer.mlp {
+                all.push((format!("layers.{i}.mlp.experts.gate_up_proj"), &mut moe.gate_up));
+                all.push((format!("layers.{i}.mlp.experts.down_proj"), &mut moe.down));
+            }
         }
         all
     }
@@ -167,8 +204,19 @@ impl Layer {
         visit("text.attn_out", i, &attended);
         let x = (x + attended)?;
         let normed = self.post_norm.forward(&x)?;
-        let wide = gated_silu(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
-        let out = self.down.forward(&wide)?;
+        let out = match &self.mlp {
+            Mlp::Dense { gate, up, down } => {
+                let wide = gated_silu(&gate.forward(&normed)?, &up.forward(&normed)?)?;
+                down.forward(&wide)?
+            }
+            Mlp::Experts(moe) => {
+                let (out, routing) = moe.forward(&normed)?;
+                visit("text.router_logits", i, &routing.logits);
+                visit("text.router_weights", i, &routing.weights);
+                visit("text.router_experts", i, &routing.experts);
+                out
+            }
+        };
         visit("text.mlp_out", i, &out);
         Ok((x + out)?)
     }

@@ -46,6 +46,7 @@ impl Qwen3Vl {
             &self.config.text_config,
             sequences.len(),
             longest + limit,
+            self.state_type(),
             self.device(),
         )?;
         let mut batch = self.batch(sequences)?;

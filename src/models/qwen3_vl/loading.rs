@@ -1,20 +1,22 @@
 //! A model from a hub-layout folder, or with random weights; its weights by hub name.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
-use super::decoder::{Decoder, Layer};
+use super::decoder::{Decoder, Layer, Mlp};
 use super::vision::{Block, Merger, Tower};
-use super::{Config, Qwen3Vl};
+use super::{Config, ExpertConfig, Qwen3Vl};
 use crate::error::Result;
 use crate::models::lora::Adaptable as _;
 use crate::models::weights::Weights;
 use crate::nn::ops::Heads;
-use crate::nn::{LayerNorm, Place, Projection, RmsNorm};
+use crate::nn::{Experts, LayerNorm, Moe, Place, Projection, RmsNorm};
 
 /// Epsilon of the vision tower's layer norms, fixed in the reference.
 const VISION_EPS: f64 = 1e-6;
@@ -26,7 +28,7 @@ impl Qwen3Vl {
     /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] that lists what is missing, mis-shaped, unexpected or not finite.
+    /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
     pub fn load(dir: &Path, place: &Place) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?;
@@ -34,10 +36,20 @@ impl Qwen3Vl {
             // Some writers store the tied head too.
             weights.ignore(|name| name == "lm_head.weight");
         }
-        let fingerprint = weights.fingerprint(&bytes);
-        let model = Self::build(config, &fingerprint, &dir.to_string_lossy(), &mut |name, shape| {
-            weights.take(name, shape, place)
-        })?;
+        let fingerprint = weights.fingerprint(&bytes)?;
+        let transposed = transposed(&config, &weights);
+        let model = Self::build(
+            config,
+            &fingerprint,
+            &dir.to_string_lossy(),
+            &mut |name, shape| match *shape {
+                [experts, from, to] if transposed.contains(name) => {
+                    let stored = weights.take(name, &[experts, to, from], place)?;
+                    Ok(stored.transpose(1, 2)?.contiguous()?)
+                }
+                _ => weights.take(name, shape, place),
+            },
+        )?;
         weights.finish()?;
         Ok(model)
     }
@@ -48,7 +60,10 @@ impl Qwen3Vl {
     /// When the device is out of memory.
     pub fn random(config: &Config, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
         Self::build(config.clone(), "random", "random weights", &mut |name, shape| {
-            let fan_in: usize = shape[1..].iter().product();
+            let fan_in: usize = match *shape {
+                [_, inputs, _] => inputs, // experts
+                _ => shape[1..].iter().product(),
+            };
             let norm =
                 name.ends_with("norm.weight") || name.ends_with("norm1.weight") || name.ends_with("norm2.weight");
             let (centre, width) = match shape.len() {
@@ -56,10 +71,7 @@ impl Qwen3Vl {
                 1 => (0.0, 0.1),
                 _ => (0.0, (3.0 / fan_in as f32).sqrt()),
             };
-            let count = shape.iter().product();
-            let values: Vec<f32> = (0..count)
-                .map(|_| centre + width * rng.random_range(-1.0f32..1.0))
-                .collect();
+            let values = uniform(shape.iter().product(), centre, width, rng.random());
             Ok(Tensor::from_vec(values, shape, device)?)
         })
     }
@@ -92,6 +104,60 @@ impl Qwen3Vl {
             .map(|(name, layer)| (format!("{name}.weight"), layer.weight().clone()))
             .collect()
     }
+
+    /// The weights of all stacks of experts by hub name, (E, in, out), with their adapters added in.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn updated_experts(&self) -> Result<Vec<(String, Tensor)>> {
+        let all = self.stacks().into_iter();
+        all.map(|(name, stack)| Ok((name, stack.updated_weight()?))).collect()
+    }
+}
+
+/// The names and shapes, E, in and out, of the stacks of experts in a layer.
+fn stack_shapes(i: usize, hidden: usize, experts: ExpertConfig) -> [(String, [usize; 3]); 2] {
+    let name = |end: &str| format!("model.language_model.layers.{i}.mlp.experts.{end}");
+    let ExpertConfig { count, middle, .. } = experts;
+    [
+        (name("gate_up_proj"), [count, hidden, 2 * middle]),
+        (name("down_proj"), [count, middle, hidden]),
+    ]
+}
+
+/// The stacks of experts that stand in the files as (E, out, in), the layout of transformers 5 in memory. The hub has
+/// (E, in, out), which is also what a stack is taken for whose shape could be either.
+fn transposed(config: &Config, weights: &Weights) -> HashSet<String> {
+    let text = &config.text_config;
+    let layers = (0..text.num_hidden_layers).filter_map(|i| Some((i, text.experts(i)?)));
+    let mut other: HashSet<(String, Vec<usize>)> = HashSet::new();
+    for (i, experts) in layers {
+        for (name, [count, from, to]) in stack_shapes(i, text.hidden_size, experts) {
+            if from != to {
+                other.insert((name, vec![count, to, from]));
+            }
+        }
+    }
+    let stored = weights.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec()));
+    stored
+        .filter(|found| other.contains(found))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Values in `centre` ± `width` from a counter and a mixing function (SplitMix64's): the layers of large models have
+/// billions, and each piece can be filled by its own thread.
+fn uniform(count: usize, centre: f32, width: f32, seed: u64) -> Vec<f32> {
+    let at = |i: usize| {
+        let mut z = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        // 24 bits: what an f32 between 0 and 1 holds.
+        let share = (z >> 40) as f32 / (1u32 << 24) as f32;
+        centre + width * (2.0 * share - 1.0)
+    };
+    (0..count).into_par_iter().map(at).collect()
 }
 
 fn linear(take: &mut Take, name: &str, from: usize, to: usize, bias: bool) -> Result<Projection> {
@@ -194,9 +260,23 @@ fn decoder(config: &Config, take: &mut Take) -> Result<Decoder> {
             k_norm: norm(take, &name("self_attn.k_norm"), k)?,
             heads,
             post_norm: norm(take, &name("post_attention_layernorm"), d)?,
-            gate: linear(take, &name("mlp.gate_proj"), d, middle, false)?,
-            up: linear(take, &name("mlp.up_proj"), d, middle, false)?,
-            down: linear(take, &name("mlp.down_proj"), middle, d, false)?,
+            mlp: match text.experts(i) {
+                None => Mlp::Dense {
+                    gate: linear(take, &name("mlp.gate_proj"), d, middle, false)?,
+                    up: linear(take, &name("mlp.up_proj"), d, middle, false)?,
+                    down: linear(take, &name("mlp.down_proj"), middle, d, false)?,
+                },
+                Some(experts) => {
+                    let [gate_up, down] = stack_shapes(i, d, experts);
+                    let mut stack = |(name, shape): (String, [usize; 3])| Experts::new(take(&name, &shape)?);
+                    Mlp::Experts(Moe {
+                        gate_up: stack(gate_up)?,
+                        down: stack(down)?,
+                        router: linear(take, &name("mlp.gate"), d, experts.count, false)?,
+                        chosen: experts.chosen,
+                    })
+                }
+            },
         });
     }
     let last = norm(take, &at("norm"), d)?;

@@ -13,11 +13,12 @@ use crate::error::{Error, Result};
 use crate::models::folder;
 use crate::models::lora::Adaptable as _;
 use crate::models::weights::{Weights, map_file};
+use crate::nn::{Experts, Projection};
 
 impl Qwen3Vl {
     /// Writes a hub-layout folder that computes with its weights alone what this model computes with its adapters:
-    /// a copy of the base model's folder in which the adapted weights, under their names, in their files and of
-    /// their types, have `scale · B · A` added. What is rounded to the files' type is the sum.
+    /// a copy of the base model's folder in which the adapted weights, under their names, in their files, of their
+    /// types and in their layouts, have `scale · B · A` added. What is rounded to the files' type is the sum.
     ///
     /// # Errors
     /// [`Error::Model`] when there is no adapter, `base_dir` does not hold the base that this model was loaded from,
@@ -31,13 +32,18 @@ impl Qwen3Vl {
             return Err(fail(out, "is there already; a merged model gets a folder of its own"));
         }
         let (_, bytes) = Config::load(base_dir)?;
-        if Weights::open(base_dir)?.fingerprint(&bytes) != self.fingerprint() {
+        if Weights::open(base_dir)?.fingerprint(&bytes)? != self.fingerprint() {
             return Err(fail(base_dir, "is not the base model that the adapters belong to"));
         }
         let mut merged = BTreeMap::new();
         for (name, layer) in self.layers() {
             if layer.update().is_some() {
-                merged.insert(format!("{name}.weight"), layer.merged()?.weight().clone());
+                merged.insert(format!("{name}.weight"), Adapted::Layer(layer));
+            }
+        }
+        for (name, stack) in self.stacks() {
+            if stack.update().is_some() {
+                merged.insert(name, Adapted::Experts(stack));
             }
         }
         if merged.is_empty() {
@@ -54,8 +60,30 @@ impl Qwen3Vl {
     }
 }
 
+/// What has an adapter. The sum is made when its file is written: all sums of a large model at once would not fit.
+enum Adapted {
+    Layer(Projection),
+    Experts(Experts),
+}
+
+impl Adapted {
+    /// The weights with the update, laid out as in a file that has this shape; none if it is that of other weights.
+    fn merged(&self, shape: &[usize]) -> Result<Option<Tensor>> {
+        let sum = match self {
+            Self::Layer(layer) => layer.summed()?,
+            Self::Experts(stack) => {
+                let sum = stack.updated_weight()?;
+                let (experts, from, to) = stack.sizes();
+                let other = from != to && shape == [experts, to, from];
+                if other { sum.transpose(1, 2)? } else { sum }
+            }
+        };
+        Ok(Some(sum).filter(|sum| sum.dims() == shape))
+    }
+}
+
 /// Copies a folder but for what is hidden; tensors that have a merged form are written in it and leave `left`.
-fn copy<'a>(from: &Path, to: &Path, merged: &'a BTreeMap<String, Tensor>, left: &mut BTreeSet<&'a str>) -> Result<()> {
+fn copy<'a>(from: &Path, to: &Path, merged: &'a BTreeMap<String, Adapted>, left: &mut BTreeSet<&'a str>) -> Result<()> {
     for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
         let entry = entry.map_err(Error::io("read", from))?;
         let (path, target) = (entry.path(), to.join(entry.file_name()));
@@ -76,7 +104,7 @@ fn copy<'a>(from: &Path, to: &Path, merged: &'a BTreeMap<String, Tensor>, left: 
 fn rewrite<'a>(
     from: &Path,
     to: &Path,
-    merged: &'a BTreeMap<String, Tensor>,
+    merged: &'a BTreeMap<String, Adapted>,
     left: &mut BTreeSet<&'a str>,
 ) -> Result<bool> {
     let damaged = |reason: String| Error::Model {
@@ -90,13 +118,13 @@ fn rewrite<'a>(
     for (name, view) in file.tensors() {
         let part = match merged.get_key_value(&name) {
             None => Part::Kept(view),
-            Some((key, tensor)) => {
+            Some((key, adapted)) => {
                 any = true;
                 left.remove(key.as_str());
-                let Some(dtype) = float(view.dtype()).filter(|_| tensor.dims() == view.shape()) else {
+                let (Some(dtype), Some(sum)) = (float(view.dtype()), adapted.merged(view.shape())?) else {
                     return Err(damaged(format!("`{name}` is {:?} of {:?}", view.dtype(), view.shape())));
                 };
-                Part::Merged(tensor.to_dtype(dtype)?.contiguous()?)
+                Part::Merged(sum.to_dtype(dtype)?.contiguous()?)
             }
         };
         parts.push((name, part));

@@ -1,18 +1,18 @@
-//! Dense Qwen3-VL (<https://arxiv.org/abs/2511.21631>), trainable by LoRA.
+//! Qwen3-VL (<https://arxiv.org/abs/2511.21631>), dense and with a mixture of experts, trainable by LoRA.
 //!
-//! Reference: transformers' `modeling_qwen3_vl.py`. A vision tower turns patches into tokens of the
+//! Reference: transformers' `modeling_qwen3_vl.py` and `modeling_qwen3_vl_moe.py`. A vision tower turns patches into tokens of the
 //! decoder's width; the features of some of its middle blocks are added after the first decoder layers
 //! (deepstack). Sequences are packed one after the other; there is no padding.
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
 use super::lora::{self, Adaptable};
 use crate::error::Result;
 use crate::example::{Grid, Sequence};
-use crate::nn::Projection;
+use crate::nn::{Experts, Projection};
 
 mod adapter;
 mod backward;
@@ -20,6 +20,7 @@ mod batch;
 mod cache;
 mod config;
 mod decoder;
+mod expert_config;
 mod generate;
 mod loading;
 mod merge;
@@ -32,6 +33,7 @@ pub use batch::{Batch, Positions};
 pub use cache::KvCache;
 pub use config::{Config, TextConfig, VisionConfig};
 use decoder::Decoder;
+pub use expert_config::ExpertConfig;
 pub use outlook::Outlook;
 pub use tree::{PrefixTree, Score};
 pub use vision::Features;
@@ -171,20 +173,28 @@ impl Qwen3Vl {
         lora::with_lora(self, lora, rng)
     }
 
-    /// The model with its adapters added into the weights: the same outputs to the bit on the CPU,
-    /// nothing trainable, no graph kept. Use it to evaluate.
+    /// The model with its adapters added into the weights (those of experts: kept beside them, as copies): the same
+    /// outputs to the bit on the CPU, nothing trainable, no graph kept. Use it to evaluate.
     ///
     /// # Errors
     /// Only what the device reports.
     pub fn merged(&self) -> Result<Self> {
-        self.map_layers(|_, layer| layer.merged())
+        self.map_layers(|_, layer| layer.merged())?
+            .map_experts(|_, stack| stack.merged())
     }
 
-    /// The adapters' variables in the order of the layers, A before B, named as keys of a PEFT adapter file:
+    /// The adapters' variables in the order of the layers, then of the expert stacks, A before B, named as keys of
+    /// the adapter file that [`Qwen3Vl::save_adapter`] writes:
     /// `base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight`.
     #[must_use]
     pub fn trainable(&self) -> Vec<(String, Var)> {
         lora::trainable(self)
+    }
+
+    /// Type of the states between layers: f32 on the CPU, that of the weights on a GPU.
+    #[must_use]
+    pub fn state_type(&self) -> DType {
+        self.decoder.dtype()
     }
 
     /// Where the tensors are.
@@ -209,6 +219,12 @@ impl Adaptable for Qwen3Vl {
             all.push(("lm_head".into(), &mut self.head));
         }
         all
+    }
+
+    fn experts_mut(&mut self) -> Vec<(String, &mut Experts)> {
+        let text = self.decoder.experts_mut().into_iter();
+        text.map(|(name, stack)| (format!("model.language_model.{name}"), stack))
+            .collect()
     }
 
     fn origin(&self) -> &str {

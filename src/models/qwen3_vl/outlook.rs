@@ -1,11 +1,11 @@
 //! What the model expects in a place: log-probabilities of some tokens, and the likeliest of all.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
 use super::Qwen3Vl;
 use crate::error::Result;
-use crate::nn::ops::with_values;
+use crate::nn::ops::{self, wide, with_values};
 
 /// Logits that are in memory at one time: 64 MiB of them.
 const LOGITS: usize = 1 << 24;
@@ -39,7 +39,8 @@ impl Qwen3Vl {
 /// Reads logits (rows, V).
 fn read(logits: &Tensor, tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
     let (_, vocabulary) = logits.dims2()?;
-    let (normalisers, likeliest) = if logits.device().is_cpu() {
+    let logits = &wide(logits)?;
+    let (normalisers, likeliest) = if ops::fused(logits.device()) {
         fused(logits)?
     } else {
         composite(logits)?
@@ -54,10 +55,14 @@ fn read(logits: &Tensor, tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
             asked.push((row * vocabulary) as u32 + token);
         }
     }
-    let count = asked.len();
-    let asked = Tensor::from_vec(asked, count, logits.device())?;
-    let asked = logits.flatten_all()?.index_select(&asked, 0)?;
-    let mut asked = asked.to_dtype(DType::F32)?.to_vec1::<f32>()?.into_iter();
+    let asked = match asked.len() {
+        0 => Vec::new(),
+        count => {
+            let asked = Tensor::from_vec(asked, count, logits.device())?;
+            logits.flatten_all()?.index_select(&asked, 0)?.to_vec1::<f32>()?
+        }
+    };
+    let mut asked = asked.into_iter();
     let outlook = |((tokens, normaliser), likeliest): ((&&[u32], f32), u32)| Outlook {
         log_probs: asked
             .by_ref()
@@ -92,10 +97,7 @@ fn composite(logits: &Tensor) -> candle_core::Result<(Vec<f32>, Vec<u32>)> {
     let (rows, vocabulary) = logits.dims2()?;
     let largest = logits.max_keepdim(D::Minus1)?;
     let sums = logits.broadcast_sub(&largest)?.exp()?.sum_keepdim(D::Minus1)?;
-    let normalisers = (sums.log()? + &largest)?
-        .flatten_all()?
-        .to_dtype(DType::F32)?
-        .to_vec1()?;
+    let normalisers = (sums.log()? + &largest)?.flatten_all()?.to_vec1()?;
     let tokens = Tensor::arange(0, vocabulary as u32, logits.device())?;
     let tokens = tokens.broadcast_as((rows, vocabulary))?.contiguous()?;
     let elsewhere = Tensor::full(vocabulary as u32 - 1, (rows, vocabulary), logits.device())?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::config::VisionConfig;
 use crate::error::Result;
@@ -78,6 +78,25 @@ impl Features {
             merged: all(&|group| group.merged.clone())?,
             deepstack: deepstack.collect::<Result<_>>()?,
         }))
+    }
+
+    /// The features of each image, of these numbers of tokens; [`Features::cat`] the other way.
+    ///
+    /// # Errors
+    /// When there are not so many tokens.
+    pub fn split(&self, tokens: &[usize]) -> Result<Vec<Self>> {
+        let mut start = 0;
+        let mut groups = Vec::with_capacity(tokens.len());
+        for &count in tokens {
+            // Copied, so that one image's features do not keep those of all in memory.
+            let own = |all: &Tensor| all.narrow(0, start, count)?.force_contiguous();
+            groups.push(Self {
+                merged: own(&self.merged)?,
+                deepstack: self.deepstack.iter().map(own).collect::<candle_core::Result<_>>()?,
+            });
+            start += count;
+        }
+        Ok(groups)
     }
 
     /// Merged first, then the deepstack.
@@ -192,10 +211,11 @@ impl Tower {
     fn embed(&self, patches: &Tensor, grids: &[Grid], visit: &mut super::Visit) -> Result<Tensor> {
         let embedded = self.patch_embed.forward(patches)?;
         visit("vision.patch_embed", 0, &embedded);
-        Ok((embedded + self.position_embeddings(grids)?)?)
+        let positions = self.position_embeddings(grids)?.to_dtype(embedded.dtype())?;
+        Ok((embedded + positions)?)
     }
 
-    /// The table resampled to each grid, bilinear with aligned corners: (N, W).
+    /// The table resampled to each grid, bilinear with aligned corners: (N, W), f32.
     fn position_embeddings(&self, grids: &[Grid]) -> Result<Tensor> {
         let side = self.config.side();
         let mut taps: [(Vec<u32>, Vec<f32>); 4] = Default::default();
@@ -215,7 +235,8 @@ impl Tower {
             let count = indices.len();
             let indices = Tensor::from_vec(indices, count, device)?;
             let weights = Tensor::from_vec(weights, (count, 1), device)?;
-            let part = self.positions.index_select(&indices, 0)?.broadcast_mul(&weights)?;
+            let taken = self.positions.index_select(&indices, 0)?.to_dtype(DType::F32)?;
+            let part = taken.broadcast_mul(&weights)?;
             sum = Some(match sum {
                 None => part,
                 Some(sum) => (sum + part)?,

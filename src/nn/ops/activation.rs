@@ -4,17 +4,17 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{Row, by_rows, elementary, values};
+use super::{Row, by_rows, elementary, fused, values, wide};
 
 /// `x · Φ(x)` with the normal distribution's Φ, the `gelu` of PyTorch and of DINOv2; any shape.
 ///
 /// # Errors
 /// Only what candle reports.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if fused(x.device()) {
         x.contiguous()?.apply_op1(Forward(Gelu))
     } else {
-        x.gelu_erf()
+        wide(x)?.gelu_erf()?.to_dtype(x.dtype())
     }
 }
 
@@ -23,10 +23,10 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Only what candle reports.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if fused(x.device()) {
         x.contiguous()?.apply_op1(Forward(GeluTanh))
     } else {
-        x.gelu()
+        wide(x)?.gelu()?.to_dtype(x.dtype())
     }
 }
 

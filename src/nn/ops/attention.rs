@@ -3,11 +3,11 @@
 //! One task per sequence: scores, softmax and weighted sum of a head stay in cache. Only queries,
 //! keys and values are kept for the backward pass; the probabilities are computed again.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::product::{Matrix, Room, Target};
-use super::{softmax, values, with_values};
+use super::{fused, softmax, values, wide, with_values};
 
 /// `softmax(q · kᵀ / sqrt(K)) · v` per head for `q`, `k`, `v` of (B, T, H·K); gives (B, T, H·K).
 ///
@@ -29,7 +29,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         heads,
         head_dim: width / heads,
     };
-    if q.device().is_cpu() {
+    if fused(q.device()) {
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         op.composite(q, k, v)
@@ -51,10 +51,9 @@ impl Attention {
                 .transpose(1, 2)?
                 .contiguous()
         };
-        let scores = (split(q)?.matmul(&split(k)?.t()?)? * f64::from(self.scale()))?; // (B, H, T, T)
-        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-        probabilities
+        let scores = (wide(&split(q)?.matmul(&split(k)?.t()?)?)? * f64::from(self.scale()))?; // (B, H, T, T)
+        softmax::composite(&scores)?
+            .to_dtype(v.dtype())?
             .matmul(&split(v)?)?
             .transpose(1, 2)?
             .reshape((self.batch, self.tokens, self.width()))

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{Row, by_rows, elementary, values};
+use super::{Row, by_rows, elementary, fused, values, wide};
 
 /// `silu(gate) · up` of two tensors of the same shape.
 ///
@@ -12,7 +12,7 @@ pub fn gated_silu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.shape() != up.shape() {
         bail!("gate {:?} and values {:?}", gate.shape(), up.shape());
     }
-    if gate.device().is_cpu() {
+    if fused(gate.device()) {
         gate.contiguous()?.apply_op2(&up.contiguous()?, GatedSilu)
     } else {
         composite(gate, up)
@@ -20,7 +20,7 @@ pub fn gated_silu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 }
 
 fn composite(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+    (wide(gate)?.silu()? * wide(up)?)?.to_dtype(gate.dtype())
 }
 
 struct GatedSilu;

@@ -3,14 +3,20 @@
 //! On the CPU an operation is one pass over memory, parallel over rows; the order of every sum is
 //! fixed, so results depend on neither thread count nor scheduling. On other devices the same
 //! function is composed from candle's differentiable primitives.
+//!
+//! The CPU computes in f32 whatever type the frozen weights are kept in. A GPU computes in the type of
+//! the weights, but for norms, activations, softmax and losses, which are f32 inside.
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use std::sync::LazyLock;
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 mod activation;
 mod attention;
 mod elementary;
 mod gated_silu;
+mod grouped;
 mod norm;
 mod product;
 mod rotary;
@@ -18,15 +24,42 @@ mod scaled_residual;
 mod segment_attention;
 mod softmax;
 mod swiglu;
+mod widen;
 
 pub use activation::{gelu, gelu_tanh};
 pub use attention::attention;
 pub use gated_silu::gated_silu;
+pub use grouped::{Groups, grouped, grouped_trained};
 pub use norm::{layer_norm, rms_norm};
 pub use rotary::rotary;
 pub use scaled_residual::scaled_residual;
 pub use segment_attention::{Heads, Mask, Segment, segment_attention};
 pub use swiglu::swiglu;
+pub(crate) use widen::widened;
+
+/// Whether operations on this device are fused. Where the environment variable `KSHOT_FUSED` is 0 they are fused
+/// nowhere, and the CPU does what a GPU would do.
+pub(crate) fn fused(device: &Device) -> bool {
+    static SWITCH: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KSHOT_FUSED").is_none_or(|value| value != "0"));
+    device.is_cpu() && *SWITCH
+}
+
+/// The type of activations that meet this frozen weight.
+pub(crate) fn compute_type(weight: &Tensor) -> DType {
+    if fused(weight.device()) {
+        DType::F32
+    } else {
+        weight.dtype()
+    }
+}
+
+/// The same values in f32 where they are narrower.
+pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::BF16 | DType::F16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
+}
 
 /// Rows are handed to threads in pieces of about this many values.
 const PIECE: usize = 8192;

@@ -1,8 +1,8 @@
 //! Normalisations over the last dimension with frozen weights.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 
-use super::{Row, by_rows, elementary, values, with_values};
+use super::{Row, by_rows, elementary, fused, values, wide, with_values};
 
 /// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last dimension, as `torch.nn.LayerNorm`.
 ///
@@ -11,20 +11,23 @@ use super::{Row, by_rows, elementary, values, with_values};
 /// # Errors
 /// When the shapes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        fused(LayerNorm, x, weight, Some(bias), eps)
+    if fused(x.device()) {
+        in_one_pass(LayerNorm, x, weight, Some(bias), eps)
     } else {
         layer_norm_composite(x, weight, bias, eps)
     }
 }
 
 fn layer_norm_composite(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let values = wide(x)?;
+    let (weight, bias) = (weight.to_dtype(values.dtype())?, bias.to_dtype(values.dtype())?);
+    let centred = values.broadcast_sub(&values.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     centred
         .broadcast_div(&deviation)?
-        .broadcast_mul(weight)?
-        .broadcast_add(bias)
+        .broadcast_mul(&weight)?
+        .broadcast_add(&bias)?
+        .to_dtype(x.dtype())
 }
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension: `x` is (…, D), the frozen `weight` (D).
@@ -32,16 +35,20 @@ fn layer_norm_composite(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) ->
 /// # Errors
 /// When the shapes do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        fused(RmsNorm, x, weight, None, eps)
+    if fused(x.device()) {
+        in_one_pass(RmsNorm, x, weight, None, eps)
     } else {
         rms_norm_composite(x, weight, eps)
     }
 }
 
 fn rms_norm_composite(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let root = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    x.broadcast_div(&root)?.broadcast_mul(weight)
+    let values = wide(x)?;
+    let root = (values.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    values
+        .broadcast_div(&root)?
+        .broadcast_mul(&weight.to_dtype(values.dtype())?)?
+        .to_dtype(x.dtype())
 }
 
 /// What a normalisation does to one row of D values; `bias` is empty where it has none. Implementations are
@@ -127,7 +134,7 @@ impl Norm for RmsNorm {
     }
 }
 
-fn fused<N: Norm>(norm: N, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+fn in_one_pass<N: Norm>(norm: N, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
     let width = x.dim(D::Minus1)?;
     for parameter in [Some(weight), bias].into_iter().flatten() {
         if parameter.elem_count() != width {
@@ -136,8 +143,8 @@ fn fused<N: Norm>(norm: N, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, e
     }
     x.contiguous()?.apply_op1(Forward {
         norm,
-        weight: weight.contiguous()?,
-        bias: bias.map(Tensor::contiguous).transpose()?,
+        weight: weight.to_dtype(DType::F32)?.contiguous()?,
+        bias: bias.map(|bias| bias.to_dtype(DType::F32)?.contiguous()).transpose()?,
         eps: eps as f32,
     })
 }

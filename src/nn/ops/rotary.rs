@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 
-use super::{Row, by_rows, values, with_values};
+use super::{Row, by_rows, fused, values, wide, with_values};
 
 /// Turns each head's pair (i, i + K/2) by its row's angle i: `x` is (…, H·K), `cos` and `sin` are
 /// (rows, K/2) of the angles, one row for each row of `x`.
@@ -15,7 +15,7 @@ pub fn rotary(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if cos.shape() != sin.shape() || half == 0 || width % (2 * half) != 0 || rows * width != x.elem_count() {
         bail!("rotation of {:?} by angles {:?}", x.shape(), cos.shape());
     }
-    if x.device().is_cpu() {
+    if fused(x.device()) {
         x.contiguous()?.apply_op1(Rotary {
             cos: cos.contiguous()?,
             sin: sin.contiguous()?,
@@ -29,7 +29,7 @@ pub fn rotary(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 fn composite(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (rows, half) = cos.dims2()?;
     let heads = x.elem_count() / (rows * 2 * half);
-    let pairs = x.reshape((rows, heads, 2, half))?;
+    let pairs = wide(x)?.reshape((rows, heads, 2, half))?;
     let (first, second) = (pairs.narrow(2, 0, 1)?, pairs.narrow(2, 1, 1)?);
     let (cos, sin) = (cos.reshape((rows, 1, 1, half))?, sin.reshape((rows, 1, 1, half))?);
     let turned = Tensor::cat(
@@ -39,7 +39,7 @@ fn composite(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         ],
         2,
     )?;
-    turned.reshape(x.shape())
+    turned.reshape(x.shape())?.to_dtype(x.dtype())
 }
 
 #[derive(Clone)]

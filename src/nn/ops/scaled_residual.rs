@@ -1,8 +1,8 @@
 //! `x + y · scale`: a residual connection behind LayerScale.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
-use super::{Row, by_rows, values, with_values};
+use super::{Row, by_rows, fused, values, with_values};
 
 /// `x + y · scale` for `x`, `y` of (…, D) and a frozen `scale` of (D).
 ///
@@ -12,9 +12,9 @@ pub fn scaled_residual(x: &Tensor, y: &Tensor, scale: &Tensor) -> Result<Tensor>
     if x.shape() != y.shape() {
         bail!("residual of {:?} and {:?}", x.shape(), y.shape());
     }
-    if x.device().is_cpu() {
+    if fused(x.device()) {
         let op = ScaledResidual {
-            scale: scale.contiguous()?,
+            scale: scale.to_dtype(DType::F32)?.contiguous()?,
         };
         x.contiguous()?.apply_op2(&y.contiguous()?, op)
     } else {
@@ -23,7 +23,7 @@ pub fn scaled_residual(x: &Tensor, y: &Tensor, scale: &Tensor) -> Result<Tensor>
 }
 
 fn composite(x: &Tensor, y: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    x + y.broadcast_mul(scale)?
+    x + y.broadcast_mul(&scale.to_dtype(y.dtype())?)?
 }
 
 struct ScaledResidual {

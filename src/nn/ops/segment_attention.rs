@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
+use super::{fused as is_fused, softmax, wide};
+
 mod fused;
 
 /// Queries and the keys they see.
@@ -136,7 +138,7 @@ pub fn segment_attention(
         head_dim: width / query,
         segments: segments.clone(),
     };
-    if q.device().is_cpu() {
+    if is_fused(q.device()) {
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         op.composite(q, k, v)
@@ -188,21 +190,23 @@ impl Attention {
             .reshape((t, query, self.head_dim))?
             .transpose(0, 1)?
             .reshape((key, query / key * t, self.head_dim))?;
-        let mut scores = (q.matmul(&of_keys(k)?.t()?)? * f64::from(self.scale()))?; // (G, H/G·T, S)
-        if segment.mask != Mask::Full {
-            let mut mask = vec![f32::NEG_INFINITY; query / key * t * s];
+        let scores = (wide(&q.matmul(&of_keys(k)?.t()?)?)? * f64::from(self.scale()))?; // (G, H/G·T, S)
+        let mut scores = scores.reshape((query, t, s))?;
+        let all_seen = segment.mask == Mask::Full || (segment.mask == Mask::Causal && t == 1);
+        if !all_seen {
+            let mut mask = vec![f32::NEG_INFINITY; t * s];
             let mut nodes = Vec::new();
             for (row, mask) in mask.chunks_exact_mut(s).enumerate() {
-                let seen = segment.mask.visible(row % t, (t, s), &mut nodes);
+                let seen = segment.mask.visible(row, (t, s), &mut nodes);
                 mask[..seen].fill(0.0);
                 nodes.iter().for_each(|&node| mask[node] = 0.0);
             }
-            let mask = Tensor::from_vec(mask, (1, query / key * t, s), q.device())?.to_dtype(q.dtype())?;
+            let mask = Tensor::from_vec(mask, (1, t, s), q.device())?.to_dtype(scores.dtype())?;
             scores = scores.broadcast_add(&mask)?;
         }
-        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        let probabilities = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-        probabilities
+        softmax::composite(&scores)?
+            .to_dtype(v.dtype())?
+            .reshape((key, query / key * t, s))?
             .matmul(&of_keys(v)?)?
             .reshape((query, t, self.head_dim))?
             .transpose(0, 1)?

@@ -1,6 +1,14 @@
 //! Softmax of one row in place, and its backward.
 
+use candle_core::{D, Result, Tensor};
+
 use super::elementary;
+
+/// The same over the last dimension by candle's operations; differentiable.
+pub(super) fn composite(scores: &Tensor) -> Result<Tensor> {
+    let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
+}
 
 /// `row = softmax(row · scale)`.
 #[inline(always)]

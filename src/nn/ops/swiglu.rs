@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
-use super::{Row, by_rows, elementary, values};
+use super::{Row, by_rows, elementary, fused, values, wide};
 
 /// `silu(x[.., ..H]) · x[.., H..]` for `x` of (…, 2H); gives (…, H).
 ///
@@ -12,7 +12,7 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     if x.dim(D::Minus1)? % 2 != 0 {
         bail!("swiglu of an odd width: {:?}", x.shape());
     }
-    if x.device().is_cpu() {
+    if fused(x.device()) {
         x.contiguous()?.apply_op1(SwiGlu)
     } else {
         composite(x)
@@ -20,8 +20,8 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
 }
 
 fn composite(x: &Tensor) -> Result<Tensor> {
-    let halves = x.chunk(2, D::Minus1)?;
-    halves[0].silu()? * &halves[1]
+    let halves = wide(x)?.chunk(2, D::Minus1)?;
+    (halves[0].silu()? * &halves[1])?.to_dtype(x.dtype())
 }
 
 /// (…, 2H) → (H, shape (…, H)).

@@ -6,7 +6,8 @@ use std::path::Path;
 use kshot::data::archive::unpack;
 use tar::EntryType::{self, Block, Char, Fifo, Link, Regular, Symlink};
 
-use super::made::{ZipEntry, gz, tar, tar_header, tar_of, zip_by_hand, zip_of};
+use super::made::{ZipEntry, tar, tar_header, zip_by_hand};
+use crate::data::fixture::{self, gz};
 use crate::support::contents;
 
 /// Unpacks into `a/b/target` of a folder with a file at every level, and gives the refusal; nothing but the target
@@ -78,14 +79,14 @@ const PATHS: [&str; 11] = [
 
 #[test]
 fn paths_that_lead_out() {
-    let one = |name| tar_of(&[("fine.jpg", b"fine"), (name, b"overwritten")]);
+    let one = |name| fixture::tar([("fine.jpg", &b"fine"[..]), (name, b"overwritten")]);
     let in_tar = PATHS.map(|name| refused(&one(name)));
     let in_gz = PATHS.map(|name| refused(&gz(&one(name))));
     assert_eq!(in_tar, in_gz);
     // By hand: the library writes some of these names in another way.
     let in_zip = PATHS.map(|name| refused(&zip_by_hand(&[stored(name, b"\x01\x04\0\xfb\xffover", 0o100_644)])));
     assert_eq!(in_tar, in_zip);
-    let nested = PATHS.map(|name| refused(&zip_of(&[("toy/inner.tar.gz", &gz(&one(name)))])));
+    let nested = PATHS.map(|name| refused(&fixture::zip(&[("toy/inner.tar.gz", &gz(&one(name)))])));
     // The same of an archive within an archive, where names have the outer folder in front.
     for (said, alone) in nested.iter().zip(&in_tar) {
         assert_eq!(said.replace("`toy/", "`"), *alone);
@@ -167,7 +168,7 @@ fn nothing_is_written_over() {
     fs::create_dir(&target).unwrap();
     fs::write(folder.path().join("victim"), "whole").unwrap();
     std::os::unix::fs::symlink("../victim", target.join("out")).unwrap();
-    fs::write(&archive, tar_of(&[("out", b"overwritten")])).unwrap();
+    fs::write(&archive, fixture::tar([("out", b"overwritten")])).unwrap();
     let error = unpack(&archive, &target).unwrap_err().to_string();
     assert!(error.contains("stands twice"), "{error}");
     assert_eq!(fs::read(folder.path().join("victim")).unwrap(), b"whole");

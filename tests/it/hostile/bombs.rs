@@ -7,7 +7,8 @@ use kshot::data::archive::unpack;
 use kshot::data::mat::MatFile;
 
 use super::limited::{self, Bounds, said};
-use super::made::{ZipEntry, deflated_zeros, gz_of_deflated, mat, tar_header, zip_by_hand, zip_of};
+use super::made::{ZipEntry, deflated_zeros, gz_of_deflated, mat, tar_header, zip_by_hand};
+use crate::data::fixture::zip;
 
 const BOUNDS: Bounds = Bounds {
     mebibytes: 700,
@@ -39,7 +40,7 @@ fn bomb(name: &str) -> Vec<u8> {
         // One entry of ten gigabytes, packed twice: well below a megabyte.
         "tar.gz in zip" => {
             let header = tar_header("a", tar::EntryType::Regular, ten_gigabytes, "");
-            zip_of(&[(
+            zip(&[(
                 "x/inner.tar.gz",
                 &gz_of_deflated(&deflated_zeros(10 << 10, header.as_bytes())),
             )])

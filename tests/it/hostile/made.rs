@@ -1,8 +1,4 @@
 //! Small files of every form, well-formed or with one lie.
-
-use std::io::Write as _;
-
-use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, FlushCompress};
 use image::ImageFormat;
 
@@ -27,12 +23,6 @@ pub fn hex(digits: &str) -> Vec<u8> {
     (0..digits.len() / 2).map(pair).collect()
 }
 
-pub fn gz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
 /// A tar header; the name is taken as it is.
 pub fn tar_header(name: &str, kind: tar::EntryType, size: u64, link: &str) -> tar::Header {
     let mut header = tar::Header::new_gnu();
@@ -54,27 +44,6 @@ pub fn tar(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
             .unwrap();
     }
     builder.into_inner().unwrap()
-}
-
-/// A tar of plain files.
-pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let entries: Vec<_> = files
-        .iter()
-        .map(|(name, bytes)| (*name, tar::EntryType::Regular, "", *bytes))
-        .collect();
-    tar(&entries)
-}
-
-/// A zip of plain files, deflated.
-pub fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    for (name, bytes) in files {
-        writer
-            .start_file(*name, zip::write::SimpleFileOptions::default())
-            .unwrap();
-        writer.write_all(bytes).unwrap();
-    }
-    writer.finish().unwrap().into_inner()
 }
 
 /// An entry of a zip as its two headers describe it, whatever its content really is.

@@ -3,18 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use image::{ExtendedColorType, ImageEncoder as _, codecs};
 use kshot::config::Protocol;
 use kshot::data::fetch::HubPlaces;
 use kshot::data::{self, Dataset, split};
 use kshot::results::store::Store;
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::parser::parse_message_type;
 
 use super::tinker::{SETS, answers, labels};
 use crate::support::{Sandbox, writing_model};
@@ -46,37 +40,10 @@ fn hub(home: &Path) -> PathBuf {
 /// Rows with their images, in the form of Python's `datasets`.
 fn shard(path: &Path, rows: &[(usize, u32)], classes: u32) {
     let names: Vec<String> = (0..classes).map(|class| format!("Class-{class}_x")).collect();
-    let features = serde_json::json!({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}});
-    let schema = "message schema { required group image { required binary bytes; required binary path (STRING); } \
-                  required int64 label; }";
-    let properties = WriterProperties::builder()
-        .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".into(), features.to_string())]))
-        .build();
-    let schema = Arc::new(parse_message_type(schema).unwrap());
-    let mut writer = SerializedFileWriter::new(fs::File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
-    let mut group = writer.next_row_group().unwrap();
-    let images: Vec<ByteArray> = rows
-        .iter()
-        .map(|(row, class)| ByteArray::from(picture(*row, *class)))
-        .collect();
-    let paths: Vec<ByteArray> = rows
-        .iter()
-        .map(|(row, _)| ByteArray::from(format!("{row}.png").as_str()))
-        .collect();
-    for values in [images, paths] {
-        let mut column = group.next_column().unwrap().unwrap();
-        column
-            .typed::<ByteArrayType>()
-            .write_batch(&values, None, None)
-            .unwrap();
-        column.close().unwrap();
-    }
-    let values: Vec<i64> = rows.iter().map(|(_, class)| i64::from(*class)).collect();
-    let mut column = group.next_column().unwrap().unwrap();
-    column.typed::<Int64Type>().write_batch(&values, None, None).unwrap();
-    column.close().unwrap();
-    group.close().unwrap();
-    writer.close().unwrap();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let row = |&(row, class): &(usize, u32)| (Some(picture(row, class)), format!("{row}.png"), Some(i64::from(class)));
+    let rows: Vec<_> = rows.iter().map(row).collect();
+    fs::write(path, crate::data::hub::shard(&rows, &names)).unwrap();
 }
 
 /// A picture of its own for each row: its number is in the corner, its class in the slope of a ramp.

@@ -10,7 +10,8 @@ use kshot::data::mat::MatFile;
 use kshot::data::{archive, image as images, parquet, provenance};
 
 use super::lists;
-use crate::hostile::made::{encoded, gz, hex, mat, picture, tar_of, zip_of};
+use crate::data::fixture::{gz, tar, zip};
+use crate::hostile::made::{encoded, hex, mat, picture};
 
 /// A way into kshot.
 pub struct Reader {
@@ -66,8 +67,8 @@ fn plain(folder: &Path) {
 }
 
 fn files() -> Vec<u8> {
-    tar_of(&[
-        ("train/a/1.jpg", b"first"),
+    tar::<_, &[u8]>([
+        ("train/a/1.jpg", b"first".as_slice()),
         ("train/b/2.jpg", b"second"),
         ("./._x", b""),
     ])
@@ -103,7 +104,7 @@ fn packed_tar(bytes: &mut Vec<u8>) {
 fn packed_in_zip(bytes: &mut Vec<u8>) {
     if !bytes.starts_with(b"PK") {
         packed_tar(bytes);
-        *bytes = zip_of(&[("toy/inner.tar.gz", bytes), ("toy/list.txt", b"a b")]);
+        *bytes = zip(&[("toy/inner.tar.gz", bytes), ("toy/list.txt", b"a b")]);
     }
 }
 
@@ -257,8 +258,8 @@ pub const READERS: &[Reader] = &[
     Reader {
         name: "zip",
         seeds: || {
-            vec![zip_of(&[
-                ("train/a/1.jpg", b"first"),
+            vec![zip(&[
+                ("train/a/1.jpg", b"first".as_slice()),
                 ("train/b/", b""),
                 ("test/a/2.jpg", &[7; 300]),
             ])]
@@ -268,7 +269,7 @@ pub const READERS: &[Reader] = &[
     },
     Reader {
         name: "tar_gz_in_zip",
-        seeds: || vec![files(), zip_of(&[("toy/inner.tgz", &gz(&files()))])],
+        seeds: || vec![files(), zip(&[("toy/inner.tgz", &gz(&files()))])],
         repair: packed_in_zip,
         read: unpack,
     },

@@ -1,0 +1,96 @@
+//! Images read, hashed and decoded ahead of the model: by all cores, so many batches and no more.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Scope;
+
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use super::images::Paths;
+use crate::data::{self, LabelledImage};
+use crate::error::{Error, Result};
+use crate::method::{Eye, View};
+
+/// Batches that wait for the model; another one is in the making.
+const AHEAD: usize = 2;
+
+/// Paths in groups of a fixed number, but for the last.
+pub(super) struct Batches {
+    paths: Paths,
+    size: usize,
+}
+
+impl Batches {
+    pub(super) fn new(paths: Paths, size: usize) -> Self {
+        Self {
+            paths,
+            size: size.max(1),
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Vec<PathBuf>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch: Result<Vec<PathBuf>> = self.paths.by_ref().take(self.size).collect();
+        match batch {
+            Ok(batch) if batch.is_empty() => None,
+            other => Some(other),
+        }
+    }
+}
+
+/// An image file that was looked at.
+pub(super) struct Looked {
+    /// What it is called in answers.
+    pub(super) name: String,
+    /// The image with what the model is to see of it; else why it cannot be seen.
+    pub(super) seen: Result<(LabelledImage, View)>,
+}
+
+/// Looks at batches in a thread of their own, which ends when the receiver is dropped, or after an error.
+pub(super) fn look<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
+    eye: Arc<dyn Eye>,
+) -> Receiver<Result<Vec<Looked>>> {
+    let (send, receive) = sync_channel(AHEAD);
+    scope.spawn(move || fill(batches, &*eye, &send));
+    receive
+}
+
+fn fill(batches: impl Iterator<Item = Result<Vec<PathBuf>>>, eye: &dyn Eye, send: &SyncSender<Result<Vec<Looked>>>) {
+    for batch in batches {
+        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye)).collect());
+        let failed = looked.is_err();
+        if send.send(looked).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn look_at(path: PathBuf, eye: &dyn Eye) -> Looked {
+    Looked {
+        name: path.display().to_string(),
+        seen: seen(&path, eye),
+    }
+}
+
+/// An image of which nothing is known; its class is a place holder that no answer depends on.
+fn seen(path: &Path, eye: &dyn Eye) -> Result<(LabelledImage, View)> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let image = LabelledImage {
+        id: path.display().to_string(),
+        class: 0,
+        sha256: data::hex(&Sha256::digest(&bytes)),
+        group: None,
+        dhash: 0,
+        path: path.to_path_buf(),
+    };
+    let view = eye.view(&image, &bytes)?;
+    Ok((image, view))
+}

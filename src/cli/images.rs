@@ -1,0 +1,233 @@
+//! Which images a verb is about, one after the other: of a million no list is made.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::data::layout::folders::is_image;
+use crate::error::{Error, Result};
+
+/// Names the standard input.
+const STDIN: &str = "-";
+
+#[derive(Debug, Args)]
+pub(super) struct Images {
+    /// JPEG, PNG, GIF, BMP or WebP files; folders, of which every image at any depth is taken, sorted by name; `-` for a list of
+    /// paths on the standard input, one a line.
+    #[arg(required_unless_present = "from", value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// A list of paths, one a line; `-` for the standard input.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+}
+
+impl Images {
+    /// The paths in order. Each folder's names are held while it is walked through, a list's lines never.
+    pub(super) fn paths(&self) -> Paths {
+        let mut open: Vec<Source> = Vec::new();
+        open.extend(self.from.clone().map(Source::List));
+        let named = self.images.iter().rev().map(|path| match path.to_str() {
+            Some(STDIN) => Source::List(path.clone()),
+            _ => Source::Named(path.clone()),
+        });
+        open.extend(named);
+        Paths { open }
+    }
+
+    /// The one file that is all that was named.
+    pub(super) fn single(&self) -> Option<&Path> {
+        match (&self.images[..], &self.from) {
+            ([one], None) if one.to_str() != Some(STDIN) && !one.is_dir() => Some(one),
+            _ => None,
+        }
+    }
+
+    /// How many they are, where that can be known beforehand.
+    ///
+    /// # Errors
+    /// As [`Paths`].
+    pub(super) fn count(&self) -> Result<Option<u64>> {
+        let is_stdin = |path: &PathBuf| path.to_str() == Some(STDIN);
+        if self.images.iter().chain(&self.from).any(is_stdin) {
+            return Ok(None);
+        }
+        let mut count = 0;
+        for path in self.paths() {
+            path?;
+            count += 1;
+        }
+        Ok(Some(count))
+    }
+}
+
+/// Paths of images; an error is that of a folder or list that cannot be read, or of a folder without any image.
+pub(super) struct Paths {
+    /// What is still to be looked into, the next last.
+    open: Vec<Source>,
+}
+
+enum Source {
+    /// On the command line: a file or a folder.
+    Named(PathBuf),
+    /// In a folder.
+    Found(PathBuf),
+    /// The rest of a folder, last name first.
+    Folder(PathBuf, Vec<OsString>),
+    /// A file of paths.
+    List(PathBuf),
+    /// The rest of it.
+    Lines(PathBuf, Box<dyn BufRead + Send>),
+}
+
+impl Iterator for Paths {
+    type Item = Result<PathBuf>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let source = self.open.pop()?;
+            match self.step(source) {
+                Ok(None) => {}
+                Ok(Some(path)) => return Some(Ok(path)),
+                Err(error) => {
+                    self.open.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Paths {
+    /// The path that a source begins with, if it is one; what else there is in it is to be looked into next.
+    fn step(&mut self, source: Source) -> Result<Option<PathBuf>> {
+        match source {
+            Source::Named(path) if path.is_dir() => {
+                let before = self.open.len();
+                let names = names(&path)?;
+                self.open.push(Source::Folder(path.clone(), names));
+                // Looked for at once: of a folder without any image nothing else would ever be said.
+                while self.open.len() > before {
+                    if let Some(next) = self.open.pop()
+                        && let Some(first) = self.step(next)?
+                    {
+                        return Ok(Some(first));
+                    }
+                }
+                Err(Error::io("find an image in", path)(io::ErrorKind::NotFound.into()))
+            }
+            Source::Named(path) => Ok(Some(path)),
+            Source::Found(path) => {
+                // Links to files are followed; those to folders could lead back.
+                if path.is_symlink() && path.is_dir() {
+                    return Ok(None);
+                }
+                if path.is_dir() {
+                    let names = names(&path)?;
+                    self.open.push(Source::Folder(path, names));
+                    return Ok(None);
+                }
+                // One that cannot be opened is an image that cannot be read, which is said where it is read.
+                Ok(is_image(&path).unwrap_or(true).then_some(path))
+            }
+            Source::Folder(path, mut names) => {
+                if let Some(name) = names.pop() {
+                    let next = path.join(name);
+                    self.open.push(Source::Folder(path, names));
+                    self.open.push(Source::Found(next));
+                }
+                Ok(None)
+            }
+            Source::List(path) => {
+                let lines: Box<dyn BufRead + Send> = if path.to_str() == Some(STDIN) {
+                    Box::new(BufReader::new(io::stdin()))
+                } else {
+                    Box::new(BufReader::new(File::open(&path).map_err(Error::io("read", &path))?))
+                };
+                self.open.push(Source::Lines(path, lines));
+                Ok(None)
+            }
+            Source::Lines(path, mut lines) => {
+                let mut line = String::new();
+                if lines.read_line(&mut line).map_err(Error::io("read", &path))? == 0 {
+                    return Ok(None);
+                }
+                self.open.push(Source::Lines(path, lines));
+                let line = line.strip_suffix('\n').unwrap_or(&line);
+                let line = line.strip_suffix('\r').unwrap_or(line);
+                Ok((!line.is_empty()).then(|| line.into()))
+            }
+        }
+    }
+}
+
+/// Names in a folder without the hidden ones, last first.
+fn names(folder: &Path) -> Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let name = entry.map_err(Error::io("list", folder))?.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") {
+            names.push(name);
+        }
+    }
+    names.sort_by(|a, b| b.cmp(a));
+    names.shrink_to_fit();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(images: &[PathBuf], from: Option<PathBuf>) -> Result<Vec<PathBuf>> {
+        let images = Images {
+            images: images.to_vec(),
+            from,
+        };
+        let all: Result<Vec<PathBuf>> = images.paths().collect();
+        if let Ok(all) = &all {
+            assert_eq!(images.count().unwrap(), Some(all.len() as u64));
+        }
+        all
+    }
+
+    #[test]
+    fn files_folders_and_lists_come_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (name, bytes) in [
+            ("b/2.JPG", &b""[..]),
+            ("b/10.png", b""),
+            ("b/.hidden.png", b""),
+            ("b/a/x.webp", b""),
+            ("b/notes.txt", b"of no image"),
+            ("b/named-otherwise", b"\x89PNG\r\n\x1a\n"),
+            ("list.txt", b"one.jpg\r\n\ntwo two.png\nlast.gif"),
+        ] {
+            let path = at(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        std::os::unix::fs::symlink(at("b"), at("b/loop")).unwrap();
+        std::os::unix::fs::symlink(at("b/10.png"), at("b/z.png")).unwrap();
+        let expected = [
+            "c.png",
+            "b/10.png",
+            "b/2.JPG",
+            "b/a/x.webp",
+            "b/named-otherwise",
+            "b/z.png",
+        ]
+        .map(at);
+        let mut expected = expected.to_vec();
+        expected.extend(["one.jpg", "two two.png", "last.gif"].map(PathBuf::from));
+        assert_eq!(found(&[at("c.png"), at("b")], Some(at("list.txt"))).unwrap(), expected);
+        fs::create_dir_all(at("empty/deeper")).unwrap();
+        for wrong in [at("empty"), at("empty/deeper")] {
+            assert!(matches!(found(&[at("b"), wrong], None), Err(Error::Io { .. })));
+        }
+        assert!(matches!(found(&[], Some(at("absent.txt"))), Err(Error::Io { .. })));
+    }
+}

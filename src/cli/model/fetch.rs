@@ -1,0 +1,77 @@
+//! `kshot model fetch`: models from the hub.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use clap::Args;
+
+use crate::cli::arrivals::{Live, amount};
+use crate::cli::places::places;
+use crate::cli::{output, report};
+use crate::data::fetch::{ModelId, ModelListing, Remote};
+use crate::error::{Error, Result};
+use crate::models::architecture::Architecture;
+use crate::models::repository;
+
+/// Fetch models of the hub: config, tokenizer and safetensors weights, into the cache that Python's huggingface_hub
+/// uses (HF_HOME, HF_HUB_CACHE). Interrupted, the same command goes on where it was; what is there is checked.
+///
+/// Every verb then takes the same id as --model. A gated model needs its licence accepted on its page and HF_TOKEN, or
+/// `hf auth login`. HF_ENDPOINT names another hub; KSHOT_OFFLINE=1 makes no connection and says what is missing.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot model fetch Qwen/Qwen3-VL-2B-Instruct facebook/dinov2-small
+  kshot model fetch facebook/dinov2-base@main")]
+pub(in crate::cli) struct Arguments {
+    /// owner/name, or owner/name@revision with a branch, tag or commit.
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let (remote, live) = (Remote::from_env(), Live::new());
+    let mut failed = 0;
+    for id in &arguments.ids {
+        match fetch_one(id, &remote, &live) {
+            Ok(said) => output(&said)?,
+            Err(error) if arguments.ids.len() == 1 => return Err(error),
+            Err(error) => {
+                failed += 1;
+                // If stderr is gone there is nobody left to tell.
+                let _ = std::io::stderr().write_all(report(&error).as_bytes());
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::SomeNotFetched {
+            what: "models",
+            failed,
+            total: arguments.ids.len(),
+        }),
+    }
+}
+
+/// What is where, for people.
+fn fetch_one(text: &str, remote: &Remote, live: &Live) -> Result<String> {
+    let id = ModelId::parse(text).ok_or_else(|| Error::Hub {
+        repo: text.into(),
+        reason: "is no `owner/name` or `owner/name@revision`".into(),
+    })?;
+    if remote.hub.offline {
+        let folder = repository::locate(Path::new(text), &places().home)?;
+        return Ok(format!("{id}: complete, in {}\n", folder.display()));
+    }
+    let listing = ModelListing::ask(&id, remote)?;
+    // Before many gigabytes come in that nothing here can run.
+    Architecture::parse(&listing.config, &Path::new(&id.name).join("config.json"))?;
+    let fetched = listing.fetch(remote, live)?;
+    Ok(format!(
+        "{id}: commit {}, {} files ({}), {} new, in {}\n",
+        listing.commit,
+        fetched.files,
+        amount(fetched.bytes),
+        fetched.fetched,
+        fetched.folder.display()
+    ))
+}

@@ -1,0 +1,133 @@
+//! A model of the hub, onto this machine: the files that it needs, no others.
+
+use std::path::PathBuf;
+
+use super::asking::Asking;
+use super::blobs::{RepoFile, Wish};
+use super::client::Client;
+use super::model::{CONFIG, INDEX, ModelId, WEIGHTS, shards};
+use super::places::Remote;
+use super::repository::Repository;
+use super::{FetchProgress, Fetched};
+use crate::data::manifest::Form;
+use crate::error::{Error, Result};
+
+/// Files beside the weights that say how a model is run, where a repository has them.
+const DESCRIPTIONS: [&str; 8] = [
+    CONFIG,
+    "generation_config.json",
+    super::model::PREPROCESSOR,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+];
+
+/// Beginnings of the names of more such files.
+const DESCRIBING: [&str; 2] = ["tokenizer", "chat_template"];
+
+/// The files of a model at one commit that are needed to run it.
+#[derive(Debug)]
+pub struct ModelListing {
+    id: ModelId,
+    /// 40 hex digits.
+    pub commit: String,
+    /// The bytes of its `config.json`.
+    pub config: Vec<u8>,
+    files: Vec<RepoFile>,
+}
+
+impl ModelListing {
+    /// Asks the hub. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when the model is gated, private or unknown; [`Error::Hub`] when the hub cannot be
+    /// reached or asked, or the repository lacks safetensors weights or a config.
+    pub fn ask(id: &ModelId, remote: &Remote) -> Result<Self> {
+        let client = Client::new(&remote.hub, &remote.policy)?;
+        let asking = Asking::new(Repository::model(&id.name), &client, &remote.hub)?;
+        let commit = asking.commit(&id.revision)?;
+        let mut files = asking.files(&commit, "")?;
+        if let Some(file) = files.iter().find(|file| !file.is_sound()) {
+            return Err(asking.fail(format!("lists `{}`, whose name or hash is not one", file.path)));
+        }
+        let has = |name: &str| files.iter().any(|file| file.path == name);
+        if !has(CONFIG) {
+            return Err(asking.fail(format!("has no `{CONFIG}`")));
+        }
+        let config = asking.document(&commit, CONFIG)?;
+        let mut wanted: Vec<String> = files
+            .iter()
+            .filter(|file| describes(&file.path))
+            .map(|file| file.path.clone())
+            .collect();
+        if has(WEIGHTS) {
+            wanted.push(WEIGHTS.into());
+        } else if has(INDEX) {
+            let shards = shards(&asking.document(&commit, INDEX)?).map_err(|reason| asking.fail(reason))?;
+            if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
+                return Err(asking.fail(format!("its `{INDEX}` names `{shard}`, which it does not have")));
+            }
+            wanted.push(INDEX.into());
+            wanted.extend(shards);
+        } else {
+            return Err(asking.fail(format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`)")));
+        }
+        files.retain(|file| wanted.contains(&file.path));
+        // Small ones first: what a model is stands before what it weighs.
+        files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
+        Ok(Self {
+            id: id.clone(),
+            commit,
+            config,
+            files,
+        })
+    }
+
+    /// Number of files and their bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, u64) {
+        (self.files.len(), self.files.iter().map(|file| file.size).sum())
+    }
+
+    /// Makes the model complete in the cache of Python's `huggingface_hub`. Files that are there are checked and kept,
+    /// whoever fetched them; what the revision stood for is noted when all are there.
+    ///
+    /// # Errors
+    /// [`Error::NotFetchable`] with each file and what its sources said, [`Error::DiskSpace`] before the first byte,
+    /// and [`Error::Io`]. What has arrived is kept and continued by the next call.
+    pub fn fetch(&self, remote: &Remote, progress: &dyn FetchProgress) -> Result<Fetched> {
+        let client = Client::new(&remote.hub, &remote.policy)?;
+        let wish = Wish {
+            repository: Repository::model(&self.id.name),
+            commit: &self.commit,
+            label: &self.id.name,
+            files: self.files.clone(),
+            beside: Vec::new(),
+        };
+        let outcome = wish.fulfil(remote, &client, progress)?;
+        if !outcome.failed.is_empty() {
+            return Err(Error::NotFetchable {
+                dataset: self.id.to_string(),
+                files: outcome.failed,
+            });
+        }
+        wish.refer(&self.id.revision, remote)?;
+        let folder: PathBuf = wish.repository.snapshot(&self.commit, &remote.hub.cache);
+        let (files, bytes) = self.size();
+        Ok(Fetched {
+            form: Form::Hub,
+            folder,
+            files,
+            fetched: outcome.fetched,
+            bytes,
+            commit: Some(self.commit.clone()),
+        })
+    }
+}
+
+/// Files at the top only: folders hold the same model for other programs.
+fn describes(path: &str) -> bool {
+    DESCRIPTIONS.contains(&path) || !path.contains('/') && DESCRIBING.iter().any(|start| path.starts_with(start))
+}

@@ -1,0 +1,244 @@
+//! How fast a model of some shape trains and answers on this machine, with random weights: the engine's own verbs on
+//! photographs and texts of the sizes that the datasets have, beside what the hardware can do and what was estimated.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::experiment::estimate::shape::Shape;
+use crate::models::shapes;
+use crate::nn::{Place, memory};
+use crate::results::record::utc_now;
+
+mod checkpoint;
+mod hardware;
+mod report;
+mod vision;
+mod workload;
+mod writing;
+
+pub use report::{Hardware, Phase, Report};
+pub use workload::{DATASETS, Dataset};
+
+/// Side of the products that tell the speed of a device.
+const SIDE: usize = 2048;
+/// Of the same on a GPU.
+const GPU_SIDE: usize = 8192;
+
+/// What is to be measured.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// One of [`shapes::NAMES`].
+    pub shape: String,
+    /// Layers to keep; all by default.
+    pub layers: Option<usize>,
+    /// Device, and type of the frozen weights.
+    pub place: Place,
+    /// Images a step, and asked about at once.
+    pub batch: usize,
+    /// Rank of the adapters; that of the learner by default.
+    pub rank: Option<usize>,
+    /// Sizes of photographs, names and texts.
+    pub dataset: Dataset,
+    /// Repetitions that count, after one that does not.
+    pub steps: usize,
+    /// Where the checkpoint is, or will be.
+    pub checkpoint: PathBuf,
+    /// Commit of the source tree, where known.
+    pub commit: Option<String>,
+}
+
+/// What one repetition of a phase computes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Work {
+    pub(super) images: usize,
+    /// Tokens that the model reads.
+    pub(super) tokens: f64,
+    /// Operations; 0 where no model is at work.
+    pub(super) operations: f64,
+    /// Bytes by the estimate.
+    pub(super) estimate: Option<u64>,
+}
+
+/// A loaded model with its workload.
+pub(super) trait Subject {
+    /// What can be measured, in order.
+    fn phases(&self) -> &'static [&'static str];
+
+    /// What a phase computes.
+    fn work(&self, phase: &str) -> Work;
+
+    /// One repetition of a phase, until the device is done.
+    fn repeat(&mut self, phase: &str) -> Result<()>;
+
+    /// Numbers of the adapters.
+    fn trained(&self) -> u64;
+
+    /// Tokens of a picture, of a text with its answer, of an answer.
+    fn tokens(&self) -> [f64; 3];
+
+    /// Writes what others need to do the same: batch, adapter, loss and gradients.
+    fn exchange(&mut self, dir: &Path) -> Result<Value>;
+}
+
+/// A loaded model that takes steps on demand, so that others can take turns with it.
+pub struct Steps(Box<dyn Subject>);
+
+impl Steps {
+    /// Loads the model, makes the workload.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn load(request: &Request) -> Result<Self> {
+        let config = made(request)?;
+        load(request, &config).map(Self)
+    }
+
+    /// Writes what another program needs to do the same to a folder: `batch.safetensors` with inputs, loss and gradients,
+    /// and the adapter as a PEFT folder; gives what there is to know beside.
+    ///
+    /// # Errors
+    /// What training reports; [`Error::Io`].
+    pub fn exchange(&mut self, dir: &Path) -> Result<Value> {
+        self.0.exchange(dir)
+    }
+
+    /// Seconds of one repetition of a phase.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`] when there is no such phase; what the engine reports.
+    pub fn seconds(&mut self, phase: &str) -> Result<f64> {
+        if !self.0.phases().contains(&phase) {
+            let reason = format!("no phase `{phase}`, only {}", self.0.phases().join(", "));
+            return Err(Error::Sampling { reason });
+        }
+        let start = Instant::now();
+        self.0.repeat(phase)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+/// Measures all phases; `say` hears of each.
+///
+/// # Errors
+/// [`Error::Config`] when the shape is not known; what loading, training and answering report.
+pub fn run(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Report> {
+    let started = Instant::now();
+    let config = made(request)?;
+    say(&format!(
+        "{:.1} s: checkpoint in `{}`",
+        started.elapsed().as_secs_f64(),
+        request.checkpoint.display()
+    ));
+    let speed = product_speed(&request.place)?;
+    say(&format!(
+        "products of the size of {}: {:.3} TFLOP/s",
+        side(&request.place),
+        speed / 1e12
+    ));
+    let free = memory::free(&request.place.device)?;
+    memory::forget_peak();
+    let baseline = memory::resident();
+
+    let start = Instant::now();
+    let mut subject = load(request, &config)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let Some(shape) = Shape::of(&config) else {
+        return Err(unknown(request));
+    };
+    let mut phases = vec![Phase::loading(seconds, baseline, memory::peak())];
+    say(&phases[0].line());
+    for &name in subject.phases() {
+        memory::forget_peak();
+        let mut seconds = Vec::with_capacity(request.steps);
+        for repetition in 0..=request.steps {
+            let start = Instant::now();
+            subject.repeat(name)?;
+            if repetition > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        let phase = Phase::new(name, seconds, &subject.work(name), speed, baseline, memory::peak());
+        say(&phase.line());
+        phases.push(phase);
+    }
+    let left = memory::free(&request.place.device)?;
+    Ok(Report {
+        schema: 1,
+        shape: request.shape.clone(),
+        layers: request.layers,
+        parameters: shape.parameters() as u64,
+        trained: subject.trained(),
+        dtype: request.place.dtype_name().to_owned(),
+        batch: request.batch,
+        dataset: request.dataset.name.to_owned(),
+        tokens: subject.tokens(),
+        product_flops_per_second: speed,
+        baseline_bytes: baseline,
+        device_bytes: free.zip(left).map(|(free, left)| free.saturating_sub(left)),
+        phases,
+        hardware: hardware::here(&request.place),
+        date: utc_now(),
+        commit: request.commit.clone(),
+    })
+}
+
+/// The config of the shape, its checkpoint written where it is not there yet.
+fn made(request: &Request) -> Result<Value> {
+    let mut config = shapes::config(&request.shape).ok_or_else(|| unknown(request))?;
+    if let Some(layers) = request.layers {
+        shapes::cut(&mut config, layers);
+    }
+    if !request.checkpoint.join("config.json").is_file() {
+        checkpoint::write(&request.checkpoint, &config)?;
+    }
+    let path = request.checkpoint.join("config.json");
+    let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    if serde_json::from_slice::<Value>(&text).ok().as_ref() != Some(&config) {
+        return Err(Error::Model {
+            path: request.checkpoint.clone(),
+            reason: "holds a checkpoint of another shape or depth".into(),
+        });
+    }
+    Ok(config)
+}
+
+fn load(request: &Request, config: &Value) -> Result<Box<dyn Subject>> {
+    let shape = Shape::of(config).ok_or_else(|| unknown(request))?;
+    Ok(if config.get("vision_config").is_some() {
+        Box::new(writing::Writer::load(request, shape)?)
+    } else {
+        Box::new(vision::Seer::load(request, shape)?)
+    })
+}
+
+fn unknown(request: &Request) -> Error {
+    Error::Config {
+        origin: format!("--shape {}", request.shape),
+        reason: format!("not one of {}", shapes::NAMES.join(", ")),
+    }
+}
+
+fn side(place: &Place) -> usize {
+    if place.device.is_cpu() { SIDE } else { GPU_SIDE }
+}
+
+/// Operations a second in a large product: the median of five, after one. The CPU computes in f32 whatever the weights are.
+fn product_speed(place: &Place) -> Result<f64> {
+    let side = side(place);
+    let dtype = if place.device.is_cpu() { DType::F32 } else { place.dtype };
+    let a = Tensor::randn(0f32, 1.0, (side, side), &Device::Cpu)?;
+    let a = a.to_dtype(dtype)?.to_device(&place.device)?;
+    let mut seconds = Vec::new();
+    for _ in 0..6 {
+        let start = Instant::now();
+        std::hint::black_box(a.matmul(&a)?);
+        place.device.synchronize()?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    seconds.remove(0);
+    Ok(2.0 * (side as f64).powi(3) / report::median(&seconds))
+}

@@ -1,0 +1,357 @@
+//! A Qwen3-VL at work, through the engine.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use super::workload::{lessons, pictures, questions, unseen};
+use super::{Dataset, Request, Subject, Work};
+use crate::config::Qwen3VlLora;
+use crate::engine::{AdamParams, AdapterConfig, AdapterId, Engine, SamplingParams, Settings, Snapshot};
+use crate::error::{Error, Result};
+use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture};
+use crate::experiment::estimate;
+use crate::experiment::estimate::memory::{Use, answering, training};
+use crate::experiment::estimate::shape::{Kind, Shape, Writing};
+use crate::experiment::estimate::work::Pass;
+use crate::models::lora::Lora;
+use crate::models::qwen3_vl::{Config, PrefixTree};
+
+/// Of the free answers, the share that is no class name and has to be decoded.
+const DECODED: f64 = 0.15;
+
+pub(super) struct Writer {
+    engine: Engine,
+    adapter: AdapterId,
+    snapshot: Option<Snapshot>,
+    processor: PatchProcessor,
+    dataset: Dataset,
+    model: Writing,
+    shape: Shape,
+    placeholder: u32,
+    /// JPEG files.
+    photographs: Vec<Vec<u8>>,
+    pictures: Vec<Picture>,
+    names: Vec<Vec<u32>>,
+    /// Tokens of text are below it.
+    vocabulary: u32,
+    lora: Lora,
+    how: Use,
+    /// Counts what has been shown, so that something new can be.
+    round: usize,
+}
+
+impl Writer {
+    pub(super) fn load(request: &Request, shape: Shape) -> Result<Self> {
+        let Kind::Writing(model) = shape.kind else {
+            return Err(super::unknown(request));
+        };
+        let dir = &request.checkpoint;
+        let learner: Qwen3VlLora = toml::from_str("model = ''").map_err(|e| Error::Config {
+            origin: "defaults".into(),
+            reason: e.to_string(),
+        })?;
+        let rank = request.rank.unwrap_or(learner.rank);
+        let lora = Lora {
+            alpha: learner.alpha / learner.rank as f64 * rank as f64,
+            targets: learner.targets.clone(),
+            rank,
+            experts: learner.experts,
+        };
+        let dataset = request.dataset;
+        let processor = PatchProcessor::load(dir)?;
+        let config = Config::load(dir)?.0;
+        let vocabulary = config.image_token_id.min(config.text_config.vocab_size as u32);
+        let photographs = dataset.photographs(request.batch)?;
+        let pictures = pictures(&photographs, &processor)?;
+        let names = dataset.names(vocabulary);
+        let default = Settings::default();
+        let mean = names.iter().map(Vec::len).sum::<usize>() as f64 / names.len() as f64;
+        let mut how = Use {
+            lora: lora.clone(),
+            weight_bytes: request.place.dtype.size_in_bytes() as f64,
+            batch: request.batch as f64,
+            micro_batch: default.micro_batch as f64,
+            checkpointing: default.checkpointing,
+            visual: pictures.first().map_or(0, |picture| picture.tokens) as f64,
+            text: dataset.around.iter().sum::<usize>() as f64 + mean,
+            answer: mean,
+            names: PrefixTree::new(&names)?.tokens().len() as f64,
+            pictures: 0.0,
+            threads: rayon::current_num_threads() as f64,
+        };
+        let settings = estimate::fitting(&shape, &how, default, &request.place, dir)?;
+        how.micro_batch = settings.micro_batch as f64;
+        how.checkpointing = settings.checkpointing;
+        let mut engine = Engine::load(dir, &request.place, settings)?;
+        let adapter = engine.add(&AdapterConfig {
+            lora: lora.clone(),
+            seed: 0,
+            start: None,
+        })?;
+        Ok(Self {
+            engine,
+            adapter,
+            snapshot: None,
+            processor,
+            dataset,
+            model,
+            shape,
+            placeholder: config.image_token_id,
+            photographs,
+            pictures,
+            names,
+            vocabulary,
+            lora,
+            how,
+            round: 0,
+        })
+    }
+
+    /// Questions about pictures that were never shown.
+    fn new_questions(&mut self) -> Vec<ModelInput> {
+        self.round += 1;
+        questions(&self.dataset, &unseen(&self.pictures, self.round), self.vocabulary)
+    }
+
+    fn lessons(&self) -> Vec<Datum> {
+        lessons(&questions(&self.dataset, &self.pictures, self.vocabulary), &self.names)
+    }
+
+    fn train(&mut self, data: &[Datum]) -> Result<()> {
+        // What was trained since is not in it.
+        self.snapshot = None;
+        self.engine.forward_backward(self.adapter, data)?;
+        self.engine.optim_step(self.adapter, &step(1e-4))?;
+        Ok(())
+    }
+
+    /// The adapter as it is now.
+    fn asked(&mut self) -> Result<Snapshot> {
+        let snapshot = match self.snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => self.engine.snapshot(self.adapter)?,
+        };
+        self.snapshot = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// The true name of every image is scored, and some answers are decoded: as long as names are, since random weights
+    /// never end one.
+    fn free(&mut self, prompts: &[ModelInput]) -> Result<()> {
+        let snapshot = self.asked()?;
+        let hints: Vec<&[Vec<u32>]> = (0..prompts.len())
+            .map(|i| std::slice::from_ref(&self.names[i % self.names.len()]))
+            .collect();
+        self.engine.compute_logprobs(&snapshot, prompts, &hints)?;
+        let params = SamplingParams {
+            max_tokens: self.decoded_tokens(),
+            stop: vec![self.vocabulary - 1],
+            temperature: 0.0,
+            seed: 0,
+        };
+        self.engine.sample(&snapshot, &prompts[..self.decoded()], &params)?;
+        Ok(())
+    }
+
+    /// Images of a batch whose answers are decoded.
+    fn decoded(&self) -> usize {
+        ((DECODED * self.pictures.len() as f64).round() as usize).max(1)
+    }
+
+    fn decoded_tokens(&self) -> usize {
+        self.how.answer.round() as usize
+    }
+
+    fn pass(&self, length: f64, answers: f64) -> f64 {
+        self.model.forward(Pass { length, answers })
+    }
+}
+
+/// A step of AdamW as training takes it.
+fn step(rate: f64) -> AdamParams {
+    AdamParams {
+        learning_rate: rate,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        grad_clip_norm: Some(1.0),
+    }
+}
+
+impl Subject for Writer {
+    fn phases(&self) -> &'static [&'static str] {
+        &[
+            "train",
+            "train, new pictures",
+            "answer freely",
+            "answer by trie",
+            "answer by likelihood",
+            "from JPEG",
+            "answer from JPEG",
+        ]
+    }
+
+    fn work(&self, phase: &str) -> Work {
+        let images = self.pictures.len() as f64;
+        let (visual, answer) = (self.how.visual, self.how.answer);
+        let prompt = visual + self.dataset.around.iter().sum::<usize>() as f64;
+        let read = prompt + answer - 1.0;
+        let adapters = self.shape.adapted(&self.lora).numbers;
+        let lesson = self.model.train(
+            Pass {
+                length: read,
+                answers: answer,
+            },
+            adapters,
+        );
+        let see = self.model.see(visual);
+        let decoded = self.decoded() as f64 / images;
+        let written = self.pass(prompt, 1.0) + (self.decoded_tokens() as f64 - 1.0) * self.pass(1.0, 1.0);
+        let free = see + self.pass(read, answer) + decoded * written;
+        let (tokens, operations) = match phase {
+            "train" => (read, lesson),
+            "train, new pictures" => (read, lesson + see),
+            "answer freely" | "answer from JPEG" => (read + decoded * (prompt + self.decoded_tokens() as f64), free),
+            "from JPEG" => (0.0, 0.0),
+            _ => (
+                prompt + self.how.names,
+                see + self.pass(prompt + self.how.names, self.how.names + 1.0),
+            ),
+        };
+        let shown = if phase == "train" { 1 } else { 1 + self.round };
+        let how = Use {
+            pictures: images * shown as f64,
+            names: if phase.starts_with("answer by") {
+                self.how.names
+            } else {
+                answer
+            },
+            ..self.how.clone()
+        };
+        let estimate = match phase {
+            "train" | "train, new pictures" => Some(training(&self.shape, &how).total()),
+            "from JPEG" => None,
+            _ => Some(answering(&self.shape, &how).total()),
+        };
+        Work {
+            images: self.pictures.len(),
+            tokens: images * tokens,
+            operations: images * operations,
+            estimate,
+        }
+    }
+
+    fn repeat(&mut self, phase: &str) -> Result<()> {
+        match phase {
+            "train" => {
+                let data = self.lessons();
+                self.train(&data)?;
+            }
+            "train, new pictures" => {
+                let data = lessons(&self.new_questions(), &self.names);
+                self.train(&data)?;
+            }
+            "answer freely" => {
+                let prompts = self.new_questions();
+                self.free(&prompts)?;
+            }
+            "from JPEG" => {
+                let shown = pictures(&self.photographs, &self.processor)?;
+                let cut = |picture: &Picture| self.processor.patches(&picture.pixels, false).map(drop);
+                shown.par_iter().map(cut).collect::<Result<()>>()?;
+            }
+            "answer from JPEG" => {
+                self.pictures = pictures(&self.photographs, &self.processor)?;
+                let prompts = self.new_questions();
+                self.free(&prompts)?;
+            }
+            // Both readings are taken from the scores of all names.
+            _ => {
+                let snapshot = self.asked()?;
+                let prompts = self.new_questions();
+                let all = vec![&self.names[..]; prompts.len()];
+                self.engine.compute_logprobs(&snapshot, &prompts, &all)?;
+            }
+        }
+        self.engine.synchronize()
+    }
+
+    fn trained(&self) -> u64 {
+        self.shape.adapted(&self.lora).numbers as u64
+    }
+
+    fn tokens(&self) -> [f64; 3] {
+        [self.how.visual, self.how.text, self.how.answer]
+    }
+
+    fn exchange(&mut self, dir: &Path) -> Result<Value> {
+        // A fresh adapter changes nothing, and half of its gradients are zero.
+        let data = self.lessons();
+        self.engine.forward_backward(self.adapter, &data)?;
+        self.engine.optim_step(self.adapter, &step(1e-2))?;
+        self.engine
+            .save_weights_for_sampler(self.adapter, &dir.join("adapter"))?;
+        let loss = self.engine.forward_backward(self.adapter, &data)?.loss_sum;
+        let mut tensors: HashMap<String, Tensor> = HashMap::new();
+        for (name, gradient) in self.engine.gradients(self.adapter)? {
+            tensors.insert(format!("grad.{name}"), gradient.to_device(&Device::Cpu)?);
+        }
+        self.engine.optim_step(self.adapter, &step(0.0))?;
+        let longest = data.iter().map(|datum| datum.input.positions()).max().unwrap_or(0);
+        let image = i64::from(self.placeholder);
+        let (mut ids, mut mask, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for datum in &data {
+            let padding = longest - datum.input.positions();
+            for chunk in &datum.input.chunks {
+                match chunk {
+                    Chunk::Tokens(tokens) => ids.extend(tokens.iter().map(|&id| i64::from(id))),
+                    Chunk::Picture(picture) => {
+                        ids.extend(std::iter::repeat_n(image, picture.tokens));
+                    }
+                }
+            }
+            mask.extend(std::iter::repeat_n(1i64, datum.input.positions()));
+            targets.extend(datum.target_tokens.iter().map(|&id| i64::from(id)));
+            weights.extend(&datum.weights);
+            for list in [&mut ids, &mut mask, &mut targets] {
+                list.extend(std::iter::repeat_n(0, padding));
+            }
+            weights.extend(std::iter::repeat_n(0f32, padding));
+        }
+        let rows = (data.len(), longest);
+        let integers = |values: Vec<i64>| Tensor::from_vec(values, rows, &Device::Cpu);
+        tensors.insert("input_ids".into(), integers(ids)?);
+        tensors.insert("attention_mask".into(), integers(mask)?);
+        tensors.insert("targets".into(), integers(targets)?);
+        tensors.insert("weights".into(), Tensor::from_vec(weights, rows, &Device::Cpu)?);
+        let (mut values, mut grids) = (Vec::new(), Vec::new());
+        for picture in &self.pictures {
+            let patches = self.processor.patches(&picture.pixels, false)?;
+            grids.extend([1, patches.grid.rows as i64, patches.grid.columns as i64]);
+            values.extend(patches.values);
+        }
+        let width = self.processor.patch_width();
+        let patches = values.len() / width;
+        tensors.insert(
+            "pixel_values".into(),
+            Tensor::from_vec(values, (patches, width), &Device::Cpu)?,
+        );
+        let grids = Tensor::from_vec(grids, (self.pictures.len(), 3), &Device::Cpu)?;
+        tensors.insert("image_grid_thw".into(), grids);
+        let path = dir.join("batch.safetensors");
+        candle_core::safetensors::save(&tensors, &path).map_err(Error::saving(&path))?;
+        Ok(json!({
+            "kind": "qwen3_vl",
+            "loss": loss,
+            "images": self.pictures.len(),
+            "prompt_tokens": self.dataset.around.iter().sum::<usize>() + self.how.visual as usize,
+            "decoded": self.decoded(),
+            "decoded_tokens": self.decoded_tokens(),
+        }))
+    }
+}

@@ -1,0 +1,269 @@
+//! Whether a learner fits the memory of the device it is to run on, asked before its model is loaded, and how it is to work
+//! so that it does.
+
+use std::path::Path;
+
+use candle_core::DType;
+
+use super::memory::{Demand, Use, answering, training};
+use super::shape::{Kind, Shape};
+use super::work::lora;
+use crate::config::{Dinov2Lora, ExpertLora, Learner, Qwen3VlLora};
+use crate::engine::Settings;
+use crate::error::{Error, Result};
+use crate::example::{ImageProcessor, PatchProcessor};
+use crate::models::lora::Lora;
+use crate::nn::{Place, memory};
+
+/// Tokens of text around a picture, and of these the longest answers of the datasets we know.
+const TEXT: f64 = 52.0;
+const ANSWER: f64 = 24.0;
+/// Tokens of the tree of class names: more are scored in several passes.
+const NAMES: f64 = 512.0;
+/// Of what is free, the share that is planned with.
+const PLANNED: f64 = 0.95;
+/// Ways to work, the fastest first: sequences of a pass, and whether layers run twice. Passes of few sequences cost
+/// little, running every layer twice a third of the speed.
+const WAYS: [(usize, bool); 9] = [
+    (32, false),
+    (16, false),
+    (8, false),
+    (4, false),
+    (32, true),
+    (16, true),
+    (8, true),
+    (4, true),
+    (1, true),
+];
+
+/// How an engine is to work for this learner on the model of a folder; what is chosen for want of memory is told in one
+/// line. Nothing of it changes what is computed, but for the last bits.
+///
+/// # Errors
+/// [`Error::Memory`] when no way to work fits.
+pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &Place) -> Result<Settings> {
+    let default = Settings {
+        checkpointing: config.checkpointing,
+        ..Settings::default()
+    };
+    let (Some(shape), Ok(processor)) = (Shape::read(folder), PatchProcessor::load(folder)) else {
+        // What is wrong with the folder is told by those who load it.
+        return Ok(default);
+    };
+    let side = config.longest_side;
+    let Ok((height, width)) = processor.size(side, side) else {
+        return Ok(default);
+    };
+    let visual = f64::from(height) * f64::from(width) / (processor.token_side() as f64).powi(2);
+    let how = Use {
+        lora: lora(config),
+        weight_bytes: bytes(place),
+        batch: config.batch as f64,
+        micro_batch: default.micro_batch as f64,
+        checkpointing: config.checkpointing,
+        visual,
+        text: TEXT,
+        answer: ANSWER,
+        names: NAMES,
+        pictures: config.batch as f64,
+        threads: rayon::current_num_threads() as f64,
+    };
+    fitting(&shape, &how, default, place, folder)
+}
+
+/// The same for a use that is known; where nothing tells how much memory there is, as by default.
+///
+/// # Errors
+/// [`Error::Memory`] when no way to work fits.
+pub(crate) fn fitting(shape: &Shape, how: &Use, default: Settings, place: &Place, folder: &Path) -> Result<Settings> {
+    match memory::free(&place.device)? {
+        Some(free) => choose(shape, how, default, free, folder),
+        None => Ok(default),
+    }
+}
+
+/// The first way to work whose demand is within `free` bytes.
+fn choose(shape: &Shape, how: &Use, default: Settings, free: u64, folder: &Path) -> Result<Settings> {
+    let ways = WAYS.iter().filter(|(_, again)| *again || !default.checkpointing);
+    let room = (PLANNED * free as f64) as u64;
+    let mut least = u64::MAX;
+    for (number, &(micro_batch, checkpointing)) in ways.enumerate() {
+        let how = Use {
+            micro_batch: micro_batch as f64,
+            checkpointing,
+            ..how.clone()
+        };
+        let (train, answer) = (training(shape, &how), answering(shape, &how));
+        let needed = train.total().max(answer.total());
+        if needed <= room {
+            if number > 0 {
+                tell(folder, &train, needed, free, micro_batch, checkpointing);
+            }
+            return Ok(Settings {
+                micro_batch,
+                checkpointing,
+                ..default
+            });
+        }
+        least = least.min(needed);
+    }
+    Err(Error::Memory {
+        path: folder.to_path_buf(),
+        needed: least,
+        free,
+    })
+}
+
+fn tell(folder: &Path, train: &Demand, needed: u64, free: u64, micro_batch: usize, checkpointing: bool) {
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    tracing::warn!(
+        "`{}`: {micro_batch} sequences a pass{}, chosen for {:.1} GB of memory of which {:.1} GB will be needed (weights {:.1}, \
+         states {:.1})",
+        folder.display(),
+        if checkpointing { ", layers run twice" } else { "" },
+        gigabytes(free),
+        gigabytes(needed),
+        gigabytes(train.weights),
+        gigabytes(train.activations)
+    );
+}
+
+/// Whether a learner on a frozen vision model fits.
+///
+/// # Errors
+/// [`Error::Memory`] when it does not.
+pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> Result<()> {
+    let (Some(shape), Ok(processor)) = (Shape::read(folder), ImageProcessor::load(folder)) else {
+        return Ok(());
+    };
+    let Kind::Vision(blocks) = shape.kind else {
+        return Ok(());
+    };
+    let (height, width) = processor.size();
+    let visual = (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor();
+    let trained = match learner {
+        Learner::Dinov2Lora(config) => Some(config),
+        _ => None,
+    };
+    let batch = trained.map_or(crate::method::features::BATCH, |config| config.batch) as f64;
+    let how = Use {
+        lora: trained.map_or_else(none, vision_lora),
+        weight_bytes: bytes(place),
+        batch,
+        micro_batch: batch,
+        checkpointing: false,
+        visual,
+        text: 0.0,
+        answer: 0.0,
+        names: 0.0,
+        pictures: 0.0,
+        threads: rayon::current_num_threads() as f64,
+    };
+    let answer = answering(&shape, &how).total();
+    let needed = trained.map_or(answer, |_| answer.max(training(&shape, &how).total()));
+    match memory::free(&place.device)? {
+        Some(free) if needed > free => Err(Error::Memory {
+            path: folder.to_path_buf(),
+            needed,
+            free,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The adapters of a vision learner.
+pub(crate) fn vision_lora(config: &Dinov2Lora) -> Lora {
+    Lora {
+        targets: config.targets.clone(),
+        rank: config.rank,
+        alpha: config.alpha,
+        experts: ExpertLora::default(),
+    }
+}
+
+/// No adapter.
+pub(super) fn none() -> Lora {
+    Lora {
+        targets: Vec::new(),
+        rank: 0,
+        alpha: 0.0,
+        experts: ExpertLora::default(),
+    }
+}
+
+fn bytes(place: &Place) -> f64 {
+    if place.dtype == DType::F32 { 4.0 } else { 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn asked(name: &str, free: u64, checkpointing: bool) -> Result<Settings> {
+        let config: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
+        let how = Use {
+            lora: lora(&config),
+            weight_bytes: 2.0,
+            batch: 32.0,
+            micro_batch: 32.0,
+            checkpointing,
+            visual: 225.0,
+            text: TEXT,
+            answer: ANSWER,
+            names: NAMES,
+            pictures: 32.0,
+            threads: 2.0,
+        };
+        let default = Settings {
+            checkpointing,
+            ..Settings::default()
+        };
+        choose(&Shape::known(name).unwrap(), &how, default, free, Path::new(name))
+    }
+
+    #[test]
+    fn less_memory_means_smaller_passes_then_layers_run_twice_then_no() {
+        let way = |free: u64| asked("qwen3-vl-8b", free, false).map(|s| (s.micro_batch, s.checkpointing));
+        assert_eq!(way(200 * GB).unwrap(), (32, false));
+        let mut last = 0;
+        for free in (20..200).rev() {
+            let place = match way(free * GB) {
+                Ok(way) => WAYS.iter().position(|known| *known == way).unwrap(),
+                Err(Error::Memory { needed, free, .. }) => {
+                    assert!(needed as f64 > 0.95 * free as f64);
+                    WAYS.len()
+                }
+                Err(other) => panic!("{other}"),
+            };
+            assert!(place >= last, "{free} GB: way {place} after {last}");
+            last = place;
+        }
+        assert_eq!(last, WAYS.len());
+        assert!(way(60 * GB).unwrap().0 < 32);
+    }
+
+    #[test]
+    fn what_the_user_set_is_kept() {
+        assert!(asked("qwen3-vl-8b", 400 * GB, true).unwrap().checkpointing);
+    }
+
+    /// On this machine, as every test before.
+    #[test]
+    fn the_micro_model_works_as_ever() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
+        let config: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
+        assert_eq!(settings(&config, &folder, &Place::cpu()).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_vision_model_that_does_not_fit_is_refused() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-dinov2");
+        let learner = Learner::parse("dinov2-lora", &folder, &[]).unwrap();
+        check_vision(&learner, &folder, &Place::cpu()).unwrap();
+        let huge = Learner::parse("dinov2-lora", &folder, &["batch=100000000".into()]).unwrap();
+        let error = check_vision(&huge, &folder, &Place::cpu()).unwrap_err();
+        assert!(matches!(error, Error::Memory { .. }), "{error}");
+    }
+}

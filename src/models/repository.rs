@@ -1,0 +1,59 @@
+//! Where a model lies that a config or a command line names.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::fetch::{CachedModel, HubPlaces, ModelId, cached_model};
+use crate::error::{Error, Result};
+
+/// The folder of a model: one of that path, absolute or below the working folder or `home`; else the snapshot of
+/// `owner/name` or `owner/name@revision` in the hub's cache. Nothing is fetched.
+///
+/// # Errors
+/// [`Error::Checkpoint`] that says what is not there, with the command that fetches it.
+pub fn locate(model: &Path, home: &Path) -> Result<PathBuf> {
+    locate_in(model, home, &HubPlaces::from_env())
+}
+
+fn locate_in(model: &Path, home: &Path, places: &HubPlaces) -> Result<PathBuf> {
+    let near = [model.to_path_buf(), home.join(model)];
+    if let Some(folder) = near.into_iter().find(|folder| folder.is_dir()) {
+        return Ok(folder);
+    }
+    let Some(id) = model.to_str().and_then(ModelId::parse) else {
+        return Err(Error::Checkpoint {
+            path: home.join(model),
+            reason: "there is no such folder".into(),
+            remedy: "check the path; a model of the hub is named `owner/name` or `owner/name@revision`".into(),
+        });
+    };
+    let reason = match cached_model(&id, places) {
+        CachedModel::Whole(folder) => return Ok(folder),
+        CachedModel::Partial { folder, lacking } => format!(
+            "is not complete in the hub's cache: `{}` lacks {}",
+            folder.display(),
+            lacking.join(", ")
+        ),
+        CachedModel::Absent => format!(
+            "there is no such folder, nor is this model in the hub's cache, where it would lie in `{}`",
+            id.folder(places).display()
+        ),
+    };
+    Err(Error::Checkpoint {
+        path: model.into(),
+        reason,
+        remedy: remedy(&id, places),
+    })
+}
+
+/// How a model comes onto this machine.
+fn remedy(id: &ModelId, places: &HubPlaces) -> String {
+    if places.offline {
+        format!(
+            "KSHOT_OFFLINE or HF_HUB_OFFLINE is set: run `kshot model fetch {id}` where there is a network, then copy \
+             `{}` to this machine",
+            id.folder(places).display()
+        )
+    } else {
+        format!("`kshot model fetch {id}` downloads what is missing")
+    }
+}
