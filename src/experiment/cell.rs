@@ -64,7 +64,7 @@ pub fn run(
         classifier.save(&store.adapter(&cell.run_id))?;
     }
     let names = classifier.names()?;
-    let fitted = calibration::fitted(cell, &shots, store, &keep, on)?;
+    let fitted = calibration::fitted(cell, &shots, fit.chosen.is_some(), store, &keep, on)?;
     let predictions = partial.complete()?;
     let account = Account {
         reading: cell.learner.reading(),

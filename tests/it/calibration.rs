@@ -70,9 +70,11 @@ fn the_temperature_is_fitted_inside_the_shots() {
         // Nothing of before has changed.
         assert_eq!(record["predictions_sha256"], before["predictions_sha256"], "{place:?}");
         assert_eq!(record["metrics"], before["metrics"], "{place:?}");
-        let expected = place.1 == 4 && place.0 != "DINOv2 nearest mean";
+        let asked = place.1 == 4 && place.0 != "DINOv2 nearest mean";
+        assert_eq!(record["run_id"] != before["run_id"], asked, "{place:?}");
+        // Half of four shots are too few for the grid: a temperature would be another model's.
+        let expected = asked && place.0 != "grid";
         assert_eq!(record.get("tempered").is_some(), expected, "{place:?}");
-        assert_eq!(record["run_id"] != before["run_id"], expected, "{place:?}");
         if expected {
             let tempered = &record["tempered"];
             let [before, after] = [0, 1].map(|i| tempered["held_out_nll"][i].as_f64().unwrap());
@@ -108,7 +110,7 @@ fn the_temperature_is_fitted_inside_the_shots() {
     // A number that the predictions do not give is found.
     let (_, record) = with
         .iter()
-        .find(|(place, _)| place.1 == 4 && place.0 == "grid")
+        .find(|(place, _)| place.1 == 4 && place.0 == "DINOv2 LoRA")
         .unwrap();
     let mut changed = record.clone();
     changed["tempered"]["test"]["brier"] = json!(0.5);

@@ -59,7 +59,7 @@ pub fn svg(rows: &[Row]) -> Result<String> {
     let panel = (SIDE + LEFT, ABOVE + SIDE + BELOW);
     let width = (2.0 * MARGIN + columns as f64 * panel.0).max(600.0);
     let foot = HEAD + learners.len().div_ceil(columns) as f64 * panel.1;
-    let height = foot + 2.0 * FOOT + MARGIN;
+    let height = foot + 3.0 * FOOT + MARGIN;
     canvas::draw(width, height, "Reliability of class probabilities", |sheet| {
         sheet.area(&corners((0.0, 0.0), width, height), PAPER, 1.0)?;
         let title = "How often the most probable class is right, by its probability";
@@ -73,12 +73,17 @@ pub fn svg(rows: &[Row]) -> Result<String> {
             let own: Vec<&Row> = rows.iter().filter(|row| row.learner == **learner).collect();
             draw_panel(sheet, at, learner, &own, &shots)?;
         }
-        let note = "15 bins of equal width; test images of all datasets and seeds at one number of shots. \
-                    In brackets the calibration error in %.";
-        sheet.text((MARGIN, foot + 8.0), note, Type::new(SMALL, SOFT_INK))?;
+        let notes = [
+            "15 bins of equal width; test images of all datasets and seeds at one number of shots.",
+            "In brackets the calibration error in %.",
+        ];
+        for (line, note) in notes.iter().enumerate() {
+            let y = foot + 8.0 + line as f64 * FOOT;
+            sheet.text((MARGIN, y), note, Type::new(SMALL, SOFT_INK))?;
+        }
         if rows.iter().any(|row| row.micro) {
             let set = Type::new(SMALL, INK).bold();
-            sheet.text((MARGIN, foot + 8.0 + FOOT), MICRO_CAVEAT, set)?;
+            sheet.text((MARGIN, foot + 8.0 + 2.0 * FOOT), MICRO_CAVEAT, set)?;
         }
         Ok(())
     })
