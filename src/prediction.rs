@@ -56,6 +56,18 @@ impl Prediction {
     }
 }
 
+/// What is needed of a generator's class names to weigh their likelihoods otherwise than by the sum; all in class order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Names {
+    /// Tokens of the name as it is written, the end token counted.
+    pub tokens: Vec<u32>,
+    /// Bytes of the name in UTF-8.
+    pub bytes: Vec<u32>,
+    /// Natural-log probability of the name and the end token after the same question without a picture.
+    pub prior: Vec<f32>,
+}
+
 /// How an answer is read off a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

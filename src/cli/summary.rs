@@ -11,7 +11,7 @@ use crate::results::saved;
 use crate::results::series::Series;
 use crate::results::store::Store;
 use crate::results::table::{self, Table};
-use crate::results::{comparison, curve, figure, file, micro_gate, zero_shot};
+use crate::results::{comparison, curve, figure, file, micro_gate, reliability, zero_shot};
 
 /// A form of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,13 +29,15 @@ pub(super) enum Format {
 }
 
 /// Draws the figure of `records` into the store, writes the tables that have rows beside it and gives them:
-/// accuracy; for learners that write their answers, accuracy by reading and without examples; paired differences
+/// accuracy; for learners that write their answers, accuracy by reading and without examples, over
+/// wordings of the question and by normalisation of likelihoods; calibration; paired differences
 /// between the trained learners and the others, tested; the labelled images that one trained learner saves against
 /// another; and for micro datasets the bar they have to clear.
 pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
     figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
+    figure::reliability::write(&store.figures(), &reliability::rows(store, &series)?)?;
 
     let subjects = comparison::subjects(&series);
     let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
@@ -53,6 +55,9 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
         table::accuracy(&points),
         table::readings(&series),
         table::zero_shot(&zero_shot::zero_shots(&series)),
+        table::wordings(&series),
+        table::normalisations(&series),
+        table::calibration(&series),
         table::differences(&comparison::at_most_shots(&tests)),
         table::along_shots(&gains),
         table::paired_tests(&tests),

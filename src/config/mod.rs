@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub use dtype::Dtype;
 pub use learner::{Chosen, Dinov2Lora, Knn, Learner, LogisticRegression, NearestMean, Pixels};
 pub use shots::Shots;
-pub use vlm::{ExpertLora, Loss, Qwen3VlLora};
+pub use vlm::{ExpertLora, Loss, Qwen3VlLora, Wording};
 pub use zero_shot::ZeroShot;
 
 /// The config that `kshot sweep` runs when none is named.

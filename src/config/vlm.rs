@@ -58,6 +58,9 @@ pub struct Qwen3VlLora {
     /// recipe trains on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
+    /// How the question is worded.
+    #[serde(default, skip_serializing_if = "Wording::is_default")]
+    pub prompt: Wording,
     /// Images are first shrunk until their longest side has so many pixels.
     #[serde(default = "longest_side")]
     pub longest_side: u32,
@@ -103,6 +106,25 @@ pub enum Loss {
     /// The whole message of the Tinker cookbook's recipe: the start of the answer, the class name, a line break and
     /// the end token.
     Message,
+}
+
+/// A wording of the question, with the start of the answer that belongs to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wording {
+    /// "What is the name of the subject in this photo?" – "The subject in this photo is:", that of the Tinker cookbook's recipe.
+    #[default]
+    Default,
+    /// "What does this image show?" – "This image shows:".
+    Show,
+    /// "Which category does the object in the picture belong to?" – "The category of the object is:".
+    Category,
+}
+
+impl Wording {
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
 }
 
 fn name() -> String {

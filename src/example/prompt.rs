@@ -6,6 +6,7 @@ use std::path::Path;
 use super::chat::{ChatTemplate, Message, Part, Role};
 use super::grid::Grid;
 use super::tokens::Tokenizer;
+use crate::config::Wording;
 use crate::error::{Error, Result};
 
 /// What the user asks about an image.
@@ -15,6 +16,18 @@ pub const PREFILL: &str = "The subject in this photo is:";
 
 /// What stands between the class name and the end token where the loss is on the whole message.
 pub const MESSAGE_END: &str = "\n";
+
+/// The question and the start of the answer in a wording.
+fn worded(wording: Wording) -> (&'static str, &'static str) {
+    match wording {
+        Wording::Default => (QUESTION, PREFILL),
+        Wording::Show => ("What does this image show?", "This image shows:"),
+        Wording::Category => (
+            "Which category does the object in the picture belong to?",
+            "The category of the object is:",
+        ),
+    }
+}
 
 const IMAGE_TOKEN: &str = "<|image_pad|>";
 const END_TOKEN: &str = "<|im_end|>";
@@ -37,6 +50,8 @@ pub struct Prompter {
     end: u32,
     /// Patches per side of a merged token.
     merge: usize,
+    question: &'static str,
+    prefill: &'static str,
 }
 
 impl Prompter {
@@ -53,7 +68,16 @@ impl Prompter {
             image,
             end,
             merge,
+            question: QUESTION,
+            prefill: PREFILL,
         })
+    }
+
+    /// The same with the question in another wording.
+    #[must_use]
+    pub fn in_words(mut self, wording: Wording) -> Self {
+        (self.question, self.prefill) = worded(wording);
+        self
     }
 
     /// The tokenizer.
@@ -75,10 +99,10 @@ impl Prompter {
     }
 
     /// The messages of the question, and how the model's answer starts.
-    pub(super) fn asked(about_image: bool) -> (Vec<Message>, &'static str) {
-        let mut message = user();
+    pub(super) fn asked(&self, about_image: bool) -> (Vec<Message>, &'static str) {
+        let mut message = self.user();
         message.content.retain(|part| about_image || *part != Part::Image);
-        (vec![message], PREFILL)
+        (vec![message], self.prefill)
     }
 
     /// A conversation; `open` ends it with the start of the model's turn and then `prefill`.
@@ -113,7 +137,7 @@ impl Prompter {
     /// # Errors
     /// As [`Prompter::conversation`].
     pub fn question(&self, image: Grid) -> Result<Sequence> {
-        self.conversation(&[user()], &[image], Some(PREFILL))
+        self.conversation(&[self.user()], &[image], Some(self.prefill))
     }
 
     /// The tokens of [`PREFILL`], as the model's turn begins with them.
@@ -121,12 +145,12 @@ impl Prompter {
     /// # Errors
     /// [`Error::Model`] when they cannot be told from the prompt's.
     pub(super) fn opening(&self, image: Grid) -> Result<Vec<u32>> {
-        let turn = self.conversation(&[user()], &[image], Some(""))?;
+        let turn = self.conversation(&[self.user()], &[image], Some(""))?;
         let open = self.question(image)?;
         let opening = open.ids.strip_prefix(&turn.ids[..]).map(<[u32]>::to_vec);
         opening.ok_or_else(|| Error::Model {
             path: "tokenizer.json".into(),
-            reason: format!("`{PREFILL}` does not stand alone among the tokens of the answer"),
+            reason: format!("`{}` does not stand alone among the tokens of the answer", self.prefill),
         })
     }
 
@@ -137,12 +161,12 @@ impl Prompter {
     /// As [`Prompter::conversation`]; [`Error::Model`] when the name's tokens cannot be told from the
     /// prompt's.
     pub fn answered(&self, image: Grid, name: &str) -> Result<(Sequence, Range<usize>)> {
-        let text = format!("{PREFILL} {name}");
+        let text = format!("{} {name}", self.prefill);
         let answer = Message {
             role: Role::Assistant,
             content: vec![Part::Text(text)],
         };
-        let mut sequence = self.conversation(&[user(), answer], &[image], None)?;
+        let mut sequence = self.conversation(&[self.user(), answer], &[image], None)?;
         let start = self.question(image)?;
         let answer = sequence.ids.strip_prefix(&start.ids[..]);
         let length = answer.and_then(|answer| answer.iter().position(|&id| id == self.end));
@@ -157,6 +181,13 @@ impl Prompter {
         sequence.ids.truncate(answer.end);
         Ok((sequence, answer))
     }
+
+    fn user(&self) -> Message {
+        Message {
+            role: Role::User,
+            content: vec![Part::Image, Part::Text(self.question.into())],
+        }
+    }
 }
 
 fn mismatch(text: &str, images: usize) -> Error {
@@ -165,12 +196,5 @@ fn mismatch(text: &str, images: usize) -> Error {
     Error::Model {
         path: "chat_template.json".into(),
         reason,
-    }
-}
-
-fn user() -> Message {
-    Message {
-        role: Role::User,
-        content: vec![Part::Image, Part::Text(QUESTION.into())],
     }
 }

@@ -13,6 +13,7 @@ use super::input::{Chunk, ModelInput, Picture, PictureKey};
 use super::prompt::Prompter;
 use super::qwen_image::PatchProcessor;
 use super::resize::shrink;
+use crate::config::Wording;
 use crate::data::LabelledImage;
 use crate::error::Result;
 
@@ -44,6 +45,13 @@ impl Renderer {
     #[must_use]
     pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
         self.images = images;
+        self
+    }
+
+    /// The same, asking in another wording.
+    #[must_use]
+    pub fn in_words(mut self, wording: Wording) -> Self {
+        self.prompter = self.prompter.in_words(wording);
         self
     }
 
@@ -104,7 +112,7 @@ impl Renderer {
     /// # Errors
     /// As [`Prompter::conversation`].
     pub fn question(&self, picture: Option<&Picture>) -> Result<ModelInput> {
-        let (messages, open) = Prompter::asked(picture.is_some());
+        let (messages, open) = self.prompter.asked(picture.is_some());
         self.conversation(&messages, picture.as_slice(), Some(open))
     }
 
@@ -114,7 +122,7 @@ impl Renderer {
     /// # Errors
     /// As [`Prompter::conversation`]; when these tokens cannot be told from the prompt's.
     pub fn unopened(&self, picture: &Picture) -> Result<(ModelInput, Vec<u32>)> {
-        let (messages, _) = Prompter::asked(true);
+        let (messages, _) = self.prompter.asked(true);
         let turn = self.conversation(&messages, &[picture], Some(""))?;
         Ok((turn, self.prompter.opening(self.place())?))
     }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
-use crate::config::{Dtype, Learner};
+use crate::config::{Dtype, Learner, Wording};
 use crate::data;
 use crate::engine::Sight;
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ pub struct Bases {
     vision: HashMap<(PathBuf, DType), Base>,
     contrastive: HashMap<(PathBuf, Family, DType), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool, DType), Arc<dyn Backend>>,
-    renderers: HashMap<(PathBuf, u32), Arc<Renderer>>,
+    renderers: HashMap<(PathBuf, u32, Wording), Arc<Renderer>>,
 }
 
 impl Bases {
@@ -147,11 +147,12 @@ impl Bases {
             }
             return Ok(self.vision.get(&key).cloned().unwrap_or(Base::None));
         };
-        let renderer = match self.renderers.get(&(dir.clone(), config.longest_side)) {
+        let key = (dir.clone(), config.longest_side, config.prompt);
+        let renderer = match self.renderers.get(&key) {
             Some(renderer) => renderer.clone(),
             None => {
-                let renderer = Arc::new(Renderer::load(&dir, Some(config.longest_side))?.keeping(self.images.clone()));
-                let key = (dir.clone(), config.longest_side);
+                let renderer = Renderer::load(&dir, Some(config.longest_side))?.in_words(config.prompt);
+                let renderer = Arc::new(renderer.keeping(self.images.clone()));
                 self.renderers.insert(key, renderer.clone());
                 renderer
             }

@@ -10,7 +10,8 @@ use crate::method::{Keep, Step, folds};
 use crate::results::calibration::Fitted;
 use crate::results::store::Store;
 
-/// The temperature of a cell, where its sweep asks for one and the shots allow it. `keep` is that of the cell's own
+/// The temperature of a cell, where its sweep asks for one and the shots allow it: a learner that `chose` its settings inside
+/// all shots has none where a fold leaves it too few to choose by, as that would be another model's. `keep` is that of the cell's own
 /// training: states of the folds lie beside its state, so that a cell that is cut short here goes on in the same fold.
 ///
 /// # Errors
@@ -18,6 +19,7 @@ use crate::results::store::Store;
 pub(super) fn fitted(
     cell: &Cell,
     shots: &[LabelledImage],
+    chose: bool,
     store: &Store,
     keep: &Keep,
     on: &mut dyn FnMut(Event) -> Result<()>,
@@ -40,7 +42,12 @@ pub(super) fn fitted(
         let keep = of_fold(keep, store, &cell.run_id, fold);
         // No images of the cell's own: its progress is not moved.
         let told = |step: Step| Event::Trained(Step { images: 0, ..step });
-        classifier.fit(&part(false), Some(&keep), &mut |step| on(told(step)))?;
+        let fit = classifier.fit(&part(false), Some(&keep), &mut |step| on(told(step)))?;
+        if chose && fit.chosen.is_none() {
+            let key = &cell.key;
+            tracing::warn!("{key}: no temperature, as with a part held out there are too few shots to choose by");
+            return Ok(None);
+        }
         classifier.predict(&part(true), &mut |rows| {
             held_out.extend_from_slice(rows);
             on(Event::Predicted(0))

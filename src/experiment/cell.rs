@@ -71,7 +71,8 @@ pub fn run(
     if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
         classifier.save(&store.adapter(&cell.run_id))?;
     }
-    let fitted = calibration::fitted(cell, &shots, store, &keep, on)?;
+    let names = classifier.names()?;
+    let fitted = calibration::fitted(cell, &shots, fit.chosen.is_some(), store, &keep, on)?;
     let predictions = partial.complete()?;
     let account = Account {
         reading: cell.learner.reading(),
@@ -81,6 +82,7 @@ pub fn run(
         split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
         card: Some(card(&cell.dataset, &cell.split)?),
         fitted,
+        names,
         training: TrainingSummary {
             steps: fit.steps,
             images_seen: fit.images_seen,

@@ -6,7 +6,7 @@ use crate::config::{Learner, Sweep};
 use crate::data::manifest::{self, Expect, Form, Manifest};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
-use crate::experiment::plan::{Cell, Places, learners_at};
+use crate::experiment::plan::{Cell, Places, folds, learners_at};
 use crate::models::repository;
 use crate::results::identity::CellKey;
 
@@ -86,7 +86,7 @@ impl Outline {
             learner: cell.learner.clone(),
             classes: cell.split.classes.len(),
             shots: cell.split.train.len(),
-            trained: cell.images() as usize - cell.split.test.len(),
+            trained: (cell.images() as usize - cell.split.test.len()) * trainings(cell.folds),
             tested: cell.split.test.len(),
         };
         Self {
@@ -133,7 +133,11 @@ impl Outline {
                             run_id: None,
                             classes,
                             shots: drawn,
-                            trained: if shots.any() { learner.images_seen(classes) } else { 0 },
+                            trained: if shots.any() {
+                                learner.images_seen(classes) * trainings(folds(sweep, &learner, shots))
+                            } else {
+                                0
+                            },
                             tested: images.test,
                             learner,
                         });
@@ -174,6 +178,11 @@ impl Images {
             examples: dataset.test.iter().step_by(step).take(32).cloned().collect(),
         }
     }
+}
+
+/// How often a cell trains: once, and once for each part of the shots that is held out for its temperature.
+fn trainings(folds: Option<usize>) -> usize {
+    1 + folds.unwrap_or(0)
 }
 
 /// Counts and sizes of a form that is not on this machine.

@@ -140,7 +140,7 @@ pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learne
 
 /// Parts of the shots for the temperature of a learner: where the sweep asks for one, the learner has probabilities and
 /// there is a shot of every class for every part.
-fn folds(sweep: &Sweep, learner: &Learner, shots: Shots) -> Option<usize> {
+pub(super) fn folds(sweep: &Sweep, learner: &Learner, shots: Shots) -> Option<usize> {
     let folds = sweep.calibration.as_ref()?.folds;
     let enough = shots.count().is_none_or(|k| k as usize >= folds);
     (enough && learner.has_probabilities()).then_some(folds)

@@ -22,7 +22,7 @@ use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::data::image::decode;
 use crate::error::{Error, Result};
-use crate::prediction::Prediction;
+use crate::prediction::{Names, Prediction};
 pub use training::Keep;
 pub use view::{Eye, View};
 
@@ -60,6 +60,14 @@ pub trait Classifier {
         _sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Lengths of the class names and their likelihoods without a picture, of a method that reads likelihoods of names.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict`].
+    fn names(&mut self) -> Result<Option<Names>> {
+        Ok(None)
     }
 
     /// How it sees images: what can be done for images before the model has time for them.

@@ -93,6 +93,12 @@ impl Answers {
         &self.tokens
     }
 
+    /// For each class the text that its tokens make.
+    #[must_use]
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     /// Reads the answers to prompts by some readings.
     ///
     /// Trie and likelihood come from the scores of all names in one pass, and so do those free answers that are

@@ -18,7 +18,7 @@ use crate::method::training::{Steps, train};
 use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax, untrained};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
-use crate::prediction::Prediction;
+use crate::prediction::{Names, Prediction, Reading};
 
 /// AdamW's moment decay rates and epsilon (DESIGN: start values).
 const BETAS: (f64, f64) = (0.9, 0.95);
@@ -235,6 +235,26 @@ impl Classifier for VlmClassifier {
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
     ) -> Result<bool> {
         self.answer(images, false, sink).map(|()| true)
+    }
+
+    fn names(&mut self) -> Result<Option<Names>> {
+        if !self.config.readings.contains(&Reading::Likelihood) {
+            return Ok(None);
+        }
+        let question = self.renderer.question(None)?;
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            none => none.insert(self.backend.sampler(&Weights::Base)?),
+        };
+        let asked = [Reading::Likelihood];
+        let answers = self.answers.read(&mut **sampler, &[question], &asked, None)?;
+        let prior = answers.into_iter().next().and_then(|answer| answer.log_probs);
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Ok(prior.map(|prior| Names {
+            tokens: self.names.iter().map(|tokens| count(tokens.len())).collect(),
+            bytes: self.answers.texts().iter().map(|text| count(text.len())).collect(),
+            prior,
+        }))
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {

@@ -125,14 +125,14 @@ impl Pair {
 
     /// One unit vector per class: (C, P).
     fn classes(&self, classes: &[String], templates: &[String]) -> Result<Tensor> {
-        let mut means = Vec::with_capacity(classes.len());
-        for class in classes {
+        let of_class = |class: &String| {
             let name = written(class);
-            let texts: Vec<String> = templates.iter().map(|template| template.replace("{}", &name)).collect();
-            let features = unit_rows(&self.text_features(&texts)?)?;
-            means.push(features.mean_keepdim(0)?);
-        }
-        unit_rows(&Tensor::cat(&means, 0)?)
+            templates.iter().map(move |template| template.replace("{}", &name))
+        };
+        let texts: Vec<String> = classes.iter().flat_map(of_class).collect();
+        let features = unit_rows(&self.text_features(&texts)?)?;
+        let width = features.dim(1)?;
+        unit_rows(&features.reshape((classes.len(), templates.len(), width))?.mean(1)?)
     }
 }
 

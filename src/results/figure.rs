@@ -26,6 +26,7 @@ mod pdf;
 mod place;
 mod published;
 mod raster;
+pub mod reliability;
 mod style;
 
 pub use caption::{MICRO_CAVEAT, describe};

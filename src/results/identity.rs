@@ -79,7 +79,7 @@ impl Identity {
 }
 
 /// What shapes the answers of a learner that is not trained; every other setting is about training.
-const UNTRAINED: [&str; 5] = ["method", "longest_side", "reading", "readings", "templates"];
+const UNTRAINED: [&str; 6] = ["method", "longest_side", "prompt", "reading", "readings", "templates"];
 
 /// A learner's settings without its label (in the cell key) and its model's path (its weights'
 /// fingerprint is in the identity), and without those of the training where there is none.
@@ -237,7 +237,12 @@ mod tests {
             assert_ne!(with(training, 1), with("rank=32", 1), "{training}");
         }
         assert_eq!(with("dtype='bf16'", 1), with("dtype='auto'", 1));
-        for answering in ["longest_side=64", "readings=['free']", "reading='trie'"] {
+        for answering in [
+            "longest_side=64",
+            "prompt='show'",
+            "readings=['free']",
+            "reading='trie'",
+        ] {
             assert_ne!(with(answering, 0), with("rank=32", 0), "{answering}");
         }
     }

@@ -180,7 +180,7 @@ fn by_reading(predictions: &[Prediction], reading: Reading) -> ByReading {
     let share = |count: usize| count as f64 / predictions.len().max(1) as f64;
     ByReading {
         top1: share(predictions.iter().filter(|p| p.correct(reading)).count()),
-        mean_per_class: mean_per_class(predictions, reading),
+        mean_per_class: mean_per_class(predictions, |p| p.correct(reading)),
         invalid_rate: share(predictions.iter().filter(|p| p.answer(reading).is_none()).count()),
     }
 }
@@ -199,10 +199,20 @@ pub fn class_counts(predictions: &[Prediction]) -> Vec<usize> {
     counts
 }
 
-fn mean_per_class(predictions: &[Prediction], reading: Reading) -> f64 {
+/// Accuracy of answers that are not among the readings; `None` is a wrong one.
+#[must_use]
+pub fn accuracy(predictions: &[Prediction], headline: Headline, answer: impl Fn(&Prediction) -> Option<u32>) -> f64 {
+    let right = |p: &Prediction| answer(p) == Some(p.truth);
+    match headline {
+        Headline::Top1 => predictions.iter().filter(|p| right(p)).count() as f64 / predictions.len().max(1) as f64,
+        Headline::MeanPerClass => mean_per_class(predictions, right),
+    }
+}
+
+fn mean_per_class(predictions: &[Prediction], right: impl Fn(&Prediction) -> bool) -> f64 {
     let counts = class_counts(predictions);
     let mut correct = vec![0_usize; counts.len()];
-    for prediction in predictions.iter().filter(|p| p.correct(reading)) {
+    for prediction in predictions.iter().filter(|p| right(p)) {
         correct[prediction.truth as usize] += 1;
     }
     let present = counts.iter().filter(|&&n| n > 0).count();

@@ -6,6 +6,7 @@
 //! predictions ─▶ metric ─▶ record ─▶ store ─▶ series ─▶ curve ─▶ figure · table
 //!                                   (disk)      ├────▶ comparison ─▶ micro gate · table
 //!                                     │         ├────▶ saved images ─▶ table
+//!                                     │         ├────▶ reliability ─▶ figure
 //!                                     │         └────▶ zero shot ─▶ table
 //!                                     └─▶ compact (the same, to be committed) ─▶ gate
 //! ```
@@ -27,10 +28,12 @@ pub mod ledger;
 pub mod leftovers;
 pub mod metric;
 pub mod micro_gate;
+pub mod normalisation;
 pub mod partial;
 pub mod predictions;
 pub mod process;
 pub mod record;
+pub mod reliability;
 pub mod saved;
 pub mod series;
 pub mod statistics;

@@ -9,10 +9,11 @@ use serde_json::Value;
 use crate::config::Chosen;
 use crate::data::card::Card;
 use crate::error::Error;
-use crate::prediction::{Prediction, Reading};
+use crate::prediction::{Names, Prediction, Reading};
 use crate::results::calibration::{Calibration, Fitted, Tempered};
 pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::metric::{Headline, Metrics};
+use crate::results::normalisation::Normalised;
 
 /// Version of the files written here; raised when a field changes its meaning.
 pub const SCHEMA: u32 = 3;
@@ -64,6 +65,12 @@ pub struct Record {
     /// The same at a temperature fitted inside the shots, where the sweep asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tempered: Option<Tempered>,
+    /// Of the class names, where likelihoods of names were read; `None` in records written before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Names>,
+    /// Accuracy by normalisation of the names' likelihoods, where `names` is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalised: Option<Normalised>,
     /// [`crate::results::predictions::fingerprint`] of the prediction rows.
     pub predictions_sha256: String,
     /// SHA-256 of the prediction file's bytes, checked before they are parsed.
@@ -91,6 +98,8 @@ pub struct Account {
     pub card: Option<Card>,
     /// The temperature that was fitted inside the shots, if one was.
     pub fitted: Option<Fitted>,
+    /// See [`Record::names`].
+    pub names: Option<Names>,
     /// How the training went.
     pub training: TrainingSummary,
     /// How long it took.
@@ -159,6 +168,9 @@ impl Record {
         ] {
             *number = if number.is_finite() { *number } else { 0.0 };
         }
+        let names = account.names;
+        let of_names = |names: &Names| Normalised::of(predictions, names, account.headline);
+        let normalised = names.as_ref().and_then(of_names);
         Self {
             schema: SCHEMA,
             run_id: identity.run_id(),
@@ -180,6 +192,8 @@ impl Record {
             metrics: Metrics::of(predictions, account.reading, account.headline),
             calibration: Calibration::of(predictions, 1.0),
             tempered: account.fitted.and_then(|fitted| fitted.applied(predictions)),
+            names,
+            normalised,
             predictions_sha256: super::predictions::fingerprint(&identity.classes, predictions),
             predictions_file_sha256: file_sha256,
             training,

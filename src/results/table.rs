@@ -10,14 +10,18 @@ use crate::results::statistics::Interval;
 use crate::results::statistics::bootstrap::Estimate;
 
 mod accuracy;
+mod calibration;
 mod data;
 mod gains;
 mod latex;
 mod text;
+mod unseen;
 
 pub use accuracy::{accuracy, readings, zero_shot};
+pub use calibration::calibration;
 pub use data::json;
 pub use gains::{along_shots, differences, images_saved, micro_gates, paired_tests};
+pub use unseen::{normalisations, wordings};
 
 /// Printed under every table that shows a number of shots which a class does not have.
 pub const CAP_NOTE: &str = "Marked *: fewer examples per class than were asked for, all that the smallest class has";
@@ -66,7 +70,7 @@ pub enum Kind {
     Gain,
     /// A p value.
     P,
-    /// Nats.
+    /// Nats, or another plain number.
     Nats,
     /// Exact tests of several seeds.
     SeedTests,
@@ -139,7 +143,7 @@ pub enum Value {
     Gain(f64, Interval),
     /// A p value.
     P(f64),
-    /// Nats.
+    /// Nats, or another plain number.
     Nats(f64),
     /// The exact tests of the seeds, and whether the difference over all is a gain.
     SeedTests(Vec<SeedTest>, bool),

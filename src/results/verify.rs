@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::prediction::Prediction;
 use crate::results::calibration::Calibration;
 use crate::results::metric::Metrics;
+use crate::results::normalisation::Normalised;
 use crate::results::record::{Record, count_groups};
 use crate::results::store::Store;
 use crate::results::{file, ledger};
@@ -133,6 +134,11 @@ fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
             &value(&Some(tempered.test)),
             &value(&again),
         );
+    }
+    if let Some(names) = &record.names {
+        let again = Normalised::of(rows, names, record.metrics.headline);
+        let json = |all: &Option<Normalised>| serde_json::to_value(all).unwrap_or_default();
+        compare("accuracy by normalisation", &json(&record.normalised), &json(&again));
     }
     compare("n_test", &record.n_test.into(), &rows.len().into());
     compare("n_groups", &record.n_groups.into(), &count_groups(rows).into());

@@ -61,6 +61,7 @@ fn store(store: &Store, number: u32, seconds: f64) {
         split_sha256: "cc".into(),
         card: None,
         fitted: None,
+        names: None,
         training: TrainingSummary::default(),
         timing: Timing {
             eval_seconds: seconds,

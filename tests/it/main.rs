@@ -14,6 +14,7 @@ mod backend_support;
 mod bad_input;
 mod bench;
 mod bf16;
+mod calibration;
 mod claims;
 mod cli;
 mod control_verb;

@@ -237,6 +237,7 @@ fn finish(store: &Store, (dataset, learner, shots, seed): (&str, &str, u32, u64)
         split_sha256: "cc".into(),
         card: None,
         fitted: None,
+        names: None,
         training: TrainingSummary {
             trainable_parameters: u64::from(learner.contains("LoRA")),
             chosen: None,

@@ -41,6 +41,7 @@ fn account() -> Account {
         split_sha256: "cc".into(),
         card: None,
         fitted: None,
+        names: None,
         training: TrainingSummary {
             steps: 3,
             images_seen: 96,

@@ -17,6 +17,7 @@ fn every_form_is_written_and_printed() {
     let names: Vec<_> = written.keys().map(|name| name.to_str().unwrap()).collect();
     let expected = [
         "accuracy.csv",
+        "calibration.csv",
         "gains.csv",
         "paired-tests.csv",
         "tables.json",
@@ -31,7 +32,8 @@ fn every_form_is_written_and_printed() {
     assert_eq!(print("markdown"), file("tables.md"));
     assert_eq!(print("latex"), file("tables.tex"));
     assert_eq!(print("json"), file("tables.json"));
-    let parts = ["accuracy", "gains", "paired-tests"].map(|name| format!("# {name}\n{}", file(&format!("{name}.csv"))));
+    let parts = ["accuracy", "calibration", "gains", "paired-tests"]
+        .map(|name| format!("# {name}\n{}", file(&format!("{name}.csv"))));
     assert_eq!(print("csv"), parts.join("\n"));
     assert_eq!(contents(&folder), written, "the same again");
 

@@ -243,8 +243,8 @@ fn what_does_not_fit_is_named() {
     check(Family::Clip, &other, &["config.json", "blip"]);
     let size = |f: &Fixture| {
         f.edit("preprocessor_config.json", |c| {
-            c["size"] = json!({"height": 28, "width": 28})
-        })
+            c["size"] = json!({"height": 28, "width": 28});
+        });
     };
     check(
         Family::Siglip,

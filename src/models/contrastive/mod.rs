@@ -34,7 +34,6 @@ pub struct Contrastive {
     fingerprint: String,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 enum Towers {
     Clip(clip::ClipModel),
     Siglip(siglip::Model),

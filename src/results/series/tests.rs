@@ -38,6 +38,7 @@ pub(crate) fn cell(
         split_sha256: "00".into(),
         card: None,
         fitted: None,
+        names: None,
         training: TrainingSummary {
             trainable_parameters: u64::from(learner.contains("LoRA")),
             chosen: None,

@@ -85,6 +85,7 @@ impl Cell {
             split_sha256: self.split.into(),
             card: None,
             fitted: None,
+            names: None,
             training: TrainingSummary::default(),
             timing: Timing::default(),
         };
