@@ -125,11 +125,12 @@ fn a_micro_sweep_is_counted_for_this_machine() {
 /// A snapshot in the hub's cache is found by the repository's name.
 #[test]
 fn a_model_in_the_cache_of_the_hub_is_on_this_machine() {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     let sandbox = Sandbox::new();
     let cached = sandbox.path("hub/hub/models--owner--micro");
-    crate::support::copy(&crate::support::model(), &cached.join("snapshots/0123abc"));
+    crate::support::copy(&crate::support::model(), &cached.join("snapshots").join(COMMIT));
     fs::create_dir_all(cached.join("refs")).unwrap();
-    fs::write(cached.join("refs/main"), "0123abc").unwrap();
+    fs::write(cached.join("refs/main"), COMMIT).unwrap();
     let run = |model: &str| {
         sandbox
             .kshot(&[

@@ -1,5 +1,6 @@
 //! `predict` and `embed` on many images: in constant memory, and on again after a kill.
 
+#![allow(clippy::print_stdout, reason = "what was measured is told")]
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -22,6 +23,9 @@ const FOLDER: usize = 1000;
 /// How far resident memory may move once this many images were seen.
 const SETTLED: usize = 1000;
 const FLAT: f64 = 0.05;
+/// The same for so few images that a mean is over seconds, beside all other tests.
+const FLAT_OF_FEW: f64 = 0.15;
+const FEW: usize = 10_000;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -121,8 +125,9 @@ fn undisturbed(sandbox: &Sandbox, command: &[&str], images: usize) -> Vec<u8> {
         told.join(" ")
     );
     assert!(means.len() >= 3);
+    let allowed = if images < FEW { FLAT_OF_FEW } else { FLAT };
     for mean in &means {
-        assert!((mean - means[0]).abs() <= FLAT * means[0], "{}", told.join(" "));
+        assert!((mean - means[0]).abs() <= allowed * means[0], "{}", told.join(" "));
     }
     fs::read(sandbox.path("whole.jsonl")).unwrap()
 }

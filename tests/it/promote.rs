@@ -59,7 +59,7 @@ fn the_compact_form_gives_the_same_figure_and_tables() {
         }
     }
     // All but splits and the cells' own prediction files.
-    assert_eq!(promoted.len(), 4 + 4 + 3 + 2 + 6, "{:?}", promoted.keys());
+    assert_eq!(promoted.len(), 4 + 8 + 3 + 2 + 7, "{:?}", promoted.keys());
 
     // A second time, over what is there: nothing changes, and what does not belong is gone.
     fs::write(sandbox.path(COMPACT).join("cells/0123456789abcdef.json"), "{}").unwrap();

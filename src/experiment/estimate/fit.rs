@@ -229,9 +229,9 @@ mod tests {
     #[test]
     fn less_memory_means_smaller_passes_then_layers_run_twice_then_no() {
         let way = |free: u64| asked("qwen3-vl-8b", free, false).map(|s| (s.micro_batch, s.checkpointing));
-        assert_eq!(way(200 * GB).unwrap(), (32, false));
+        assert_eq!(way(400 * GB).unwrap(), (32, false));
         let mut last = 0;
-        for free in (20..200).rev() {
+        for free in (20..400).rev() {
             let place = match way(free * GB) {
                 Ok(way) => WAYS.iter().position(|known| *known == way).unwrap(),
                 Err(Error::Memory { needed, free, .. }) => {
