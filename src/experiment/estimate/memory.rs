@@ -22,9 +22,6 @@ const KEPT_FEATURES: f64 = 2.0 * 1024.0 * 1024.0 * 1024.0;
 /// What the allocator holds beyond what is in use: pages of freed tensors of other sizes.
 const HELD: f64 = 0.05;
 
-/// Of the states of training, the share whose pages the allocator still holds when training is over.
-const HELD_AFTER: f64 = 0.25;
-
 /// How a model is used.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Use {
@@ -175,12 +172,7 @@ pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
             (at_work.max(merging), 0.0, STATE * pixels, 0.0)
         }
     };
-    let held = if adapted.numbers > 0.0 {
-        HELD_AFTER * training(shape, how).activations as f64
-    } else {
-        0.0
-    };
-    demand(shape, how, [adapters, activations + held, logits, features, cache])
+    demand(shape, how, [adapters, activations, logits, features, cache])
 }
 
 /// Numbers a token that adapters keep in all layers, where they are not merged into the weight first: the frozen product,

@@ -159,7 +159,13 @@ mod tests {
             row("B & co", 4, 0.9),
         ];
         let drawing = svg(&rows).unwrap();
-        for text in ["\nA\n", "\nB &amp; co\n", "k = 1 (12.3)", "k = 4 (12.3)", "Micro models"] {
+        for text in [
+            "\nA\n",
+            "\nB &amp; co\n",
+            "k = 1 (12.3)",
+            "k = 4 (12.3)",
+            "Micro models",
+        ] {
             assert!(drawing.contains(text), "{text}");
         }
         assert_eq!(drawing, svg(&rows).unwrap());
