@@ -53,6 +53,10 @@ impl Backend for LocalBackend {
         self.width
     }
 
+    fn room(&self, tokens: usize) -> Option<usize> {
+        Some(lock(&self.engine).room(tokens))
+    }
+
     fn sight(&self) -> Option<Sight> {
         Some(lock(&self.engine).lookups())
     }

@@ -29,6 +29,11 @@ pub trait Backend: Send + Sync {
     /// Width D of the decoder.
     fn width(&self) -> usize;
 
+    /// Pictures of so many tokens of which a frozen tower's features are kept for the next time, where there is a bound.
+    fn room(&self, _tokens: usize) -> Option<usize> {
+        None
+    }
+
     /// How often pictures were looked up, where that is known.
     fn sight(&self) -> Option<Sight> {
         None

@@ -82,6 +82,12 @@ impl Progress for Live {
         self.cell.set_message("");
     }
 
+    fn together(&mut self, cells: usize) {
+        self.cell.reset();
+        self.cell.set_prefix(format!("{cells} cells together"));
+        self.test.1 *= cells as u64;
+    }
+
     fn event(&mut self, event: Event) {
         match event {
             Event::Trained(step) => {

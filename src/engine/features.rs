@@ -59,6 +59,19 @@ impl FeatureCache {
 }
 
 impl Engine {
+    /// Pictures of so many tokens whose features fit into what is kept; counted in f32.
+    #[must_use]
+    pub fn room(&self, tokens: usize) -> usize {
+        let vision = &self.base.config().vision_config;
+        let each = (1 + vision.deepstack_visual_indexes.len()) * vision.out_hidden_size * size_of::<f32>();
+        let room = if self.settings.cache_features {
+            self.settings.feature_bytes
+        } else {
+            0
+        };
+        room / (tokens * each).max(1)
+    }
+
     /// How often pictures were looked up so far.
     #[must_use]
     pub fn lookups(&self) -> Sight {

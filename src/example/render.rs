@@ -61,6 +61,14 @@ impl Renderer {
         &self.prompter
     }
 
+    /// Tokens of the largest picture that there can be; `None` where images are not shrunk.
+    #[must_use]
+    pub fn most_tokens(&self) -> Option<usize> {
+        let side = self.processor.token_side().max(1);
+        self.longest_side
+            .map(|longest| (longest as usize).div_ceil(side).pow(2))
+    }
+
     /// The image of a file as the model is to see it.
     ///
     /// # Errors

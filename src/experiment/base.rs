@@ -195,6 +195,28 @@ impl Base {
         }
     }
 
+    /// Whether two learners' pictures are the same to the same model.
+    pub(super) fn sees_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Writing { backend, renderer },
+                Self::Writing {
+                    backend: b,
+                    renderer: r,
+                },
+            ) => Arc::ptr_eq(backend, b) && Arc::ptr_eq(renderer, r),
+            _ => false,
+        }
+    }
+
+    /// Pictures of which it keeps what its tower saw, where there is a bound.
+    pub(super) fn room(&self) -> Option<usize> {
+        match self {
+            Self::Writing { backend, renderer } => backend.room(renderer.most_tokens()?),
+            Self::None | Self::Vision { .. } | Self::Contrastive(_) => None,
+        }
+    }
+
     /// How often pictures were looked up since it was loaded, for a model that keeps what its tower saw in them.
     #[must_use]
     pub fn sight(&self) -> Option<Sight> {

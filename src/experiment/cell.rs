@@ -2,18 +2,22 @@
 //! the base model answers as it is. A cell that was cut short goes on where it was: at most
 //! `checkpoint_steps` steps or one batch of answers are computed again, and the record is the same but for its times.
 
+use std::fs;
 use std::time::Instant;
+
+use rayon::prelude::*;
 
 use crate::config::{Protocol, Sweep};
 use crate::data::card::Card;
 use crate::data::manifest::Layout;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experiment::calibration;
 use crate::experiment::plan::Cell;
-use crate::method::{Classifier, Fit, Keep, Step};
+use crate::method::{Classifier, Fit, Keep, Step, View};
 use crate::results::metric::Headline;
+use crate::results::partial::PartialPredictions;
 use crate::results::record::{Account, Record, Timing, TrainingSummary, utc_now};
 use crate::results::store::Store;
 
@@ -41,76 +45,173 @@ pub fn run(
     commit: Option<&str>,
     on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Record> {
-    let (shots, test) = (cell.shots()?, cell.test()?);
-    let keep = Keep {
-        folder: store.state(&cell.run_id),
-        every: sweep.checkpoint_steps,
-        run_id: cell.run_id.clone(),
-    };
-    let mut partial = store.partial(&cell.run_id, &test)?;
-    let mut classifier = cell.classifier()?;
+    let test = cell.test()?;
+    let mut trained = Trained::train(cell, &test, store, sweep, on)?;
+    trained.predict(on)?;
+    trained.finish(store, sweep, commit, on)
+}
 
-    let (fit, train_seconds) = learn(classifier.as_mut(), &shots, &keep, on)?;
+/// A cell whose training is done.
+pub(super) struct Trained<'c, 't> {
+    cell: &'c Cell,
+    shots: Vec<LabelledImage>,
+    keep: Keep,
+    partial: PartialPredictions<'t>,
+    classifier: Box<dyn Classifier>,
+    fit: Fit,
+    train_seconds: f64,
+}
 
-    on(Event::Predicted(partial.rows().len()))?;
-    let mut start = Instant::now();
-    classifier.predict(partial.missing(), &mut |rows| {
-        partial.append(rows, start.elapsed().as_secs_f64())?;
-        start = Instant::now();
-        on(Event::Predicted(rows.len()))
-    })?;
-
-    if let Some(sight) = cell.sight() {
-        let megabytes = sight.bytes as f64 / 1e6;
-        let (hits, misses) = (sight.hits, sight.misses);
-        tracing::info!(
-            "pictures so far: {misses} seen by the tower, {hits} known already; {megabytes:.0} MB of features kept"
-        );
-    }
-
-    if sweep.save_adapters && cell.learner.has_adapter() && !shots.is_empty() {
-        classifier.save(&store.adapter(&cell.run_id))?;
-    }
-    let names = classifier.names()?;
-    let fitted = calibration::fitted(cell, &shots, fit.chosen.is_some(), store, &keep, on)?;
-    let predictions = partial.complete()?;
-    let account = Account {
-        reading: cell.learner.reading(),
-        headline: headline(&cell.dataset, cell.key.protocol),
-        micro: cell.dataset.micro,
-        regime: cell.dataset.regime.map(|regime| regime.to_string()),
-        split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
-        card: Some(card(&cell.dataset, &cell.split)?),
-        fitted,
-        names,
-        training: TrainingSummary {
-            steps: fit.steps,
-            images_seen: fit.images_seen,
-            final_loss: fit.final_loss,
-            trainable_parameters: fit.trainable_parameters,
-            halved_to: fit.halved_to,
-            chosen: fit.chosen,
-        },
-        timing: Timing {
+impl<'c, 't> Trained<'c, 't> {
+    /// Trains a cell, of which these are the test images, or reads what an earlier process has trained.
+    pub(super) fn train(
+        cell: &'c Cell,
+        test: &'t [LabelledImage],
+        store: &Store,
+        sweep: &Sweep,
+        on: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<Self> {
+        let shots = cell.shots()?;
+        let keep = Keep {
+            folder: store.state(&cell.run_id),
+            every: sweep.checkpoint_steps,
+            run_id: cell.run_id.clone(),
+        };
+        let partial = store.partial(&cell.run_id, test)?;
+        let mut classifier = cell.classifier()?;
+        let (fit, train_seconds) = learn(classifier.as_mut(), &shots, &keep, on)?;
+        on(Event::Predicted(partial.rows().len()))?;
+        Ok(Self {
+            cell,
+            shots,
+            keep,
+            partial,
+            classifier,
+            fit,
             train_seconds,
-            eval_seconds: partial.eval_seconds(),
-            train_images_per_second: fit.images_seen as f64 / train_seconds,
-            eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
-            device: cell.device(),
-            threads: rayon::current_num_threads(),
-            devices: 1,
-            sessions: partial.sessions(),
-            finished: utc_now(),
-            commit: commit.map(str::to_owned),
-        },
-    };
-    on(Event::Complete)?;
-    let record = store.finish(&cell.identity(), account, predictions)?;
-    if let Err(error) = keep.forget().and_then(|()| calibration::forget(cell, store, &keep)) {
-        // The cell is whole without it.
-        tracing::warn!("{error}, which is of no use any more");
+        })
     }
-    Ok(record)
+
+    /// Which cell.
+    pub(super) fn cell(&self) -> &'c Cell {
+        self.cell
+    }
+
+    /// Test images that are predicted, the first of all.
+    pub(super) fn predicted(&self) -> usize {
+        self.partial.rows().len()
+    }
+
+    /// Images that are predicted at once.
+    pub(super) fn batch(&self) -> usize {
+        self.classifier.batch()
+    }
+
+    /// Gives back memory that is not needed until it is asked again.
+    pub(super) fn rest(&mut self) {
+        self.classifier.rest();
+    }
+
+    /// The images as its model is to see them.
+    pub(super) fn look(&self, images: &[LabelledImage]) -> Result<Vec<View>> {
+        let eye = self.classifier.eye();
+        let one = |image: &LabelledImage| {
+            let bytes = fs::read(&image.path).map_err(Error::io("read", &image.path))?;
+            eye.view(image, &bytes)
+        };
+        images.par_iter().map(one).collect()
+    }
+
+    /// Predicts the test images that are missing.
+    pub(super) fn predict(&mut self, on: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
+        let (partial, mut start) = (&mut self.partial, Instant::now());
+        self.classifier.predict(partial.missing(), &mut |rows| {
+            partial.append(rows, start.elapsed().as_secs_f64())?;
+            start = Instant::now();
+            on(Event::Predicted(rows.len()))
+        })
+    }
+
+    /// Predicts the next test images, which were [looked](Self::look) at in `seconds`.
+    pub(super) fn predict_seen(
+        &mut self,
+        images: &[LabelledImage],
+        views: &[View],
+        seconds: f64,
+        on: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let rows = self.classifier.predict_seen(images, views)?;
+        self.partial.append(&rows, seconds + start.elapsed().as_secs_f64())?;
+        on(Event::Predicted(rows.len()))
+    }
+
+    /// Stores the record, and where the sweep says so the trained weights.
+    pub(super) fn finish(
+        mut self,
+        store: &Store,
+        sweep: &Sweep,
+        commit: Option<&str>,
+        on: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<Record> {
+        let cell = self.cell;
+        if let Some(sight) = cell.sight() {
+            let megabytes = sight.bytes as f64 / 1e6;
+            let (hits, misses) = (sight.hits, sight.misses);
+            tracing::info!(
+                "pictures so far: {misses} seen by the tower, {hits} known already; {megabytes:.0} MB of features kept"
+            );
+        }
+
+        if sweep.save_adapters && cell.learner.has_adapter() && !self.shots.is_empty() {
+            self.classifier.save(&store.adapter(&cell.run_id))?;
+        }
+        let names = self.classifier.names()?;
+        let (partial, fit) = (&self.partial, self.fit);
+        let fitted = calibration::fitted(cell, &self.shots, fit.chosen.is_some(), store, &self.keep, on)?;
+        let predictions = partial.complete()?;
+        let account = Account {
+            reading: cell.learner.reading(),
+            headline: headline(&cell.dataset, cell.key.protocol),
+            micro: cell.dataset.micro,
+            regime: cell.dataset.regime.map(|regime| regime.to_string()),
+            split_sha256: store.write_split(&cell.key, cell.split.as_ref())?,
+            card: Some(card(&cell.dataset, &cell.split)?),
+            fitted,
+            names,
+            training: TrainingSummary {
+                steps: fit.steps,
+                images_seen: fit.images_seen,
+                final_loss: fit.final_loss,
+                trainable_parameters: fit.trainable_parameters,
+                halved_to: fit.halved_to,
+                chosen: fit.chosen,
+            },
+            timing: Timing {
+                train_seconds: self.train_seconds,
+                eval_seconds: partial.eval_seconds(),
+                train_images_per_second: fit.images_seen as f64 / self.train_seconds,
+                eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
+                device: cell.device(),
+                threads: rayon::current_num_threads(),
+                devices: 1,
+                sessions: partial.sessions(),
+                finished: utc_now(),
+                commit: commit.map(str::to_owned),
+            },
+        };
+        on(Event::Complete)?;
+        let record = store.finish(&cell.identity(), account, predictions)?;
+        if let Err(error) = self
+            .keep
+            .forget()
+            .and_then(|()| calibration::forget(cell, store, &self.keep))
+        {
+            // The cell is whole without it.
+            tracing::warn!("{error}, which is of no use any more");
+        }
+        Ok(record)
+    }
 }
 
 /// Fits the classifier to the shots, if there are any; what it did, and the seconds it took in all processes.

@@ -31,6 +31,8 @@ pub struct Places {
     pub cache: PathBuf,
     /// Bound of the cache of shrunk images below `cache`, as [`ImageCache::new`] takes it.
     pub image_cache_gigabytes: Option<f64>,
+    /// Bound of what each model that writes keeps of what its tower saw, in 10⁹ bytes; `None`: 2 GiB.
+    pub feature_gigabytes: Option<f64>,
 }
 
 impl Places {
@@ -70,6 +72,9 @@ pub struct Cell {
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
     let mut bases = Bases::new(&places.home).keeping(places.image_cache());
+    if let Some(gigabytes) = places.feature_gigabytes {
+        bases = bases.with_feature_bytes((gigabytes * 1e9) as usize);
+    }
     for learner in &sweep.learners {
         bases.of(learner)?;
     }
@@ -199,6 +204,18 @@ impl Cell {
     #[must_use]
     pub fn device(&self) -> String {
         self.place.device_name()
+    }
+
+    /// Whether another cell asks about the same test images, seen by the same model.
+    pub(super) fn sees_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.dataset, &other.dataset)
+            && self.base.sees_as(&other.base)
+            && self.split.test == other.split.test
+    }
+
+    /// Test images of which its model keeps what the tower saw, where these are not all.
+    pub(super) fn room(&self) -> Option<usize> {
+        self.base.room().filter(|room| *room < self.split.test.len())
     }
 
     /// How often pictures were looked up by its base model so far, all cells together.

@@ -1,6 +1,8 @@
 //! A sweep: every cell that is not finished yet, shared with whoever works on the same results folder; then ledger,
 //! tables and figures.
 
+mod together;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::thread;
@@ -21,6 +23,9 @@ pub trait Progress {
     fn begin(&mut self, cells: usize, finished: usize, images: u64);
     /// A cell starts.
     fn start(&mut self, cell: &Cell);
+    /// So many cells, which have started, are asked about each test image one after the other: what moves on from here on is
+    /// any of them.
+    fn together(&mut self, cells: usize);
     /// A cell moves on.
     fn event(&mut self, event: Event);
     /// A cell is stored.
@@ -56,6 +61,12 @@ enum Turn {
     Failed(Error),
     /// Another process runs it: who.
     Busy(String),
+}
+
+/// Whether a cell is this process's to run.
+enum Taken {
+    Ours(Claim),
+    Not(Turn),
 }
 
 /// What every cell of a sweep is run with.
@@ -96,12 +107,14 @@ impl Sweeper<'_> {
         let mut outcome = Outcome::default();
         while !missing.is_empty() {
             let mut busy = Vec::new();
-            for cell in missing {
-                match self.turn(cell, &before)? {
-                    Turn::Ran(_) => outcome.ran += 1,
-                    Turn::Found(_) => {}
-                    Turn::Failed(_) => outcome.failed += 1,
-                    Turn::Busy(owner) => busy.push((cell, owner)),
+            for round in together::rounds(&missing) {
+                for (cell, turn) in self.round(&round, &before)? {
+                    match turn {
+                        Turn::Ran(_) => outcome.ran += 1,
+                        Turn::Found(_) => {}
+                        Turn::Failed(_) => outcome.failed += 1,
+                        Turn::Busy(owner) => busy.push((cell, owner)),
+                    }
                 }
             }
             if !busy.is_empty() {
@@ -149,33 +162,44 @@ impl Sweeper<'_> {
 
     /// Runs a cell if it is missing and free.
     fn turn(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Turn> {
+        match self.take(cell, before)? {
+            Taken::Ours(claim) => self.alone(cell, &claim),
+            Taken::Not(turn) => Ok(turn),
+        }
+    }
+
+    /// Claims a cell if it is missing and free.
+    fn take(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Taken> {
         if let Some(settled) = self.settled(cell, before)? {
-            return Ok(settled);
+            return Ok(Taken::Not(settled));
         }
         let claim = match self.claims.take(&cell.run_id)? {
             claim::Turn::Ours(claim) => claim,
-            claim::Turn::Theirs(owner) => return Ok(Turn::Busy(owner)),
+            claim::Turn::Theirs(owner) => return Ok(Taken::Not(Turn::Busy(owner))),
         };
         // Its owner may have come to an end since the last look: only now nobody can any more.
-        if let Some(settled) = self.settled(cell, before)? {
-            return Ok(settled);
-        }
+        Ok(match self.settled(cell, before)? {
+            Some(settled) => Taken::Not(settled),
+            None => Taken::Ours(claim),
+        })
+    }
+
+    /// Runs a cell that is claimed.
+    fn alone(&mut self, cell: &Cell, claim: &Claim) -> Result<Turn> {
         self.progress.start(cell);
-        let ran = cell::run(cell, self.store, self.sweep, self.commit, &mut |event| {
-            match event {
-                Event::Complete => claim.confirm()?,
-                Event::Trained(_) | Event::Predicted(_) => claim.check()?,
-            }
-            tracing::debug!("cell {}: {event:?}", cell.run_id);
-            self.progress.event(event);
-            Ok(())
-        });
+        let on = &mut |event| hear(self.progress, cell, claim, event);
+        let ran = cell::run(cell, self.store, self.sweep, self.commit, on);
+        self.ended(cell, claim, ran)
+    }
+
+    /// What comes of a cell that was run to its end or to an error.
+    fn ended(&mut self, cell: &Cell, claim: &Claim, ran: Result<Record>) -> Result<Turn> {
         match ran {
             Ok(record) => {
                 self.progress.finish(&record);
                 Ok(Turn::Ran(Box::new(record)))
             }
-            Err(error) => self.failed(cell, &claim, error),
+            Err(error) => self.failed(cell, claim, error),
         }
     }
 
@@ -213,6 +237,17 @@ impl Sweeper<'_> {
         }
         Ok(Turn::Failed(error))
     }
+}
+
+/// Passes on what a cell tells, as long as it is this process's to run.
+fn hear(progress: &mut dyn Progress, cell: &Cell, claim: &Claim, event: Event) -> Result<()> {
+    match event {
+        Event::Complete => claim.confirm()?,
+        Event::Trained(_) | Event::Predicted(_) => claim.check()?,
+    }
+    tracing::debug!("cell {}: {event:?}", cell.run_id);
+    progress.event(event);
+    Ok(())
 }
 
 /// Whether every other cell would fail of the same.

@@ -94,6 +94,9 @@ pub trait Classifier {
         Ok(rows)
     }
 
+    /// Frees what it can make again, to the bit, from what it has learned: others are asked meanwhile.
+    fn rest(&mut self) {}
+
     /// Writes what was learned to a folder.
     ///
     /// # Errors

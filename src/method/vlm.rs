@@ -1,12 +1,14 @@
 //! A vision-language model that learns, by LoRA, to write the class name. Written against the backend's
 //! verbs only, so that it learns the same way wherever the model runs.
 
+mod learned;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::backend::{Backend, Sampler, Trainer, Weights};
+use crate::backend::{Backend, Trainer};
 use crate::config::{Loss, Qwen3VlLora};
 use crate::data::LabelledImage;
 use crate::engine::{AdamParams, AdapterConfig};
@@ -15,10 +17,11 @@ use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
 use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
 use crate::method::training::{Steps, train};
-use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax, untrained};
+use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax};
 use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::{Names, Prediction, Reading};
+use learned::Learned;
 
 /// AdamW's moment decay rates and epsilon (DESIGN: start values).
 const BETAS: (f64, f64) = (0.9, 0.95);
@@ -37,8 +40,7 @@ pub struct VlmClassifier {
     names: Vec<Vec<u32>>,
     seed: u64,
     start: Option<std::path::PathBuf>,
-    trainer: Option<Box<dyn Trainer>>,
-    sampler: Option<Box<dyn Sampler>>,
+    learned: Learned,
 }
 
 impl VlmClassifier {
@@ -60,6 +62,7 @@ impl VlmClassifier {
         let answers = Answers::ending(&renderer, classes, ending)?;
         let names = answers.tokens().to_vec();
         Ok(Self {
+            learned: Learned::nothing(backend.clone()),
             backend,
             renderer,
             config,
@@ -67,8 +70,6 @@ impl VlmClassifier {
             names,
             seed,
             start: None,
-            trainer: None,
-            sampler: None,
         })
     }
 
@@ -140,14 +141,11 @@ impl VlmClassifier {
 
     /// One batch: the question about each image to its row.
     fn ask(&mut self, images: &[LabelledImage], prompts: &[ModelInput]) -> Result<Vec<Prediction>> {
-        let sampler = match &mut self.sampler {
-            Some(sampler) => sampler,
-            none => none.insert(self.backend.sampler(&Weights::Base)?),
-        };
+        let sampler = self.learned.sampler()?;
         let hints: Vec<u32> = images.iter().map(|image| image.class).collect();
         let answers = self
             .answers
-            .read(&mut **sampler, prompts, &self.config.readings, Some(&hints))?;
+            .read(sampler, prompts, &self.config.readings, Some(&hints))?;
         Ok(images.iter().zip(answers).map(|(image, a)| row(image, a)).collect())
     }
 
@@ -193,11 +191,10 @@ impl Classifier for VlmClassifier {
             peak: config.peak_rate(self.backend.width()),
         };
         let fit = train(&plan, &mut training, keep, on_step)?;
-        let mut trainer = training.trainer;
+        let trainer = training.trainer;
         let trained = trainer.trainable();
         let halved_to = trainer.halved_to();
-        self.sampler = Some(trainer.sampler()?);
-        self.trainer = Some(trainer);
+        self.learned = Learned::by(trainer)?;
         Ok(Fit {
             trainable_parameters: trained
                 .iter()
@@ -242,12 +239,8 @@ impl Classifier for VlmClassifier {
             return Ok(None);
         }
         let question = self.renderer.question(None)?;
-        let sampler = match &mut self.sampler {
-            Some(sampler) => sampler,
-            none => none.insert(self.backend.sampler(&Weights::Base)?),
-        };
         let asked = [Reading::Likelihood];
-        let answers = self.answers.read(&mut **sampler, &[question], &asked, None)?;
+        let answers = self.answers.read(self.learned.sampler()?, &[question], &asked, None)?;
         let prior = answers.into_iter().next().and_then(|answer| answer.log_probs);
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Ok(prior.map(|prior| Names {
@@ -258,16 +251,16 @@ impl Classifier for VlmClassifier {
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {
-        let trainer = self.trainer.as_mut().ok_or_else(|| untrained(dir))?;
-        trainer.save_weights_for_sampler(&dir.display().to_string())?;
-        Ok(())
+        self.learned.save(dir)
     }
 
     fn load(&mut self, dir: &Path) -> Result<()> {
-        let weights = Weights::Saved(dir.display().to_string());
-        self.sampler = Some(self.backend.sampler(&weights)?);
-        self.trainer = None;
+        self.learned = Learned::saved(self.backend.clone(), dir)?;
         Ok(())
+    }
+
+    fn rest(&mut self) {
+        self.learned.rest();
     }
 }
 

@@ -55,6 +55,8 @@ model = "datasets/mini/models/micro-dinov2"
 pub const CELLS: usize = 40;
 /// `checkpoint_steps` of the sweep.
 pub const CHECKPOINT_STEPS: usize = 2;
+/// Room for the features of a few images of the micro model, in 10⁹ bytes.
+pub const FEW: &str = "0.0005";
 pub const SWEEP: [&str; 3] = ["sweep", "--config", "forty.toml"];
 
 /// An empty working folder with `forty.toml`.
@@ -157,6 +159,13 @@ impl Running {
     pub fn sweep(sandbox: &Sandbox, more: &[&str]) -> Self {
         let arguments: Vec<&str> = SWEEP.iter().chain(more).copied().collect();
         Self::start(sandbox.kshot(&arguments))
+    }
+
+    /// A sweep with room for a few images' features: cells of one test set are asked about it together.
+    pub fn image_major(sandbox: &Sandbox) -> Self {
+        let mut command = sandbox.kshot(&SWEEP);
+        command.env("KSHOT_FEATURE_CACHE_GB", FEW);
+        Self::start(command)
     }
 
     pub fn id(&self) -> u32 {

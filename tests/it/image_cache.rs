@@ -66,6 +66,7 @@ fn cells(folder: &Path, datasets: &Path, gigabytes: Option<f64>) -> Vec<Cell> {
         datasets: datasets.into(),
         cache: folder.join("cache"),
         image_cache_gigabytes: gigabytes,
+        feature_gigabytes: None,
     };
     plan::plan(&Sweep::parse(CONFIG, "test", &[]).unwrap(), &places).unwrap()
 }

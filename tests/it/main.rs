@@ -33,6 +33,7 @@ mod goldens;
 mod gradients;
 mod hostile;
 mod image_cache;
+mod image_major;
 mod import;
 mod kill;
 mod ledger;

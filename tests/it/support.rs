@@ -62,6 +62,7 @@ pub fn cells(config: &str, set: &[&str]) -> Vec<Cell> {
         datasets: datasets(),
         cache: cache(),
         image_cache_gigabytes: None,
+        feature_gigabytes: None,
     };
     plan::plan(&sweep, &places).unwrap()
 }

@@ -1,0 +1,90 @@
+//! Cells whose test images are more than what is kept of them: they are asked about each image one after the other.
+
+use std::collections::HashSet;
+use std::fs;
+
+use crate::forty::{self, FEW, Running};
+use crate::support::{Sandbox, contents, stderr};
+
+/// Three cells that differ in nothing but the name: what they cost is the tower's work alone.
+const THREE: &str = r#"
+name = "three"
+datasets = ["mini-pets"]
+shots = [0]
+seeds = [0]
+learner = [
+    { method = "qwen3-vl-lora", name = "a", model = "datasets/mini/models/micro-qwen3-vl", readings = ["likelihood"], reading = "likelihood" },
+    { method = "qwen3-vl-lora", name = "b", model = "datasets/mini/models/micro-qwen3-vl", readings = ["likelihood"], reading = "likelihood" },
+    { method = "qwen3-vl-lora", name = "c", model = "datasets/mini/models/micro-qwen3-vl", readings = ["likelihood"], reading = "likelihood" },
+]
+"#;
+
+/// Pictures that the tower saw in a sweep: the last that was said of it.
+fn seen(log: &str) -> usize {
+    let last = log.lines().rev().find_map(|line| line.split_once("pictures so far: "));
+    last.unwrap().1.split_once(" seen").unwrap().0.parse().unwrap()
+}
+
+#[test]
+fn the_tower_sees_each_test_image_once_for_all_cells_whatever_room_there_is() {
+    let swept = |room: Option<&str>| {
+        let sandbox = Sandbox::new();
+        fs::write(sandbox.path("three.toml"), THREE).unwrap();
+        let mut command = sandbox.kshot(&["sweep", "--config", "three.toml"]);
+        command.env("KSHOT_LOG", "kshot=debug");
+        if let Some(room) = room {
+            command.env("KSHOT_FEATURE_CACHE_GB", room);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let mut files = contents(&sandbox.path("results/three"));
+        files.retain(|path, _| path.starts_with("predictions") || path.ends_with("ledger.csv"));
+        assert_eq!(files.len(), 4);
+        (seen(&stderr(&output)), files, stderr(&output))
+    };
+    let (once, expected, _) = swept(None);
+    for room in [FEW, "0"] {
+        let (few, found, log) = swept(Some(room));
+        assert_eq!(few, once, "{log}");
+        assert!(found == expected, "other answers with room {room}");
+        // Together they were: the second is asked before the first is through.
+        let asked = log
+            .lines()
+            .filter_map(|line| line.split_once(": Predicted(")?.0.split_once("cell "));
+        let asked: Vec<&str> = asked.map(|(_, run_id)| run_id).collect();
+        let turns = asked.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        let cells: HashSet<&str> = asked.iter().copied().collect();
+        assert!(cells.len() == 3 && turns > 6, "{asked:?}");
+    }
+}
+
+#[test]
+fn adapters_that_take_turns_leave_the_bytes_of_those_that_do_not() {
+    let sandbox = forty::sandbox();
+    let lines = Running::image_major(&sandbox).succeed();
+    assert_eq!(forty::ran(&lines), forty::CELLS);
+    forty::assert_whole(&sandbox.path("results/forty"));
+}
+
+#[test]
+fn an_image_that_cannot_be_read_fails_each_cell_by_name() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("three.toml"), THREE).unwrap();
+    let (cache, datasets) = (sandbox.path("cache"), crate::support::datasets());
+    let dataset = kshot::data::open("mini-pets", &datasets, &cache).unwrap();
+    let broken = &dataset.test.last().unwrap().path;
+    fs::write(broken, b"no image").unwrap();
+    let mut command = sandbox.kshot(&["sweep", "--config", "three.toml"]);
+    let output = command
+        .env("KSHOT_CACHE", &cache)
+        .env("KSHOT_FEATURE_CACHE_GB", FEW)
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    let name = broken.file_name().unwrap().to_str().unwrap();
+    assert!(!output.status.success());
+    assert!(
+        said.matches("FAILED").count() == 3 && said.matches(name).count() >= 3,
+        "{said}"
+    );
+}
