@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use crate::forty::{self, FEW, Running};
-use crate::support::{Sandbox, contents, stderr};
+use crate::support::{Sandbox, contents, datasets, stderr};
 
 /// Three cells that differ in nothing but the name: what they cost is the tower's work alone.
 const THREE: &str = r#"
@@ -67,24 +67,22 @@ fn adapters_that_take_turns_leave_the_bytes_of_those_that_do_not() {
 }
 
 #[test]
-fn an_image_that_cannot_be_read_fails_each_cell_by_name() {
+fn an_image_that_breaks_meanwhile_fails_each_cell_by_name() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.path("three.toml"), THREE).unwrap();
-    let (cache, datasets) = (sandbox.path("cache"), crate::support::datasets());
-    let dataset = kshot::data::open("mini-pets", &datasets, &cache).unwrap();
+    let cache = sandbox.path("cache");
+    let dataset = kshot::data::open("mini-pets", &datasets(), &cache).unwrap();
     let broken = &dataset.test.last().unwrap().path;
-    fs::write(broken, b"no image").unwrap();
     let mut command = sandbox.kshot(&["sweep", "--config", "three.toml"]);
-    let output = command
-        .env("KSHOT_CACHE", &cache)
-        .env("KSHOT_FEATURE_CACHE_GB", FEW)
-        .output()
-        .unwrap();
-    let said = stderr(&output);
+    command.env("KSHOT_CACHE", &cache).env("KSHOT_FEATURE_CACHE_GB", FEW);
+    let mut running = Running::start(command);
+    assert!(running.until(|lines| lines.iter().any(|line| line.contains("Predicted(32)"))));
+    fs::write(broken, b"no image").unwrap();
+    let (status, lines) = running.end();
     let name = broken.file_name().unwrap().to_str().unwrap();
-    assert!(!output.status.success());
-    assert!(
-        said.matches("FAILED").count() == 3 && said.matches(name).count() >= 3,
-        "{said}"
-    );
+    let failed = |line: &String| line.contains("FAILED");
+    let named = |line: &String| line.starts_with("error: ") && line.contains(name);
+    assert!(!status.success());
+    assert_eq!(lines.iter().filter(|line| failed(line)).count(), 3, "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| named(line)).count(), 3, "{lines:?}");
 }
