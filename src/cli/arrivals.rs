@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
+use super::{output, report};
 use crate::data::fetch::FetchProgress;
+use crate::error::{Error, Result};
 
 /// Fewest bytes between two lines: smaller files come in too fast to be told of.
 const LINE: u64 = 1 << 20;
@@ -41,6 +43,33 @@ impl Live {
     fn with<R>(&self, name: &str, work: impl FnOnce(&mut File) -> R) -> Option<R> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.get_mut(name).map(work)
+    }
+}
+
+/// Fetches several things by name and prints what came of each; one that fails does not keep the others from coming.
+///
+/// # Errors
+/// The error of the only one, or how many of `what` failed; a closed stdout.
+pub(super) fn fetch_each(what: &'static str, names: &[String], fetch: impl Fn(&str) -> Result<String>) -> Result<()> {
+    let mut failed = 0;
+    for name in names {
+        match fetch(name) {
+            Ok(said) => output(&said)?,
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => {
+                failed += 1;
+                // If stderr is gone there is nobody left to tell.
+                let _ = io::stderr().write_all(report(&error).as_bytes());
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::SomeNotFetched {
+            what,
+            failed,
+            total: names.len(),
+        }),
     }
 }
 

@@ -28,6 +28,9 @@ const ALSO_PRINTED: [&str; 5] = [
 /// What trained tensors of tower and merger are called.
 pub(super) const VISION: &str = "base_model.model.model.visual.";
 
+/// Bytes of features that are kept where nothing else is said.
+pub const FEATURE_BYTES: usize = 2 << 30;
+
 /// How the engine works; none of it changes what is computed, but for the last bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -48,7 +51,7 @@ impl Default for Settings {
             micro_batch: 32,
             checkpointing: false,
             cache_features: true,
-            feature_bytes: 2 << 30,
+            feature_bytes: FEATURE_BYTES,
         }
     }
 }

@@ -12,9 +12,10 @@ mod sample;
 mod score;
 mod train;
 
-pub use base::{AdapterId, Engine, Settings};
+pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings};
 pub use features::Sight;
 pub use sample::Snapshot;
+pub(crate) use score::ROWS as SCORED_AT_ONCE;
 
 /// What an adapter is made of.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use crate::models::qwen3_vl::{Features, Qwen3Vl};
 
 /// Rows of a pass: tokens of prompts and of the trees of their continuations. One prompt with one continuation
 /// may have more.
-const ROWS: usize = 4096;
+pub(crate) const ROWS: usize = 4096;
 /// Where a prompt is longer than a pass: the rows that its tree may have all the same.
 const NODES: usize = 512;
 

@@ -297,7 +297,7 @@ mod tests {
             targets: vec!["q_proj".into()],
             rank: 2,
             alpha: 2.0,
-            experts: crate::config::ExpertLora::default(),
+            ..Lora::default()
         };
         let config = AdapterConfig {
             lora,

@@ -251,7 +251,6 @@ pub fn card(dataset: &Dataset, split: &Split) -> Result<Card> {
 mod tests {
     use super::*;
     use crate::prediction::Prediction;
-    use std::path::Path;
 
     /// Counts how often it is fitted, and to how many images.
     #[derive(Default)]
@@ -278,12 +277,6 @@ mod tests {
             })
         }
         fn predict(&mut self, _: &[LabelledImage], _: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
-            Ok(())
-        }
-        fn save(&mut self, _: &Path) -> Result<()> {
-            Ok(())
-        }
-        fn load(&mut self, _: &Path) -> Result<()> {
             Ok(())
         }
     }

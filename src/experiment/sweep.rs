@@ -3,6 +3,8 @@
 
 mod together;
 
+pub(crate) use together::TOGETHER;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::thread;

@@ -162,15 +162,7 @@ impl Frozen {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        let (processor, settings) = (&self.processor, self.processor.settings());
-        let view = |image| -> Result<Vec<f32>> {
-            let framed = seen(self.images.as_deref(), image, &settings, |whole| {
-                processor.framed(&whole)
-            })?;
-            Ok(processor.normalised(&framed))
-        };
-        let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
-        stack(&views, self.processor.size(), &self.device)
+        views(images, &self.processor, self.images.as_deref(), &self.device)
     }
 }
 
@@ -179,6 +171,25 @@ impl Eye for Frozen {
         let pixels = decode(bytes, &image.path.display().to_string())?;
         Ok(View::Values(self.processor.pixels(&pixels)))
     }
+}
+
+/// Evaluation views of images, framed ones kept in a cache if there is one: (B, 3, H, W).
+///
+/// # Errors
+/// Unreadable images.
+pub(super) fn views(
+    images: &[LabelledImage],
+    processor: &ImageProcessor,
+    cache: Option<&ImageCache>,
+    device: &Device,
+) -> Result<Tensor> {
+    let settings = processor.settings();
+    let view = |image| -> Result<Vec<f32>> {
+        let framed = seen(cache, image, &settings, |whole| processor.framed(&whole))?;
+        Ok(processor.normalised(&framed))
+    };
+    let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
+    stack(&views, processor.size(), device)
 }
 
 /// Views of 3·H·W numbers to one tensor (B, 3, H, W).

@@ -100,14 +100,18 @@ pub trait Classifier {
     /// Writes what was learned to a folder.
     ///
     /// # Errors
-    /// [`Error::Io`], or nothing was learned yet.
-    fn save(&mut self, dir: &Path) -> Result<()>;
+    /// [`Error::Io`], or nothing was learned yet; by default that there is nothing to write.
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        Err(nothing_to_save(dir))
+    }
 
     /// Reads what [`Classifier::save`] wrote; predictions are then the same to the bit.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Model`] when the folder does not fit.
-    fn load(&mut self, dir: &Path) -> Result<()>;
+    /// [`Error::Io`], [`Error::Model`] when the folder does not fit; by default that there can be nothing to read.
+    fn load(&mut self, dir: &Path) -> Result<()> {
+        Err(nothing_to_save(dir))
+    }
 }
 
 /// Progress of training. Steps that an earlier process did are told at once.
@@ -168,6 +172,14 @@ pub(crate) fn row(image: &LabelledImage, class: u32, log_probs: Option<Vec<f32>>
         trie_class: None,
         likelihood_class: Some(class),
         log_probs,
+    }
+}
+
+/// Methods without trained weights refuse to be saved, rather than write an empty folder.
+fn nothing_to_save(dir: &Path) -> Error {
+    Error::Model {
+        path: dir.to_path_buf(),
+        reason: "this method has no adapter: it is refitted from the shots".into(),
     }
 }
 

@@ -1,12 +1,10 @@
 //! Raw-pixel nearest neighbour: what can be had without any learned representation.
 
-use std::path::Path;
-
 use rayon::prelude::*;
 
 use crate::config::Pixels;
 use crate::data::LabelledImage;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::example::resize::resize;
 use crate::method::{Classifier, Fit, Keep, Step, read_images, row};
 use crate::prediction::Prediction;
@@ -67,22 +65,6 @@ impl Classifier for PixelNeighbour {
             sink(&rows)?;
         }
         Ok(())
-    }
-
-    fn save(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
-    }
-}
-
-/// Methods without trained weights refuse to be saved, rather than write an empty folder.
-pub(crate) fn nothing_to_save(dir: &Path) -> Error {
-    Error::Model {
-        path: dir.to_path_buf(),
-        reason: "this method has no adapter: it is refitted from the shots".into(),
     }
 }
 

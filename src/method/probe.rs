@@ -6,7 +6,6 @@ mod grid;
 mod lbfgs;
 mod logistic;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Chosen, Knn, LogisticRegression};
@@ -14,7 +13,6 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::method::features::{BATCH, Frozen};
 use crate::method::folds;
-use crate::method::pixels::nothing_to_save;
 use crate::method::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::prediction::Prediction;
 use grid::{FOLDS, Grid};
@@ -121,14 +119,6 @@ impl Classifier for Probe {
             sink(&rows)?;
         }
         Ok(())
-    }
-
-    fn save(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
     }
 }
 

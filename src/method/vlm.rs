@@ -18,7 +18,6 @@ use crate::method::order::Plan;
 use crate::method::reading::{Answer, Answers};
 use crate::method::training::{Steps, train};
 use crate::method::{Classifier, Eye, Fit, Keep, Step, View, argmax};
-use crate::models::lora::Lora;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::{Names, Prediction, Reading};
 use learned::Learned;
@@ -166,14 +165,8 @@ impl Classifier for VlmClassifier {
         on_step: &mut dyn FnMut(Step) -> Result<()>,
     ) -> Result<Fit> {
         let config = &self.config;
-        let lora = Lora {
-            targets: config.targets.clone(),
-            rank: config.rank,
-            alpha: config.alpha,
-            experts: config.experts,
-        };
         let trainer = self.backend.trainer(&AdapterConfig {
-            lora,
+            lora: config.into(),
             seed: self.seed,
             start: self.start.clone(),
         })?;

@@ -11,14 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::{LabelledImage, hex};
 use crate::error::{Error, Result};
-use crate::example::{Captions, Fill, ImageCache, ImageProcessor, seen, written};
-use crate::method::features::stack;
-use crate::method::pixels::nothing_to_save;
+use crate::example::{Captions, Fill, ImageCache, ImageProcessor, written};
+use crate::method::features::views;
 use crate::method::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
 use crate::nn::Place;
@@ -97,15 +95,7 @@ impl Pair {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        let (processor, settings) = (&self.processor, self.processor.settings());
-        let view = |image| -> Result<Vec<f32>> {
-            let framed = seen(self.images.as_deref(), image, &settings, |whole| {
-                processor.framed(&whole)
-            })?;
-            Ok(processor.normalised(&framed))
-        };
-        let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
-        stack(&views, processor.size(), &Device::Cpu)
+        views(images, &self.processor, self.images.as_deref(), &Device::Cpu)
     }
 
     /// Text features of texts, not normalised: (N, P).
@@ -191,14 +181,6 @@ impl Classifier for ZeroShotClassifier {
             sink(&rows)?;
         }
         Ok(())
-    }
-
-    fn save(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
     }
 }
 

@@ -7,11 +7,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::expert_lora;
 pub use crate::config::ExpertLora;
+use crate::config::{Dinov2Lora, Qwen3VlLora};
 use crate::error::{Error, Result};
 use crate::nn::{Experts, LowRank, Projection};
 
-/// Low-rank adapters to add.
-#[derive(Debug, Clone, PartialEq)]
+/// Low-rank adapters to add; by default none.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lora {
     /// Linear layers to adapt: ends of hub names on a dot boundary (`query`, `output.dense`, `fc1`, …), where
     /// `*` stands for any one part (`visual.blocks.*.attn.qkv`). The stacks of a mixture of experts are
@@ -27,6 +28,16 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// The same at another rank, its update scaled alike.
+    #[must_use]
+    pub(crate) fn of_rank(self, rank: usize) -> Self {
+        Self {
+            alpha: self.alpha / self.rank as f64 * rank as f64,
+            rank,
+            ..self
+        }
+    }
+
     /// Whether the linear layer of this hub name gets an adapter.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
@@ -35,6 +46,28 @@ impl Lora {
                 .rsplit('.')
                 .all(|wanted| parts.next().is_some_and(|part| wanted == "*" || wanted == part))
         })
+    }
+}
+
+impl From<&Dinov2Lora> for Lora {
+    fn from(config: &Dinov2Lora) -> Self {
+        Self {
+            targets: config.targets.clone(),
+            rank: config.rank,
+            alpha: config.alpha,
+            experts: ExpertLora::default(),
+        }
+    }
+}
+
+impl From<&Qwen3VlLora> for Lora {
+    fn from(config: &Qwen3VlLora) -> Self {
+        Self {
+            targets: config.targets.clone(),
+            rank: config.rank,
+            alpha: config.alpha,
+            experts: config.experts,
+        }
     }
 }
 

@@ -1,15 +1,12 @@
 //! `kshot data fetch`: datasets from the network.
 
-use std::io::Write as _;
-
 use clap::{Args, ValueEnum};
 
-use super::{output, places};
-use crate::cli::arrivals::{Live, amount};
-use crate::cli::report;
+use super::places;
+use crate::cli::arrivals::{Live, amount, fetch_each};
 use crate::data::fetch::{self, FetchProgress as _, Fetched, Remote};
 use crate::data::manifest::{self, Form, Manifest};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experiment::plan::Places;
 
 /// Fetch datasets: what is missing of their archives or hub files, checked by size and hash. Interrupted, the same
@@ -48,26 +45,9 @@ impl From<Source> for Form {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (places, remote, live) = (places(), Remote::from_env(), Live::new());
-    let mut failed = 0;
-    for name in &arguments.names {
-        match fetch_one(name, arguments.source, &places, &remote, &live) {
-            Ok(said) => output(&said)?,
-            Err(error) if arguments.names.len() == 1 => return Err(error),
-            Err(error) => {
-                failed += 1;
-                // If stderr is gone there is nobody left to tell.
-                let _ = std::io::stderr().write_all(report(&error).as_bytes());
-            }
-        }
-    }
-    match failed {
-        0 => Ok(()),
-        _ => Err(Error::SomeNotFetched {
-            what: "datasets",
-            failed,
-            total: arguments.names.len(),
-        }),
-    }
+    fetch_each("datasets", &arguments.names, |name| {
+        fetch_one(name, arguments.source, &places, &remote, &live)
+    })
 }
 
 /// What is where, for people.

@@ -1,13 +1,11 @@
 //! `kshot model fetch`: models from the hub.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use clap::Args;
 
-use crate::cli::arrivals::{Live, amount};
+use crate::cli::arrivals::{Live, amount, fetch_each};
 use crate::cli::places::places;
-use crate::cli::{output, report};
 use crate::data::fetch::{ModelId, ModelListing, Remote};
 use crate::error::{Error, Result};
 use crate::models::architecture::Architecture;
@@ -30,26 +28,7 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (remote, live) = (Remote::from_env(), Live::new());
-    let mut failed = 0;
-    for id in &arguments.ids {
-        match fetch_one(id, &remote, &live) {
-            Ok(said) => output(&said)?,
-            Err(error) if arguments.ids.len() == 1 => return Err(error),
-            Err(error) => {
-                failed += 1;
-                // If stderr is gone there is nobody left to tell.
-                let _ = std::io::stderr().write_all(report(&error).as_bytes());
-            }
-        }
-    }
-    match failed {
-        0 => Ok(()),
-        _ => Err(Error::SomeNotFetched {
-            what: "models",
-            failed,
-            total: arguments.ids.len(),
-        }),
-    }
+    fetch_each("models", &arguments.ids, |id| fetch_one(id, &remote, &live))
 }
 
 /// What is where, for people.

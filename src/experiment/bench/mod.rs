@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -212,6 +213,14 @@ fn load(request: &Request, config: &Value) -> Result<Box<dyn Subject>> {
         Box::new(writing::Writer::load(request, shape)?)
     } else {
         Box::new(vision::Seer::load(request, shape)?)
+    })
+}
+
+/// A learner with every default.
+fn defaults<L: DeserializeOwned>() -> Result<L> {
+    toml::from_str("model = ''").map_err(|e| Error::Config {
+        origin: "defaults".into(),
+        reason: e.to_string(),
     })
 }
 

@@ -12,11 +12,11 @@ use crate::config::Dinov2Lora;
 use crate::data::image::decode;
 use crate::error::{Error, Result};
 use crate::example::ImageProcessor;
-use crate::experiment::estimate;
 use crate::experiment::estimate::memory::{Use, answering, training};
 use crate::experiment::estimate::shape::{Blocks, Kind, Shape};
 use crate::method::features::stack;
 use crate::models::dinov2::Dinov2;
+use crate::models::lora::Lora;
 use crate::nn::{AdamW, Group, Head, Place, clip_grad_norm, cross_entropy};
 use crate::seed;
 
@@ -44,14 +44,8 @@ impl Seer {
             return Err(super::unknown(request));
         };
         let dir = &request.checkpoint;
-        let learner: Dinov2Lora = toml::from_str("model = ''").map_err(|e| Error::Config {
-            origin: "defaults".into(),
-            reason: e.to_string(),
-        })?;
-        let mut lora = estimate::vision_lora(&learner);
-        let rank = request.rank.unwrap_or(lora.rank);
-        lora.alpha *= rank as f64 / lora.rank as f64;
-        lora.rank = rank;
+        let learner: Dinov2Lora = super::defaults()?;
+        let lora = Lora::from(&learner).of_rank(request.rank.unwrap_or(learner.rank));
         let place = request.place.clone();
         let dataset: Dataset = request.dataset;
         let processor = ImageProcessor::load(dir)?;
@@ -60,6 +54,7 @@ impl Seer {
         let visual = (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor();
         let how = Use {
             lora: lora.clone(),
+            adapters: 1.0,
             weight_bytes: place.dtype.size_in_bytes() as f64,
             fused: request.place.device.is_cpu(),
             batch: request.batch as f64,

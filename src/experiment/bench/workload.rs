@@ -13,9 +13,6 @@ use crate::error::{Error, Result};
 use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey, shrink};
 use crate::seed;
 
-/// Pixels of the longest side that a Qwen3-VL is shown.
-const LONGEST: u32 = 480;
-
 /// The sizes of a dataset. Lengths in tokens are those of its class names in Qwen's vocabulary, and of the text around a
 /// picture: the chat's frame before it, question and start of the answer after it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,11 +122,10 @@ impl Dataset {
 }
 
 /// JPEG files as a Qwen3-VL is shown them.
-pub(super) fn pictures(files: &[Vec<u8>], processor: &PatchProcessor) -> Result<Vec<Picture>> {
+pub(super) fn pictures(files: &[Vec<u8>], longest_side: u32, processor: &PatchProcessor) -> Result<Vec<Picture>> {
     let one = |(number, bytes): (usize, &Vec<u8>)| {
         let whole = decode(bytes, "a photograph")?;
-        let is_small = whole.width().max(whole.height()) <= LONGEST;
-        let pixels = if is_small { whole } else { shrink(&whole, LONGEST) };
+        let pixels = shrink(&whole, longest_side);
         let tokens = processor.grid(&pixels)?.tokens(processor.merge());
         Ok(Picture {
             pixels: Arc::new(pixels),

@@ -34,6 +34,8 @@ pub(super) struct Writer {
     placeholder: u32,
     /// JPEG files.
     photographs: Vec<Vec<u8>>,
+    /// Pixels that a picture's longest side is shrunk to.
+    longest_side: u32,
     pictures: Vec<Picture>,
     names: Vec<Vec<u32>>,
     /// Tokens of text are below it.
@@ -50,28 +52,21 @@ impl Writer {
             return Err(super::unknown(request));
         };
         let dir = &request.checkpoint;
-        let learner: Qwen3VlLora = toml::from_str("model = ''").map_err(|e| Error::Config {
-            origin: "defaults".into(),
-            reason: e.to_string(),
-        })?;
+        let learner: Qwen3VlLora = super::defaults()?;
         let rank = request.rank.unwrap_or(learner.rank);
-        let lora = Lora {
-            alpha: learner.alpha / learner.rank as f64 * rank as f64,
-            targets: learner.targets.clone(),
-            experts: learner.experts,
-            rank,
-        };
+        let lora = Lora::from(&learner).of_rank(rank);
         let dataset = request.dataset;
         let processor = PatchProcessor::load(dir)?;
         let config = Config::load(dir)?.0;
         let vocabulary = config.image_token_id.min(config.text_config.vocab_size as u32);
         let photographs = dataset.photographs(request.batch)?;
-        let pictures = pictures(&photographs, &processor)?;
+        let pictures = pictures(&photographs, learner.longest_side, &processor)?;
         let names = dataset.names(vocabulary);
         let default = Settings::default();
         let mean = names.iter().map(Vec::len).sum::<usize>() as f64 / names.len() as f64;
         let mut how = Use {
             lora: lora.clone(),
+            adapters: 1.0,
             weight_bytes: request.place.dtype.size_in_bytes() as f64,
             fused: request.place.device.is_cpu(),
             batch: request.batch as f64,
@@ -103,6 +98,7 @@ impl Writer {
             shape,
             placeholder: config.image_token_id,
             photographs,
+            longest_side: learner.longest_side,
             pictures,
             names,
             vocabulary,
@@ -262,12 +258,12 @@ impl Subject for Writer {
                 self.free(&prompts)?;
             }
             "from JPEG" => {
-                let shown = pictures(&self.photographs, &self.processor)?;
+                let shown = pictures(&self.photographs, self.longest_side, &self.processor)?;
                 let cut = |picture: &Picture| self.processor.patches(&picture.pixels, false).map(drop);
                 shown.par_iter().map(cut).collect::<Result<()>>()?;
             }
             "answer from JPEG" => {
-                self.pictures = pictures(&self.photographs, &self.processor)?;
+                self.pictures = pictures(&self.photographs, self.longest_side, &self.processor)?;
                 let prompts = self.new_questions();
                 self.free(&prompts)?;
             }

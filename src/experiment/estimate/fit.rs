@@ -7,11 +7,11 @@ use candle_core::DType;
 
 use super::memory::{Demand, Use, answering, training};
 use super::shape::{Kind, Shape};
-use super::work::lora;
-use crate::config::{Dinov2Lora, ExpertLora, Learner, Qwen3VlLora};
+use crate::config::{Learner, Qwen3VlLora};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageProcessor, PatchProcessor};
+use crate::experiment::sweep::TOGETHER;
 use crate::models::lora::Lora;
 use crate::nn::{Place, memory};
 
@@ -56,7 +56,8 @@ pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &Place) -> Re
     };
     let visual = f64::from(height) * f64::from(width) / (processor.token_side() as f64).powi(2);
     let how = Use {
-        lora: lora(config),
+        lora: config.into(),
+        adapters: TOGETHER as f64,
         weight_bytes: bytes(place),
         fused: place.device.is_cpu(),
         batch: config.batch as f64,
@@ -148,7 +149,8 @@ pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> R
     };
     let batch = trained.map_or(crate::method::features::BATCH, |config| config.batch) as f64;
     let how = Use {
-        lora: trained.map_or_else(none, vision_lora),
+        lora: trained.map(Lora::from).unwrap_or_default(),
+        adapters: 1.0,
         weight_bytes: bytes(place),
         fused: place.device.is_cpu(),
         batch,
@@ -173,26 +175,6 @@ pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> R
     }
 }
 
-/// The adapters of a vision learner.
-pub(crate) fn vision_lora(config: &Dinov2Lora) -> Lora {
-    Lora {
-        targets: config.targets.clone(),
-        rank: config.rank,
-        alpha: config.alpha,
-        experts: ExpertLora::default(),
-    }
-}
-
-/// No adapter.
-pub(super) fn none() -> Lora {
-    Lora {
-        targets: Vec::new(),
-        rank: 0,
-        alpha: 0.0,
-        experts: ExpertLora::default(),
-    }
-}
-
 fn bytes(place: &Place) -> f64 {
     if place.dtype == DType::F32 { 4.0 } else { 2.0 }
 }
@@ -206,7 +188,8 @@ mod tests {
     fn asked(name: &str, free: u64, checkpointing: bool) -> Result<Settings> {
         let config: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
         let how = Use {
-            lora: lora(&config),
+            lora: (&config).into(),
+            adapters: 1.0,
             weight_bytes: 2.0,
             fused: true,
             batch: 32.0,

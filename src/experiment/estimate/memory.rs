@@ -5,7 +5,9 @@
 //! 6·D + 4·Q + 4·K + 3·I numbers a token in training. `kshot bench` prints this beside what it measures.
 
 use super::shape::{Adapted, Blocks, Kind, Shape, Writing};
+use crate::engine::{FEATURE_BYTES, SCORED_AT_ONCE};
 use crate::models::lora::Lora;
+use crate::models::qwen3_vl::LOGITS_AT_ONCE;
 
 /// Bytes of a state.
 const STATE: f64 = 4.0;
@@ -14,19 +16,19 @@ const STATE: f64 = 4.0;
 const LOGITS: f64 = 7.0;
 /// Copies of a weight while an update is merged into it: product, scaled, sum.
 const MERGING: f64 = 3.0;
-/// Rows of a pass in which continuations are scored, and bytes of logits at a time: see `engine/score.rs`, `outlook.rs`.
-const SCORED_ROWS: f64 = 4096.0;
-const SCORED_LOGITS: f64 = 64.0 * 1024.0 * 1024.0;
-/// Features of pictures that are kept at most: see `engine/features.rs`.
-const KEPT_FEATURES: f64 = 2.0 * 1024.0 * 1024.0 * 1024.0;
+/// Rows of a pass in which continuations are scored, and bytes of logits at a time.
+const SCORED_ROWS: f64 = SCORED_AT_ONCE as f64;
+const SCORED_LOGITS: f64 = STATE * LOGITS_AT_ONCE as f64;
 /// What the allocator holds beyond what is in use: pages of freed tensors of other sizes.
-const HELD: f64 = 0.05;
+const HELD: f64 = 0.1;
 
 /// How a model is used.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Use {
     /// Linear layers that are trained.
     pub(crate) lora: Lora,
+    /// Adapters that are kept at once, each with its optimiser.
+    pub(crate) adapters: f64,
     /// Bytes of a frozen number.
     pub(crate) weight_bytes: f64,
     /// Whether the device runs our fused operations, which keep their inputs alone; else everything on the way is kept.
@@ -95,7 +97,7 @@ pub(crate) fn training(shape: &Shape, how: &Use) -> Demand {
     let passes = (how.batch / how.micro_batch).ceil();
     // Value, two moments, gradient; a second gradient where several passes add up.
     let copies = if passes > 1.0 { 5.0 } else { 4.0 };
-    let adapters = copies * STATE * adapted.numbers;
+    let adapters = copies * STATE * adapted.numbers + waiting(&adapted, how);
     let (activations, logits, features) = match shape.kind {
         Kind::Writing(model) => {
             let sequences = how.micro_batch.min(how.batch);
@@ -143,7 +145,7 @@ pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
     } else {
         adapted.numbers
     };
-    let adapters = STATE * (3.0 * adapted.numbers + copies);
+    let adapters = STATE * (3.0 * adapted.numbers + copies) + waiting(&adapted, how);
     let merging = merging(&adapted, how);
     let (activations, logits, features, cache) = match shape.kind {
         Kind::Writing(model) => {
@@ -173,6 +175,11 @@ pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
         }
     };
     demand(shape, how, [adapters, activations, logits, features, cache])
+}
+
+/// Bytes of the adapters that wait while one is at work: value and two moments.
+fn waiting(adapted: &Adapted, how: &Use) -> f64 {
+    (how.adapters - 1.0) * 3.0 * STATE * adapted.numbers
 }
 
 /// Numbers a token that adapters keep in all layers, where they are not merged into the weight first: the frozen product,
@@ -240,7 +247,7 @@ impl Writing {
     }
 
     fn kept_features(&self, how: &Use) -> f64 {
-        self.features(how.pictures * how.visual).min(KEPT_FEATURES)
+        self.features(how.pictures * how.visual).min(FEATURE_BYTES as f64)
     }
 
     /// Bytes while pictures are seen, one a thread: patches, and a block of the tower at work.
@@ -295,8 +302,9 @@ mod tests {
                 targets: targets.iter().map(ToString::to_string).collect(),
                 rank: 32,
                 alpha: 32.0,
-                experts: crate::config::ExpertLora::default(),
+                ..Lora::default()
             },
+            adapters: 1.0,
             weight_bytes: 4.0,
             fused: true,
             batch: 32.0,

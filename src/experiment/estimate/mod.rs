@@ -14,6 +14,8 @@ use crate::config::Learner;
 use crate::error::Result;
 use crate::example::{ImageProcessor, PatchProcessor, shrunk};
 use crate::experiment::outline::{Images, Model, Outline, Point};
+use crate::experiment::sweep::TOGETHER;
+use crate::models::lora::Lora;
 use crate::results::record::Record;
 use memory::{Demand, Use, answering, training};
 use shape::{Kind, Shape};
@@ -24,7 +26,7 @@ pub(crate) mod memory;
 pub(crate) mod shape;
 pub(crate) mod work;
 
-pub(super) use fit::{check_vision, fitting, settings, vision_lora};
+pub(super) use fit::{check_vision, fitting, settings};
 
 /// The GPU that real models are counted for, and its speed in dense bf16 products (maker's data sheet), operations a second.
 const GPU: &str = "H200";
@@ -266,13 +268,14 @@ fn measured(cells: &[&Point], finished: &[Record]) -> Option<f64> {
 
 /// What a learner takes at most, with so many bytes a number of states and weights.
 fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
-    let (lora, batch, checkpointing) = match learner {
-        Learner::Qwen3VlLora(config) => (Some(work::lora(config)), config.batch, config.checkpointing),
-        Learner::Dinov2Lora(config) => (Some(fit::vision_lora(config)), config.batch, false),
-        _ => (None, crate::method::features::BATCH, false),
+    let (lora, adapters, batch, checkpointing) = match learner {
+        Learner::Qwen3VlLora(config) => (Some(config.into()), TOGETHER, config.batch, config.checkpointing),
+        Learner::Dinov2Lora(config) => (Some(config.into()), 1, config.batch, false),
+        _ => (None::<Lora>, 1, crate::method::features::BATCH, false),
     };
     let how = Use {
-        lora: lora.clone().unwrap_or_else(fit::none),
+        lora: lora.clone().unwrap_or_default(),
+        adapters: adapters as f64,
         weight_bytes: bytes,
         fused: true,
         batch: batch as f64,

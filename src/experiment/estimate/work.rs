@@ -5,8 +5,7 @@
 //! once an image (and once for its mirror image).
 
 use super::shape::{Blocks, Kind, Shape, Writing};
-use crate::config::{Learner, Qwen3VlLora};
-use crate::models::lora::Lora;
+use crate::config::Learner;
 
 /// Text of a prompt in tokens: the chat's frame, the question, the prefill.
 pub(super) const PROMPT: f64 = 28.0;
@@ -34,7 +33,7 @@ pub(super) fn work(learner: &Learner, shape: &Shape, tokens: f64) -> Work {
             };
             let forward = model.forward(pass);
             let again = if config.checkpointing { forward } else { 0.0 };
-            let adapters = shape.adapted(&lora(config)).active;
+            let adapters = shape.adapted(&config.into()).active;
             Work {
                 trained: model.train(pass, adapters) + again,
                 tested: forward * config.readings.len() as f64,
@@ -42,7 +41,7 @@ pub(super) fn work(learner: &Learner, shape: &Shape, tokens: f64) -> Work {
             }
         }
         (Learner::Dinov2Lora(config), Kind::Vision(blocks)) => {
-            let adapters = shape.adapted(&super::fit::vision_lora(config));
+            let adapters = shape.adapted(&config.into());
             Work {
                 trained: blocks.train(tokens, adapters.active),
                 tested: blocks.forward(tokens),
@@ -55,16 +54,6 @@ pub(super) fn work(learner: &Learner, shape: &Shape, tokens: f64) -> Work {
             ..Work::default()
         },
         _ => Work::default(),
-    }
-}
-
-/// The adapters of a writing learner.
-pub(super) fn lora(config: &Qwen3VlLora) -> Lora {
-    Lora {
-        targets: config.targets.clone(),
-        rank: config.rank,
-        alpha: config.alpha,
-        experts: config.experts,
     }
 }
 

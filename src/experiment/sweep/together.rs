@@ -18,7 +18,7 @@ use crate::results::leftovers::FailureMark;
 
 /// Cells of one round: each keeps its adapter and optimiser until the round ends, and what one process has claimed no other
 /// can run.
-const TOGETHER: usize = 4;
+pub(crate) const TOGETHER: usize = 4;
 
 /// Most batches of a block. For each block every adapter is added into a copy of the adapted weights again; beside the
 /// answers to eight batches that is little, and their images take less than 200 MB.

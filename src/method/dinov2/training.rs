@@ -14,8 +14,7 @@ use crate::error::{Error, Result};
 use crate::method::features::stack;
 use crate::method::order::Plan;
 use crate::method::training::Steps;
-use crate::models::dinov2::{Dinov2, Lora};
-use crate::models::lora::ExpertLora;
+use crate::models::dinov2::Dinov2;
 use crate::nn::head::Head;
 use crate::nn::loss::cross_entropy;
 use crate::nn::optim::{AdamW, Group, Moments, clip_grad_norm};
@@ -47,13 +46,9 @@ impl<'a> Training<'a> {
     /// Fresh adapters; the head is still to come, from class means or from a kept state.
     pub(super) fn new(classifier: &'a Dinov2Classifier, shots: &'a [LabelledImage], plan: &'a Plan) -> Result<Self> {
         let (config, base) = (&classifier.config, &classifier.base);
-        let lora = Lora {
-            targets: config.targets.clone(),
-            rank: config.rank,
-            alpha: config.alpha,
-            experts: ExpertLora::Each,
-        };
-        let model = base.model().with_lora(&lora, &mut rng(classifier.seed, "lora"))?;
+        let model = base
+            .model()
+            .with_lora(&config.into(), &mut rng(classifier.seed, "lora"))?;
         let head = Head::zeros(classifier.classes, 2 * model.hidden_size(), base.device())?;
         let adapter = model.trainable();
         let group = |vars: Vec<Var>, lr: f64, weight_decay: f64| Group { vars, lr, weight_decay };

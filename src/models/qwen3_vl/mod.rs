@@ -34,6 +34,7 @@ pub use cache::KvCache;
 pub use config::{Config, TextConfig, VisionConfig};
 use decoder::Decoder;
 pub use expert_config::ExpertConfig;
+pub(crate) use outlook::LOGITS_AT_ONCE;
 pub use outlook::Outlook;
 pub use tree::{PrefixTree, Score};
 pub use vision::Features;

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::nn::ops::{self, wide, with_values};
 
 /// Logits that are in memory at one time: 64 MiB of them.
-const LOGITS: usize = 1 << 24;
+pub(crate) const LOGITS_AT_ONCE: usize = 1 << 24;
 
 /// What the model expects next.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +27,7 @@ impl Qwen3Vl {
     /// When a row or token is not there.
     pub fn outlooks(&self, states: &Tensor, rows: &[u32], tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
         let vocabulary = self.config.text_config.vocab_size;
-        let count = (LOGITS / vocabulary.max(1)).max(1);
+        let count = (LOGITS_AT_ONCE / vocabulary.max(1)).max(1);
         let mut outlooks = Vec::with_capacity(rows.len());
         for (rows, tokens) in rows.chunks(count).zip(tokens.chunks(count)) {
             outlooks.extend(read(&self.logits(states, rows)?.detach(), tokens)?);
