@@ -7,6 +7,7 @@ use candle_core::DType;
 
 use super::memory::{Demand, Use, answering, training};
 use super::shape::{Kind, Shape};
+use super::work;
 use crate::config::{Learner, Qwen3VlLora};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
@@ -177,6 +178,36 @@ pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> R
 
 fn bytes(place: &Place) -> f64 {
     if place.dtype == DType::F32 { 4.0 } else { 2.0 }
+}
+
+/// What a learner takes at most, with so many bytes a number of states and weights.
+pub(super) fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
+    let (lora, adapters, batch, checkpointing) = match learner {
+        Learner::Qwen3VlLora(config) => (Some(config.into()), TOGETHER, config.batch, config.checkpointing),
+        Learner::Dinov2Lora(config) => (Some(config.into()), 1, config.batch, false),
+        _ => (None::<Lora>, 1, crate::method::features::BATCH, false),
+    };
+    let how = Use {
+        lora: lora.clone().unwrap_or_default(),
+        adapters: adapters as f64,
+        weight_bytes: bytes,
+        fused: true,
+        batch: batch as f64,
+        micro_batch: batch as f64,
+        checkpointing,
+        visual: tokens,
+        text: work::PROMPT + work::ANSWER,
+        answer: work::ANSWER,
+        names: 0.0,
+        pictures: batch as f64,
+        threads: rayon::current_num_threads() as f64,
+    };
+    let passing = |demand: Demand| demand.of_states(bytes);
+    let answer = passing(answering(shape, &how));
+    match lora {
+        Some(_) => std::cmp::max_by_key(answer, passing(training(shape, &how)), Demand::total),
+        None => answer,
+    }
 }
 
 #[cfg(test)]

@@ -14,10 +14,8 @@ use crate::config::Learner;
 use crate::error::Result;
 use crate::example::{ImageProcessor, PatchProcessor, shrunk};
 use crate::experiment::outline::{Images, Model, Outline, Point};
-use crate::experiment::sweep::TOGETHER;
-use crate::models::lora::Lora;
 use crate::results::record::Record;
-use memory::{Demand, Use, answering, training};
+use fit::demand;
 use shape::{Kind, Shape};
 use work::{Work, work};
 
@@ -264,36 +262,6 @@ fn measured(cells: &[&Point], finished: &[Record]) -> Option<f64> {
         None => 0.0,
     };
     Some((trained as f64 * train + tested as f64 * answer) / 3600.0)
-}
-
-/// What a learner takes at most, with so many bytes a number of states and weights.
-fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
-    let (lora, adapters, batch, checkpointing) = match learner {
-        Learner::Qwen3VlLora(config) => (Some(config.into()), TOGETHER, config.batch, config.checkpointing),
-        Learner::Dinov2Lora(config) => (Some(config.into()), 1, config.batch, false),
-        _ => (None::<Lora>, 1, crate::method::features::BATCH, false),
-    };
-    let how = Use {
-        lora: lora.clone().unwrap_or_default(),
-        adapters: adapters as f64,
-        weight_bytes: bytes,
-        fused: true,
-        batch: batch as f64,
-        micro_batch: batch as f64,
-        checkpointing,
-        visual: tokens,
-        text: work::PROMPT + work::ANSWER,
-        answer: work::ANSWER,
-        names: 0.0,
-        pictures: batch as f64,
-        threads: rayon::current_num_threads() as f64,
-    };
-    let passing = |demand: Demand| demand.of_states(bytes);
-    let answer = passing(answering(shape, &how));
-    match lora {
-        Some(_) => std::cmp::max_by_key(answer, passing(training(shape, &how)), Demand::total),
-        None => answer,
-    }
 }
 
 fn shape_of(model: &Model) -> Option<Shape> {
