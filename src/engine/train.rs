@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::example::Datum;
 use crate::models::qwen3_vl::{Batch, Features, Qwen3Vl};
 use crate::nn::loss::log_softmax;
-use crate::nn::{Rates, clip_grad_norm};
+use crate::nn::{Rates, add_gradients, clip_grad_norm};
 
 /// Examples of one pass, packed.
 struct Examples<'a> {
@@ -252,19 +252,8 @@ fn empty(data: &[Datum]) -> ForwardOutput {
     }
 }
 
-/// Adds the gradients of the variables that have one. candle's gradients may hang on the graph that they were
-/// computed with, so they are cut off.
 fn add(sum: &mut Option<GradStore>, new: &GradStore, variables: &[(String, Var)]) -> Result<()> {
-    let sum = sum.get_or_insert_default();
-    for (_, var) in variables {
-        let Some(new) = new.get(var) else { continue };
-        let total = match sum.get(var) {
-            None => new.detach(),
-            Some(old) => (old + new.detach())?,
-        };
-        sum.insert(var, total);
-    }
-    Ok(())
+    add_gradients(sum.get_or_insert_default(), new, variables.iter().map(|(_, var)| var))
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub enum Base {
         frozen: Arc<Frozen>,
         /// Of weights and preprocessing.
         fingerprint: Arc<str>,
+        /// Images of a pass in training that there is memory for.
+        pass: usize,
     },
     /// An image tower and a text tower.
     Contrastive(Arc<Pair>),
@@ -56,7 +58,9 @@ pub struct Bases {
     device: Option<Place>,
     images: Option<Arc<ImageCache>>,
     feature_bytes: Option<usize>,
-    vision: HashMap<(PathBuf, DType), Base>,
+    vision: HashMap<(PathBuf, DType), (Arc<Frozen>, Arc<str>)>,
+    /// Images of a pass, by the name of a learner on a vision model.
+    passes: HashMap<String, usize>,
     contrastive: HashMap<(PathBuf, Family, DType), Arc<Pair>>,
     backends: HashMap<(PathBuf, bool, DType), Arc<dyn Backend>>,
     renderers: HashMap<(PathBuf, u32, Wording), Arc<Renderer>>,
@@ -72,6 +76,7 @@ impl Bases {
             images: None,
             feature_bytes: None,
             vision: HashMap::new(),
+            passes: HashMap::new(),
             contrastive: HashMap::new(),
             backends: HashMap::new(),
             renderers: HashMap::new(),
@@ -140,12 +145,22 @@ impl Bases {
         }
         let Learner::Qwen3VlLora(config) = learner else {
             let key = (dir, place.dtype);
-            if !self.vision.contains_key(&key) {
-                estimate::check_vision(learner, &key.0, &place)?;
-                let base = vision(&key.0, &place, self.images.clone())?;
-                self.vision.insert(key.clone(), base);
-            }
-            return Ok(self.vision.get(&key).cloned().unwrap_or(Base::None));
+            let loaded = self.vision.get(&key);
+            let pass = match self.passes.get(learner.name()) {
+                Some(pass) => *pass,
+                None => estimate::images_of_a_pass(learner, &key.0, &place, loaded.is_some())?,
+            };
+            self.passes.insert(learner.name().to_owned(), pass);
+            let (frozen, fingerprint) = match loaded {
+                Some(loaded) => loaded.clone(),
+                None => vision(&key.0, &place, self.images.clone())?,
+            };
+            self.vision.insert(key, (frozen.clone(), fingerprint.clone()));
+            return Ok(Base::Vision {
+                frozen,
+                fingerprint,
+                pass,
+            });
         };
         let key = (dir.clone(), config.longest_side, config.prompt);
         let renderer = match self.renderers.get(&key) {
@@ -250,8 +265,9 @@ impl Base {
         }
         Ok(match (learner, self) {
             (Learner::Pixels(config), _) => Box::new(PixelNeighbour::new(config.clone())),
-            (Learner::Dinov2Lora(config), Self::Vision { frozen, .. }) => {
-                Box::new(Dinov2Classifier::new(frozen.clone(), config.clone(), count, seed))
+            (Learner::Dinov2Lora(config), Self::Vision { frozen, pass, .. }) => {
+                let classifier = Dinov2Classifier::new(frozen.clone(), config.clone(), count, seed);
+                Box::new(classifier.in_passes_of(*pass))
             }
             (Learner::NearestMean(_), Self::Vision { frozen, .. }) => {
                 Box::new(Probe::nearest_mean(frozen.clone(), count))
@@ -284,7 +300,8 @@ impl Base {
     }
 }
 
-fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<Base> {
+/// A vision model, and what tells its weights and preprocessing from all others.
+fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<(Arc<Frozen>, Arc<str>)> {
     let frozen = Frozen::load(dir, place)?.keeping(images);
     let preprocessing = dir.join("preprocessor_config.json");
     let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
@@ -292,8 +309,5 @@ fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<
         .chain_update(frozen.model().fingerprint())
         .chain_update(&bytes)
         .finalize();
-    Ok(Base::Vision {
-        frozen: Arc::new(frozen),
-        fingerprint: data::hex(&fingerprint).into(),
-    })
+    Ok((Arc::new(frozen), data::hex(&fingerprint).into()))
 }

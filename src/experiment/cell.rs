@@ -2,7 +2,6 @@
 //! the base model answers as it is. A cell that was cut short goes on where it was: at most
 //! `checkpoint_steps` steps or one batch of answers are computed again, and the record is the same but for its times.
 
-use std::fs;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -12,7 +11,7 @@ use crate::data::card::Card;
 use crate::data::manifest::Layout;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experiment::calibration;
 use crate::experiment::plan::Cell;
 use crate::method::{Classifier, Fit, Keep, Step, View};
@@ -115,11 +114,7 @@ impl<'c, 't> Trained<'c, 't> {
     /// The images as its model is to see them.
     pub(super) fn look(&self, images: &[LabelledImage]) -> Result<Vec<View>> {
         let eye = self.classifier.eye();
-        let one = |image: &LabelledImage| {
-            let bytes = fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-            eye.view(image, &bytes)
-        };
-        images.par_iter().map(one).collect()
+        images.par_iter().map(|image| eye.look(image)).collect()
     }
 
     /// Predicts the test images that are missing.

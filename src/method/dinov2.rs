@@ -30,6 +30,8 @@ pub struct Dinov2Classifier {
     config: Dinov2Lora,
     classes: usize,
     seed: u64,
+    /// Most images of a pass in training.
+    pass: usize,
     trained: Option<(Dinov2, Head)>,
     /// The trained model with its adapter added in, from the first question on.
     asked: Option<Dinov2>,
@@ -44,9 +46,18 @@ impl Dinov2Classifier {
             config,
             classes,
             seed,
+            pass: usize::MAX,
             trained: None,
             asked: None,
         }
+    }
+
+    /// The same, but training has at most so many images in a pass: a batch of more takes several. But for the last bits
+    /// what is learned is the same.
+    #[must_use]
+    pub fn in_passes_of(mut self, images: usize) -> Self {
+        self.pass = images;
+        self
     }
 
     fn trained(&self, dir: &Path) -> Result<&(Dinov2, Head)> {
@@ -84,10 +95,12 @@ impl Classifier for Dinov2Classifier {
         let plan = Plan::new(base.fingerprint(), shots.len(), images, self.config.batch, self.seed);
         let mut training = Training::new(self, shots, &plan)?;
         let fit = train(&plan, &mut training, keep, on_step)?;
+        let halved_to = training.halved_to();
         let (trained, trainable_parameters) = training.trained();
         (self.trained, self.asked) = (Some(trained), None);
         Ok(Fit {
             trainable_parameters,
+            halved_to,
             ..fit
         })
     }

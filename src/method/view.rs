@@ -1,11 +1,12 @@
 //! Images as a classifier's model is to see them. Reading, decoding and resizing need no model: they can be done for the
 //! next images while it works on these.
 
+use std::fs;
 use std::sync::Arc;
 
 use crate::data::LabelledImage;
 use crate::data::image::decode;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::example::{Picture, Renderer};
 
 /// An image, ready for a model.
@@ -26,6 +27,15 @@ pub trait Eye: Send + Sync {
     /// # Errors
     /// [`crate::error::Error::Image`] when it cannot be decoded, or has a form that the model cannot take.
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View>;
+
+    /// The same of its file; what was made of it before may come from a cache.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and as [`Eye::view`].
+    fn look(&self, image: &LabelledImage) -> Result<View> {
+        let bytes = fs::read(&image.path).map_err(Error::io("read", &image.path))?;
+        self.view(image, &bytes)
+    }
 }
 
 /// The eye of a classifier that reads files itself.
@@ -45,5 +55,9 @@ impl Eye for Renderer {
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
         let pixels = decode(bytes, &image.path.display().to_string())?;
         self.picture(&pixels, &image.sha256, false).map(View::Picture)
+    }
+
+    fn look(&self, image: &LabelledImage) -> Result<View> {
+        self.picture_of(image, false).map(View::Picture)
     }
 }

@@ -25,7 +25,7 @@ pub use loss::cross_entropy;
 pub use low_rank::LowRank;
 pub use moe::{Moe, Routing};
 pub use norm::{LayerNorm, RmsNorm};
-pub use optim::{Adam, AdamW, Group, Moments, Rates, clip_grad_norm};
+pub use optim::{Adam, AdamW, Group, Moments, Rates, add_gradients, clip_grad_norm};
 pub use place::Place;
 pub use projection::Projection;
 pub use schedule::warmup_cosine;

@@ -21,6 +21,23 @@ pub struct Rates {
     pub weight_decay: f64,
 }
 
+/// Adds the gradients of the variables that have one. candle's gradients may hang on the graph that they were
+/// computed with, so they are cut off.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn add_gradients<'v>(sum: &mut GradStore, new: &GradStore, vars: impl IntoIterator<Item = &'v Var>) -> Result<()> {
+    for var in vars {
+        let Some(new) = new.get(var) else { continue };
+        let total = match sum.get(var) {
+            None => new.detach(),
+            Some(old) => (old + new.detach())?,
+        };
+        sum.insert(var, total);
+    }
+    Ok(())
+}
+
 /// AdamW (<https://arxiv.org/abs/1711.05101>) for variables that share all settings, with the arithmetic of
 /// `torch.optim.AdamW`; state in f32.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageProcessor, PatchProcessor};
 use crate::experiment::sweep::TOGETHER;
+use crate::method::features::BATCH;
 use crate::models::lora::Lora;
 use crate::nn::{Place, memory};
 
@@ -131,31 +132,32 @@ fn tell(folder: &Path, train: &Demand, needed: u64, free: u64, micro_batch: usiz
     );
 }
 
-/// Whether a learner on a frozen vision model fits.
+/// Images of a pass of a learner on a frozen vision model, `loaded` already or not: as many as it learns from at once, or
+/// as there is memory for, which is told.
 ///
 /// # Errors
-/// [`Error::Memory`] when it does not.
-pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> Result<()> {
-    let (Some(shape), Ok(processor)) = (Shape::read(folder), ImageProcessor::load(folder)) else {
-        return Ok(());
-    };
-    let Kind::Vision(blocks) = shape.kind else {
-        return Ok(());
-    };
-    let (height, width) = processor.size();
-    let visual = (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor();
+/// [`Error::Memory`] when not even one image fits, or what is asked about at once does not.
+pub(crate) fn images_of_a_pass(learner: &Learner, folder: &Path, place: &Place, loaded: bool) -> Result<usize> {
     let trained = match learner {
         Learner::Dinov2Lora(config) => Some(config),
         _ => None,
     };
-    let batch = trained.map_or(crate::method::features::BATCH, |config| config.batch) as f64;
-    let how = Use {
+    let batch = trained.map_or(BATCH, |config| config.batch);
+    let (Some(shape), Ok(processor)) = (Shape::read(folder), ImageProcessor::load(folder)) else {
+        return Ok(batch);
+    };
+    let Kind::Vision(blocks) = shape.kind else {
+        return Ok(batch);
+    };
+    let (height, width) = processor.size();
+    let visual = (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor();
+    let how = |batch: usize| Use {
         lora: trained.map(Lora::from).unwrap_or_default(),
         adapters: 1.0,
         weight_bytes: bytes(place),
         fused: place.device.is_cpu(),
-        batch,
-        micro_batch: batch,
+        batch: batch as f64,
+        micro_batch: batch as f64,
         checkpointing: false,
         visual,
         text: 0.0,
@@ -164,16 +166,34 @@ pub(crate) fn check_vision(learner: &Learner, folder: &Path, place: &Place) -> R
         pictures: 0.0,
         threads: rayon::current_num_threads() as f64,
     };
-    let answer = answering(&shape, &how).total();
-    let needed = trained.map_or(answer, |_| answer.max(training(&shape, &how).total()));
-    match memory::free(&place.device)? {
-        Some(free) if needed > free => Err(Error::Memory {
-            path: folder.to_path_buf(),
-            needed,
-            free,
-        }),
-        _ => Ok(()),
+    let Some(free) = memory::free(&place.device)? else {
+        return Ok(batch);
+    };
+    let answer = answering(&shape, &how(BATCH));
+    let free = free + if loaded { answer.weights } else { 0 };
+    let needed = |pass: usize| {
+        let train = trained.map_or(0, |_| training(&shape, &how(pass)).total());
+        train.max(answer.total())
+    };
+    let pass = pass_within(batch, free, needed).ok_or_else(|| Error::Memory {
+        path: folder.to_path_buf(),
+        needed: needed(1),
+        free,
+    })?;
+    if pass < batch {
+        let (needed, free) = (needed(pass) as f64 / 1e9, free as f64 / 1e9);
+        let folder = folder.display();
+        tracing::warn!(
+            "`{folder}`: {pass} images a pass in training, chosen for {free:.1} GB of memory of which {needed:.1} GB will be needed"
+        );
     }
+    Ok(pass)
+}
+
+/// A batch, or the largest of its halves, that needs no more than `free` bytes.
+fn pass_within(batch: usize, free: u64, needed: impl Fn(usize) -> u64) -> Option<usize> {
+    let halves = std::iter::successors(Some(batch.max(1)), |pass| (*pass > 1).then(|| pass.div_ceil(2)));
+    halves.into_iter().find(|pass| needed(*pass) <= free)
 }
 
 fn bytes(place: &Place) -> f64 {
@@ -185,7 +205,7 @@ pub(super) fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) 
     let (lora, adapters, batch, checkpointing) = match learner {
         Learner::Qwen3VlLora(config) => (Some(config.into()), TOGETHER, config.batch, config.checkpointing),
         Learner::Dinov2Lora(config) => (Some(config.into()), 1, config.batch, false),
-        _ => (None::<Lora>, 1, crate::method::features::BATCH, false),
+        _ => (None::<Lora>, 1, BATCH, false),
     };
     let how = Use {
         lora: lora.clone().unwrap_or_default(),
@@ -275,12 +295,19 @@ mod tests {
     }
 
     #[test]
-    fn a_vision_model_that_does_not_fit_is_refused() {
+    fn a_vision_model_learns_in_passes_that_fit() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-dinov2");
         let learner = Learner::parse("dinov2-lora", &folder, &[]).unwrap();
-        check_vision(&learner, &folder, &Place::cpu()).unwrap();
+        assert_eq!(images_of_a_pass(&learner, &folder, &Place::cpu(), false).unwrap(), 32);
         let huge = Learner::parse("dinov2-lora", &folder, &["batch=100000000".into()]).unwrap();
-        let error = check_vision(&huge, &folder, &Place::cpu()).unwrap_err();
-        assert!(matches!(error, Error::Memory { .. }), "{error}");
+        let pass = images_of_a_pass(&huge, &folder, &Place::cpu(), false).unwrap();
+        assert!((32..100_000_000).contains(&pass), "{pass}");
+
+        let needed = |pass: usize| 10 * pass as u64;
+        let within = |free| pass_within(33, free, needed);
+        assert_eq!(
+            [1000, 330, 329, 170, 90, 10, 9].map(within),
+            [Some(33), Some(33), Some(17), Some(17), Some(9), Some(1), None]
+        );
     }
 }

@@ -24,7 +24,7 @@ pub(crate) mod memory;
 pub(crate) mod shape;
 pub(crate) mod work;
 
-pub(super) use fit::{check_vision, fitting, settings};
+pub(super) use fit::{fitting, images_of_a_pass, settings};
 
 /// The GPU that real models are counted for, and its speed in dense bf16 products (maker's data sheet), operations a second.
 const GPU: &str = "H200";

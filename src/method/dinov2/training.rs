@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use image::RgbImage;
 use rayon::prelude::*;
@@ -17,7 +18,7 @@ use crate::method::training::Steps;
 use crate::models::dinov2::Dinov2;
 use crate::nn::head::Head;
 use crate::nn::loss::cross_entropy;
-use crate::nn::optim::{AdamW, Group, Moments, clip_grad_norm};
+use crate::nn::optim::{AdamW, Group, Moments, add_gradients, clip_grad_norm};
 use crate::nn::schedule::warmup_cosine;
 use crate::seed::rng;
 
@@ -40,6 +41,13 @@ pub(super) struct Training<'a> {
     plan: &'a Plan,
     /// Steps in which the learning rate rises.
     warmup: usize,
+    /// Images of a pass.
+    pass: usize,
+    /// The same since the device was out of memory, if it was.
+    halved_to: Option<usize>,
+    /// Images of a pass that there is memory for.
+    #[cfg(test)]
+    room: Option<usize>,
 }
 
 impl<'a> Training<'a> {
@@ -72,7 +80,41 @@ impl<'a> Training<'a> {
             shots: Decoded::new(shots),
             plan,
             warmup: (config.warmup * plan.steps() as f64).round() as usize,
+            pass: classifier.pass.min(plan.batch).max(1),
+            halved_to: None,
+            #[cfg(test)]
+            room: None,
         })
+    }
+
+    /// Images of a pass since the device was out of memory, if it was.
+    pub(super) fn halved_to(&self) -> Option<usize> {
+        self.halved_to
+    }
+
+    /// The mean loss of a batch and its gradients, in passes of bounded size.
+    fn gradients(&mut self, number: usize, batch: &[usize]) -> Result<(f64, GradStore)> {
+        let images = self.shots.get(batch)?;
+        let images: Vec<&RgbImage> = images.iter().map(AsRef::as_ref).collect();
+        let labels: Vec<u32> = batch.iter().map(|&i| self.shots.shots()[i].class).collect();
+        let (mut value, mut sum) = (0.0, GradStore::default());
+        let mut drawn = number * self.plan.batch;
+        for (images, labels) in images.chunks(self.pass).zip(labels.chunks(self.pass)) {
+            #[cfg(test)]
+            if images.len() > self.room.unwrap_or(usize::MAX) {
+                return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
+            }
+            let target = Tensor::new(labels, self.classifier.base.device())?;
+            let features = self.model.features(&self.views(images, drawn)?)?;
+            let mut loss = cross_entropy(&self.head.forward(&features)?, &target)?;
+            if labels.len() < batch.len() {
+                loss = (loss * (labels.len() as f64 / batch.len() as f64))?;
+            }
+            value += f64::from(loss.to_scalar::<f32>()?);
+            add_gradients(&mut sum, &loss.backward()?, &self.vars)?;
+            drawn += images.len();
+        }
+        Ok((value, sum))
     }
 
     /// What was trained, and how many numbers that are.
@@ -110,17 +152,21 @@ impl Steps for Training<'_> {
 
     fn step(&mut self, number: usize, batch: &[usize]) -> Result<f64> {
         let not_finite = |what| Error::NotFinite { what, step: number };
-        let labels: Vec<u32> = batch.iter().map(|&i| self.shots.shots()[i].class).collect();
-        let target = Tensor::from_vec(labels, batch.len(), self.classifier.base.device())?;
-        let images = self.shots.get(batch)?;
-        let images: Vec<&RgbImage> = images.iter().map(AsRef::as_ref).collect();
-        let features = self.model.features(&self.views(&images, number * self.plan.batch)?)?;
-        let loss = cross_entropy(&self.head.forward(&features)?, &target)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
+        let (value, mut grads) = match self.gradients(number, batch) {
+            Err(error) if error.is_out_of_memory() && self.pass > 1 && self.halved_to.is_none() => {
+                let half = self.pass.div_ceil(2);
+                tracing::warn!(
+                    "{error}: out of memory with {} images a pass, going on with {half}",
+                    self.pass
+                );
+                (self.pass, self.halved_to) = (half, Some(half));
+                self.gradients(number, batch)?
+            }
+            other => other?,
+        };
         if !value.is_finite() {
             return Err(not_finite("loss"));
         }
-        let mut grads = loss.backward()?;
         if !clip_grad_norm(&self.vars, &mut grads, self.classifier.config.clip)?.is_finite() {
             return Err(not_finite("gradient norm"));
         }
@@ -175,4 +221,95 @@ impl Steps for Training<'_> {
 /// What a variable and its moments are called in the file.
 fn keys(name: &str) -> [String; 3] {
     ["weight", "first", "second"].map(|kind| format!("{kind}.{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Learner;
+    use crate::method::features::Frozen;
+    use crate::nn::Place;
+
+    /// Works with a training on six images, in which no variable is zero.
+    fn with_training<R>(work: impl FnOnce(&mut Training) -> R) -> R {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-dinov2");
+        let folder = tempfile::tempdir().unwrap();
+        let shot = |class: u32| {
+            let path = folder.path().join(format!("{class}.png"));
+            let shade =
+                |x: u32, y: u32| image::Rgb([(x * (class + 2)) as u8, (y * 5) as u8, (x * y + 40 * class) as u8]);
+            RgbImage::from_fn(48, 48, shade).save(&path).unwrap();
+            LabelledImage {
+                id: class.to_string(),
+                class,
+                sha256: class.to_string(),
+                group: None,
+                dhash: 0,
+                path,
+            }
+        };
+        let shots: Vec<LabelledImage> = (0..6).map(shot).collect();
+        let Learner::Dinov2Lora(config) = Learner::parse("dinov2-lora", &model, &[]).unwrap() else {
+            unreachable!()
+        };
+        let base = std::sync::Arc::new(Frozen::load(&model, &Place::cpu()).unwrap());
+        let classifier = Dinov2Classifier::new(base, config, 6, 0);
+        let plan = Plan::new("", shots.len(), 12, 6, 0);
+        let mut training = Training::new(&classifier, &shots, &plan).unwrap();
+        training.begin().unwrap();
+        for var in &training.vars {
+            var.set(&(var.as_tensor() + 0.01).unwrap()).unwrap();
+        }
+        work(&mut training)
+    }
+
+    const BATCH: [usize; 6] = [0, 1, 2, 3, 4, 5];
+
+    #[test]
+    fn gradients_are_the_same_in_passes_of_any_size() {
+        let in_passes = |pass: usize| {
+            with_training(|training| {
+                training.pass = pass;
+                let (loss, gradients) = training.gradients(0, &BATCH).unwrap();
+                let found = training.vars.iter().map(|var| gradients.get(var).unwrap().clone());
+                (loss, found.collect::<Vec<_>>())
+            })
+        };
+        let norm = |tensor: &Tensor| {
+            tensor
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                .sqrt()
+        };
+        let (loss, expected) = in_passes(6);
+        for pass in [3, 4, 1] {
+            let (again, found) = in_passes(pass);
+            assert!((loss / again - 1.0).abs() < 1e-5, "{loss} {again}");
+            for (expected, found) in expected.iter().zip(&found) {
+                let off = norm(&(expected - found).unwrap());
+                assert!(
+                    norm(expected) > 0.0 && off <= 1e-4 * norm(expected),
+                    "{off} of {}",
+                    norm(expected)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn out_of_memory_halves_the_passes_once() {
+        with_training(|training| {
+            training.step(0, &BATCH).unwrap();
+            assert_eq!((training.halved_to(), training.pass), (None, 6));
+            training.room = Some(3);
+            training.step(1, &BATCH).unwrap();
+            assert_eq!((training.halved_to(), training.pass), (Some(3), 3));
+            training.room = Some(2);
+            assert!(training.step(2, &BATCH).unwrap_err().is_out_of_memory());
+        });
+    }
 }
