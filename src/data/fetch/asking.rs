@@ -5,9 +5,10 @@ use serde::Deserialize;
 use super::blobs::RepoFile;
 use super::client::{Client, Trouble, encoded, encoded_path, join, shown};
 use super::hub::{HubListing, HubShard};
-use super::listing::split_of;
+
 use super::places::HubPlaces;
 use super::repository::{Kind, Repository, is_hash, is_name};
+use crate::data::parquet::shards::split_of;
 use crate::error::{Error, Result};
 
 /// Where the hub keeps parquet files that it made itself of other formats.
@@ -228,7 +229,7 @@ fn file(entry: Entry) -> RepoFile {
 
 fn shard(file: RepoFile) -> Option<HubShard> {
     Some(HubShard {
-        split: split_of(&file.path)?,
+        split: split_of(&file.path)?.to_owned(),
         path: file.path,
         size: file.size,
         sha256: file.sha256,

@@ -10,6 +10,7 @@ use super::places::HubPlaces;
 use super::replace;
 use super::repository::{Repository, is_hash, is_inside};
 use crate::data::manifest::Hub;
+use crate::data::parquet::shards::split_of;
 use crate::error::{Error, Result};
 
 /// The listing of a manifest's repository, as far as this machine knows it.
@@ -93,7 +94,7 @@ fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
     let shards = hub.shards.iter().map(|shard| {
         let sha256 = shard.sha256.clone()?;
         Some(HubShard {
-            split: split_of(&shard.path)?,
+            split: split_of(&shard.path)?.to_owned(),
             path: shard.path.clone(),
             size: shard.size?,
             blob: sha256.clone(),
@@ -208,23 +209,6 @@ fn configuration(shard: &HubShard) -> String {
         (above, last) if last == shard.split => above.to_owned(),
         _ => folder.to_owned(),
     }
-}
-
-/// The split that a parquet file belongs to: `data/train-00000-of-00003.parquet`, `data/train-00000-of-00001-0a1b.parquet`,
-/// `train.parquet`, `default/train/0000.parquet`.
-pub(super) fn split_of(path: &str) -> Option<String> {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let stem = name.strip_suffix(".parquet")?;
-    let is_number = |c: char| c.is_ascii_digit();
-    let numbered = stem
-        .char_indices()
-        .find(|&(at, c)| c == '-' && stem[at + 1..].starts_with(is_number));
-    let split = match numbered {
-        Some((at, _)) => &stem[..at],
-        None if stem.chars().all(is_number) => folder.rsplit('/').next().unwrap_or(folder),
-        None => stem,
-    };
-    (!split.is_empty()).then(|| split.to_owned())
 }
 
 impl HubListing {

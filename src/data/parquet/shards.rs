@@ -91,17 +91,34 @@ pub(in crate::data) fn on_disk(hub: &Hub, folder: &Path) -> Result<Snapshot, Vec
     }
 }
 
-/// `train` of `data/train-00000-of-00003.parquet`, of `data/train.parquet` and of `train/0000.parquet`.
+/// The split that a parquet file belongs to, `train` of `data/train-00000-of-00003.parquet`,
+/// `data/train-00000-of-00001-0a1b.parquet`, `data/train-0.parquet`, `train.parquet` and `default/train/0000.parquet`.
 pub(in crate::data) fn split_of(path: &str) -> Option<&str> {
     let stem = path.strip_suffix(".parquet")?;
     let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
-    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
-        return folder.rsplit('/').next().filter(|folder| !folder.is_empty());
-    }
-    // `train-00000-of-00003`, but also `train-clean-00000-of-00001`: what stands before the numbers.
-    match name.rsplitn(4, '-').collect::<Vec<_>>().as_slice() {
-        [total, "of", number, split] if is_number(total) && is_number(number) => Some(split),
-        _ => Some(name),
+    let split = if is_number(name) {
+        folder.rsplit('/').next().unwrap_or(folder)
+    } else if let Some((split, _)) = numbered(name) {
+        split
+    } else {
+        let before_number = |&(at, _): &(usize, &str)| name[at + 1..].starts_with(|c: char| c.is_ascii_digit());
+        name.match_indices('-')
+            .find(before_number)
+            .map_or(name, |(at, _)| &name[..at])
+    };
+    (!split.is_empty()).then_some(split)
+}
+
+/// Split and number of files of `<split>-00000-of-00003`, after which a hash may stand.
+fn numbered(name: &str) -> Option<(&str, &str)> {
+    let parts = |most| name.rsplitn(most, '-').collect::<Vec<_>>();
+    match (parts(4).as_slice(), parts(5).as_slice()) {
+        (&[total, "of", number, split], _) | (_, &[_, total, "of", number, split])
+            if is_number(total) && is_number(number) =>
+        {
+            Some((split, total))
+        }
+        _ => None,
     }
 }
 
@@ -111,28 +128,29 @@ fn is_number(text: &str) -> bool {
 
 /// 3 of `data/train-00000-of-00003.parquet`.
 fn number_of_shards(path: &str) -> Option<usize> {
-    let (_, total) = path.strip_suffix(".parquet")?.rsplit_once("-of-")?;
-    total.parse().ok()
+    let name = path.strip_suffix(".parquet")?.rsplit('/').next()?;
+    numbered(name)?.1.parse().ok()
 }
 
-/// Parquet files at the top of a snapshot and one folder down, by their paths inside it.
+/// Parquet files of a snapshot, at most two folders down, by their paths inside it.
 fn found_below(snapshot: &Path) -> Vec<String> {
-    let names = |folder: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()
-    };
-    let mut found = Vec::new();
-    for name in names(snapshot) {
-        let path = snapshot.join(&name);
-        if path.is_dir() {
-            let inside = names(&path).into_iter().map(|file| format!("{name}/{file}"));
-            found.extend(inside.filter(|file| file.ends_with(".parquet")));
-        } else if name.ends_with(".parquet") {
-            found.push(name);
+    fn collect(folder: &Path, inside: &str, deeper: usize, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            let (path, name) = (entry.path(), format!("{inside}{name}"));
+            if path.is_dir() {
+                if deeper > 0 {
+                    collect(&path, &format!("{name}/"), deeper - 1, found);
+                }
+            } else if name.ends_with(".parquet") {
+                found.push(name);
+            }
         }
     }
+    let mut found = Vec::new();
+    collect(snapshot, "", 2, &mut found);
     found
 }
 
@@ -156,12 +174,21 @@ mod tests {
             ("data/train-00000-of-00003.parquet", "train"),
             ("data/gaussian_noise-00000-of-00001.parquet", "gaussian_noise"),
             ("data/train-clean-00000-of-00001.parquet", "train-clean"),
+            ("data/train-00000-of-00001-b42a775f407cee45.parquet", "train"),
+            ("data/clean-100-00000-of-00002-0a1b.parquet", "clean-100"),
+            ("data/test-1.parquet", "test"),
             ("test.parquet", "test"),
+            ("default/train/0000.parquet", "train"),
             ("validation/0000.parquet", "validation"),
         ] {
             assert_eq!(split_of(path), Some(split), "{path}");
         }
         assert_eq!(split_of("data/train-00000-of-00003.json"), None);
+        assert_eq!(split_of("0000.parquet"), None);
+        for name in ["data/train-00001-of-00003.parquet", "train-00001-of-00003-0a1b.parquet"] {
+            assert_eq!(number_of_shards(name), Some(3), "{name}");
+        }
+        assert_eq!(number_of_shards("train.parquet"), None);
     }
 
     fn hub(revision: &str) -> Hub {
