@@ -1,4 +1,4 @@
-//! Images read, hashed and decoded ahead of the model: by all cores, so many batches and no more.
+//! Images read, hashed and decoded ahead of the model, by all cores.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,6 @@ use super::images::Paths;
 use crate::data::{self, LabelledImage};
 use crate::error::{Error, Result};
 use crate::method::{Eye, View};
-
-/// Batches that wait for the model; another one is in the making.
-const AHEAD: usize = 2;
 
 /// Paths in groups of a fixed number, but for the last.
 pub(super) struct Batches {
@@ -53,12 +50,15 @@ pub(super) struct Looked {
 }
 
 /// Looks at batches in a thread of their own, which ends when the receiver is dropped, or after an error.
+///
+/// It makes one batch while the model has another, and waits with it until the model takes it: were there a queue, memory would
+/// rise at the moment, early or late, when the model is slow enough for it to fill.
 pub(super) fn look<'scope>(
     scope: &'scope Scope<'scope, '_>,
     batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
     eye: Arc<dyn Eye>,
 ) -> Receiver<Result<Vec<Looked>>> {
-    let (send, receive) = sync_channel(AHEAD);
+    let (send, receive) = sync_channel(0);
     scope.spawn(move || fill(batches, &*eye, &send));
     receive
 }
