@@ -23,7 +23,7 @@ const FOLDER: usize = 1000;
 /// How far resident memory may move once this many images were seen.
 const SETTLED: usize = 1000;
 const FLAT: f64 = 0.05;
-/// The same for so few images that a mean is over seconds, beside all other tests.
+/// The same for so few images that the last blocks of memory are still being found, beside all other tests.
 const FLAT_OF_FEW: f64 = 0.15;
 const FEW: usize = 10_000;
 
@@ -91,14 +91,13 @@ fn resident(id: u32) -> Option<f64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Runs to the end; the file's bytes. Memory is flat after [`SETTLED`] images, or a third of them: the mean of no stretch of
-/// images is far from that of the first. A single look may fall into any moment of a pass.
+/// Runs to the end; the file's bytes. Memory is flat after [`SETTLED`] images, or a third of them: no look finds it far from
+/// the mean of all looks.
 fn undisturbed(sandbox: &Sandbox, command: &[&str], images: usize) -> Vec<u8> {
     let arguments = [command, &["--out", "whole.jsonl"]].concat();
     let mut running = Running::start(sandbox.kshot(&arguments));
     let (id, settled) = (running.id(), SETTLED.min(images / 3));
-    let stretch = (images / 40).max(settled / 2);
-    let mut sums = vec![(0.0, 0.0); images.div_ceil(stretch)];
+    let mut sizes = Vec::new();
     // A process that has ended has no size.
     while let Some(size) = resident(id) {
         let seen = last(&running.lines());
@@ -106,29 +105,29 @@ fn undisturbed(sandbox: &Sandbox, command: &[&str], images: usize) -> Vec<u8> {
             break;
         }
         if seen >= settled {
-            let (sum, count) = &mut sums[(seen - settled) / stretch];
-            (*sum, *count) = (*sum + size, *count + 1.0);
+            sizes.push(size / 1024.0);
         }
         thread::sleep(Duration::from_millis(10));
     }
     let (status, lines) = running.end();
     assert!(status.success(), "{}", lines.join("\n"));
     assert_eq!(last(&lines), images);
-    let means: Vec<f64> = sums
-        .iter()
-        .filter(|(_, count)| *count > 0.0)
-        .map(|(sum, count)| sum / count / 1024.0)
-        .collect();
-    let told: Vec<String> = means.iter().map(|mean| format!("{mean:.1}")).collect();
-    println!(
-        "resident MiB from image {settled} on, means of {stretch} images: {}",
-        told.join(" ")
+    let mean = sizes.iter().sum::<f64>() / sizes.len() as f64;
+    let (least, most) = (
+        sizes.iter().copied().fold(f64::INFINITY, f64::min),
+        sizes.iter().copied().fold(0.0, f64::max),
     );
-    assert!(means.len() >= 3);
+    let told = format!(
+        "resident MiB from image {settled} to {images}, {} looks: {least:.1} to {most:.1}, mean {mean:.1}",
+        sizes.len()
+    );
+    println!("{told}");
+    assert!(sizes.len() >= 10, "{told}");
     let allowed = if images < FEW { FLAT_OF_FEW } else { FLAT };
-    for mean in &means {
-        assert!((mean - means[0]).abs() <= allowed * means[0], "{}", told.join(" "));
-    }
+    assert!(
+        most <= (1.0 + allowed) * mean && least >= (1.0 - allowed) * mean,
+        "{told}"
+    );
     fs::read(sandbox.path("whole.jsonl")).unwrap()
 }
 
