@@ -23,9 +23,6 @@ const FOLDER: usize = 1000;
 /// How far resident memory may move once this many images were seen.
 const SETTLED: usize = 1000;
 const FLAT: f64 = 0.05;
-/// The same for so few images that the last blocks of memory are still being found, beside all other tests.
-const FLAT_OF_FEW: f64 = 0.15;
-const FEW: usize = 10_000;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
