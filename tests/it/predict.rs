@@ -120,11 +120,7 @@ fn undisturbed(sandbox: &Sandbox, command: &[&str], images: usize) -> Vec<u8> {
     );
     println!("{told}");
     assert!(sizes.len() >= 10, "{told}");
-    let allowed = if images < FEW { FLAT_OF_FEW } else { FLAT };
-    assert!(
-        most <= (1.0 + allowed) * mean && least >= (1.0 - allowed) * mean,
-        "{told}"
-    );
+    assert!(most <= (1.0 + FLAT) * mean && least >= (1.0 - FLAT) * mean, "{told}");
     fs::read(sandbox.path("whole.jsonl")).unwrap()
 }
 
