@@ -25,6 +25,14 @@ fn seen(log: &str) -> usize {
     last.unwrap().1.split_once(" seen").unwrap().0.parse().unwrap()
 }
 
+/// Cells that were asked, and how often it was another one's turn.
+fn turns<'l>(log: impl Iterator<Item = &'l str>) -> (usize, usize) {
+    let asked = log.filter_map(|line| line.split_once(": Predicted(")?.0.split_once("cell "));
+    let asked: Vec<&str> = asked.map(|(_, run_id)| run_id).collect();
+    let cells: HashSet<&str> = asked.iter().copied().collect();
+    (cells.len(), asked.windows(2).filter(|pair| pair[0] != pair[1]).count())
+}
+
 #[test]
 fn the_tower_sees_each_test_image_once_for_all_cells_whatever_room_there_is() {
     let swept = |room: Option<&str>| {
@@ -48,13 +56,8 @@ fn the_tower_sees_each_test_image_once_for_all_cells_whatever_room_there_is() {
         assert_eq!(few, once, "{log}");
         assert!(found == expected, "other answers with room {room}");
         // Together they were: the second is asked before the first is through.
-        let asked = log
-            .lines()
-            .filter_map(|line| line.split_once(": Predicted(")?.0.split_once("cell "));
-        let asked: Vec<&str> = asked.map(|(_, run_id)| run_id).collect();
-        let turns = asked.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        let cells: HashSet<&str> = asked.iter().copied().collect();
-        assert!(cells.len() == 3 && turns > 6, "{asked:?}");
+        let (cells, turns) = turns(log.lines());
+        assert!(cells == 3 && turns > 6, "{cells} cells, {turns} turns: {log}");
     }
 }
 
@@ -63,6 +66,12 @@ fn adapters_that_take_turns_leave_the_bytes_of_those_that_do_not() {
     let sandbox = forty::sandbox();
     let lines = Running::image_major(&sandbox).succeed();
     assert_eq!(forty::ran(&lines), forty::CELLS);
+    // One by one 40 cells change 39 times.
+    let (cells, turns) = turns(lines.iter().map(String::as_str));
+    assert!(
+        cells == forty::CELLS && turns > forty::CELLS + 20,
+        "{cells} cells, {turns} turns"
+    );
     forty::assert_whole(&sandbox.path("results/forty"));
 }
 

@@ -5,7 +5,6 @@ use serde::Deserialize;
 use super::blobs::RepoFile;
 use super::client::{Client, Trouble, encoded, encoded_path, join, shown};
 use super::hub::{HubListing, HubShard};
-
 use super::places::HubPlaces;
 use super::repository::{Kind, Repository, is_hash, is_name};
 use crate::data::parquet::shards::split_of;
