@@ -7,15 +7,12 @@ use rayon::prelude::*;
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
 use crate::results::series::Series;
-use crate::results::statistics::bootstrap::{self, Estimate, Image};
-use crate::results::statistics::detectable::smallest_detectable;
 use crate::results::statistics::exact::sign_flip;
 use crate::results::statistics::holm::holm;
+use crate::results::statistics::power::{POWER, smallest_detectable};
+use crate::results::statistics::variance::{Estimate, Scores};
 
-/// Level of every test, and of the correction for several.
-pub const LEVEL: f64 = 0.05;
-/// Probability with which the smallest detectable difference is detected.
-pub const POWER: f64 = 0.8;
+pub use crate::results::statistics::variance::LEVEL;
 
 /// How much better `learner` is than `other`, paired by seed and image.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,12 +47,12 @@ pub struct Test {
     /// Whether test images come in groups of dependent ones. If so, the exact test is the sign-flip test over
     /// groups, else it is McNemar's, which is the same test of images that stand alone.
     pub grouped: bool,
-    /// Two-sided p value of the bootstrap over draws and images.
+    /// Two-sided p value over seeds and images, of the interval of the gain.
     pub p: f64,
     /// The same after Holm's correction over datasets × shots of this pair of learners.
     pub holm: f64,
     /// The smallest true difference that would be found at [`LEVEL`] with [`POWER`]; `None` where all answers
-    /// agree, so that nothing tells how far resamples spread.
+    /// agree, so that nothing tells the variance.
     pub detectable: Option<f64>,
 }
 
@@ -77,18 +74,14 @@ pub fn paired(ours: &Series, theirs: &Series) -> Result<Option<Difference>> {
     Ok(difference(ours, theirs, &ours.differences(theirs)?))
 }
 
-fn difference(ours: &Series, theirs: &Series, images: &[Image]) -> Option<Difference> {
-    let purpose = format!(
-        "paired/{}/{}/{}/k{}/{}/k{}",
-        ours.dataset, ours.protocol, ours.learner, ours.shots, theirs.learner, theirs.shots
-    );
+fn difference(ours: &Series, theirs: &Series, scores: &Scores) -> Option<Difference> {
     let red = |series: &Series| series.runs.iter().any(|run| run.red);
-    bootstrap::estimate(images, &purpose).map(|gain| Difference {
+    Estimate::difference(scores).map(|gain| Difference {
         dataset: ours.dataset.clone(),
         protocol: ours.protocol,
         learner: (ours.label(), ours.shots),
         other: (theirs.label(), theirs.shots),
-        seeds: images.first().map_or(0, |image| image.scores.len()),
+        seeds: scores.seeds,
         micro: ours.is_micro() || theirs.is_micro(),
         red: (red(ours), red(theirs)),
         capped: ours.capped(),
@@ -98,26 +91,25 @@ fn difference(ours: &Series, theirs: &Series, images: &[Image]) -> Option<Differ
 
 /// As [`paired`], tested; not yet corrected for other tests.
 fn tested(ours: &Series, theirs: &Series) -> Result<Option<Test>> {
-    let images = ours.differences(theirs)?;
-    Ok(difference(ours, theirs, &images).map(|difference| {
-        let p = difference.gain.two_sided_p();
-        let sd = difference.gain.sd;
+    let scores = ours.differences(theirs)?;
+    Ok(difference(ours, theirs, &scores).map(|difference| {
+        let p = difference.gain.p;
         let record = &ours.runs[0].record;
         Test {
-            exact: (0..difference.seeds).map(|seed| exact(&images, seed)).collect(),
+            exact: (0..difference.seeds).map(|seed| exact(&scores, seed)).collect(),
             grouped: record.n_groups < record.n_test,
             p,
             holm: p,
-            detectable: (sd > 0.0).then(|| smallest_detectable(sd, LEVEL, POWER)),
+            detectable: smallest_detectable(&difference.gain.components, LEVEL, POWER),
             difference,
         }
     }))
 }
 
-fn exact(images: &[Image], seed: usize) -> SeedTest {
+fn exact(scores: &Scores, seed: usize) -> SeedTest {
     let mut groups: BTreeMap<u32, f64> = BTreeMap::new();
-    for image in images {
-        *groups.entry(image.group).or_default() += image.scores.get(seed).copied().unwrap_or_default();
+    for (group, own) in scores.groups.iter().zip(scores.images()) {
+        *groups.entry(*group).or_default() += own.get(seed).copied().unwrap_or_default();
     }
     let sums: Vec<f64> = groups.into_values().collect();
     SeedTest {

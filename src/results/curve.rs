@@ -13,7 +13,7 @@ use crate::results::comparison;
 use crate::results::metric::Headline;
 use crate::results::record::Timing;
 use crate::results::series::{Run, Series};
-use crate::results::statistics::bootstrap::{self, Image};
+use crate::results::statistics::variance::{Estimate, Scores};
 use crate::results::statistics::{Interval, mean_interval, wilson};
 
 mod mean;
@@ -102,25 +102,34 @@ pub enum Panel {
     Mean,
 }
 
-/// How an interval was found.
+/// What an interval is over, and how it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IntervalKind {
-    /// Wilson's score interval: one seed, top-1, every test image independent.
+    /// Over test images, those of one drawing together: one run.
+    Images,
+    /// Over seeds and test images: several runs.
+    SeedsImages,
+    /// Over seeds and test images of several datasets, which are the same datasets.
+    Datasets,
+    /// In tables of versions before: Wilson's score interval over test images.
     Wilson,
-    /// Bootstrap over test images, those of one drawing together: one seed.
+    /// In tables of versions before: bootstrap over groups of test images.
     BootstrapImages,
-    /// Bootstrap over seeds and test images, crossed: several seeds.
+    /// In tables of versions before: crossed bootstrap over seeds and groups of test images.
     BootstrapSeedsImages,
-    /// The bootstraps of several datasets, averaged resample by resample.
+    /// In tables of versions before: the bootstraps of several datasets, averaged resample by resample.
     BootstrapDatasets,
 }
 
 impl IntervalKind {
-    /// What was resampled or counted.
+    /// What it is over.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Images => "interval over test images, those of one drawing together",
+            Self::SeedsImages => "interval over seeds and test images, those of one drawing together",
+            Self::Datasets => "interval over seeds and test images of these datasets",
             Self::Wilson => "Wilson interval over test images",
             Self::BootstrapImages => "bootstrap over groups of dependent test images",
             Self::BootstrapSeedsImages => "bootstrap over seeds and groups of dependent test images",
@@ -132,12 +141,20 @@ impl IntervalKind {
 impl std::fmt::Display for IntervalKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seeds = match self {
-            Self::Wilson | Self::BootstrapImages => " (one seed)",
-            Self::BootstrapSeedsImages | Self::BootstrapDatasets => "",
+            Self::Images | Self::Wilson | Self::BootstrapImages => " (one seed: not over draws)",
+            _ => "",
         };
         write!(f, "{}{seeds}", self.name())
     }
 }
+
+/// Said where an interval over seeds stands: below three nothing but a bound can be read from it.
+pub const FEW_SEEDS: &str = "With two seeds the variance between draws is hardly known and an interval is as wide as \
+                             that makes it (Student's t with one degree of freedom): take it for a bound, and five \
+                             seeds for a result.";
+
+/// Seeds below which [`FEW_SEEDS`] is said.
+pub const ENOUGH_SEEDS: usize = 3;
 
 /// The points of all curves, in the order of `series`.
 #[must_use]
@@ -156,38 +173,23 @@ pub fn with_means(mut points: Vec<Point>, series: &[Series]) -> Vec<Point> {
     points
 }
 
-/// Mean and interval of `images`, which are those of `series` by one reading.
-pub(super) fn share(series: &Series, images: &[Image]) -> (f64, Interval, IntervalKind) {
-    let one = series.runs.len() == 1;
-    let record = &series.runs[0].record;
-    if one && record.n_groups == record.n_test && series.headline() == Headline::Top1 {
-        let correct = images.iter().filter(|image| image.scores == [1.0]).count();
-        let mean = correct as f64 / record.n_test.max(1) as f64;
-        return (mean, wilson(correct, record.n_test), IntervalKind::Wilson);
-    }
-    let kind = if one {
-        IntervalKind::BootstrapImages
+/// Mean and interval of `scores`, which are those of `series` by one reading.
+pub(super) fn share(series: &Series, scores: &Scores) -> (f64, Interval, IntervalKind) {
+    let kind = if series.runs.len() == 1 {
+        IntervalKind::Images
     } else {
-        IntervalKind::BootstrapSeedsImages
+        IntervalKind::SeedsImages
     };
     // A finished cell has at least one image, so there is an estimate; without one, know nothing.
-    match bootstrap::estimate(images, &purpose(series)) {
+    match Estimate::share(scores) {
         Some(estimate) => (estimate.mean, estimate.interval, kind),
         None => (0.0, wilson(0, 0), kind),
     }
 }
 
-/// Name of the random stream behind the interval of `series`.
-fn purpose(series: &Series) -> String {
-    format!(
-        "band/{}/{}/{}/k{}",
-        series.dataset, series.protocol, series.learner, series.shots
-    )
-}
-
 fn point(series: &Series, subject: bool) -> Point {
     let record = &series.runs[0].record;
-    let (mean, interval, kind) = share(series, &series.images());
+    let (mean, interval, kind) = share(series, &series.scores());
     let over_seeds = mean_interval(&series.values());
     Point {
         panel: Panel::Dataset,
@@ -319,7 +321,7 @@ mod tests {
             (points[0].shots, points[0].seeds.as_str(), points[0].mean),
             (Shots::K(0), "", 0.25)
         );
-        assert_eq!(points[0].interval, IntervalKind::BootstrapImages);
+        assert_eq!(points[0].interval, IntervalKind::Images);
         let readings: Vec<_> = points.iter().map(|p| (p.reading, p.subject)).collect();
         assert_eq!(readings, [(Some(Reading::Free), true), (None, true)]);
         let csv = to_csv(&points, Path::new("p")).unwrap();
@@ -359,11 +361,7 @@ mod tests {
         let kinds: Vec<_> = points.iter().map(|p| p.interval).collect();
         assert_eq!(
             kinds,
-            [
-                IntervalKind::BootstrapImages,
-                IntervalKind::BootstrapSeedsImages,
-                IntervalKind::Wilson
-            ]
+            [IntervalKind::Images, IntervalKind::SeedsImages, IntervalKind::Images]
         );
         let means: Vec<_> = points.iter().map(|p| p.mean).collect();
         assert_eq!(means, [0.75, 0.625, 0.75]);

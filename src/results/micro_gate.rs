@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::results::comparison::{self, Difference};
 use crate::results::series::Series;
-use crate::results::statistics::bootstrap::{self, Estimate};
+use crate::results::statistics::variance::Estimate;
 
 const NONE: u32 = 0;
 const FEW: u32 = 1;
@@ -79,8 +79,7 @@ pub fn micro_gates(series: &[Series], learner: &str) -> Result<Vec<MicroGate>> {
         let (Some(one_shot), Some(pixels)) = (one_shot, pixels) else {
             continue;
         };
-        let purpose = format!("band/{}/{}/{learner}/k{MANY}", many.dataset, many.protocol);
-        let accuracy = bootstrap::estimate(&many.images(), &purpose);
+        let accuracy = Estimate::share(&many.scores());
         let (over_pixels, over_one_shot) = (comparison::paired(many, pixels)?, comparison::paired(many, one_shot)?);
         let over_zero_shot = match itself(NONE) {
             Some(none) => comparison::paired(many, none)?,

@@ -1,18 +1,20 @@
 //! Labelled images saved: how many examples per class the weaker of two learners needs to be as often right as
 //! the stronger.
 //!
-//! The weaker learner's mean accuracy over its measured numbers of shots is made a curve: never falling (each
-//! point is raised to the largest before it, which favours the weaker learner), and between two points linear in
-//! log2 k. Where the stronger learner's accuracy lies on that curve, the weaker is as good. Outside of what was
-//! measured nothing is guessed: an accuracy that the curve does not reach needs "more than" its last k, one that
-//! it starts at or above "at most" its first.
-
-use rayon::prelude::*;
+//! The weaker learner's mean accuracy over its measured numbers of shots is made a curve, between two points linear
+//! in log2 k. Where it first comes to the stronger learner's accuracy, the weaker is as good. Outside of what was
+//! measured nothing is guessed: an accuracy that the curve does not reach needs "more than" its last k, one that it
+//! starts at or above "at most" its first.
+//!
+//! The interval is Fieller's: a place on the axis belongs to it where the paired difference between the stronger
+//! learner and the weaker's curve there is not told from zero. That difference is a mean of paired scores like any
+//! other, so the ends follow in closed form from [`variance`](crate::results::statistics::variance), without a random
+//! number; where the first or the last measured k belongs to it, its end is a bound.
 
 use crate::config::Protocol;
 use crate::error::Result;
 use crate::results::series::Series;
-use crate::results::statistics::bootstrap::{self, Image};
+use crate::results::statistics::variance::{self, Components, LEVEL, Part, Scores};
 
 /// A number of which sometimes only a bound is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,15 +45,6 @@ impl Bounded {
             Self::MoreThan(number) => Self::MoreThan(change(number)),
         }
     }
-
-    /// Ascending, bounds at the ends.
-    fn rank(&self) -> (u8, f64) {
-        match self {
-            Self::AtMost(number) => (0, *number),
-            Self::Known(number) => (1, *number),
-            Self::MoreThan(number) => (2, *number),
-        }
-    }
 }
 
 /// What the stronger learner's accuracy at one number of shots costs the weaker.
@@ -79,8 +72,8 @@ pub struct Saved {
     pub accuracy: f64,
     /// Labelled examples per class with which the weaker is right as often.
     pub needed: Bounded,
-    /// Its 95 % percentile interval, over draws and groups of dependent images that are resampled at once for both
-    /// learners and all numbers of shots. Its ends are resampled values, bounds where these are.
+    /// Its 95 % interval, over seeds and test images: from the first to the last number of examples at which the two
+    /// are not told apart; bounds where that is the first or the last measured.
     pub interval: (Bounded, Bounded),
 }
 
@@ -102,12 +95,12 @@ impl Saved {
     }
 }
 
-/// Mean accuracy of one learner over numbers of shots: as it is, and resampled.
+/// Mean accuracy of one learner over numbers of shots.
 struct Curve<'a> {
     series: Vec<(u32, &'a Series)>,
     means: Vec<f64>,
-    /// One a number of shots; the n-th values of all belong together.
-    resampled: Vec<Vec<f64>>,
+    /// One for each number of shots.
+    scores: Vec<Scores>,
 }
 
 /// For each pair of `subjects` on each dataset, at every k ≥ 1 that both have. Cells without examples and those with
@@ -156,9 +149,7 @@ fn on_one_dataset(
         let own = series.seeds();
         seeds.retain(|seed| own.contains(seed));
     }
-    // One stream for all: what is resampled together must be compared.
-    let purpose = format!("saved/{dataset}/{protocol}/{one}/{other}");
-    let (Some(one), Some(other)) = (Curve::of(ones, &seeds, &purpose), Curve::of(others, &seeds, &purpose)) else {
+    let (Some(one), Some(other)) = (Curve::of(ones, &seeds), Curve::of(others, &seeds)) else {
         return Ok(Vec::new());
     };
     let mut saved = Vec::new();
@@ -178,26 +169,28 @@ fn on_one_dataset(
 }
 
 impl<'a> Curve<'a> {
-    fn of(series: Vec<(u32, &'a Series)>, seeds: &[u64], purpose: &str) -> Option<Self> {
-        let images: Vec<Vec<Image>> = series.iter().map(|(_, s)| on_seeds(s, seeds)).collect();
-        let means = images.iter().map(|i| bootstrap::mean(i)).collect::<Option<_>>()?;
-        let resampled = images
-            .par_iter()
-            .map(|i| bootstrap::replicates(i, purpose))
-            .collect::<Option<_>>()?;
+    fn of(mut series: Vec<(u32, &'a Series)>, seeds: &[u64]) -> Option<Self> {
+        series.sort_by_key(|(k, _)| *k);
+        let scores: Vec<Scores> = series.iter().map(|(_, s)| s.scores_on(seeds)).collect();
+        let mean = |scores: &Scores| variance::components(scores).map(|components| components.mean);
         Some(Self {
+            means: scores.iter().map(mean).collect::<Option<_>>()?,
             series,
-            means,
-            resampled,
+            scores,
         })
     }
 
-    /// Examples per class at which the curve through `means` reaches `accuracy`.
-    fn reaches(&self, means: &[f64], accuracy: f64) -> Bounded {
+    fn ends(&self) -> (f64, f64) {
+        let k = |end: Option<&(u32, &Series)>| end.map_or(0.0, |(k, _)| f64::from(*k));
+        (k(self.series.first()), k(self.series.last()))
+    }
+
+    /// Examples per class at which the curve first comes to `accuracy`.
+    fn reaches(&self, accuracy: f64) -> Bounded {
         // A share is a sum of few thousand numbers: what is apart by less is the same.
         let accuracy = accuracy - 1e-12;
         let mut before: Option<(f64, f64)> = None;
-        for (&(k, _), &mean) in self.series.iter().zip(means) {
+        for (&(k, _), &mean) in self.series.iter().zip(&self.means) {
             let at = f64::from(k).log2();
             match before {
                 None if mean >= accuracy => return Bounded::AtMost(f64::from(k)),
@@ -205,48 +198,167 @@ impl<'a> Curve<'a> {
                     let share = (accuracy - low) / (mean - low);
                     return Bounded::Known((left + (at - left) * share).exp2());
                 }
-                // A mean below an earlier one is raised to it.
-                Some((_, low)) => before = Some((at, low.max(mean))),
-                None => before = Some((at, mean)),
+                _ => before = Some((at, mean)),
             }
         }
-        Bounded::MoreThan(self.series.last().map_or(0.0, |(k, _)| f64::from(*k)))
+        Bounded::MoreThan(self.ends().1)
+    }
+
+    /// The first and the last number of examples at which `scores`, which are the stronger learner's, are not told from
+    /// this curve; where they are told from all of it, both ends are where the sign changes first.
+    fn not_told_from(&self, scores: &Scores) -> Option<(Bounded, Bounded)> {
+        let segments: Vec<Segment> = (1..self.series.len())
+            .map(|right| Segment::between(self, right - 1, right, scores))
+            .collect::<Option<_>>()?;
+        let (first, last) = self.ends();
+        let (start, end) = (segments.first()?.at(0.0), segments.last()?.at(1.0));
+        let mut inside = Vec::new();
+        for segment in &segments {
+            inside.extend(segment.inside());
+        }
+        let low = match inside.first() {
+            _ if start.told() == Some(Side::Above) => Bounded::AtMost(first),
+            Some(&(low, _)) if start.told().is_some() => Bounded::Known(low),
+            Some(_) => Bounded::AtMost(first),
+            None => Bounded::MoreThan(last),
+        };
+        let high = match inside.last() {
+            _ if end.told() == Some(Side::Below) => Bounded::MoreThan(last),
+            Some(&(_, high)) if end.told().is_some() => Bounded::Known(high),
+            Some(_) => Bounded::MoreThan(last),
+            None => Bounded::AtMost(first),
+        };
+        Some((low, high))
     }
 }
 
-/// The images of a series, with the scores of `seeds` alone.
-fn on_seeds(series: &Series, seeds: &[u64]) -> Vec<Image> {
-    let own = series.seeds();
-    let places: Vec<usize> = seeds
-        .iter()
-        .filter_map(|seed| own.iter().position(|s| s == seed))
-        .collect();
-    let mut images = series.images();
-    for image in &mut images {
-        image.scores = places.iter().map(|&place| image.scores[place]).collect();
+/// The side of the stronger learner on which the weaker's curve is told to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Below,
+    Above,
+}
+
+/// The difference between the stronger learner and the weaker's curve at one place.
+struct Place {
+    difference: f64,
+    half: f64,
+}
+
+impl Place {
+    fn told(&self) -> Option<Side> {
+        if self.difference > self.half + 1e-12 {
+            Some(Side::Below)
+        } else if self.difference < -self.half - 1e-12 {
+            Some(Side::Above)
+        } else {
+            None
+        }
     }
-    images
+}
+
+/// The difference along the curve between two measured numbers of shots. It is linear in the place, and the parts of
+/// its variance are parabolas, each known from three places.
+struct Segment {
+    /// log2 of both numbers of shots.
+    ends: (f64, f64),
+    /// At the left end, in the middle, and at the right end.
+    places: [Components; 3],
+}
+
+/// Steps in which a segment is searched for the ends of the interval.
+const STEPS: u32 = 64;
+
+impl Segment {
+    fn between(curve: &Curve<'_>, left: usize, right: usize, scores: &Scores) -> Option<Self> {
+        let (weaker_left, weaker_right) = (curve.scores.get(left)?, curve.scores.get(right)?);
+        let at = |share: f64| {
+            let mut difference = scores.clone();
+            let weaker = weaker_left.values.iter().zip(&weaker_right.values);
+            for (score, (l, r)) in difference.values.iter_mut().zip(weaker) {
+                *score -= l * (1.0 - share) + r * share;
+            }
+            variance::components(&difference)
+        };
+        let place = |at: usize| curve.series.get(at).map(|(k, _)| f64::from(*k).log2());
+        Some(Self {
+            ends: (place(left)?, place(right)?),
+            places: [at(0.0)?, at(0.5)?, at(1.0)?],
+        })
+    }
+
+    /// The difference at `share` of the way.
+    fn at(&self, share: f64) -> Place {
+        let [left, middle, right] = &self.places;
+        let parabola = |of: &dyn Fn(&Components) -> f64| {
+            let (a, b, c) = (of(left), of(middle), of(right));
+            let bend = 2.0 * (a - 2.0 * b + c);
+            (a + (c - a - bend) * share + bend * share * share).max(0.0)
+        };
+        let part = |variance: f64, degrees: f64| Part { variance, degrees };
+        let seeds = |c: &Components| c.by_seed.map_or(0.0, |part| part.variance);
+        let there = Components {
+            mean: left.mean + (right.mean - left.mean) * share,
+            by_seed: middle.by_seed.map(|own| part(parabola(&seeds), own.degrees)),
+            by_image: part(parabola(&|c| c.by_image.variance), middle.by_image.degrees),
+            ..*middle
+        };
+        Place {
+            difference: there.mean,
+            half: there.half_width(LEVEL),
+        }
+    }
+
+    /// Stretches of numbers of examples at which nothing is told.
+    fn inside(&self) -> Vec<(f64, f64)> {
+        let place = |share: f64| (self.ends.0 + (self.ends.1 - self.ends.0) * share).exp2();
+        let edge = |mut told: f64, mut untold: f64| {
+            for _ in 0..50 {
+                let middle = f64::midpoint(told, untold);
+                if self.at(middle).told().is_some() {
+                    told = middle;
+                } else {
+                    untold = middle;
+                }
+            }
+            untold
+        };
+        let mut found: Vec<(f64, f64)> = Vec::new();
+        let mut before: Option<(f64, Option<Side>)> = None;
+        for step in 0..=STEPS {
+            let share = f64::from(step) / f64::from(STEPS);
+            let side = self.at(share).told();
+            match (before, side) {
+                (Some((last, Some(_))), None) => found.push((place(edge(last, share)), place(share))),
+                (Some((last, None)), Some(_)) => {
+                    if let Some((_, high)) = found.last_mut() {
+                        *high = place(edge(share, last));
+                    }
+                }
+                (Some((_, None)), None) => {
+                    if let Some((_, high)) = found.last_mut() {
+                        *high = place(share);
+                    }
+                }
+                // The sign changes between two steps: the difference is zero in between.
+                (Some((last, Some(one))), Some(other)) if one != other => {
+                    let (a, b) = (self.at(last).difference, self.at(share).difference);
+                    let zero = place(last + (share - last) * a / (a - b));
+                    found.push((zero, zero));
+                }
+                (None, None) => found.push((place(share), place(share))),
+                (None | Some(_), Some(_)) => {}
+            }
+            before = Some((share, side));
+        }
+        found
+    }
 }
 
 fn at_shots(stronger: &Curve<'_>, at: usize, weaker: &Curve<'_>, seeds: usize) -> Option<Saved> {
     let (shots, series) = *stronger.series.get(at)?;
     let accuracy = *stronger.means.get(at)?;
-    let mut resampled: Vec<Bounded> = (0..bootstrap::RESAMPLES)
-        .map(|n| {
-            let means: Vec<f64> = weaker.resampled.iter().map(|values| values[n]).collect();
-            weaker.reaches(&means, stronger.resampled[at][n])
-        })
-        .collect();
-    resampled.sort_by(|a, b| {
-        let (a, b) = (a.rank(), b.rank());
-        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-    });
-    // Order statistics, outwards: between a bound and a number there is nothing to interpolate.
-    let last = (resampled.len() - 1) as f64;
-    let interval = (
-        *resampled.get((0.025 * last).floor() as usize)?,
-        *resampled.get((0.975 * last).ceil() as usize)?,
-    );
+    let interval = weaker.not_told_from(stronger.scores.get(at)?)?;
     let record = &series.runs.first()?.record;
     let behind = || weaker.series.iter().map(|(_, s)| *s).chain([series]);
     Some(Saved {
@@ -260,7 +372,7 @@ fn at_shots(stronger: &Curve<'_>, at: usize, weaker: &Curve<'_>, seeds: usize) -
         stronger: series.label(),
         weaker: weaker.series.first()?.1.label(),
         accuracy,
-        needed: weaker.reaches(&weaker.means, accuracy),
+        needed: weaker.reaches(accuracy),
         interval,
     })
 }

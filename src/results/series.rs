@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::prediction::{Prediction, Reading};
 use crate::results::metric::{self, Headline};
 use crate::results::record::{CellKey, Record};
-use crate::results::statistics::bootstrap::Image;
+use crate::results::statistics::variance::Scores;
 use crate::results::store::Store;
 
 /// The images that all runs of a series were tested on, sorted by id.
@@ -180,25 +180,24 @@ impl Series {
 
     /// Whether right (1) or wrong (0), image by image and seed by seed.
     #[must_use]
-    pub fn images(&self) -> Vec<Image> {
-        self.images_with(|image| {
-            self.runs
-                .iter()
-                .map(|run| f64::from(u8::from(run.correct[image])))
-                .collect()
-        })
+    pub fn scores(&self) -> Scores {
+        let runs: Vec<&[bool]> = self.runs.iter().map(|run| run.correct.as_slice()).collect();
+        self.scores_of(&runs)
     }
 
-    /// As [`Series::images`], by another reading; `None` where a run did not take it.
+    /// As [`Series::scores`], by another reading; `None` where a run did not take it.
     #[must_use]
-    pub fn images_by(&self, reading: Reading) -> Option<Vec<Image>> {
-        let runs: Vec<&[bool]> = self
-            .runs
-            .iter()
-            .map(|run| run.correct_by(reading))
-            .collect::<Option<_>>()?;
-        let score = |image: usize| runs.iter().map(|correct| f64::from(u8::from(correct[image]))).collect();
-        Some(self.images_with(score))
+    pub fn scores_by(&self, reading: Reading) -> Option<Scores> {
+        let runs: Option<Vec<&[bool]>> = self.runs.iter().map(|run| run.correct_by(reading)).collect();
+        Some(self.scores_of(&runs?))
+    }
+
+    /// As [`Series::scores`], of the runs with these seeds alone.
+    #[must_use]
+    pub fn scores_on(&self, seeds: &[u64]) -> Scores {
+        let has = |run: &&Run| seeds.contains(&run.record.key.seed);
+        let runs: Vec<&[bool]> = self.runs.iter().filter(has).map(|run| run.correct.as_slice()).collect();
+        self.scores_of(&runs)
     }
 
     /// Own score minus the other's (−1, 0 or 1), image by image, for the seeds that both have. The one run without
@@ -206,39 +205,46 @@ impl Series {
     ///
     /// # Errors
     /// [`Error::NotComparable`] when test images, classes or metric differ, or the readings of one learner.
-    pub fn differences(&self, other: &Self) -> Result<Vec<Image>> {
+    pub fn differences(&self, other: &Self) -> Result<Scores> {
         check_same((&self.runs[0], &self.test), (&other.runs[0], &other.test))?;
         let undrawn = !self.shots.any() || !other.shots.any();
         let meet = |(own, other): &(&Run, &Run)| undrawn || own.record.key.seed == other.record.key.seed;
-        let pairs: Vec<(&Run, &Run)> = self
+        let pairs: Vec<(&[bool], &[bool])> = self
             .runs
             .iter()
             .flat_map(|own| other.runs.iter().map(move |other| (own, other)))
             .filter(meet)
+            .map(|(own, other)| (own.correct.as_slice(), other.correct.as_slice()))
             .collect();
-        let score = |run: &Run, image: usize| f64::from(u8::from(run.correct[image]));
-        Ok(self.images_with(|image| {
-            pairs
-                .iter()
-                .map(|(own, other)| score(own, image) - score(other, image))
-                .collect()
+        let score = |right: bool| f64::from(u8::from(right));
+        Ok(self.scores_with(pairs.len(), |image| {
+            let of = move |(own, other): &(&[bool], &[bool])| score(own[image]) - score(other[image]);
+            pairs.iter().map(of)
         }))
     }
 
-    fn images_with(&self, scores: impl Fn(usize) -> Vec<f64>) -> Vec<Image> {
+    fn scores_of(&self, runs: &[&[bool]]) -> Scores {
+        self.scores_with(runs.len(), |image| {
+            runs.iter().map(move |correct| f64::from(u8::from(correct[image])))
+        })
+    }
+
+    fn scores_with<I: Iterator<Item = f64>>(&self, seeds: usize, scores: impl Fn(usize) -> I) -> Scores {
         let per_class = self.headline() == Headline::MeanPerClass;
-        let one = |(i, (&group, (_, _, truth))): (usize, (&u32, &(String, String, u32)))| Image {
-            group,
-            stratum: if per_class { *truth } else { 0 },
-            scores: scores(i),
-        };
-        self.test
-            .groups
-            .iter()
-            .zip(&self.test.images)
-            .enumerate()
-            .map(one)
-            .collect()
+        let images = &self.test.images;
+        let mut values = Vec::with_capacity(images.len() * seeds);
+        for image in 0..images.len() {
+            values.extend(scores(image));
+        }
+        Scores {
+            groups: self.test.groups.clone(),
+            strata: images
+                .iter()
+                .map(|(_, _, truth)| if per_class { *truth } else { 0 })
+                .collect(),
+            seeds,
+            values,
+        }
     }
 }
 

@@ -1,15 +1,15 @@
 //! How sure a number is: intervals for one proportion, for a mean over seeds, and for means and paired
-//! differences over seeds and test images at once; and exact tests, their correction and their reach. All
-//! intervals are two-sided, 95 %.
+//! differences over seeds and test images at once ([`variance`]); and exact tests, their correction and their reach.
+//! All intervals are two-sided, 95 %.
 
 use serde::{Deserialize, Serialize};
 
-pub mod bootstrap;
-pub mod detectable;
 pub mod exact;
 pub mod holm;
 pub mod normal;
+pub mod power;
 pub mod student;
+pub mod variance;
 
 /// 97.5 % quantile of the normal distribution.
 const Z: f64 = 1.959_963_984_540_054;

@@ -7,7 +7,7 @@ use crate::results::figure::MICRO_CAVEAT;
 use crate::results::metric::Headline;
 use crate::results::saved::Bounded;
 use crate::results::statistics::Interval;
-use crate::results::statistics::bootstrap::Estimate;
+use crate::results::statistics::variance::Estimate;
 
 mod accuracy;
 mod calibration;

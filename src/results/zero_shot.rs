@@ -32,7 +32,7 @@ pub struct ZeroShot {
     pub chance: f64,
     /// Accuracy, between 0 and 1.
     pub accuracy: f64,
-    /// Its 95 % interval, test images of one drawing resampled together.
+    /// Its 95 % interval over test images, those of one drawing together.
     pub interval: Interval,
     /// Which interval it is.
     pub kind: IntervalKind,
@@ -80,7 +80,7 @@ impl ZeroShot {
 pub fn zero_shots(series: &[Series]) -> Vec<ZeroShot> {
     let without = series.iter().filter(|s| s.shots == 0);
     let by = |series: &Series, reading| {
-        let (accuracy, interval, kind) = share(series, &series.images_by(reading)?);
+        let (accuracy, interval, kind) = share(series, &series.scores_by(reading)?);
         let record = &series.runs[0].record;
         Some(ZeroShot {
             dataset: series.dataset.clone(),
@@ -145,6 +145,6 @@ mod tests {
             (free.accuracy, free.against_chance(), free.fits_regime()),
             (0.0, Against::Below, None)
         );
-        assert_eq!(free.kind, IntervalKind::BootstrapImages);
+        assert_eq!(free.kind, IntervalKind::Images);
     }
 }

@@ -2,15 +2,15 @@
 
 use rayon::prelude::*;
 
-use super::{IntervalKind, Panel, Point, devices, distinct, purpose, rounded, three_digits};
+use super::{IntervalKind, Panel, Point, devices, distinct, rounded, three_digits};
 use crate::results::series::Series;
-use crate::results::statistics::bootstrap;
+use crate::results::statistics::variance::{Components, Estimate, components};
 
 /// A point for each protocol, learner and number of shots that every dataset of the protocol has, where there are
 /// at least two; `points` are those of `series`, in its order.
 ///
-/// Datasets weigh the same. Their draws and images are independent of one another, and so are the random streams
-/// of their bootstraps, so that the mean of their n-th resamples is a resample of the mean.
+/// Datasets weigh the same, and stay the same ones. Their draws and images are independent of one another, so that
+/// variances add.
 pub(super) fn means(points: &[Point], series: &[Series]) -> Vec<Point> {
     let mut together: Vec<Vec<(&Point, &Series)>> = Vec::new();
     for protocol in distinct(points, |p| p.protocol) {
@@ -39,15 +39,11 @@ pub(super) fn means(points: &[Point], series: &[Series]) -> Vec<Point> {
 fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
     let count = line.len() as f64;
     let over = |number: &dyn Fn(&Point) -> f64| line.iter().map(|(point, _)| number(point)).sum::<f64>() / count;
-    let mut resamples = vec![0.0; bootstrap::RESAMPLES];
-    let mut centre = 0.0;
-    for (_, series) in line {
-        let images = series.images();
-        let own = bootstrap::replicates(&images, &purpose(series))?;
-        resamples.iter_mut().zip(own).for_each(|(sum, one)| *sum += one / count);
-        centre += bootstrap::mean(&images)? / count;
-    }
-    resamples.sort_by(f64::total_cmp);
+    let parts: Vec<Components> = line
+        .iter()
+        .map(|(_, series)| components(&series.scores()))
+        .collect::<Option<_>>()?;
+    let estimate = Estimate::of_share(Components::average(&parts)?);
     let first = line[0].0;
     let same = |equal: &dyn Fn(&Point) -> bool| line.iter().all(|(point, _)| equal(point));
     let timed: Option<Vec<f64>> = line.iter().map(|(point, _)| point.device_seconds).collect();
@@ -69,10 +65,10 @@ fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
             String::new()
         },
         n_test: line.iter().map(|(point, _)| point.n_test).sum(),
-        mean: rounded(centre),
-        low: rounded(bootstrap::quantile(&resamples, 0.025)),
-        high: rounded(bootstrap::quantile(&resamples, 0.975)),
-        interval: IntervalKind::BootstrapDatasets,
+        mean: rounded(estimate.mean),
+        low: rounded(estimate.interval.low),
+        high: rounded(estimate.interval.high),
+        interval: IntervalKind::Datasets,
         t_low: None,
         t_high: None,
         red: line.iter().any(|(point, _)| point.red),

@@ -108,10 +108,10 @@ fn runs_are_grouped_by_seed_and_images_aligned_by_id() {
     let shots: Vec<_> = series.iter().map(|s| (s.shots.count().unwrap(), s.seeds())).collect();
     assert_eq!(shots, [(4, vec![1, 7]), (8, vec![0])]);
     assert!(Arc::ptr_eq(&series[0].test, &series[1].test));
-    let images = series[0].images();
-    assert_eq!(images[0].scores, [0.0, 1.0]);
-    assert_eq!(images[7].scores, [1.0, 0.0]);
-    assert_eq!((images[6].group, images[7].group), (3, 3));
+    let scores = series[0].scores();
+    let images: Vec<&[f64]> = scores.images().collect();
+    assert_eq!((images[0], images[7]), (&[0.0, 1.0][..], &[1.0, 0.0][..]));
+    assert_eq!(scores.groups[6..], [3, 3]);
 }
 
 #[test]
@@ -122,12 +122,8 @@ fn differences_pair_seeds_and_images() {
     };
     let ours = series("x", &[0, 1, 2], |i| i != 3);
     let theirs = series("y", &[1, 2, 5], |i| i == 0 || i == 3);
-    let scores: Vec<_> = ours
-        .differences(&theirs)
-        .unwrap()
-        .into_iter()
-        .map(|image| image.scores)
-        .collect();
+    let scores = ours.differences(&theirs).unwrap();
+    let scores: Vec<&[f64]> = scores.images().collect();
     assert_eq!(scores, [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]);
 }
 
@@ -151,11 +147,8 @@ fn the_run_without_shots_meets_every_draw() {
     );
     assert_eq!(other.label(), "x");
     let scores = |own: &Series, other: &Series| -> Vec<Vec<f64>> {
-        own.differences(other)
-            .unwrap()
-            .into_iter()
-            .map(|image| image.scores)
-            .collect()
+        let scores = own.differences(other).unwrap();
+        scores.images().map(<[f64]>::to_vec).collect()
     };
     assert_eq!(scores(four, zero), [[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]);
     assert_eq!(scores(zero, four)[0], [-1.0, -1.0]);
@@ -164,15 +157,10 @@ fn the_run_without_shots_meets_every_draw() {
         [[0.0], [1.0], [1.0], [0.0]],
         "each by its own reading"
     );
-    let by = |reading| {
-        zero.images_by(reading)
-            .unwrap()
-            .into_iter()
-            .map(|image| image.scores[0])
-    };
-    assert_eq!(by(Reading::Trie).collect::<Vec<_>>(), [0.0, 1.0, 0.0, 0.0]);
-    assert_eq!(by(Reading::Free).sum::<f64>(), 0.0);
-    assert!(other.images_by(Reading::Trie).is_none() && other.images_by(Reading::Likelihood).is_some());
+    let by = |reading| zero.scores_by(reading).unwrap().values;
+    assert_eq!(by(Reading::Trie), [0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(by(Reading::Free).iter().sum::<f64>(), 0.0);
+    assert!(other.scores_by(Reading::Trie).is_none() && other.scores_by(Reading::Likelihood).is_some());
 }
 
 #[test]

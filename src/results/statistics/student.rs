@@ -28,23 +28,37 @@ pub fn quantile(p: f64, degrees: f64) -> f64 {
     }
 }
 
-/// The value above which lies the share `tail` ≤ 1/2.
+/// The value above which lies the share `tail` ≤ 1/2: Newton's steps, kept inside a bracket.
 fn upper_quantile(tail: f64, degrees: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     while upper_tail(high, degrees) > tail && high < 1e300 {
         (low, high) = (high, high * 2.0);
     }
-    loop {
-        let middle = f64::midpoint(low, high);
-        if middle <= low || middle >= high {
-            return middle; // neighbouring floats
-        }
-        if upper_tail(middle, degrees) > tail {
-            low = middle;
+    let log_front = ln_gamma(f64::midpoint(degrees, 1.0)) - ln_gamma(degrees / 2.0);
+    let front = (log_front - 0.5 * (degrees * std::f64::consts::PI).ln()).exp();
+    let mut at = f64::midpoint(low, high);
+    for _ in 0..200 {
+        let found = upper_tail(at, degrees);
+        if found > tail {
+            low = at;
         } else {
-            high = middle;
+            high = at;
+        }
+        // Newton in the logarithm of the tail, which is nearly straight.
+        let density = front * (-0.5 * (degrees + 1.0) * (at * at / degrees).ln_1p()).exp();
+        let newton = at + (found / tail).ln() * found / density;
+        let next = if newton > low && newton < high {
+            newton
+        } else {
+            f64::midpoint(low, high)
+        };
+        let moved = (next - at).abs();
+        at = next;
+        if moved <= 1e-15 * at {
+            break;
         }
     }
+    at
 }
 
 /// `I_x(a, b)` by its continued fraction (DLMF 8.17.22), evaluated with the modified Lentz algorithm.

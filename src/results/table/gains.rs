@@ -3,10 +3,24 @@
 use super::{Cell, Column, Group, Kind, Row, Table, Value, columns};
 use crate::config::Shots;
 use crate::results::comparison::{Difference, Test};
+use crate::results::curve::{ENOUGH_SEEDS, FEW_SEEDS};
 use crate::results::micro_gate::MicroGate;
 use crate::results::saved::Saved;
 
-const BRACKETS: &str = "In brackets: 95 % bootstrap over seeds and groups of dependent test images.";
+const BRACKETS: &str = "In brackets: 95 % interval over seeds and test images, those of one drawing together.";
+
+/// What the intervals of `seeds` seeds are, with a warning where these are too few.
+fn brackets(seeds: impl Iterator<Item = usize>) -> String {
+    let few = seeds
+        .filter(|seeds| *seeds > 1)
+        .min()
+        .is_some_and(|seeds| seeds < ENOUGH_SEEDS);
+    if few {
+        format!("{BRACKETS} {FEW_SEEDS}")
+    } else {
+        BRACKETS.to_owned()
+    }
+}
 
 fn group(difference: &Difference) -> Group {
     Group {
@@ -40,7 +54,7 @@ pub fn differences(differences: &[Difference]) -> Table {
             shots(d),
             Value::Count(d.seeds).into(),
             gain(d),
-            Value::Share(d.gain.share_not_positive).marked(is_red(d)),
+            Value::P(d.gain.p).marked(is_red(d)),
         ],
     };
     Table {
@@ -52,10 +66,13 @@ pub fn differences(differences: &[Difference]) -> Table {
             ("k", Kind::Count),
             ("seeds", Kind::Count),
             ("gain", Kind::Gain),
-            ("resamples ≤ 0, %", Kind::Share),
+            ("p", Kind::P),
         ]),
         rows: differences.iter().map(row).collect(),
-        remarks: vec![BRACKETS.into()],
+        remarks: vec![
+            brackets(differences.iter().map(|d| d.seeds))
+                + " p: two-sided, of the interval, not corrected for several.",
+        ],
         long: false,
     }
 }
@@ -98,7 +115,7 @@ pub fn along_shots(differences: &[Difference]) -> Table {
         title: "Gain in percentage points by labelled examples per class".into(),
         columns,
         rows,
-        remarks: vec![BRACKETS.into()],
+        remarks: vec![brackets(differences.iter().map(|d| d.seeds))],
         long: false,
     }
 }
@@ -137,16 +154,16 @@ pub fn paired_tests(tests: &[Test]) -> Table {
             ("gain", Kind::Gain),
             ("exact test", Kind::Text),
             ("exact p", Kind::SeedTests),
-            ("bootstrap p", Kind::P),
+            ("p", Kind::P),
             ("Holm p", Kind::P),
             ("detectable", Kind::Share),
         ]),
         rows: tests.iter().map(row).collect(),
         remarks: vec![
-            BRACKETS.to_owned(),
+            brackets(tests.iter().map(|test| test.difference.seeds)),
             "Gain in percentage points. Exact p: seeds whose own exact test shows the gain, on counts of images: \
              McNemar's test; where test images come in groups of dependent ones the sign-flip test over groups, which \
-             is McNemar's when every image stands alone. Bootstrap p: of the resampled gains. Holm p: the same corrected over datasets × k for \
+             is McNemar's when every image stands alone. p: of the interval, over seeds and images. Holm p: the same corrected over datasets × k for \
              each pair of learners. All p values are two-sided. Detectable: the true difference in percentage points \
              that a test at 5 % finds with probability 80 %."
                 .to_owned(),
@@ -204,9 +221,9 @@ pub fn images_saved(saved: &[Saved]) -> Table {
         rows: saved.iter().map(row).collect(),
         remarks: vec![
             "Weaker needs: labelled examples per class with which the weaker learner is as often right as the \
-             stronger with k, on its mean curve, never falling and linear in log2 k between measured points. \
-             > and ≤: beyond what was measured, so that only a bound is known. In brackets: 95 % bootstrap over seeds \
-             and groups of dependent test images, of both curves at once."
+             stronger with k, on its mean curve, linear in log2 k between measured points, where that first comes so far. \
+             > and ≤: beyond what was measured, so that only a bound is known. In brackets: all numbers of examples at \
+             which the paired 95 % interval of the difference contains zero."
                 .to_owned(),
         ],
         long: false,
