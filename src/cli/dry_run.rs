@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::output;
+use super::{output, precision};
 use crate::config::Sweep;
 use crate::data::fetch::ModelId;
 use crate::error::{Error, Result};
@@ -21,6 +21,8 @@ struct Plan<'a> {
     cells: &'a [Listed<'a>],
     /// Of the cells that are not finished.
     estimate: &'a Estimate,
+    /// What the intervals can be expected to be.
+    precision: &'a [precision::Precision],
 }
 
 /// A cell of a plan.
@@ -59,16 +61,18 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
     let cells = outline.cells.iter().map(|cell| listed(cell, store.as_ref(), &finished));
     let cells = cells.collect::<Result<Vec<_>>>()?;
     let estimate = estimate(&outline, &finished)?;
+    let precision = precision::precision(&outline.cells);
     if json {
         let plan = Plan {
             cells: &cells,
             estimate: &estimate,
+            precision: &precision,
         };
         let text = serde_json::to_string_pretty(&plan).map_err(|e| Error::io("write", "stdout")(e.into()))?;
         return output(&(text + "\n"));
     }
     let option = cells.first().map_or("", |cell| cell.key.protocol.fetch_option());
-    output(&(list(&cells) + &costs(&estimate, option)))
+    output(&(list(&cells) + &costs(&estimate, option) + &precision::lines(&precision)))
 }
 
 fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &[Record]) -> Result<Listed<'a>> {

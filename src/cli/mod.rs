@@ -17,6 +17,7 @@ mod merge;
 mod model;
 mod places;
 mod plot;
+mod precision;
 mod predict;
 mod progress;
 mod promote;

@@ -93,7 +93,7 @@ fn difference(ours: &Series, theirs: &Series, scores: &Scores) -> Option<Differe
 fn tested(ours: &Series, theirs: &Series) -> Result<Option<Test>> {
     let scores = ours.differences(theirs)?;
     Ok(difference(ours, theirs, &scores).map(|difference| {
-        let p = difference.gain.p;
+        let p = difference.gain.components.p_value();
         let record = &ours.runs[0].record;
         Test {
             exact: (0..difference.seeds).map(|seed| exact(&scores, seed)).collect(),
@@ -237,6 +237,7 @@ fn all(mut pairs: Vec<(&Series, &Series)>) -> Result<Vec<Difference>> {
 mod tests {
     use super::*;
     use crate::results::series::tests::{cell, written_cell};
+    use crate::results::statistics::{power, student};
 
     #[test]
     fn the_subject_meets_every_other_at_the_largest_common_k() {
@@ -332,20 +333,19 @@ mod tests {
         assert!((won - 2.0 / f64::from(1 << 15)).abs() < 1e-12);
         assert_eq!(knn[1].exact, [SeedTest { net_wins: 20, p: won }; 2]);
         assert!(knn.iter().all(|test| test.grouped));
-        let [least, most] = [2.0 / 5001.0, 1.0];
         let p: Vec<f64> = knn.iter().map(|test| test.p).collect();
-        assert!((p[1] - least).abs() < 1e-12 && (p[3] - most).abs() < 1e-12, "{p:?}");
+        // Drawings 0 to 3 gain 0, ½, 1 and ½ in both seeds; 20 of them, so t has 19 degrees of freedom.
+        let t = 0.5 / (0.125_f64 / 19.0).sqrt();
+        assert!((p[1] / (2.0 * student::cdf(-t, 19.0)) - 1.0).abs() < 1e-9, "{p:?}");
+        assert!((p[3] - 1.0).abs() < 1e-12, "{p:?}");
         assert_eq!(knn.iter().map(|test| test.holm).collect::<Vec<_>>(), holm(&p));
-        assert!(
-            knn[1].holm > 2.9 * knn[1].p,
-            "four tests of this pair, two of them tied at the least p"
-        );
         // No answer differs: nothing to tell a spread from.
         assert_eq!(
             (knn[3].detectable, &knn[3].exact[0]),
             (None, &SeedTest { net_wins: 0, p: 1.0 })
         );
-        let sd = knn[1].difference.gain.sd;
-        assert!((knn[1].detectable.unwrap() - 2.801_585_218_113 * sd).abs() < 1e-9);
+        let gain = &knn[1].difference.gain;
+        let found = power::power(&gain.components, knn[1].detectable.unwrap(), LEVEL);
+        assert!((found - POWER).abs() < 1e-8 && knn[1].detectable.unwrap() > 2.8 * gain.sd);
     }
 }

@@ -457,14 +457,14 @@ mod tests {
             curve("VLM", 2, &[(1, 4), (16, 6)]),
             curve("DINO", 2, &[(1, 4), (16, 4)]),
         ]);
-        // The same answers at k = 1 in every resample.
+        // The same answers at every k: level from the first on, and never above.
         assert_eq!(one_curve[0].needed, Bounded::AtMost(1.0));
-        assert_eq!(one_curve[0].interval, (Bounded::AtMost(1.0), Bounded::AtMost(1.0)));
+        assert_eq!(one_curve[0].interval, (Bounded::AtMost(1.0), Bounded::MoreThan(16.0)));
     }
 
     #[test]
-    fn a_dip_in_the_weaker_curve_is_bridged() {
-        // 4/8 at k = 2, 2/8 at 4, 6/8 at 8. 5/8 lies between 4/8 (raised, at 4) and 6/8 (at 8): half-way.
+    fn after_a_dip_the_curve_rises_again() {
+        // 4/8 at k = 2, 2/8 at 4, 6/8 at 8. 5/8 lies three quarters of the way from 4 to 8.
         let found = saved([
             curve("VLM", 2, &[(1, 5), (2, 7)]),
             curve("DINO", 2, &[(1, 1), (2, 4), (4, 2), (8, 6)]),
@@ -472,7 +472,24 @@ mod tests {
         let Bounded::Known(needed) = found[0].needed else {
             panic!("{found:?}")
         };
-        assert!((needed - 32.0_f64.sqrt()).abs() < 1e-6, "{needed}");
+        assert!((needed - 2.75_f64.exp2()).abs() < 1e-6, "{needed}");
+    }
+
+    #[test]
+    fn where_an_end_lies_between_measured_points_the_difference_is_as_wide_as_its_interval() {
+        let found = saved([
+            curve("VLM", 3, &[(1, 1), (4, 4), (64, 8)]),
+            curve("DINO", 3, &[(1, 1), (4, 2), (64, 7)]),
+        ]);
+        let (Bounded::Known(low), Bounded::Known(high)) = found[1].interval else {
+            panic!("{found:?}")
+        };
+        // Half of the images, and the weaker rises from a quarter to seven eighths over four doublings.
+        let (Bounded::Known(needed), 4) = (found[1].needed, found[1].shots) else {
+            panic!("{found:?}")
+        };
+        assert!((needed - (2.0 + 4.0 * 0.4_f64).exp2()).abs() < 1e-6, "{needed}");
+        assert!(4.0 < low && low < needed && needed < high && high < 64.0, "{low} {needed} {high}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kshot::models::lora::{ExpertLora, Lora};
 use kshot::nn::Place;
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::statistics;
-use kshot::results::statistics::bootstrap::{Image, estimate};
+use kshot::results::statistics::variance::{Estimate, Scores};
 use kshot::seed::rng;
 use rand::seq::SliceRandom as _;
 
@@ -70,16 +70,15 @@ fn images_shuffled_against_labels_leave_chance() {
         chance = 1.0 / cell.split.classes.len() as f64;
     }
     let drawings: BTreeSet<String> = scores.values().map(|(drawing, _)| drawing.clone()).collect();
-    let images: Vec<Image> = scores
-        .into_values()
-        .map(|(drawing, scores)| Image {
-            group: drawings.iter().position(|other| *other == drawing).unwrap() as u32,
-            stratum: 0,
-            scores,
-        })
-        .collect();
-    assert!(images.len() == 180 && images.iter().all(|image| image.scores.len() == shuffles as usize));
-    let found = estimate(&images, "control/labels").unwrap();
+    let group = |drawing: &String| drawings.iter().position(|other| other == drawing).unwrap() as u32;
+    let scores = Scores {
+        groups: scores.values().map(|(drawing, _)| group(drawing)).collect(),
+        strata: vec![0; scores.len()],
+        seeds: shuffles as usize,
+        values: scores.into_values().flat_map(|(_, scores)| scores).collect(),
+    };
+    assert!(scores.len() == 180 && scores.values.len() == 180 * shuffles as usize);
+    let found = Estimate::share(&scores).unwrap();
     assert!(
         found.interval.low <= chance && chance <= found.interval.high,
         "{found:?} does not contain {chance}"

@@ -3,7 +3,7 @@
 
 use crate::config::Shots;
 use crate::error::Result;
-use crate::results::curve::{IntervalKind, Panel, Point, distinct};
+use crate::results::curve::{self, IntervalKind, Panel, Point, distinct};
 use crate::results::figure::canvas::{At, Canvas, Type};
 use crate::results::figure::style::{INK, SMALL, SOFT_INK};
 use crate::results::figure::{cost, level};
@@ -93,6 +93,8 @@ pub fn describe(points: &[Point], intervals: &str) -> String {
     if !drawn.is_empty() {
         let kinds = kinds(&drawn, ToString::to_string);
         sentences.push(format!("{intervals}: 95 % {kinds}."));
+        let few = |p: &Point| (2..curve::ENOUGH_SEEDS).contains(&p.seeds.split_whitespace().count());
+        sentences.extend(drawn.iter().any(few).then(|| curve::FEW_SEEDS.to_owned()));
     }
     if !without.is_empty() {
         let kinds = kinds(&without, |kind| kind.name().to_owned());

@@ -156,7 +156,7 @@ fn a_level_without_examples_is_a_line_and_no_place_on_the_axis() {
     let text = text.join(" ");
     for told in [
         "Mean over seeds 0, 1, 2, 3, 4;",
-        "Zero-shot (k = 0): no examples, one run, 95 % bootstrap over groups of dependent test images.",
+        "Zero-shot (k = 0): no examples, one run, 95 % interval over test images, those of one drawing together.",
         "mini-cars 14.0 [10.0, 19.0];",
         MICRO_CAVEAT,
     ] {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::bootstrap::{self, Image};
-use super::{detectable, exact, holm, mean_interval, normal, student, wilson};
+use super::variance::{Components, Part, Scores, components};
+use super::{exact, holm, mean_interval, normal, power, student, wilson};
 use crate::prediction::{Prediction, Reading};
 use crate::results::metric::{Headline, Metrics};
 
@@ -145,13 +145,61 @@ impl Deviation {
     }
 }
 
+/// By scipy's noncentral t and, for two parts, its quadrature.
 #[test]
 fn smallest_detectable_differences() {
     let mut deviation = Deviation::default();
     for row in rows("detectable") {
-        let [error, level, power] = ["standard_error", "level", "power"].map(|name| number(&row[name]));
-        let found = detectable::smallest_detectable(error, level, power);
-        deviation.check(found, &row["difference"], &row);
+        let part = |name: &str| {
+            let of = row[name].as_array()?;
+            let [variance, degrees] = [number(&of[0]), number(&of[1])];
+            Some(Part { variance, degrees })
+        };
+        let planned = Components {
+            mean: 0.0,
+            seeds: 2,
+            by_seed: part("by_seed"),
+            by_image: part("by_image").unwrap(),
+            units: 100.0,
+        };
+        let found = power::power(&planned, number(&row["difference"]), number(&row["level"]));
+        deviation.check(found, &row["power"], &row);
+        let back = power::smallest_detectable(&planned, number(&row["level"]), found).unwrap();
+        deviation.check(back, &row["difference"], &row);
+    }
+}
+
+/// By numpy, with statsmodels' analysis of variance where units weigh the same.
+#[test]
+fn variance_of_seeds_and_images() {
+    let mut deviation = Deviation::default();
+    for row in rows("two_way") {
+        let scores = row["scores"].as_array().unwrap();
+        let whole = |name: &str| numbers(&row[name]).into_iter().map(|n| n as u32).collect();
+        let scores = Scores {
+            groups: whole("group"),
+            strata: whole("stratum"),
+            seeds: scores[0].as_array().unwrap().len(),
+            values: scores.iter().flat_map(numbers).collect(),
+        };
+        let found = components(&scores).unwrap();
+        let seed = found.by_seed.map_or(0.0, |part| part.variance);
+        for (value, name) in [
+            (found.mean, "mean"),
+            (seed, "by_seed"),
+            (found.by_image.variance, "by_image"),
+            (found.by_image.degrees, "degrees"),
+            (found.units, "units"),
+            (found.half_width(0.05), "half"),
+            (found.half_width(0.002), "half_002"),
+            (found.p_value(), "p"),
+            (found.share_interval(0.05).low, "share_low"),
+            (found.share_interval(0.05).high, "share_high"),
+        ] {
+            if !row[name].is_null() {
+                deviation.check(value, &row[name], &row["name"]);
+            }
+        }
     }
 }
 
@@ -176,36 +224,4 @@ fn calibration() {
     let mut deviation = Deviation::default();
     deviation.check(found.ece.unwrap(), &table["ece"], &table["versions"]);
     deviation.check(found.nll.unwrap(), &table["nll"], &table["versions"]);
-}
-
-/// Simulated on both sides: numpy's 400,000 resamples know the answer, and how much 5,000 resamples vary around it
-/// (one standard deviation, measured over 80 blocks). Four of these are allowed.
-#[test]
-fn crossed_bootstrap() {
-    for row in rows("bootstrap") {
-        let (groups, strata) = (numbers(&row["group"]), numbers(&row["stratum"]));
-        let scores = row["scores"].as_array().unwrap().iter().map(numbers);
-        let images = groups.iter().zip(&strata).zip(scores);
-        let images: Vec<Image> = images
-            .map(|((group, stratum), scores)| Image {
-                group: *group as u32,
-                stratum: *stratum as u32,
-                scores,
-            })
-            .collect();
-        let found = bootstrap::estimate(&images, "reference").unwrap();
-        let name = &row["name"];
-        assert!((found.mean - number(&row["mean"])).abs() < 1e-9, "{name}: {found:?}");
-        for (part, value) in [
-            ("low", found.interval.low),
-            ("high", found.interval.high),
-            ("sd", found.sd),
-            ("not_positive", found.share_not_positive),
-        ] {
-            let (expected, error) = (number(&row[part]), number(&row["error"][part]));
-            let errors = (value - expected).abs() / error.max(1e-9);
-            println!("{name}, {part}: {value:.5} for {expected:.5}, {errors:.1} Monte-Carlo errors");
-            assert!(errors <= 4.0, "{name}, {part}: {value} is not {expected} ± {error}");
-        }
-    }
 }

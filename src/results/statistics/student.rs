@@ -28,8 +28,9 @@ pub fn quantile(p: f64, degrees: f64) -> f64 {
     }
 }
 
-/// The value above which lies the share `tail` ≤ 1/2: Newton's steps, kept inside a bracket.
-fn upper_quantile(tail: f64, degrees: f64) -> f64 {
+/// The value above which lies the share 0 < `tail` ≤ 1/2: Newton's steps, kept inside a bracket.
+#[must_use]
+pub fn upper_quantile(tail: f64, degrees: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     while upper_tail(high, degrees) > tail && high < 1e300 {
         (low, high) = (high, high * 2.0);

@@ -75,7 +75,7 @@ pub struct Components {
     pub units: f64,
 }
 
-/// A mean with its 95 % interval and the test of zero that the interval inverts.
+/// A mean with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// Mean over seeds and images.
@@ -84,8 +84,6 @@ pub struct Estimate {
     pub interval: Interval,
     /// Standard error of `mean`.
     pub sd: f64,
-    /// Two-sided p value of a mean of zero: below α where the interval at level 1 − α leaves zero out.
-    pub p: f64,
     /// Where the interval comes from.
     pub components: Components,
 }
@@ -114,7 +112,6 @@ impl Estimate {
             mean: components.mean,
             interval,
             sd: components.standard_error(),
-            p: components.p_value(),
             components,
         }
     }
@@ -133,7 +130,7 @@ impl Components {
     pub fn half_width(&self, level: f64) -> f64 {
         let square = |part: Part| {
             if part.variance > 0.0 {
-                student::quantile(1.0 - level / 2.0, part.degrees).powi(2) * part.variance
+                student::upper_quantile(level / 2.0, part.degrees).powi(2) * part.variance
             } else {
                 0.0
             }
@@ -152,7 +149,7 @@ impl Components {
         let (all_wrong, all_right) = (mean < 1e-12, mean > 1.0 - 1e-12);
         // 1 / (answers that the mean is worth over t²).
         let worth = if all_wrong || all_right {
-            student::quantile(1.0 - level / 2.0, self.by_image.degrees).powi(2) / self.units
+            student::upper_quantile(level / 2.0, self.by_image.degrees).powi(2) / self.units
         } else {
             half * half / spread
         };
@@ -169,7 +166,7 @@ impl Components {
     #[must_use]
     pub fn difference_interval(&self, level: f64) -> Interval {
         let half = if self.is_constant() {
-            let square = student::quantile(1.0 - level / 2.0, self.by_image.degrees).powi(2);
+            let square = student::upper_quantile(level / 2.0, self.by_image.degrees).powi(2);
             square / (self.units + square)
         } else {
             self.half_width(level)
@@ -198,24 +195,33 @@ impl Components {
             let tails = 2.0 * student::cdf(-square.sqrt(), self.by_image.degrees);
             return tails.max((1.0 - self.units).exp2()).min(1.0);
         }
-        let parts: Vec<Part> = self.by_seed.into_iter().chain([self.by_image]).collect();
-        let parts: Vec<Part> = parts.into_iter().filter(|part| part.variance > 0.0).collect();
-        if let [one] = parts[..] {
-            return 2.0 * student::cdf(-distance / one.variance.sqrt(), one.degrees);
+        let parts = self.by_seed.into_iter().chain([self.by_image]);
+        let parts: Vec<Part> = parts.filter(|part| part.variance > 0.0).collect();
+        // Were a part alone to make up the distance to zero, or half of its square.
+        let alone = |part: &Part, square: f64| {
+            let t = distance * (square / part.variance).sqrt();
+            (2.0 * student::cdf(-t, part.degrees)).max(1e-300)
+        };
+        if let [one] = &parts[..] {
+            return alone(one, 1.0);
         }
-        // False position, halving an end that stays (Illinois), in the logarithm of the level, in which the half-width
-        // falls smoothly; below e^−690 nothing is told apart.
+        // One part makes up at least half of the square. False position, halving an end that stays (Illinois), in the
+        // logarithm of the level.
+        let largest = |square: f64| parts.iter().map(|part| alone(part, square)).fold(0.0, f64::max);
+        let (mut low, mut high) = (largest(1.0).ln(), largest(0.5).ln());
         let beyond = |log: f64| self.half_width(log.exp()) - distance;
-        let (mut low, mut high) = (-690.0_f64, 0.0_f64);
-        let (mut above, mut below) = (beyond(low), -distance);
-        if above <= 0.0 {
-            return 0.0;
-        }
+        let (mut above, mut below) = (beyond(low), beyond(high));
         let mut kept = 0_i32;
-        for _ in 0..200 {
+        for _ in 0..100 {
+            if above <= 0.0 {
+                return low.exp();
+            }
+            if below >= 0.0 {
+                return high.exp();
+            }
             let middle = (low * below - high * above) / (below - above);
             let found = beyond(middle);
-            if found.abs() < 1e-14 * distance || high - low < 1e-13 {
+            if found.abs() < 1e-13 * distance || high - low < 1e-13 {
                 return middle.exp();
             }
             if found > 0.0 {
@@ -341,10 +347,11 @@ pub fn components(scores: &Scores) -> Option<Components> {
     if !units.is_sorted_by_key(|unit| unit.group) {
         order.sort_by_key(|&unit| units[unit].group);
     }
-    let (mut of_units, mut left, mut squares) = (0.0, 0.0, 0.0);
+    let (mut of_units, mut left, mut squares, mut groups) = (0.0, 0.0, 0.0, 0.0);
     let mut total = vec![0.0; seeds];
     for group in order.chunk_by(|&a, &b| units[a].group == units[b].group) {
         let mut weight = 0.0;
+        groups += 1.0;
         total.fill(0.0);
         for &unit in group {
             add(&mut total, &sums[unit * seeds..(unit + 1) * seeds], 1.0);
@@ -368,7 +375,7 @@ pub fn components(scores: &Scores) -> Option<Components> {
         by_seed: part_of_seeds,
         by_image: Part {
             variance: of_units.max(0.0),
-            degrees: degrees.satterthwaite(),
+            degrees: degrees.satterthwaite().min(groups - 1.0).max(1.0),
         },
         units: 1.0 / squares,
     })
@@ -438,7 +445,7 @@ impl Moments {
 }
 
 /// Degrees of freedom of the variance of the units (Bell and McCaffrey 2002): (tr Q)² / tr Q², with Q the covariance of
-/// the corrected residuals of units that have the same variance.
+/// the corrected residuals of units that have the same variance; at least 1, and below the number of groups.
 #[derive(Default)]
 struct Degrees {
     trace: f64,
@@ -458,7 +465,7 @@ impl Degrees {
 
     fn satterthwaite(&self) -> f64 {
         if self.squares > 0.0 {
-            (self.trace * self.trace / self.squares).max(1.0)
+            self.trace * self.trace / self.squares
         } else {
             1.0
         }

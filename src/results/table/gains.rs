@@ -54,7 +54,7 @@ pub fn differences(differences: &[Difference]) -> Table {
             shots(d),
             Value::Count(d.seeds).into(),
             gain(d),
-            Value::P(d.gain.p).marked(is_red(d)),
+            Value::P(d.gain.components.p_value()).marked(is_red(d)),
         ],
     };
     Table {

@@ -44,7 +44,7 @@ pub(super) fn sample(datasets: &[(&str, &str, usize)]) -> Vec<Point> {
                     mean: rounded(mean),
                     low: rounded(mean - half),
                     high: rounded(mean + half),
-                    interval: IntervalKind::BootstrapSeedsImages,
+                    interval: IntervalKind::SeedsImages,
                     t_low: Some(rounded(mean - 1.2 * half)),
                     t_high: Some(rounded(mean + 1.2 * half)),
                     red: false,
@@ -74,7 +74,7 @@ pub(super) fn sample_with_writer(datasets: &[(&str, &str, usize)], name: &str) -
             mean: level,
             low: level - 0.04,
             high: level + 0.05,
-            interval: IntervalKind::BootstrapImages,
+            interval: IntervalKind::Images,
             t_low: None,
             t_high: None,
             ..own[0].clone()
@@ -119,7 +119,7 @@ pub(super) fn whole(mut points: Vec<Point>) -> Vec<Point> {
             mean: over(|p| p.mean),
             low: over(|p| p.low),
             high: over(|p| p.high),
-            interval: IntervalKind::BootstrapDatasets,
+            interval: IntervalKind::Datasets,
             ..one.clone()
         }
     };
