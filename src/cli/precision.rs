@@ -92,10 +92,19 @@ mod tests {
         };
         let (two, five) = (of(2, 3669.0), of(5, 3669.0));
         // t with 1 and 4 degrees of freedom on seeds that differ by 2 points: 12.706 and 2.776 standard errors.
-        assert!(two.accuracy_half_width > 0.17 && two.accuracy_half_width < 0.20, "{two:?}");
-        assert!(five.accuracy_half_width > 0.025 && five.accuracy_half_width < 0.03, "{five:?}");
+        assert!(
+            two.accuracy_half_width > 0.17 && two.accuracy_half_width < 0.20,
+            "{two:?}"
+        );
+        assert!(
+            five.accuracy_half_width > 0.025 && five.accuracy_half_width < 0.03,
+            "{five:?}"
+        );
         assert_eq!(two.seeds_for_2_points, five.seeds_for_2_points);
-        assert!(five.seeds_for_2_points.is_some_and(|seeds| (10..=16).contains(&seeds)), "{five:?}");
+        assert!(
+            five.seeds_for_2_points.is_some_and(|seeds| (10..=16).contains(&seeds)),
+            "{five:?}"
+        );
         assert_eq!(of(5, 180.0).seeds_for_2_points, None);
         let text = lines(&[two]);
         assert!(text.contains("2 seeds, 3669 test images") && text.contains("take five") && text.contains("assumed: "));

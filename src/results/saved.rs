@@ -297,9 +297,11 @@ impl Segment {
         };
         let part = |variance: f64, degrees: f64| Part { variance, degrees };
         let seeds = |c: &Components| c.by_seed.map_or(0.0, |part| part.variance);
+        let left = |c: &Components| c.left.map_or(0.0, |part| part.variance);
         let there = Components {
             mean: left.mean + (right.mean - left.mean) * share,
             by_seed: middle.by_seed.map(|own| part(parabola(&seeds), own.degrees)),
+            left: middle.left.map(|own| part(parabola(&left), own.degrees)),
             by_image: part(parabola(&|c| c.by_image.variance), middle.by_image.degrees),
             ..*middle
         };
@@ -489,7 +491,10 @@ mod tests {
             panic!("{found:?}")
         };
         assert!((needed - (2.0 + 4.0 * 0.4_f64).exp2()).abs() < 1e-6, "{needed}");
-        assert!(4.0 < low && low < needed && needed < high && high < 64.0, "{low} {needed} {high}");
+        assert!(
+            4.0 < low && low < needed && needed < high && high < 64.0,
+            "{low} {needed} {high}"
+        );
     }
 
     #[test]

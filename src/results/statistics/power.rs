@@ -132,6 +132,7 @@ impl Assumed {
                 variance: over_seeds,
                 degrees: count - 1.0,
             }),
+            left: None,
             by_image: Part {
                 variance: if seeds > 1 { self.by_image / units } else { alone },
                 degrees: (units - 1.0).max(1.0),

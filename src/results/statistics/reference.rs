@@ -159,6 +159,7 @@ fn smallest_detectable_differences() {
             mean: 0.0,
             seeds: 2,
             by_seed: part("by_seed"),
+            left: None,
             by_image: part("by_image").unwrap(),
             units: 100.0,
         };

@@ -69,6 +69,9 @@ pub struct Components {
     pub seeds: usize,
     /// What more seeds lessen; `None` with one seed, where nothing tells it.
     pub by_seed: Option<Part>,
+    /// The least that `by_seed` can be: what seeds that do not differ leave, seed by image. Means of few wrong answers tie
+    /// by chance, and then `by_seed` is seen as zero. `None` with one seed.
+    pub left: Option<Part>,
     /// What only more test images lessen.
     pub by_image: Part,
     /// Units of the same weight that would weigh as much: 1 / Σ weight².
@@ -121,7 +124,8 @@ impl Components {
     /// Standard error of the mean.
     #[must_use]
     pub fn standard_error(&self) -> f64 {
-        let by_seed = self.by_seed.map_or(0.0, |part| part.variance);
+        let seeds = self.by_seed.into_iter().chain(self.left);
+        let by_seed = seeds.map(|part| part.variance).fold(0.0, f64::max);
         (by_seed + self.by_image.variance).sqrt()
     }
 
@@ -135,7 +139,8 @@ impl Components {
                 0.0
             }
         };
-        (self.by_seed.map_or(0.0, square) + square(self.by_image)).sqrt()
+        let by_seed = self.by_seed.map_or(0.0, square).max(self.left.map_or(0.0, square));
+        (by_seed + square(self.by_image)).sqrt()
     }
 
     /// Interval of a mean of scores between 0 and 1: all shares p that |mean − p| ≤ h √(p(1 − p) / (mean (1 − mean)))
@@ -195,7 +200,7 @@ impl Components {
             let tails = 2.0 * student::cdf(-square.sqrt(), self.by_image.degrees);
             return tails.max((1.0 - self.units).exp2()).min(1.0);
         }
-        let parts = self.by_seed.into_iter().chain([self.by_image]);
+        let parts = self.by_seed.into_iter().chain(self.left).chain([self.by_image]);
         let parts: Vec<Part> = parts.filter(|part| part.variance > 0.0).collect();
         // Were a part alone to make up the distance to zero, or half of its square.
         let alone = |part: &Part, square: f64| {
@@ -255,6 +260,7 @@ impl Components {
             mean: all.iter().map(|one| one.mean).sum::<f64>() / count,
             seeds: all.iter().map(|one| one.seeds).min().unwrap_or(first.seeds),
             by_seed: all.iter().any(|one| one.by_seed.is_some()).then(|| over(&by_seed)),
+            left: all.iter().any(|one| one.left.is_some()).then(|| over(&|one| one.left)),
             by_image: over(&|one| Some(one.by_image)),
             units: count * count / all.iter().map(|one| 1.0 / one.units).sum::<f64>(),
         })
@@ -366,16 +372,22 @@ pub fn components(scores: &Scores) -> Option<Components> {
         variance: by_seed.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (count - 1.0) / count,
         degrees: count - 1.0,
     });
+    let left = left / (count - 1.0).max(1.0) / count;
     if seeds > 1 {
-        of_units -= left / (count - 1.0) / count;
+        of_units -= left;
     }
+    let of_units_degrees = degrees.satterthwaite().min(groups - 1.0).max(1.0);
     Some(Components {
         mean,
         seeds,
         by_seed: part_of_seeds,
+        left: (seeds > 1).then_some(Part {
+            variance: left,
+            degrees: (count - 1.0) * of_units_degrees,
+        }),
         by_image: Part {
             variance: of_units.max(0.0),
-            degrees: degrees.satterthwaite().min(groups - 1.0).max(1.0),
+            degrees: of_units_degrees,
         },
         units: 1.0 / squares,
     })
