@@ -297,11 +297,11 @@ impl Segment {
         };
         let part = |variance: f64, degrees: f64| Part { variance, degrees };
         let seeds = |c: &Components| c.by_seed.map_or(0.0, |part| part.variance);
-        let left = |c: &Components| c.left.map_or(0.0, |part| part.variance);
+        let rest = |c: &Components| c.left.map_or(0.0, |part| part.variance);
         let there = Components {
             mean: left.mean + (right.mean - left.mean) * share,
             by_seed: middle.by_seed.map(|own| part(parabola(&seeds), own.degrees)),
-            left: middle.left.map(|own| part(parabola(&left), own.degrees)),
+            left: middle.left.map(|own| part(parabola(&rest), own.degrees)),
             by_image: part(parabola(&|c| c.by_image.variance), middle.by_image.degrees),
             ..*middle
         };

@@ -31,7 +31,7 @@ fn accuracy_in_both_forms() {
       DINOv2 LoRA  37.5 [20.0, 57.5]  87.5 [77.5, 95.0]
       raw pixels                   –  50.0 [30.0, 70.0]
 
-    Protocol clean. Mean over seeds 0, 1; all learners see the same draws of examples. n: test images. In brackets: 95 % bootstrap over seeds and groups of dependent test images.
+    Protocol clean. Mean over seeds 0, 1; all learners see the same draws of examples. n: test images. In brackets: 95 % interval over seeds and test images, those of one drawing together. With two seeds the variance between draws is hardly known and an interval is as wide as that makes it (Student's t with one degree of freedom): take it for a bound, and five seeds for a result.
     Micro models on miniature datasets: these numbers say nothing about the real ones.
     ");
     insta::assert_snapshot!(table.markdown(), @r"
@@ -42,7 +42,7 @@ fn accuracy_in_both_forms() {
     | mini-pets (top-1, novel concepts, n = 40, guessing 25.0 %) | DINOv2 LoRA | 37.5 [20.0, 57.5] | 87.5 [77.5, 95.0] |
     |  | raw pixels | – | 50.0 [30.0, 70.0] |
 
-    Protocol clean. Mean over seeds 0, 1; all learners see the same draws of examples. n: test images. In brackets: 95 % bootstrap over seeds and groups of dependent test images.
+    Protocol clean. Mean over seeds 0, 1; all learners see the same draws of examples. n: test images. In brackets: 95 % interval over seeds and test images, those of one drawing together. With two seeds the variance between draws is hardly known and an interval is as wide as that makes it (Student's t with one degree of freedom): take it for a bound, and five seeds for a result.
 
     Micro models on miniature datasets: these numbers say nothing about the real ones.
     ");
@@ -80,7 +80,7 @@ fn fewer_shots_than_asked_for_are_marked_in_every_form() {
     | flowers, protocol tinker (top-1, novel concepts, n = 40, guessing 25.0 %) | raw pixels | 25.0 [10.0, 45.0] | 50.0 [25.0, 70.0] (k = 10*) |
     |  | x LoRA | 37.5 [20.0, 57.5] | 87.5 [77.5, 95.0] (k = 10*) |
 
-    Protocol tinker. Seed 0; all learners see the same draws of examples. n: test images. In brackets: 95 % bootstrap over groups of dependent test images (one seed).
+    Protocol tinker. Seed 0; all learners see the same draws of examples. n: test images. In brackets: 95 % interval over test images, those of one drawing together (one seed: not over draws).
 
     Marked *: fewer examples per class than were asked for, all that the smallest class has
 
@@ -117,11 +117,11 @@ fn comparisons_in_both_forms() {
     insta::assert_snapshot!(table.markdown(), @r"
     **Gain in percentage points on the same draws and images**
 
-    | dataset | learner | against | k | seeds | gain | resamples ≤ 0, % |
+    | dataset | learner | against | k | seeds | gain | p |
     |---|---|---|--:|--:|--:|--:|
     | mini-pets | DINOv2 LoRA | raw pixels | 16 | 2 | +37.5 [+20.0, +57.5] | 0.0 |
 
-    In brackets: 95 % bootstrap over seeds and groups of dependent test images.
+    In brackets: 95 % interval over seeds and test images, those of one drawing together. With two seeds the variance between draws is hardly known and an interval is as wide as that makes it (Student's t with one degree of freedom): take it for a bound, and five seeds for a result. p: two-sided, of the interval, not corrected for several.
 
     Micro models on miniature datasets: these numbers say nothing about the real ones.
     ");
