@@ -31,7 +31,9 @@ pub fn power(components: &Components, difference: f64, level: f64) -> f64 {
     let (varying_square, known_square) = (square(varying), known.map_or(0.0, square));
     let degrees = varying.degrees;
     let (from, to) = ((degrees.sqrt() - 9.0).max(0.0), degrees.sqrt() + 9.0);
-    let panels = 40;
+    // The chance of rejection falls over a stretch of χ as long as the error over the slope of the half-width.
+    let slope = (varying_square / degrees).sqrt() / error;
+    let panels = (2.0 * (to - from) * slope.max(1.0)).ceil().min(1e5) as u32;
     let width = (to - from) / f64::from(panels);
     let (mut sum, mut total) = (0.0, 0.0);
     for panel in 0..panels {
@@ -71,16 +73,30 @@ pub fn smallest_detectable(components: &Components, level: f64, wanted: f64) -> 
     if error <= 1e-12 {
         return None;
     }
-    let (mut low, mut high) = (0.0, error);
-    while power(components, high, level) < wanted {
-        (low, high) = (high, 2.0 * high);
+    let missing = |difference: f64| power(components, difference, level) - wanted;
+    let (mut low, mut below) = (0.0, missing(0.0));
+    let (mut high, mut above) = (error, missing(error));
+    while above < 0.0 {
+        (low, below) = (high, above);
+        high *= 2.0;
+        above = missing(high);
     }
-    while high - low > 1e-10 * high {
-        let middle = f64::midpoint(low, high);
-        if power(components, middle, level) < wanted {
-            low = middle;
+    // False position, halving an end that stays (Illinois).
+    let mut kept = 0_i32;
+    for _ in 0..100 {
+        let middle = (low * above - high * below) / (above - below);
+        let found = missing(middle);
+        if found.abs() < 1e-13 || high - low < 1e-13 * high {
+            return Some(middle);
+        }
+        if found < 0.0 {
+            (low, below) = (middle, found);
+            above *= if kept < 0 { 0.5 } else { 1.0 };
+            kept = -1;
         } else {
-            high = middle;
+            (high, above) = (middle, found);
+            below *= if kept > 0 { 0.5 } else { 1.0 };
+            kept = 1;
         }
     }
     Some(f64::midpoint(low, high))
