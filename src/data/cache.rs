@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
-use super::manifest::{Form, Manifest};
+use super::manifest::{Form, Layout, Manifest, OwnParquet};
 use super::parquet::{Columns, extract};
 use super::source::Source;
 use super::{archive, hex};
@@ -133,6 +133,14 @@ fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
         extract::unpack(&source.files, columns, &root)?;
         return Ok(root);
     }
+    if let Some(parquet) = &manifest.parquet {
+        let columns = Columns {
+            image: &parquet.image,
+            label: &parquet.label,
+        };
+        extract::unpack(&source.files, columns, &root)?;
+        return Ok(root);
+    }
     for file in source.files.iter().filter(|file| file.is_archive) {
         tracing::info!("unpacking {} of {}", file.name, manifest.name);
         archive::unpack(&file.path, &root)?;
@@ -213,14 +221,13 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
         let absolute = directory.canonicalize().map_err(Error::io("read", &directory))?;
         add(&mut files, "directory", &absolute.to_string_lossy());
         let mut listed = Vec::new();
-        match manifest.file("table") {
+        if manifest.layout == Layout::Table {
             // A table may lie in a folder of much else.
-            Some(table) => {
-                for row in layout::table::rows(&manifest.place(table))? {
-                    listed.push(stamped(&absolute.join(row.path))?);
-                }
+            for file in layout::table::listed(manifest, &absolute)? {
+                listed.push(stamped(&absolute.join(file))?);
             }
-            None => list_files(&absolute, 4, &mut listed)?,
+        } else {
+            list_files(&absolute, 12, &mut listed)?;
         }
         listed.sort();
         for (path, size, changed) in listed {
@@ -235,6 +242,28 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
     add(&mut labels, "rename", &format!("{:?}", manifest.rename));
     for id in &manifest.skip {
         add(&mut labels, "skip", id);
+    }
+    for class in &manifest.skip_classes {
+        add(&mut labels, "skip-class", class);
+    }
+    // Absent from the keys of datasets that have none of these.
+    if let Some(form) = &manifest.table {
+        add(&mut labels, "table", &format!("{form:?}"));
+    }
+    if let Some(parquet) = &manifest.parquet {
+        let OwnParquet {
+            image,
+            label,
+            train,
+            val,
+            test,
+            ..
+        } = parquet;
+        add(&mut files, "columns", &format!("{image:?} {label:?}"));
+        add(&mut labels, "splits", &format!("{train:?} {val:?} {test:?}"));
+    }
+    if manifest.clean_names {
+        add(&mut labels, "clean-names", "true");
     }
     for name in &manifest.class_names {
         add(&mut labels, "class", name);
@@ -256,10 +285,13 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
 fn list_files(folder: &Path, depth: usize, files: &mut Vec<(String, u64, u128)>) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let path = entry.map_err(Error::io("list", folder))?.path();
-        let metadata = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+        // Links that lead nowhere and what may not be looked at are left out where images are listed.
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            continue;
+        };
         if !metadata.is_dir() {
             files.push(stamped(&path)?);
-        } else if depth > 1 {
+        } else if depth > 1 && std::fs::read_dir(&path).is_ok() {
             list_files(&path, depth - 1, files)?;
         }
     }

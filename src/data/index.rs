@@ -169,6 +169,11 @@ impl Index {
         root: &Path,
     ) -> Result<Listed> {
         let (listed, found) = self.survey(source, protocol, key, listing, root)?;
+        let (listed, found) = if source.is_lenient() {
+            without_unreadable(source, listed, found)?
+        } else {
+            (listed, found)
+        };
         let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
         self.schema = SCHEMA;
         self.images.extend(images);
@@ -256,6 +261,46 @@ impl Index {
         };
         Ok((listed, found))
     }
+}
+
+/// Leaves out images that cannot be decoded, and names them; each class keeps an image on each side.
+fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> Result<(Listed, Surveyed)> {
+    let (read, unreadable): (Surveyed, Surveyed) = found
+        .into_iter()
+        .partition(|(_, facts)| !matches!(facts, Err(Error::Image { .. })));
+    if unreadable.is_empty() {
+        return Ok((listed, read));
+    }
+    let name = &source.manifest.name;
+    for (_, facts) in unreadable.iter().take(20) {
+        if let Err(error) = facts {
+            tracing::warn!("dataset `{name}`: {error}; it is left out");
+        }
+    }
+    if unreadable.len() > 20 {
+        tracing::warn!("dataset `{name}`: {} images are left out in all", unreadable.len());
+    }
+    let ids: BTreeSet<String> = unreadable.into_iter().map(|(id, _)| id).collect();
+    listed.left_out += ids.len();
+    listed.images.retain(|image| !ids.contains(&image.id));
+    for (class, label) in (0..).zip(&listed.classes) {
+        for (what, is_test) in [("training", false), ("test", true)] {
+            let has_one = listed
+                .images
+                .iter()
+                .any(|image| image.class == class && (image.side == Side::Test) == is_test);
+            if !has_one {
+                return Err(Error::Dataset {
+                    dataset: name.clone(),
+                    reason: format!(
+                        "class `{label}` has no {what} image that can be read; `skip_classes = [\"{label}\"]` in its \
+                         manifest does without it"
+                    ),
+                });
+            }
+        }
+    }
+    Ok((listed, read))
 }
 
 impl Listed {

@@ -163,8 +163,10 @@ pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlace
         }
     }
     Ok(Presence {
-        embedded: manifest.hub.is_none() && manifest.files.iter().all(|file| file.path.is_some()),
-        own: manifest.directory.is_some(),
+        embedded: manifest.hub.is_none()
+            && manifest.parquet.is_none()
+            && manifest.files.iter().all(|file| file.path.is_some()),
+        own: manifest.directory.is_some() || manifest.parquet.is_some(),
         forms,
     })
 }

@@ -70,6 +70,33 @@ pub fn pairs(pool: &[u64], test: &[u64], within: u32) -> Vec<Pair> {
     pairs
 }
 
+/// How many pairs of two lists of hashes lie within a Hamming distance, and the first `most` of them in order.
+#[must_use]
+pub fn count_pairs(pool: &[u64], test: &[u64], within: u32, most: usize) -> (usize, Vec<Pair>) {
+    let of_pool = |(p, of_pool): (usize, &u64)| {
+        let near = test.iter().enumerate().filter_map(move |(t, of_test)| {
+            let distance = (of_pool ^ of_test).count_ones();
+            (distance <= within).then_some(Pair {
+                pool: p,
+                test: t,
+                distance,
+            })
+        });
+        near.fold((0, Vec::new()), |(count, mut first), pair| {
+            if first.len() < most {
+                first.push(pair);
+            }
+            (count + 1, first)
+        })
+    };
+    let counted: Vec<(usize, Vec<Pair>)> = pool.par_iter().enumerate().map(of_pool).collect();
+    let count = counted.iter().map(|(count, _)| count).sum();
+    (
+        count,
+        counted.into_iter().flat_map(|(_, first)| first).take(most).collect(),
+    )
+}
+
 fn hash_of(image: &LabelledImage) -> Result<u64> {
     let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
     Ok(dhash(&decode(&bytes, &image.id)?))
@@ -92,6 +119,14 @@ mod tests {
         assert_eq!(dhash(&ramp), u64::MAX);
         assert_eq!(dhash(&imageops::flip_horizontal(&ramp)), 0);
         assert_eq!(dhash(&RgbImage::new(5, 5)), 0);
+    }
+
+    #[test]
+    fn pairs_are_counted_as_they_are_listed() {
+        let (pool, test) = ([0_u64, 7, u64::MAX], [1_u64, 0, u64::MAX - 1]);
+        let all = pairs(&pool, &test, 3);
+        assert_eq!(count_pairs(&pool, &test, 3, 100), (all.len(), all.clone()));
+        assert_eq!(count_pairs(&pool, &test, 3, 2), (all.len(), all[..2].to_vec()));
     }
 
     #[test]

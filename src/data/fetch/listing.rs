@@ -1,6 +1,6 @@
 //! Which parquet files a hub repository has: asked once, then kept with the downloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::asking::Asking;
@@ -50,16 +50,66 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
 
 /// All parquet files of a repository's usual configuration, at one commit.
 ///
-/// A repository whose revision has none is looked for them in the branch into which the hub converts.
+/// A repository whose revision has none is looked for them in the branch into which the hub converts. `configuration`:
+/// the one to take of several.
 ///
 /// # Errors
-/// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files.
-pub fn hub_listing(repo: &str, revision: &str, places: &HubPlaces, policy: &super::Policy) -> Result<HubListing> {
+/// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files; [`Error::Import`] when it has
+/// several configurations, none of which is asked for or usual, or not the one that is asked for.
+pub fn hub_listing(
+    repo: &str,
+    revision: &str,
+    configuration: Option<&str>,
+    places: &HubPlaces,
+    policy: &super::Policy,
+) -> Result<HubListing> {
     let client = Client::new(places, policy)?;
     let asking = Asking::new(Repository::dataset(repo), &client, places)?;
     let commit = asking.commit(revision)?;
-    let listing = asking.listing(revision, commit)?;
-    one_configuration(listing, &[])
+    let mut listing = asking.listing(revision, commit)?;
+    let names: BTreeSet<String> = listing.shards.iter().map(self::configuration).collect();
+    let fail = |reason: &str, remedy: &str| {
+        let names = names
+            .iter()
+            .map(|name| format!("`{}`", shown(name)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        Err(Error::Import {
+            origin: repo.into(),
+            reason: format!("{reason}: {names}"),
+            remedy: remedy.into(),
+        })
+    };
+    match configuration {
+        Some(name) => {
+            listing
+                .shards
+                .retain(|shard| shown(&self::configuration(shard)) == name);
+            if listing.shards.is_empty() {
+                return fail(
+                    &format!("it has no configuration `{name}`"),
+                    "name one of these with `--config`",
+                );
+            }
+            listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+            Ok(listing)
+        }
+        None if names.len() > 1 && !USUAL.iter().any(|name| names.contains(*name)) => {
+            fail("it has several configurations", "say which with `--config NAME`")
+        }
+        None => one_configuration(listing, &[]),
+    }
+}
+
+/// Configurations that are taken where there are others too.
+const USUAL: [&str; 3] = ["data", "default", ""];
+
+/// A configuration's name for people: its folder, `data/` in front left out.
+fn shown(configuration: &str) -> &str {
+    match configuration {
+        "" => "default",
+        name => name.strip_prefix("data/").unwrap_or(name),
+    }
 }
 
 /// The last bytes of a file of a listing, where parquet files describe themselves.
@@ -173,9 +223,7 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
             .iter()
             .all(|split| shards.iter().any(|shard| shard.split == *split))
     });
-    let usual = ["data", "default", ""]
-        .into_iter()
-        .find(|name| configurations.contains_key(*name));
+    let usual = USUAL.into_iter().find(|name| configurations.contains_key(*name));
     let name = match (usual, configurations.keys().next()) {
         (Some(name), _) => name.to_owned(),
         (None, Some(only)) if configurations.len() == 1 => only.clone(),
