@@ -4,7 +4,8 @@
 //! and `folder_based_builder.py` (`_split_generators`). A folder anywhere on a path whose name is a keyword, or has one
 //! set off by `-`, `.`, `_`, a blank or a digit, makes what lies below it that split; only where no folder does are the
 //! names of files looked at in the same way. Case counts. Labels are the names of the folders that files lie in, and
-//! are given only if all files lie equally deep and there are two labels at least.
+//! are given only if all files lie equally deep and there are two labels at least: those of the splits so far, so that
+//! a first split of one class has none, while the next has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,6 +30,8 @@ struct Peer {
     /// By path; an image may be in none, and in several.
     splits: BTreeMap<String, BTreeSet<&'static str>>,
     has_labels: bool,
+    /// Splits whose labels are null.
+    without: Vec<&'static str>,
 }
 
 /// Whether a name is a keyword or has one that is set off.
@@ -77,21 +80,37 @@ impl Peer {
             ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
         };
         let mut peer = Self::default();
-        let (mut labels, mut depths) = (BTreeSet::new(), BTreeSet::new());
         for file in files.iter().filter(|file| is_image(file)) {
             let splits = match (folders, names) {
                 (true, _) => by_folder(file),
                 (_, true) => by_name(file),
                 _ => BTreeSet::from(["train"]),
             };
-            if !splits.is_empty() {
+            peer.splits.insert(file.clone(), splits);
+        }
+        let (mut labels, mut depths) = (BTreeSet::new(), BTreeSet::new());
+        for (split, _) in KEYWORDS {
+            let of_split: Vec<&String> = peer
+                .splits
+                .iter()
+                .filter(|(_, splits)| splits.contains(split))
+                .map(|(file, _)| file)
+                .collect();
+            for file in &of_split {
                 let (folders, _) = parts(file);
                 depths.insert(folders.len());
                 labels.insert(folders.last().cloned().unwrap_or_default());
             }
-            peer.splits.insert(file.clone(), splits);
+            if !of_split.is_empty() {
+                peer.has_labels = labels.len() > 1 && depths.len() == 1;
+                if !peer.has_labels {
+                    peer.without.push(split);
+                }
+            }
         }
-        peer.has_labels = labels.len() > 1 && depths.len() == 1;
+        if !peer.has_labels {
+            peer.without.clear();
+        }
         peer
     }
 }
@@ -155,9 +174,10 @@ fn difference(peer: &Peer, tree: &Tree) -> Option<String> {
     if let Some(first) = none.first() {
         said.push(format!("{} in no split (`{first}`)", images(&none)));
     }
-    if !peer.has_labels {
-        said.push("no labels, as images lie in folders of different depth".into());
-    } else {
+    if peer.has_labels {
+        for split in &peer.without {
+            said.push(format!("null for every label of `{split}`"));
+        }
         let label = |file: &str| file.rsplit('/').nth(1).unwrap_or_default().to_owned();
         let labels: BTreeSet<String> = peer
             .splits
@@ -173,6 +193,8 @@ fn difference(peer: &Peer, tree: &Tree) -> Option<String> {
             };
             said.push(what);
         }
+    } else {
+        said.push("no labels at all".into());
     }
     (!said.is_empty()).then(|| said.join("; "))
 }
@@ -190,52 +212,54 @@ fn collect(folder: &Path, below: &str, deeper: usize, files: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    fn splits(files: &[&str]) -> (Vec<String>, bool) {
-        let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
-        let peer = Peer::of(&files);
-        let line = |(file, splits): (&String, &BTreeSet<&str>)| {
-            format!("{file} {}", splits.iter().copied().collect::<Vec<_>>().join("+"))
-        };
-        (peer.splits.iter().map(line).collect(), peer.has_labels)
+    /// What `datasets` 5.2.0 itself made of folders; tests/fixtures/import/make.py asks it.
+    const READ: &str = include_str!("../../../tests/fixtures/import/datasets.json");
+
+    #[test]
+    fn splits_and_labels_are_those_of_datasets() {
+        let read: Value = serde_json::from_str(READ).unwrap();
+        assert_eq!(read["datasets"], "5.2.0");
+        let mut compared = 0;
+        for tree in read["trees"].as_array().unwrap() {
+            if !tree["texts"].as_object().unwrap().is_empty() {
+                continue;
+            }
+            let of_files = tree["files"].as_object().unwrap();
+            let files: Vec<String> = of_files.keys().cloned().collect();
+            let peer = Peer::of(&files);
+            assert_eq!(peer.has_labels, tree["labelled"], "{files:?}");
+            for (file, rows) in of_files {
+                let rows: BTreeSet<(&str, Option<&str>)> = rows
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|row| (row[0].as_str().unwrap(), row[1].as_str()))
+                    .collect();
+                let folder = file.rsplit('/').nth(1).unwrap();
+                let label = |split: &str| (peer.has_labels && !peer.without.contains(&split)).then_some(folder);
+                let found: BTreeSet<_> = peer.splits[file].iter().map(|split| (*split, label(split))).collect();
+                assert_eq!(found, rows, "{file} of {files:?}");
+            }
+            compared += 1;
+        }
+        assert!(compared > 15, "{compared}");
     }
 
-    /// Each as `load_dataset("imagefolder", data_dir=…)` of `datasets` 5.2.0 reads it: the split of every file, and
-    /// whether there is a column `label`.
     #[test]
-    fn splits_are_those_of_datasets() {
-        #[rustfmt::skip]
-        let cases: [(&[&str], &[&str], bool); 11] = [
-            (&["cat/0.png", "dog/0.png"], &["cat/0.png train", "dog/0.png train"], true),
-            (&["train/cat/0.png", "train/dog/0.png", "test/cat/0.png"],
-             &["test/cat/0.png test", "train/cat/0.png train", "train/dog/0.png train"], true),
-            // A class folder becomes a split, and the other class is in none.
-            (&["test_tubes/0.png", "flasks/0.png"], &["flasks/0.png ", "test_tubes/0.png test"], false),
-            (&["train_station/0.png", "test_tubes/0.png", "x/0.png"],
-             &["test_tubes/0.png test", "train_station/0.png train", "x/0.png "], true),
-            // Case counts.
-            (&["Training/cat/0.png", "Testing/cat/0.png", "Testing/dog/0.png"],
-             &["Testing/cat/0.png train", "Testing/dog/0.png train", "Training/cat/0.png train"], true),
-            (&["training_set/cat/0.png", "test_set/dog/0.png"],
-             &["test_set/dog/0.png test", "training_set/cat/0.png train"], true),
-            (&["seg_train/cat/0.png", "seg_test/dog/0.png"],
-             &["seg_test/dog/0.png test", "seg_train/cat/0.png train"], true),
-            // An unlabelled flat `test` takes the labels away from all.
-            (&["train/cat/0.png", "train/dog/0.png", "test/1.png"],
-             &["test/1.png test", "train/cat/0.png train", "train/dog/0.png train"], false),
-            // Names of files count where no folder speaks.
-            (&["cat/test_0.png", "cat/1.png", "dog/2.png"],
-             &["cat/1.png ", "cat/test_0.png test", "dog/2.png "], false),
-            (&["cat/latest.png", "dog/contest.png"], &["cat/latest.png train", "dog/contest.png train"], true),
-            (&["train/test/0.png", "train/cat/0.png"], &["train/cat/0.png train", "train/test/0.png test+train"], true),
-        ];
-        for (files, expected, has_labels) in cases {
-            let (found, labels) = splits(files);
-            assert_eq!(
-                (found.iter().map(String::as_str).collect::<Vec<_>>(), labels),
-                (expected.to_vec(), has_labels)
-            );
+    fn keywords_are_set_off() {
+        for (name, keyword, expected) in [
+            ("test_tubes", "test", true),
+            ("x2test", "test", true),
+            ("latest", "test", false),
+            ("test", "test", true),
+            ("contest test", "test", true),
+            ("Test", "test", false),
+        ] {
+            assert_eq!(has_keyword(name, keyword), expected, "{name}");
         }
     }
 }

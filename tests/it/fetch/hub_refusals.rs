@@ -61,7 +61,7 @@ fn a_hub_that_refuses_or_lies_is_told() {
     for repo in ["a/b/c", "../x", "owner", "a/b?c"] {
         let machine = Machine::new();
         let (places, policy) = (&machine.remote.hub, &machine.remote.policy);
-        let error = hub_listing(repo, "main", places, policy).unwrap_err();
+        let error = hub_listing(repo, "main", None, places, policy).unwrap_err();
         assert_eq!(
             repo == "owner",
             !error.to_string().contains("is no `owner/name`"),

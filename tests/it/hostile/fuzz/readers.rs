@@ -193,6 +193,15 @@ fn webp_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
+fn utf_16() -> Vec<u8> {
+    let text = "path,label\na.jpg,caf\u{e9}\n";
+    [0xfeff]
+        .into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect()
+}
+
 fn text(bytes: &[&str]) -> Vec<Vec<u8>> {
     bytes.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
@@ -309,7 +318,12 @@ pub const READERS: &[Reader] = &[
             text(&[
                 "path,label,split\na.jpg,\"x, y\",train\nb/c.jpg,z,test\n",
                 "label,path\n\u{e9},a.jpg\n",
+                "file_name;class\na.jpg;x\nb.jpg;-1\n",
+                "{\"file_name\": \"a.jpg\", \"label\": 1, \"split\": \"train\"}\n{\"file_name\": \"b.jpg\", \"label\": null}\n",
             ])
+            .into_iter()
+            .chain([utf_16()])
+            .collect()
         },
         repair: nothing,
         read: |bytes, folder| from_disk(bytes, folder, "t.csv", table::rows),
@@ -320,10 +334,14 @@ pub const READERS: &[Reader] = &[
             let paths = [Some("a/1.jpg"), Some("b/2.jpg"), Some("b/3.jpg")];
             let labels = [Some("cat"), Some("dog"), Some("cat")];
             let sides = [Some("train"), Some("test"), Some("val")];
-            vec![
+            let made = [
                 crate::import::parquet(&[("path", &paths), ("label", &labels)]),
                 crate::import::parquet(&[("path", &paths), ("label", &labels), ("split", &sides)]),
-            ]
+            ];
+            let written = crate::data::parquet_forms::files("table-")
+                .into_iter()
+                .map(|(_, bytes)| bytes);
+            made.into_iter().chain(written).collect()
         },
         repair: nothing,
         read: |bytes, folder| from_disk(bytes, folder, "t.parquet", table::rows),
@@ -345,7 +363,13 @@ pub const READERS: &[Reader] = &[
         seeds: || {
             let row = |i: u8, label| (Some(encoded(ImageFormat::Gif)), format!("{i}.gif"), Some(label));
             let shard = |rows: &[_]| crate::data::hub::shard(rows, &["cat", "dog"]);
-            vec![shard(&[row(0, 1), row(1, 0), row(2, 1)]), shard(&[row(3, 0)])]
+            let made = [shard(&[row(0, 1), row(1, 0), row(2, 1)]), shard(&[row(3, 0)])];
+            // Every codec and encoding, but for the labels that are called otherwise.
+            let written = crate::data::parquet_forms::files("images-").into_iter();
+            let written = written
+                .filter(|(name, _)| name != "images-boolean.parquet")
+                .map(|(_, bytes)| bytes);
+            made.into_iter().chain(written).collect()
         },
         repair: nothing,
         read: |bytes, _| {
