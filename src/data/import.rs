@@ -130,7 +130,7 @@ pub fn look(path: &Path, name: &str, datasets: &Path, asked: &Asked) -> Result<F
         found.fail(reason, remedy.into())
     })?;
     found.rename = rename;
-    found.numbered |= numbered && given.is_none();
+    found.numbered = (found.numbered || numbered) && given.is_none();
     Ok(found)
 }
 

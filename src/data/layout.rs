@@ -194,6 +194,10 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         for note in spare::prune(&mut listing) {
             tracing::warn!("dataset `{}`: {note}", manifest.name);
         }
+        if listing.classes.len() < 2 {
+            let reason = "fewer than two classes have images to learn from and images to test on";
+            return Err(unpacked.fail(reason.into()));
+        }
     }
     Ok(listing)
 }

@@ -25,9 +25,14 @@ pub(super) fn look(directory: &Path, origin: &str, asked: &Asked) -> Result<Foun
     let fail = |reason: String| Error::Import {
         origin: origin.into(),
         reason,
-        remedy: "arrange the images as `<class>/*`, or as `train/<class>/*` and `test/<class>/*`, or name a CSV or \
-                 Parquet file with the columns `path` and `label`"
-            .into(),
+        remedy: match tables(directory) {
+            Some(table) => format!("its labels may be in `{table}`: name that file"),
+            None => {
+                "arrange the images as `<class>/*`, or as `train/<class>/*` and `test/<class>/*`, or name a CSV or \
+                     Parquet file with the columns `path` and `label`"
+                    .into()
+            }
+        },
     };
     let tree = Tree::read(directory, &fail);
     let has_images = tree.as_ref().is_ok_and(|tree| !tree.learned.is_empty());
@@ -114,6 +119,14 @@ fn without(path: &Path, error: &Error, root: &Path, notes: &mut Vec<String>) -> 
     };
     notes.push(format!("`{name}` is not used: {reason}"));
     Ok(None)
+}
+
+/// A table in the folder, that of training images first.
+fn tables(directory: &Path) -> Option<String> {
+    let mut files = Entries::of(directory).ok()?.files;
+    files.retain(|name| [".csv", ".tsv", ".jsonl"].iter().any(|ending| name.ends_with(ending)));
+    let train = files.iter().find(|name| name.starts_with("train")).cloned();
+    train.or_else(|| files.into_iter().next())
 }
 
 fn parquet_files(folder: &Path, deeper: usize, found: &mut Vec<PathBuf>) {

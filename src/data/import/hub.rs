@@ -74,9 +74,7 @@ pub fn name_hub(
             let of_split: Vec<_> = listing.shards.iter().filter(|shard| shard.split == split).collect();
             let mut unlabelled = !of_split.is_empty();
             for shard in of_split {
-                unlabelled &= columns(&listing, shard, places, policy, &fail)?
-                    .unlabelled
-                    .contains(&label);
+                unlabelled &= columns(&listing, shard, places, policy, &fail)?.is_unlabelled(&label);
                 if !unlabelled {
                     break;
                 }

@@ -29,9 +29,12 @@ pub(super) fn look(files: &[PathBuf], origin: &str, asked: &Asked) -> Result<Fou
         remedy: remedy.into(),
     };
     let described: Vec<Candidates> = files.par_iter().map(|path| of_file(path)).collect::<Result<_>>()?;
-    let first = described
-        .first()
-        .ok_or_else(|| fail("it holds no parquet files".into(), "name another folder"))?;
+    // A file of the split to learn from says what there is: the test may have no labels.
+    let is_learned = |path: &PathBuf| Part::of_word(&split_name(path)) == Some(Part::Train);
+    let at = files.iter().position(is_learned).unwrap_or(0);
+    let (Some(first), Some(first_path)) = (described.get(at), files.get(at)) else {
+        return Err(fail("it holds no parquet files".into(), "name another folder"));
+    };
     let (image, label) = choose(first, asked).map_err(|(reason, remedy)| fail(reason, &remedy))?;
     let mut notes = taken(first, &image, &label);
     let mut splits: BTreeMap<String, (u64, bool)> = BTreeMap::new();
@@ -40,15 +43,15 @@ pub(super) fn look(files: &[PathBuf], origin: &str, asked: &Asked) -> Result<Fou
         let split = split_name(path);
         let (rows, unlabelled) = splits.entry(split.clone()).or_insert((0, true));
         *rows += found.rows;
-        *unlabelled &= found.unlabelled.contains(&label);
+        *unlabelled &= found.is_unlabelled(&label);
         shards.push(OwnShard {
             split,
             size: std::fs::metadata(path).map_err(Error::io("read", path))?.len(),
             sha256: hash(path, "sha256")?,
             path: path.clone(),
         });
-        if found.names.get(&label) != first.names.get(&label) {
-            let names = [files.first().unwrap_or(path), path].map(|path| path.display().to_string());
+        if !found.is_unlabelled(&label) && found.names.get(&label) != first.names.get(&label) {
+            let names = [first_path, path].map(|path| path.display().to_string());
             return Err(fail(
                 format!("`{}` and `{}` name their classes differently", names[0], names[1]),
                 "import them one by one, or write them with the same features",

@@ -132,13 +132,17 @@ pub(super) fn look(tables: &[(&'static str, PathBuf)], root: &Path, origin: &str
 }
 
 fn unlabelled(assembled: &Assembled) -> Option<String> {
-    let [pool, test] = assembled.unlabelled;
-    match (pool, test, &assembled.test) {
-        (0, 0, _) => None,
-        (_, 1.., None) => Some(format!(
-            "{test} rows of the test split have no label: they are left out, and a share of the others is kept for the test"
+    let rows = |count: usize| match count {
+        1 => "1 row has no label".to_owned(),
+        count => format!("{count} rows have no label"),
+    };
+    match (assembled.unlabelled, &assembled.test) {
+        ([0, 0], _) => None,
+        ([_, test], None) if test > 0 => Some(format!(
+            "in the test split {}: left out, and a share of the others is kept for the test",
+            rows(test)
         )),
-        _ => Some(format!("{} rows have no label: left out", pool + test)),
+        ([pool, test], _) => Some(format!("{}: left out", rows(pool + test))),
     }
 }
 

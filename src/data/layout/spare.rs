@@ -35,12 +35,14 @@ pub(super) fn prune(listing: &mut Listing) -> Vec<String> {
         return Vec::new();
     }
     keep(listing, &|class, _| pool.contains(&class) && test.contains(&class));
-    let note = |names: Vec<String>, what: &str| {
-        (!names.is_empty()).then(|| format!("{} {what}: {}", names.len(), listed(&names)))
+    let note = |names: Vec<String>, one: &str, many: &str| match names.len() {
+        0 => None,
+        1 => Some(format!("1 {one} is left out: {}", listed(&names))),
+        count => Some(format!("{count} {many} are left out: {}", listed(&names))),
     };
     [
-        note(unused, "class names that no image has are left out"),
-        note(one_sided, "classes are left out"),
+        note(unused, "class name that no image has", "class names that no image has"),
+        note(one_sided, "class", "classes"),
     ]
     .into_iter()
     .flatten()
@@ -112,8 +114,8 @@ mod tests {
         assert_eq!(
             notes,
             [
-                "1 class names that no image has are left out: `bee`",
-                "1 classes are left out: `cat` (no test image)"
+                "1 class name that no image has is left out: `bee`",
+                "1 class is left out: `cat` (no test image)"
             ]
         );
     }

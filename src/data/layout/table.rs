@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn rows_that_cannot_be_taken_are_named_and_the_others_stay() {
-        let found = put_together("path,label\na,x\n,x\nb,\n../up.jpg,x\n/data/a.jpg,x\nc,x\n./a,x\n").unwrap();
+        let found = put_together("path,label\na,x\n,x\nb,\n../up.jpg,x\n/data/a.jpg,x\nc,x\n./a,x\na\0b,x\n").unwrap();
         assert_eq!(ids(&found.pool), ["a", "c"]);
         let left_out: Vec<String> = found
             .left_out
@@ -320,6 +320,7 @@ mod tests {
         assert!(left_out[2].starts_with("row 4: path `../up.jpg` lies outside"));
         assert!(left_out[3].starts_with("row 5: path `/data/a.jpg` lies outside"));
         assert_eq!(left_out[4], "row 7: `a` stands in row 1 already");
+        assert!(left_out[5].starts_with("row 8: path"), "{}", left_out[5]);
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Candidates {
         self.named.iter().chain(&self.texts).chain(&self.numbers)
     }
 
+    /// Whether no row has a label in a column, as far as the footer says so.
+    pub(crate) fn is_unlabelled(&self, label: &str) -> bool {
+        self.unlabelled.iter().any(|column| column == label) || !self.labels().any(|column| column == label)
+    }
+
     /// The column of images by its usual name, or the only one.
     pub(crate) fn image(&self, asked: Option<&str>) -> Option<&String> {
         match asked {

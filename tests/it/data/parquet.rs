@@ -61,7 +61,7 @@ fn what_is_wrong_with_a_file_is_named() {
     parquet file `x.parquet`: no column `image` of images (a struct with `bytes`); it has `img`, `fine_label`
     parquet file `x.parquet`: no column `label` of labels (integers or names); it has `image`, `fine_label`
     parquet file `x.parquet`: it is no parquet file, or torn
-    parquet file `x.parquet`: a header has a field of type 0
+    parquet file `x.parquet`: invalid level encoding: PLAIN
     "#);
 }
 
@@ -86,7 +86,12 @@ fn rows_that_cannot_be_taken_are_left_out() {
         .iter()
         .map(|(row, reason)| format!("{row}: {reason}"))
         .collect();
-    insta::assert_snapshot!(named.join("\n"), @"");
+    insta::assert_snapshot!(named.join("\n"), @r#"
+    1: the image has no bytes beside the path "lost.jpg"
+    2: label 1; the metadata names 1 classes
+    3: it has no label
+    4: label -1, which stands for none
+    "#);
     for metadata in [None, Some("{}".to_owned())] {
         let bytes = shard_with(
             &[row(1, 7)],

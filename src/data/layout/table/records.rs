@@ -452,6 +452,14 @@ mod tests {
             "path,label\na,b,c\n",
             "{\"path\": \n",
         ];
-        insta::assert_snapshot!(cases.map(|text| read(text).unwrap_err()).join("\n"), @r"");
+        insta::assert_snapshot!(cases.map(|text| read(text).unwrap_err()).join("\n"), @r"
+        no column is known to hold class names (`--label-column` names it); its columns are `file`, `colour`
+        no column is known to hold paths of images (`--path-column` names it); its columns are `words`, `class`
+        no row below its header
+        row 2: split `` is none of train, validation and test
+        row 1: split `extra` is none of train, validation and test
+        CSV error: record 1 (line: 2, byte: 11): found record with 3 fields, but the previous record has 2 fields
+        line 1 is no JSON object: EOF while parsing a value at line 1 column 9
+        ");
     }
 }

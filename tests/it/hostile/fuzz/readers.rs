@@ -319,7 +319,7 @@ pub const READERS: &[Reader] = &[
                 "path,label,split\na.jpg,\"x, y\",train\nb/c.jpg,z,test\n",
                 "label,path\n\u{e9},a.jpg\n",
                 "file_name;class\na.jpg;x\nb.jpg;-1\n",
-                "{\"file_name\": \"a.jpg\", \"label\": 1, \"split\": \"train\"}\n{\"file_name\": \"b.jpg\", \"label\": null}\n",
+                "{\"file_name\": \"a.jpg\", \"label\": 1, \"split\": \"train\"}\n{\"file_name\": \"b.jpg\", \"label\": null, \"split\": \"test\"}\n",
             ])
             .into_iter()
             .chain([utf_16()])
