@@ -143,10 +143,9 @@ fn twins(twins: &Twins) -> String {
         text += "         they stay as they are: a test image that is learned from flatters; `skip` in the manifest leaves one out\n";
     }
     match twins.alike {
-        None => {
-            text +=
-                "note: too many images to compare each of the pool with each of the test: `kshot data verify` does\n"
-        }
+        None => text.push_str(
+            "note: too many images to compare each of the pool with each of the test: `kshot data verify` does\n",
+        ),
         Some(0) => {}
         Some(count) => {
             let _ = writeln!(text, "note: {count} other pairs of a pool and a test image look alike:");

@@ -291,7 +291,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.csv");
         std::fs::write(&path, text).unwrap();
-        assemble(&[(path.clone(), None)], &TableForm::default(), folder.path())
+        assemble(&[(path, None)], &TableForm::default(), folder.path())
             .map_err(|error| error.to_string().replace(folder.path().to_str().unwrap(), "[TMP]"))
     }
 

@@ -295,7 +295,23 @@ fn usual_arrangements_of_files_are_understood() {
     let mut machine = Machine::new();
     machine.remote.hub.endpoint = hub.url("");
     let error = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap_err();
-    assert!(error.to_string().contains("several configurations: a, b"), "{error}");
+    assert!(
+        error.to_string().contains("several configurations: `a`, `b`"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("`--config NAME`"));
+    let asked = |name| {
+        hub_listing(
+            "owner/cards",
+            "main",
+            Some(name),
+            &machine.remote.hub,
+            &machine.remote.policy,
+        )
+    };
+    assert_eq!(asked("b").unwrap().shards[0].path, "b/train/0000.parquet");
+    let error = asked("c").unwrap_err();
+    assert!(error.to_string().contains("no configuration `c`: `a`, `b`"), "{error}");
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn rows(records: Vec<(String, String, Option<String>)>, columns: Columns) -> Res
         rows.push(Row {
             number,
             path: path.clone(),
-            label: Some(label).filter(|label| !label.is_empty() && !(are_integers && label.starts_with('-'))),
+            label: Some(label).filter(|label| !(label.is_empty() || are_integers && label.starts_with('-'))),
             split,
         });
     }
