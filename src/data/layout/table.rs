@@ -116,7 +116,7 @@ pub(crate) fn listed(manifest: &Manifest, directory: &Path) -> Result<Vec<String
 /// Puts tables together. `directory`: the folder that ids are relative to.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Labels`] naming column or row when a table is none, lacks a column, or lists an image
+/// [`Io`](crate::error::Error::Io), or [`Labels`](crate::error::Error::Labels) naming column or row when a table is none, lacks a column, or lists an image
 /// twice with two labels or splits.
 pub(crate) fn assemble(tables: &[(PathBuf, Option<Part>)], form: &TableForm, directory: &Path) -> Result<Assembled> {
     let mut found = Assembled::default();
