@@ -341,6 +341,8 @@ struct Moving {
     seeds_sd: f64,
     seeds: usize,
     images: usize,
+    /// Share of images that flicker between two runs.
+    flicker: f64,
 }
 
 /// What the gate has to know the noise by.
@@ -365,7 +367,7 @@ impl Moving {
         let easier = (accuracy * self.images as f64).round() as usize;
         let mut right = vec![worth; easier];
         right.resize(self.images, 0.0);
-        for _ in 0..(DISCORDANT / 2.0 * self.images as f64) as usize {
+        for _ in 0..(self.flicker / 2.0 * self.images as f64) as usize {
             let flickering = random.random_range(0..self.images);
             right[flickering] = worth - right[flickering];
         }
@@ -439,6 +441,7 @@ fn runs_that_move_by_themselves_are_not_red() {
                 seeds_sd,
                 seeds,
                 images: IMAGES,
+                flicker: DISCORDANT,
             };
             for repeats in [1, 2, 5] {
                 let told = format!("no change, {name}, seeds {seeds}, {repeats} repeats");
@@ -458,15 +461,26 @@ fn runs_that_move_by_themselves_are_not_red() {
 
 #[test]
 fn a_drop_of_three_points_is_red_where_runs_move_by_half_a_point() {
-    for (seeds, repeats, least) in [(1, 5, 0.8), (3, 3, 0.9), (3, 5, 0.9), (5, 2, 0.9), (5, 5, 0.9)] {
+    // With one seed and images that flicker as well, known noise would give 90 %; what five repeats know gives less.
+    for (seeds, repeats, flicker, least) in [
+        (1, 5, 0.0, 0.9),
+        (1, 10, 0.0, 0.9),
+        (1, 5, DISCORDANT, 0.75),
+        (3, 3, DISCORDANT, 0.9),
+        (3, 5, DISCORDANT, 0.9),
+        (5, 2, DISCORDANT, 0.9),
+        (5, 5, DISCORDANT, 0.9),
+    ] {
         let world = Moving {
             runs: vec![0.005],
             seeds_sd: 0.02,
             seeds,
             images: IMAGES,
+            flicker,
         };
-        let told = format!("3 points lost, run sd 0.5, seeds {seeds}, {repeats} repeats");
+        let told = format!("3 points lost, run sd 0.5, flicker {flicker}, seeds {seeds}, {repeats} repeats");
         let share = world.red(&told, Known::Repeats(repeats), 0.03);
-        assert!(share >= least, "{told}: {share}");
+        let noise = 2.0 * (least * (1.0 - least) / nights() as f64).sqrt();
+        assert!(share >= least - noise, "{told}: {share}");
     }
 }
