@@ -434,3 +434,217 @@ fn remove_abandoned(folder: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: Layout = Layout {
+        is_made: |path| path.starts_with("cells") && path.extension().is_some_and(|ending| ending == "json"),
+        inherited: &["noise.json"],
+    };
+
+    /// A folder of so many cells that say `what`.
+    fn made(what: &'static str, cells: usize) -> impl Fn(&Path) -> Result<()> {
+        move |folder| {
+            fs::create_dir_all(folder.join("cells")).unwrap();
+            for cell in 0..cells {
+                fs::write(folder.join(format!("cells/{cell}.json")), what).unwrap();
+            }
+            Ok(())
+        }
+    }
+
+    /// Every file that a reader sees, with what it says.
+    fn seen(folder: &Path) -> Vec<(String, String)> {
+        let folder = current(folder);
+        let mut files: Vec<_> = walk(&folder)
+            .unwrap()
+            .into_iter()
+            .map(|path| {
+                (
+                    path.display().to_string(),
+                    fs::read_to_string(folder.join(&path)).unwrap(),
+                )
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        let own = |(path, said): &(&str, &str)| ((*path).to_owned(), (*said).to_owned());
+        expected.iter().map(own).collect()
+    }
+
+    const OLD: [(&str, &str); 5] = [
+        (".gitignore", "*.png"),
+        ("README.md", "ours"),
+        ("cells/0.json", "old"),
+        ("cells/1.json", "old"),
+        ("noise.json", "{}"),
+    ];
+    const NEW: [(&str, &str); 4] = [
+        (".gitignore", "*.png"),
+        ("README.md", "ours"),
+        ("cells/0.json", "new"),
+        ("noise.json", "{}"),
+    ];
+
+    /// A folder with two old cells and what others put there.
+    fn old(folder: &Path) {
+        replace(folder, LAYOUT, made("old", 2)).unwrap();
+        for (name, said) in [(".gitignore", "*.png"), ("README.md", "ours"), ("noise.json", "{}")] {
+            fs::write(folder.join(name), said).unwrap();
+        }
+        assert_eq!(seen(folder), pairs(&OLD));
+    }
+
+    #[test]
+    fn a_folder_is_replaced_and_what_others_put_there_stays() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("a/baseline");
+        old(&folder);
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        replace(&folder, LAYOUT, made("new", 1)).unwrap();
+        assert_eq!(seen(&folder), pairs(&NEW));
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o750);
+        assert_eq!(fs::read_dir(around.path().join("a")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_one_and_its_folder_is_replaced_on_whatever_file_system() {
+        let around = tempfile::tempdir().unwrap();
+        for elsewhere in [tempfile::tempdir_in("/dev/shm"), tempfile::tempdir()] {
+            let Ok(elsewhere) = elsewhere else { continue };
+            let (link, folder) = (around.path().join("baseline"), elsewhere.path().join("real"));
+            let _ = fs::remove_file(&link);
+            symlink(&folder, &link).unwrap();
+            // First a link to nothing.
+            old(&link);
+            replace(&link, LAYOUT, made("new", 1)).unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(seen(&folder), pairs(&NEW));
+            assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+        }
+    }
+
+    /// The way of mount points, read-only folders around and file systems without exchange.
+    #[test]
+    fn inside_the_folder_it_comes_to_the_same() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("baseline");
+        old(&folder);
+        inside(&folder, LAYOUT, made("new", 1)).unwrap();
+        assert_eq!(seen(&folder), pairs(&NEW));
+        // A repository is not moved from under its users.
+        fs::create_dir(folder.join(".git")).unwrap();
+        fs::write(folder.join(".git/HEAD"), "ref").unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let before = inode(&folder);
+        replace(&folder, LAYOUT, made("newer", 1)).unwrap();
+        assert_eq!(inode(&folder), before);
+        assert!(seen(&folder).contains(&("cells/0.json".into(), "newer".into())));
+    }
+
+    #[test]
+    fn a_complete_replacement_is_what_readers_see_and_the_next_call_puts_it_in_place() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("baseline");
+        old(&folder);
+        // As a process leaves it that is killed right after the one step, or among the files.
+        made("new", 1)(&folder.join(PENDING)).unwrap();
+        for (path, said) in seen(&folder) {
+            assert_eq!((path.as_str(), said.as_str()), ("cells/0.json", "new"));
+        }
+        let mark_before = mark(&folder);
+        settle(&folder, LAYOUT, &lock(&folder).unwrap()).unwrap();
+        assert_ne!(mark(&folder), mark_before);
+        assert_eq!(seen(&folder), pairs(&NEW));
+        made("newest", 1)(&folder.join(PENDING)).unwrap();
+        replace(&folder, LAYOUT, made("last", 1)).unwrap();
+        assert!(seen(&folder).contains(&("cells/0.json".into(), "last".into())));
+        assert!(!folder.join(PENDING).exists());
+    }
+
+    #[test]
+    fn a_failed_replacement_leaves_the_old_folder_and_nothing_else() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("baseline");
+        old(&folder);
+        let fails = |new: &Path| -> Result<()> {
+            made("new", 1)(new)?;
+            Err(Error::NoResults { path: new.into() })
+        };
+        replace(&folder, LAYOUT, fails).unwrap_err();
+        inside(&folder, LAYOUT, fails).unwrap_err();
+        assert_eq!(seen(&folder), pairs(&OLD));
+        assert_eq!(fs::read_dir(around.path()).unwrap().count(), 1);
+        fs::write(around.path().join("file"), "").unwrap();
+        replace(&around.path().join("file"), LAYOUT, made("new", 1)).unwrap_err();
+    }
+
+    #[test]
+    fn what_killed_processes_left_goes_and_what_living_ones_write_stays() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("baseline");
+        old(&folder);
+        let this = Process::this();
+        let gone = Process {
+            started: this.started - 1,
+            ..this.clone()
+        };
+        let name = |of: &str, writer: &Process| format!(".{of}.{}-0.next", writer.tag());
+        let left = [
+            around.path().join(name("baseline", &gone)),
+            folder.join(name("replacement", &gone)),
+        ];
+        let stays = [
+            around.path().join(name("baseline", this)),
+            around.path().join(name("other", &gone)),
+        ];
+        for path in left.iter().chain(&stays) {
+            fs::create_dir(path).unwrap();
+        }
+        replace(&folder, LAYOUT, made("new", 1)).unwrap();
+        assert!(left.iter().all(|path| !path.exists()));
+        assert!(stays.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn readers_see_one_state_while_writers_replace_it() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = &around.path().join("baseline");
+        replace(folder, LAYOUT, made("0", 20)).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for round in 0..60 {
+                    let what = ["0", "1"][round % 2];
+                    if round % 3 == 0 {
+                        inside(folder, LAYOUT, made(what, 20)).unwrap();
+                    } else {
+                        replace(folder, LAYOUT, made(what, 20)).unwrap();
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            let mut read = 0;
+            while !done.load(Ordering::Relaxed) {
+                let state = steadily(&[folder], || {
+                    let folder = current(folder);
+                    let cell = |i: usize| folder.join(format!("cells/{i}.json"));
+                    let say = |i| fs::read_to_string(cell(i)).map_err(Error::io("read", &cell(i)));
+                    (0..20).map(say).collect::<Result<Vec<String>>>()
+                });
+                if let Ok(state) = state {
+                    assert!(state.iter().all(|said| *said == state[0]), "{state:?}");
+                    read += 1;
+                }
+            }
+            assert!(read > 0);
+        });
+    }
+}
