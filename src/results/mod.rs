@@ -34,6 +34,7 @@ pub mod predictions;
 pub mod process;
 pub mod record;
 pub mod reliability;
+pub mod replacement;
 pub mod saved;
 pub mod series;
 pub mod statistics;

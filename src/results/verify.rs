@@ -1,5 +1,6 @@
 //! The proof that a results folder holds what it says: every number is computed again from the stored predictions.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -74,8 +75,9 @@ pub fn verify(store: &Store) -> Result<Findings> {
     }
     let mut findings = Findings::default();
     let mut records = Vec::new();
+    let mut reader = store.reader();
     for run_id in stored {
-        match store.read(&run_id) {
+        match reader.read(&run_id) {
             Ok(Some((record, rows))) => {
                 findings.cells += 1;
                 findings.predictions += rows.len();
@@ -195,8 +197,14 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
         }
         Err(error) => return Err(error),
     };
-    let of_ledger: Vec<Record> = records.iter().filter(|r| listed.contains(&r.run_id)).cloned().collect();
-    let finished = |run_id: &&String| of_ledger.iter().any(|record| record.run_id == **run_id);
+    let in_ledger: HashSet<&String> = listed.iter().collect();
+    let of_ledger: Vec<Record> = records
+        .iter()
+        .filter(|r| in_ledger.contains(&r.run_id))
+        .cloned()
+        .collect();
+    let whole: HashSet<&String> = of_ledger.iter().map(|record| &record.run_id).collect();
+    let finished = |run_id: &&String| whole.contains(*run_id);
     let unfinished: Vec<&str> = listed.iter().filter(|id| !finished(id)).map(String::as_str).collect();
     if let [first, ..] = unfinished.as_slice() {
         let reason = format!("{} cells that it lists are not whole, e.g. {first}", unfinished.len());
