@@ -42,8 +42,8 @@ pub enum GateError {
 
 impl GateError {
     /// What the user can do about it.
-    pub(super) fn hint(&self) -> String {
-        let hint = match self {
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
             Self::NotJudged { .. } => {
                 "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
             }
@@ -51,7 +51,6 @@ impl GateError {
                 "missing, torn, doubled or red cells are to be made again first; `kshot promote` takes what is finished as it is"
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once",
-        };
-        hint.into()
+        }
     }
 }

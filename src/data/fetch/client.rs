@@ -10,7 +10,7 @@ use ureq::{Agent, Body};
 
 use super::places::HubPlaces;
 use super::policy::{Policy, RetryAfter};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
@@ -49,7 +49,11 @@ impl Origin {
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// Worth another attempt.
-    Passing { reason: String, after: Option<RetryAfter> },
+    Passing {
+        status: Option<StatusCode>,
+        reason: String,
+        after: Option<RetryAfter>,
+    },
     /// This address will not give it.
     Lasting {
         status: Option<StatusCode>,
@@ -60,8 +64,18 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// What it comes from.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Passing { status, .. } | Self::Lasting { status, .. } => {
+                status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
+            }
+        }
+    }
+
     pub(super) fn passing(reason: impl Into<String>) -> Self {
         Self::Passing {
+            status: None,
             reason: reason.into(),
             after: None,
         }
@@ -143,6 +157,7 @@ impl Client {
                 }
                 408 | 425 | 429 | 500 | 502 | 503 | 504 => {
                     return Err(Trouble::Passing {
+                        status: Some(status),
                         reason: status.to_string(),
                         after: header(&response, RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
                     });
@@ -182,10 +197,10 @@ impl Client {
                 Ok((body.map_err(|e| Trouble::passing(e.to_string()))?, link))
             });
             match outcome {
-                Err(Trouble::Passing { reason, after }) => {
+                Err(trouble @ Trouble::Passing { after, .. }) => {
                     attempt += 1;
                     if attempt >= self.policy.tries {
-                        return Err(Trouble::Passing { reason, after });
+                        return Err(trouble);
                     }
                     thread::sleep(self.policy.wait(url, attempt - 1, after));
                 }
