@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::experiment::bench::{DATASETS, Dataset, Report, Request, Steps, run as measure};
 use crate::models::shapes::NAMES;
 use crate::nn::Place;
+use crate::process::temporary;
 
 /// Measure training, answering and image reading on this machine: any model shape, random weights.
 ///
@@ -102,10 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             Type::F16 => DType::F16,
         };
     }
-    let scratch = places
-        .cache
-        .join("bench")
-        .join(format!("{}-{}", name(arguments), std::process::id()));
+    let scratch = temporary(&places.cache.join("bench").join(name(arguments)), "tmp");
     let request = Request {
         shape: arguments.shape.clone(),
         layers: arguments.layers,

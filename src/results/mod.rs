@@ -31,7 +31,6 @@ pub mod micro_gate;
 pub mod normalisation;
 pub mod partial;
 pub mod predictions;
-pub mod process;
 pub mod record;
 pub mod reliability;
 pub mod saved;

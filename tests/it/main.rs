@@ -31,6 +31,7 @@ mod gate;
 mod gate_simulation;
 mod goldens;
 mod gradients;
+mod hints;
 mod hostile;
 mod image_cache;
 mod image_major;

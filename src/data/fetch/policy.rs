@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
 
+use crate::process::Process;
 use crate::seed::rng;
 
 /// Patience with servers.
@@ -47,7 +48,7 @@ impl Default for Policy {
             proxies: true,
             parallel: 4,
             // Processes that were refused together do not come back together.
-            jitter: u64::from(std::process::id()),
+            jitter: u64::from_str_radix(&Process::this().token, 16).unwrap_or_default(),
         }
     }
 }
