@@ -35,6 +35,7 @@ pub mod record;
 pub mod reliability;
 pub mod saved;
 pub mod series;
+pub mod spreadsheet;
 pub mod statistics;
 pub mod store;
 pub mod table;

@@ -65,7 +65,7 @@ fn read(into: &mut String, folder: &std::path::Path) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             read(into, &path);
-        } else if !path.ends_with("error/cause.rs") {
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("error/cause.rs") {
             *into += &fs::read_to_string(path).unwrap();
         }
     }

@@ -24,6 +24,8 @@ pub struct Policy {
     pub connect: Duration,
     /// Time without a single byte after which a connection is dropped.
     pub silence: Duration,
+    /// Time for a whole small answer, of however many bytes it is and however steadily they come: a list of files, a config.
+    pub answer: Duration,
     /// A connection that brings fewer bytes in such a time is dropped too.
     pub slowest: (u64, Duration),
     /// Whether the proxies are used that the environment names.
@@ -44,6 +46,7 @@ impl Default for Policy {
             longest_retry_after: Duration::from_secs(300),
             connect: Duration::from_secs(20),
             silence: Duration::from_secs(60),
+            answer: Duration::from_secs(120),
             slowest: (60_000, Duration::from_secs(60)),
             proxies: true,
             parallel: 4,
