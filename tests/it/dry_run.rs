@@ -167,8 +167,8 @@ fn dry_run_of(cells: usize) -> (f64, f64) {
     fs::write(sandbox.path("many.toml"), config).unwrap();
     let mut command = sandbox.kshot(&["sweep", "--config", "many.toml", "--dry-run"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let process = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
     let mut stdout = child.stdout.take().unwrap();
+    let process = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
     // Read while it is looked at: what it writes in the end is more than a pipe holds.
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
