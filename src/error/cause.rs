@@ -393,7 +393,8 @@ impl Cause {
             Self::NoImage => "each of them is named above, or in the answers, with the reason",
             Self::RepositoryName => "a repository of the hub is named `owner/name`, a model also `owner/name@revision`",
             Self::Offline => {
-                "unset `KSHOT_OFFLINE` and `HF_HUB_OFFLINE`, or fetch where there is a network and copy the files here"
+                "unset `KSHOT_OFFLINE` and `HF_HUB_OFFLINE`, or fetch where there is a network and put the files here by hand: they are \
+             checked and taken"
             }
             Self::Network => {
                 "run the same command again later: what has arrived is kept; behind a proxy set `HTTPS_PROXY`; another hub is \

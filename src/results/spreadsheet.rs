@@ -48,7 +48,7 @@ mod tests {
         ] {
             assert_eq!((cell(name).as_ref(), text(marked)), (marked, name));
         }
-        for kept in ["-0.5", "+1e-3", "", "7-Up", "a=b", "'quoted'", "'"] {
+        for kept in ["-0.5", "-5 -5", "+1e-3", "", "7-Up", "a=b", "'quoted'", "'"] {
             assert_eq!((cell(kept).as_ref(), text(kept)), (kept, kept));
         }
     }
