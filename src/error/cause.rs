@@ -448,7 +448,7 @@ impl Cause {
             Self::Controls => "`kshot control` makes it again",
             Self::Unfinished => "`kshot sweep` with the config of this folder finishes it",
             Self::OwnResults => {
-                "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/quickstart`"
+                "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/nightly`"
             }
             Self::CellsFailed => {
                 "the reasons are above and in `cells/*.failed.json` of the results folder; the next call tries them again"
@@ -502,7 +502,7 @@ fn no_results(path: &Path) -> String {
     if path.is_file() {
         "name a folder: `kshot sweep` writes one, `results/<name of the sweep>`".into()
     } else if path.is_dir() {
-        "name a folder that `kshot sweep` or `kshot promote` has filled, e.g. `results/reference/quickstart`; one with failed or \
+        "name a folder that `kshot sweep` or `kshot promote` has filled, e.g. `results/reference/nightly`; one with failed or \
          running cells only has nothing to show yet"
             .into()
     } else {

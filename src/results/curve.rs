@@ -295,7 +295,20 @@ pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Malformed`] naming `path`, with the line.
 pub fn from_csv(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
-    csv::Reader::from_reader(bytes)
+    let mut table = csv::Reader::from_reader(bytes);
+    // A table without rows, or a text that is none, has nothing else to be told by.
+    let header = table.headers().map_or_else(|_| csv::StringRecord::new(), Clone::clone);
+    if let Some(lacking) = ["dataset", "learner", "shots", "mean"]
+        .into_iter()
+        .find(|name| !header.iter().any(|column| column == *name))
+    {
+        return Err(Error::Malformed {
+            kind: "curve table",
+            path: path.into(),
+            reason: format!("it has no column `{lacking}`"),
+        });
+    }
+    table
         .deserialize()
         .map(|point| Ok(named(&point?, |name| spreadsheet::text(name).to_owned())))
         .collect::<Result<_, _>>()

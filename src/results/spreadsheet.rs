@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
-/// Whether a text begins as formulas do, after any number of marks, and is no number.
+/// Whether a text begins as formulas do, after any number of marks, and is neither a number nor a list of numbers.
 fn is_formula(text: &str) -> bool {
     text.trim_start_matches('\'')
         .starts_with(['=', '+', '-', '@', '\t', '\r'])
-        && text.parse::<f64>().is_err()
+        && !text.split(' ').all(|word| word.parse::<f64>().is_ok())
 }
 
 /// A text as it stands in a cell.

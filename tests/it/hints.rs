@@ -89,7 +89,7 @@ fn wrong(named: &str) -> Option<String> {
         let two = rest.iter().take(2).copied().collect::<Vec<_>>().join(" ");
         let one = rest.first().copied().unwrap_or("");
         let takes_verb = known.verbs.iter().any(|verb| verb.starts_with(&format!("{one} ")));
-        if !(known.verbs.contains(&two) || known.verbs.contains(one) && !takes_verb) {
+        if !known.verbs.contains(if takes_verb { two.as_str() } else { one }) || takes_verb && two == one {
             return Some(format!("there is no `{named}`"));
         }
     }

@@ -77,18 +77,12 @@ fn a_config_is_corrected_and_an_option_is_looked_up() {
     refusal(&sweep("configs"), "`configs`", "check the path", &STRAY);
     refusal(&sweep("/"), "`/`", "name a file, not a folder", &STRAY);
     refusal(&sweep("tiny.toml/x"), "`tiny.toml/x`", "`tiny.toml` is a file", &STRAY);
+    let model = model();
     let train = [
-        "train",
-        "--model",
-        "x",
-        "--dataset",
-        "mini-pets",
-        "--shots",
-        "0",
-        "--out",
-        "a",
+        &["train", "--model", model.to_str().unwrap(), "--dataset", "mini-pets"][..],
+        &["--shots", "0", "--out", "a"],
     ];
-    refusal(&sandbox.run(&train), "--shots", "`--help`", &STRAY);
+    refusal(&sandbox.run(&train.concat()), "--shots", "`--help`", &STRAY);
 }
 
 #[test]
@@ -208,16 +202,21 @@ fn the_remedy_for_a_dataset_is_its_own() {
     let sandbox = Sandbox::new();
     let data = |arguments: &[&str]| sandbox.run(&[&["data"], arguments].concat());
     refusal(&data(&["show", "mini-pests"]), "mini-pests", "known datasets: ", &STRAY);
-    let split = |more: &[&str]| sandbox.run(&[&["split", "mini-pets", "--shots", "1"], more].concat());
+    let split = |more: &[&str]| sandbox.run(&[&["split", "mini-pets"], more].concat());
     fs::write(sandbox.path("i.json"), "{}").unwrap();
     refusal(
-        &split(&["--indices", "i.json"]),
+        &split(&["--shots", "1", "--indices", "i.json"]),
         "`i.json`",
         "`--protocol coop`",
         &STRAY,
     );
     refusal(&split(&["--shots", "1000"]), "1000", "ask for at most", &STRAY);
-    refusal(&split(&["--protocol", "tinker"]), "tinker", "`--protocol`", &STRAY);
+    refusal(
+        &split(&["--shots", "1", "--protocol", "tinker"]),
+        "tinker",
+        "`--protocol`",
+        &STRAY,
+    );
 }
 
 /// A damaged file that kshot makes itself is made again; one of noise or of controls by its own verb.
