@@ -45,7 +45,7 @@ fn contained(sandbox: &Sandbox, namespace: &[&str], arguments: &[&str]) -> Comma
     command
 }
 
-/// Before, names in the cache had the process number only, which is 1 in each: 3 of 30 fell over the files of others.
+/// Before, names in the cache had the process number only, which is 1 in each.
 #[test]
 fn three_containers_share_one_cache_and_one_results_folder() {
     let Some(namespace) = namespace() else {
