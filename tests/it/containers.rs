@@ -146,7 +146,7 @@ shots = [2]
 [[learner]]
 method = "dinov2-lora"
 model = "datasets/mini/models/micro-dinov2"
-images_per_class = 96
+images_per_class = 24
 batch = 8
 rank = 4
 "#;
