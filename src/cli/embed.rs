@@ -18,6 +18,7 @@ use crate::method::View;
 use crate::method::features::Frozen;
 use crate::models::repository;
 use crate::nn::Place;
+use crate::process::temporary;
 
 /// DINOv2 features of images: the CLS token and the mean patch token after the final layer norm.
 ///
@@ -87,9 +88,7 @@ struct Array {
 
 impl Array {
     fn create(path: &Path) -> Result<Self> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = temporary(path, "partial");
         let file = File::create(&partial).map_err(Error::io("write", path))?;
         let mut array = Self {
             path: path.to_path_buf(),

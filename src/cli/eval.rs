@@ -9,7 +9,7 @@ use super::subject::Subject;
 use super::{output, places::places};
 use crate::config::Protocol;
 use crate::data::{self, split};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::prediction::{Prediction, Reading};
 use crate::results::metric::{Headline, Metrics};
 use crate::results::predictions;
@@ -49,7 +49,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
                 "its class names under the protocol `{}` are not those that the adapter learned",
                 arguments.protocol
             ),
-        });
+        }
+        .because(Cause::OtherClasses));
     }
     let mut ready = arguments.subject.ready(&places.home, &classes)?;
     let bar = ProgressBar::new(dataset.test.len() as u64).with_style(

@@ -16,7 +16,7 @@ use super::ahead::{self, Batches, Looked};
 use super::images::Images;
 use super::subject::{Ready, Subject};
 use super::{output, places::places};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::method::{Classifier, View};
 use crate::prediction::{Prediction, Reading};
 use crate::results::identity::hyper_parameters;
@@ -63,7 +63,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             return Err(Error::Config {
                 origin: "--labels".into(),
                 reason: "is needed: no adapter of kshot's tells the class names".into(),
-            });
+            }
+            .because(Cause::ClassNames));
         }
     };
     let mut ready = arguments.subject.ready(&places().home, &classes)?;
@@ -242,7 +243,8 @@ fn names(file: &Path) -> Result<Vec<String>> {
         return Err(Error::Config {
             origin: file.display().to_string(),
             reason: "holds no class name; it has one a line".into(),
-        });
+        }
+        .because(Cause::ClassNames));
     }
     Ok(names)
 }

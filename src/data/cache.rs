@@ -22,6 +22,7 @@ use super::source::Source;
 use super::{archive, hex};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
+use crate::process::{owner, temporary};
 
 /// Raised when the same archives would be read differently.
 const LAYOUT_VERSION: u32 = 2;
@@ -84,7 +85,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         index.write(&folder.join("index.json"))?;
         return Ok(Opened { index, listed, root });
     }
-    let partial = Partial(cache.join(format!("{key}.{}.partial", std::process::id())));
+    let partial = Partial(temporary(&folder, "partial"));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let unpacked = unpack(source, &partial.0)?;
     let mut index = Index::default();
@@ -92,7 +93,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
     index.write(&partial.0.join("index.json"))?;
     if folder.exists() {
         // Complete once, but images are missing now: out of the way in one step, then removed.
-        let damaged = Partial(cache.join(format!("{key}.{}.damaged.partial", std::process::id())));
+        let damaged = Partial(temporary(&folder, "partial"));
         std::fs::rename(&folder, &damaged.0).map_err(Error::io("replace", &folder))?;
     }
     match std::fs::rename(&partial.0, &folder) {
@@ -109,7 +110,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
 pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
-    let partial = Partial(cache.join(format!("survey.{}.partial", std::process::id())));
+    let partial = Partial(temporary(&cache.join("survey"), "partial"));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let root = unpack(source, &partial.0)?;
     let listing = read_labels(source, protocol, &root)?;
@@ -360,7 +361,8 @@ pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
 
 /// Writes a file so that it is seen whole or not at all.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    remove_abandoned(path);
+    let partial = temporary(path, "partial");
     let written = File::create(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&partial, path));
@@ -369,6 +371,23 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         drop(std::fs::remove_file(&partial));
         Error::io("write", path)(e)
     })
+}
+
+/// Removes what processes that have ended had begun to write for a file. It wastes space only: that it cannot be removed is
+/// no error.
+fn remove_abandoned(path: &Path) {
+    let (Some(folder), Some(begins)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(begins)) else {
+            continue;
+        };
+        if owner(name, "partial").is_some_and(|owner| owner.is_gone()) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {

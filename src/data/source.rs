@@ -17,7 +17,7 @@ use super::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
 use super::parquet::shards;
 use super::{Origin, hex};
 use crate::config::Protocol;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// One form of a dataset, with the files of it that are on this machine.
 #[derive(Debug)]
@@ -56,9 +56,9 @@ struct Stamp {
 impl<'a> Source<'a> {
     /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
     pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubPlaces) -> Result<Self> {
-        let forms = manifest.forms(protocol).map_err(|reason| Error::Dataset {
-            dataset: manifest.name.clone(),
-            reason,
+        let forms = manifest.forms(protocol).map_err(|reason| {
+            let dataset = manifest.name.clone();
+            Error::Dataset { dataset, reason }.because(Cause::Protocol)
         })?;
         let mut missing = Vec::new();
         for form in forms {

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::AdapterConfig;
 use super::features::FeatureCache;
 use crate::data::hex;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::example::PatchProcessor;
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::nn::{Adam, Place};
@@ -162,7 +162,8 @@ impl Engine {
                 return Err(Error::Model {
                     path: start.clone(),
                     reason,
-                });
+                }
+                .because(Cause::Adapter));
             }
             model = loaded;
         }

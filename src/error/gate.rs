@@ -57,8 +57,8 @@ pub enum GateError {
 
 impl GateError {
     /// What the user can do about it.
-    pub(super) fn hint(&self) -> String {
-        let hint = match self {
+    pub(super) fn remedy(&self) -> String {
+        let remedy = match self {
             Self::NoiseUnknown { remedy, .. } => remedy,
             Self::NotJudged { .. } => {
                 "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
@@ -68,6 +68,6 @@ impl GateError {
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once",
         };
-        hint.into()
+        remedy.into()
     }
 }

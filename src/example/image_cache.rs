@@ -15,6 +15,7 @@ use image::{ImageFormat, RgbImage};
 use crate::data::LabelledImage;
 use crate::data::image::decode;
 use crate::error::{Error, Result};
+use crate::process::temporary;
 
 /// Raised when the same file with the same settings would be seen differently.
 const VERSION: u32 = 1;
@@ -38,8 +39,6 @@ pub struct ImageCache {
     bound: u64,
     /// Written since this process last looked at the whole folder; from the start as if it were time to look.
     written: AtomicU64,
-    /// Tells the temporary names of this process apart.
-    names: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -56,7 +55,6 @@ impl ImageCache {
             folder: folder.to_path_buf(),
             bound,
             written: AtomicU64::new(u64::MAX / 2),
-            names: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         })
     }
@@ -106,8 +104,7 @@ impl ImageCache {
             self.written.store(0, Ordering::Relaxed);
             self.make_room()?;
         }
-        let name = self.names.fetch_add(1, Ordering::Relaxed);
-        let partial = path.with_extension(format!("{}-{name}.partial", std::process::id()));
+        let partial = temporary(path, "partial");
         let written = fs::create_dir_all(partial.parent().unwrap_or(&self.folder))
             .and_then(|()| File::create(&partial))
             .and_then(|mut file| file.write_all(&bytes))
@@ -135,10 +132,11 @@ impl ImageCache {
                 let Ok(metadata) = entry.metadata() else { continue };
                 let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let left_over = entry.path().extension().is_some_and(|end| end == "partial");
-                if left_over && used.elapsed().is_ok_and(|age| age > FRESH) {
-                    drop(fs::remove_file(entry.path()));
-                } else {
+                // One that another process writes just now is left to it.
+                if !left_over {
                     entries.push((used, metadata.len(), entry.path()));
+                } else if used.elapsed().is_ok_and(|age| age > FRESH) {
+                    drop(fs::remove_file(entry.path()));
                 }
             }
         }

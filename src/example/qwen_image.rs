@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::grid::Grid;
 use super::resize::resize;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Pillow's number of the bicubic filter.
 const BICUBIC: u32 = 3;
@@ -222,7 +222,8 @@ impl PatchProcessor {
             return Err(Error::Image {
                 image: "an image for the vision-language model".into(),
                 reason,
-            });
+            }
+            .because(Cause::AspectRatio));
         }
         let factor = (self.patch * self.merge) as f64;
         let (h, w) = (f64::from(height), f64::from(width));

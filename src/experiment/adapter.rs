@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Learner, Protocol, Shots};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Version of the file.
 const SCHEMA: u32 = 1;
@@ -76,4 +76,5 @@ fn malformed(path: &Path, reason: String) -> Error {
         path: path.to_path_buf(),
         reason,
     }
+    .because(Cause::Adapter)
 }

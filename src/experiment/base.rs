@@ -12,7 +12,7 @@ use crate::backend::local::LocalBackend;
 use crate::config::{Dtype, Learner, Wording};
 use crate::data;
 use crate::engine::Sight;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
 use crate::method::Classifier;
@@ -254,14 +254,13 @@ impl Base {
         start: Option<&Path>,
     ) -> Result<Box<dyn Classifier>> {
         let count = classes.len();
-        let unfit = |reason: &str| {
-            Err(Error::Model {
-                path: learner.model().unwrap_or(Path::new("")).into(),
-                reason: reason.into(),
-            })
+        let unfit = |reason: &str, cause| {
+            let path = learner.model().unwrap_or(Path::new("")).into();
+            let reason = reason.into();
+            Err(Error::Model { path, reason }.because(cause))
         };
         if start.is_some() && !matches!(learner, Learner::Qwen3VlLora(_)) {
-            return unfit("of this kind cannot start from an adapter");
+            return unfit("of this kind cannot start from an adapter", Cause::NoWeights);
         }
         Ok(match (learner, self) {
             (Learner::Pixels(config), _) => Box::new(PixelNeighbour::new(config.clone())),
@@ -295,7 +294,7 @@ impl Base {
                     None => classifier,
                 })
             }
-            _ => return unfit("was not loaded for this learner"),
+            _ => return unfit("was not loaded for this learner", Cause::Fault),
         })
     }
 }

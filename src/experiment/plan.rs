@@ -71,6 +71,17 @@ pub struct Cell {
 /// # Errors
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    each(sweep, places, &mut |cell| cells.push(cell))?;
+    Ok(cells)
+}
+
+/// As [`plan`], but one cell after the other: a split is as large as its image lists, and in a large sweep all of them
+/// together are larger than anything else.
+///
+/// # Errors
+/// As [`plan`].
+pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Result<()> {
     let mut bases = Bases::new(&places.home).keeping(places.image_cache());
     if let Some(gigabytes) = places.feature_gigabytes {
         bases = bases.with_feature_bytes((gigabytes * 1e9) as usize);
@@ -78,7 +89,6 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
     for learner in &sweep.learners {
         bases.of(learner)?;
     }
-    let mut cells = Vec::new();
     for name in &sweep.datasets {
         let dataset = data::open_for(name, sweep.protocol, &places.datasets, &places.cache)?;
         let dataset = Arc::new(dataset);
@@ -109,12 +119,12 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                         place: bases.place(learner)?,
                     };
                     cell.run_id = cell.identity().run_id();
-                    cells.push(cell);
+                    take(cell);
                 }
             }
         }
     }
-    Ok(cells)
+    Ok(())
 }
 
 /// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing

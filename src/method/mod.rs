@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::data::image::decode;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::prediction::{Names, Prediction};
 pub use training::Keep;
 pub use view::{Eye, View};
@@ -181,6 +181,7 @@ fn nothing_to_save(dir: &Path) -> Error {
         path: dir.to_path_buf(),
         reason: "this method has no adapter: it is refitted from the shots".into(),
     }
+    .because(Cause::NoWeights)
 }
 
 /// Nothing was trained that could be written to `dir`.
@@ -189,6 +190,7 @@ pub(crate) fn untrained(dir: &Path) -> Error {
         path: dir.to_path_buf(),
         reason: "the classifier was neither trained nor loaded".into(),
     }
+    .because(Cause::Fault)
 }
 
 /// Index of the largest value; the first of equals, so that ties do not depend on anything.

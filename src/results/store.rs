@@ -25,7 +25,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::{LabelledImage, hex};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::prediction::Prediction;
 use crate::results::identity::{CellKey, Identity};
 use crate::results::partial::PartialPredictions;
@@ -230,7 +230,10 @@ impl Store {
             run_id: run_id.into(),
             reason: "the cell is not finished".into(),
         };
-        Ok(self.checked(run_id)?.ok_or_else(unfinished)?.1)
+        Ok(self
+            .checked(run_id)?
+            .ok_or_else(|| unfinished().because(Cause::Unfinished))?
+            .1)
     }
 
     /// Whether a cell has a record, whole or not: as cheap as it gets.

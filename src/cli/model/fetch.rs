@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::arrivals::{Live, amount, fetch_each};
 use crate::cli::places::places;
 use crate::data::fetch::{ModelId, ModelListing, Remote};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::models::architecture::Architecture;
 use crate::models::repository;
 
@@ -33,9 +33,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 /// What is where, for people.
 fn fetch_one(text: &str, remote: &Remote, live: &Live) -> Result<String> {
-    let id = ModelId::parse(text).ok_or_else(|| Error::Hub {
-        repo: text.into(),
-        reason: "is no `owner/name` or `owner/name@revision`".into(),
+    let id = ModelId::parse(text).ok_or_else(|| {
+        let (repo, reason) = (text.into(), "is no `owner/name` or `owner/name@revision`".into());
+        Error::Hub { repo, reason }.because(Cause::RepositoryName)
     })?;
     if remote.hub.offline {
         let folder = repository::locate(Path::new(text), &places().home)?;

@@ -11,7 +11,7 @@ use super::replace;
 use super::repository::{Repository, is_hash, is_inside};
 use crate::data::manifest::Hub;
 use crate::data::parquet::shards::split_of;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// The listing of a manifest's repository, as far as this machine knows it.
 pub(super) fn known(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<HubListing> {
@@ -35,10 +35,8 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
             Repository::dataset(&hub.repo).folder(&places.cache).display(),
             downloads.join("hub.json").display()
         );
-        return Err(Error::Hub {
-            repo: hub.repo.clone(),
-            reason,
-        });
+        let repo = hub.repo.clone();
+        return Err(Error::Hub { repo, reason }.because(Cause::Offline));
     }
     let asking = Asking::new(Repository::dataset(&hub.repo), client, places)?;
     let commit = asking.commit(&hub.revision)?;
@@ -165,9 +163,9 @@ fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
 
 /// The files of a listing that the manifest wants, by path; its splits must all be there, its sizes and hashes hold.
 fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
-    let fail = |reason| Error::Hub {
-        repo: hub.repo.clone(),
-        reason,
+    let fail = |reason| {
+        let repo = hub.repo.clone();
+        Error::Hub { repo, reason }.because(Cause::LacksFiles)
     };
     let wanted: Vec<String> = [&hub.train, &hub.val, &hub.test]
         .into_iter()
@@ -239,10 +237,8 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
                 }
                 _ => format!("has several configurations: {}", names.join(", ")),
             };
-            return Err(Error::Hub {
-                repo: listing.repo,
-                reason,
-            });
+            let repo = listing.repo;
+            return Err(Error::Hub { repo, reason }.because(Cause::LacksFiles));
         }
     };
     listing.shards = configurations.remove(&name).unwrap_or_default();

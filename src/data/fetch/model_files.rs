@@ -10,7 +10,7 @@ use super::places::Remote;
 use super::repository::Repository;
 use super::{FetchProgress, Fetched};
 use crate::data::manifest::Form;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Files beside the weights that say how a model is run, where a repository has them.
 const DESCRIPTIONS: [&str; 8] = [
@@ -54,7 +54,7 @@ impl ModelListing {
         }
         let has = |name: &str| files.iter().any(|file| file.path == name);
         if !has(CONFIG) {
-            return Err(asking.fail(format!("has no `{CONFIG}`")));
+            return Err(asking.fail(format!("has no `{CONFIG}`")).because(Cause::LacksFiles));
         }
         let snapshot = asking.repository.snapshot(&commit, &remote.hub.cache);
         let text = |name: &str| match (
@@ -73,14 +73,18 @@ impl ModelListing {
         if has(WEIGHTS) {
             wanted.push(WEIGHTS.into());
         } else if has(INDEX) {
-            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason))?;
+            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason).because(Cause::LacksFiles))?;
             if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
-                return Err(asking.fail(format!("its `{INDEX}` names `{shard}`, which it does not have")));
+                return Err(asking
+                    .fail(format!("its `{INDEX}` names `{shard}`, which it does not have"))
+                    .because(Cause::LacksFiles));
             }
             wanted.push(INDEX.into());
             wanted.extend(shards);
         } else {
-            return Err(asking.fail(format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`)")));
+            return Err(asking
+                .fail(format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`)"))
+                .because(Cause::LacksFiles));
         }
         files.retain(|file| wanted.contains(&file.path));
         // Small ones first: what a model is stands before what it weighs.

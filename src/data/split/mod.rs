@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Dataset, LabelledImage, hex};
 use crate::config::{Protocol, Shots};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 pub use clean::clean;
 pub use index_file::{CoopList, index_file, split_file};
 
@@ -156,7 +156,8 @@ pub fn draw(
         (Protocol::Clean | Protocol::Tinker, Some(path)) => Err(Error::Indices {
             path: path.into(),
             reason: format!("index files belong to the protocol `coop`, this is `{protocol}`"),
-        }),
+        }
+        .because(Cause::IndexProtocol)),
     }
 }
 

@@ -241,7 +241,7 @@ fn a_manifest_that_says_something_else_of_a_shard_is_held_against_the_hub() {
         let manifest = manifest(&machine, &format!("revision = \"main\"\n[[hub.shard]]\n{shard}"));
         let error = machine.fetch(&manifest, Form::Hub).0.unwrap_err();
         assert!(
-            matches!(&error, Error::Hub { .. }) && error.to_string().contains(reason),
+            matches!(error.kind(), Error::Hub { .. }) && error.to_string().contains(reason),
             "{error}"
         );
     }

@@ -9,6 +9,7 @@
 mod lists;
 mod mutate;
 mod readers;
+mod results;
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -168,4 +169,4 @@ macro_rules! fuzzed {
 }
 
 fuzzed! { mat tar tar_gz zip tar_gz_in_zip jpeg png gif bmp webp table_csv table_parquet manifest provenance hub_parquet
-coop_split few_shot_index dataset_index }
+coop_split few_shot_index dataset_index claim config config_override ledger curve_table noise }

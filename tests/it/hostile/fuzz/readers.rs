@@ -9,7 +9,7 @@ use kshot::data::manifest::Manifest;
 use kshot::data::mat::MatFile;
 use kshot::data::{archive, image as images, parquet, provenance};
 
-use super::lists;
+use super::{lists, results};
 use crate::data::fixture::{gz, tar, zip};
 use crate::hostile::made::{encoded, hex, mat, picture};
 
@@ -27,7 +27,7 @@ pub struct Reader {
 fn nothing(_: &mut Vec<u8>) {}
 
 /// A label file that is read from disk.
-fn from_disk<T, E>(bytes: &[u8], folder: &Path, name: &str, read: impl Fn(&Path) -> Result<T, E>) -> bool {
+pub fn from_disk<T, E>(bytes: &[u8], folder: &Path, name: &str, read: impl Fn(&Path) -> Result<T, E>) -> bool {
     let path = folder.join(name);
     fs::write(&path, bytes).unwrap();
     let accepted = read(&path).is_ok();
@@ -397,5 +397,41 @@ pub const READERS: &[Reader] = &[
         seeds: lists::indices,
         repair: nothing,
         read: lists::read_index,
+    },
+    Reader {
+        name: "claim",
+        seeds: results::claims,
+        repair: nothing,
+        read: results::read_claim,
+    },
+    Reader {
+        name: "config",
+        seeds: results::configs,
+        repair: nothing,
+        read: results::read_config,
+    },
+    Reader {
+        name: "config_override",
+        seeds: results::overrides,
+        repair: nothing,
+        read: results::read_override,
+    },
+    Reader {
+        name: "ledger",
+        seeds: results::ledgers,
+        repair: nothing,
+        read: results::read_ledger,
+    },
+    Reader {
+        name: "curve_table",
+        seeds: results::curves,
+        repair: nothing,
+        read: results::read_curve,
+    },
+    Reader {
+        name: "noise",
+        seeds: results::noises,
+        repair: nothing,
+        read: results::read_noise,
     },
 ];
