@@ -61,6 +61,11 @@ impl Error {
             Self::Image { .. } => {
                 "replace the file, or list it under `skip` in the dataset's manifest to leave it out".into()
             }
+            Self::ChangedImage { .. } => {
+                "put the file back, or run the same command again: the dataset is looked at anew and cells of other images get \
+                 their own `run_id`"
+                    .into()
+            }
             Self::NotFetchable { .. } => {
                 "run the same command again later: what has arrived is kept; or put the files there by hand: they are \
                  checked and taken; or set `KSHOT_MIRROR` to a URL or folder that holds `<dataset>/<file>`"

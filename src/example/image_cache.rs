@@ -1,6 +1,6 @@
 //! Images as a model sees them, kept on disk: a photograph is decoded and shrunk once, not once an epoch and sweep.
 //!
-//! `<folder>/<first two hex digits>/<sha256 of the file>-<settings>-v<version>.qoi`: QOI (<https://qoiformat.org>), which is lossless, with
+//! `<folder>/<first two hex digits>/<sha256 of the file><rules of decoding>-<settings>-v<version>.qoi`: QOI (<https://qoiformat.org>), which is lossless, with
 //! the CRC-32 of its bytes behind it. Entries are written to a temporary name and renamed, so that any number of processes may
 //! share a folder; one that is damaged is removed and made again. A full or read-only disk ends keeping, not the run.
 
@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 use image::{ImageFormat, RgbImage};
 
 use crate::data::LabelledImage;
-use crate::data::image::decode;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Raised when the same file with the same settings would be seen differently.
-const VERSION: u32 = 1;
+/// 2: photographs are upright.
+const VERSION: u32 = 2;
 /// Default bound, and the share of the device that it may be at most.
 const BOUND: u64 = 20_000_000_000;
 const SHARE: u64 = 10;
@@ -174,18 +174,22 @@ impl ImageCache {
 /// than the image itself is kept, if that is of some size, so that neither decoding nor `view` is needed the next time.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Image`] when the file cannot be read or decoded.
+/// As [`LabelledImage::pixels`].
 pub fn seen(
     cache: Option<&ImageCache>,
     image: &LabelledImage,
     settings: &str,
     view: impl FnOnce(RgbImage) -> RgbImage,
 ) -> Result<RgbImage> {
-    if let Some(kept) = cache.and_then(|cache| cache.get(&image.sha256, settings)) {
+    let settings = &format!("{settings}{}", image.decoding.mark());
+    // What is kept is of the bytes with this hash: it stands for the file as long as that is the one that was hashed.
+    if let Some(cache) = cache
+        && image.is_untouched()
+        && let Some(kept) = cache.get(&image.sha256, settings)
+    {
         return Ok(kept);
     }
-    let bytes = fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-    let whole = decode(&bytes, &image.path.display().to_string())?;
+    let whole = image.pixels()?;
     let size = whole.as_raw().len();
     let small = view(whole);
     if let Some(cache) = cache.filter(|_| size >= WORTH && small.as_raw().len() < size) {
@@ -228,9 +232,8 @@ mod tests {
             id: number.to_string(),
             class: 0,
             sha256: format!("{number:064x}"),
-            group: None,
-            dhash: 0,
             path,
+            ..LabelledImage::default()
         }
     }
 

@@ -93,8 +93,7 @@ fn images(notes: &Value) -> Vec<LabelledImage> {
         sha256: name.clone(),
         id: name,
         class: 0,
-        group: None,
-        dhash: 0,
+        ..LabelledImage::default()
     };
     strings(&notes["images"]).into_iter().map(image).collect()
 }

@@ -10,10 +10,12 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{output, places};
+use crate::config::Learner;
 use crate::data::Dataset;
 use crate::data::fetch::Remote;
 use crate::data::import::{self, Imported, Named};
 use crate::error::Result;
+use crate::experiment::plan::refuses;
 
 /// Make a dataset of your own images: check every image, clean up the class names, and write a manifest.
 ///
@@ -58,9 +60,27 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     for (id, reason) in &imported.unreadable {
         let _ = writeln!(notes, "warning: `{id}` cannot be read and is skipped: {reason}");
     }
+    notes += &too_long(&imported.dataset);
     // If stderr is gone there is nobody left to tell.
     let _ = io::stderr().write_all(notes.as_bytes());
     output(&told(&imported))
+}
+
+/// Images that a kind of model refuses for their size.
+fn too_long(dataset: &Dataset) -> String {
+    let Ok(writer) = Learner::parse("qwen3-vl-lora", Path::new("model"), &[]) else {
+        return String::new();
+    };
+    let sides = [&dataset.pool, &dataset.val, &dataset.test];
+    let refused = sides.into_iter().flatten().filter_map(|image| {
+        let (width, height) = image.size.filter(|(width, height)| refuses(&writer, *width, *height))?;
+        Some(format!(
+            "warning: `{}` is {width} x {height} pixels: Qwen3-VL refuses a side of more than 200 times the other, DINOv2, CLIP \
+             and SigLIP do not; a sweep with a Qwen3-VL leaves it out for all learners\n",
+            image.id
+        ))
+    });
+    refused.collect()
 }
 
 /// `owner/name`, if nothing on this machine is called so.
