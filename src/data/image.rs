@@ -214,7 +214,7 @@ fn on_white(rgba: &image::RgbaImage) -> RgbImage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::data) mod tests {
     use ::image::{ExtendedColorType as Color, ImageEncoder as _, codecs};
     use proptest::prelude::*;
 
@@ -223,6 +223,20 @@ mod tests {
     /// Four 8×8 blocks, Adobe CMYK (inverted), written by Pillow 13: `Image.new("CMYK", (16, 16))` with red
     /// (0, 255, 255, 0), cyan (255, 0, 0, 0), dark yellow (0, 0, 255, 64) and white (0, 0, 0, 0).
     const CMYK: &[u8] = include_bytes!("../../tests/fixtures/images/cmyk.jpg");
+
+    /// Base 64 of the fixtures.
+    pub(in crate::data) fn base64(text: &str) -> Vec<u8> {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut bytes = Vec::new();
+        for four in text.as_bytes().chunks(4) {
+            let number = four.iter().fold(0, |number: u32, digit| {
+                number << 6 | DIGITS.iter().position(|d| d == digit).unwrap_or(0) as u32
+            });
+            let whole = four.iter().filter(|digit| **digit != b'=').count() * 6 / 8;
+            bytes.extend_from_slice(&number.to_be_bytes()[1..=whole]);
+        }
+        bytes
+    }
 
     fn png(pixels: &[u8], width: u32, height: u32, color: Color) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -222,7 +222,16 @@ fn device_bytes(folder: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
+    use crate::data::image::Decoding;
+    use crate::data::{Stamp, hex};
+    use crate::error::Error;
+
+    fn hash(bytes: &[u8]) -> String {
+        hex(&Sha256::digest(bytes))
+    }
 
     fn labelled(folder: &Path, number: u8) -> LabelledImage {
         let path = folder.join(format!("{number}.png"));
@@ -231,7 +240,8 @@ mod tests {
         LabelledImage {
             id: number.to_string(),
             class: 0,
-            sha256: format!("{number:064x}"),
+            sha256: hash(&fs::read(&path).unwrap()),
+            stamp: Stamp::of(&path).ok(),
             path,
             ..LabelledImage::default()
         }
@@ -250,19 +260,55 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_what_was_made_and_needs_no_file() {
+    fn what_is_kept_is_what_was_made_as_long_as_the_file_is_the_one() {
         let folder = tempfile::tempdir().unwrap();
         let cache = ImageCache::new(&folder.path().join("images"), None).unwrap();
         let image = labelled(folder.path(), 1);
         let plain = seen(None, &image, "a", half).unwrap();
         assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
         let never = |_| panic!("decoded again");
-        fs::remove_file(&image.path).unwrap();
         assert_eq!(seen(Some(&cache), &image, "a", never).unwrap(), plain);
-        assert!(
-            seen(Some(&cache), &image, "b", half).is_err(),
-            "other settings, another entry"
+        let as_stored = LabelledImage {
+            decoding: Decoding {
+                exif: false,
+                mode: None,
+            },
+            ..image.clone()
+        };
+        for (other, settings) in [(&image, "b"), (&as_stored, "a")] {
+            let mut decoded = false;
+            let view = |whole| {
+                decoded = true;
+                half(whole)
+            };
+            seen(Some(&cache), other, settings, view).unwrap();
+            assert!(decoded, "another entry");
+        }
+        // Other bytes of the same size, with the time of change that the file had.
+        let (bytes, changed) = (
+            fs::read(&image.path).unwrap(),
+            fs::metadata(&image.path).unwrap().modified().unwrap(),
         );
+        let mut others = bytes.clone();
+        *others.last_mut().unwrap() ^= 1;
+        fs::write(&image.path, others).unwrap();
+        File::options()
+            .write(true)
+            .open(&image.path)
+            .unwrap()
+            .set_modified(changed)
+            .unwrap();
+        let refused = seen(Some(&cache), &image, "a", half).unwrap_err();
+        assert!(
+            matches!(&refused, Error::ChangedImage { id, .. } if id == "1"),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("1.png"), "{refused}");
+        // The same bytes put back serve, whatever became of the file; a file that is gone does not.
+        fs::write(&image.path, bytes).unwrap();
+        assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
+        fs::remove_file(&image.path).unwrap();
+        assert!(matches!(seen(Some(&cache), &image, "a", half), Err(Error::Io { .. })));
     }
 
     #[test]
@@ -271,16 +317,18 @@ mod tests {
         let kept = folder.path().join("images");
         let cache = ImageCache::new(&kept, None).unwrap();
         seen(Some(&cache), &labelled(folder.path(), 1), "a", |image| image).unwrap();
-        let small = labelled(folder.path(), 3);
+        let small = LabelledImage {
+            sha256: String::new(),
+            ..labelled(folder.path(), 3)
+        };
         RgbImage::new(319, 240).save(&small.path).unwrap();
         seen(Some(&cache), &small, "a", half).unwrap();
-        for sha256 in [String::new(), "../".repeat(21) + "x"] {
-            let image = LabelledImage {
-                sha256,
-                ..labelled(folder.path(), 2)
-            };
-            seen(Some(&cache), &image, "a", half).unwrap();
-        }
+        let without = LabelledImage {
+            sha256: String::new(),
+            ..labelled(folder.path(), 2)
+        };
+        seen(Some(&cache), &without, "a", half).unwrap();
+        assert!(cache.path(&("../".repeat(21) + "x"), "a").is_none());
         assert!(!kept.exists());
         assert!(ImageCache::new(&kept, Some(0.0)).is_none());
     }
@@ -317,8 +365,9 @@ mod tests {
         };
         let room_for_ten = one as f64 * 10.0 / 1e9;
         let cache = ImageCache::new(&kept, Some(room_for_ten)).unwrap();
+        let of = |number: u8| labelled(folder.path(), number).sha256;
         let age = |number: u8, hours: u64| {
-            let path = cache.path(&format!("{number:064x}"), "a").unwrap();
+            let path = cache.path(&of(number), "a").unwrap();
             let then = SystemTime::now() - Duration::from_secs(3600 * hours);
             File::options()
                 .write(true)
@@ -331,15 +380,15 @@ mod tests {
             seen(Some(&cache), &labelled(folder.path(), number), "a", half).unwrap();
             age(number, 100 - u64::from(number));
             // Used again and again: it is never the oldest.
-            assert!(cache.get(&format!("{:064x}", 0), "a").is_some(), "after {number}");
+            assert!(cache.get(&of(0), "a").is_some(), "after {number}");
             let total: u64 = entries(&kept)
                 .iter()
                 .map(|path| fs::metadata(path).unwrap().len())
                 .sum();
             assert!(total <= 11 * one, "{total} bytes after {number}, one has {one}");
         }
-        assert!(cache.get(&format!("{:064x}", 1), "a").is_none());
-        assert!(cache.get(&format!("{:064x}", 39), "a").is_some());
+        assert!(cache.get(&of(1), "a").is_none());
+        assert!(cache.get(&of(39), "a").is_some());
     }
 
     #[test]

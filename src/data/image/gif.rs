@@ -41,8 +41,8 @@ pub(super) fn first_frame(bytes: &[u8], limit: u64) -> Result<DynamicImage, Stri
         let own = palette
             .as_deref()
             .and_then(|palette| palette.get(3 * usize::from(index)..)?.first_chunk());
-        // Beyond the palette's end Pillow's has greys.
-        let [r, g, b] = own.copied().unwrap_or([index; 3]);
+        // Beyond its end there is black.
+        let [r, g, b] = own.copied().unwrap_or_default();
         Rgba([r, g, b, if transparent == Some(index) { 0 } else { 255 }])
     };
     let mut indices = vec![0; across as usize * down as usize];
@@ -70,4 +70,73 @@ fn greys(bytes: &[u8]) -> Option<Vec<u8>> {
     whole.extend((0..=255).flat_map(|grey: u8| [grey; 3]));
     whole.extend_from_slice(rest);
     Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use crate::data::image::tests::base64;
+    use crate::data::image::{Decoding, Mode, decode};
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        file: String,
+        size: (u32, u32),
+        /// `Image.open(…).convert("RGB")`.
+        rgb: String,
+        /// `convert_to_rgb` of transformers.
+        on_white: String,
+        /// `convert("L")`.
+        l: String,
+    }
+
+    /// `tests/fixtures/images/make.py`: Pillow 13.0 and transformers 5.24, pixel for pixel.
+    #[test]
+    fn the_first_frame_is_the_one_that_pillow_shows() {
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../../../tests/fixtures/images/gifs.json")).unwrap();
+        assert!(cases.len() > 20);
+        let mut wrong = Vec::new();
+        for case in &cases {
+            let file = base64(&case.file);
+            let in_mode = |mode| {
+                Decoding {
+                    exif: true,
+                    mode: Some(mode),
+                }
+                .decode(&file, &case.name)
+                .unwrap()
+            };
+            let grey: Vec<u8> = base64(&case.l).into_iter().flat_map(|grey| [grey; 3]).collect();
+            for (what, found, right) in [
+                ("RGB", in_mode(Mode::Rgb), base64(&case.rgb)),
+                ("RGBA", in_mode(Mode::Rgba), base64(&case.on_white)),
+                ("L", in_mode(Mode::L), grey),
+                ("as it is", decode(&file, &case.name).unwrap(), base64(&case.on_white)),
+            ] {
+                if found.dimensions() != case.size || *found.as_raw() != right {
+                    wrong.push(format!("{} {what}", case.name));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_frame_of_nothing_and_one_cut_short_are_errors() {
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../../../tests/fixtures/images/gifs.json")).unwrap();
+        let plain = base64(&cases[0].file);
+        let frame = plain.iter().position(|byte| *byte == b',').unwrap();
+        let mut nothing = plain.clone();
+        nothing[frame + 5..frame + 9].fill(0);
+        assert!(decode(&nothing, "a.gif").is_err());
+        for length in 0..plain.len() - 3 {
+            assert!(
+                decode(&plain[..length], "a.gif").is_err(),
+                "{length} of {} bytes",
+                plain.len()
+            );
+        }
+    }
 }
