@@ -125,6 +125,21 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
     Ok(Opened { index, listed, root })
 }
 
+/// What the index has, if there is one: nothing is checked.
+pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Option<Opened>> {
+    let (key, of_protocol) = keys(source, protocol)?;
+    let folder = cache.join(&key);
+    let root = match &source.manifest.directory {
+        Some(directory) => source.manifest.resolve(directory),
+        None => folder.join("files"),
+    };
+    let index = Index::load(&folder.join("index.json"));
+    Ok(index.and_then(|index| {
+        let listed = index.listed(&of_protocol).cloned()?;
+        Some(Opened { index, listed, root })
+    }))
+}
+
 /// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
 pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;

@@ -218,6 +218,21 @@ pub fn open_with(
     Ok(opened.index.dataset(opened.listed, &source, &opened.root))
 }
 
+/// A dataset as its index has it, without a look at whether its images are still those: for whoever compares them.
+/// One that was not opened before is.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
+    let hub = fetch::HubPlaces::from_env();
+    let manifest = manifest_of(name, datasets, cache)?;
+    let source = Source::choose(&manifest, protocol, &hub)?;
+    match cache::as_indexed(&source, protocol, &cache.join("datasets").join(name))? {
+        Some(opened) => Ok(opened.index.dataset(opened.listed, &source, &opened.root)),
+        None => open_with(name, protocol, datasets, cache, &hub),
+    }
+}
+
 /// Whether a dataset is on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {

@@ -148,13 +148,7 @@ pub fn refuses(learner: &Learner, width: u32, height: u32) -> bool {
 /// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing
 /// to look up.
 fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
-    let k = shots.count().filter(|k| *k > 0)?;
-    let folder = match &dataset.coop {
-        Some(list) => list.index_folder(),
-        None => dataset.name.clone(),
-    };
-    let file = format!("shot_{k}-seed_{seed}.json");
-    Some(sweep.indices.as_ref()?.join(folder).join(file))
+    split::index_path(sweep.indices.as_deref()?, dataset, shots, seed)
 }
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only

@@ -209,6 +209,10 @@ impl Store {
                 Err(damage) => return Err(malformed(damage.path.clone(), "prediction file", &damage.reason)),
             }
         };
+        if classes != record.classes {
+            let reason = "its class names are not those of the cell record";
+            return Err(malformed(path, "prediction file", reason));
+        }
         if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
             return Err(malformed(
                 path,
