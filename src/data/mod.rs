@@ -75,7 +75,7 @@ pub struct Origin {
 }
 
 /// An image on disk with its class.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct LabelledImage {
     /// Path inside the dataset, with `/`: stable across machines.
     pub id: String,
@@ -96,6 +96,27 @@ pub struct LabelledImage {
     /// The file's state when `sha256` was computed; `None` where that is not known.
     pub stamp: Option<Stamp>,
 }
+
+/// Which image it is; the state of its file is no part of that.
+impl PartialEq for LabelledImage {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            id,
+            class,
+            sha256,
+            group,
+            dhash,
+            path,
+            size,
+            decoding,
+            stamp: _,
+        } = self;
+        (id, class, sha256, group) == (&other.id, &other.class, &other.sha256, &other.group)
+            && (dhash, path, size, decoding) == (&other.dhash, &other.path, &other.size, &other.decoding)
+    }
+}
+
+impl Eq for LabelledImage {}
 
 impl LabelledImage {
     /// The bytes of the file, proved to be those that `sha256` stands for: results are stored under that hash. An image

@@ -34,6 +34,7 @@ mod gradients;
 mod hostile;
 mod image_cache;
 mod image_major;
+mod images;
 mod import;
 mod kill;
 mod ledger;

@@ -339,3 +339,39 @@ fn the_reference_of_an_earlier_schema_holds() {
     let found = findings(&Store::open_existing(&reference).unwrap()).unwrap();
     assert!(found.hold(), "{:?}", found.problems);
 }
+
+/// 2,000 mutations of a record and as many of a split: none panics, none takes long, none passes for whole.
+#[test]
+fn mutated_records_and_splits_never_pass() {
+    use crate::hostile::fuzz::mutate::{Random, mutate};
+
+    let sandbox = Sandbox::new();
+    let only = ["sweep", "--config", "tiny.toml", "--set", "shots=[1]"];
+    sandbox.succeed(&only);
+    let folder = sandbox.path("results/tiny");
+    for (inside_of, seed) in [("cells", 1), ("splits", 2)] {
+        let files = inside(&folder, inside_of);
+        let seeds: Vec<Vec<u8>> = files.iter().map(|file| fs::read(folder.join(file)).unwrap()).collect();
+        let path = folder.join(&files[0]);
+        let whole: Value = serde_json::from_slice(&seeds[0]).unwrap();
+        for iteration in 0..2_000 {
+            let bytes = mutate(&seeds[..1], &mut Random::of(seed, iteration));
+            // What reads as the same JSON is the same record; a split is its bytes.
+            let same = match inside_of {
+                "cells" => serde_json::from_slice::<Value>(&bytes).is_ok_and(|json| json == whole),
+                _ => bytes == seeds[0],
+            };
+            fs::write(&path, &bytes).unwrap();
+            let start = std::time::Instant::now();
+            let passed = holds(&folder);
+            assert!(start.elapsed().as_secs() < 10, "{inside_of} {iteration}");
+            assert_eq!(
+                passed,
+                same,
+                "{inside_of} {iteration}: {}",
+                String::from_utf8_lossy(&bytes)
+            );
+        }
+        fs::write(&path, &seeds[0]).unwrap();
+    }
+}
