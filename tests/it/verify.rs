@@ -154,8 +154,8 @@ fn edited(value: &Value) -> Value {
         Value::String(text) => {
             // One letter or digit is another: hashes stay hashes, dates stay dates.
             let mut text: Vec<char> = text.chars().collect();
-            let last = text.last_mut().unwrap();
-            *last = if *last == 'a' { 'b' } else { 'a' };
+            let last = text.pop();
+            text.push(if last == Some('a') { 'b' } else { 'a' });
             text.into_iter().collect::<String>().into()
         }
         _ => 1.into(),
@@ -181,7 +181,7 @@ fn unnoticed(folder: &Path, file: &str, sealed: bool, every: usize) -> Vec<Strin
             continue;
         }
         let mut changed = json.clone();
-        *changed.pointer_mut(&leaf).unwrap() = edited(&json.pointer(&leaf).unwrap());
+        *changed.pointer_mut(&leaf).unwrap() = edited(json.pointer(&leaf).unwrap());
         if sealed {
             changed["seal"] = seal(&changed).into();
         }
@@ -358,7 +358,9 @@ fn mutated_records_and_splits_never_pass() {
             let bytes = mutate(&seeds[..1], &mut Random::of(seed, iteration));
             // What reads as the same JSON is the same record; a split is its bytes.
             let same = match inside_of {
-                "cells" => serde_json::from_slice::<Value>(&bytes).is_ok_and(|json| json == whole),
+                "cells" => {
+                    serde_json::from_slice::<Value>(&bytes).is_ok_and(|json| json.to_string() == whole.to_string())
+                }
                 _ => bytes == seeds[0],
             };
             fs::write(&path, &bytes).unwrap();
