@@ -143,6 +143,16 @@ pub enum Error {
         /// What the decoder said.
         reason: String,
     },
+    /// A file holds other bytes than when its dataset was opened: results are stored under the hash of those.
+    #[error("image `{id}` was changed: `{}` does not hold the bytes of SHA-256 {sha256} any more", path.display())]
+    ChangedImage {
+        /// The file.
+        path: PathBuf,
+        /// Its id in the dataset.
+        id: String,
+        /// Lower-case hex SHA-256 of what it held.
+        sha256: String,
+    },
     /// A user's own images cannot be made a dataset.
     #[error("cannot import `{origin}`: {reason}")]
     Import {

@@ -34,6 +34,9 @@ pub(super) struct Arguments {
     /// Write one array, (images, 2 D) f32, each row CLS then mean patch, instead of JSON lines on stdout.
     #[arg(long, value_name = "FILE")]
     npy: Option<PathBuf>,
+    /// Turn photographs as their EXIF orientation says; `false` is for parity with torchvision's loaders.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    exif: bool,
     #[command(flatten)]
     images: Images,
 }
@@ -49,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
         let batches = Batches::new(arguments.images.paths(), BATCH);
-        for batch in ahead::look(scope, batches, frozen.clone()) {
+        for batch in ahead::look(scope, batches, frozen.clone(), arguments.exif) {
             let seen = batch?.into_iter().map(|Looked { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =
                 seen.collect::<Result<Vec<_>>>()?.into_iter().unzip();

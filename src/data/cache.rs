@@ -14,10 +14,11 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
+use super::image::Mode;
 use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
 use super::manifest::{Form, Layout, Manifest, OwnParquet};
-use super::parquet::{Columns, extract};
+use super::parquet::{self, Columns, extract};
 use super::source::Source;
 use super::{archive, hex};
 use crate::config::Protocol;
@@ -53,16 +54,22 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         None => folder.join("files"),
     };
     let at_hand = || -> Result<Option<Opened>> {
-        let Some(index) = Index::load(&folder.join("index.json")) else {
+        let Some(mut index) = Index::load(&folder.join("index.json")) else {
             return Ok(None);
         };
-        let Some(listed) = index
-            .listed(&of_protocol)
-            .filter(|listed| index.is_whole(Some(listed), &root))
-            .cloned()
-        else {
+        let Some(listed) = index.listed(&of_protocol).cloned() else {
             return Ok(None);
         };
+        let touched = index.touched(Some(&listed), &root);
+        if !index.recheck(&touched, &root).is_empty() {
+            return Ok(None);
+        }
+        if !touched.is_empty()
+            && let Err(error) = index.write(&folder.join("index.json"))
+        {
+            // Only time is lost, e.g. with a cache that is read-only.
+            tracing::debug!("{error}: touched images will be hashed again next time");
+        }
         listed.check_counts(source)?;
         let root = root.clone();
         Ok(Some(Opened { index, listed, root }))
@@ -80,15 +87,28 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         remove_leftovers(cache)?;
     }
     // Unpacked for another protocol, or before the manifest changed.
-    if let Some(mut index) = Index::load(&folder.join("index.json")).filter(|index| index.is_whole(None, &root)) {
-        let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
-        index.write(&folder.join("index.json"))?;
-        return Ok(Opened { index, listed, root });
+    if let Some(mut index) = Index::load(&folder.join("index.json")) {
+        let touched = index.touched(None, &root);
+        let changed = index.recheck(&touched, &root);
+        let own = source.manifest.directory.is_some();
+        if let Some(first) = changed.first() {
+            let (name, count) = (&source.manifest.name, changed.len());
+            let done = if own { "looked at anew" } else { "unpacked again" };
+            tracing::warn!(
+                "dataset `{name}`: {count} images were changed or removed, `{first}` first: they are {done}"
+            );
+        }
+        if own || changed.is_empty() {
+            index.forget(&changed);
+            let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
+            index.write(&folder.join("index.json"))?;
+            return Ok(Opened { index, listed, root });
+        }
     }
     let partial = Partial(temporary(&folder, "partial"));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let unpacked = unpack(source, &partial.0)?;
-    let mut index = Index::default();
+    let mut index = Index::new(mode(source)?);
     let listed = list(&mut index, source, protocol, &of_protocol, &unpacked)?;
     index.write(&partial.0.join("index.json"))?;
     if folder.exists() {
@@ -106,6 +126,21 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
     Ok(Opened { index, listed, root })
 }
 
+/// What the index has, if there is one: nothing is checked.
+pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Option<Opened>> {
+    let (key, of_protocol) = keys(source, protocol)?;
+    let folder = cache.join(&key);
+    let root = match &source.manifest.directory {
+        Some(directory) => source.manifest.resolve(directory),
+        None => folder.join("files"),
+    };
+    let index = Index::load(&folder.join("index.json"));
+    Ok(index.and_then(|index| {
+        let listed = index.listed(&of_protocol).cloned()?;
+        Some(Opened { index, listed, root })
+    }))
+}
+
 /// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
 pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
@@ -114,7 +149,7 @@ pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Resul
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let root = unpack(source, &partial.0)?;
     let listing = read_labels(source, protocol, &root)?;
-    Index::default().survey(source, protocol, "", listing, &root)
+    Index::new(mode(source)?).survey(source, protocol, "", listing, &root)
 }
 
 /// Brings all files into `folder/files`, or names the folder that the manifest does.
@@ -147,6 +182,14 @@ fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
         archive::unpack(&file.path, &root)?;
     }
     Ok(root)
+}
+
+/// What the parquet files of a dataset say of the mode of their images.
+fn mode(source: &Source) -> Result<Option<Mode>> {
+    match (source.form, &source.manifest.hub) {
+        (Form::Hub, Some(hub)) => parquet::image_mode(&source.files, &hub.image),
+        _ => Ok(None),
+    }
 }
 
 fn read_labels(source: &Source, protocol: Protocol, root: &Path) -> Result<layout::Listing> {

@@ -32,9 +32,6 @@ use written::{TableFile, Written};
 pub const HOLDOUT: f64 = 0.3;
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
-/// Qwen's image processor refuses images whose sides differ by more than this factor (`smart_resize` of
-/// transformers 5.24, `MAX_RATIO`).
-pub const MOST_RATIO: u32 = 200;
 
 /// What a user says about the images besides where they are.
 #[derive(Debug, Clone, Default)]
@@ -96,9 +93,6 @@ pub struct Imported {
     pub small_classes: Vec<(String, String)>,
     /// Share of each class that is kept for the test, where the images came without a split.
     pub holdout: Option<f64>,
-    /// Images of which one side is so much longer than the other that Qwen's image processor refuses them: id, width,
-    /// height.
-    pub narrow: Vec<(String, u32, u32)>,
     /// Images on both sides.
     pub twins: Twins,
 }
@@ -234,22 +228,17 @@ impl Found {
             self.write(&path, &unreadable, &small_classes)?;
             opened = super::open(&self.name, datasets, cache);
         }
-        let narrow = match opened {
-            Ok(_) => twins::narrow(&self.name, datasets, cache),
-            Err(_) => Ok(Vec::new()),
-        };
-        match (opened, narrow) {
-            (Ok(dataset), Ok(narrow)) => Ok(Imported {
+        match opened {
+            Ok(dataset) => Ok(Imported {
                 twins: Twins::of(&dataset),
                 dataset,
                 manifest: path,
                 unreadable,
                 small_classes,
                 holdout: self.holdout(),
-                narrow,
                 rename: self.rename,
             }),
-            (Err(error), _) | (_, Err(error)) => {
+            Err(error) => {
                 // The first error is the one to report.
                 drop(std::fs::remove_file(&path));
                 Err(self.of_parquet(error))

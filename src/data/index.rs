@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::archive::plain_parts;
+use super::image::{Decoding, Mode};
 use super::layout::{Item, Listing};
 use super::manifest::{Expect, Form, Manifest};
-use super::source::Source;
-use super::{Dataset, LabelledImage, cache, provenance};
+use super::source::{self, Source};
+use super::{Dataset, LabelledImage, Stamp, cache, provenance};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use look::all_or_first_error;
@@ -20,13 +21,17 @@ use order::Order;
 mod look;
 mod order;
 
-const SCHEMA: u32 = 2;
+/// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
+const SCHEMA: u32 = 3;
 
 /// The content of `index.json`: what is known of each image, and which of them each protocol has.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Index {
     schema: u32,
+    /// What a `datasets.Image(mode=…)` in the dataset asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
     /// By path below the root.
     images: BTreeMap<String, Facts>,
     protocols: Vec<Listed>,
@@ -92,17 +97,62 @@ impl Index {
         self.protocols.iter().find(|listed| listed.key == key)
     }
 
-    /// Whether the images of a protocol, or all of them, lie where they did, with their sizes.
-    pub(super) fn is_whole(&self, listed: Option<&Listed>, root: &Path) -> bool {
-        let lies = |file: &str, facts: &Facts| {
-            std::fs::metadata(root.join(file)).is_ok_and(|metadata| metadata.len() == facts.bytes)
+    /// An index of nothing yet, of images in this mode.
+    pub(super) fn new(mode: Option<Mode>) -> Self {
+        Self {
+            schema: SCHEMA,
+            mode,
+            ..Self::default()
+        }
+    }
+
+    /// How its images are decoded.
+    pub(super) fn decoding(&self) -> Decoding {
+        Decoding {
+            mode: self.mode,
+            ..Decoding::default()
+        }
+    }
+
+    /// Images of a protocol, or all of them, whose files were touched since they were looked at: by their stamps, which a
+    /// glance at each file tells.
+    pub(super) fn touched(&self, listed: Option<&Listed>, root: &Path) -> Vec<String> {
+        let touched = |file: &&str| {
+            let stamp = self.images.get(*file).map(|facts| &facts.stamp);
+            stamp.is_none() || Stamp::of(&root.join(file)).ok().as_ref() != stamp
         };
-        match listed {
-            None => self.images.iter().all(|(file, facts)| lies(file, facts)),
-            Some(listed) => {
-                let known = |image: &Labelled| self.images.get(image.file()).is_some_and(|f| lies(image.file(), f));
-                listed.images.iter().all(known)
+        let files: Vec<&str> = match listed {
+            None => self.images.keys().map(String::as_str).collect(),
+            Some(listed) => listed.images.iter().map(Labelled::file).collect(),
+        };
+        files.into_par_iter().filter(touched).map(str::to_owned).collect()
+    }
+
+    /// Hashes files that were touched; those that hold the bytes they did are marked as looked at now, the others are given
+    /// back: changed, gone or never seen.
+    pub(super) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
+        let again = |file: &String| {
+            let known = self.images.get(file)?;
+            let path = root.join(file);
+            let stamp = Stamp::of(&path).ok()?;
+            let sha256 = source::hash(&path, "sha256").ok()?;
+            (sha256 == known.sha256).then_some(stamp)
+        };
+        let stamps: Vec<Option<Stamp>> = touched.par_iter().map(again).collect();
+        let mut changed = Vec::new();
+        for (file, stamp) in touched.iter().zip(stamps) {
+            match (self.images.get_mut(file), stamp) {
+                (Some(facts), Some(stamp)) => facts.stamp = stamp,
+                _ => changed.push(file.clone()),
             }
+        }
+        changed
+    }
+
+    /// Has images looked at anew when they are listed next.
+    pub(super) fn forget(&mut self, files: &[String]) {
+        for file in files {
+            self.images.remove(file);
         }
     }
 
@@ -137,6 +187,9 @@ impl Index {
                 sha256: facts.map(|facts| facts.sha256.clone()).unwrap_or_default(),
                 group: image.group,
                 dhash: facts.map_or(0, |facts| facts.dhash),
+                size: facts.map(|facts| (facts.width, facts.height)),
+                decoding: self.decoding(),
+                stamp: facts.map(|facts| facts.stamp.clone()),
             });
         }
         Dataset {
@@ -151,6 +204,7 @@ impl Index {
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: listed.left_out,
+            refused: Vec::new(),
             coop: manifest
                 .coop
                 .clone()
@@ -235,7 +289,7 @@ impl Index {
             }
         }
         let look_at = |image: &Labelled| {
-            let facts = look(&root.join(image.file()), &image.id)?;
+            let facts = look(&root.join(image.file()), &image.id, self.decoding())?;
             let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
             let facts = facts.ok_or_else(|| {
                 fail(format!(

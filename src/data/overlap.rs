@@ -4,8 +4,8 @@ use image::imageops::{self, FilterType};
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
-use super::{Dataset, LabelledImage, image::decode};
-use crate::error::{Error, Result};
+use super::{Dataset, LabelledImage, image::luma};
+use crate::error::Result;
 
 /// A pool image and a test image that look alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +26,7 @@ pub struct Pair {
 #[must_use]
 pub fn dhash(image: &RgbImage) -> u64 {
     let grey = GrayImage::from_fn(image.width(), image.height(), |x, y| {
-        let [r, g, b] = image.get_pixel(x, y).0.map(u32::from);
-        // Pillow's fixed-point weights of `convert("L")`.
-        image::Luma([((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8])
+        image::Luma([luma(image.get_pixel(x, y).0)])
     });
     let small = imageops::resize(&grey, 9, 8, FilterType::Lanczos3);
     let brighter = |row: u32, column: u32| {
@@ -98,8 +96,7 @@ pub fn count_pairs(pool: &[u64], test: &[u64], within: u32, most: usize) -> (usi
 }
 
 fn hash_of(image: &LabelledImage) -> Result<u64> {
-    let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-    Ok(dhash(&decode(&bytes, &image.id)?))
+    Ok(dhash(&image.pixels()?))
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use ::parquet::file::serialized_reader::SerializedFileReader;
 use ::parquet::schema::types::SchemaDescriptor;
 use bytes::Bytes;
 
+use super::image::Mode;
+use super::source::Placed;
 use crate::error::{Error, Result};
 use column::{Column, Group, Label, LabelColumn};
 use source::Source;
@@ -135,6 +137,40 @@ pub fn read_bytes(
     guarded(path, || {
         Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
     })
+}
+
+/// The mode that the files' metadata asks of the images in a column: that of `datasets.Image(mode=…)`.
+///
+/// # Errors
+/// [`Error::Parquet`] names the file when it is damaged, asks for a mode that is not supported, or for another than the
+/// first file.
+pub(super) fn image_mode(files: &[Placed], image: &str) -> Result<Option<Mode>> {
+    let mut common = None;
+    for file in files {
+        let path = &file.path;
+        let source = Source::file(path)?;
+        let mode = guarded(path, || {
+            check::footer(&source).map_err(wrong(path))?;
+            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
+            let entries = file
+                .metadata()
+                .file_metadata()
+                .key_value_metadata()
+                .into_iter()
+                .flatten();
+            let json = entries
+                .filter(|entry| entry.key == "huggingface")
+                .find_map(|entry| entry.value.as_deref());
+            let named = json.and_then(|json| names::image_mode(json, image));
+            named.map(|name| Mode::named(&name)).transpose().map_err(wrong(path))
+        })?;
+        if *common.get_or_insert(mode) != mode {
+            return Err(wrong(path)(
+                "its images have another `mode` than those of the first file".into(),
+            ));
+        }
+    }
+    Ok(common.flatten())
 }
 
 fn wrong(path: &Path) -> impl Fn(String) -> Error + '_ {

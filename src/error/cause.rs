@@ -114,6 +114,8 @@ pub enum Cause {
     OtherClasses,
     /// An image of a dataset.
     Image,
+    /// An image file is not the one that the dataset was made of.
+    ChangedImage,
     /// An image whose sides differ too much.
     AspectRatio,
     /// Not one image could be read.
@@ -388,6 +390,10 @@ impl Cause {
                 "take another `--protocol`, in a config `protocol`: `kshot data show` says what the dataset has"
             }
             Self::OtherClasses => "evaluate on the dataset and with the `--protocol` that the adapter was trained with",
+            Self::ChangedImage => {
+                "put the file back, or run the same command again: the dataset is looked at anew and cells of other images get \
+                 their own `run_id`"
+            }
             Self::Image => "replace the file, or list it under `skip` in the dataset's manifest to leave it out",
             Self::AspectRatio => "crop the image or leave it out: the longer side may be at most 200 times the shorter",
             Self::NoImage => "each of them is named above, or in the answers, with the reason",
@@ -581,6 +587,7 @@ impl Error {
             Self::Parquet { .. } => Cause::Parquet,
             Self::Dataset { .. } => Cause::Dataset,
             Self::Image { .. } => Cause::Image,
+            Self::ChangedImage { .. } => Cause::ChangedImage,
             Self::NotFetchable { files, .. } => super::missing::cause(files),
             Self::Hub { .. } => Cause::NotFoundThere,
             Self::DiskSpace { .. } => Cause::NoRoom,

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
 use super::augment;
-use super::resize::resize;
+use super::resize::{resize, resize_part};
 use crate::error::{Error, Result};
 
 /// Pillow's number of the bicubic filter.
@@ -216,21 +216,26 @@ impl ImageProcessor {
     #[must_use]
     pub fn framed(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
-        let resized = match self.resize {
-            None => image.clone(),
-            Some(Resize::To { height, width }) => resize(image, width, height),
+        let to = match self.resize {
+            None => (width, height),
+            Some(Resize::To { height, width }) => (width, height),
             Some(Resize::ShortestEdge(edge)) => {
                 let (short, long) = (width.min(height), width.max(height));
-                // Images are far smaller than 2³² pixels; an empty one stays empty.
-                let long = (u64::from(edge) * u64::from(long) / u64::from(short.max(1))) as u32;
-                let (width, height) = if width <= height { (edge, long) } else { (long, edge) };
-                resize(image, width, height)
+                let long = u64::from(edge) * u64::from(long) / u64::from(short.max(1));
+                let long = u32::try_from(long).unwrap_or(u32::MAX);
+                if width <= height { (edge, long) } else { (long, edge) }
             }
         };
-        match self.crop {
-            None => resized,
-            Some((height, width)) => centre(&resized, width, height),
-        }
+        let Some((height, width)) = self.crop else {
+            return resize(image, to.0, to.1);
+        };
+        // The middle `width` x `height` pixels; what is missing is black, the odd pixel to the right and bottom.
+        let (from_x, to_x, columns) = overlap(to.0, width);
+        let (from_y, to_y, rows) = overlap(to.1, height);
+        let middle = resize_part(image, to, from_x..from_x + columns, from_y..from_y + rows);
+        let mut out = RgbImage::new(width, height);
+        imageops::replace(&mut out, &middle, i64::from(to_x), i64::from(to_y));
+        out
     }
 
     /// All that [`ImageProcessor::framed`] depends on, as a part of a file name.
@@ -273,16 +278,6 @@ impl ImageProcessor {
         }
         planes
     }
-}
-
-/// The middle `width` x `height` pixels; what is missing is black, the odd pixel to the right and bottom.
-fn centre(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let (from_x, to_x, columns) = overlap(image.width(), width);
-    let (from_y, to_y, rows) = overlap(image.height(), height);
-    let mut out = RgbImage::new(width, height);
-    let middle = imageops::crop_imm(image, from_x, from_y, columns, rows).to_image();
-    imageops::replace(&mut out, &middle, i64::from(to_x), i64::from(to_y));
-    out
 }
 
 /// Along one side: where the middle starts in the source and in the target, and how long it is.
@@ -347,6 +342,23 @@ mod tests {
             processor(r#"{"do_resize": false, "crop_size": 5, "do_normalize": false, "do_rescale": false}"#).unwrap();
         let pixels = processor.pixels(&RgbImage::from_pixel(2, 9, image::Rgb([7, 8, 9])));
         assert_eq!(pixels[..10], [0., 7., 7., 0., 0., 0., 7., 7., 0., 0.]);
+    }
+
+    /// Whole it would take 20 GB.
+    #[test]
+    fn an_image_of_one_row_is_framed_without_resizing_all_of_it() {
+        let processor = processor(r#"{"do_normalize": false, "do_rescale": false}"#).unwrap();
+        let image = RgbImage::from_fn(100_000, 1, |x, _| image::Rgb([(x / 400) as u8; 3]));
+        let pixels = processor.pixels(&image);
+        assert_eq!(pixels.len(), 3 * 224 * 224);
+        assert!(pixels.iter().all(|value| (124.0..=126.0).contains(value)));
+        let upright = RgbImage::from_fn(1, 100_000, |_, y| image::Rgb([(y / 400) as u8; 3]));
+        assert!(
+            processor
+                .pixels(&upright)
+                .iter()
+                .all(|value| (124.0..=126.0).contains(value))
+        );
     }
 
     #[test]

@@ -211,12 +211,18 @@ impl PatchProcessor {
         Ok(Patches { values, grid })
     }
 
+    /// Whether an image of this size is too long for its width, or too wide: whatever else the processor's settings are.
+    #[must_use]
+    pub fn refuses(width: u32, height: u32) -> bool {
+        height == 0 || width == 0 || height.max(width) > MAX_ASPECT.saturating_mul(height.min(width))
+    }
+
     /// (height, width) that an image is resized to: `smart_resize` of transformers.
     ///
     /// # Errors
     /// [`Error::Image`] when the image is empty or more than 200 times as long as wide.
     pub fn size(&self, height: u32, width: u32) -> Result<(u32, u32)> {
-        if height == 0 || width == 0 || height.max(width) > MAX_ASPECT.saturating_mul(height.min(width)) {
+        if Self::refuses(width, height) {
             let reason =
                 format!("{width} x {height} pixels: the longer side must be at most {MAX_ASPECT} times the other");
             return Err(Error::Image {

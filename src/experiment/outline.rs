@@ -6,7 +6,7 @@ use crate::config::{Learner, Sweep};
 use crate::data::manifest::{self, Expect, Form, Manifest};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
-use crate::experiment::plan::{self, Cell, Places, folds, learners_at};
+use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_refused};
 use crate::models::repository;
 use crate::results::identity::CellKey;
 
@@ -111,7 +111,10 @@ impl Outline {
         let (mut cells, mut sources) = (Vec::new(), Vec::new());
         for name in &sweep.datasets {
             let (images, classes) = match data::open_for(name, sweep.protocol, &places.datasets, &places.cache) {
-                Ok(dataset) => (Images::of(&dataset), dataset.classes.len()),
+                Ok(dataset) => {
+                    let dataset = without_refused(dataset, &sweep.learners);
+                    (Images::of(&dataset), dataset.classes.len())
+                }
                 Err(error @ Error::NotFetched { .. }) => {
                     let manifest = manifest::load(&places.datasets, name)?;
                     let forms = manifest.forms(sweep.protocol).unwrap_or_default();

@@ -20,7 +20,6 @@ use rayon::prelude::*;
 
 use crate::config::Chosen;
 use crate::data::LabelledImage;
-use crate::data::image::decode;
 use crate::error::{Cause, Error, Result};
 use crate::prediction::{Names, Prediction};
 pub use training::Keep;
@@ -151,13 +150,7 @@ pub struct Fit {
 /// # Errors
 /// The first unreadable image, by name.
 pub(crate) fn read_images(images: &[LabelledImage]) -> Result<Vec<image::RgbImage>> {
-    images
-        .par_iter()
-        .map(|image| {
-            let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-            decode(&bytes, &image.path.display().to_string())
-        })
-        .collect()
+    images.par_iter().map(LabelledImage::pixels).collect()
 }
 
 /// The row for one image of a classifier that names one class and perhaps a distribution.

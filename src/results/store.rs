@@ -304,6 +304,10 @@ impl Store {
                 None => return Err(malformed(path, "prediction file", "it is missing")),
             }
         };
+        if classes != record.classes {
+            let reason = "its class names are not those of the cell record";
+            return Err(malformed(path, "prediction file", reason));
+        }
         if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
             return Err(malformed(
                 path,

@@ -1,7 +1,6 @@
 //! The proof that a results folder holds what it says: every number is computed again from the stored predictions.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::hex;
+use crate::data::split::Split;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
 use crate::results::calibration::Calibration;
@@ -18,6 +18,12 @@ use crate::results::record::{Record, count_groups};
 use crate::results::store::Store;
 use crate::results::{file, ledger};
 
+mod identity;
+mod images;
+mod sweep;
+
+pub use images::{Images, images};
+
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 pub struct Findings {
@@ -25,6 +31,13 @@ pub struct Findings {
     pub cells: usize,
     /// Predictions that their metrics were computed from again.
     pub predictions: usize,
+    /// Cells whose `run_id` was computed again from what is stored.
+    pub identities: usize,
+    /// Cells of before recipe 3 without their split, of which it cannot be.
+    pub unproved: usize,
+    /// Images behind the cells whose files were hashed again, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
     /// Cells whose split lies in the folder and is the one they were run on; the compact form keeps no splits.
     pub splits: usize,
     /// Files that came out the same when they were rebuilt.
@@ -84,7 +97,8 @@ pub fn verify(store: &Store) -> Result<Findings> {
                 for reason in recomputed(&record, &rows) {
                     findings.problem(store, &store.cell_path(&run_id), reason);
                 }
-                split(store, &record, &rows, &mut findings)?;
+                let drawn = split(store, &record, &rows, &mut findings)?;
+                identity::check(store, &record, &rows, drawn.as_ref(), &mut findings)?;
                 records.push(record);
             }
             Ok(None) => {} // removed meanwhile
@@ -92,6 +106,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
             Err(error) => return Err(error),
         }
     }
+    identity::swapped(store, &records, &mut findings);
     tables(store, &records, &mut findings)?;
     for (path, _) in store.leftovers(|_| true)? {
         let path = path.strip_prefix(store.folder()).unwrap_or(&path).display().to_string();
@@ -151,34 +166,45 @@ fn value(calibration: &Option<Calibration>) -> Value {
     serde_json::to_value(calibration).unwrap_or_default()
 }
 
-/// Checks that the split of a cell is the one it was run on, and that the predictions are of its test images.
-fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Findings) -> Result<()> {
+/// Checks that the split of a cell is the one it was run on, and that the predictions are of its test images; gives it if so.
+fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Findings) -> Result<Option<Split>> {
     let path = store.split_path(&record.key);
     // The compact form has none: they follow from config and seed.
     if !path.parent().is_some_and(Path::is_dir) {
-        return Ok(());
+        return Ok(None);
     }
     let Some(bytes) = file::read_if_present(&path)? else {
         findings.problem(store, &path, format!("the split of {} is missing", record.key));
-        return Ok(());
+        return Ok(None);
     };
     if hex(&Sha256::digest(&bytes)) != record.split_sha256 {
         let reason = format!("it is not the split that {} was run on", record.key);
         findings.problem(store, &path, reason);
-        return Ok(());
+        return Ok(None);
     }
-    let split: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let items = |role: &str| split[role].as_array().cloned().unwrap_or_default();
-    let test = items("test");
-    let same = test.len() == rows.len()
-        && (test.iter().zip(rows)).all(|(item, row)| item["id"] == row.id && item["sha256"] == row.sha256);
-    if !same || items("train").len() != record.n_train {
+    let split: Split = match serde_json::from_slice(&bytes) {
+        Ok(split) => split,
+        Err(error) => {
+            findings.problem(store, &path, format!("it is no split: {error}"));
+            return Ok(None);
+        }
+    };
+    let same = split.test.len() == rows.len()
+        && (split.test.iter().zip(rows))
+            .all(|(item, row)| item.id == row.id && item.sha256 == row.sha256 && item.class == row.truth);
+    let key = &record.key;
+    let own = split.dataset == key.dataset
+        && split.protocol == key.protocol
+        && split.shots == key.shots
+        && split.seed == key.seed
+        && split.classes == record.classes;
+    if !same || !own || split.train.len() != record.n_train {
         let reason = format!("{} was not run on the images of this split", record.key);
         findings.problem(store, &path, reason);
-        return Ok(());
+        return Ok(None);
     }
     findings.splits += 1;
-    Ok(())
+    Ok(Some(split))
 }
 
 /// Rebuilds the tables of the cells that the ledger lists.
@@ -211,14 +237,29 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
         findings.problem(store, &path, reason);
     }
     let unlisted = records.len() - of_ledger.len();
-    if unlisted > 0 {
+    if unlisted > 0 && !store.folder().join("splits").is_dir() {
+        // `kshot promote` writes the cells of the ledger and no others.
+        findings.problem(store, &path, format!("{unlisted} cells that are there are not in it"));
+    } else if unlisted > 0 {
         findings
             .notes
             .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
     }
-    for (name, again) in store.tables(&of_ledger)? {
+    sweep::check(store, &of_ledger, findings)?;
+    let tables = match store.tables(&of_ledger) {
+        Err(Error::Malformed { path, reason, .. }) => {
+            findings.problem(store, &path, reason);
+            return Ok(());
+        }
+        other => other?,
+    };
+    for (name, again) in tables {
         let path = store.folder().join(name);
-        if fs::read(&path).map_err(Error::io("read", &path))? == again {
+        let Some(bytes) = file::read_if_present(&path)? else {
+            findings.problem(store, &path, "it is missing".into());
+            continue;
+        };
+        if bytes == again {
             findings.rebuilt.push(name.into());
         } else {
             findings.problem(store, &path, "it is not what its cells give when it is rebuilt".into());

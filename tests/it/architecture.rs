@@ -1,4 +1,4 @@
-//! The house stands on its floors: imports go down only, files stay readable.
+//! The house stands on its floors: imports go down only.
 
 use std::collections::HashMap;
 use std::fs;

@@ -36,6 +36,7 @@ mod hints;
 mod hostile;
 mod image_cache;
 mod image_major;
+mod images;
 mod import;
 mod kill;
 mod ledger;

@@ -86,8 +86,8 @@ fn image(row: &Prediction) -> LabelledImage {
         class: row.truth,
         sha256: row.sha256.clone(),
         group: row.group.clone(),
-        dhash: 0,
         path: "".into(),
+        ..LabelledImage::default()
     }
 }
 

@@ -10,10 +10,12 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{output, places};
+use crate::config::Learner;
 use crate::data::Dataset;
 use crate::data::fetch::Remote;
 use crate::data::import::{self, Asked, Imported, Named, Twins};
 use crate::error::Result;
+use crate::experiment::plan::refuses;
 
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
@@ -98,19 +100,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     warn(&mut notes, &left_out, "is left out");
     warn(&mut notes, &imported.unreadable, "cannot be read and is skipped");
     warn(&mut notes, &imported.small_classes, "is a class that is left out");
-    let narrow = imported.narrow.iter().map(|(id, width, height)| {
-        (
-            id.clone(),
-            format!(
-                "{width} × {height} pixels, of which no side may be {} times the other",
-                import::MOST_RATIO
-            ),
-        )
-    });
     warn(
         &mut notes,
-        &narrow.collect::<Vec<_>>(),
-        "is refused by Qwen3-VL learners",
+        &too_long(&imported.dataset),
+        "is refused by Qwen3-VL, and left out for all learners by a sweep with one",
     );
     notes += &twins(&imported.twins);
     // If stderr is gone there is nobody left to tell.
@@ -155,6 +148,20 @@ fn twins(twins: &Twins) -> String {
         }
     }
     text
+}
+
+/// Images that a kind of model refuses for their size.
+fn too_long(dataset: &Dataset) -> Vec<(String, String)> {
+    let Ok(writer) = Learner::parse("qwen3-vl-lora", Path::new("model"), &[]) else {
+        return Vec::new();
+    };
+    let sides = [&dataset.pool, &dataset.val, &dataset.test];
+    let refused = sides.into_iter().flatten().filter_map(|image| {
+        let (width, height) = image.size.filter(|(width, height)| refuses(&writer, *width, *height))?;
+        let reason = format!("{width} × {height} pixels, of which no side may be more than 200 times the other");
+        Some((image.id.clone(), reason))
+    });
+    refused.collect()
 }
 
 /// `owner/name`, if nothing on this machine is called so.

@@ -1,15 +1,9 @@
-//! What an import says of single images: the same on both sides, or too narrow for a learner.
+//! What an import says of single images: the same on both sides.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use super::MOST_RATIO;
-use crate::config::Protocol;
-use crate::data::fetch::HubPlaces;
 use crate::data::overlap::{NEAR, count_pairs};
-use crate::data::source::Source;
-use crate::data::{Dataset, cache, manifest_of};
-use crate::error::Result;
+use crate::data::Dataset;
 
 /// Pairs of hashes that are compared: more would take minutes.
 const COMPARED: usize = 4_000_000_000;
@@ -72,24 +66,4 @@ impl Twins {
             same,
         }
     }
-}
-
-/// Images whose sides differ by more than [`MOST_RATIO`]: id, width, height.
-pub(super) fn narrow(name: &str, datasets: &Path, cache: &Path) -> Result<Vec<(String, u32, u32)>> {
-    let manifest = manifest_of(name, datasets, cache)?;
-    let cache = cache.join("datasets").join(name);
-    let mut source = Source::choose(&manifest, Protocol::Clean, &HubPlaces::from_env())?;
-    source.verify(&cache)?;
-    let opened = cache::indexed(&source, Protocol::Clean, &cache)?;
-    let mut narrow = Vec::new();
-    for (id, file) in opened.listed.files() {
-        let Some(facts) = opened.index.facts(file) else {
-            continue;
-        };
-        let (long, short) = (facts.width.max(facts.height), facts.width.min(facts.height));
-        if u64::from(long) > u64::from(short) * u64::from(MOST_RATIO) {
-            narrow.push((id.to_owned(), facts.width, facts.height));
-        }
-    }
-    Ok(narrow)
 }

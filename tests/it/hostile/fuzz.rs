@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout, reason = "says what was done or skipped")]
 
 mod lists;
-mod mutate;
+pub mod mutate;
 mod readers;
 mod results;
 

@@ -159,7 +159,16 @@ fn jpeg_seeds() -> Vec<Vec<u8>> {
         encoded(ImageFormat::Jpeg),
         started.finish().unwrap(),
         include_bytes!("../../../fixtures/images/cmyk.jpg").to_vec(),
+        include_bytes!("../../../fixtures/images/phone.jpg").to_vec(),
     ]
+}
+
+/// Whole, and a screen of nothing.
+fn gif_seeds() -> Vec<Vec<u8>> {
+    let whole = encoded(ImageFormat::Gif);
+    let mut empty = whole.clone();
+    empty[6..10].fill(0);
+    vec![whole, empty]
 }
 
 fn png_seeds() -> Vec<Vec<u8>> {
@@ -173,6 +182,7 @@ fn png_seeds() -> Vec<Vec<u8>> {
         encoded(ImageFormat::Png),
         written(&[1, 2, 3, 4], ExtendedColorType::L8),
         written(&[9; 32], ExtendedColorType::Rgba16),
+        include_bytes!("../../../fixtures/images/phone.png").to_vec(),
     ]
 }
 
@@ -180,6 +190,7 @@ fn png_seeds() -> Vec<Vec<u8>> {
 fn webp_seeds() -> Vec<Vec<u8>> {
     vec![
         encoded(ImageFormat::WebP),
+        include_bytes!("../../../fixtures/images/phone.webp").to_vec(),
         hex(
             "52494646540000005745425056503820480000001002009d012a0900070004006825b00274ba0002732039b1\
              c000feece0a62a4ec063f7e59e5b500bad6a74e23acba24d64b78cda9d636409fea6feef9f94345c2228e6ab\
@@ -296,7 +307,7 @@ pub const READERS: &[Reader] = &[
     },
     Reader {
         name: "gif",
-        seeds: || vec![encoded(ImageFormat::Gif)],
+        seeds: gif_seeds,
         repair: nothing,
         read: image,
     },
