@@ -8,6 +8,7 @@
 )]
 #![expect(unreachable_pub, reason = "test modules are seen from this binary only")]
 
+mod adapters;
 mod architecture;
 mod backend;
 mod backend_support;
