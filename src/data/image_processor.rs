@@ -59,7 +59,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let unreadable = |e: std::io::Error| fail(path, format!("cannot be read: {e}"));
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > LONGEST {
-        return Err(fail(path, format!("has {size} bytes, the most that is read are {LONGEST}")));
+        return Err(fail(
+            path,
+            format!("has {size} bytes, the most that is read are {LONGEST}"),
+        ));
     }
     std::fs::read(path).map_err(unreadable)
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use sha2::{Digest as _, Sha256};
 
-use crate::data::{LabelledImage, hex};
 use crate::data::image_processor::image_settings;
+use crate::data::{LabelledImage, hex};
 use crate::error::{Error, Result};
 use crate::example::{Captions, Fill, ImageCache, ImageProcessor, written};
 use crate::method::features::views;

@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn quantised_weights_are_told_by_the_config() {
         for method in ["fp8", "gptq", "awq", "bitsandbytes"] {
-            let config = format!(r#"{{"model_type": "qwen3_vl", "quantization_config": {{"quant_method": "{method}"}}}}"#);
+            let config =
+                format!(r#"{{"model_type": "qwen3_vl", "quantization_config": {{"quant_method": "{method}"}}}}"#);
             let error = Architecture::parse(config.as_bytes(), Path::new("config.json")).unwrap_err();
             assert!(error.to_string().contains("quantization_config") && error.to_string().contains(method));
         }

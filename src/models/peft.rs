@@ -86,7 +86,9 @@ impl Folder {
             return Err(Error::Checkpoint {
                 path: dir.join(PICKLED),
                 reason: "holds its weights as Python objects, which are not read".into(),
-                remedy: format!("save the adapter again with PEFT (`model.save_pretrained(DIR)`), which writes `{WEIGHTS}`"),
+                remedy: format!(
+                    "save the adapter again with PEFT (`model.save_pretrained(DIR)`), which writes `{WEIGHTS}`"
+                ),
             });
         }
         let mut weights = Weights::from_files(&file, std::slice::from_ref(&file))?;
@@ -116,7 +118,7 @@ impl Folder {
         })
     }
 
-    /// Whether the module has an update.
+    /// Tells whether the module has an update.
     pub(super) fn holds(&self, module: &str) -> bool {
         self.rank(module).is_some()
     }
@@ -167,7 +169,7 @@ impl Folder {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
-    /// How many adapted modules, and whether the base under them is another one than `weight` itself.
+    /// Whether A and B stand on another base than the model's own.
     pub(super) fn changes_base(&self) -> bool {
         self.settings.init != Init::Plain
     }
@@ -186,7 +188,10 @@ impl Folder {
         let full = |module: &str| format!("{}{module}", self.prefix);
         let Some(module) = names.iter().find(|name| self.holds(name)) else {
             let known = !self.settings.targets.unknown();
-            let wanted = names.iter().map(|name| full(name)).find(|name| self.settings.targets.hold(name));
+            let wanted = names
+                .iter()
+                .map(|name| full(name))
+                .find(|name| self.settings.targets.hold(name));
             self.absent.extend(wanted.filter(|_| known));
             return Ok(None);
         };
@@ -206,12 +211,20 @@ impl Folder {
         let (out, inputs) = weight.dims2()?;
         let (rank, scale) = (self.settings.rank(&name), self.settings.scale(&name));
         // PEFT's own start has no more directions than the weight.
-        let stored = if self.changes_base() { rank.min(out).min(inputs) } else { rank };
+        let stored = if self.changes_base() {
+            rank.min(out).min(inputs)
+        } else {
+            rank
+        };
         self.same_rank(module, stored, self.rank(module))?;
         self.found = true;
         let place = &on(device);
-        let a = self.weights.take(&format!("{module}.lora_A.weight"), &[stored, inputs], place)?;
-        let b = self.weights.take(&format!("{module}.lora_B.weight"), &[out, stored], place)?;
+        let a = self
+            .weights
+            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], place)?;
+        let b = self
+            .weights
+            .take(&format!("{module}.lora_B.weight"), &[out, stored], place)?;
         let update = Update { a, b, scale };
         let taken = match self.settings.init {
             Init::Plain => None,
@@ -285,7 +298,11 @@ impl Folder {
     /// # Errors
     /// [`Error::Checkpoint`] that lists what did not.
     pub(super) fn finish(self) -> Result<()> {
-        let left: Vec<String> = self.weights.left().map(|name| format!("`{name}`{}", kind(name))).collect();
+        let left: Vec<String> = self
+            .weights
+            .left()
+            .map(|name| format!("`{name}`{}", kind(name)))
+            .collect();
         if !left.is_empty() {
             let file = self.path.with_file_name(WEIGHTS);
             return Err(Error::Checkpoint {
@@ -345,11 +362,19 @@ fn kind(name: &str) -> &'static str {
         ("patch_embed", " (on a convolution)"),
         ("projection", " (on a convolution)"),
     ];
-    KINDS.iter().find(|(part, _)| name.contains(part)).map_or("", |(_, kind)| kind)
+    KINDS
+        .iter()
+        .find(|(part, _)| name.contains(part))
+        .map_or("", |(_, kind)| kind)
 }
 
 fn listed(names: &[String]) -> String {
-    let first = names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let first = names
+        .iter()
+        .take(LISTED)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(LISTED) {
         0 => first,
         more => format!("{first} and {more} more"),

@@ -36,7 +36,12 @@ fn predict(sandbox: &Sandbox, model: &Path, adapter: &Path, names: &[String], im
 }
 
 fn strings(value: &Value) -> Vec<String> {
-    value.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -49,7 +54,9 @@ fn log_probabilities_are_those_of_peft() {
             continue;
         };
         let expected: Value = serde_json::from_str(&text).unwrap();
-        let base = root().join("datasets/mini/models").join(expected["model"].as_str().unwrap());
+        let base = root()
+            .join("datasets/mini/models")
+            .join(expected["model"].as_str().unwrap());
         let names = strings(&expected["names"]);
         let output = predict(&sandbox, &base, &folder, &names, &images(&expected));
         assert!(output.status.success(), "{}: {}", folder.display(), stderr(&output));
@@ -84,7 +91,12 @@ fn changed(sandbox: &Sandbox, name: &str, change: impl FnOnce(&mut Value, &mut H
 
 /// The message of a refusal, which has a hint.
 fn refused(sandbox: &Sandbox, model: &Path, adapter: &Path) -> String {
-    let drawing = vec![root().join("tests/fixtures/predict/drawing-1.png").display().to_string()];
+    let drawing = vec![
+        root()
+            .join("tests/fixtures/predict/drawing-1.png")
+            .display()
+            .to_string(),
+    ];
     let output = predict(sandbox, model, adapter, &["tulip".into(), "cactus".into()], &drawing);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
@@ -140,9 +152,23 @@ fn what_changes_the_function_is_refused_by_name() {
             "layers_to_transform" => "target_modules",
             field => field,
         };
-        assert!(text.contains(named) || field == "target_modules" && text.contains("targets modules"), "{field}: {text}");
+        assert!(
+            text.contains(named) || field == "target_modules" && text.contains("targets modules"),
+            "{field}: {text}"
+        );
     }
-    for method in ["IA3", "LOHA", "LOKR", "ADALORA", "VERA", "OFT", "BOFT", "RANDLORA", "XLORA", "PROMPT_TUNING"] {
+    for method in [
+        "IA3",
+        "LOHA",
+        "LOKR",
+        "ADALORA",
+        "VERA",
+        "OFT",
+        "BOFT",
+        "RANDLORA",
+        "XLORA",
+        "PROMPT_TUNING",
+    ] {
         let adapter = changed(&sandbox, PLAIN, |config, _| config["peft_type"] = method.into());
         let text = refused(&sandbox, &writing_model(), &adapter);
         assert!(text.contains(&format!("`{method}`")), "{text}");
@@ -152,7 +178,8 @@ fn what_changes_the_function_is_refused_by_name() {
 #[test]
 fn what_changes_nothing_is_passed_over() {
     let sandbox = Sandbox::new();
-    let expected: Value = serde_json::from_slice(&fs::read(fixtures().join(PLAIN).join("expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_slice(&fs::read(fixtures().join(PLAIN).join("expected.json")).unwrap()).unwrap();
     let (names, images) = (strings(&expected["names"]), images(&expected));
     let ask = |adapter: &Path| {
         let output = predict(&sandbox, &writing_model(), adapter, &names, &images);
@@ -196,14 +223,20 @@ fn tensors_without_a_use_and_missing_ones_are_named() {
     ];
     for (end, shape) in surplus {
         let name = format!("{V}.{end}");
-        let adapter = changed(&sandbox, PLAIN, |_, tensors| drop(tensors.insert(name.clone(), zeros(shape))));
+        let adapter = changed(&sandbox, PLAIN, |_, tensors| {
+            drop(tensors.insert(name.clone(), zeros(shape)))
+        });
         let text = refused(&sandbox, &writing_model(), &adapter);
         assert!(text.contains(name.trim_start_matches("base_model.model.")), "{text}");
     }
-    let other = changed(&sandbox, PLAIN, |_, tensors| drop(tensors.insert("v_proj.lora_A.weight".into(), zeros(&[2, 128]))));
+    let other = changed(&sandbox, PLAIN, |_, tensors| {
+        drop(tensors.insert("v_proj.lora_A.weight".into(), zeros(&[2, 128])))
+    });
     assert!(refused(&sandbox, &writing_model(), &other).contains("`v_proj.lora_A.weight`"));
     for end in ["lora_A.weight", "lora_B.weight"] {
-        let adapter = changed(&sandbox, PLAIN, |_, tensors| drop(tensors.remove(&format!("{V}.{end}")).unwrap()));
+        let adapter = changed(&sandbox, PLAIN, |_, tensors| {
+            drop(tensors.remove(&format!("{V}.{end}")).unwrap())
+        });
         let text = refused(&sandbox, &writing_model(), &adapter);
         assert!(text.contains("layers.1.self_attn.v_proj"), "{text}");
     }
@@ -211,7 +244,11 @@ fn tensors_without_a_use_and_missing_ones_are_named() {
     assert!(refused(&sandbox, &model(), &fixtures().join(PLAIN)).contains("self_attn"));
     assert!(refused(&sandbox, &writing_model(), &fixtures().join("vision-model-pissa")).contains("classifier"));
     let pickled = changed(&sandbox, PLAIN, |_, _| ());
-    fs::rename(pickled.join("adapter_model.safetensors"), pickled.join("adapter_model.bin")).unwrap();
+    fs::rename(
+        pickled.join("adapter_model.safetensors"),
+        pickled.join("adapter_model.bin"),
+    )
+    .unwrap();
     assert!(refused(&sandbox, &writing_model(), &pickled).contains("adapter_model.bin"));
 }
 
@@ -238,16 +275,29 @@ fn a_merged_pissa_adapter_computes_the_same_and_so_does_one_for_peft() {
             let to = base.join(path.file_name().unwrap());
             if path.extension().is_some_and(|end| end == "safetensors") {
                 let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
-                tensors.values_mut().for_each(|tensor| *tensor = tensor.to_dtype(DType::F32).unwrap());
+                tensors
+                    .values_mut()
+                    .for_each(|tensor| *tensor = tensor.to_dtype(DType::F32).unwrap());
                 candle_core::safetensors::save(&tensors, to).unwrap();
             } else {
                 fs::copy(&path, to).unwrap();
             }
         }
-        let (merged, again) = (sandbox.path(&format!("merged-{name}")), sandbox.path(&format!("again-{name}")));
+        let (merged, again) = (
+            sandbox.path(&format!("merged-{name}")),
+            sandbox.path(&format!("again-{name}")),
+        );
         for (out, option) in [(&merged, None), (&again, Some("--for-peft"))] {
             let paths = [&base, &adapter, out].map(|path| path.display().to_string());
-            let mut arguments = vec!["merge", "--model", &paths[0], "--adapter", &paths[1], "--out", &paths[2]];
+            let mut arguments = vec![
+                "merge",
+                "--model",
+                &paths[0],
+                "--adapter",
+                &paths[1],
+                "--out",
+                &paths[2],
+            ];
             arguments.extend(option);
             let output = sandbox.run(&arguments);
             assert!(output.status.success(), "{}", stderr(&output));

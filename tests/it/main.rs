@@ -63,6 +63,7 @@ mod support;
 mod sweep;
 mod tables;
 mod tokenizer;
+mod transformers5;
 mod verbs;
 mod verify;
 mod weights;

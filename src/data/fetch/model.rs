@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::places::HubPlaces;
-use crate::data::image_processor::{PREPROCESSOR, PROCESSOR, nested};
 use super::repository::{Repository, is_inside, is_name};
+use crate::data::image_processor::{PREPROCESSOR, PROCESSOR, nested};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";

@@ -90,7 +90,9 @@ impl ModelListing {
                 return Err(Error::Checkpoint {
                     path: PathBuf::from(&id.name),
                     reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
-                    remedy: "take the repository of the model that it was made from, which says how images are prepared".into(),
+                    remedy:
+                        "take the repository of the model that it was made from, which says how images are prepared"
+                            .into(),
                 });
             }
         }
@@ -155,7 +157,11 @@ impl ModelListing {
 
 /// Says what the weights are instead.
 fn without_weights(id: &ModelId, files: &[RepoFile]) -> Error {
-    let first = |ends: &[&str]| files.iter().find(|file| ends.iter().any(|end| file.path.ends_with(end)));
+    let first = |ends: &[&str]| {
+        files
+            .iter()
+            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))
+    };
     let (instead, remedy) = if let Some(file) = first(&[".gguf", ".ggml"]) {
         (
             format!("; `{}` is of llama.cpp, quantised as a rule", file.path),

@@ -75,9 +75,7 @@ impl Dinov2 {
     /// [`crate::error::Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
         let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
-        if folder.saved(&[CLASSIFIER])?.is_empty() {
-            // What is in the file all the same is left over.
-        } else {
+        if !folder.saved(&[CLASSIFIER])?.is_empty() {
             folder.leave(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
         }
         let device = self.device();

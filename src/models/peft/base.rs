@@ -37,8 +37,14 @@ pub(super) fn check(settings: &Settings, path: &Path, origin: &str) -> Result<()
     let model = |name: &str| name.rsplit('/').next().unwrap_or(name).to_lowercase();
     if model(&id.name) != model(&repository) {
         return Err(fail(
-            format!("was trained on `{}` (`base_model_name_or_path`), the base is `{repository}`", id.name),
-            format!("give `--model {}`; if both are one model, write `{repository}` into the file", id.name),
+            format!(
+                "was trained on `{}` (`base_model_name_or_path`), the base is `{repository}`",
+                id.name
+            ),
+            format!(
+                "give `--model {}`; if both are one model, write `{repository}` into the file",
+                id.name
+            ),
         ));
     }
     let is_commit = |text: &str| text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -82,7 +88,11 @@ impl Folder {
             };
             let largest = |x: Tensor| x.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
             let off = largest((wide(&stored.to_dtype(base.dtype())?)? - &expected)?)?;
-            let bound = if taken.is_some() { TWICE * f64::from(largest(wide(&base)?)?) } else { 0.0 };
+            let bound = if taken.is_some() {
+                TWICE * f64::from(largest(wide(&base)?)?)
+            } else {
+                0.0
+            };
             same = f64::from(off) <= bound;
         }
         if same {

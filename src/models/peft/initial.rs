@@ -58,7 +58,11 @@ type Factors = Result<(Tensor, Tensor), String>;
 fn principal(weight: &Tensor, rank: usize, scale: f64) -> Result<Factors> {
     let (out, inputs) = weight.dims2()?;
     let wide = inputs > out;
-    let tall = if wide { weight.t()?.contiguous()? } else { weight.clone() }; // (m, n), m ≥ n
+    let tall = if wide {
+        weight.t()?.contiguous()?
+    } else {
+        weight.clone()
+    }; // (m, n), m ≥ n
     let Some((values, vectors)) = largest(&tall, rank)? else {
         return Ok(Err("its singular values lie too close together to be told apart".into()));
     };
@@ -77,17 +81,23 @@ fn principal(weight: &Tensor, rank: usize, scale: f64) -> Result<Factors> {
     let right = vectors.narrow(1, 0, rank)?; // (n, r)
     let image = tall.matmul(&right)?; // (m, r), columns σ u
     let column = |power: f64| {
-        let of = |&value: &f64| if value > SAME * SAME * top { value.powf(power) } else { 0.0 };
-        Tensor::from_vec(values[..rank].iter().map(of).collect::<Vec<f64>>(), (1, rank), &Device::Cpu)
+        let of = |&value: &f64| {
+            if value > SAME * SAME * top {
+                value.powf(power)
+            } else {
+                0.0
+            }
+        };
+        Tensor::from_vec(
+            values[..rank].iter().map(of).collect::<Vec<f64>>(),
+            (1, rank),
+            &Device::Cpu,
+        )
     };
     let scaled = (1.0 / scale).sqrt();
     let left = (image.broadcast_mul(&column(-0.5)?)? * scaled)?; // u √σ / √scale
     let right = (right.broadcast_mul(&column(0.5)?)? * scaled)?; // v √σ / √scale
-    Ok(Ok(if wide {
-        (right, left.t()?)
-    } else {
-        (left, right.t()?)
-    }))
+    Ok(Ok(if wide { (right, left.t()?) } else { (left, right.t()?) }))
 }
 
 /// The `count` largest singular values of (m, n), the next one if there is any, and the right singular vectors (n, …), by a
@@ -122,7 +132,10 @@ fn largest(a: &Tensor, count: usize) -> Result<Option<(Vec<f64>, Tensor)>> {
         let settled = kept == n || {
             let mapped = a.t()?.matmul(&image.matmul(&rotation.contiguous()?)?)?; // AᵀA v
             let lambda = Tensor::from_vec(values.clone(), (1, taken), &Device::Cpu)?;
-            let left = (mapped - vectors.broadcast_mul(&lambda)?)?.sqr()?.sum(0)?.to_vec1::<f64>()?;
+            let left = (mapped - vectors.broadcast_mul(&lambda)?)?
+                .sqr()?
+                .sum(0)?
+                .to_vec1::<f64>()?;
             let top = values.first().copied().unwrap_or(0.0);
             // The one after those that are sought only tells how far away it is.
             let bound = |i: usize| if i < count { RESIDUAL } else { 1e-4 };
@@ -197,7 +210,9 @@ impl Basis {
     fn columns(&self, first: usize) -> candle_core::Result<Tensor> {
         let count = self.count - first;
         let values = self.values[first * self.n..].to_vec();
-        Tensor::from_vec(values, (count, self.n), &Device::Cpu)?.t()?.contiguous()
+        Tensor::from_vec(values, (count, self.n), &Device::Cpu)?
+            .t()?
+            .contiguous()
     }
 }
 
@@ -217,7 +232,12 @@ fn leading(weight: &Tensor, rank: usize) -> Result<Factors> {
         let (size, before) = (norm(&column), basis.count);
         basis.extend(&column, 1);
         let along = |other: &[f64]| -> f64 { other.iter().zip(&column).map(|(a, b)| a * b).sum() };
-        let in_span: f64 = basis.values.chunks_exact(out).take(before).map(|other| along(other).powi(2)).sum();
+        let in_span: f64 = basis
+            .values
+            .chunks_exact(out)
+            .take(before)
+            .map(|other| along(other).powi(2))
+            .sum();
         let left = (size * size - in_span).max(0.0).sqrt();
         if basis.count == before || left < SAME * largest {
             return Ok(Err(format!(
@@ -242,7 +262,15 @@ mod tests {
     }
 
     fn size(x: &Tensor) -> f64 {
-        x.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+        x.to_dtype(DType::F64)
+            .unwrap()
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap()
+            .sqrt()
     }
 
     fn product(initial: &Initial, scale: f64) -> Tensor {
@@ -253,11 +281,21 @@ mod tests {
     fn made(out: usize, inputs: usize, values: &[f64]) -> (Tensor, Tensor, Tensor) {
         let side = |n: usize, name: &str| {
             let mut basis = Basis::new(n);
-            basis.extend(&random(n, values.len(), name).flatten_all().unwrap().to_vec1::<f64>().unwrap(), values.len());
+            basis.extend(
+                &random(n, values.len(), name)
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f64>()
+                    .unwrap(),
+                values.len(),
+            );
             basis.columns(0).unwrap()
         };
         let (u, v) = (side(out, "u"), side(inputs, "v"));
-        let s = Tensor::new(values, &Device::Cpu).unwrap().reshape((1, values.len())).unwrap();
+        let s = Tensor::new(values, &Device::Cpu)
+            .unwrap()
+            .reshape((1, values.len()))
+            .unwrap();
         (u.broadcast_mul(&s).unwrap().matmul(&v.t().unwrap()).unwrap(), u, v)
     }
 
@@ -268,7 +306,10 @@ mod tests {
             let (weight, u, v) = made(out, inputs, &values);
             for rank in [1, 4, 16] {
                 let found = Initial::of(Init::Pissa, &weight, rank, 2.5).unwrap().unwrap();
-                let s = Tensor::new(&values[..rank], &Device::Cpu).unwrap().reshape((1, rank)).unwrap();
+                let s = Tensor::new(&values[..rank], &Device::Cpu)
+                    .unwrap()
+                    .reshape((1, rank))
+                    .unwrap();
                 let (u, v) = (u.narrow(1, 0, rank).unwrap(), v.narrow(1, 0, rank).unwrap());
                 let wanted = u.broadcast_mul(&s).unwrap().matmul(&v.t().unwrap()).unwrap();
                 let error = size(&(product(&found, 2.5) - wanted).unwrap()) / size(&weight);

@@ -76,9 +76,13 @@ impl Settings {
             path: path.to_path_buf(),
             reason,
         };
-        let size = std::fs::metadata(path).map_err(|e| unreadable(format!("cannot be read: {e}")))?.len();
+        let size = std::fs::metadata(path)
+            .map_err(|e| unreadable(format!("cannot be read: {e}")))?
+            .len();
         if size > LONGEST {
-            return Err(unreadable(format!("has {size} bytes, the most that is read are {LONGEST}")));
+            return Err(unreadable(format!(
+                "has {size} bytes, the most that is read are {LONGEST}"
+            )));
         }
         let text = std::fs::read(path).map_err(|e| unreadable(format!("cannot be read: {e}")))?;
         let reader = Reader {
@@ -155,7 +159,10 @@ impl Reader {
         let mut ranks = Vec::new();
         for (pattern, value) in patterns.rank_pattern.map_or(Vec::new(), |all| all.0) {
             let own = value.as_u64().ok_or_else(|| self.malformed("rank_pattern"))?;
-            ranks.push((self.pattern("rank_pattern", &pattern)?, self.bounded("rank_pattern", own)?));
+            ranks.push((
+                self.pattern("rank_pattern", &pattern)?,
+                self.bounded("rank_pattern", own)?,
+            ));
         }
         let mut alphas = Vec::new();
         for (pattern, value) in patterns.alpha_pattern.map_or(Vec::new(), |all| all.0) {
@@ -163,7 +170,13 @@ impl Reader {
             alphas.push((self.pattern("alpha_pattern", &pattern)?, own));
         }
         let init = self.init()?;
-        if init != Init::Plain && alphas.iter().map(|(_, alpha)| *alpha).chain([alpha]).any(|alpha| alpha <= 0.0) {
+        if init != Init::Plain
+            && alphas
+                .iter()
+                .map(|(_, alpha)| *alpha)
+                .chain([alpha])
+                .any(|alpha| alpha <= 0.0)
+        {
             return Err(self.refuse("lora_alpha", "is not positive: PiSSA and OLoRA divide by it", RETRAIN));
         }
         let parameters = self.names("target_parameters")?;
@@ -202,7 +215,10 @@ impl Reader {
                 let reason = format!("is of the method `{other}`; only `{LORA}` is supported");
                 Err(self.fail(reason, if merges { MERGE } else { RETRAIN }))
             }
-            None => Err(self.fail("does not say its method (`peft_type`)".into(), "take an adapter that PEFT saved")),
+            None => Err(self.fail(
+                "does not say its method (`peft_type`)".into(),
+                "take an adapter that PEFT saved",
+            )),
         }
     }
 
@@ -217,11 +233,31 @@ impl Reader {
         };
         let (why, remedy) = match name {
             // What tells where an adapter comes from, or matters in training alone; what is read above and below.
-            "auto_mapping" | "base_model_name_or_path" | "inference_mode" | "lora_dropout" | "megatron_core"
-            | "merge_weights" | "peft_type" | "peft_version" | "qalora_group_size" | "revision" | "runtime_config"
-            | "task_type" | "r" | "lora_alpha" | "rank_pattern" | "alpha_pattern" | "use_rslora" | "target_modules"
-            | "exclude_modules" | "layers_to_transform" | "layers_pattern" | "target_parameters" | "modules_to_save"
-            | "init_lora_weights" | "ensure_weight_tying" => return Ok(()),
+            "auto_mapping"
+            | "base_model_name_or_path"
+            | "inference_mode"
+            | "lora_dropout"
+            | "megatron_core"
+            | "merge_weights"
+            | "peft_type"
+            | "peft_version"
+            | "qalora_group_size"
+            | "revision"
+            | "runtime_config"
+            | "task_type"
+            | "r"
+            | "lora_alpha"
+            | "rank_pattern"
+            | "alpha_pattern"
+            | "use_rslora"
+            | "target_modules"
+            | "exclude_modules"
+            | "layers_to_transform"
+            | "layers_pattern"
+            | "target_parameters"
+            | "modules_to_save"
+            | "init_lora_weights"
+            | "ensure_weight_tying" => return Ok(()),
             // PEFT reads these only where `init_lora_weights` says so.
             "loftq_config" | "eva_config" | "corda_config" | "lora_ga_config" => return Ok(()),
             // PEFT itself sets it to false for linear layers, and experts refuse it.

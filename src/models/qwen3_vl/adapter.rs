@@ -127,7 +127,9 @@ impl Qwen3Vl {
                 });
             }
             let update = folder.take(&[HEAD], model.head.weight(), device)?;
-            model.head = model.head.with_update(update.map(|update| update.trainable()).transpose()?);
+            model.head = model
+                .head
+                .with_update(update.map(|update| update.trainable()).transpose()?);
         }
         // PEFT saves these too where it is told to, or takes the vocabulary for another one.
         folder.same_as("model.language_model.embed_tokens.weight", &self.decoder.embedding)?;

@@ -38,7 +38,11 @@ impl Layers {
     pub(super) fn check(&self) -> Result<(), String> {
         bounds::check(&[
             ("num_experts", self.num_experts.unwrap_or(0), bounds::HEADS),
-            ("moe_intermediate_size", self.moe_intermediate_size.unwrap_or(0), bounds::MIDDLE),
+            (
+                "moe_intermediate_size",
+                self.moe_intermediate_size.unwrap_or(0),
+                bounds::MIDDLE,
+            ),
         ])?;
         let numbers = [
             ("num_experts", self.num_experts),

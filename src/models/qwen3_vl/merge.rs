@@ -34,7 +34,8 @@ impl Qwen3Vl {
         if self.config.tied() && self.head.update().is_some() {
             return Err(Error::Checkpoint {
                 path: base_dir.to_path_buf(),
-                reason: "`lm_head` is tied to the embedding, which the adapter leaves alone: the sum would change both".into(),
+                reason: "`lm_head` is tied to the embedding, which the adapter leaves alone: the sum would change both"
+                    .into(),
                 remedy: "use the adapter beside its base (`--adapter`), or train one without `lm_head`".into(),
             });
         }

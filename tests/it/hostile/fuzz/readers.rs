@@ -9,7 +9,7 @@ use kshot::data::manifest::Manifest;
 use kshot::data::mat::MatFile;
 use kshot::data::{archive, image as images, parquet, provenance};
 
-use super::lists;
+use super::{lists, models};
 use crate::data::fixture::{gz, tar, zip};
 use crate::hostile::made::{encoded, hex, mat, picture};
 
@@ -373,5 +373,41 @@ pub const READERS: &[Reader] = &[
         seeds: lists::indices,
         repair: nothing,
         read: lists::read_index,
+    },
+    Reader {
+        name: "model_config",
+        seeds: models::configs,
+        repair: nothing,
+        read: models::read_config,
+    },
+    Reader {
+        name: "tokenizer",
+        seeds: models::tokenizers,
+        repair: nothing,
+        read: models::read_tokenizer,
+    },
+    Reader {
+        name: "image_processor",
+        seeds: models::processors,
+        repair: nothing,
+        read: models::read_processor,
+    },
+    Reader {
+        name: "nested_processor",
+        seeds: models::nested_processors,
+        repair: nothing,
+        read: models::read_nested_processor,
+    },
+    Reader {
+        name: "adapter_config",
+        seeds: models::adapter_configs,
+        repair: nothing,
+        read: models::read_adapter_config,
+    },
+    Reader {
+        name: "adapter_weights",
+        seeds: models::adapter_weights,
+        repair: nothing,
+        read: models::read_adapter_weights,
     },
 ];
