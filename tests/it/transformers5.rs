@@ -35,7 +35,11 @@ fn text(path: &Path) -> String {
 
 fn drawings(expected: &Value) -> Vec<String> {
     let images = expected["images"].as_array().unwrap().iter();
-    let path = |image: &Value| root().join("tests/fixtures/predict").join(image["image"].as_str().unwrap());
+    let path = |image: &Value| {
+        root()
+            .join("tests/fixtures/predict")
+            .join(image["image"].as_str().unwrap())
+    };
     images.map(|image| text(&path(image))).collect()
 }
 
@@ -76,11 +80,19 @@ fn a_vision_model_in_either_form_has_the_same_features() {
     fs::write(new.join("processor_config.json"), nested.to_string()).unwrap();
     assert!(embed(&new) == usual);
     // Where both are there, the nested one counts.
-    fs::write(&older, r#"{"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}"#).unwrap();
+    fs::write(
+        &older,
+        r#"{"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}"#,
+    )
+    .unwrap();
     assert!(embed(&new) == usual);
     fs::remove_file(new.join("processor_config.json")).unwrap();
     assert!(embed(&new) != usual);
     fs::remove_file(&older).unwrap();
     let output = sandbox.run(&["embed", "--model", &text(&new), &image]);
-    assert!(stderr(&output).contains("preprocessor_config.json"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("preprocessor_config.json"),
+        "{}",
+        stderr(&output)
+    );
 }
