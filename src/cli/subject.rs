@@ -72,6 +72,9 @@ impl Subject {
         let base: Base = Bases::new(home).with_feature_bytes(0).of(&learner)?;
         let mut classifier = base.classifier(&learner, classes, 0, None)?;
         if let Some(adapter) = &self.adapter {
+            if let Some(origin) = self.origin()? {
+                origin.check_base(adapter, base.fingerprint())?;
+            }
             classifier.load(adapter)?;
         }
         Ok(Ready {

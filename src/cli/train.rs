@@ -69,6 +69,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let split = split::draw(&dataset, arguments.protocol, arguments.shots, arguments.seed, None)?;
     let shots = split.train_images(&dataset)?;
     let base = Bases::new(&places.home).keeping(places.image_cache()).of(&learner)?;
+    if let Some(start) = &arguments.start
+        && let Some(origin) = Origin::read(start)?
+    {
+        origin.check_base(start, base.fingerprint())?;
+    }
     let mut classifier = base.classifier(&learner, &split.classes, arguments.seed, arguments.start.as_deref())?;
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")

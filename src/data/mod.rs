@@ -16,6 +16,7 @@ pub mod card;
 pub mod check;
 pub mod fetch;
 pub mod image;
+pub(crate) mod image_processor;
 pub mod import;
 mod index;
 mod jpeg;

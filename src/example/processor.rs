@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::augment;
 use super::resize::{resize, resize_part};
+use crate::data::image_processor::{ImageSettings, image_settings};
 use crate::error::{Error, Result};
 
 /// Pillow's number of the bicubic filter.
@@ -33,6 +34,9 @@ enum Resize {
     ShortestEdge(u32),
     To { height: u32, width: u32 },
 }
+
+/// The longest side of prepared images.
+const LONGEST_SIDE: u32 = 1 << 12;
 
 /// `preprocessor_config.json`, with `BitImageProcessor`'s defaults.
 #[derive(Deserialize)]
@@ -93,18 +97,17 @@ fn clip_std() -> [f64; 3] {
 }
 
 impl ImageProcessor {
-    /// Reads `preprocessor_config.json` of a model folder.
+    /// Reads `preprocessor_config.json` of a model folder, or `processor_config.json`.
     ///
     /// # Errors
     /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported: another
     /// filter than bicubic, or images of varying size.
     pub fn load(model_dir: &Path) -> Result<Self> {
-        let path = model_dir.join("preprocessor_config.json");
+        let ImageSettings { path, text } = image_settings(model_dir)?;
         let fail = |reason: String| Error::Model {
             path: path.clone(),
             reason,
         };
-        let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
         Self::parse(&text).map_err(fail)
     }
 
@@ -157,9 +160,12 @@ impl ImageProcessor {
             (None, Some(Resize::To { height, width })) => (height, width),
             (None, _) => return Err("without `do_center_crop` images would vary in size".into()),
         };
-        let none = |size: u32| !(1..=1 << 14).contains(&size);
+        let none = |size: u32| !(1..=LONGEST_SIDE).contains(&size);
         if none(size.0) || none(size.1) || matches!(resize, Some(Resize::ShortestEdge(edge)) if none(edge)) {
-            return Err(format!("an image size of {} x {} pixels", size.0, size.1));
+            return Err(format!(
+                "`size` or `crop_size` makes images of {} x {} pixels; sides from 1 to {LONGEST_SIDE} are read",
+                size.0, size.1
+            ));
         }
         let scale = if config.do_rescale { config.rescale_factor } else { 1.0 };
         let mut levels = [[0f32; 256]; 3];

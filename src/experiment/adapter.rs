@@ -56,6 +56,29 @@ impl Origin {
         std::fs::write(&path, json + "\n").map_err(Error::io("write", &path))
     }
 
+    /// Compares the base that the adapter was trained on with the one at hand, by what tells it from all others.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when they are not the same.
+    pub fn check_base(&self, dir: &Path, base: Option<&str>) -> Result<()> {
+        match (&self.base, base) {
+            (Some(trained), Some(found)) if trained != found => Err(Error::Checkpoint {
+                path: dir.join(FILE),
+                reason: format!(
+                    "was trained on another base: `base` is {}…, the model at hand is {}… (weights, config, tokenizer, \
+                     chat template and image processor count)",
+                    trained.get(..12).unwrap_or(trained),
+                    found.get(..12).unwrap_or(found)
+                ),
+                remedy: format!(
+                    "give the model that it was trained on as `--model`: `{}` then, at the same revision",
+                    self.learner.model().unwrap_or(Path::new("")).display()
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads it, if the folder has one: an adapter made elsewhere has not.
     ///
     /// # Errors

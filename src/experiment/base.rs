@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::{Dtype, Learner, Wording};
 use crate::data;
+use crate::data::image_processor::image_settings;
 use crate::engine::Sight;
 use crate::error::{Cause, Error, Result};
 use crate::example::{ImageCache, Renderer};
@@ -302,11 +303,10 @@ impl Base {
 /// A vision model, and what tells its weights and preprocessing from all others.
 fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<(Arc<Frozen>, Arc<str>)> {
     let frozen = Frozen::load(dir, place)?.keeping(images);
-    let preprocessing = dir.join("preprocessor_config.json");
-    let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
+    let settings = image_settings(dir)?;
     let fingerprint = Sha256::new()
         .chain_update(frozen.model().fingerprint())
-        .chain_update(&bytes)
+        .chain_update(&settings.text)
         .finalize();
     Ok((Arc::new(frozen), data::hex(&fingerprint).into()))
 }

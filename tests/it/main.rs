@@ -8,6 +8,7 @@
 )]
 #![expect(unreachable_pub, reason = "test modules are seen from this binary only")]
 
+mod adapters;
 mod architecture;
 mod backend;
 mod backend_support;
@@ -66,6 +67,7 @@ mod support;
 mod sweep;
 mod tables;
 mod tokenizer;
+mod transformers5;
 mod verbs;
 mod verify;
 mod weights;

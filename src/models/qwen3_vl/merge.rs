@@ -31,6 +31,14 @@ impl Qwen3Vl {
         if out.exists() {
             return Err(fail(out, "is there already; a merged model gets a folder of its own").because(Cause::Occupied));
         }
+        if self.config.tied() && self.head.update().is_some() {
+            return Err(Error::Checkpoint {
+                path: base_dir.to_path_buf(),
+                reason: "`lm_head` is tied to the embedding, which the adapter leaves alone: the sum would change both"
+                    .into(),
+                remedy: "use the adapter beside its base (`--adapter`), or train one without `lm_head`".into(),
+            });
+        }
         let (_, bytes) = Config::load(base_dir)?;
         if Weights::open(base_dir)?.fingerprint(&bytes)? != self.fingerprint() {
             return Err(fail(base_dir, "is not the base model that the adapters belong to"));

@@ -9,7 +9,7 @@ use kshot::data::manifest::Manifest;
 use kshot::data::mat::MatFile;
 use kshot::data::{archive, image as images, parquet, provenance};
 
-use super::{lists, results};
+use super::{lists, models, results};
 use crate::data::fixture::{gz, tar, zip};
 use crate::hostile::made::{encoded, hex, mat, picture};
 
@@ -444,5 +444,41 @@ pub const READERS: &[Reader] = &[
         seeds: results::noises,
         repair: nothing,
         read: results::read_noise,
+    },
+    Reader {
+        name: "model_config",
+        seeds: models::configs,
+        repair: nothing,
+        read: models::read_config,
+    },
+    Reader {
+        name: "tokenizer",
+        seeds: models::tokenizers,
+        repair: nothing,
+        read: models::read_tokenizer,
+    },
+    Reader {
+        name: "image_processor",
+        seeds: models::processors,
+        repair: nothing,
+        read: models::read_processor,
+    },
+    Reader {
+        name: "nested_processor",
+        seeds: models::nested_processors,
+        repair: nothing,
+        read: models::read_nested_processor,
+    },
+    Reader {
+        name: "adapter_config",
+        seeds: models::adapter_configs,
+        repair: nothing,
+        read: models::read_adapter_config,
+    },
+    Reader {
+        name: "adapter_weights",
+        seeds: models::adapter_weights,
+        repair: nothing,
+        read: models::read_adapter_weights,
     },
 ];
