@@ -66,9 +66,8 @@ fn measure(path: PathBuf, seconds: f64) -> Result<()> {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect(),
-        group: None,
-        dhash: 0,
         path,
+        ..LabelledImage::default()
     };
     let shrunk = |whole: RgbImage| shrink(&whole, LONGEST);
     let kept = milliseconds(seconds / 2.0, || seen(cache.as_ref(), &image, "bench", shrunk))?;

@@ -1,23 +1,28 @@
-//! Every failure kshot can report: what happened, to which thing, and what to do about it.
+//! Every failure kshot can report: what happened, to which thing, and what to do about it ([`Cause`]).
 
+mod cause;
 mod gate;
-mod hint;
 mod missing;
 mod system;
 
 use std::io;
 use std::path::PathBuf;
 
+pub use cause::{Cause, Caused};
 pub use gate::GateError;
 pub use missing::MissingFile;
 
 /// `Result` with kshot's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. Messages name the thing; [`Error::hint`] names the remedy.
+/// What went wrong. Messages name the thing; [`Error::hint`] names the remedy, which belongs to the [`Cause`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Any other one, with a cause that says more than its kind does: see [`Error::because`] and [`Error::kind`].
+    #[error(transparent)]
+    Caused(Box<Caused>),
+
     // === Files ===
     /// A file or folder could not be read, written or made.
     #[error("cannot {action} `{}`", path.display())]
@@ -137,6 +142,16 @@ pub enum Error {
         image: String,
         /// What the decoder said.
         reason: String,
+    },
+    /// A file holds other bytes than when its dataset was opened: results are stored under the hash of those.
+    #[error("image `{id}` was changed: `{}` does not hold the bytes of SHA-256 {sha256} any more", path.display())]
+    ChangedImage {
+        /// The file.
+        path: PathBuf,
+        /// Its id in the dataset.
+        id: String,
+        /// Lower-case hex SHA-256 of what it held.
+        sha256: String,
     },
     /// A user's own images cannot be made a dataset.
     #[error("cannot import `{origin}`: {reason}")]

@@ -17,6 +17,7 @@
 // floor 0: words; each stands on those above it
 pub mod error;
 pub mod prediction;
+pub mod process;
 pub mod seed;
 
 pub mod config;

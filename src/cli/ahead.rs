@@ -1,6 +1,7 @@
 //! Images read, hashed and decoded ahead of the model, by all cores.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,6 +11,7 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::images::Paths;
+use crate::data::image::Decoding;
 use crate::data::{self, LabelledImage};
 use crate::error::{Error, Result};
 use crate::method::{Eye, View};
@@ -57,15 +59,21 @@ pub(super) fn look<'scope>(
     scope: &'scope Scope<'scope, '_>,
     batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
     eye: Arc<dyn Eye>,
+    exif: bool,
 ) -> Receiver<Result<Vec<Looked>>> {
     let (send, receive) = sync_channel(0);
-    scope.spawn(move || fill(batches, &*eye, &send));
+    scope.spawn(move || fill(batches, &*eye, exif, &send));
     receive
 }
 
-fn fill(batches: impl Iterator<Item = Result<Vec<PathBuf>>>, eye: &dyn Eye, send: &SyncSender<Result<Vec<Looked>>>) {
+fn fill(
+    batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
+    eye: &dyn Eye,
+    exif: bool,
+    send: &SyncSender<Result<Vec<Looked>>>,
+) {
     for batch in batches {
-        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye)).collect());
+        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye, exif)).collect());
         let failed = looked.is_err();
         if send.send(looked).is_err() || failed {
             return;
@@ -73,23 +81,29 @@ fn fill(batches: impl Iterator<Item = Result<Vec<PathBuf>>>, eye: &dyn Eye, send
     }
 }
 
-fn look_at(path: PathBuf, eye: &dyn Eye) -> Looked {
+fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> Looked {
     Looked {
         name: path.display().to_string(),
-        seen: seen(&path, eye),
+        // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
+        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, eye, exif))).unwrap_or_else(|_| {
+            Err(Error::Image {
+                image: path.display().to_string(),
+                reason: "its preprocessing broke off".into(),
+            })
+        }),
     }
 }
 
 /// An image of which nothing is known; its class is a place holder that no answer depends on.
-fn seen(path: &Path, eye: &dyn Eye) -> Result<(LabelledImage, View)> {
+fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     let image = LabelledImage {
         id: path.display().to_string(),
         class: 0,
         sha256: data::hex(&Sha256::digest(&bytes)),
-        group: None,
-        dhash: 0,
         path: path.to_path_buf(),
+        decoding: Decoding { exif, mode: None },
+        ..LabelledImage::default()
     };
     let view = eye.view(&image, &bytes)?;
     Ok((image, view))

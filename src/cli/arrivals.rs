@@ -1,12 +1,13 @@
 //! How files come in: a bar each on a terminal, now and then a line elsewhere.
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
+use super::terminal::{harmless, tell};
 use super::{output, report};
 use crate::data::fetch::FetchProgress;
 use crate::error::{Error, Result};
@@ -58,8 +59,7 @@ pub(super) fn fetch_each(what: &'static str, names: &[String], fetch: impl Fn(&s
             Err(error) if names.len() == 1 => return Err(error),
             Err(error) => {
                 failed += 1;
-                // If stderr is gone there is nobody left to tell.
-                let _ = io::stderr().write_all(report(&error).as_bytes());
+                tell(&report(&error));
             }
         }
     }
@@ -85,7 +85,7 @@ impl FetchProgress for Live {
             let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(size)
                 .with_style(style.progress_chars("━╸─"))
-                .with_prefix(name.to_owned());
+                .with_prefix(harmless(name).into_owned());
             let bar = self.bars.add(bar);
             bar.set_position(present);
             bar.reset_eta();
@@ -137,9 +137,9 @@ impl FetchProgress for Live {
     fn note(&self, text: &str) {
         if self.terminal {
             // Above the bars; a terminal that went away loses only decoration.
-            let _ = self.bars.println(text);
+            let _ = self.bars.println(harmless(text));
         } else {
-            let _ = writeln!(io::stderr(), "{text}");
+            tell(&format!("{text}\n"));
         }
     }
 

@@ -1,17 +1,18 @@
 //! `kshot bench`: speed and memory of a model of any shape, with random weights.
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _};
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{output, places, sweep};
+use super::{output, places, sweep, terminal};
 use crate::error::{Error, Result};
 use crate::experiment::bench::{DATASETS, Dataset, Report, Request, Steps, run as measure};
 use crate::models::shapes::NAMES;
 use crate::nn::Place;
+use crate::process::temporary;
 
 /// Measure training, answering and image reading on this machine: any model shape, random weights.
 ///
@@ -102,10 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             Type::F16 => DType::F16,
         };
     }
-    let scratch = places
-        .cache
-        .join("bench")
-        .join(format!("{}-{}", name(arguments), std::process::id()));
+    let scratch = temporary(&places.cache.join("bench").join(name(arguments)), "tmp");
     let request = Request {
         shape: arguments.shape.clone(),
         layers: arguments.layers,
@@ -141,7 +139,7 @@ fn name(arguments: &Arguments) -> String {
 fn report(arguments: &Arguments, request: &Request) -> Result<()> {
     let report: Report = measure(request, &mut |line| {
         // If stderr is gone there is nobody left to tell.
-        let _ = writeln!(io::stderr(), "{line}");
+        terminal::tell(&format!("{line}\n"));
     })?;
     let json = serde_json::to_string_pretty(&report).map_err(|e| Error::Io {
         action: "write",

@@ -1,5 +1,6 @@
 //! `kshot sweep --dry-run`: what would run, and what it would cost.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,11 +9,11 @@ use super::{output, precision};
 use crate::config::Sweep;
 use crate::data::fetch::ModelId;
 use crate::error::{Error, Result};
-use crate::experiment::estimate::{Estimate, estimate};
+use crate::experiment::estimate::{Estimate, Finished, estimate};
 use crate::experiment::outline::{Outline, Point};
-use crate::experiment::plan::{self, Places};
+use crate::experiment::plan::Places;
 use crate::experiment::shard::Shard;
-use crate::results::record::{CellKey, Record};
+use crate::results::record::CellKey;
 use crate::results::store::Store;
 
 /// What `--dry-run --json` prints.
@@ -38,8 +39,8 @@ struct Listed<'a> {
 }
 
 pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, json: bool) -> Result<()> {
-    let mut outline = match plan::plan(sweep, places) {
-        Ok(cells) => Outline::of(&cells, places),
+    let mut outline = match Outline::of(sweep, places) {
+        Ok(outline) => outline,
         Err(error) => {
             let promised = Outline::promised(sweep, places)?;
             if promised.missing() == (Vec::new(), Vec::new()) {
@@ -55,10 +56,11 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
         .collect();
     let store = Store::open_existing(folder).ok();
     let finished = match &store {
-        Some(store) => store.records()?,
+        Some(store) => done(store)?,
         None => Vec::new(),
     };
-    let cells = outline.cells.iter().map(|cell| listed(cell, store.as_ref(), &finished));
+    let ids: HashSet<&str> = finished.iter().map(|cell| cell.run_id.as_str()).collect();
+    let cells = outline.cells.iter().map(|cell| listed(cell, store.as_ref(), &ids));
     let cells = cells.collect::<Result<Vec<_>>>()?;
     let estimate = estimate(&outline, &finished)?;
     let precision = precision::precision(&outline.cells);
@@ -75,10 +77,19 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
     output(&(list(&cells) + &costs(&estimate, option) + &precision::lines(&precision)))
 }
 
-fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &[Record]) -> Result<Listed<'a>> {
+/// What is needed of each finished cell: all their records together would be large.
+fn done(store: &Store) -> Result<Vec<Finished>> {
+    let mut all = Vec::new();
+    for run_id in store.stored()? {
+        all.extend(store.finished(&run_id)?.map(|record| Finished::of(&record)));
+    }
+    Ok(all)
+}
+
+fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<Listed<'a>> {
     let run_id = cell.run_id.as_deref();
     let state = match (store, run_id) {
-        (Some(_), Some(id)) if finished.iter().any(|record| record.run_id == id) => "finished",
+        (Some(_), Some(id)) if finished.contains(id) => "finished",
         (Some(store), Some(id)) if store.failure_mark(id)?.is_some() => "failed",
         _ => "to do",
     };

@@ -18,6 +18,7 @@ use crate::method::View;
 use crate::method::features::Frozen;
 use crate::models::repository;
 use crate::nn::Place;
+use crate::process::temporary;
 
 /// DINOv2 features of images: the CLS token and the mean patch token after the final layer norm.
 ///
@@ -33,6 +34,9 @@ pub(super) struct Arguments {
     /// Write one array, (images, 2 D) f32, each row CLS then mean patch, instead of JSON lines on stdout.
     #[arg(long, value_name = "FILE")]
     npy: Option<PathBuf>,
+    /// Turn photographs as their EXIF orientation says; `false` is for parity with torchvision's loaders.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    exif: bool,
     #[command(flatten)]
     images: Images,
 }
@@ -48,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
         let batches = Batches::new(arguments.images.paths(), BATCH);
-        for batch in ahead::look(scope, batches, frozen.clone()) {
+        for batch in ahead::look(scope, batches, frozen.clone(), arguments.exif) {
             let seen = batch?.into_iter().map(|Looked { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =
                 seen.collect::<Result<Vec<_>>>()?.into_iter().unzip();
@@ -87,9 +91,7 @@ struct Array {
 
 impl Array {
     fn create(path: &Path) -> Result<Self> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = temporary(path, "partial");
         let file = File::create(&partial).map_err(Error::io("write", path))?;
         let mut array = Self {
             path: path.to_path_buf(),

@@ -9,7 +9,8 @@ use super::subject::Subject;
 use super::{output, places::places};
 use crate::config::Protocol;
 use crate::data::{self, split};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
+use crate::experiment::plan::without_refused;
 use crate::prediction::{Prediction, Reading};
 use crate::results::metric::{Headline, Metrics};
 use crate::results::predictions;
@@ -37,7 +38,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?;
+    let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?
+        .with_exif(arguments.subject.exif()?);
     // No shots: the whole test set, and the classes as the protocol names them.
     let classes = split::draw(&dataset, arguments.protocol, 0, 0, None)?.classes;
     if let Some(learned) = arguments.subject.classes()?
@@ -49,9 +51,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
                 "its class names under the protocol `{}` are not those that the adapter learned",
                 arguments.protocol
             ),
-        });
+        }
+        .because(Cause::OtherClasses));
     }
     let mut ready = arguments.subject.ready(&places.home, &classes)?;
+    let dataset = without_refused(dataset, std::slice::from_ref(&ready.learner));
     let bar = ProgressBar::new(dataset.test.len() as u64).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} images · {per_sec} · ETA {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),

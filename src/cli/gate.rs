@@ -1,7 +1,7 @@
 //! `kshot gate`: did any cell really get worse?
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -9,20 +9,24 @@ use super::{Verdict, output, summary};
 use crate::error::{Error, GateError, Result};
 use crate::results::gate::accept::accept;
 use crate::results::gate::folder::Folder;
+use crate::results::gate::images::Shared;
 use crate::results::gate::noise::Noise;
 use crate::results::gate::problem::{Problem, Role};
 use crate::results::gate::report::{self, NoiseSource, Outcome, Report};
 use crate::results::gate::{Settings, judge, repeats};
-use crate::results::store::Store;
+use crate::results::replacement;
 
 /// Compare results with a baseline, image by image, and say whether any cell really got worse.
 ///
-/// Exit code 0: no loss beyond the margin is shown. 1: one is. 2: something cannot be compared: a missing or torn cell, a
-/// changed draw, class list, set of test images, protocol or metric, a red sanity control. If nothing changed, the chance
-/// of a red gate is at most the level, whatever the number of cells (Holm). Both folders may be live or promoted.
+/// Exit code 0: no loss beyond the margin is shown. 1: one is. 2: something cannot be compared (a missing or torn cell, a
+/// changed draw, class list, set of test images, protocol or metric, a red sanity control), or the noise is unknown. If
+/// nothing changed, the chance of a red gate is at most the level, whatever the number of cells (Holm). Both folders may
+/// be live or promoted.
 ///
-/// Runs that differ without any change of the code (another device, a service) need --repeat: some unchanged runs of the
-/// baseline, from which the run-to-run noise is measured. --accept stores it beside the new baseline for later nights.
+/// Runs that differ without any change of the code (another device or number of threads, a GPU, a service) need --repeat:
+/// unchanged runs of the baseline, from which the run-to-run noise is measured. --accept stores it beside the new
+/// baseline for later nights, and puts the new baseline in the old one's place in one step. Noise that was not measured
+/// is taken to be at most what the baseline's seeds differ by; with one seed it is unknown.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kshot gate results/nightly --baseline results/reference/nightly
@@ -70,19 +74,24 @@ fn level(text: &str) -> Result<f64, String> {
 /// `Yes` when the gate is green, or was opened by accepting.
 pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     all_different(arguments)?;
-    let results = Folder::read(&arguments.results, Role::Results)?;
-    let repeated: Vec<Folder> = arguments
-        .repeat
-        .iter()
-        .map(|path| Folder::read(path, Role::Repeat))
-        .collect::<Result<_>>()?;
-    if arguments.accept && !arguments.baseline.join("cells").is_dir() {
+    let folders: Vec<&Path> = [&arguments.results, &arguments.baseline]
+        .into_iter()
+        .chain(&arguments.repeat)
+        .map(PathBuf::as_path)
+        .collect();
+    // A baseline may be replaced at any time, by `--accept` or `kshot promote`.
+    let read = replacement::steadily(&folders, || read(arguments))?;
+    let Read {
+        results,
+        repeated,
+        baseline,
+        stored,
+    } = read;
+    let Some(baseline) = baseline else {
         return accept_first(arguments, &results, &repeated);
-    }
-    let baseline = Folder::read(&arguments.baseline, Role::Baseline)?;
-
+    };
     let (noise, source, problems) = if repeated.is_empty() {
-        match Noise::read(&arguments.baseline)? {
+        match stored {
             Some(noise) => (noise, NoiseSource::Stored, Vec::new()),
             None => (Noise::default(), NoiseSource::NotMeasured, Vec::new()),
         }
@@ -105,16 +114,55 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
         output(&replaced(&report, &baseline, promoted))?;
         return Ok(Verdict::Yes);
     }
+    let (results, baseline) = (arguments.results.clone(), arguments.baseline.clone());
     match report.outcome {
         Outcome::Green => Ok(Verdict::Yes),
         Outcome::Red => Ok(Verdict::No),
+        Outcome::NoiseUnknown => Err(GateError::NoiseUnknown {
+            results,
+            baseline,
+            cells: report.with(report::Verdict::NoiseUnknown).count(),
+            remedy: report.how_to_measure(),
+        }
+        .into()),
         Outcome::Error => Err(GateError::NotJudged {
-            results: arguments.results.clone(),
-            baseline: arguments.baseline.clone(),
+            results,
+            baseline,
             problems: report.errors.len(),
         }
         .into()),
     }
+}
+
+/// All folders, as they were at one moment.
+struct Read {
+    results: Folder,
+    repeated: Vec<Folder>,
+    /// `None` where the first one is to be accepted.
+    baseline: Option<Folder>,
+    stored: Option<Noise>,
+}
+
+fn read(arguments: &Arguments) -> Result<Read> {
+    let shared = &mut Shared::default();
+    let results = Folder::read(&arguments.results, Role::Results, shared)?;
+    let repeats = arguments.repeat.iter();
+    let repeated = repeats
+        .map(|path| Folder::read(path, Role::Repeat, shared))
+        .collect::<Result<_>>()?;
+    let current = replacement::current(&arguments.baseline);
+    let first = arguments.accept && !current.join("cells").is_dir();
+    let baseline = (!first).then(|| Folder::read(&arguments.baseline, Role::Baseline, shared));
+    Ok(Read {
+        results,
+        repeated,
+        baseline: baseline.transpose()?,
+        stored: if first || !arguments.repeat.is_empty() {
+            None
+        } else {
+            Noise::read(&current)?
+        },
+    })
 }
 
 /// There is nothing to compare with yet; repeats are those of the results themselves.
@@ -137,8 +185,7 @@ fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) ->
 
 /// Number of cells of the new baseline, which has its figure, too.
 fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, problems: &[Problem]) -> Result<usize> {
-    let records = accept(results, &arguments.baseline, noise, problems)?;
-    summary::draw(&Store::open_existing(&arguments.baseline)?, &records)?;
+    let records = accept(results, &arguments.baseline, noise, problems, summary::draw)?;
     if records.len() < results.cells.len() {
         tracing::warn!(
             "{} cells of `{}` are not in its ledger, and not in the new baseline",

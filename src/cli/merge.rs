@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::places::places;
+use crate::engine;
 use crate::error::{Error, Result};
+use crate::experiment::adapter::Origin;
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::models::repository;
 use crate::nn::Place;
@@ -36,7 +38,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let base = repository::locate(&arguments.model, &places().home)?;
-    let model = Qwen3Vl::load(&base, &Place::cpu())?.load_adapter(&arguments.adapter)?;
+    let model = Qwen3Vl::load(&base, &Place::cpu())?;
+    if let Some(origin) = Origin::read(&arguments.adapter)? {
+        origin.check_base(&arguments.adapter, Some(&engine::fingerprint(&model, &base)?))?;
+    }
+    let model = model.load_adapter(&arguments.adapter)?;
     if arguments.for_peft {
         return model.save_adapter_for_peft(&arguments.out);
     }

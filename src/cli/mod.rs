@@ -26,12 +26,13 @@ mod split;
 mod subject;
 mod summary;
 mod sweep;
+mod terminal;
 mod threads;
 mod train;
 mod verify;
 
 use std::error::Error as _;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -90,13 +91,17 @@ impl From<bool> for Verdict {
 #[must_use]
 pub fn main() -> ExitCode {
     threads::settle();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return unparsed(&error),
+    };
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("KSHOT_LOG").unwrap_or_else(|_| level.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_writer(|| terminal::Stderr)
+        // Colours would have to be told from what names bring along.
+        .with_ansi(false)
         .without_time()
         .init();
     let done = |()| Verdict::Yes;
@@ -122,31 +127,56 @@ pub fn main() -> ExitCode {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,
         Ok(Verdict::No) => ExitCode::from(1),
         Err(error) => {
-            // If stderr is gone there is nobody left to tell.
-            let _ = io::stderr().write_all(report(&error).as_bytes());
+            terminal::tell(&report(&error));
             ExitCode::from(2)
         }
     }
 }
 
-/// `error:` and `cause:` lines, then a blank line and `hint:` lines.
+/// What the command line's parser says, in colour where that is shown; names that are no options may hold anything.
+fn unparsed(error: &clap::Error) -> ExitCode {
+    let plain = error.render().to_string();
+    if error.use_stderr() && terminal::harmless(&plain) != plain {
+        terminal::tell(&plain);
+        return ExitCode::from(2);
+    }
+    error.exit()
+}
+
+/// `error:` and `cause:` lines, then a blank line and `hint:` lines. Further lines of a message are indented, so that no
+/// name with a line feed in it looks like a line of kshot's.
 fn report(error: &Error) -> String {
-    let mut text = format!("error: {error}\n");
+    let line = |label: &str, message: &dyn std::fmt::Display| {
+        let message = message.to_string();
+        let mut lines = message.lines();
+        let first = lines.next().unwrap_or("");
+        let rest: String = lines.map(|line| format!("\n{}", indented(line))).collect();
+        format!("{label}: {first}{rest}\n")
+    };
+    let mut text = line("error", error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!("cause: {error}\n");
+        text += &line("cause", error);
         cause = error.source();
     }
     if let Some(hint) = error.hint() {
-        text += &format!("\nhint: {hint}\n");
+        text += "\n";
+        text += &line("hint", &hint);
     }
     text
 }
 
-/// Writes data to stdout. A reader that has gone away (`kshot … | head`) is no error.
+fn indented(line: &str) -> String {
+    let looks_like_ours = ["error:", "cause:", "hint:"]
+        .iter()
+        .any(|label| line.starts_with(label));
+    format!("{}{line}", if looks_like_ours { "  " } else { "" })
+}
+
+/// Writes text or JSON to stdout. A reader that has gone away (`kshot … | head`) is no error.
 fn output(text: &str) -> Result<()> {
     match io::stdout()
-        .write_all(text.as_bytes())
+        .write_all(terminal::harmless(text).as_bytes())
         .and_then(|()| io::stdout().flush())
     {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),

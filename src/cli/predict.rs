@@ -16,14 +16,14 @@ use super::ahead::{self, Batches, Looked};
 use super::images::Images;
 use super::subject::{Ready, Subject};
 use super::{output, places::places};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::method::{Classifier, View};
 use crate::prediction::{Prediction, Reading};
 use crate::results::identity::hyper_parameters;
 use answers::{Answers, Kept};
 
-/// Raised when a file of answers can no longer be gone on with.
-const SCHEMA: u32 = 1;
+/// Raised when a file of answers can no longer be gone on with. 2: photographs are upright.
+const SCHEMA: u32 = 2;
 /// So many images that cannot be read are named on stderr; all are in the answers.
 const NAMED: usize = 10;
 
@@ -63,14 +63,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             return Err(Error::Config {
                 origin: "--labels".into(),
                 reason: "is needed: no adapter of kshot's tells the class names".into(),
-            });
+            }
+            .because(Cause::ClassNames));
         }
     };
     let mut ready = arguments.subject.ready(&places().home, &classes)?;
+    let exif = arguments.subject.exif()?;
     let mut batches = Batches::new(arguments.images.paths(), ready.classifier.batch());
     let (mut out, mut kept) = (None, Kept::default());
     if let Some(path) = &arguments.out {
-        let mut answers = Answers::open(path, &settings(&ready, &classes))?;
+        let mut answers = Answers::open(path, &settings(&ready, &classes, exif))?;
         kept = answers.keep(&mut batches)?;
         if kept.answers > 0 {
             tracing::info!("{} answers are in `{}` already", kept.answers, path.display());
@@ -90,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let looked = ahead::look(scope, batches, ready.classifier.eye());
+        let looked = ahead::look(scope, batches, ready.classifier.eye(), exif);
         for batch in looked {
             run.batch(batch?, &mut *ready.classifier)?;
             bar.set_position(run.done as u64);
@@ -179,9 +181,12 @@ impl Run<'_> {
 }
 
 /// What answers depend on besides the images.
-fn settings(ready: &Ready, classes: &[String]) -> Value {
+fn settings(ready: &Ready, classes: &[String], exif: bool) -> Value {
     let learner = hyper_parameters(&ready.learner, 1.into());
-    json!({"schema": SCHEMA, "base model": ready.base, "adapter": ready.adapter, "learner": learner, "list of labels": classes})
+    json!({
+        "schema": SCHEMA, "base model": ready.base, "adapter": ready.adapter, "learner": learner, "list of labels": classes,
+        "EXIF orientation": exif,
+    })
 }
 
 /// Drawn to stderr if somebody looks, and not among answers on the same terminal.
@@ -242,7 +247,8 @@ fn names(file: &Path) -> Result<Vec<String>> {
         return Err(Error::Config {
             origin: file.display().to_string(),
             reason: "holds no class name; it has one a line".into(),
-        });
+        }
+        .because(Cause::ClassNames));
     }
     Ok(names)
 }

@@ -1,10 +1,11 @@
 //! How a sweep looks while it runs: two bars on a terminal, a line a cell elsewhere.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::terminal::{harmless, tell};
 use crate::error::Error;
 use crate::experiment::cell::Event;
 use crate::experiment::plan::Cell;
@@ -45,9 +46,9 @@ impl Live {
     fn line(&self, text: &str) {
         if self.terminal {
             // Above the bars; a terminal that went away loses only decoration.
-            let _ = self.bars.println(text);
+            let _ = self.bars.println(harmless(text));
         } else {
-            let _ = writeln!(io::stderr(), "{text}");
+            tell(&format!("{text}\n"));
         }
     }
 }
@@ -76,7 +77,7 @@ impl Progress for Live {
     fn start(&mut self, cell: &Cell) {
         self.all.set_prefix(format!("cell {}/{}", self.done + 1, self.cells));
         self.cell.reset();
-        self.cell.set_prefix(cell.key.to_string());
+        self.cell.set_prefix(harmless(&cell.key.to_string()).into_owned());
         self.test = (0, cell.split.test.len() as u64);
         self.cell.set_length(self.test.1);
         self.cell.set_message("");

@@ -13,7 +13,8 @@ use crate::results::store::Store;
 ///
 /// Every finished cell of its ledger.csv goes in: cells/, one predictions.parquet for all of them,
 /// sweep.toml, ledger.csv, timings.csv and figures/, but no splits and no adapters. `kshot plot` reads it
-/// as it reads any results folder. An older compact form in DIR is replaced.
+/// as it reads any results folder. An older compact form in DIR is replaced in one step: whenever this is killed, DIR is
+/// the old form or the new one.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: kshot promote results/mini-full results/reference/mini-full")]
 pub(super) struct Arguments {
@@ -24,9 +25,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let records = compact::promote(&Store::open_existing(&arguments.results)?, &arguments.dir)?;
     // Drawn from what was written, which is thereby read back once.
-    let tables = summary::draw(&Store::open_existing(&arguments.dir)?, &records)?;
+    let (records, tables) = compact::promote(
+        &Store::open_existing(&arguments.results)?,
+        &arguments.dir,
+        summary::draw,
+    )?;
     tracing::info!("{} cells are in `{}`", records.len(), arguments.dir.display());
     output(&summary::plain(&tables))
 }

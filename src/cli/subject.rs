@@ -23,6 +23,9 @@ pub(super) struct Subject {
     /// Change a setting of the learner: field=value.
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
+    /// Turn photographs as their EXIF orientation says [default: as in the adapter's training, else true].
+    #[arg(long, value_name = "BOOL")]
+    exif: Option<bool>,
 }
 
 /// A model that is ready to be asked.
@@ -39,6 +42,14 @@ impl Subject {
     /// Class names that came with the adapter.
     pub(super) fn classes(&self) -> Result<Option<Vec<String>>> {
         Ok(self.origin()?.map(|origin| origin.classes))
+    }
+
+    /// Whether photographs are turned as their EXIF orientation says.
+    pub(super) fn exif(&self) -> Result<bool> {
+        match self.exif {
+            Some(exif) => Ok(exif),
+            None => Ok(self.origin()?.is_none_or(|origin| origin.exif)),
+        }
     }
 
     fn origin(&self) -> Result<Option<Origin>> {
@@ -61,6 +72,9 @@ impl Subject {
         let base: Base = Bases::new(home).with_feature_bytes(0).of(&learner)?;
         let mut classifier = base.classifier(&learner, classes, 0, None)?;
         if let Some(adapter) = &self.adapter {
+            if let Some(origin) = self.origin()? {
+                origin.check_base(adapter, base.fingerprint())?;
+            }
             classifier.load(adapter)?;
         }
         Ok(Ready {

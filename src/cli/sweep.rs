@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell};
 use crate::experiment::shard::Shard;
 use crate::experiment::sweep::{self, Sweeper};
-use crate::results::claim::Claims;
+use crate::results::claim::{Claims, LONGEST_LEASE};
 use crate::results::store::Store;
 
 /// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
@@ -50,7 +50,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Args)]
 pub(super) struct Lease {
     /// A process that gives no sign of life for so long loses its cell to another one.
-    #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST_LEASE))]
     seconds: u64,
 }
 

@@ -11,6 +11,7 @@ use crate::data::{self, split};
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::experiment::base::Bases;
+use crate::experiment::plan::without_refused;
 use crate::method::Step;
 
 /// Train one model on k shots of a dataset and write a PEFT adapter folder.
@@ -39,6 +40,9 @@ pub(super) struct Arguments {
     /// Change a setting of the learner: field=value.
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
+    /// Turn photographs as their EXIF orientation says; `false` is for parity with torchvision's loaders.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    exif: bool,
     /// New folder for the adapter.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -59,10 +63,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             reason: "there is nothing to learn from 0 examples".into(),
         });
     }
-    let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?;
+    let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?
+        .with_exif(arguments.exif);
+    let dataset = without_refused(dataset, std::slice::from_ref(&learner));
     let split = split::draw(&dataset, arguments.protocol, arguments.shots, arguments.seed, None)?;
     let shots = split.train_images(&dataset)?;
     let base = Bases::new(&places.home).keeping(places.image_cache()).of(&learner)?;
+    if let Some(start) = &arguments.start
+        && let Some(origin) = Origin::read(start)?
+    {
+        origin.check_base(start, base.fingerprint())?;
+    }
     let mut classifier = base.classifier(&learner, &split.classes, arguments.seed, arguments.start.as_deref())?;
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")
@@ -86,6 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         seed: split.seed,
         split_sha256: split.digest()?,
         base: base.fingerprint().map(str::to_owned),
+        exif: arguments.exif,
     };
     origin.write(&arguments.out)?;
     output(&format!(

@@ -42,6 +42,10 @@ pub struct Sweep {
     /// and validation images of `coop`. Without it `coop` draws on its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indices: Option<PathBuf>,
+    /// Turn photographs as their EXIF orientation says, as transformers and `datasets` do; `false` shows them as they are stored, as
+    /// torchvision's loaders do.
+    #[serde(default = "yes")]
+    pub exif: bool,
     /// Keep the trained adapter of each cell in `adapters/<run_id>/`.
     #[serde(default)]
     pub save_adapters: bool,
@@ -67,6 +71,9 @@ pub struct Calibration {
 
 fn default_folds() -> usize {
     4
+}
+fn yes() -> bool {
+    true
 }
 fn default_seeds() -> Vec<u64> {
     vec![0]

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// How much one archive may unpack to.
 #[derive(Debug, Clone, Copy)]
@@ -144,10 +144,12 @@ impl Unpacking<'_> {
     fn zip(&mut self, reader: BufReader<File>) -> Result<()> {
         let mut zip = zip::ZipArchive::new(reader).map_err(|e| self.fail(&format!("{e} (truncated?)")))?;
         if zip.has_duplicate_names() {
-            return Err(self.fail("holds two entries of one name"));
+            return Err(self
+                .fail("holds two entries of one name")
+                .because(Cause::HostileArchive));
         }
         if zip.has_overlapping_files().map_err(|e| self.fail(&e.to_string()))? {
-            return Err(self.fail("has entries that overlap"));
+            return Err(self.fail("has entries that overlap").because(Cause::HostileArchive));
         }
         for index in 0..zip.len() {
             let mut entry = match zip.by_index(index) {
@@ -248,7 +250,10 @@ impl Unpacking<'_> {
                 .map_err(Error::io("write", path))?;
         }
         if left > 0 {
-            return Err(self.refused(&format!("is cut off: {left} of its {size} bytes are missing")));
+            return Err(self.fail(&format!(
+                "entry `{}` is cut off: {left} of its {size} bytes are missing",
+                self.at
+            )));
         }
         file.flush().map_err(Error::io("write", path))
     }
@@ -262,6 +267,7 @@ impl Unpacking<'_> {
 
     fn refused(&self, why: &str) -> Error {
         self.fail(&format!("entry `{}` {why}", self.at))
+            .because(Cause::HostileArchive)
     }
 
     fn damaged(&self, error: &io::Error) -> Error {

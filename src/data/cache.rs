@@ -14,14 +14,16 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
+use super::image::Mode;
 use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
-use super::manifest::{Form, Manifest};
-use super::parquet::{Columns, extract};
+use super::manifest::{Form, Layout, Manifest, OwnParquet};
+use super::parquet::{self, Columns, extract};
 use super::source::Source;
 use super::{archive, hex};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
+use crate::process::{owner, temporary};
 
 /// Raised when the same archives would be read differently.
 const LAYOUT_VERSION: u32 = 2;
@@ -52,16 +54,22 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         None => folder.join("files"),
     };
     let at_hand = || -> Result<Option<Opened>> {
-        let Some(index) = Index::load(&folder.join("index.json")) else {
+        let Some(mut index) = Index::load(&folder.join("index.json")) else {
             return Ok(None);
         };
-        let Some(listed) = index
-            .listed(&of_protocol)
-            .filter(|listed| index.is_whole(Some(listed), &root))
-            .cloned()
-        else {
+        let Some(listed) = index.listed(&of_protocol).cloned() else {
             return Ok(None);
         };
+        let touched = index.touched(Some(&listed), &root);
+        if !index.recheck(&touched, &root).is_empty() {
+            return Ok(None);
+        }
+        if !touched.is_empty()
+            && let Err(error) = index.write(&folder.join("index.json"))
+        {
+            // Only time is lost, e.g. with a cache that is read-only.
+            tracing::debug!("{error}: touched images will be hashed again next time");
+        }
         listed.check_counts(source)?;
         let root = root.clone();
         Ok(Some(Opened { index, listed, root }))
@@ -79,20 +87,33 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         remove_leftovers(cache)?;
     }
     // Unpacked for another protocol, or before the manifest changed.
-    if let Some(mut index) = Index::load(&folder.join("index.json")).filter(|index| index.is_whole(None, &root)) {
-        let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
-        index.write(&folder.join("index.json"))?;
-        return Ok(Opened { index, listed, root });
+    if let Some(mut index) = Index::load(&folder.join("index.json")) {
+        let touched = index.touched(None, &root);
+        let changed = index.recheck(&touched, &root);
+        let own = source.manifest.directory.is_some();
+        if let Some(first) = changed.first() {
+            let (name, count) = (&source.manifest.name, changed.len());
+            let done = if own { "looked at anew" } else { "unpacked again" };
+            tracing::warn!(
+                "dataset `{name}`: {count} images were changed or removed, `{first}` first: they are {done}"
+            );
+        }
+        if own || changed.is_empty() {
+            index.forget(&changed);
+            let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
+            index.write(&folder.join("index.json"))?;
+            return Ok(Opened { index, listed, root });
+        }
     }
-    let partial = Partial(cache.join(format!("{key}.{}.partial", std::process::id())));
+    let partial = Partial(temporary(&folder, "partial"));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let unpacked = unpack(source, &partial.0)?;
-    let mut index = Index::default();
+    let mut index = Index::new(mode(source)?);
     let listed = list(&mut index, source, protocol, &of_protocol, &unpacked)?;
     index.write(&partial.0.join("index.json"))?;
     if folder.exists() {
         // Complete once, but images are missing now: out of the way in one step, then removed.
-        let damaged = Partial(cache.join(format!("{key}.{}.damaged.partial", std::process::id())));
+        let damaged = Partial(temporary(&folder, "partial"));
         std::fs::rename(&folder, &damaged.0).map_err(Error::io("replace", &folder))?;
     }
     match std::fs::rename(&partial.0, &folder) {
@@ -105,15 +126,30 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
     Ok(Opened { index, listed, root })
 }
 
+/// What the index has, if there is one: nothing is checked.
+pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Option<Opened>> {
+    let (key, of_protocol) = keys(source, protocol)?;
+    let folder = cache.join(&key);
+    let root = match &source.manifest.directory {
+        Some(directory) => source.manifest.resolve(directory),
+        None => folder.join("files"),
+    };
+    let index = Index::load(&folder.join("index.json"));
+    Ok(index.and_then(|index| {
+        let listed = index.listed(&of_protocol).cloned()?;
+        Some(Opened { index, listed, root })
+    }))
+}
+
 /// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
 pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
-    let partial = Partial(cache.join(format!("survey.{}.partial", std::process::id())));
+    let partial = Partial(temporary(&cache.join("survey"), "partial"));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let root = unpack(source, &partial.0)?;
     let listing = read_labels(source, protocol, &root)?;
-    Index::default().survey(source, protocol, "", listing, &root)
+    Index::new(mode(source)?).survey(source, protocol, "", listing, &root)
 }
 
 /// Brings all files into `folder/files`, or names the folder that the manifest does.
@@ -133,11 +169,27 @@ fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
         extract::unpack(&source.files, columns, &root)?;
         return Ok(root);
     }
+    if let Some(parquet) = &manifest.parquet {
+        let columns = Columns {
+            image: &parquet.image,
+            label: &parquet.label,
+        };
+        extract::unpack(&source.files, columns, &root)?;
+        return Ok(root);
+    }
     for file in source.files.iter().filter(|file| file.is_archive) {
         tracing::info!("unpacking {} of {}", file.name, manifest.name);
         archive::unpack(&file.path, &root)?;
     }
     Ok(root)
+}
+
+/// What the parquet files of a dataset say of the mode of their images.
+fn mode(source: &Source) -> Result<Option<Mode>> {
+    match (source.form, &source.manifest.hub) {
+        (Form::Hub, Some(hub)) => parquet::image_mode(&source.files, &hub.image),
+        _ => Ok(None),
+    }
 }
 
 fn read_labels(source: &Source, protocol: Protocol, root: &Path) -> Result<layout::Listing> {
@@ -213,14 +265,13 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
         let absolute = directory.canonicalize().map_err(Error::io("read", &directory))?;
         add(&mut files, "directory", &absolute.to_string_lossy());
         let mut listed = Vec::new();
-        match manifest.file("table") {
+        if manifest.layout == Layout::Table {
             // A table may lie in a folder of much else.
-            Some(table) => {
-                for row in layout::table::rows(&manifest.place(table))? {
-                    listed.push(stamped(&absolute.join(row.path))?);
-                }
+            for file in layout::table::listed(manifest, &absolute)? {
+                listed.push(stamped(&absolute.join(file))?);
             }
-            None => list_files(&absolute, 4, &mut listed)?,
+        } else {
+            list_files(&absolute, 12, &mut listed)?;
         }
         listed.sort();
         for (path, size, changed) in listed {
@@ -235,6 +286,28 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
     add(&mut labels, "rename", &format!("{:?}", manifest.rename));
     for id in &manifest.skip {
         add(&mut labels, "skip", id);
+    }
+    for class in &manifest.skip_classes {
+        add(&mut labels, "skip-class", class);
+    }
+    // Absent from the keys of datasets that have none of these.
+    if let Some(form) = &manifest.table {
+        add(&mut labels, "table", &format!("{form:?}"));
+    }
+    if let Some(parquet) = &manifest.parquet {
+        let OwnParquet {
+            image,
+            label,
+            train,
+            val,
+            test,
+            ..
+        } = parquet;
+        add(&mut files, "columns", &format!("{image:?} {label:?}"));
+        add(&mut labels, "splits", &format!("{train:?} {val:?} {test:?}"));
+    }
+    if manifest.clean_names {
+        add(&mut labels, "clean-names", "true");
     }
     for name in &manifest.class_names {
         add(&mut labels, "class", name);
@@ -256,10 +329,13 @@ fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
 fn list_files(folder: &Path, depth: usize, files: &mut Vec<(String, u64, u128)>) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let path = entry.map_err(Error::io("list", folder))?.path();
-        let metadata = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+        // Links that lead nowhere and what may not be looked at are left out where images are listed.
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            continue;
+        };
         if !metadata.is_dir() {
             files.push(stamped(&path)?);
-        } else if depth > 1 {
+        } else if depth > 1 && std::fs::read_dir(&path).is_ok() {
             list_files(&path, depth - 1, files)?;
         }
     }
@@ -328,7 +404,8 @@ pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
 
 /// Writes a file so that it is seen whole or not at all.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    remove_abandoned(path);
+    let partial = temporary(path, "partial");
     let written = File::create(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&partial, path));
@@ -337,6 +414,23 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         drop(std::fs::remove_file(&partial));
         Error::io("write", path)(e)
     })
+}
+
+/// Removes what processes that have ended had begun to write for a file. It wastes space only: that it cannot be removed is
+/// no error.
+fn remove_abandoned(path: &Path) {
+    let (Some(folder), Some(begins)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(begins)) else {
+            continue;
+        };
+        if owner(name, "partial").is_some_and(|owner| owner.is_gone()) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {

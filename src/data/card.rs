@@ -35,6 +35,9 @@ pub struct Card {
     pub headline: String,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
+    /// Ids of images that were left out for all learners, since one of the sweep's cannot take their size.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Shots that a class really has, where more were asked for and the protocol takes what there is.
     pub capped: Option<u32>,
     /// Shots that look like test images; `None` where images were not compared.
@@ -109,6 +112,7 @@ impl Card {
             },
             headline: headline.into(),
             left_out: dataset.left_out,
+            refused: dataset.refused.clone(),
             capped: split.capped,
             near_duplicates: near_duplicates(&shots, &test),
         })

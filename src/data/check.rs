@@ -45,6 +45,9 @@ pub struct Verification {
     pub heights: Option<[u32; 3]>,
     /// Number of images by kind of pixels: `L` is grey, `P` a palette, the others are named by their channels.
     pub modes: BTreeMap<String, usize>,
+    /// Number of images by the orientation (2 to 8) that EXIF or XMP states: they are turned before a model sees them, which
+    /// torchvision's loaders do not do.
+    pub orientations: BTreeMap<u8, usize>,
     /// Images that cannot be decoded or are gone, with the reason.
     pub unreadable: Vec<(String, String)>,
     /// Images whose hash is not the one that the index has.
@@ -151,7 +154,7 @@ fn of_form(
 fn images(opened: &Opened, source: &Source, looked_at: &(dyn Fn(usize) + Sync), found: &mut Verification) {
     let files: Vec<(&str, &str)> = opened.listed.files().collect();
     let again = |(id, file): &(&str, &str)| {
-        let seen = look(&opened.root.join(file), id);
+        let seen = look(&opened.root.join(file), id, opened.index.decoding());
         looked_at(files.len());
         seen
     };
@@ -160,7 +163,7 @@ fn images(opened: &Opened, source: &Source, looked_at: &(dyn Fn(usize) + Sync), 
     for ((id, file), seen) in files.iter().zip(&seen) {
         match seen {
             Ok(Some(facts)) => {
-                if opened.index.facts(file) != Some(facts) {
+                if !opened.index.facts(file).is_some_and(|known| known.same_image(facts)) {
                     found.changed.push((*id).to_owned());
                 }
                 whole.push(facts);
@@ -198,5 +201,8 @@ fn describe(images: &[&Facts], found: &mut Verification) {
     found.heights = spread(|facts| facts.height);
     for facts in images {
         *found.modes.entry(facts.mode.clone()).or_default() += 1;
+        if let Some(orientation) = facts.orientation {
+            *found.orientations.entry(orientation).or_default() += 1;
+        }
     }
 }

@@ -27,6 +27,7 @@ use std::thread;
 use super::cache::lock;
 use super::manifest::{Form, Manifest};
 use crate::error::{Error, MissingFile, Result};
+use crate::process::temporary;
 use client::Client;
 pub use hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
 pub use listing::{hub_listing, hub_tail};
@@ -141,12 +142,15 @@ fn claim(manifest: &Manifest, progress: &dyn FetchProgress) -> Result<Option<Fil
 
 /// Writes a file so that it is seen whole or not at all; what an interrupted call leaves, the next one takes away.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.to_path_buf().into_os_string();
-    partial.push(".part");
+    let partial = temporary(path, "part");
     let written = File::create(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(Error::io("write", path))
+    written.map_err(|e| {
+        // The first error is the one to report.
+        drop(std::fs::remove_file(&partial));
+        Error::io("write", path)(e)
+    })
 }
 
 /// Works on items with several threads; what came of each, in their order.

@@ -1,55 +1,211 @@
-//! Encoded bytes to RGB pixels, whatever the file's name claims.
+//! Encoded bytes to RGB pixels, upright, whatever the file's name claims. `docs/images.md` compares each rule with Pillow,
+//! transformers and torchvision.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
-use std::io::Cursor;
+use serde::{Deserialize, Serialize};
 
 use super::jpeg;
 use crate::error::{Error, Result};
+pub(in crate::data) use orientation::orientation;
+
+mod gif;
+mod orientation;
 
 /// Largest decoded image, in bytes of pixels: enough for 100 megapixels, far less than a decompression bomb.
 const MAX_PIXEL_BYTES: u64 = 400 << 20;
 
-/// Decodes JPEG, PNG, GIF (first frame), BMP or WebP to 8-bit RGB.
-///
-/// The format is found by magic bytes, never by extension (Oxford-IIIT Pets has PNG and GIF files named
-/// `.jpg`). Grey and palette images are expanded, transparency is composited on white as transformers
-/// does, CMYK is converted. JPEG pixels are those of libjpeg-turbo. Bytes after the image's end are ignored; a JPEG that ends before its
-/// end-of-image marker is an error, since the decoder would fill the rest with grey. `name` is used in
-/// error messages only.
+/// The rules by which a file becomes pixels, as far as they can be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Decoding {
+    /// Turn a photograph as its EXIF (or XMP) orientation says: transformers and `datasets` do, torchvision's
+    /// loaders do not.
+    pub exif: bool,
+    /// Bring the pixels to this mode first, as a `datasets.Image(mode=…)` in the dataset asks.
+    pub mode: Option<Mode>,
+}
+
+impl Default for Decoding {
+    fn default() -> Self {
+        Self { exif: true, mode: None }
+    }
+}
+
+/// A mode of Pillow that images can be brought to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// Colours; transparency is dropped and what was clear shows the colour stored there.
+    #[serde(rename = "RGB")]
+    Rgb,
+    /// Colours and transparency, which is composited on white.
+    #[serde(rename = "RGBA")]
+    Rgba,
+    /// Grey by ITU-R 601 luma; transparency is dropped.
+    L,
+    /// Grey and transparency, which is composited on white.
+    #[serde(rename = "LA")]
+    La,
+}
+
+impl Mode {
+    /// Pillow's name of it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rgb => "RGB",
+            Self::Rgba => "RGBA",
+            Self::L => "L",
+            Self::La => "LA",
+        }
+    }
+
+    /// The mode of this name.
+    ///
+    /// # Errors
+    /// Names one that is not supported, and those that are.
+    pub fn named(name: &str) -> std::result::Result<Self, String> {
+        let all = [Self::Rgb, Self::Rgba, Self::L, Self::La];
+        all.into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or_else(|| format!("`datasets.Image(mode=\"{name}\")` is not supported; RGB, RGBA, L and LA are"))
+    }
+}
+
+/// [`Decoding::decode`] by the default rules.
 ///
 /// # Errors
-/// [`Error::Image`] when the bytes are no image, truncated or larger than the limit.
+/// As there.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
-    let fail = |reason: String| Error::Image {
-        image: name.into(),
-        reason,
-    };
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|e| fail(e.to_string()))?;
-    match reader.format() {
-        None => return Err(fail("not a JPEG, PNG, GIF, BMP or WebP file".into())),
-        Some(ImageFormat::Jpeg) => {
-            if let Some(image) = jpeg::decode(bytes, MAX_PIXEL_BYTES).map_err(fail)? {
-                return Ok(image);
+    Decoding::default().decode(bytes, name)
+}
+
+impl Decoding {
+    /// Tells images of the same bytes apart that are decoded by other rules; empty for the default ones.
+    #[must_use]
+    pub fn mark(self) -> String {
+        let exif = if self.exif { "" } else { "-as-stored" };
+        let mode = self.mode.map_or_else(String::new, |mode| format!("-{}", mode.name()));
+        exif.to_owned() + &mode
+    }
+
+    /// Decodes JPEG, PNG, GIF (first frame), BMP or WebP to 8-bit RGB, upright.
+    ///
+    /// The format is found by magic bytes, never by extension (Oxford-IIIT Pets has PNG and GIF files named
+    /// `.jpg`). Grey and palette images are expanded, transparency is composited on white as transformers
+    /// does, CMYK is converted. JPEG pixels are those of libjpeg-turbo. Bytes after the image's end are ignored; a JPEG that
+    /// ends before its end-of-image marker is an error, since the decoder would fill the rest with grey. `name` is used in
+    /// error messages only.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when the bytes are no image, truncated, larger than the limit or without a pixel, and when a
+    /// decoder gives up on them: one bad image never ends the process.
+    pub fn decode(self, bytes: &[u8], name: &str) -> Result<RgbImage> {
+        let decoded = catch_unwind(AssertUnwindSafe(|| self.pixels(bytes)));
+        let decoded = decoded.unwrap_or_else(|_| Err("the decoder gave up on damaged data".into()));
+        decoded.map_err(|reason| Error::Image {
+            image: name.into(),
+            reason,
+        })
+    }
+
+    fn pixels(self, bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+        let format = image::guess_format(bytes).ok();
+        let format = format.ok_or("not a JPEG, PNG, GIF, BMP or WebP file")?;
+        let upright = if self.exif { orientation(bytes, format) } else { None };
+        let mut image = self.flat(read(bytes, format)?)?;
+        if image.width() == 0 || image.height() == 0 {
+            return Err(format!(
+                "{} x {} pixels: there is nothing to see",
+                image.width(),
+                image.height()
+            ));
+        }
+        if let Some(upright) = upright {
+            let mut whole = DynamicImage::from(image);
+            whole.apply_orientation(upright);
+            image = whole.into_rgb8();
+        }
+        Ok(image)
+    }
+
+    /// The pixels without transparency, in the mode that is asked for.
+    fn flat(self, image: DynamicImage) -> std::result::Result<RgbImage, String> {
+        let image = match image {
+            // Pillow clips these to 255 on every conversion, so that nearly all of them turn white.
+            DynamicImage::ImageLuma16(_) if self.mode.is_some() => {
+                return Err("16 bits of grey cannot be brought to another mode without loss: Pillow clips them".into());
+            }
+            other => high_bytes(other),
+        };
+        let is_clear = image.color().has_alpha() && matches!(self.mode, None | Some(Mode::Rgba | Mode::La));
+        let grey = matches!(self.mode, Some(Mode::L | Mode::La));
+        if !is_clear {
+            let mut image = image.into_rgb8();
+            if grey {
+                image.pixels_mut().for_each(|pixel| pixel.0 = [luma(pixel.0); 3]);
+            }
+            return Ok(image);
+        }
+        let mut image = image.into_rgba8();
+        if grey {
+            for pixel in image.pixels_mut() {
+                let [r, g, b, a] = pixel.0;
+                let grey = luma([r, g, b]);
+                pixel.0 = [grey, grey, grey, a];
             }
         }
-        Some(_) => {}
+        Ok(on_white(&image))
     }
+}
+
+/// The pixels as the file has them, but for what libjpeg has made RGB of.
+fn read(bytes: &[u8], format: ImageFormat) -> std::result::Result<DynamicImage, String> {
+    match format {
+        ImageFormat::Jpeg => {
+            if let Some(image) = jpeg::decode(bytes, MAX_PIXEL_BYTES)? {
+                return Ok(image.into());
+            }
+        }
+        ImageFormat::Gif => return gif::first_frame(bytes, MAX_PIXEL_BYTES),
+        _ => {}
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_PIXEL_BYTES);
     reader.limits(limits);
-    let image = reader.decode().map_err(|e| fail(e.to_string()))?;
-    Ok(if image.color().has_alpha() {
-        on_white(&image)
-    } else {
-        image.into_rgb8()
-    })
+    reader.decode().map_err(|e| e.to_string())
+}
+
+/// Colours of 16 bits as Pillow reads them: the upper eight.
+fn high_bytes(image: DynamicImage) -> DynamicImage {
+    let high = |values: Vec<u16>| values.into_iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
+    let (width, height) = (image.width(), image.height());
+    let eight = match image {
+        DynamicImage::ImageRgb16(image) => {
+            image::RgbImage::from_raw(width, height, high(image.into_raw())).map(DynamicImage::from)
+        }
+        DynamicImage::ImageRgba16(image) => {
+            image::RgbaImage::from_raw(width, height, high(image.into_raw())).map(DynamicImage::from)
+        }
+        DynamicImage::ImageLumaA16(image) => {
+            image::GrayAlphaImage::from_raw(width, height, high(image.into_raw())).map(DynamicImage::from)
+        }
+        other => return other,
+    };
+    // As many values as before.
+    eight.unwrap_or_default()
+}
+
+/// Pillow's fixed-point weights of `convert("L")`.
+pub(in crate::data) fn luma(rgb: [u8; 3]) -> u8 {
+    let [r, g, b] = rgb.map(u32::from);
+    ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8
 }
 
 /// Alpha compositing on white, rounded to the nearest integer.
-fn on_white(image: &DynamicImage) -> RgbImage {
-    let rgba = image.to_rgba8();
+fn on_white(rgba: &image::RgbaImage) -> RgbImage {
     RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
         let [r, g, b, a] = rgba.get_pixel(x, y).0;
         let over = |c: u8| ((u32::from(c) * u32::from(a) + 255 * (255 - u32::from(a)) + 127) / 255) as u8;
@@ -58,8 +214,8 @@ fn on_white(image: &DynamicImage) -> RgbImage {
 }
 
 #[cfg(test)]
-mod tests {
-    use image::{ExtendedColorType as Color, ImageEncoder as _, codecs};
+pub(in crate::data) mod tests {
+    use ::image::{ExtendedColorType as Color, ImageEncoder as _, codecs};
     use proptest::prelude::*;
 
     use super::*;
@@ -67,6 +223,20 @@ mod tests {
     /// Four 8×8 blocks, Adobe CMYK (inverted), written by Pillow 13: `Image.new("CMYK", (16, 16))` with red
     /// (0, 255, 255, 0), cyan (255, 0, 0, 0), dark yellow (0, 0, 255, 64) and white (0, 0, 0, 0).
     const CMYK: &[u8] = include_bytes!("../../tests/fixtures/images/cmyk.jpg");
+
+    /// Base 64 of the fixtures.
+    pub(in crate::data) fn base64(text: &str) -> Vec<u8> {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut bytes = Vec::new();
+        for four in text.as_bytes().chunks(4) {
+            let number = four.iter().fold(0, |number: u32, digit| {
+                number << 6 | DIGITS.iter().position(|d| d == digit).unwrap_or(0) as u32
+            });
+            let whole = four.iter().filter(|digit| **digit != b'=').count() * 6 / 8;
+            bytes.extend_from_slice(&number.to_be_bytes()[1..=whole]);
+        }
+        bytes
+    }
 
     fn png(pixels: &[u8], width: u32, height: u32, color: Color) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -136,7 +306,8 @@ mod tests {
             .iter()
             .flat_map(|v| v.to_ne_bytes())
             .collect();
-        assert_eq!(colours(&png(&deep, 1, 1, Color::Rgb16), &[(0, 0)]), [[128, 255, 1]]);
+        // The upper bytes, as in Pillow 13.
+        assert_eq!(colours(&png(&deep, 1, 1, Color::Rgb16), &[(0, 0)]), [[128, 255, 0]]);
         // Over white: opaque stays, half of black is mid-grey, nothing is white.
         let alpha = png(&[1, 2, 3, 255, 0, 0, 0, 128, 9, 9, 9, 0], 3, 1, Color::Rgba8);
         assert_eq!(

@@ -1,8 +1,14 @@
-//! A user's own images become a dataset: a folder of folders, a table of paths and labels, or a repository of the
-//! Hugging Face hub is looked at, and a manifest is written. From there on it is a dataset like the others.
+//! A user's own images become a dataset: a folder of folders, a table of paths and labels, parquet files with images, or
+//! a repository of the Hugging Face hub is looked at, and a manifest is written. From there on it is a dataset like the
+//! others.
 
+mod folder;
 mod hub;
 mod names;
+mod parquet;
+mod peer;
+mod table;
+mod twins;
 mod written;
 
 use std::collections::BTreeMap;
@@ -14,12 +20,12 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::layout::Item;
-use super::layout::folders::Tree;
-use super::layout::table::{self, Side};
-use super::manifest::{self, Layout};
+use super::layout::table::TableForm;
+use super::manifest::{self, Layout, OwnParquet};
 use super::{Dataset, hex};
 use crate::error::{Error, Result};
 pub use hub::{Named, name_hub};
+pub use twins::Twins;
 use written::{TableFile, Written};
 
 /// Share of each class that is kept for the test where the images come without a split; stands in the manifest.
@@ -27,15 +33,37 @@ pub const HOLDOUT: f64 = 0.3;
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
 
+/// What a user says about the images besides where they are.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Column of paths, or of images in parquet files.
+    pub path_column: Option<String>,
+    /// Column of class names.
+    pub label_column: Option<String>,
+    /// Column of splits.
+    pub split_column: Option<String>,
+    /// File of class names: lines in label order, or a JSON list or object by label.
+    pub names: Option<PathBuf>,
+    /// Configuration of a hub repository that has several.
+    pub configuration: Option<String>,
+}
+
 /// Images with their labels, looked at from outside: nothing was decoded or written yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Found {
     name: String,
     origin: String,
-    layout: Layout,
+    layout: Option<Layout>,
     /// Absolute.
     directory: PathBuf,
-    table: Option<PathBuf>,
+    /// Tables with their roles.
+    tables: Vec<(&'static str, PathBuf)>,
+    form: TableForm,
+    parquet: Option<OwnParquet>,
+    /// Rows of the parquet files.
+    rows: u64,
+    /// Class names are numbers that nobody gave names to.
+    numbered: bool,
     /// Class names as the folders or the table have them, in label order.
     labels: Vec<String>,
     /// Class names by label, where they differ.
@@ -43,7 +71,11 @@ pub struct Found {
     learned: Vec<Item>,
     /// `None`: without a split.
     test: Option<Vec<Item>>,
+    /// Images that are listed and not there.
+    missing: Vec<(String, String)>,
     ignored: Vec<String>,
+    left_out: Vec<(String, String)>,
+    notes: Vec<String>,
 }
 
 /// A dataset that was made of a user's images.
@@ -57,35 +89,43 @@ pub struct Imported {
     pub rename: BTreeMap<String, String>,
     /// Ids of images that cannot be read, each with what the decoder said: they stand under `skip`.
     pub unreadable: Vec<(String, String)>,
+    /// Classes with too few images, each with the reason: they stand under `skip_classes`.
+    pub small_classes: Vec<(String, String)>,
     /// Share of each class that is kept for the test, where the images came without a split.
     pub holdout: Option<f64>,
+    /// Images on both sides.
+    pub twins: Twins,
 }
 
-/// Looks at a folder or table that is to become the dataset `name` of the manifests in `datasets`.
+/// Looks at a folder, table or parquet file that is to become the dataset `name` of the manifests in `datasets`.
 ///
 /// # Errors
 /// [`Error::Import`] when the name cannot be one, the files have another form or two class names become one;
 /// [`Error::Exists`] when there is such a manifest; [`Error::Labels`] naming the row of a table; [`Error::Io`].
-pub fn look(path: &Path, name: &str, datasets: &Path) -> Result<Found> {
+pub fn look(path: &Path, name: &str, datasets: &Path, asked: &Asked) -> Result<Found> {
     let origin = path.display().to_string();
     free_name(&origin, name, datasets)?;
     let path = path.canonicalize().map_err(Error::io("read", path))?;
-    let found = if path.is_dir() {
-        folder(path, origin)?
+    let mut found = if path.is_dir() {
+        folder::look(&path, &origin, asked)?
     } else {
-        of_table(path, origin)?
+        file(&path, &origin, asked)?
     };
-    let rename = names::cleaned(&found.labels).map_err(|reason| {
-        found.fail(
-            reason,
-            "rename one of the folders or labels: a model is asked to write the name".into(),
-        )
+    found.name = name.into();
+    found.origin = origin;
+    let given = asked.names.as_deref().map(names::read).transpose()?;
+    let renamed = names::renamed(&found.labels, given.as_ref(), found.parquet.is_none());
+    let (rename, numbered) = renamed.map_err(|reason| {
+        let remedy = if given.is_some() {
+            "the file of `--names` has a line for each label from 0, or is a JSON object by label"
+        } else {
+            "rename one of the folders or labels: a model is asked to write the name"
+        };
+        found.fail(reason, remedy.into())
     })?;
-    Ok(Found {
-        name: name.into(),
-        rename,
-        ..found
-    })
+    found.rename = rename;
+    found.numbered = (found.numbered || numbered) && given.is_none();
+    Ok(found)
 }
 
 /// Whether a manifest of this name can be written.
@@ -102,80 +142,56 @@ fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
     Ok(manifest)
 }
 
-fn folder(directory: PathBuf, origin: String) -> Result<Found> {
-    let fail = |reason: String| Error::Import {
-        origin: origin.clone(),
-        reason,
-        remedy: "arrange the images as `<class>/*`, or as `train/<class>/*` and `test/<class>/*`, or name a CSV or \
-                 Parquet file with the columns `path` and `label`"
-            .into(),
-    };
-    let tree = Tree::read(&directory, &fail)?;
-    Ok(Found {
-        name: String::new(),
-        layout: Layout::Folders,
-        directory,
-        table: None,
-        labels: tree.classes,
-        rename: BTreeMap::new(),
-        learned: tree.learned,
-        test: tree.test,
-        ignored: tree.ignored,
-        origin,
-    })
-}
-
-fn of_table(path: PathBuf, origin: String) -> Result<Found> {
+fn file(path: &Path, origin: &str, asked: &Asked) -> Result<Found> {
     let mut head = Vec::new();
-    let file = File::open(&path).map_err(Error::io("read", &path))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut head).map_err(Error::io("read", &path))?;
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut head).map_err(Error::io("read", path))?;
     if head.starts_with(b"PK\x03\x04") || head.starts_with(&[0x1f, 0x8b]) {
         return Err(Error::Import {
-            origin,
+            origin: origin.into(),
             reason: "it is an archive".into(),
             remedy: "unpack it and name the folder".into(),
         });
     }
-    let (labels, items) = table::items(table::rows(&path)?);
-    let is_split = items.iter().any(|(_, side)| side.is_some());
-    let (test, learned): (Vec<_>, Vec<_>) = items.into_iter().partition(|(_, side)| *side == Some(Side::Test));
-    let only = |items: Vec<(Item, _)>| items.into_iter().map(|(item, _)| item).collect::<Vec<_>>();
-    let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let found = Found {
-        name: String::new(),
-        origin,
-        layout: Layout::Table,
-        table: Some(path),
-        labels,
-        rename: BTreeMap::new(),
-        learned: only(learned),
-        test: is_split.then(|| only(test)),
-        ignored: Vec::new(),
-        directory,
-    };
-    let missing: Vec<&str> = found
-        .items()
-        .filter(|item| !found.directory.join(&item.id).is_file())
-        .map(|item| item.id.as_str())
-        .collect();
-    if missing.is_empty() {
-        return Ok(found);
+    if head.starts_with(b"PAR1") && parquet::has_images(path)? {
+        return parquet::look(&[path.to_path_buf()], origin, asked);
     }
-    let reason = format!("{} of its images are not there: {}", missing.len(), listed(&missing));
-    Err(found.fail(reason, "paths are relative to the table's own folder".into()))
+    let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    table::look(&[("table", path.to_path_buf())], &folder, origin, asked)
 }
 
 impl Found {
     /// Number of images.
     #[must_use]
     pub fn images(&self) -> usize {
-        self.items().count()
+        self.items()
+            .count()
+            .max(usize::try_from(self.rows).unwrap_or(usize::MAX))
     }
 
     /// Files that are no images, and folders beside `train` and `test`: left out.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
+    }
+
+    /// Files, folders and rows that cannot be taken, each with the reason.
+    #[must_use]
+    pub fn left_out(&self) -> &[(String, String)] {
+        &self.left_out
+    }
+
+    /// What else is to be known about the images, a line each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if self.numbered {
+            notes.push(
+                "class names are numbers, of which no model knows what they stand for: `--names FILE` gives names"
+                    .into(),
+            );
+        }
+        notes
     }
 
     fn items(&self) -> impl Iterator<Item = &Item> {
@@ -191,64 +207,89 @@ impl Found {
     }
 
     /// Decodes every image, writes the manifest into `datasets` and the index into `cache`. Images that cannot be
-    /// read are put under the manifest's `skip`.
+    /// read are put under the manifest's `skip`, classes that have too few under `skip_classes`.
     ///
     /// # Errors
-    /// [`Error::Import`] naming classes with too few images; [`Error::Exists`]; [`Error::Io`]. No manifest is
-    /// written then.
+    /// [`Error::Import`] when fewer than two classes have enough images; [`Error::Exists`]; [`Error::Io`]. No manifest
+    /// is written then.
     pub fn adopt(self, datasets: &Path, cache: &Path) -> Result<Imported> {
         let path = free_name(&self.origin, &self.name, datasets)?;
-        let mut unreadable = Vec::new();
-        self.check_counts(&unreadable)?;
-        self.write(&path, &unreadable)?;
+        let mut unreadable = self.missing.clone();
+        unreadable.sort();
+        let mut small_classes = self.small_classes(&unreadable)?;
+        self.write(&path, &unreadable, &small_classes)?;
         let mut opened = super::open(&self.name, datasets, cache);
         // Only when one is broken are the others looked at twice.
-        if let Err(Error::Image { .. }) = opened {
+        if let (Err(Error::Image { .. } | Error::Io { .. }), None) = (&opened, &self.parquet) {
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            unreadable = self.unreadable()?;
-            self.check_counts(&unreadable)?;
-            self.write(&path, &unreadable)?;
+            unreadable.extend(self.unreadable(&unreadable)?);
+            unreadable.sort();
+            small_classes = self.small_classes(&unreadable)?;
+            self.write(&path, &unreadable, &small_classes)?;
             opened = super::open(&self.name, datasets, cache);
         }
         match opened {
             Ok(dataset) => Ok(Imported {
+                twins: Twins::of(&dataset),
                 dataset,
                 manifest: path,
                 unreadable,
+                small_classes,
                 holdout: self.holdout(),
                 rename: self.rename,
             }),
             Err(error) => {
                 // The first error is the one to report.
                 drop(std::fs::remove_file(&path));
-                Err(error)
+                Err(self.of_parquet(error))
             }
         }
     }
 
-    fn holdout(&self) -> Option<f64> {
-        self.test.is_none().then_some(HOLDOUT)
+    /// What is wrong with a user's parquet files, without a manifest that is gone.
+    fn of_parquet(&self, error: Error) -> Error {
+        match (error, &self.parquet) {
+            (Error::Dataset { reason, .. }, Some(_)) => self.fail(
+                reason,
+                "each class needs images to learn from and images to test on, with bytes and labels".into(),
+            ),
+            (error, _) => error,
+        }
     }
 
-    /// Images that the decoder refuses, with its reasons.
-    fn unreadable(&self) -> Result<Vec<(String, String)>> {
-        let items: Vec<&Item> = self.items().collect();
+    fn holdout(&self) -> Option<f64> {
+        let without_test = match &self.parquet {
+            Some(parquet) => parquet.test.is_empty(),
+            None => self.test.is_none(),
+        };
+        without_test.then_some(HOLDOUT)
+    }
+
+    /// Images that cannot be read or that the decoder refuses, with the reasons; but for those known already.
+    fn unreadable(&self, known: &[(String, String)]) -> Result<Vec<(String, String)>> {
+        let is_known = |item: &&Item| known.binary_search_by(|(id, _)| id.cmp(&item.id)).is_ok();
+        let items: Vec<&Item> = self.items().filter(|item| !is_known(item)).collect();
         let look = |item: &&Item| -> Result<Option<(String, String)>> {
             let path = self.directory.join(item.file.as_deref().unwrap_or(&item.id));
-            let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(e) => return Ok(Some((item.id.clone(), e.to_string()))),
+            };
             match super::image::decode(&bytes, &item.id) {
                 Err(Error::Image { reason, .. }) => Ok(Some((item.id.clone(), reason))),
                 other => other.map(|_| None),
             }
         };
         let found: Result<Vec<_>> = items.par_iter().map(look).collect();
-        let mut found: Vec<_> = found?.into_iter().flatten().collect();
-        found.sort();
-        Ok(found)
+        Ok(found?.into_iter().flatten().collect())
     }
 
-    /// Each class needs an image on each side.
-    fn check_counts(&self, unreadable: &[(String, String)]) -> Result<()> {
+    /// Classes without an image on each side, each with what it has. `unreadable` is sorted.
+    fn small_classes(&self, unreadable: &[(String, String)]) -> Result<Vec<(String, String)>> {
+        // What is in parquet files is known once they are unpacked.
+        if self.parquet.is_some() {
+            return Ok(Vec::new());
+        }
         let is_read = |item: &&Item| unreadable.binary_search_by(|(id, _)| id.cmp(&item.id)).is_err();
         let count = |items: &[Item]| {
             let mut counts = vec![0_usize; self.labels.len()];
@@ -259,56 +300,82 @@ impl Found {
             }
             counts
         };
-        let few = |counts: Vec<usize>, least: usize| -> Vec<String> {
-            let classes = self.labels.iter().zip(counts);
-            let few = classes.filter(|(_, count)| *count < least);
-            few.map(|(label, count)| format!("{label} ({count})")).collect()
-        };
-        let told = |few: Vec<String>, what: &str| -> Result<()> {
-            if few.is_empty() {
-                return Ok(());
-            }
-            let names: Vec<&str> = few.iter().map(String::as_str).collect();
-            let reason = format!("classes with too few {what}: {}", listed(&names));
-            Err(self.fail(
-                reason,
-                "give them more images that can be read, or take them out".into(),
-            ))
-        };
         if self.labels.len() < 2 {
             let remedy = "name the folder above the class folders".into();
             return Err(self.fail(format!("`{}` is its only class", self.labels.concat()), remedy));
         }
-        match &self.test {
-            None => told(few(count(&self.learned), 2), "images, two are the least"),
-            Some(test) => {
-                told(few(count(&self.learned), 1), "training images, one is the least")?;
-                told(few(count(test), 1), "test images, one is the least")
-            }
+        let learned = count(&self.learned);
+        let tested = self.test.as_deref().map(count);
+        let mut small = Vec::new();
+        for (class, label) in self.labels.iter().enumerate() {
+            let at = |counts: &[usize]| counts.get(class).copied().unwrap_or_default();
+            let images = |count: usize| {
+                if count == 1 {
+                    "1 image".to_owned()
+                } else {
+                    format!("{count} images")
+                }
+            };
+            let reason = match (at(&learned), tested.as_deref().map(at)) {
+                (count @ ..2, None) => format!("{}, two are the least", images(count)),
+                (0, Some(_)) => "no image to learn from".into(),
+                (_, Some(0)) => "no image to test on".into(),
+                _ => continue,
+            };
+            small.push((label.clone(), reason));
         }
+        if self.labels.len() - small.len() < 2 {
+            let names: Vec<String> = small
+                .iter()
+                .map(|(label, reason)| format!("{label} ({reason})"))
+                .collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(self.fail(
+                format!("fewer than two classes have enough images: {}", listed(&names)),
+                "give them more images that can be read".into(),
+            ));
+        }
+        Ok(small)
     }
 
-    fn write(&self, path: &Path, unreadable: &[(String, String)]) -> Result<()> {
+    fn write(&self, path: &Path, unreadable: &[(String, String)], small_classes: &[(String, String)]) -> Result<()> {
         let directory = self.directory.to_str().ok_or_else(|| {
             self.fail(
                 "its path is not UTF-8".into(),
                 "move it to a folder with a plain name".into(),
             )
         })?;
-        let table = self.table.as_deref().map(table_file).transpose()?;
+        let tables = self.tables.iter().map(|(role, path)| table_file(role, path));
+        let tables = tables.collect::<Result<Vec<_>>>()?;
         let stem = Path::new(&self.origin).file_name().and_then(|name| name.to_str());
+        let is_small = |label: &str| small_classes.iter().any(|(small, _)| small == label);
+        // An image of a class that is left out stands in no list.
+        let of_kept = self
+            .items()
+            .filter(|item| !self.labels.get(item.class as usize).is_some_and(|l| is_small(l)));
+        let kept: std::collections::BTreeSet<&str> = of_kept.map(|item| item.id.as_str()).collect();
+        let skip: Vec<(String, String)> = unreadable
+            .iter()
+            .filter(|(id, _)| kept.contains(id.as_str()))
+            .cloned()
+            .collect();
         let text = Written {
             name: &self.name,
             title: &format!("Own images: {}", stem.unwrap_or(&self.name)),
             licence: "not stated",
-            layout: self.layout,
-            directory: Some(directory),
-            table: table.as_ref(),
+            layout: self.layout.unwrap_or(Layout::Folders),
+            directory: self.parquet.is_none().then_some(directory),
+            tables: &tables,
+            form: &self.form,
+            parquet: self.parquet.as_ref(),
             holdout: self.holdout(),
-            skip: unreadable,
+            skip: &skip,
+            skip_classes: small_classes,
+            clean_names: self.parquet.is_some(),
             rename: self
                 .rename
                 .iter()
+                .filter(|(from, _)| !is_small(from))
                 .map(|(from, to)| (from.as_str(), to.as_str()))
                 .collect(),
             hub: None,
@@ -330,9 +397,10 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-fn table_file(path: &Path) -> Result<TableFile> {
+fn table_file(role: &'static str, path: &Path) -> Result<TableFile> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     Ok(TableFile {
+        role,
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         path: path.to_string_lossy().into_owned(),
         size: bytes.len() as u64,

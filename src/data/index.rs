@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::archive::plain_parts;
+use super::image::{Decoding, Mode};
 use super::layout::{Item, Listing};
 use super::manifest::{Expect, Form, Manifest};
-use super::source::Source;
-use super::{Dataset, LabelledImage, cache, provenance};
+use super::source::{self, Source};
+use super::{Dataset, LabelledImage, Stamp, cache, provenance};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use look::all_or_first_error;
@@ -20,13 +21,17 @@ use order::Order;
 mod look;
 mod order;
 
-const SCHEMA: u32 = 2;
+/// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
+const SCHEMA: u32 = 3;
 
 /// The content of `index.json`: what is known of each image, and which of them each protocol has.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Index {
     schema: u32,
+    /// What a `datasets.Image(mode=…)` in the dataset asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
     /// By path below the root.
     images: BTreeMap<String, Facts>,
     protocols: Vec<Listed>,
@@ -92,17 +97,62 @@ impl Index {
         self.protocols.iter().find(|listed| listed.key == key)
     }
 
-    /// Whether the images of a protocol, or all of them, lie where they did, with their sizes.
-    pub(super) fn is_whole(&self, listed: Option<&Listed>, root: &Path) -> bool {
-        let lies = |file: &str, facts: &Facts| {
-            std::fs::metadata(root.join(file)).is_ok_and(|metadata| metadata.len() == facts.bytes)
+    /// An index of nothing yet, of images in this mode.
+    pub(super) fn new(mode: Option<Mode>) -> Self {
+        Self {
+            schema: SCHEMA,
+            mode,
+            ..Self::default()
+        }
+    }
+
+    /// How its images are decoded.
+    pub(super) fn decoding(&self) -> Decoding {
+        Decoding {
+            mode: self.mode,
+            ..Decoding::default()
+        }
+    }
+
+    /// Images of a protocol, or all of them, whose files were touched since they were looked at: by their stamps, which a
+    /// glance at each file tells.
+    pub(super) fn touched(&self, listed: Option<&Listed>, root: &Path) -> Vec<String> {
+        let touched = |file: &&str| {
+            let stamp = self.images.get(*file).map(|facts| &facts.stamp);
+            stamp.is_none() || Stamp::of(&root.join(file)).ok().as_ref() != stamp
         };
-        match listed {
-            None => self.images.iter().all(|(file, facts)| lies(file, facts)),
-            Some(listed) => {
-                let known = |image: &Labelled| self.images.get(image.file()).is_some_and(|f| lies(image.file(), f));
-                listed.images.iter().all(known)
+        let files: Vec<&str> = match listed {
+            None => self.images.keys().map(String::as_str).collect(),
+            Some(listed) => listed.images.iter().map(Labelled::file).collect(),
+        };
+        files.into_par_iter().filter(touched).map(str::to_owned).collect()
+    }
+
+    /// Hashes files that were touched; those that hold the bytes they did are marked as looked at now, the others are given
+    /// back: changed, gone or never seen.
+    pub(super) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
+        let again = |file: &String| {
+            let known = self.images.get(file)?;
+            let path = root.join(file);
+            let stamp = Stamp::of(&path).ok()?;
+            let sha256 = source::hash(&path, "sha256").ok()?;
+            (sha256 == known.sha256).then_some(stamp)
+        };
+        let stamps: Vec<Option<Stamp>> = touched.par_iter().map(again).collect();
+        let mut changed = Vec::new();
+        for (file, stamp) in touched.iter().zip(stamps) {
+            match (self.images.get_mut(file), stamp) {
+                (Some(facts), Some(stamp)) => facts.stamp = stamp,
+                _ => changed.push(file.clone()),
             }
+        }
+        changed
+    }
+
+    /// Has images looked at anew when they are listed next.
+    pub(super) fn forget(&mut self, files: &[String]) {
+        for file in files {
+            self.images.remove(file);
         }
     }
 
@@ -137,6 +187,9 @@ impl Index {
                 sha256: facts.map(|facts| facts.sha256.clone()).unwrap_or_default(),
                 group: image.group,
                 dhash: facts.map_or(0, |facts| facts.dhash),
+                size: facts.map(|facts| (facts.width, facts.height)),
+                decoding: self.decoding(),
+                stamp: facts.map(|facts| facts.stamp.clone()),
             });
         }
         Dataset {
@@ -151,6 +204,7 @@ impl Index {
             micro: manifest.micro,
             regime: manifest.regime,
             left_out: listed.left_out,
+            refused: Vec::new(),
             coop: manifest
                 .coop
                 .clone()
@@ -169,6 +223,11 @@ impl Index {
         root: &Path,
     ) -> Result<Listed> {
         let (listed, found) = self.survey(source, protocol, key, listing, root)?;
+        let (listed, found) = if source.is_lenient() {
+            without_unreadable(source, listed, found)?
+        } else {
+            (listed, found)
+        };
         let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
         self.schema = SCHEMA;
         self.images.extend(images);
@@ -230,7 +289,7 @@ impl Index {
             }
         }
         let look_at = |image: &Labelled| {
-            let facts = look(&root.join(image.file()), &image.id)?;
+            let facts = look(&root.join(image.file()), &image.id, self.decoding())?;
             let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
             let facts = facts.ok_or_else(|| {
                 fail(format!(
@@ -256,6 +315,46 @@ impl Index {
         };
         Ok((listed, found))
     }
+}
+
+/// Leaves out images that cannot be decoded, and names them; each class keeps an image on each side.
+fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> Result<(Listed, Surveyed)> {
+    let (read, unreadable): (Surveyed, Surveyed) = found
+        .into_iter()
+        .partition(|(_, facts)| !matches!(facts, Err(Error::Image { .. })));
+    if unreadable.is_empty() {
+        return Ok((listed, read));
+    }
+    let name = &source.manifest.name;
+    for (_, facts) in unreadable.iter().take(20) {
+        if let Err(error) = facts {
+            tracing::warn!("dataset `{name}`: {error}; it is left out");
+        }
+    }
+    if unreadable.len() > 20 {
+        tracing::warn!("dataset `{name}`: {} images are left out in all", unreadable.len());
+    }
+    let ids: BTreeSet<String> = unreadable.into_iter().map(|(id, _)| id).collect();
+    listed.left_out += ids.len();
+    listed.images.retain(|image| !ids.contains(&image.id));
+    for (class, label) in (0..).zip(&listed.classes) {
+        for (what, is_test) in [("training", false), ("test", true)] {
+            let has_one = listed
+                .images
+                .iter()
+                .any(|image| image.class == class && (image.side == Side::Test) == is_test);
+            if !has_one {
+                return Err(Error::Dataset {
+                    dataset: name.clone(),
+                    reason: format!(
+                        "class `{label}` has no {what} image that can be read; `skip_classes = [\"{label}\"]` in its \
+                         manifest does without it"
+                    ),
+                });
+            }
+        }
+    }
+    Ok((listed, read))
 }
 
 impl Listed {

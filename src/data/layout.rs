@@ -4,10 +4,13 @@
 mod caltech101;
 pub mod coop;
 pub(crate) mod folders;
-mod holdout;
+pub(crate) mod holdout;
 mod hub;
+pub(crate) mod names;
 mod oxford_flowers;
 mod oxford_pets;
+pub mod sides;
+mod spare;
 mod stanford_cars;
 pub mod table;
 
@@ -83,7 +86,17 @@ impl Layout {
             }
             Self::Caltech101 => const { &[archive("archive"), labels("coop-split")] },
             Self::Folders => const { &[optional(archive("archive"))] },
-            Self::Table => const { &[labels("table")] },
+            Self::Table => {
+                const {
+                    &[
+                        optional(labels("table")),
+                        optional(labels("train-table")),
+                        optional(labels("validation-table")),
+                        optional(labels("test-table")),
+                    ]
+                }
+            }
+            Self::Parquet => &[],
         }
     }
 
@@ -161,17 +174,30 @@ impl Unpacked<'_> {
 /// Reads the labels of a dataset in its layout, with the classes and sides that a protocol has.
 pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
     let manifest = unpacked.manifest;
-    let mut listing = match (&manifest.hub, unpacked.source.form) {
-        (Some(hub), Form::Hub) => hub::read(unpacked, protocol, hub)?,
+    let mut listing = match (&manifest.hub, &manifest.parquet, unpacked.source.form) {
+        (Some(hub), _, Form::Hub) => hub::read(unpacked, protocol, [&hub.train, &hub.val, &hub.test])?,
+        (_, Some(files), Form::Archive) => hub::read(unpacked, protocol, [&files.train, &files.val, &files.test])?,
         _ => archive(unpacked, protocol)?,
     };
+    spare::leave_out(&mut listing, &manifest.skip_classes).map_err(|reason| unpacked.fail(reason))?;
     // Under the other protocols names and order are part of the protocol.
     if protocol == Protocol::Clean {
         if !manifest.class_names.is_empty() {
             hub::as_named(&mut listing, &manifest.class_names).map_err(|reason| unpacked.fail(reason))?;
         }
+        // Which labels there are in parquet files is known once they are unpacked.
+        let all_known = !unpacked.source.is_lenient();
         listing.classes =
-            holdout::renamed(listing.classes, &manifest.rename).map_err(|reason| unpacked.fail(reason))?;
+            holdout::renamed(listing.classes, &manifest.rename, all_known).map_err(|reason| unpacked.fail(reason))?;
+    }
+    if unpacked.source.is_lenient() {
+        for note in spare::prune(&mut listing) {
+            tracing::warn!("dataset `{}`: {note}", manifest.name);
+        }
+        if listing.classes.len() < 2 {
+            let reason = "fewer than two classes have images to learn from and images to test on";
+            return Err(unpacked.fail(reason.into()));
+        }
     }
     Ok(listing)
 }
@@ -188,6 +214,9 @@ fn archive(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         Layout::OxfordFlowers => (oxford_flowers::read(unpacked)?, coop::same_but_for_a_question_mark),
         Layout::Caltech101 | Layout::Folders => (folders::read(unpacked)?, coop::same_but_for_case),
         Layout::Table => (table::read(unpacked)?, coop::same_but_for_case),
+        Layout::Parquet => {
+            return Err(unpacked.fail("its layout is `parquet`, and its manifest has no `[parquet]`".into()));
+        }
     };
     if protocol == Protocol::Coop {
         coop::listing(unpacked, &official, same_name)

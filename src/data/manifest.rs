@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::layout::table::TableForm;
 use crate::error::{Error, Result};
-pub use form::{CoopPaths, Form, Hub, Shard};
+pub use form::{CoopPaths, Form, Hub, OwnParquet, OwnShard, Shard};
 
 /// One dataset as described by its TOML file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -51,10 +52,20 @@ pub struct Manifest {
     /// Class names as people write them, by the name that folders or label files have; others stay as they are.
     #[serde(default)]
     pub rename: BTreeMap<String, String>,
+    /// Classes to do without, by the name that folders or label files have.
+    #[serde(default)]
+    pub skip_classes: Vec<String>,
+    /// Parquet only: class names are brought into the form that `kshot data import` gives to names of folders.
+    #[serde(default)]
+    pub clean_names: bool,
     /// Share of each class that is kept for the test where the images come without a split.
     pub holdout: Option<f64>,
     /// The same dataset as parquet files of a Hugging Face repository.
     pub hub: Option<Hub>,
+    /// Layout `table` only: columns, and how paths become files.
+    pub table: Option<TableForm>,
+    /// Layout `parquet` only: files on this machine with images in them.
+    pub parquet: Option<OwnParquet>,
     /// Which form is taken where a protocol allows both.
     #[serde(default)]
     pub prefer: Form,
@@ -87,8 +98,10 @@ pub enum Layout {
     Caltech101,
     /// `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out.
     Folders,
-    /// CSV or Parquet with the columns `path`, `label` and perhaps `split`.
+    /// CSV, JSON lines or Parquet with a column of paths, one of labels and perhaps one of splits.
     Table,
+    /// Parquet files with the images themselves and their labels.
+    Parquet,
 }
 
 /// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.

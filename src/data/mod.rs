@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
+use self::image::Decoding;
 use crate::config::Protocol;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use manifest::{Layout, Manifest, Regime};
 use source::Source;
 
@@ -13,6 +16,7 @@ pub mod card;
 pub mod check;
 pub mod fetch;
 pub mod image;
+pub(crate) mod image_processor;
 pub mod import;
 mod index;
 mod jpeg;
@@ -27,6 +31,7 @@ pub mod split;
 pub mod stamps;
 
 pub use cache::folder as cache_folder;
+pub use stamps::Stamp;
 
 /// A dataset whose every image was found, hashed and decoded once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub struct Dataset {
     pub regime: Option<Regime>,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
+    /// Ids of images that were left out since a learner cannot take their size.
+    pub refused: Vec<String>,
     /// How CoOp's files speak of its images, where it was opened for their protocol.
     pub coop: Option<split::CoopList>,
 }
@@ -69,7 +76,7 @@ pub struct Origin {
 }
 
 /// An image on disk with its class.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct LabelledImage {
     /// Path inside the dataset, with `/`: stable across machines.
     pub id: String,
@@ -83,6 +90,113 @@ pub struct LabelledImage {
     pub dhash: u64,
     /// The encoded file.
     pub path: PathBuf,
+    /// Width and height of the upright picture in pixels; `None` for an image of no dataset.
+    pub size: Option<(u32, u32)>,
+    /// How its bytes become pixels.
+    pub decoding: Decoding,
+    /// The file's state when `sha256` was computed; `None` where that is not known.
+    pub stamp: Option<Stamp>,
+}
+
+/// Which image it is; the state of its file is no part of that.
+impl PartialEq for LabelledImage {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            id,
+            class,
+            sha256,
+            group,
+            dhash,
+            path,
+            size,
+            decoding,
+            stamp: _,
+        } = self;
+        (id, class, sha256, group) == (&other.id, &other.class, &other.sha256, &other.group)
+            && (dhash, path, size, decoding) == (&other.dhash, &other.path, &other.size, &other.decoding)
+    }
+}
+
+impl Eq for LabelledImage {}
+
+impl LabelledImage {
+    /// The bytes of the file, proved to be those that `sha256` stands for: results are stored under that hash. An image
+    /// without a hash is read as it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::ChangedImage`] when other bytes lie there now.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let bytes = std::fs::read(&self.path).map_err(Error::io("read", &self.path))?;
+        if !self.sha256.is_empty() && hex(&Sha256::digest(&bytes)) != self.sha256 {
+            return Err(Error::ChangedImage {
+                path: self.path.clone(),
+                id: self.id.clone(),
+                sha256: self.sha256.clone(),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// The pixels of the file's [bytes](Self::bytes).
+    ///
+    /// # Errors
+    /// As there; [`Error::Image`] when they cannot be decoded.
+    pub fn pixels(&self) -> Result<::image::RgbImage> {
+        self.decoded(&self.bytes()?)
+    }
+
+    /// The pixels of bytes that were read already.
+    ///
+    /// # Errors
+    /// [`Error::Image`] names the file.
+    pub fn decoded(&self, bytes: &[u8]) -> Result<::image::RgbImage> {
+        self.decoding.decode(bytes, &self.path.display().to_string())
+    }
+
+    /// Equal for images of equal pixels only: the hash of the file, with the rules of decoding where they are not the
+    /// default ones.
+    #[must_use]
+    pub fn content(&self) -> String {
+        format!("{}{}", self.sha256, self.decoding.mark())
+    }
+
+    /// Whether the file is untouched since its hash was computed. Where nothing is known of it, it is read.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        match &self.stamp {
+            Some(stamp) => Stamp::of(&self.path).is_ok_and(|now| now == *stamp),
+            None => false,
+        }
+    }
+}
+
+impl Dataset {
+    /// The same without the images whose width and height are refused, for all learners alike; their ids are kept in
+    /// [`Dataset::refused`].
+    #[must_use]
+    pub fn without(mut self, refuses: impl Fn(u32, u32) -> bool) -> Self {
+        let refused = &mut self.refused;
+        for side in [&mut self.pool, &mut self.val, &mut self.test] {
+            side.retain(|image| {
+                let is_refused = image.size.is_some_and(|(width, height)| refuses(width, height));
+                if is_refused {
+                    refused.push(image.id.clone());
+                }
+                !is_refused
+            });
+        }
+        self
+    }
+
+    /// The same, with every image decoded by the choice for EXIF's orientation.
+    #[must_use]
+    pub fn with_exif(mut self, exif: bool) -> Self {
+        let sides = [&mut self.pool, &mut self.val, &mut self.test];
+        for image in sides.into_iter().flatten() {
+            image.decoding.exif = exif;
+        }
+        self
+    }
 }
 
 /// Opens a dataset by the name of its manifest in `datasets`.
@@ -126,6 +240,21 @@ pub fn open_with(
     Ok(opened.index.dataset(opened.listed, &source, &opened.root))
 }
 
+/// A dataset as its index has it, without a look at whether its images are still those: for whoever compares them.
+/// One that was not opened before is.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
+    let hub = fetch::HubPlaces::from_env();
+    let manifest = manifest_of(name, datasets, cache)?;
+    let source = Source::choose(&manifest, protocol, &hub)?;
+    match cache::as_indexed(&source, protocol, &cache.join("datasets").join(name))? {
+        Some(opened) => Ok(opened.index.dataset(opened.listed, &source, &opened.root)),
+        None => open_with(name, protocol, datasets, cache, &hub),
+    }
+}
+
 /// Whether a dataset is on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
@@ -163,8 +292,10 @@ pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlace
         }
     }
     Ok(Presence {
-        embedded: manifest.hub.is_none() && manifest.files.iter().all(|file| file.path.is_some()),
-        own: manifest.directory.is_some(),
+        embedded: manifest.hub.is_none()
+            && manifest.parquet.is_none()
+            && manifest.files.iter().all(|file| file.path.is_some()),
+        own: manifest.directory.is_some() || manifest.parquet.is_some(),
         forms,
     })
 }

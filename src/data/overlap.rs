@@ -4,8 +4,8 @@ use image::imageops::{self, FilterType};
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
-use super::{Dataset, LabelledImage, image::decode};
-use crate::error::{Error, Result};
+use super::{Dataset, LabelledImage, image::luma};
+use crate::error::Result;
 
 /// A pool image and a test image that look alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +26,7 @@ pub struct Pair {
 #[must_use]
 pub fn dhash(image: &RgbImage) -> u64 {
     let grey = GrayImage::from_fn(image.width(), image.height(), |x, y| {
-        let [r, g, b] = image.get_pixel(x, y).0.map(u32::from);
-        // Pillow's fixed-point weights of `convert("L")`.
-        image::Luma([((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8])
+        image::Luma([luma(image.get_pixel(x, y).0)])
     });
     let small = imageops::resize(&grey, 9, 8, FilterType::Lanczos3);
     let brighter = |row: u32, column: u32| {
@@ -70,9 +68,35 @@ pub fn pairs(pool: &[u64], test: &[u64], within: u32) -> Vec<Pair> {
     pairs
 }
 
+/// How many pairs of two lists of hashes lie within a Hamming distance, and the first `most` of them in order.
+#[must_use]
+pub fn count_pairs(pool: &[u64], test: &[u64], within: u32, most: usize) -> (usize, Vec<Pair>) {
+    let of_pool = |(p, of_pool): (usize, &u64)| {
+        let near = test.iter().enumerate().filter_map(move |(t, of_test)| {
+            let distance = (of_pool ^ of_test).count_ones();
+            (distance <= within).then_some(Pair {
+                pool: p,
+                test: t,
+                distance,
+            })
+        });
+        near.fold((0, Vec::new()), |(count, mut first), pair| {
+            if first.len() < most {
+                first.push(pair);
+            }
+            (count + 1, first)
+        })
+    };
+    let counted: Vec<(usize, Vec<Pair>)> = pool.par_iter().enumerate().map(of_pool).collect();
+    let count = counted.iter().map(|(count, _)| count).sum();
+    (
+        count,
+        counted.into_iter().flat_map(|(_, first)| first).take(most).collect(),
+    )
+}
+
 fn hash_of(image: &LabelledImage) -> Result<u64> {
-    let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-    Ok(dhash(&decode(&bytes, &image.id)?))
+    Ok(dhash(&image.pixels()?))
 }
 
 #[cfg(test)]
@@ -92,6 +116,14 @@ mod tests {
         assert_eq!(dhash(&ramp), u64::MAX);
         assert_eq!(dhash(&imageops::flip_horizontal(&ramp)), 0);
         assert_eq!(dhash(&RgbImage::new(5, 5)), 0);
+    }
+
+    #[test]
+    fn pairs_are_counted_as_they_are_listed() {
+        let (pool, test) = ([0_u64, 7, u64::MAX], [1_u64, 0, u64::MAX - 1]);
+        let all = pairs(&pool, &test, 3);
+        assert_eq!(count_pairs(&pool, &test, 3, 100), (all.len(), all.clone()));
+        assert_eq!(count_pairs(&pool, &test, 3, 2), (all.len(), all[..2].to_vec()));
     }
 
     #[test]

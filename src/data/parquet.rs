@@ -1,9 +1,10 @@
 //! Images and labels out of the parquet files of a Hugging Face dataset repository.
 //!
 //! A file has a column of images, a struct of `bytes` and `path`, and a column of labels: integers whose names stand
-//! in the file's metadata, or the names themselves. Rows come out one by one; at most one page of each column is held,
-//! which for files written by Python's `datasets` is a row group of 100 to 1,000 images. Files are not to be trusted:
-//! sizes in headers are compared with the file before the parquet library acts on them.
+//! in the file's metadata, integers without names, or the names themselves. Rows come out one by one; at most one page
+//! of each column is held, which for files written by Python's `datasets` is a row group of 100 to 1,000 images. Every
+//! codec but LZO and every encoding is read. Files are not to be trusted: sizes in headers are compared with the file
+//! before the parquet library acts on them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -15,6 +16,8 @@ use ::parquet::file::serialized_reader::SerializedFileReader;
 use ::parquet::schema::types::SchemaDescriptor;
 use bytes::Bytes;
 
+use super::image::Mode;
+use super::source::Placed;
 use crate::error::{Error, Result};
 use column::{Column, Group, Label, LabelColumn};
 use source::Source;
@@ -24,6 +27,7 @@ mod column;
 pub(super) mod columns;
 pub(super) mod extract;
 mod names;
+mod pages;
 pub(super) mod shards;
 mod source;
 pub(super) mod texts;
@@ -56,25 +60,62 @@ pub struct Row<'a> {
 pub struct About {
     /// Number of rows.
     pub rows: u64,
-    /// Class names in label order; `None` where the labels are names themselves.
+    /// Class names in label order; `None` where the labels are names themselves, or integers without names.
     pub classes: Option<Vec<String>>,
+    /// Labels are integers without names: each is its own name.
+    pub is_numbered: bool,
+    /// Rows that were read and cannot be taken.
+    pub left_out: LeftOut,
+}
+
+/// Rows that cannot be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Rows without a label: null, or −1.
+    pub unlabelled: u64,
+    /// Rows without an image, or whose label has no name.
+    pub unusable: u64,
+    /// The first of both, each with the reason.
+    pub named: Vec<(u64, String)>,
+}
+
+impl LeftOut {
+    /// Rows in a message before the rest is counted only.
+    const NAMED: usize = 20;
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.unlabelled.saturating_add(self.unusable)
+    }
+
+    fn add(&mut self, row: u64, reason: String, is_unlabelled: bool) {
+        let count = if is_unlabelled {
+            &mut self.unlabelled
+        } else {
+            &mut self.unusable
+        };
+        *count = count.saturating_add(1);
+        if self.named.len() < Self::NAMED {
+            self.named.push((row, reason));
+        }
+    }
 }
 
 /// Number of rows and class names of a file, from its footer.
 ///
 /// # Errors
-/// [`Error::Parquet`] when the file is damaged, lacks a column (the message lists those there are) or has integer
-/// labels without names.
+/// [`Error::Parquet`] when the file is damaged or lacks a column (the message lists those there are).
 pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
     let source = Source::file(path)?;
     guarded(path, || Ok(Shard::open(source, columns).map_err(wrong(path))?.about()))
 }
 
-/// Tells every row of a file in order, and then what the file says of all of them.
+/// Tells every row of a file in order that has an image and a label, and then what the file says of all of them; rows
+/// without are counted and named there.
 ///
 /// # Errors
-/// As [`about`], and when a row has no image, no label or a label out of range, naming the row; or whatever `tell`
-/// returns.
+/// As [`about`], or whatever `tell` returns.
 pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
     let source = Source::file(path)?;
     guarded(path, || {
@@ -98,6 +139,40 @@ pub fn read_bytes(
     })
 }
 
+/// The mode that the files' metadata asks of the images in a column: that of `datasets.Image(mode=…)`.
+///
+/// # Errors
+/// [`Error::Parquet`] names the file when it is damaged, asks for a mode that is not supported, or for another than the
+/// first file.
+pub(super) fn image_mode(files: &[Placed], image: &str) -> Result<Option<Mode>> {
+    let mut common = None;
+    for file in files {
+        let path = &file.path;
+        let source = Source::file(path)?;
+        let mode = guarded(path, || {
+            check::footer(&source).map_err(wrong(path))?;
+            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
+            let entries = file
+                .metadata()
+                .file_metadata()
+                .key_value_metadata()
+                .into_iter()
+                .flatten();
+            let json = entries
+                .filter(|entry| entry.key == "huggingface")
+                .find_map(|entry| entry.value.as_deref());
+            let named = json.and_then(|json| names::image_mode(json, image));
+            named.map(|name| Mode::named(&name)).transpose().map_err(wrong(path))
+        })?;
+        if *common.get_or_insert(mode) != mode {
+            return Err(wrong(path)(
+                "its images have another `mode` than those of the first file".into(),
+            ));
+        }
+    }
+    Ok(common.flatten())
+}
+
 fn wrong(path: &Path) -> impl Fn(String) -> Error + '_ {
     move |reason| Error::Parquet {
         path: path.into(),
@@ -118,13 +193,8 @@ fn said(error: ParquetError) -> String {
     }
 }
 
-/// Labels as a file stores them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Labels {
-    Int32,
-    Int64,
-    Text,
-}
+/// Bytes of a label: more is no name of a class.
+const LABEL_BYTES: usize = 4096;
 
 /// An open file whose columns were found.
 struct Shard {
@@ -136,9 +206,7 @@ struct Shard {
     path: Option<usize>,
     /// Leaf column of labels.
     label: usize,
-    labels: Labels,
-    rows: u64,
-    classes: Option<Vec<String>>,
+    about: About,
 }
 
 impl Shard {
@@ -153,116 +221,118 @@ impl Shard {
         let path =
             leaf(schema, &[columns.image, "path"]).filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
         let image = image.ok_or_else(|| no_column(schema, columns.image, "images (a struct with `bytes`)"))?;
-        let labels = leaf(schema, &[columns.label]).and_then(|at| {
-            let labels = match schema.column(at).physical_type() {
-                Type::INT32 => Labels::Int32,
-                Type::INT64 => Labels::Int64,
-                Type::BYTE_ARRAY => Labels::Text,
-                _ => return None,
-            };
-            Some((at, labels))
-        });
-        let (label, labels) = labels.ok_or_else(|| no_column(schema, columns.label, "labels (integers or names)"))?;
+        let kind = |at: usize| schema.column(at).physical_type();
+        let label = leaf(schema, &[columns.label])
+            .filter(|at| !matches!(kind(*at), Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY))
+            .ok_or_else(|| no_column(schema, columns.label, "labels (integers or names)"))?;
+        let is_number = !matches!(kind(label), Type::BYTE_ARRAY | Type::BOOLEAN);
         let entries = metadata.key_value_metadata().into_iter().flatten();
         let json = entries
             .filter(|entry| entry.key == "huggingface")
             .find_map(|entry| entry.value.as_deref());
-        let mut classes = None;
-        if labels != Labels::Text {
-            classes = json
-                .map(|json| names::class_names(json, columns.label))
-                .transpose()?
-                .flatten();
-            if classes.is_none() {
-                return Err(format!(
-                    "the integers of `{}` have no names in the metadata `huggingface`",
-                    columns.label
-                ));
-            }
-        }
+        let classes = json
+            .filter(|_| is_number)
+            .map(|json| names::class_names(json, columns.label))
+            .transpose()?
+            .flatten();
         let mut rows = 0_u64;
         for group in file.metadata().row_groups() {
             let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
             rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
         }
+        let about = About {
+            rows,
+            is_numbered: is_number && classes.is_none(),
+            classes,
+            left_out: LeftOut::default(),
+        };
         Ok(Self {
             file,
             source,
             image,
             path,
             label,
-            labels,
-            rows,
-            classes,
+            about,
         })
     }
 
     fn about(self) -> About {
-        About {
-            rows: self.rows,
-            classes: self.classes,
-        }
+        self.about
     }
 
-    fn read(self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+    fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
         let mut number = 0;
+        let mut left_out = LeftOut::default();
         for index in 0..self.file.num_row_groups() {
             let mut group = self.group(index).map_err(wrong(path))?;
             while group.rows > 0 {
                 for (image, file, label) in group.batch().map_err(wrong(path))? {
-                    let row = |reason: String| wrong(path)(format!("row {number}: {reason}"));
-                    let image = image.ok_or_else(|| {
-                        let beside = file
-                            .as_ref()
-                            .map_or_else(String::new, |f| format!(" beside the path {f:?}"));
-                        row(format!("the image has no bytes{beside}"))
-                    })?;
-                    let class = match &label {
-                        None => return Err(row("it has no label".into())),
-                        Some(Label::Name(name)) => name,
-                        Some(Label::Index(index)) => self.class(*index).map_err(row)?,
-                    };
-                    tell(Row {
-                        number,
-                        image: image.data(),
-                        path: file.as_deref(),
-                        class,
-                    })?;
+                    match (image.as_ref().filter(|image| !image.is_empty()), self.class(label)) {
+                        (_, Err((reason, is_unlabelled))) => left_out.add(number, reason, is_unlabelled),
+                        (None, _) => {
+                            let beside = file
+                                .as_ref()
+                                .map_or_else(String::new, |f| format!(" beside the path {f:?}"));
+                            left_out.add(number, format!("the image has no bytes{beside}"), false);
+                        }
+                        (Some(image), Ok(class)) => tell(Row {
+                            number,
+                            image: image.data(),
+                            path: file.as_deref(),
+                            class: &class,
+                        })?,
+                    }
                     number += 1;
                 }
             }
         }
+        self.about.left_out = left_out;
         Ok(self.about())
     }
 
-    fn class(&self, index: i64) -> Result<&str, String> {
-        let classes = self.classes.as_deref().unwrap_or_default();
+    /// The class of a label, or why it has none and whether that is for want of a label.
+    fn class(&self, label: Option<Label>) -> Result<String, (String, bool)> {
+        let index = match label {
+            None => return Err(("it has no label".into(), true)),
+            Some(Label::Index(index)) if index < 0 => {
+                return Err((format!("label {index}, which stands for none"), true));
+            }
+            Some(Label::Name(name)) if name.trim().is_empty() => return Err(("its label is empty".into(), true)),
+            Some(Label::Name(name)) if name.len() > LABEL_BYTES => {
+                return Err((format!("its label has {} bytes", name.len()), false));
+            }
+            Some(Label::Name(name)) => return Ok(name),
+            Some(Label::Index(index)) => index,
+        };
+        let Some(classes) = &self.about.classes else {
+            return Ok(index.to_string());
+        };
         let name = usize::try_from(index).ok().and_then(|i| classes.get(i));
-        name.map(String::as_str).ok_or_else(|| {
-            let unlabelled = if index == -1 { ", which stands for none" } else { "" };
-            format!(
-                "label {index}{unlabelled}; the metadata names {} classes",
-                classes.len()
+        name.cloned().ok_or_else(|| {
+            (
+                format!("label {index}; the metadata names {} classes", classes.len()),
+                false,
             )
         })
     }
 
-    /// Readers of one row group's columns, after their pages were checked.
+    /// Readers of one row group's columns.
     fn group(&self, index: usize) -> Result<Group, String> {
-        let group = self.file.get_row_group(index).map_err(said)?;
-        for column in [Some(self.image), self.path, Some(self.label)].into_iter().flatten() {
-            check::pages(&self.source, group.metadata(), column)?;
-        }
-        let path = self.path.map(|path| Column::open(group.as_ref(), path)).transpose()?;
+        let group = self
+            .file
+            .metadata()
+            .row_groups()
+            .get(index)
+            .ok_or("a row group is missing")?;
+        let path = self
+            .path
+            .map(|path| Column::open(&self.source, group, path))
+            .transpose()?;
         Ok(Group {
-            rows: u64::try_from(group.metadata().num_rows()).unwrap_or(0),
-            image: Column::open(group.as_ref(), self.image)?,
+            rows: u64::try_from(group.num_rows()).unwrap_or(0),
+            image: Column::open(&self.source, group, self.image)?,
             path,
-            label: match self.labels {
-                Labels::Int32 => LabelColumn::Int32(Column::open(group.as_ref(), self.label)?),
-                Labels::Int64 => LabelColumn::Int64(Column::open(group.as_ref(), self.label)?),
-                Labels::Text => LabelColumn::Text(Column::open(group.as_ref(), self.label)?),
-            },
+            label: LabelColumn::open(&self.source, group, self.label)?,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Hashes of large files, kept so that no file is read twice for its hash.
 //!
-//! A file is the one that was hashed as long as its path, size, inode and both times of change are. One altered
-//! within its size, in place and with its times set back passes: the stamps guard against accidents.
+//! A file is the one that was hashed as long as its path and its [stamp](Stamp) are: size, inode and both times of change. The
+//! time of the last change of any kind is set by the kernel alone, so that bytes replaced with size and modification time
+//! preserved are seen; only whoever sets the machine's clock back is not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,39 +19,40 @@ use crate::error::{Error, Result};
 const LARGE: u64 = 64 << 20;
 
 /// What was known of files, by their real path.
-type Memory = BTreeMap<PathBuf, Stamp>;
+type Memory = BTreeMap<PathBuf, Known>;
 
+/// The state of a file: while it is the same, so are the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
+pub struct Stamp {
     size: u64,
     inode: u64,
     /// Seconds and nanoseconds of the last change of the bytes.
     changed: (i64, i64),
     /// Of the last change of bytes, name or rights: no program can set it back.
     touched: (i64, i64),
+}
+
+/// A file that was hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    #[serde(flatten)]
+    stamp: Stamp,
     sha256: String,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Result<Self> {
+    /// The state of a file now; links are followed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is none.
+    pub fn of(path: &Path) -> Result<Self> {
         let found = fs::metadata(path).map_err(Error::io("read", path))?;
         Ok(Self {
             size: found.size(),
             inode: found.ino(),
             changed: (found.mtime(), found.mtime_nsec()),
             touched: (found.ctime(), found.ctime_nsec()),
-            sha256: String::new(),
         })
-    }
-
-    fn is_of(&self, other: &Self) -> bool {
-        Self {
-            sha256: String::new(),
-            ..self.clone()
-        } == Self {
-            sha256: String::new(),
-            ..other.clone()
-        }
     }
 }
 
@@ -67,14 +69,14 @@ pub fn sha256(files: &[PathBuf]) -> Result<Vec<String>> {
 pub(super) fn keep(file: &Path, sha256: &str) {
     let kept = (|| {
         let path = file.canonicalize().map_err(Error::io("read", file))?;
-        let mut stamp = Stamp::of(&path)?;
+        let stamp = Stamp::of(&path)?;
         if stamp.size < LARGE {
             return Ok(());
         }
-        stamp.sha256 = sha256.into();
+        let sha256 = sha256.into();
         let memory = cache::folder().join("hashed.json");
         let mut all = read(&memory);
-        all.insert(path, stamp);
+        all.insert(path, Known { stamp, sha256 });
         write(&memory, all)
     })();
     if let Err(error) = kept {
@@ -83,46 +85,47 @@ pub(super) fn keep(file: &Path, sha256: &str) {
 }
 
 fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<String>> {
-    let mut files: Vec<(PathBuf, Stamp)> = files
+    let mut files: Vec<(PathBuf, Known)> = files
         .iter()
         .map(|file| {
             let path = file.canonicalize().map_err(Error::io("read", file))?;
             let stamp = Stamp::of(&path)?;
-            Ok((path, stamp))
+            let sha256 = String::new();
+            Ok((path, Known { stamp, sha256 }))
         })
         .collect::<Result<_>>()?;
-    let known = if files.iter().any(|(_, stamp)| stamp.size >= large) {
+    let known = if files.iter().any(|(_, file)| file.stamp.size >= large) {
         read(memory)
     } else {
         Memory::new()
     };
-    for (path, stamp) in &mut files {
-        if let Some(known) = known.get(path).filter(|known| known.is_of(stamp)) {
-            stamp.sha256.clone_from(&known.sha256);
+    for (path, file) in &mut files {
+        if let Some(known) = known.get(path).filter(|known| known.stamp == file.stamp) {
+            file.sha256.clone_from(&known.sha256);
         }
     }
     let unknown: u64 = files
         .iter()
-        .filter(|(_, s)| s.sha256.is_empty())
-        .map(|(_, s)| s.size)
+        .filter(|(_, file)| file.sha256.is_empty())
+        .map(|(_, file)| file.stamp.size)
         .sum();
     if unknown >= large {
         tracing::info!("hashing {:.1} GB of weights, once", unknown as f64 / 1e9);
     }
-    let hashed: Vec<(PathBuf, Stamp)> = files
+    let hashed: Vec<(PathBuf, Known)> = files
         .into_par_iter()
-        .map(|(path, mut stamp)| {
-            if stamp.sha256.is_empty() {
-                stamp.sha256 = source::hash(&path, "sha256")?;
+        .map(|(path, mut file)| {
+            if file.sha256.is_empty() {
+                file.sha256 = source::hash(&path, "sha256")?;
             }
-            Ok((path, stamp))
+            Ok((path, file))
         })
         .collect::<Result<_>>()?;
     let mut all = known.clone();
-    for (path, stamp) in hashed.iter().filter(|(_, stamp)| stamp.size >= large) {
+    for (path, file) in hashed.iter().filter(|(_, file)| file.stamp.size >= large) {
         // One that changed while it was read has a hash of neither state.
-        if Stamp::of(path).is_ok_and(|now| now.is_of(stamp)) {
-            all.insert(path.clone(), stamp.clone());
+        if Stamp::of(path).is_ok_and(|now| now == file.stamp) {
+            all.insert(path.clone(), file.clone());
         }
     }
     if all != known
@@ -131,7 +134,7 @@ fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<Strin
         // Only time is lost, e.g. with a cache that is read-only.
         tracing::debug!("{error}: files will be hashed again next time");
     }
-    Ok(hashed.into_iter().map(|(_, stamp)| stamp.sha256).collect())
+    Ok(hashed.into_iter().map(|(_, file)| file.sha256).collect())
 }
 
 fn read(memory: &Path) -> Memory {
@@ -164,7 +167,7 @@ mod tests {
     /// What is kept of a file, replaced by what no hash can be: whoever gets it back did not read the file.
     fn poison(memory: &Path) {
         let mut all = read(memory);
-        all.values_mut().for_each(|stamp| stamp.sha256 = "kept".into());
+        all.values_mut().for_each(|file| file.sha256 = "kept".into());
         write(memory, all).unwrap();
     }
 

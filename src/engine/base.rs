@@ -10,19 +10,19 @@ use sha2::{Digest as _, Sha256};
 use super::AdapterConfig;
 use super::features::FeatureCache;
 use crate::data::hex;
-use crate::error::{Error, Result};
+use crate::data::image_processor::image_settings;
+use crate::error::{Cause, Error, Result};
 use crate::example::PatchProcessor;
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::nn::{Adam, Place};
 use crate::seed;
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
-const ALSO_PRINTED: [&str; 5] = [
+const ALSO_PRINTED: [&str; 4] = [
     "tokenizer.json",
     "chat_template.jinja",
     "chat_template.json",
     "tokenizer_config.json",
-    "preprocessor_config.json",
 ];
 
 /// What trained tensors of tower and merger are called.
@@ -104,7 +104,7 @@ impl Engine {
         );
         if wants != gives {
             let reason = format!(
-                "preprocessor_config.json merges {} x {0} patches of {} numbers, config.json {} x {2} of {}",
+                "the image processor merges {} x {0} patches of {} numbers, config.json {} x {2} of {}",
                 gives.0, gives.1, wants.0, wants.1
             );
             return Err(Error::Model {
@@ -162,7 +162,8 @@ impl Engine {
                 return Err(Error::Model {
                     path: start.clone(),
                     reason,
-                });
+                }
+                .because(Cause::Adapter));
             }
             model = loaded;
         }
@@ -226,19 +227,29 @@ fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
     Ok((a - b).abs() <= 1e-9 * b.abs())
 }
 
-fn fingerprint(base: &Qwen3Vl, model_dir: &Path) -> Result<String> {
+/// Lower-case hex SHA-256 over the weights of a loaded model and the tokenizer, chat template and image processor of its
+/// folder.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Model`] when a file of the folder cannot be read.
+pub fn fingerprint(base: &Qwen3Vl, model_dir: &Path) -> Result<String> {
     let mut hash = Sha256::new().chain_update(base.fingerprint());
+    let mut print = |name: &str, bytes: &[u8]| {
+        hash.update(name);
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
     for name in ALSO_PRINTED {
         let path = model_dir.join(name);
         match std::fs::read(&path) {
-            Ok(bytes) => {
-                hash.update(name);
-                hash.update((bytes.len() as u64).to_le_bytes());
-                hash.update(bytes);
-            }
+            Ok(bytes) => print(name, &bytes),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("read", &path)(e)),
         }
     }
+    // The image processor under the name of its file, whichever that is.
+    let settings = image_settings(model_dir)?;
+    let name = settings.path.file_name().unwrap_or_default().to_string_lossy();
+    print(&name, &settings.text);
     Ok(hex(&hash.finalize()))
 }

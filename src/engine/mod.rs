@@ -12,7 +12,7 @@ mod sample;
 mod score;
 mod train;
 
-pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings};
+pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings, fingerprint};
 pub use features::Sight;
 pub use sample::Snapshot;
 pub(crate) use score::ROWS as SCORED_AT_ONCE;

@@ -19,6 +19,21 @@ pub enum GateError {
         /// Number of errors, each of which is in the report.
         problems: usize,
     },
+    /// Cells changed, and nobody knows how far unchanged runs of them lie apart.
+    #[error(
+        "noise unknown: {cells} cell{} of `{}` can be told neither better nor worse than `{}`",
+        if *cells == 1 { "" } else { "s" }, results.display(), baseline.display()
+    )]
+    NoiseUnknown {
+        /// The folder that was to be judged.
+        results: PathBuf,
+        /// What it was to be judged by.
+        baseline: PathBuf,
+        /// Number of these cells.
+        cells: usize,
+        /// The commands that measure the noise.
+        remedy: String,
+    },
     /// Results are too faulty to become a baseline.
     #[error(
         "`{}` does not become the baseline in `{}`: {reasons} error{} against it",
@@ -42,8 +57,9 @@ pub enum GateError {
 
 impl GateError {
     /// What the user can do about it.
-    pub(super) fn hint(&self) -> String {
-        let hint = match self {
+    pub(super) fn remedy(&self) -> String {
+        let remedy = match self {
+            Self::NoiseUnknown { remedy, .. } => remedy,
             Self::NotJudged { .. } => {
                 "each error is in the report with its remedy; changes that were meant become the baseline with `--accept`"
             }
@@ -52,6 +68,6 @@ impl GateError {
             }
             Self::SameFolder { .. } => "name the results, the baseline and each repeat once",
         };
-        hint.into()
+        remedy.into()
     }
 }

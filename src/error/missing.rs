@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::Cause;
+
 /// A file of a dataset that is not on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingFile {
@@ -44,4 +46,24 @@ pub(super) fn list(files: &[MissingFile]) -> String {
 pub(super) fn places(files: &[(String, PathBuf)]) -> String {
     let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
     files.iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
+/// What the last source of the first file said: a server's status, that it was not asked, or anything else.
+pub(super) fn cause(files: &[MissingFile]) -> Cause {
+    let reason = files
+        .first()
+        .and_then(|file| file.sources.last())
+        .map(|(_, reason)| reason);
+    let Some(reason) = reason else {
+        return Cause::NoSource;
+    };
+    let status = reason.split_whitespace().next().and_then(|word| word.parse().ok());
+    match status {
+        // The address itself is out of date: no token helps.
+        Some(404 | 410) => Cause::NoSource,
+        Some(status) if (400..600).contains(&status) => Cause::of_status(status),
+        _ if reason.contains("KSHOT_OFFLINE") => Cause::Offline,
+        _ if reason.contains("bytes instead of") || reason.contains(" instead of ") => Cause::NoSource,
+        _ => Cause::Network,
+    }
 }

@@ -1,6 +1,6 @@
 //! Images as a model sees them, kept on disk: a photograph is decoded and shrunk once, not once an epoch and sweep.
 //!
-//! `<folder>/<first two hex digits>/<sha256 of the file>-<settings>-v<version>.qoi`: QOI (<https://qoiformat.org>), which is lossless, with
+//! `<folder>/<first two hex digits>/<sha256 of the file><rules of decoding>-<settings>-v<version>.qoi`: QOI (<https://qoiformat.org>), which is lossless, with
 //! the CRC-32 of its bytes behind it. Entries are written to a temporary name and renamed, so that any number of processes may
 //! share a folder; one that is damaged is removed and made again. A full or read-only disk ends keeping, not the run.
 
@@ -13,11 +13,12 @@ use std::time::{Duration, SystemTime};
 use image::{ImageFormat, RgbImage};
 
 use crate::data::LabelledImage;
-use crate::data::image::decode;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::process::temporary;
 
 /// Raised when the same file with the same settings would be seen differently.
-const VERSION: u32 = 1;
+/// 2: photographs are upright.
+const VERSION: u32 = 2;
 /// Default bound, and the share of the device that it may be at most.
 const BOUND: u64 = 20_000_000_000;
 const SHARE: u64 = 10;
@@ -38,8 +39,6 @@ pub struct ImageCache {
     bound: u64,
     /// Written since this process last looked at the whole folder; from the start as if it were time to look.
     written: AtomicU64,
-    /// Tells the temporary names of this process apart.
-    names: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -56,7 +55,6 @@ impl ImageCache {
             folder: folder.to_path_buf(),
             bound,
             written: AtomicU64::new(u64::MAX / 2),
-            names: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         })
     }
@@ -106,8 +104,7 @@ impl ImageCache {
             self.written.store(0, Ordering::Relaxed);
             self.make_room()?;
         }
-        let name = self.names.fetch_add(1, Ordering::Relaxed);
-        let partial = path.with_extension(format!("{}-{name}.partial", std::process::id()));
+        let partial = temporary(path, "partial");
         let written = fs::create_dir_all(partial.parent().unwrap_or(&self.folder))
             .and_then(|()| File::create(&partial))
             .and_then(|mut file| file.write_all(&bytes))
@@ -135,10 +132,11 @@ impl ImageCache {
                 let Ok(metadata) = entry.metadata() else { continue };
                 let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let left_over = entry.path().extension().is_some_and(|end| end == "partial");
-                if left_over && used.elapsed().is_ok_and(|age| age > FRESH) {
-                    drop(fs::remove_file(entry.path()));
-                } else {
+                // One that another process writes just now is left to it.
+                if !left_over {
                     entries.push((used, metadata.len(), entry.path()));
+                } else if used.elapsed().is_ok_and(|age| age > FRESH) {
+                    drop(fs::remove_file(entry.path()));
                 }
             }
         }
@@ -174,18 +172,22 @@ impl ImageCache {
 /// than the image itself is kept, if that is of some size, so that neither decoding nor `view` is needed the next time.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Image`] when the file cannot be read or decoded.
+/// As [`LabelledImage::pixels`].
 pub fn seen(
     cache: Option<&ImageCache>,
     image: &LabelledImage,
     settings: &str,
     view: impl FnOnce(RgbImage) -> RgbImage,
 ) -> Result<RgbImage> {
-    if let Some(kept) = cache.and_then(|cache| cache.get(&image.sha256, settings)) {
+    let settings = &format!("{settings}{}", image.decoding.mark());
+    // What is kept is of the bytes with this hash: it stands for the file as long as that is the one that was hashed.
+    if let Some(cache) = cache
+        && image.is_untouched()
+        && let Some(kept) = cache.get(&image.sha256, settings)
+    {
         return Ok(kept);
     }
-    let bytes = fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-    let whole = decode(&bytes, &image.path.display().to_string())?;
+    let whole = image.pixels()?;
     let size = whole.as_raw().len();
     let small = view(whole);
     if let Some(cache) = cache.filter(|_| size >= WORTH && small.as_raw().len() < size) {
@@ -218,7 +220,16 @@ fn device_bytes(folder: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
+    use crate::data::image::Decoding;
+    use crate::data::{Stamp, hex};
+    use crate::error::Error;
+
+    fn hash(bytes: &[u8]) -> String {
+        hex(&Sha256::digest(bytes))
+    }
 
     fn labelled(folder: &Path, number: u8) -> LabelledImage {
         let path = folder.join(format!("{number}.png"));
@@ -227,10 +238,10 @@ mod tests {
         LabelledImage {
             id: number.to_string(),
             class: 0,
-            sha256: format!("{number:064x}"),
-            group: None,
-            dhash: 0,
+            sha256: hash(&fs::read(&path).unwrap()),
+            stamp: Stamp::of(&path).ok(),
             path,
+            ..LabelledImage::default()
         }
     }
 
@@ -247,19 +258,55 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_what_was_made_and_needs_no_file() {
+    fn what_is_kept_is_what_was_made_as_long_as_the_file_is_the_one() {
         let folder = tempfile::tempdir().unwrap();
         let cache = ImageCache::new(&folder.path().join("images"), None).unwrap();
         let image = labelled(folder.path(), 1);
         let plain = seen(None, &image, "a", half).unwrap();
         assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
         let never = |_| panic!("decoded again");
-        fs::remove_file(&image.path).unwrap();
         assert_eq!(seen(Some(&cache), &image, "a", never).unwrap(), plain);
-        assert!(
-            seen(Some(&cache), &image, "b", half).is_err(),
-            "other settings, another entry"
+        let as_stored = LabelledImage {
+            decoding: Decoding {
+                exif: false,
+                mode: None,
+            },
+            ..image.clone()
+        };
+        for (other, settings) in [(&image, "b"), (&as_stored, "a")] {
+            let mut decoded = false;
+            let view = |whole| {
+                decoded = true;
+                half(whole)
+            };
+            seen(Some(&cache), other, settings, view).unwrap();
+            assert!(decoded, "another entry");
+        }
+        // Other bytes of the same size, with the time of change that the file had.
+        let (bytes, changed) = (
+            fs::read(&image.path).unwrap(),
+            fs::metadata(&image.path).unwrap().modified().unwrap(),
         );
+        let mut others = bytes.clone();
+        *others.last_mut().unwrap() ^= 1;
+        fs::write(&image.path, others).unwrap();
+        File::options()
+            .write(true)
+            .open(&image.path)
+            .unwrap()
+            .set_modified(changed)
+            .unwrap();
+        let refused = seen(Some(&cache), &image, "a", half).unwrap_err();
+        assert!(
+            matches!(&refused, Error::ChangedImage { id, .. } if id == "1"),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("1.png"), "{refused}");
+        // The same bytes put back serve, whatever became of the file; a file that is gone does not.
+        fs::write(&image.path, bytes).unwrap();
+        assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
+        fs::remove_file(&image.path).unwrap();
+        assert!(matches!(seen(Some(&cache), &image, "a", half), Err(Error::Io { .. })));
     }
 
     #[test]
@@ -268,16 +315,18 @@ mod tests {
         let kept = folder.path().join("images");
         let cache = ImageCache::new(&kept, None).unwrap();
         seen(Some(&cache), &labelled(folder.path(), 1), "a", |image| image).unwrap();
-        let small = labelled(folder.path(), 3);
+        let small = LabelledImage {
+            sha256: String::new(),
+            ..labelled(folder.path(), 3)
+        };
         RgbImage::new(319, 240).save(&small.path).unwrap();
         seen(Some(&cache), &small, "a", half).unwrap();
-        for sha256 in [String::new(), "../".repeat(21) + "x"] {
-            let image = LabelledImage {
-                sha256,
-                ..labelled(folder.path(), 2)
-            };
-            seen(Some(&cache), &image, "a", half).unwrap();
-        }
+        let without = LabelledImage {
+            sha256: String::new(),
+            ..labelled(folder.path(), 2)
+        };
+        seen(Some(&cache), &without, "a", half).unwrap();
+        assert!(cache.path(&("../".repeat(21) + "x"), "a").is_none());
         assert!(!kept.exists());
         assert!(ImageCache::new(&kept, Some(0.0)).is_none());
     }
@@ -314,8 +363,9 @@ mod tests {
         };
         let room_for_ten = one as f64 * 10.0 / 1e9;
         let cache = ImageCache::new(&kept, Some(room_for_ten)).unwrap();
+        let of = |number: u8| labelled(folder.path(), number).sha256;
         let age = |number: u8, hours: u64| {
-            let path = cache.path(&format!("{number:064x}"), "a").unwrap();
+            let path = cache.path(&of(number), "a").unwrap();
             let then = SystemTime::now() - Duration::from_secs(3600 * hours);
             File::options()
                 .write(true)
@@ -328,15 +378,15 @@ mod tests {
             seen(Some(&cache), &labelled(folder.path(), number), "a", half).unwrap();
             age(number, 100 - u64::from(number));
             // Used again and again: it is never the oldest.
-            assert!(cache.get(&format!("{:064x}", 0), "a").is_some(), "after {number}");
+            assert!(cache.get(&of(0), "a").is_some(), "after {number}");
             let total: u64 = entries(&kept)
                 .iter()
                 .map(|path| fs::metadata(path).unwrap().len())
                 .sum();
             assert!(total <= 11 * one, "{total} bytes after {number}, one has {one}");
         }
-        assert!(cache.get(&format!("{:064x}", 1), "a").is_none());
-        assert!(cache.get(&format!("{:064x}", 39), "a").is_some());
+        assert!(cache.get(&of(1), "a").is_none());
+        assert!(cache.get(&of(39), "a").is_some());
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct Picture {
 /// Which picture it is, and from which side it is seen: features of a frozen tower are computed once a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PictureKey {
-    /// Lower-case hex SHA-256 of the encoded file.
+    /// SHA-256 of the encoded file, and how it is decoded: see [`crate::data::LabelledImage::content`].
     pub sha256: Arc<str>,
     /// Mirrored left to right.
     pub mirrored: bool,

@@ -10,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
 use super::augment;
-use super::resize::resize;
+use super::resize::{resize, resize_part};
+use crate::data::image_processor::{ImageSettings, image_settings};
 use crate::error::{Error, Result};
 
 /// Pillow's number of the bicubic filter.
@@ -33,6 +34,9 @@ enum Resize {
     ShortestEdge(u32),
     To { height: u32, width: u32 },
 }
+
+/// The longest side of prepared images.
+const LONGEST_SIDE: u32 = 1 << 12;
 
 /// `preprocessor_config.json`, with `BitImageProcessor`'s defaults.
 #[derive(Deserialize)]
@@ -93,18 +97,17 @@ fn clip_std() -> [f64; 3] {
 }
 
 impl ImageProcessor {
-    /// Reads `preprocessor_config.json` of a model folder.
+    /// Reads `preprocessor_config.json` of a model folder, or `processor_config.json`.
     ///
     /// # Errors
     /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported: another
     /// filter than bicubic, or images of varying size.
     pub fn load(model_dir: &Path) -> Result<Self> {
-        let path = model_dir.join("preprocessor_config.json");
+        let ImageSettings { path, text } = image_settings(model_dir)?;
         let fail = |reason: String| Error::Model {
             path: path.clone(),
             reason,
         };
-        let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
         Self::parse(&text).map_err(fail)
     }
 
@@ -157,9 +160,12 @@ impl ImageProcessor {
             (None, Some(Resize::To { height, width })) => (height, width),
             (None, _) => return Err("without `do_center_crop` images would vary in size".into()),
         };
-        let none = |size: u32| !(1..=1 << 14).contains(&size);
+        let none = |size: u32| !(1..=LONGEST_SIDE).contains(&size);
         if none(size.0) || none(size.1) || matches!(resize, Some(Resize::ShortestEdge(edge)) if none(edge)) {
-            return Err(format!("an image size of {} x {} pixels", size.0, size.1));
+            return Err(format!(
+                "`size` or `crop_size` makes images of {} x {} pixels; sides from 1 to {LONGEST_SIDE} are read",
+                size.0, size.1
+            ));
         }
         let scale = if config.do_rescale { config.rescale_factor } else { 1.0 };
         let mut levels = [[0f32; 256]; 3];
@@ -216,21 +222,26 @@ impl ImageProcessor {
     #[must_use]
     pub fn framed(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
-        let resized = match self.resize {
-            None => image.clone(),
-            Some(Resize::To { height, width }) => resize(image, width, height),
+        let to = match self.resize {
+            None => (width, height),
+            Some(Resize::To { height, width }) => (width, height),
             Some(Resize::ShortestEdge(edge)) => {
                 let (short, long) = (width.min(height), width.max(height));
-                // Images are far smaller than 2³² pixels; an empty one stays empty.
-                let long = (u64::from(edge) * u64::from(long) / u64::from(short.max(1))) as u32;
-                let (width, height) = if width <= height { (edge, long) } else { (long, edge) };
-                resize(image, width, height)
+                let long = u64::from(edge) * u64::from(long) / u64::from(short.max(1));
+                let long = u32::try_from(long).unwrap_or(u32::MAX);
+                if width <= height { (edge, long) } else { (long, edge) }
             }
         };
-        match self.crop {
-            None => resized,
-            Some((height, width)) => centre(&resized, width, height),
-        }
+        let Some((height, width)) = self.crop else {
+            return resize(image, to.0, to.1);
+        };
+        // The middle `width` x `height` pixels; what is missing is black, the odd pixel to the right and bottom.
+        let (from_x, to_x, columns) = overlap(to.0, width);
+        let (from_y, to_y, rows) = overlap(to.1, height);
+        let middle = resize_part(image, to, from_x..from_x + columns, from_y..from_y + rows);
+        let mut out = RgbImage::new(width, height);
+        imageops::replace(&mut out, &middle, i64::from(to_x), i64::from(to_y));
+        out
     }
 
     /// All that [`ImageProcessor::framed`] depends on, as a part of a file name.
@@ -273,16 +284,6 @@ impl ImageProcessor {
         }
         planes
     }
-}
-
-/// The middle `width` x `height` pixels; what is missing is black, the odd pixel to the right and bottom.
-fn centre(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let (from_x, to_x, columns) = overlap(image.width(), width);
-    let (from_y, to_y, rows) = overlap(image.height(), height);
-    let mut out = RgbImage::new(width, height);
-    let middle = imageops::crop_imm(image, from_x, from_y, columns, rows).to_image();
-    imageops::replace(&mut out, &middle, i64::from(to_x), i64::from(to_y));
-    out
 }
 
 /// Along one side: where the middle starts in the source and in the target, and how long it is.
@@ -347,6 +348,23 @@ mod tests {
             processor(r#"{"do_resize": false, "crop_size": 5, "do_normalize": false, "do_rescale": false}"#).unwrap();
         let pixels = processor.pixels(&RgbImage::from_pixel(2, 9, image::Rgb([7, 8, 9])));
         assert_eq!(pixels[..10], [0., 7., 7., 0., 0., 0., 7., 7., 0., 0.]);
+    }
+
+    /// Whole it would take 20 GB.
+    #[test]
+    fn an_image_of_one_row_is_framed_without_resizing_all_of_it() {
+        let processor = processor(r#"{"do_normalize": false, "do_rescale": false}"#).unwrap();
+        let image = RgbImage::from_fn(100_000, 1, |x, _| image::Rgb([(x / 400) as u8; 3]));
+        let pixels = processor.pixels(&image);
+        assert_eq!(pixels.len(), 3 * 224 * 224);
+        assert!(pixels.iter().all(|value| (124.0..=126.0).contains(value)));
+        let upright = RgbImage::from_fn(1, 100_000, |_, y| image::Rgb([(y / 400) as u8; 3]));
+        assert!(
+            processor
+                .pixels(&upright)
+                .iter()
+                .all(|value| (124.0..=126.0).contains(value))
+        );
     }
 
     #[test]

@@ -7,10 +7,19 @@ use serde::Deserialize;
 
 use super::grid::Grid;
 use super::resize::resize;
-use crate::error::{Error, Result};
+use crate::data::image_processor::{ImageSettings, image_settings};
+use crate::error::{Cause, Error, Result};
 
 /// Pillow's number of the bicubic filter.
 const BICUBIC: u32 = 3;
+/// Pixels per side of a patch, at most.
+const LARGEST_PATCH: usize = 1 << 10;
+/// Patches per side of a merged one, and frames of a patch, at most.
+const MOST_MERGED: usize = 1 << 6;
+/// Pixels that a smaller image is enlarged to, at most.
+const MOST_UPSCALED: usize = 1 << 24;
+/// Pixels of a prepared image, at most.
+const MOST_PIXELS: usize = 1 << 30;
 /// The longest side over the shortest may not be more.
 const MAX_ASPECT: u32 = 200;
 
@@ -90,17 +99,16 @@ fn clip_std() -> [f64; 3] {
 }
 
 impl PatchProcessor {
-    /// Reads `preprocessor_config.json` of a model folder.
+    /// Reads `preprocessor_config.json` of a model folder, or `processor_config.json`.
     ///
     /// # Errors
     /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported.
     pub fn load(model_dir: &Path) -> Result<Self> {
-        let path = model_dir.join("preprocessor_config.json");
+        let ImageSettings { path, text } = image_settings(model_dir)?;
         let fail = |reason: String| Error::Model {
             path: path.clone(),
             reason,
         };
-        let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
         let config: Config =
             serde_json::from_slice(&text).map_err(|e| fail(format!("not a Qwen image processor: {e}")))?;
         Self::new(&config).map_err(fail)
@@ -127,6 +135,17 @@ impl PatchProcessor {
             return Err(format!(
                 "patches of {frames} x {patch} px, {merge} x {merge} merged, {min_pixels} to {max_pixels} pixels"
             ));
+        }
+        for (name, value, most) in [
+            ("patch_size", patch, LARGEST_PATCH),
+            ("merge_size", merge, MOST_MERGED),
+            ("temporal_patch_size", frames, MOST_MERGED),
+            ("min_pixels` or `size.shortest_edge", min_pixels, MOST_UPSCALED),
+            ("max_pixels` or `size.longest_edge", max_pixels, MOST_PIXELS),
+        ] {
+            if value > most {
+                return Err(format!("`{name}` is {value}, the most that is read is {most}"));
+            }
         }
         let mut levels = [[0f32; 256]; 3];
         for (channel, levels) in levels.iter_mut().enumerate() {
@@ -211,18 +230,25 @@ impl PatchProcessor {
         Ok(Patches { values, grid })
     }
 
+    /// Whether an image of this size is too long for its width, or too wide: whatever else the processor's settings are.
+    #[must_use]
+    pub fn refuses(width: u32, height: u32) -> bool {
+        height == 0 || width == 0 || height.max(width) > MAX_ASPECT.saturating_mul(height.min(width))
+    }
+
     /// (height, width) that an image is resized to: `smart_resize` of transformers.
     ///
     /// # Errors
     /// [`Error::Image`] when the image is empty or more than 200 times as long as wide.
     pub fn size(&self, height: u32, width: u32) -> Result<(u32, u32)> {
-        if height == 0 || width == 0 || height.max(width) > MAX_ASPECT.saturating_mul(height.min(width)) {
+        if Self::refuses(width, height) {
             let reason =
                 format!("{width} x {height} pixels: the longer side must be at most {MAX_ASPECT} times the other");
             return Err(Error::Image {
                 image: "an image for the vision-language model".into(),
                 reason,
-            });
+            }
+            .because(Cause::AspectRatio));
         }
         let factor = (self.patch * self.merge) as f64;
         let (h, w) = (f64::from(height), f64::from(width));

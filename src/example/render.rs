@@ -84,22 +84,33 @@ impl Renderer {
             })?,
             None => seen(None, image, "", |whole| whole)?,
         };
-        self.shown(pixels, &image.sha256, mirrored)
+        self.shown(pixels, &image.content(), mirrored)
+            .map_err(|error| error.of_image(&image.path))
     }
 
-    /// An image as the model is to see it; `sha256` is that of its file.
+    /// The same of the file's bytes.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Image`] when they cannot be decoded, or the image is far too long.
+    pub fn picture_in(&self, image: &LabelledImage, bytes: &[u8], mirrored: bool) -> Result<Picture> {
+        let pixels = image.decoded(bytes)?;
+        self.picture(&pixels, &image.content(), mirrored)
+            .map_err(|error| error.of_image(&image.path))
+    }
+
+    /// An image as the model is to see it; `content` tells its pixels from all others, see [`LabelledImage::content`].
     ///
     /// # Errors
     /// [`crate::error::Error::Image`] when it is empty or far too long.
-    pub fn picture(&self, image: &RgbImage, sha256: &str, mirrored: bool) -> Result<Picture> {
+    pub fn picture(&self, image: &RgbImage, content: &str, mirrored: bool) -> Result<Picture> {
         let pixels = match self.longest_side {
             Some(longest) => shrink(image, longest),
             None => image.clone(),
         };
-        self.shown(pixels, sha256, mirrored)
+        self.shown(pixels, content, mirrored)
     }
 
-    fn shown(&self, mut pixels: RgbImage, sha256: &str, mirrored: bool) -> Result<Picture> {
+    fn shown(&self, mut pixels: RgbImage, content: &str, mirrored: bool) -> Result<Picture> {
         if mirrored {
             image::imageops::flip_horizontal_in_place(&mut pixels);
         }
@@ -107,7 +118,7 @@ impl Renderer {
         Ok(Picture {
             pixels: Arc::new(pixels),
             key: PictureKey {
-                sha256: sha256.into(),
+                sha256: content.into(),
                 mirrored,
             },
             tokens,

@@ -2,7 +2,9 @@
 //! `src/libImaging/Resample.c`. torchvision's `resize` of 8-bit images works the same way with
 //! coarser weights, so it differs by one level in less than one value of a hundred.
 
-use image::RgbImage;
+use std::ops::Range;
+
+use image::{RgbImage, imageops};
 
 mod passes;
 use passes::{Horizontal, Vertical};
@@ -50,6 +52,22 @@ pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     filtered(image, width, height, Filter::Bicubic)
 }
 
+/// The pixels of [`resize`] in these columns and rows alone: of an image that is far longer than wide the whole could be larger than
+/// memory.
+#[must_use]
+pub fn resize_part(image: &RgbImage, (width, height): (u32, u32), columns: Range<u32>, rows: Range<u32>) -> RgbImage {
+    let across = if width == image.width() {
+        imageops::crop_imm(image, columns.start, 0, columns.end - columns.start, image.height()).to_image()
+    } else {
+        horizontal(image, width, columns, Filter::Bicubic)
+    };
+    if height == image.height() {
+        imageops::crop_imm(&across, 0, rows.start, across.width(), rows.end - rows.start).to_image()
+    } else {
+        vertical(&across, height, rows, Filter::Bicubic)
+    }
+}
+
 /// Shrinks an image whose longer side has more than `longest` pixels to that, by Lanczos, as the Tinker
 /// cookbook's `resize_image` does; a smaller one stays as it is.
 #[must_use]
@@ -73,34 +91,37 @@ pub fn shrunk((width, height): (u32, u32), longest: u32) -> (u32, u32) {
 
 fn filtered(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     match (width != image.width(), height != image.height()) {
-        (true, true) => vertical(&horizontal(image, width, filter), height, filter),
-        (true, false) => horizontal(image, width, filter),
-        (false, true) => vertical(image, height, filter),
+        (true, true) => vertical(&horizontal(image, width, 0..width, filter), height, 0..height, filter),
+        (true, false) => horizontal(image, width, 0..width, filter),
+        (false, true) => vertical(image, height, 0..height, filter),
         (false, false) => image.clone(),
     }
 }
 
-fn horizontal(image: &RgbImage, width: u32, filter: Filter) -> RgbImage {
-    let mut out = RgbImage::new(width, image.height());
+/// These columns of an image made `width` pixels wide.
+fn horizontal(image: &RgbImage, width: u32, columns: Range<u32>, filter: Filter) -> RgbImage {
+    let to = columns.end - columns.start;
+    let mut out = RgbImage::new(to, image.height());
     if !out.is_empty() {
         pulp::Arch::new().dispatch(Horizontal {
             image: image.as_raw(),
             from: 3 * image.width() as usize,
-            taps: &taps(image.width() as usize, width as usize, filter),
+            taps: &taps(image.width(), width, columns, filter),
             out: &mut out,
-            to: 3 * width as usize,
+            to: 3 * to as usize,
         });
     }
     out
 }
 
-fn vertical(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
-    let mut out = RgbImage::new(image.width(), height);
+/// These rows of an image made `height` pixels high.
+fn vertical(image: &RgbImage, height: u32, rows: Range<u32>, filter: Filter) -> RgbImage {
+    let mut out = RgbImage::new(image.width(), rows.end - rows.start);
     if !out.is_empty() {
         pulp::Arch::new().dispatch(Vertical {
             image: image.as_raw(),
             stride: 3 * image.width() as usize,
-            taps: &taps(image.height() as usize, height as usize, filter),
+            taps: &taps(image.height(), height, rows, filter),
             out: &mut out,
         });
     }
@@ -125,12 +146,13 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { x.sin() / x }
 }
 
-fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
-    let scale = from as f64 / to as f64;
+fn taps(from: u32, to: u32, part: Range<u32>, filter: Filter) -> Vec<Taps> {
+    let scale = f64::from(from) / f64::from(to);
+    let from = from as usize;
     let widening = scale.max(1.0);
     let support = filter.support() * widening;
-    let one = |i: usize| {
-        let centre = (i as f64 + 0.5) * scale;
+    let one = |i: u32| {
+        let centre = (f64::from(i) + 0.5) * scale;
         let first = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(from);
         let raw: Vec<f64> = (first..end)
@@ -143,7 +165,7 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
             weights: raw.into_iter().map(fixed).collect(),
         }
     };
-    (0..to).map(one).collect()
+    part.map(one).collect()
 }
 
 #[cfg(test)]
@@ -157,6 +179,22 @@ mod tests {
             let resized = resize(&image, width, height);
             assert_eq!(resized.dimensions(), (width, height));
             assert!(resized.pixels().all(|pixel| pixel.0 == [0, 133, 255]));
+        }
+    }
+
+    #[test]
+    fn a_part_is_that_of_the_whole() {
+        let image = RgbImage::from_fn(31, 17, |x, y| {
+            image::Rgb([(x * 8) as u8, (y * 15) as u8, (x * y) as u8])
+        });
+        for (width, height) in [(62, 40), (31, 9), (12, 17), (31, 17)] {
+            let whole = resize(&image, width, height);
+            let part = resize_part(&image, (width, height), 3..11, 2..9);
+            assert_eq!(
+                part,
+                imageops::crop_imm(&whole, 3, 2, 8, 7).to_image(),
+                "{width} x {height}"
+            );
         }
     }
 

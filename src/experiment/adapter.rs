@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Learner, Protocol, Shots};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Version of the file.
 const SCHEMA: u32 = 1;
@@ -33,6 +33,13 @@ pub struct Origin {
     pub split_sha256: String,
     /// What tells the base model from all others.
     pub base: Option<String>,
+    /// Whether photographs were turned as their EXIF orientation says.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub exif: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Origin {
@@ -47,6 +54,29 @@ impl Origin {
         let path = dir.join(FILE);
         let json = serde_json::to_string_pretty(self).map_err(|e| malformed(&path, e.to_string()))?;
         std::fs::write(&path, json + "\n").map_err(Error::io("write", &path))
+    }
+
+    /// Compares the base that the adapter was trained on with the one at hand, by what tells it from all others.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when they are not the same.
+    pub fn check_base(&self, dir: &Path, base: Option<&str>) -> Result<()> {
+        match (&self.base, base) {
+            (Some(trained), Some(found)) if trained != found => Err(Error::Checkpoint {
+                path: dir.join(FILE),
+                reason: format!(
+                    "was trained on another base: `base` is {}…, the model at hand is {}… (weights, config, tokenizer, \
+                     chat template and image processor count)",
+                    trained.get(..12).unwrap_or(trained),
+                    found.get(..12).unwrap_or(found)
+                ),
+                remedy: format!(
+                    "give the model that it was trained on as `--model`: `{}` then, at the same revision",
+                    self.learner.model().unwrap_or(Path::new("")).display()
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Reads it, if the folder has one: an adapter made elsewhere has not.
@@ -76,4 +106,5 @@ fn malformed(path: &Path, reason: String) -> Error {
         path: path.to_path_buf(),
         reason,
     }
+    .because(Cause::Adapter)
 }

@@ -11,8 +11,9 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::{Dtype, Learner, Wording};
 use crate::data;
+use crate::data::image_processor::image_settings;
 use crate::engine::Sight;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
 use crate::method::Classifier;
@@ -254,14 +255,13 @@ impl Base {
         start: Option<&Path>,
     ) -> Result<Box<dyn Classifier>> {
         let count = classes.len();
-        let unfit = |reason: &str| {
-            Err(Error::Model {
-                path: learner.model().unwrap_or(Path::new("")).into(),
-                reason: reason.into(),
-            })
+        let unfit = |reason: &str, cause| {
+            let path = learner.model().unwrap_or(Path::new("")).into();
+            let reason = reason.into();
+            Err(Error::Model { path, reason }.because(cause))
         };
         if start.is_some() && !matches!(learner, Learner::Qwen3VlLora(_)) {
-            return unfit("of this kind cannot start from an adapter");
+            return unfit("of this kind cannot start from an adapter", Cause::NoWeights);
         }
         Ok(match (learner, self) {
             (Learner::Pixels(config), _) => Box::new(PixelNeighbour::new(config.clone())),
@@ -295,7 +295,7 @@ impl Base {
                     None => classifier,
                 })
             }
-            _ => return unfit("was not loaded for this learner"),
+            _ => return unfit("was not loaded for this learner", Cause::Fault),
         })
     }
 }
@@ -303,11 +303,10 @@ impl Base {
 /// A vision model, and what tells its weights and preprocessing from all others.
 fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<(Arc<Frozen>, Arc<str>)> {
     let frozen = Frozen::load(dir, place)?.keeping(images);
-    let preprocessing = dir.join("preprocessor_config.json");
-    let bytes = std::fs::read(&preprocessing).map_err(Error::io("read", &preprocessing))?;
+    let settings = image_settings(dir)?;
     let fingerprint = Sha256::new()
         .chain_update(frozen.model().fingerprint())
-        .chain_update(&bytes)
+        .chain_update(&settings.text)
         .finalize();
     Ok((Arc::new(frozen), data::hex(&fingerprint).into()))
 }

@@ -282,9 +282,8 @@ mod tests {
             id: "a.png".into(),
             class: 0,
             sha256: String::new(),
-            group: None,
-            dhash: 0,
             path: "a.png".into(),
+            ..LabelledImage::default()
         };
         let mut witness = Witness::default();
         let (mut events, mut steps) = (0, 0);

@@ -6,7 +6,7 @@ use crate::config::{Learner, Sweep};
 use crate::data::manifest::{self, Expect, Form, Manifest};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
-use crate::experiment::plan::{Cell, Places, folds, learners_at};
+use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_refused};
 use crate::models::repository;
 use crate::results::identity::CellKey;
 
@@ -63,6 +63,18 @@ pub struct Model {
 }
 
 impl Point {
+    fn of(cell: Cell) -> Self {
+        Self {
+            classes: cell.split.classes.len(),
+            shots: cell.split.train.len(),
+            trained: (cell.images() as usize - cell.split.test.len()) * trainings(cell.folds),
+            tested: cell.split.test.len(),
+            key: cell.key,
+            run_id: Some(cell.run_id),
+            learner: cell.learner,
+        }
+    }
+
     /// Images that pass through a model.
     #[must_use]
     pub fn images(&self) -> u64 {
@@ -71,41 +83,38 @@ impl Point {
 }
 
 impl Outline {
-    /// That of cells that could run now.
-    #[must_use]
-    pub fn of(cells: &[Cell], places: &Places) -> Self {
-        let mut sources: Vec<Images> = Vec::new();
-        for cell in cells {
+    /// That of a sweep whose cells could run now.
+    ///
+    /// # Errors
+    /// As [`plan::plan`].
+    pub fn of(sweep: &Sweep, places: &Places) -> Result<Self> {
+        let (mut cells, mut sources) = (Vec::new(), Vec::<Images>::new());
+        plan::each(sweep, places, &mut |cell| {
             if sources.iter().all(|source| source.name != cell.key.dataset) {
                 sources.push(Images::of(&cell.dataset));
             }
-        }
-        let point = |cell: &Cell| Point {
-            key: cell.key.clone(),
-            run_id: Some(cell.run_id.clone()),
-            learner: cell.learner.clone(),
-            classes: cell.split.classes.len(),
-            shots: cell.split.train.len(),
-            trained: (cell.images() as usize - cell.split.test.len()) * trainings(cell.folds),
-            tested: cell.split.test.len(),
-        };
-        Self {
-            cells: cells.iter().map(point).collect(),
-            sources,
+            cells.push(Point::of(cell));
+        })?;
+        Ok(Self {
             models: models(cells.iter().map(|cell| &cell.learner), &places.home),
-        }
+            cells,
+            sources,
+        })
     }
 
     /// That of a config whose datasets or models may be missing: of those, what the manifests promise.
     ///
     /// # Errors
-    /// As [`crate::experiment::plan::plan`], but not for what is only missing; a dataset without counts in its manifest is
+    /// As [`plan::plan`], but not for what is only missing; a dataset without counts in its manifest is
     /// [`Error::NotFetched`] still.
     pub fn promised(sweep: &Sweep, places: &Places) -> Result<Self> {
         let (mut cells, mut sources) = (Vec::new(), Vec::new());
         for name in &sweep.datasets {
             let (images, classes) = match data::open_for(name, sweep.protocol, &places.datasets, &places.cache) {
-                Ok(dataset) => (Images::of(&dataset), dataset.classes.len()),
+                Ok(dataset) => {
+                    let dataset = without_refused(dataset, &sweep.learners);
+                    (Images::of(&dataset), dataset.classes.len())
+                }
                 Err(error @ Error::NotFetched { .. }) => {
                     let manifest = manifest::load(&places.datasets, name)?;
                     let forms = manifest.forms(sweep.protocol).unwrap_or_default();

@@ -10,15 +10,16 @@ use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::engine::Sight;
 use crate::error::Result;
-use crate::example::ImageCache;
+use crate::example::{ImageCache, PatchProcessor, shrunk};
 use crate::experiment::base::{Base, Bases};
 use crate::method::Classifier;
 use crate::method::zero_shot::templates;
 use crate::nn::Place;
 use crate::results::identity::{CellKey, Identity, hyper_parameters};
 
-/// Raised whenever a code change may change numbers, so that old cells are not taken for new ones.
-pub const RECIPE: u32 = 2;
+/// Raised whenever a code change may change numbers, so that old cells are not taken for new ones. 3: photographs are
+/// upright, colours of 16 bits and the first frames of GIFs are Pillow's.
+pub const RECIPE: u32 = 3;
 
 /// Where things lie on this machine.
 #[derive(Debug, Clone)]
@@ -71,6 +72,17 @@ pub struct Cell {
 /// # Errors
 /// Whatever is wrong with datasets, splits or models.
 pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    each(sweep, places, &mut |cell| cells.push(cell))?;
+    Ok(cells)
+}
+
+/// As [`plan`], but one cell after the other: a split is as large as its image lists, and in a large sweep all of them
+/// together are larger than anything else.
+///
+/// # Errors
+/// As [`plan`].
+pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Result<()> {
     let mut bases = Bases::new(&places.home).keeping(places.image_cache());
     if let Some(gigabytes) = places.feature_gigabytes {
         bases = bases.with_feature_bytes((gigabytes * 1e9) as usize);
@@ -78,10 +90,9 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
     for learner in &sweep.learners {
         bases.of(learner)?;
     }
-    let mut cells = Vec::new();
     for name in &sweep.datasets {
-        let dataset = data::open_for(name, sweep.protocol, &places.datasets, &places.cache)?;
-        let dataset = Arc::new(dataset);
+        let dataset = data::open_for(name, sweep.protocol, &places.datasets, &places.cache)?.with_exif(sweep.exif);
+        let dataset = Arc::new(without_refused(dataset, &sweep.learners));
         for &seed in &sweep.seeds {
             for &shots in &sweep.shots {
                 let learners = learners_at(sweep, shots, seed);
@@ -109,24 +120,45 @@ pub fn plan(sweep: &Sweep, places: &Places) -> Result<Vec<Cell>> {
                         place: bases.place(learner)?,
                     };
                     cell.run_id = cell.identity().run_id();
-                    cells.push(cell);
+                    take(cell);
                 }
             }
         }
     }
-    Ok(cells)
+    Ok(())
+}
+
+/// A dataset without the images whose size one of the learners cannot take. All learners go without them: they are compared on
+/// the same images.
+#[must_use]
+pub fn without_refused(dataset: Dataset, learners: &[Learner]) -> Dataset {
+    let dataset = dataset.without(|width, height| learners.iter().any(|learner| refuses(learner, width, height)));
+    if let [first, ..] = &dataset.refused[..] {
+        let (name, count) = (&dataset.name, dataset.refused.len());
+        tracing::warn!(
+            "dataset `{name}`: {count} images are left out for all learners, `{first}` first: Qwen3-VL takes none whose longer side \
+             is more than 200 times the other"
+        );
+    }
+    dataset
+}
+
+/// Whether a learner's preprocessor takes no image of this size.
+#[must_use]
+pub fn refuses(learner: &Learner, width: u32, height: u32) -> bool {
+    match learner {
+        Learner::Qwen3VlLora(config) => {
+            let (width, height) = shrunk((width, height), config.longest_side);
+            PatchProcessor::refuses(width, height)
+        }
+        _ => false,
+    }
 }
 
 /// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing
 /// to look up.
 fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
-    let k = shots.count().filter(|k| *k > 0)?;
-    let folder = match &dataset.coop {
-        Some(list) => list.index_folder(),
-        None => dataset.name.clone(),
-    };
-    let file = format!("shot_{k}-seed_{seed}.json");
-    Some(sweep.indices.as_ref()?.join(folder).join(file))
+    split::index_path(sweep.indices.as_deref()?, dataset, shots, seed)
 }
 
 /// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
@@ -160,6 +192,15 @@ impl Cell {
         if let (Some(folds), Value::Object(fields)) = (self.folds, &mut hyper_parameters) {
             // No number of before depends on it, but a cell without a temperature is not one with it.
             fields.insert("calibration".into(), json!({"folds": folds}));
+        }
+        // How images become pixels, where that is not the default.
+        if let (Some(image), Value::Object(fields)) = (self.dataset.test.first(), &mut hyper_parameters) {
+            if !image.decoding.exif {
+                fields.insert("exif".into(), false.into());
+            }
+            if let Some(mode) = image.decoding.mode {
+                fields.insert("image_mode".into(), mode.name().into());
+            }
         }
         let ids = |items: &[SplitItem]| items.iter().map(|i| (i.id.clone(), i.sha256.clone())).collect();
         Identity {

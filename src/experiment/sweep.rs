@@ -255,7 +255,7 @@ fn hear(progress: &mut dyn Progress, cell: &Cell, claim: &Claim, event: Event) -
 /// Whether every other cell would fail of the same.
 fn hopeless(error: &Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(error, Error::Io { source, .. }
+    matches!(error.kind(), Error::Io { source, .. }
         if matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
 }
 

@@ -131,7 +131,11 @@ impl Classifier for Dinov2Classifier {
     fn load(&mut self, dir: &Path) -> Result<()> {
         let model = self.base.model().load_adapter(dir)?;
         let features = 2 * model.hidden_size();
-        let head = head::load(&dir.join(HEAD_FILE), (self.classes, features), self.base.device())?;
+        let own = dir.join(HEAD_FILE);
+        let head = match self.base.model().load_classifier(dir, self.classes)? {
+            Some((weight, bias)) if !own.exists() => Head::new(&weight, &bias)?,
+            _ => head::load(&own, (self.classes, features), self.base.device())?,
+        };
         (self.trained, self.asked) = (Some((model, head)), None);
         Ok(())
     }

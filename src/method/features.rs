@@ -9,7 +9,6 @@ use rayon::prelude::*;
 
 use super::view::{Eye, View};
 use crate::data::LabelledImage;
-use crate::data::image::decode;
 use crate::error::Result;
 use crate::example::{ImageCache, ImageProcessor, seen};
 use crate::models::dinov2::Dinov2;
@@ -32,7 +31,7 @@ pub struct Frozen {
 /// Features so far.
 #[derive(Debug)]
 struct Known {
-    /// sha256 of the encoded image → [CLS; mean patch], 2·D numbers.
+    /// [`LabelledImage::content`] → [CLS; mean patch], 2·D numbers.
     features: HashMap<String, Arc<[f32]>>,
     /// Oldest first.
     order: VecDeque<String>,
@@ -53,12 +52,12 @@ impl Default for Known {
 }
 
 impl Known {
-    fn keep(&mut self, sha256: &str, features: Arc<[f32]>) {
+    fn keep(&mut self, content: &str, features: Arc<[f32]>) {
         self.bytes += size_of_val(&*features);
-        if let Some(old) = self.features.insert(sha256.to_owned(), features) {
+        if let Some(old) = self.features.insert(content.to_owned(), features) {
             self.bytes -= size_of_val(&*old);
         } else {
-            self.order.push_back(sha256.to_owned());
+            self.order.push_back(content.to_owned());
         }
         while self.bytes > self.room
             && let Some(oldest) = self.order.pop_front()
@@ -116,7 +115,7 @@ impl Frozen {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Option<Arc<[f32]>>> = images
             .iter()
-            .map(|image| known.features.get(&image.sha256).cloned())
+            .map(|image| known.features.get(&image.content()).cloned())
             .collect();
         let new: Vec<usize> = (0..images.len()).filter(|&i| found[i].is_none()).collect();
         for batch in new.chunks(BATCH) {
@@ -124,7 +123,7 @@ impl Frozen {
             let rows = self.rows(&self.pixels(&own)?)?;
             for (&i, row) in batch.iter().zip(rows) {
                 let row: Arc<[f32]> = row.into();
-                known.keep(&images[i].sha256, row.clone());
+                known.keep(&images[i].content(), row.clone());
                 found[i] = Some(row);
             }
         }
@@ -168,8 +167,7 @@ impl Frozen {
 
 impl Eye for Frozen {
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
-        let pixels = decode(bytes, &image.path.display().to_string())?;
-        Ok(View::Values(self.processor.pixels(&pixels)))
+        Ok(View::Values(self.processor.pixels(&image.decoded(bytes)?)))
     }
 }
 

@@ -29,8 +29,8 @@ mod tests {
             class,
             sha256: String::new(),
             group: group.map(str::to_owned),
-            dhash: 0,
             path: id.into(),
+            ..LabelledImage::default()
         }
     }
 

@@ -20,8 +20,7 @@ use rayon::prelude::*;
 
 use crate::config::Chosen;
 use crate::data::LabelledImage;
-use crate::data::image::decode;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::prediction::{Names, Prediction};
 pub use training::Keep;
 pub use view::{Eye, View};
@@ -151,13 +150,7 @@ pub struct Fit {
 /// # Errors
 /// The first unreadable image, by name.
 pub(crate) fn read_images(images: &[LabelledImage]) -> Result<Vec<image::RgbImage>> {
-    images
-        .par_iter()
-        .map(|image| {
-            let bytes = std::fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-            decode(&bytes, &image.path.display().to_string())
-        })
-        .collect()
+    images.par_iter().map(LabelledImage::pixels).collect()
 }
 
 /// The row for one image of a classifier that names one class and perhaps a distribution.
@@ -181,6 +174,7 @@ fn nothing_to_save(dir: &Path) -> Error {
         path: dir.to_path_buf(),
         reason: "this method has no adapter: it is refitted from the shots".into(),
     }
+    .because(Cause::NoWeights)
 }
 
 /// Nothing was trained that could be written to `dir`.
@@ -189,6 +183,7 @@ pub(crate) fn untrained(dir: &Path) -> Error {
         path: dir.to_path_buf(),
         reason: "the classifier was neither trained nor loaded".into(),
     }
+    .because(Cause::Fault)
 }
 
 /// Index of the largest value; the first of equals, so that ties do not depend on anything.

@@ -1,12 +1,10 @@
 //! Images as a classifier's model is to see them. Reading, decoding and resizing need no model: they can be done for the
 //! next images while it works on these.
 
-use std::fs;
 use std::sync::Arc;
 
 use crate::data::LabelledImage;
-use crate::data::image::decode;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::example::{Picture, Renderer};
 
 /// An image, ready for a model.
@@ -31,10 +29,9 @@ pub trait Eye: Send + Sync {
     /// The same of its file; what was made of it before may come from a cache.
     ///
     /// # Errors
-    /// [`Error::Io`], and as [`Eye::view`].
+    /// As [`LabelledImage::bytes`] and [`Eye::view`].
     fn look(&self, image: &LabelledImage) -> Result<View> {
-        let bytes = fs::read(&image.path).map_err(Error::io("read", &image.path))?;
-        self.view(image, &bytes)
+        self.view(image, &image.bytes()?)
     }
 }
 
@@ -47,14 +44,13 @@ struct Decoding;
 
 impl Eye for Decoding {
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
-        decode(bytes, &image.path.display().to_string()).map(|_| View::File)
+        image.decoded(bytes).map(|_| View::File)
     }
 }
 
 impl Eye for Renderer {
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
-        let pixels = decode(bytes, &image.path.display().to_string())?;
-        self.picture(&pixels, &image.sha256, false).map(View::Picture)
+        self.picture_in(image, bytes, false).map(View::Picture)
     }
 
     fn look(&self, image: &LabelledImage) -> Result<View> {

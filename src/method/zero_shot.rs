@@ -13,6 +13,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use sha2::{Digest as _, Sha256};
 
+use crate::data::image_processor::image_settings;
 use crate::data::{LabelledImage, hex};
 use crate::error::{Error, Result};
 use crate::example::{Captions, Fill, ImageCache, ImageProcessor, written};
@@ -41,13 +42,13 @@ impl Pair {
     /// [`Error::Model`] when the folder lacks something, or its parts do not fit together.
     pub fn load(dir: &Path, family: Family, place: &Place) -> Result<Self> {
         let model = Contrastive::load(dir, family, place)?;
-        let path = dir.join("preprocessor_config.json");
+        let settings = image_settings(dir)?;
         let processor = ImageProcessor::load(dir)?;
         let side = model.config().image_size();
         if processor.size() != (side, side) {
             let (height, width) = processor.size();
             return Err(Error::Model {
-                path,
+                path: settings.path,
                 reason: format!("makes images of {width} x {height} pixels, `config.json` asks for {side} x {side}"),
             });
         }
@@ -56,10 +57,9 @@ impl Pair {
             Family::Siglip => Fill::Whole,
         };
         let captions = Captions::load(dir, fill, model.config().context())?;
-        let preprocessing = std::fs::read(&path).map_err(Error::io("read", &path))?;
         let fingerprint = Sha256::new()
             .chain_update(model.fingerprint())
-            .chain_update(&preprocessing)
+            .chain_update(&settings.text)
             .chain_update(captions.fingerprint())
             .finalize();
         Ok(Self {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::contrastive::Family;
 use crate::error::{Error, Result};
 
 /// The architectures that are run, by the values of `model_type` that stand for them.
@@ -29,6 +30,30 @@ impl Architecture {
         }
     }
 
+    /// Whether it needs a tokenizer.
+    #[must_use]
+    pub fn reads_text(self) -> bool {
+        self != Self::Dinov2
+    }
+
+    /// Reads the text of a config of this architecture as a whole: what of it is not supported is told before any weights
+    /// are there. `path` is what errors name.
+    ///
+    /// # Errors
+    /// [`Error::Model`] that names the field.
+    pub fn check(self, config: &[u8], path: &Path) -> Result<()> {
+        let checked = match self {
+            Self::Qwen3Vl => super::qwen3_vl::Config::parse(config).map(|_| ()),
+            Self::Dinov2 => super::dinov2::Config::parse(config).map(|_| ()),
+            Self::Clip => super::contrastive::Config::parse(config, Family::Clip).map(|_| ()),
+            Self::Siglip => super::contrastive::Config::parse(config, Family::Siglip).map(|_| ()),
+        };
+        checked.map_err(|reason| Error::Model {
+            path: path.into(),
+            reason,
+        })
+    }
+
     /// Reads `config.json` of a model folder.
     ///
     /// # Errors
@@ -51,6 +76,13 @@ impl Architecture {
             path: path.into(),
             reason: format!("is not JSON: {e}"),
         })?;
+        if let Some(method) = quantised(&config) {
+            return Err(Error::Checkpoint {
+                path: path.into(),
+                reason: format!("`quantization_config` says that the weights are quantised ({method})"),
+                remedy: "take the checkpoint that is not quantised: BF16, F16, F32 and F64 are supported".into(),
+            });
+        }
         let found = config.get("model_type").and_then(serde_json::Value::as_str);
         match found {
             Some("qwen3_vl" | "qwen3_vl_moe") => Ok(Self::Qwen3Vl),
@@ -68,5 +100,34 @@ impl Architecture {
                     .into(),
             }),
         }
+    }
+}
+
+/// The method by which the weights of a config are quantised.
+fn quantised(config: &serde_json::Value) -> Option<String> {
+    let stated = config.get("quantization_config").filter(|stated| !stated.is_null())?;
+    let method = stated.get("quant_method").and_then(serde_json::Value::as_str);
+    Some(method.unwrap_or("by a method that it does not name").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantised_weights_are_told_by_the_config() {
+        for method in ["fp8", "gptq", "awq", "bitsandbytes"] {
+            let config =
+                format!(r#"{{"model_type": "qwen3_vl", "quantization_config": {{"quant_method": "{method}"}}}}"#);
+            let error = Architecture::parse(config.as_bytes(), Path::new("config.json")).unwrap_err();
+            assert!(error.to_string().contains("quantization_config") && error.to_string().contains(method));
+        }
+        let plain = br#"{"model_type": "dinov2", "quantization_config": null}"#;
+        let found = Architecture::parse(plain, Path::new("config.json")).unwrap();
+        assert_eq!(found, Architecture::Dinov2);
+        found.check(plain, Path::new("config.json")).unwrap();
+        let huge = br#"{"model_type": "dinov2", "num_hidden_layers": 1000000000000}"#;
+        let error = found.check(huge, Path::new("config.json")).unwrap_err();
+        assert!(error.to_string().contains("num_hidden_layers"), "{error}");
     }
 }

@@ -109,7 +109,7 @@ pub(super) fn take(folder: &mut Folder, name: &str, stack: &Experts, device: &De
     let mut found = Vec::new();
     let mut scale = None;
     for (module, (sizes, sharing)) in modules.iter().zip(parts(name, stack, form)) {
-        if let Some((factors, own)) = folder.take_experts(module, sizes, sharing, device)? {
+        if let Some((factors, own)) = folder.take_experts((module, name), sizes, sharing, device)? {
             found.push(factors);
             scale = Some(own);
         }

@@ -10,15 +10,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data::hex;
 use crate::error::{Error, Result};
+use crate::process::{owner, temporary};
 
-/// Lets `fill` write into `<dir>.tmp`, flushes what it wrote to the disk and puts it in the place of `dir`. What
+/// Lets `fill` write into a folder beside `dir` that no other process uses, flushes what it wrote to the disk and puts it in the place of `dir`. What
 /// was there is `<dir>.old` for the moment between.
 ///
 /// # Errors
 /// What `fill` reports; [`Error::Io`]. What was there stays, and nothing half-written is left behind.
 pub(crate) fn replace(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let (new, old) = (beside(dir, "tmp"), beside(dir, "old"));
-    remove(&new)?;
+    let (new, old) = (temporary(dir, "tmp"), beside(dir, "old"));
+    remove_unfinished(dir, |name| owner(name, "tmp").is_some_and(|owner| owner.is_gone()))?;
     let written = fs::create_dir_all(&new)
         .map_err(Error::io("make", &new))
         .and_then(|()| fill(&new))
@@ -55,7 +56,7 @@ pub(crate) fn current(dir: &Path) -> PathBuf {
 pub(crate) fn forget(dir: &Path) -> Result<()> {
     // What `current` would fall back on goes first.
     remove(&beside(dir, "old"))?;
-    remove(&beside(dir, "tmp"))?;
+    remove_unfinished(dir, |_| true)?;
     remove(dir)
 }
 
@@ -132,6 +133,28 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
+/// Removes what [`replace`] has begun beside a folder, here or in other processes, where `which` says so of its name.
+fn remove_unfinished(dir: &Path, which: impl Fn(&str) -> bool) -> Result<()> {
+    let above = dir
+        .parent()
+        .filter(|above| *above != Path::new(""))
+        .unwrap_or(Path::new("."));
+    let begins = beside(dir, "");
+    let begins = begins.file_name().and_then(|name| name.to_str()).unwrap_or("/");
+    let entries = match fs::read_dir(above) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("read", above))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", above))?.file_name();
+        let unfinished = |name: &&str| name.starts_with(begins) && name.ends_with(".tmp") && which(name);
+        if let Some(name) = name.to_str().filter(unfinished) {
+            remove(&above.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// `<dir>.<end>`
 fn beside(dir: &Path, end: &str) -> PathBuf {
     let mut name = dir.as_os_str().to_owned();
@@ -180,8 +203,8 @@ mod tests {
             (current(&dir), fs::read_dir(scratch.path()).unwrap().count()),
             (dir.clone(), 1)
         );
-        for end in ["old", "tmp"] {
-            fs::create_dir(beside(&dir, end)).unwrap();
+        for left in [beside(&dir, "old"), temporary(&dir, "tmp")] {
+            fs::create_dir(left).unwrap();
         }
         forget(&dir).unwrap();
         forget(&dir).unwrap();

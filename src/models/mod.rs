@@ -1,6 +1,7 @@
 //! Models with the tensor names and folder layout of the Hugging Face hub.
 
 pub mod architecture;
+mod bounds;
 pub mod contrastive;
 pub mod dinov2;
 pub(crate) mod expert_lora;

@@ -1,62 +1,37 @@
 //! PEFT adapter folders: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod base;
+mod eigen;
+mod initial;
+mod settings;
+mod targets;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
-use serde::{Deserialize, Serialize};
 
 use super::lora::ExpertLora;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::nn::{ExpertFactors, LowRank, Place, Projection, Sharing};
+use crate::nn::{ExpertFactors, LowRank, Place, Sharing};
+use initial::Initial;
+use settings::{Init, Settings};
+use targets::is_or_ends;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Weights as Python objects, which may run code when they are read.
+const PICKLED: &str = "adapter_model.bin";
 const PREFIX: &str = "base_model.model.";
-const LORA: &str = "LORA";
-/// Plain LoRA whose experts share factors, which PEFT has no form for.
-const SHARED: &str = "KSHOT_LORA";
+/// The output layer, which PEFT saves with the weight under its adapter.
+const HEAD: &str = "lm_head";
+/// So many names are listed in a message; the rest is counted.
+const LISTED: usize = 8;
 
 /// The key of matrix `A` or `B` of a module.
 pub(super) fn key(module: &str, matrix: &str) -> String {
     format!("{PREFIX}{module}.lora_{matrix}.weight")
-}
-
-/// The fields of `adapter_config.json` that change what an adapter computes, as PEFT names them.
-#[derive(Debug, Serialize, Deserialize)]
-struct AdapterConfig {
-    peft_type: String,
-    #[serde(default)]
-    base_model_name_or_path: Option<String>,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    target_modules: serde_json::Value,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    target_parameters: Option<Vec<String>>,
-    #[serde(default)]
-    rank_pattern: HashMap<String, usize>,
-    #[serde(default)]
-    alpha_pattern: HashMap<String, f64>,
-    #[serde(default)]
-    lora_dropout: f64,
-    #[serde(default = "none")]
-    bias: String,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    inference_mode: bool,
-    #[serde(default)]
-    task_type: Option<String>,
-}
-
-fn none() -> String {
-    "none".into()
 }
 
 /// The update of one module, as it is in a file.
@@ -85,73 +60,118 @@ impl Update {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    config: AdapterConfig,
+    settings: Settings,
     weights: Weights,
     shapes: BTreeMap<String, Vec<usize>>,
+    /// What stands before the model's own names: `dinov2.` of a classifier's adapter.
+    prefix: String,
+    /// Modules that the config targets and the file does not have.
+    absent: Vec<String>,
     found: bool,
 }
 
 impl Folder {
-    /// Opens a folder; `prefixes` are stripped from the names of modules that have them.
+    /// Opens a folder for the model that was loaded from `origin`; `prefixes` are stripped from the names of modules
+    /// that have them.
     ///
     /// # Errors
-    /// [`Error::Model`] when it is no plain LoRA adapter.
-    pub(super) fn open(dir: &Path, prefixes: &[&str]) -> Result<Self> {
+    /// [`Error::Checkpoint`] that names the field or the tensor that is not supported, or says that the adapter is of
+    /// another base; [`Error::Model`] when a file cannot be read.
+    pub(super) fn open(dir: &Path, prefixes: &[&str], origin: &str) -> Result<Self> {
         let path = dir.join(CONFIG);
-        let fail = |reason: String| Error::Model {
-            path: path.clone(),
-            reason,
-        };
-        let text = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config: AdapterConfig =
-            serde_json::from_slice(&text).map_err(|e| fail(format!("not an adapter config: {e}")))?;
-        if ![LORA, SHARED].contains(&config.peft_type.as_str())
-            || config.use_dora
-            || config.fan_in_fan_out
-            || config.bias != "none"
-        {
-            return Err(fail("only plain LoRA is supported (no DoRA, no trained biases)".into()));
-        }
-        if !config.alpha_pattern.is_empty() {
-            return Err(fail("an alpha per layer (`alpha_pattern`) is not supported".into()));
-        }
+        let settings = Settings::read(&path)?;
+        base::check(&settings, &path, origin)?;
         let file = dir.join(WEIGHTS);
-        let mut weights = Weights::from_files(&file, std::slice::from_ref(&file))?.without_prefix(PREFIX);
-        for prefix in prefixes {
-            weights = weights.without_prefix(prefix);
+        if !file.exists() && dir.join(PICKLED).exists() {
+            return Err(Error::Checkpoint {
+                path: dir.join(PICKLED),
+                reason: "holds its weights as Python objects, which are not read".into(),
+                remedy: format!(
+                    "save the adapter again with PEFT (`model.save_pretrained(DIR)`), which writes `{WEIGHTS}`"
+                ),
+            });
         }
+        let mut weights = Weights::from_files(&file, std::slice::from_ref(&file))?;
+        if let Some((name, _)) = weights.shapes().find(|(name, _)| !name.starts_with(PREFIX)) {
+            return Err(Error::Checkpoint {
+                path: file,
+                reason: format!("holds `{name}`, whose name does not begin with `{PREFIX}`: PEFT would not use it"),
+                remedy: "save the adapter with PEFT: `model.save_pretrained(DIR)`".into(),
+            });
+        }
+        weights = weights.without_prefix(PREFIX);
+        let starts = |prefix: &&&str| weights.shapes().any(|(name, _)| name.starts_with(**prefix));
+        let prefix = prefixes.iter().find(starts).map_or("", |prefix| *prefix);
+        weights = weights.without_prefix(prefix);
         let shapes = weights
             .shapes()
             .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
             .collect();
         Ok(Self {
             path,
-            config,
+            settings,
             weights,
             shapes,
+            prefix: prefix.to_owned(),
+            absent: Vec::new(),
             found: false,
         })
     }
 
-    /// Whether the module has an update.
+    /// Tells whether the module has an update.
     pub(super) fn holds(&self, module: &str) -> bool {
         self.rank(module).is_some()
     }
 
     /// The form of adapters on experts.
     pub(super) fn experts(&self) -> ExpertLora {
-        if self.config.peft_type == SHARED {
-            ExpertLora::Shared
-        } else {
-            ExpertLora::Each
-        }
+        self.settings.experts
     }
 
     /// Whether the config targets this parameter; nothing if it targets none at all.
     pub(super) fn names_parameter(&self, name: &str) -> Option<bool> {
-        let targets = self.config.target_parameters.as_ref()?;
-        let is_it = |target: &String| name == target || name.ends_with(&format!(".{target}"));
-        Some(targets.iter().any(is_it))
+        let targets = self.settings.parameters.as_ref()?;
+        Some(targets.iter().any(|target| is_or_ends(name, target)))
+    }
+
+    /// Modules that were trained as a whole beside the adapters, `modules_to_save`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when there is one that is not among `supported`.
+    pub(super) fn saved(&self, supported: &[&str]) -> Result<&[String]> {
+        let saved = &self.settings.saved;
+        match saved.iter().find(|module| !supported.contains(&module.as_str())) {
+            Some(module) => Err(self.refuse(
+                format!("`modules_to_save` holds `{module}`: it was trained as a whole, which is not supported here"),
+                "add it into the weights with PEFT (`model.merge_and_unload().save_pretrained(DIR)`) and give that \
+                 folder as `--model`",
+            )),
+            None => Ok(saved),
+        }
+    }
+
+    /// Takes a tensor that is no factor, e.g. of a module that was trained as a whole.
+    ///
+    /// # Errors
+    /// When the device fails; what does not fit is reported by [`Folder::finish`].
+    pub(super) fn take_saved(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+        let place = &on(device);
+        self.weights.take(name, shape, place)
+    }
+
+    /// Marks tensors as read elsewhere.
+    pub(super) fn leave(&mut self, unneeded: impl Fn(&str) -> bool) {
+        self.weights.ignore(unneeded);
+    }
+
+    /// The shape of a tensor of the file.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shapes.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether A and B stand on another base than the model's own.
+    pub(super) fn changes_base(&self) -> bool {
+        self.settings.init != Init::Plain
     }
 
     fn rank(&self, module: &str) -> Option<usize> {
@@ -159,45 +179,94 @@ impl Folder {
         shape.first().copied().filter(|&rank| rank > 0)
     }
 
-    /// The update of a module with the inputs of `layer` and this many outputs, if there is one.
+    /// The update of a module over this weight, (out, in), if there is one: of the first of its names that the file has.
     ///
     /// # Errors
-    /// When the device fails; what does not fit is reported by [`Folder::finish`].
-    pub(super) fn take(
-        &mut self,
-        module: &str,
-        layer: &Projection,
-        outputs: usize,
-        device: &Device,
-    ) -> Result<Option<Update>> {
-        let Some(rank) = self.rank(module) else { return Ok(None) };
-        self.found = true;
-        let place = &Place {
-            device: device.clone(),
-            dtype: DType::F32,
+    /// [`Error::Checkpoint`] when its rank is another than the config's, the config does not target it, or its base is
+    /// another; other things that do not fit are reported by [`Folder::finish`].
+    pub(super) fn take(&mut self, names: &[&str], weight: &Tensor, device: &Device) -> Result<Option<Update>> {
+        let full = |module: &str| format!("{}{module}", self.prefix);
+        let Some(module) = names.iter().find(|name| self.holds(name)) else {
+            let known = !self.settings.targets.unknown();
+            let wanted = names
+                .iter()
+                .map(|name| full(name))
+                .find(|name| self.settings.targets.hold(name));
+            self.absent.extend(wanted.filter(|_| known));
+            return Ok(None);
         };
+        let name = full(module);
+        if !self.settings.targets.hold(&name) {
+            return Err(self.refuse(
+                format!("does not target `{name}` (`target_modules` and the fields beside it), but the file has an adapter for it, which PEFT would not use"),
+                "take both files from one `save_pretrained` of PEFT",
+            ));
+        }
+        if *module == HEAD && self.settings.tying {
+            return Err(self.refuse(
+                "`ensure_weight_tying` is true, which adapts embedding and head together".into(),
+                "train it again without it, or without `lm_head` among the targets",
+            ));
+        }
+        let (out, inputs) = weight.dims2()?;
+        let (rank, scale) = (self.settings.rank(&name), self.settings.scale(&name));
+        // PEFT's own start has no more directions than the weight.
+        let stored = if self.changes_base() {
+            rank.min(out).min(inputs)
+        } else {
+            rank
+        };
+        self.same_rank(module, stored, self.rank(module))?;
+        self.found = true;
+        let place = &on(device);
         let a = self
             .weights
-            .take(&format!("{module}.lora_A.weight"), &[rank, layer.inputs()], place)?;
+            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], place)?;
         let b = self
             .weights
-            .take(&format!("{module}.lora_B.weight"), &[outputs, rank], place)?;
-        let scale = self.scale(rank);
-        Ok(Some(Update { a, b, scale }))
+            .take(&format!("{module}.lora_B.weight"), &[out, stored], place)?;
+        let update = Update { a, b, scale };
+        let taken = match self.settings.init {
+            Init::Plain => None,
+            init => Some(Initial::of(init, weight, stored, scale)?.map_err(|reason| {
+                self.refuse(
+                    format!("takes out of `{name}` what cannot be found again: {reason}"),
+                    "save it as plain LoRA where it was trained: `model.save_pretrained(DIR, \
+                     path_initial_model_for_weight_conversion=INITIAL)`",
+                )
+            })?),
+        };
+        self.same_base(module, weight, taken.as_ref().map(|taken| (taken, scale)))?;
+        // B · A − B₀ · A₀ is of twice the rank, and its base is the model's own.
+        Ok(Some(match taken {
+            None => update,
+            Some(Initial { a, b }) => Update {
+                a: Tensor::cat(&[&update.a, &a.to_device(device)?], 0)?,
+                b: Tensor::cat(&[&update.b, &b.neg()?.to_device(device)?], 1)?,
+                scale,
+            },
+        }))
     }
 
-    fn scale(&self, rank: usize) -> f64 {
-        let rank = rank as f64;
-        self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank }
+    fn same_rank(&self, module: &str, wanted: usize, found: Option<usize>) -> Result<()> {
+        match found {
+            Some(found) if found != wanted => Err(self.refuse(
+                format!("says rank {wanted} (`r`, `rank_pattern`) for `{module}`, its tensors have rank {found}"),
+                "take both files from one `save_pretrained` of PEFT",
+            )),
+            _ => Ok(()),
+        }
     }
 
-    /// The factors of (E, in, out) experts and what their product is multiplied with, if there are any.
+    /// The factors of (E, in, out) experts and what their product is multiplied with, if there are any; `stack` is the
+    /// parameter that they adapt.
     ///
     /// # Errors
-    /// When the device fails; what does not fit is reported by [`Folder::finish`].
+    /// [`Error::Checkpoint`] when the rank is another than the config's; other things that do not fit are reported by
+    /// [`Folder::finish`].
     pub(super) fn take_experts(
         &mut self,
-        module: &str,
+        (module, stack): (&str, &str),
         sizes: (usize, usize, usize),
         sharing: Sharing,
         device: &Device,
@@ -210,13 +279,9 @@ impl Folder {
             (Sharing::Inputs, [rank, ..]) | (Sharing::Outputs, [_, rank, ..]) => *rank,
             _ => 0,
         };
-        // A shape that no rank explains is reported with that of rank 1.
-        let rank = rank.max(1);
+        self.same_rank(module, self.settings.rank(stack), Some(rank))?;
         self.found = true;
-        let place = &Place {
-            device: device.clone(),
-            dtype: DType::F32,
-        };
+        let place = &on(device);
         let (a, b) = ExpertFactors::shapes(sizes, rank, sharing);
         let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, place)?;
         let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, place)?;
@@ -225,22 +290,94 @@ impl Folder {
             b: Var::from_tensor(&b)?,
             sharing,
         };
-        Ok(Some((factors, self.scale(rank))))
+        Ok(Some((factors, self.settings.scale(stack))))
     }
 
-    /// Ends the reading: there was something, and everything fitted.
+    /// Ends the reading: there was something, everything fitted, and nothing is missing or left over.
     ///
     /// # Errors
-    /// [`Error::Model`] that lists what did not.
+    /// [`Error::Checkpoint`] that lists what did not.
     pub(super) fn finish(self) -> Result<()> {
-        self.weights.finish()?;
-        if self.found {
-            return Ok(());
+        let left: Vec<String> = self
+            .weights
+            .left()
+            .map(|name| format!("`{name}`{}", kind(name)))
+            .collect();
+        if !left.is_empty() {
+            let file = self.path.with_file_name(WEIGHTS);
+            return Err(Error::Checkpoint {
+                path: file,
+                reason: format!("holds what this model has no use for: {}", listed(&left)),
+                remedy: "check that the adapter was trained on this model, as plain LoRA on linear layers".into(),
+            });
         }
-        Err(Error::Model {
-            path: self.path,
-            reason: "holds no adapter for this model".into(),
-        })
+        if !self.absent.is_empty() {
+            let absent: Vec<String> = self.absent.iter().map(|name| format!("`{name}`")).collect();
+            return Err(self.refuse(
+                format!("targets modules that the file has no adapter for: {}", listed(&absent)),
+                "take both files from one `save_pretrained` of PEFT; where more than one adapter is loaded, save this one alone",
+            ));
+        }
+        if !self.found {
+            return Err(self.refuse(
+                "holds no adapter for this model".into(),
+                "check that the adapter was trained on this model",
+            ));
+        }
+        self.weights.finish()
+    }
+
+    /// Ends the reading of what was trained as a whole: everything fitted.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] that lists what did not.
+    pub(super) fn finish_saved(self) -> Result<()> {
+        self.weights.finish()
+    }
+
+    fn refuse(&self, reason: String, remedy: &str) -> Error {
+        Error::Checkpoint {
+            path: self.path.clone(),
+            reason,
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Factors are f32 wherever they are.
+fn on(device: &Device) -> Place {
+    Place {
+        device: device.clone(),
+        dtype: DType::F32,
+    }
+}
+
+/// What a tensor that is left over is, where its name tells.
+fn kind(name: &str) -> &'static str {
+    const KINDS: [(&str, &str); 6] = [
+        ("lora_magnitude_vector", " (of DoRA)"),
+        ("lora_embedding_", " (on an embedding)"),
+        ("lora_B.bias", " (of `lora_bias`)"),
+        ("token_adapter", " (of `trainable_token_indices`)"),
+        ("patch_embed", " (on a convolution)"),
+        ("projection", " (on a convolution)"),
+    ];
+    KINDS
+        .iter()
+        .find(|(part, _)| name.contains(part))
+        .map_or("", |(_, kind)| kind)
+}
+
+fn listed(names: &[String]) -> String {
+    let first = names
+        .iter()
+        .take(LISTED)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 
@@ -271,26 +408,15 @@ pub(super) struct Description<'a> {
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, Tensor, Tensor)]) -> Result<()> {
-    let config = AdapterConfig {
-        peft_type: match description.experts {
-            ExpertLora::Each => LORA.into(),
-            ExpertLora::Shared => SHARED.into(),
-        },
-        base_model_name_or_path: Some(description.base.to_owned()),
-        r: description.rank,
-        lora_alpha: description.alpha,
-        target_modules: serde_json::json!(description.targets),
-        target_parameters: Some(description.parameters.clone()).filter(|parameters| !parameters.is_empty()),
-        rank_pattern: description.ranks.clone(),
-        alpha_pattern: HashMap::new(),
-        lora_dropout: 0.0,
-        bias: none(),
-        use_rslora: false,
-        use_dora: false,
-        fan_in_fan_out: false,
-        inference_mode: true,
-        task_type: description.task.map(str::to_owned),
-    };
+    let config = settings::written(
+        description.experts,
+        description.base,
+        (description.rank, description.alpha),
+        &description.targets,
+        &description.parameters,
+        &description.ranks,
+        description.task,
+    );
     let mut tensors = BTreeMap::new();
     for (module, a, b) in updates {
         tensors.insert(key(module, "A"), a.force_contiguous()?);

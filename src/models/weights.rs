@@ -23,6 +23,10 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// How many names of a kind an error message lists before it only counts.
 const LISTED: usize = 8;
+/// Bytes that may stand in for what does not fit, beside those of the files.
+const SPARE: usize = 64 << 20;
+/// Bytes that a small stand-in counts for, which bounds how many there are.
+const SMALLEST: usize = 1 << 10;
 
 /// All tensors of one or more safetensors files, read from the page cache when they are taken.
 ///
@@ -36,6 +40,8 @@ pub struct Weights {
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     problems: BTreeMap<Problem, Vec<String>>,
+    /// Bytes that may still stand in for what does not fit.
+    spare: usize,
 }
 
 #[derive(Debug)]
@@ -127,6 +133,7 @@ impl Weights {
             shards: Vec::new(),
             entries: BTreeMap::new(),
             problems: BTreeMap::new(),
+            spare: SPARE,
         };
         for file in files {
             let (shard, tensors) = Shard::open(file)?;
@@ -144,6 +151,7 @@ impl Weights {
                 }
                 weights.entries.insert(name, entry);
             }
+            weights.spare += shard.size();
             weights.shards.push(shard);
         }
         Ok(weights)
@@ -163,6 +171,12 @@ impl Weights {
         for (name, entry) in &mut self.entries {
             entry.taken |= unneeded(name);
         }
+    }
+
+    /// Names of the tensors that nobody took or ignored, sorted.
+    pub(super) fn left(&self) -> impl Iterator<Item = &str> {
+        let left = self.entries.iter().filter(|(_, entry)| !entry.taken);
+        left.map(|(name, _)| name.as_str())
     }
 
     /// Names and shapes of all tensors, sorted by name.
@@ -194,7 +208,7 @@ impl Weights {
     /// A tensor that is missing or does not fit comes back as zeros, and [`Weights::finish`] reports it.
     ///
     /// # Errors
-    /// Only when the device fails.
+    /// [`Error::Checkpoint`] when those zeros would be more bytes than the files have; when the device fails.
     pub fn take(&mut self, name: &str, shape: &[usize], place: &Place) -> Result<Tensor> {
         match self.read(name, shape, place)? {
             Ok(tensor) => Ok(tensor),
@@ -204,6 +218,13 @@ impl Weights {
                     .entry(problem)
                     .or_default()
                     .push(format!("{which} {reason}"));
+                // What stands in for it takes no more memory than the files could fill.
+                let numbers = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+                let bytes = numbers.and_then(|numbers| numbers.checked_mul(place.dtype.size_in_bytes()));
+                match bytes.and_then(|bytes| self.spare.checked_sub(bytes.max(SMALLEST))) {
+                    Some(left) => self.spare = left,
+                    None => return Err(self.report()),
+                }
                 Ok(Tensor::zeros(shape, place.dtype, &place.device)?)
             }
         }
@@ -273,6 +294,11 @@ impl Weights {
         if self.problems.is_empty() {
             return Ok(());
         }
+        Err(self.report())
+    }
+
+    /// What did not fit so far.
+    fn report(&self) -> Error {
         let mut parts = Vec::new();
         for (problem, tensors) in &self.problems {
             parts.extend(tensors.iter().take(LISTED).cloned());
@@ -282,11 +308,11 @@ impl Weights {
         }
         let mut remedies: Vec<&str> = self.problems.keys().map(|problem| problem.remedy()).collect();
         remedies.dedup();
-        Err(Error::Checkpoint {
-            path: self.path,
+        Error::Checkpoint {
+            path: self.path.clone(),
             reason: parts.join("; "),
             remedy: remedies.join("; "),
-        })
+        }
     }
 }
 
@@ -364,6 +390,13 @@ fn damaged(path: &Path, reason: String) -> Error {
         reason,
         remedy,
     }
+}
+
+/// Repository and commit of a path in the hub's cache: `…/models--<owner>--<name>/snapshots/<commit>/…`.
+pub(super) fn snapshot_of(path: &Path) -> Option<(String, String)> {
+    let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy());
+    parts.by_ref().find(|part| part == "snapshots")?;
+    Some((repository_of(path)?, parts.next()?.into_owned()))
 }
 
 /// The repository of a file in the hub's cache: `…/models--<owner>--<name>/snapshots/<commit>/…`.

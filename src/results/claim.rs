@@ -10,11 +10,12 @@
 //! * **Renewing.** While the cell runs, a thread raises the `beat` in the file every quarter of the lease. It opens
 //!   the file, makes sure that it is its own, and overwrites it in place: that needs no space on a full disk, can
 //!   never bring back a file that was removed, and no reader minds seeing it half-done, for any change is a beat.
-//! * **Taking over.** Generation g+1 may be made once g is stale: when its owner was a process of this boot and PID
-//!   namespace that is gone, at once; else when the file has not changed for a whole lease *as watched by the
+//! * **Taking over.** Generation g+1 may be made once g is stale: when its owner is a process that certainly has ended,
+//!   because this one sees the same processes under the same numbers (see [`Process::is_gone`]), at once; else when the file has not changed for a whole lease *as watched by the
 //!   process that waits, on its own monotonic clock*. Clocks of two machines are never compared. Between two looks
 //!   at most a quarter of the lease counts, so that a waiting process that was itself stopped, with its machine or
-//!   alone, does not take its own sleep for the owner's silence. A torn or empty file counts as a silent owner.
+//!   alone, does not take its own sleep for the owner's silence. A torn or empty file, a claim on
+//!   another cell and a lease that is none count as a silent owner, for the lease of the one who waits.
 //! * **Finishing.** The owner stores the record, then removes lower generations, and its own last.
 //!
 //! Why a cell is run once and stored once:
@@ -39,15 +40,15 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fs;
-use std::hash::{BuildHasher as _, RandomState};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::process::{Process, random_token};
 use crate::results::file;
-use crate::results::process::Process;
 use crate::results::record::utc_now;
 pub use held::Claim;
 
@@ -55,6 +56,14 @@ pub use held::Claim;
 const SCHEMA: u32 = 1;
 /// Beats per lease.
 const BEATS: u32 = 4;
+/// No lease is longer, in seconds: a claim that says more is not kshot's.
+pub const LONGEST_LEASE: u64 = 86_400;
+/// No generation is higher: one is made a takeover.
+const HIGHEST: u64 = 1_000_000_000;
+/// Bytes of a claim's file that are read: kshot's own have one block.
+const READ: u64 = 1 << 16;
+/// How often a claim is tried for at once while others make, renew and remove theirs.
+const TRIES: u32 = 8;
 /// Claims are padded to a multiple of this, so that a beat does not change a file's size.
 const BLOCK: usize = 512;
 
@@ -82,12 +91,22 @@ impl Content {
         Ok(bytes)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// A claim on `run_id`.
+    fn parse(bytes: &[u8], run_id: &str) -> Result<Self, String> {
         let content: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         if content.schema != SCHEMA {
             return Err(format!(
                 "schema {} is not known, this version reads {SCHEMA}",
                 content.schema
+            ));
+        }
+        if content.run_id != run_id {
+            return Err(format!("it is a claim on {}", content.run_id));
+        }
+        if content.lease().is_none() {
+            return Err(format!(
+                "a lease of {} s is none: they are above 0 and at most {LONGEST_LEASE} s",
+                content.lease_seconds
             ));
         }
         Ok(content)
@@ -97,7 +116,7 @@ impl Content {
     fn lease(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.lease_seconds)
             .ok()
-            .filter(|lease| !lease.is_zero())
+            .filter(|lease| !lease.is_zero() && *lease <= Duration::from_secs(LONGEST_LEASE))
     }
 }
 
@@ -166,8 +185,10 @@ impl Claims {
     }
 
     fn take_at(&mut self, run_id: &str, now: Instant) -> Result<Turn> {
-        loop {
-            let judged = highest(&self.folder, run_id)?;
+        for _ in 0..TRIES {
+            let Some(judged) = highest(&self.folder, run_id)? else {
+                continue;
+            };
             let next = match &judged {
                 None => 0,
                 Some((generation, content)) => match self.judge(run_id, *generation, content, now) {
@@ -181,7 +202,7 @@ impl Claims {
             };
             if let Some((generation, content)) = judged {
                 let path = path(&self.folder, run_id, generation);
-                if file::read_if_present(&path)?.as_ref() != Some(&content) {
+                if read(&path)?.as_ref() != Some(&content) {
                     claim.withdraw()?;
                     continue;
                 }
@@ -189,12 +210,18 @@ impl Claims {
             self.watched.remove(run_id);
             return Ok(Turn::Ours(claim.beating()));
         }
+        // Never met by kshot's own doing: a listing that a network file system has kept, or something that makes claims.
+        tracing::warn!(
+            "the claims on {run_id} in `{}` change each time they are looked at",
+            self.folder.display()
+        );
+        Ok(Turn::Theirs("processes whose claims come and go".into()))
     }
 
     /// Who owns a claim; `None` when it is stale.
     fn judge(&mut self, run_id: &str, generation: u64, bytes: &[u8], now: Instant) -> Option<String> {
         let path = path(&self.folder, run_id, generation);
-        let parsed = Content::parse(bytes);
+        let parsed = Content::parse(bytes, run_id);
         let lease = parsed.as_ref().ok().and_then(Content::lease).unwrap_or(self.lease);
         let known = self
             .watched
@@ -207,7 +234,7 @@ impl Claims {
         } else {
             if let Err(reason) = &parsed {
                 tracing::warn!(
-                    "claim `{}` is torn, its owner counts as silent: {reason}",
+                    "claim `{}` is torn or no claim, its owner counts as silent: {reason}",
                     path.display()
                 );
             }
@@ -245,10 +272,7 @@ impl Claims {
             schema: SCHEMA,
             run_id: run_id.into(),
             owner: self.owner.clone(),
-            token: format!(
-                "{:016x}",
-                RandomState::new().hash_one((run_id, generation, self.owner.pid))
-            ),
+            token: random_token(),
             lease_seconds: self.lease.as_secs_f64(),
             beat: 0,
             time: utc_now(),
@@ -260,7 +284,7 @@ impl Claims {
         let _ = fs::remove_file(&temporary);
         match linked {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                let ours = file::read_if_present(&path)?.is_some_and(|there| there == bytes);
+                let ours = read(&path)?.is_some_and(|there| there == bytes);
                 Ok(ours.then(|| Claim::new(&self.folder, generation, content, self.lease)))
             }
             Err(e) => Err(Error::io("claim a cell by", &path)(e)),
@@ -276,7 +300,26 @@ fn path(folder: &Path, run_id: &str, generation: u64) -> PathBuf {
 /// Cell and generation of a claim's file name.
 pub(super) fn parse_name(name: &str) -> Option<(&str, u64)> {
     let (run_id, generation) = name.strip_suffix(".json")?.rsplit_once('.')?;
-    Some((run_id, generation.parse().ok()?))
+    let number: u64 = generation.parse().ok()?;
+    // No other spelling: each name has one generation, each generation one name.
+    (number < HIGHEST && number.to_string() == generation).then_some((run_id, number))
+}
+
+/// What a claim's file holds, whatever it is: nothing, if it is no file. `None` when nothing has that name.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let found = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        found => found.map_err(Error::io("read", path))?,
+    };
+    if !found.is_file() {
+        return Ok(Some(Vec::new()));
+    }
+    let mut bytes = Vec::new();
+    match fs::File::open(path).and_then(|file| file.take(READ).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(e) if held::gone(&e) => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
 }
 
 /// Generations of a cell's claims that the folder lists, lowest first.
@@ -291,19 +334,18 @@ fn generations(folder: &Path, run_id: &str) -> Result<Vec<u64>> {
     Ok(found)
 }
 
-/// The highest generation of a cell's claims with the bytes of its file.
-fn highest(folder: &Path, run_id: &str) -> Result<Option<(u64, Vec<u8>)>> {
-    loop {
-        let Some(mut generation) = generations(folder, run_id)?.last().copied() else {
-            return Ok(None);
-        };
-        let Some(mut bytes) = file::read_if_present(&path(folder, run_id, generation))? else {
-            continue; // removed between the two looks
-        };
-        // A list that a network file system has kept may be old; what is opened by name is not.
-        while let Some(next) = file::read_if_present(&path(folder, run_id, generation + 1))? {
-            (generation, bytes) = (generation + 1, next);
-        }
-        return Ok(Some((generation, bytes)));
+/// The highest generation of a cell's claims with the bytes of its file, if there is one; `None` when all that were listed
+/// are gone by the time they are read.
+fn highest(folder: &Path, run_id: &str) -> Result<Option<Option<(u64, Vec<u8>)>>> {
+    let Some(mut generation) = generations(folder, run_id)?.last().copied() else {
+        return Ok(Some(None));
+    };
+    let Some(mut bytes) = read(&path(folder, run_id, generation))? else {
+        return Ok(None);
+    };
+    // A list that a network file system has kept may be old; what is opened by name is not.
+    while let Some(next) = read(&path(folder, run_id, generation + 1))? {
+        (generation, bytes) = (generation + 1, next);
     }
+    Ok(Some(Some((generation, bytes))))
 }

@@ -13,6 +13,7 @@ use crate::results::comparison;
 use crate::results::metric::Headline;
 use crate::results::record::Timing;
 use crate::results::series::{Run, Series};
+use crate::results::spreadsheet;
 use crate::results::statistics::variance::{Estimate, Scores};
 use crate::results::statistics::{Interval, mean_interval, wilson};
 
@@ -265,6 +266,18 @@ pub(super) fn devices(lists: impl Iterator<Item = String>) -> String {
     distinct.into_iter().collect::<Vec<_>>().join("; ")
 }
 
+/// A point with its names written in another way.
+fn named(point: &Point, change: impl Fn(&str) -> String) -> Point {
+    Point {
+        dataset: change(&point.dataset),
+        learner: change(&point.learner),
+        regime: point.regime.as_deref().map(&change),
+        seeds: change(&point.seeds),
+        device: change(&point.device),
+        ..point.clone()
+    }
+}
+
 /// The table as CSV.
 ///
 /// # Errors
@@ -274,7 +287,7 @@ pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
     let mut table = csv::Writer::from_writer(Vec::new());
     points
         .iter()
-        .try_for_each(|point| table.serialize(point))
+        .try_for_each(|point| table.serialize(named(point, |name| spreadsheet::cell(name).into_owned())))
         .map_err(failed)?;
     table.into_inner().map_err(|e| failed(e.into_error().into()))
 }
@@ -284,10 +297,24 @@ pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Malformed`] naming `path`, with the line.
 pub fn from_csv(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
-    csv::Reader::from_reader(bytes)
+    let mut table = csv::Reader::from_reader(bytes);
+    // A table without rows, or a text that is none, has nothing else to be told by.
+    let header = table.headers().map_or_else(|_| csv::StringRecord::new(), Clone::clone);
+    if let Some(lacking) = ["dataset", "learner", "shots", "mean"]
+        .into_iter()
+        .find(|name| !header.iter().any(|column| column == *name))
+    {
+        return Err(Error::Malformed {
+            kind: "curve table",
+            path: path.into(),
+            reason: format!("it has no column `{lacking}`"),
+        });
+    }
+    table
         .deserialize()
+        .map(|point| Ok(named(&point?, |name| spreadsheet::text(name).to_owned())))
         .collect::<Result<_, _>>()
-        .map_err(|e| Error::Malformed {
+        .map_err(|e: csv::Error| Error::Malformed {
             kind: "curve table",
             path: path.into(),
             reason: e.to_string(),

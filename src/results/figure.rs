@@ -97,7 +97,7 @@ enum Content<'a> {
 
 fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
     if points.is_empty() {
-        return Err(figure_error("there are no finished cells"));
+        return Err(figure_error("there are no finished cells").because(crate::error::Cause::Unfinished));
     }
     let learners = learners(points);
     let panels = panels(points);

@@ -3,11 +3,10 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
-use crate::results::process::Process;
+use crate::process;
 
 /// A temporary file of a process that nothing is known of is left alone for so long.
 const ABANDONED: Duration = Duration::from_secs(600);
@@ -85,11 +84,10 @@ fn remove_abandoned(folder: &Path, now: SystemTime) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
         let name = entry.file_name();
-        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".tmp")) else {
+        let Some(name) = name.to_str().filter(|name| name.ends_with(".tmp")) else {
             continue;
         };
-        let tag = stem.rsplit_once('.').and_then(|(_, tag)| tag.rsplit_once('-'));
-        let abandoned = match tag.and_then(|(tag, _)| Process::of_tag(tag)) {
+        let abandoned = match process::owner(name, "tmp") {
             Some(writer) => writer.is_gone(),
             None => {
                 let modified = entry.metadata().and_then(|file| file.modified());
@@ -103,14 +101,10 @@ fn remove_abandoned(folder: &Path, now: SystemTime) -> Result<()> {
     Ok(())
 }
 
-/// A name beside `path` that no other writer has: `<path>.<tag of the process>-<number>.tmp`.
+/// A name beside `path` that no other writer has.
 #[must_use]
 pub fn temporary(path: &Path) -> PathBuf {
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}-{number}.tmp", Process::this().tag()));
-    name.into()
+    process::temporary(path, "tmp")
 }
 
 /// Writes a file and returns when its bytes are on the disk.
@@ -137,6 +131,7 @@ pub(super) fn flush_folder(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Process;
 
     #[test]
     fn replaces_whole_files_and_leaves_nothing_behind() {

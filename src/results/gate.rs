@@ -5,30 +5,37 @@
 //! procedure for all cells compared: if nothing changed, at most one night in 1 / level is red. What cannot be compared
 //! ([problem]) is an error.
 //!
+//! The noise of a cell is none where unchanged code gives the same bytes ([place]), else what was measured, else at most
+//! what the baseline's seeds differ by. Where there is neither, a cell that changed is neither red nor green.
+//!
 //! ```text
-//! folder ─▶ pair ─▶ change ─▶ judge ─▶ report ─▶ text · markdown · junit
-//!   └────▶ repeats ─▶ noise ──┘
+//! folder ─▶ pair ─────▶ change ─────▶ judge ─▶ report ─▶ text · markdown · junit
+//!   └────▶ repeats · seeds ─▶ noise ──┘
 //! ```
 
 pub mod accept;
 pub mod change;
 pub mod folder;
+pub mod images;
 pub mod junit;
 pub mod markdown;
 pub mod noise;
 pub mod pair;
+pub mod place;
 pub mod problem;
 pub mod repeats;
 pub mod report;
 pub mod text;
 mod wording;
 
+use std::collections::BTreeMap;
+
 use self::change::Evidence;
 use self::folder::{Cell, Folder};
-use self::noise::Noise;
+use self::noise::{CellNoise, Noise, RunNoise};
 use self::pair::{Frame, Paired, differences};
 use self::problem::{Kind, Problem};
-use self::report::{CellReport, NoiseSource, Outcome, Report, Verdict};
+use self::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
 use crate::results::record::CellKey;
 use crate::results::statistics::Interval;
 use crate::results::statistics::holm::holm;
@@ -83,6 +90,7 @@ pub fn judge(
             .into_iter()
             .flat_map(|folder| folder.problems.clone()),
     );
+    let seeds = of_seeds(baseline);
     let mut compared = Vec::new();
     for (key, old) in &baseline.cells {
         match results.cells.get(key) {
@@ -90,7 +98,8 @@ pub fn judge(
             Some(new) => {
                 let found = differences(old, new);
                 if found.is_empty() {
-                    compared.push(Compared::of(old, new, noise, settings.margin));
+                    let known = Known::of(key, (old, new), noise, &seeds);
+                    compared.push(Compared::of(key, (old, new), known, settings.margin));
                 }
                 errors.extend(
                     found
@@ -102,23 +111,28 @@ pub fn judge(
     }
     errors.sort();
     errors.dedup();
-    let evidence: Vec<Evidence> = compared.iter().map(|cell| cell.evidence.clone()).collect();
+    let judged: Vec<&Compared> = compared.iter().filter(|cell| cell.is_judged()).collect();
+    let evidence: Vec<Evidence> = judged.iter().map(|cell| cell.evidence.clone()).collect();
     let family = Family::of(&evidence);
-    let corrected = family.losses.iter().zip(&family.gains);
+    let mut corrected = family.losses.iter().copied().zip(family.gains.iter().copied());
     let cells: Vec<CellReport> = compared
         .iter()
-        .zip(corrected)
-        .map(|(cell, (loss, gain))| cell.report((*loss, *gain), settings.level, evidence.len()))
+        .map(|cell| {
+            let holm = cell.is_judged().then(|| corrected.next()).flatten();
+            cell.report(holm.unwrap_or((1.0, 1.0)), settings.level, evidence.len())
+        })
         .collect();
     let outcome = if !errors.is_empty() {
         Outcome::Error
     } else if family.is_red(settings.level) {
         Outcome::Red
+    } else if cells.len() > evidence.len() {
+        Outcome::NoiseUnknown
     } else {
         Outcome::Green
     };
     let all = || baseline.cells.values().chain(results.cells.values());
-    let known = |key: &&CellKey| baseline.mentions(key) || renamed(key, baseline, results).is_some();
+    let known = |key: &&CellKey| baseline.mentions(key) || baseline.renamed(key, results).is_some();
     Report {
         schema: report::SCHEMA,
         outcome,
@@ -126,8 +140,8 @@ pub fn judge(
         baseline: baseline.path.display().to_string(),
         margin_points: 100.0 * settings.margin,
         level: settings.level,
-        family: cells.len(),
-        micro: all().any(|cell| cell.record.micro),
+        family: evidence.len(),
+        micro: all().any(|cell| cell.micro),
         noise_from,
         noise: noise.pools(),
         errors,
@@ -145,24 +159,12 @@ fn problem(kind: Kind, key: &CellKey, results: &Folder, finding: String) -> Prob
     }
 }
 
-/// The same cell under another protocol, in a folder; one that `other` has under that protocol too is another cell.
-fn renamed<'a>(key: &CellKey, folder: &'a Folder, other: &Folder) -> Option<&'a CellKey> {
-    let without = |key: &CellKey| CellKey {
-        protocol: Default::default(),
-        ..key.clone()
-    };
-    folder
-        .cells
-        .keys()
-        .find(|found| *found != key && without(found) == without(key) && !other.cells.contains_key(*found))
-}
-
 /// Why the results lack a cell, unless they say so themselves.
 fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem> {
     if results.mentions(key) {
         return None;
     }
-    if let Some(other) = renamed(key, results, baseline) {
+    if let Some(other) = results.renamed(key, baseline) {
         let finding = format!(
             "made under protocol {}, the baseline under {}",
             other.protocol, key.protocol
@@ -176,36 +178,95 @@ fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem>
     Some(problem(Kind::Missing, key, results, finding))
 }
 
+/// How far the seeds of the baseline lie apart, in each series of cells that differ by their seed alone.
+fn of_seeds(baseline: &Folder) -> Noise {
+    let mut series: BTreeMap<CellKey, Vec<f64>> = BTreeMap::new();
+    for (key, cell) in &baseline.cells {
+        let first = CellKey { seed: 0, ..key.clone() };
+        series.entry(first).or_default().push(cell.value);
+    }
+    let cells = series.into_iter();
+    Noise::new(
+        cells
+            .filter_map(|(key, values)| CellNoise::of_seeds(key, &values))
+            .collect(),
+    )
+}
+
+/// What is known of the run-to-run noise between two runs of a cell.
+enum Known {
+    /// There is none: they are the same, or would be if nothing had changed.
+    None,
+    Measured(RunNoise),
+    Seeds(RunNoise, String),
+    Unknown(String),
+}
+
+impl Known {
+    fn of(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> Self {
+        if let Some(noise) = measured.at(key, &new.place) {
+            return Self::Measured(noise);
+        }
+        if old.predictions_sha256 == new.predictions_sha256 || new.place.repeats(&old.place) {
+            return Self::None;
+        }
+        let places = new.place.beside(&old.place);
+        match seeds.of(key) {
+            Some(noise) => Self::Seeds(noise, places),
+            None => Self::Unknown(places),
+        }
+    }
+
+    fn noise(&self) -> Option<RunNoise> {
+        match self {
+            Self::Measured(noise) | Self::Seeds(noise, _) => Some(*noise),
+            Self::None | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// Two runs of one cell with what their images say.
 struct Compared<'a> {
+    key: &'a CellKey,
     old: &'a Cell,
     new: &'a Cell,
-    paired: Paired,
-    noise: Option<f64>,
+    /// Groups, and those of them that changed.
+    groups: (usize, usize),
+    wins: usize,
+    losses: usize,
+    known: Known,
     evidence: Evidence,
 }
 
 impl<'a> Compared<'a> {
-    fn of(old: &'a Cell, new: &'a Cell, noise: &Noise, margin: f64) -> Self {
-        let record = &old.record;
-        let paired = Frame::of(&old.rows, record.metrics.headline).pair(&old.rows, &new.rows, record.reading);
-        let noise = noise.of(&record.key);
-        let mut evidence = Evidence::of(&paired.groups, margin, noise);
-        if old.record.predictions_sha256 == new.record.predictions_sha256 {
+    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), known: Known, margin: f64) -> Self {
+        let Paired { groups, wins, losses } = Frame::of(&old.images, old.headline).pair(&old.right, &new.right);
+        let mut evidence = Evidence::of(&groups, margin, known.noise());
+        if old.predictions_sha256 == new.predictions_sha256 {
             (evidence.loss, evidence.gain) = (1.0, 1.0); // no noise can have done that
         }
         Self {
+            key,
             old,
             new,
-            paired,
-            noise: noise.map(|noise| noise.variance),
+            groups: (groups.len(), groups.iter().filter(|g| g.change != 0.0).count()),
+            wins,
+            losses,
+            known,
             evidence,
         }
     }
 
+    /// Whether it can be told from noise at all.
+    fn is_judged(&self) -> bool {
+        !matches!(self.known, Known::Unknown(_))
+    }
+
     fn report(&self, (loss, gain): (f64, f64), level: f64, family: usize) -> CellReport {
-        let (old, new, evidence) = (&self.old.record, &self.new.record, &self.evidence);
-        let verdict = if old.predictions_sha256 == new.predictions_sha256 {
+        let (old, new, evidence) = (self.old, self.new, &self.evidence);
+        let verdict = if !self.is_judged() {
+            Verdict::NoiseUnknown
+        } else if old.predictions_sha256 == new.predictions_sha256 {
             Verdict::Unchanged
         } else if loss <= level {
             Verdict::Loss
@@ -215,31 +276,41 @@ impl<'a> Compared<'a> {
             Verdict::NoLossShown
         };
         let points = |share: f64| 100.0 * share;
-        let finds = |level: f64| evidence.detectable(level, old.value()).map(points);
+        // Without the noise no interval and no probability means anything.
+        let judged = |p: f64| if self.is_judged() { p } else { 1.0 };
+        let finds = |level: f64| {
+            let found = self.is_judged().then(|| evidence.detectable(level, old.value));
+            found.flatten().map(points)
+        };
         CellReport {
-            key: old.key.clone(),
+            key: self.key.clone(),
             run_id: new.run_id.clone(),
             baseline_run_id: old.run_id.clone(),
             verdict,
-            images: self.old.rows.len(),
-            groups: self.paired.groups.len(),
-            accuracy: new.value(),
-            baseline_accuracy: old.value(),
+            images: old.images.len(),
+            groups: self.groups.0,
+            accuracy: new.value,
+            baseline_accuracy: old.value,
             change_points: points(evidence.change),
-            interval_points: evidence.interval.map(|i| Interval {
+            interval_points: evidence.interval.filter(|_| self.is_judged()).map(|i| Interval {
                 low: points(i.low),
                 high: points(i.high),
             }),
-            wins: self.paired.wins,
-            losses: self.paired.losses,
-            changed_groups: self.paired.groups.iter().filter(|g| g.change != 0.0).count(),
-            noise_points: self.noise.map(|variance| points(variance.sqrt())),
+            wins: self.wins,
+            losses: self.losses,
+            changed_groups: self.groups.1,
+            noise_points: self.known.noise().map(|noise| points(noise.variance.sqrt())),
+            noise_from: match &self.known {
+                Known::None | Known::Measured(_) => None,
+                Known::Seeds(_, places) => Some(CellNoiseFrom::Seeds { places: places.clone() }),
+                Known::Unknown(places) => Some(CellNoiseFrom::Unknown { places: places.clone() }),
+            },
             degrees: evidence.degrees,
-            p_exact: evidence.exact_loss,
-            p_margin: evidence.margin_loss,
-            p_loss: evidence.loss,
+            p_exact: judged(evidence.exact_loss),
+            p_margin: judged(evidence.margin_loss),
+            p_loss: judged(evidence.loss),
             p_loss_holm: loss,
-            p_gain: evidence.gain,
+            p_gain: judged(evidence.gain),
             p_gain_holm: gain,
             finds_points: finds(level),
             finds_in_family_points: finds(level / family.max(1) as f64),

@@ -64,18 +64,45 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// First 16 hex digits of the SHA-256 of this identity as canonical JSON (no white space, keys sorted).
+    /// First 16 hex digits of the SHA-256 of this identity as canonical JSON (no white space, keys sorted); the lists of
+    /// images are in it by their [`digest`], and up to recipe 2 as they are.
     #[must_use]
     pub fn run_id(&self) -> String {
+        self.run_id_with(&digest(&self.train))
+    }
+
+    /// The same from recipe [`DIGESTS`] on, where of the training images no more than their [`digest`] is known.
+    #[must_use]
+    pub fn run_id_with(&self, train_sha256: &str) -> String {
+        let (train, test) = if self.recipe < DIGESTS {
+            (serde_json::json!(self.train), serde_json::json!(self.test))
+        } else {
+            (train_sha256.into(), digest(&self.test).into())
+        };
         let value = serde_json::json!({
-            "key": self.key, "hyper_parameters": self.hyper_parameters, "train": self.train, "test": self.test,
+            "key": self.key, "hyper_parameters": self.hyper_parameters, "train": train, "test": test,
             "classes": self.classes, "weights": self.weights, "dtype": self.dtype, "backend": self.backend,
             "recipe": self.recipe,
         });
-        let mut canonical = String::new();
-        write_canonical(&value, &mut canonical);
-        hex(&Sha256::digest(canonical.as_bytes()))[..16].to_owned()
+        canonical_sha256(&value)[..16].to_owned()
     }
+}
+
+/// The first recipe whose identities hold digests of the lists of images: a record can then be proved without its split.
+pub const DIGESTS: u32 = 3;
+
+/// Lower-case hex SHA-256 of ids and hashes of images in order, as canonical JSON.
+#[must_use]
+pub fn digest(images: &[(String, String)]) -> String {
+    canonical_sha256(&serde_json::json!(images))
+}
+
+/// Lower-case hex SHA-256 of a value as canonical JSON: no white space, keys sorted.
+#[must_use]
+pub(super) fn canonical_sha256(value: &Value) -> String {
+    let mut canonical = String::new();
+    write_canonical(value, &mut canonical);
+    hex(&Sha256::digest(canonical.as_bytes()))
 }
 
 /// What shapes the answers of a learner that is not trained; every other setting is about training.
@@ -164,6 +191,22 @@ mod tests {
     fn run_id_is_pinned() {
         // printf '%s' '{"backend":"local",…}' | sha256sum | cut -c1-16, the JSON as in the next test.
         assert_eq!(identity().run_id(), "47daa5a31e43bf27");
+    }
+
+    #[test]
+    fn from_recipe_3_on_digests_stand_for_the_images() {
+        let mut new = identity();
+        new.recipe = DIGESTS;
+        let of_lists = new.run_id();
+        // printf '%s' '[["a.png","00"],["b.png","01"]]' | sha256sum
+        let train = digest(&new.train);
+        assert_eq!(
+            train,
+            "accd710b7c0cc7f8d77415efaa56c8b09d0cea245f85031ea644d2036afcebf1"
+        );
+        new.train.clear();
+        assert_eq!(new.run_id_with(&train), of_lists);
+        assert_ne!(new.run_id(), of_lists);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::prediction::Reading;
 use crate::results::file;
 use crate::results::record::Record;
+use crate::results::spreadsheet::cell;
 use crate::results::statistics::wilson;
 use crate::results::store::Store;
 
@@ -152,7 +153,7 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
             record.split_sha256.clone(),
             record.predictions_sha256.clone(),
         ]);
-        table.write_record(row)?;
+        table.write_record(row.iter().map(|text| cell(text).into_owned()))?;
     }
     finish(table)
 }
@@ -197,7 +198,7 @@ pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
             timing.finished.clone(),
             timing.commit.clone().unwrap_or_default(),
         ]);
-        table.write_record(row)?;
+        table.write_record(row.iter().map(|text| cell(text).into_owned()))?;
     }
     finish(table)
 }

@@ -4,6 +4,7 @@
 //! `log_probs` (a list of `float`). pandas, polars and `DuckDB` read it as it is. The same rows give the
 //! same bytes: one row group, fixed settings, no date and no library version inside.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use parquet::basic::Compression;
@@ -130,34 +131,41 @@ fn write_file(
     columns: &str,
     properties: WriterPropertiesBuilder,
     mut metadata: Vec<KeyValue>,
-    write: impl FnOnce(&mut Group<'_, '_>) -> ParquetResult<()>,
+    write: impl FnOnce(&mut Group<'_, Vec<u8>>) -> ParquetResult<()>,
 ) -> ParquetResult<Vec<u8>> {
     metadata.insert(0, KeyValue::new("schema".into(), SCHEMA.to_string()));
+    let mut file = open_file(Vec::new(), columns, properties, metadata)?;
+    let mut group = file.next_row_group()?;
+    write(&mut group)?;
+    group.close()?;
+    file.into_inner()
+}
+
+fn open_file<W: Write + Send>(
+    into: W,
+    columns: &str,
+    properties: WriterPropertiesBuilder,
+    metadata: Vec<KeyValue>,
+) -> ParquetResult<SerializedFileWriter<W>> {
     let properties = properties
         .set_created_by("kshot".into())
         .set_key_value_metadata(Some(metadata))
         .build();
-    let mut bytes = Vec::new();
     let schema = Arc::new(parse_message_type(&format!("message predictions {{ {columns} }}"))?);
-    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties))?;
-    let mut group = file.next_row_group()?;
-    write(&mut group)?;
-    group.close()?;
-    file.close()?;
-    Ok(bytes)
+    SerializedFileWriter::new(into, schema, Arc::new(properties))
 }
 
 /// The columns of [`COLUMNS`].
-fn write_rows(group: &mut Group<'_, '_>, rows: &[Prediction]) -> ParquetResult<()> {
+fn write_rows<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Prediction]) -> ParquetResult<()> {
     let text = |text: &str| ByteArray::from(text);
-    write_column::<_, ByteArrayType>(group, rows, false, |r| Ok(Some(text(&r.id))))?;
-    write_column::<_, ByteArrayType>(group, rows, false, |r| Ok(Some(text(&r.sha256))))?;
-    write_column::<_, ByteArrayType>(group, rows, true, |r| Ok(r.group.as_deref().map(text)))?;
-    write_column::<_, Int32Type>(group, rows, false, |r| class(r.truth).map(Some))?;
-    write_column::<_, ByteArrayType>(group, rows, true, |r| Ok(r.free_text.as_deref().map(text)))?;
-    write_column::<_, Int32Type>(group, rows, true, |r| r.free_class.map(class).transpose())?;
-    write_column::<_, Int32Type>(group, rows, true, |r| r.trie_class.map(class).transpose())?;
-    write_column::<_, Int32Type>(group, rows, true, |r| r.likelihood_class.map(class).transpose())?;
+    write_column::<_, ByteArrayType, _>(group, rows, false, |r| Ok(Some(text(&r.id))))?;
+    write_column::<_, ByteArrayType, _>(group, rows, false, |r| Ok(Some(text(&r.sha256))))?;
+    write_column::<_, ByteArrayType, _>(group, rows, true, |r| Ok(r.group.as_deref().map(text)))?;
+    write_column::<_, Int32Type, _>(group, rows, false, |r| class(r.truth).map(Some))?;
+    write_column::<_, ByteArrayType, _>(group, rows, true, |r| Ok(r.free_text.as_deref().map(text)))?;
+    write_column::<_, Int32Type, _>(group, rows, true, |r| r.free_class.map(class).transpose())?;
+    write_column::<_, Int32Type, _>(group, rows, true, |r| r.trie_class.map(class).transpose())?;
+    write_column::<_, Int32Type, _>(group, rows, true, |r| r.likelihood_class.map(class).transpose())?;
     write_log_probs(group, rows)
 }
 
@@ -165,10 +173,10 @@ fn class(index: u32) -> ParquetResult<i32> {
     i32::try_from(index).map_err(|_| ParquetError::General(format!("class index {index} is too large")))
 }
 
-type Group<'a, 'b> = SerializedRowGroupWriter<'a, &'b mut Vec<u8>>;
+type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
 
-fn write_column<R, T: DataType>(
-    group: &mut Group<'_, '_>,
+fn write_column<R, T: DataType, W: Write + Send>(
+    group: &mut Group<'_, W>,
     rows: &[R],
     nullable: bool,
     value: impl Fn(&R) -> ParquetResult<Option<T::T>>,
@@ -189,7 +197,7 @@ fn write_column<R, T: DataType>(
 
 /// Levels of a nullable list of required numbers: definition 0 null, 1 empty, 2 an element; repetition 0
 /// opens a row, 1 goes on with it.
-fn write_log_probs(group: &mut Group<'_, '_>, rows: &[Prediction]) -> ParquetResult<()> {
+fn write_log_probs<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Prediction]) -> ParquetResult<()> {
     let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         match row.log_probs.as_deref() {
@@ -211,7 +219,9 @@ fn write_log_probs(group: &mut Group<'_, '_>, rows: &[Prediction]) -> ParquetRes
     column.close()
 }
 
-fn next_column<'a>(group: &'a mut Group<'_, '_>) -> ParquetResult<parquet::file::writer::SerializedColumnWriter<'a>> {
+fn next_column<'a, W: Write + Send>(
+    group: &'a mut Group<'_, W>,
+) -> ParquetResult<parquet::file::writer::SerializedColumnWriter<'a>> {
     let missing = || ParquetError::General("fewer columns in the schema than written".into());
     group.next_column()?.ok_or_else(missing)
 }

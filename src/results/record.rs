@@ -11,6 +11,7 @@ use crate::data::card::Card;
 use crate::error::Error;
 use crate::prediction::{Names, Prediction, Reading};
 use crate::results::calibration::{Calibration, Fitted, Tempered};
+use crate::results::identity;
 pub use crate::results::identity::{CellKey, Identity, hyper_parameters};
 use crate::results::metric::{Headline, Metrics};
 use crate::results::normalisation::Normalised;
@@ -79,6 +80,24 @@ pub struct Record {
     pub training: TrainingSummary,
     /// How long it took and where: no part of the result.
     pub timing: Timing,
+    /// [`identity::digest`] of the training images; `None` in records of before recipe [`identity::DIGESTS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_sha256: Option<String>,
+    /// [`seal`] of all other fields: it guards what nothing else can be compared with, such as times and dates. `None` in records
+    /// of before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
+}
+
+/// Lower-case hex SHA-256 of a record as canonical JSON without its field `seal`. Whoever edits a record can compute it anew, as
+/// any hash that is stored beside what it is of: it finds accidents and careless hands.
+#[must_use]
+pub fn seal(record: &Value) -> String {
+    let mut record = record.clone();
+    if let Value::Object(fields) = &mut record {
+        fields.remove("seal");
+    }
+    identity::canonical_sha256(&record)
 }
 
 /// What an experiment knows about a finished cell beside its [`Identity`] and predictions.
@@ -171,7 +190,7 @@ impl Record {
         let names = account.names;
         let of_names = |names: &Names| Normalised::of(predictions, names, account.headline);
         let normalised = names.as_ref().and_then(of_names);
-        Self {
+        let mut record = Self {
             schema: SCHEMA,
             run_id: identity.run_id(),
             key: identity.key.clone(),
@@ -198,7 +217,17 @@ impl Record {
             predictions_file_sha256: file_sha256,
             training,
             timing,
-        }
+            train_sha256: Some(identity::digest(&identity.train)),
+            seal: None,
+        };
+        record.seal = record.computed_seal();
+        record
+    }
+
+    /// The [`seal`] of this record as it is now, of the JSON that is written and read again.
+    pub(super) fn computed_seal(&self) -> Option<String> {
+        let json = serde_json::to_vec(self).ok()?;
+        Some(seal(&serde_json::from_slice(&json).ok()?))
     }
 
     /// The headline accuracy, between 0 and 1.

@@ -9,6 +9,7 @@ use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::results::calibration::{BINS, Judged, equal_width, error, judged};
 use crate::results::series::Series;
+use crate::results::spreadsheet::cell;
 use crate::results::store::Store;
 
 /// The images of one bin of confidence, of one learner at one number of shots, over all datasets and seeds.
@@ -83,7 +84,13 @@ fn of(pooled: BTreeMap<(&str, Shots), (Vec<Judged>, bool)>) -> Vec<Row> {
 pub fn to_csv(rows: &[Row], path: &Path) -> Result<Vec<u8>> {
     let failed = |e: csv::Error| Error::io("write", path)(e.into());
     let mut table = csv::Writer::from_writer(Vec::new());
-    rows.iter().try_for_each(|row| table.serialize(row)).map_err(failed)?;
+    let named = |row: &Row| Row {
+        learner: cell(&row.learner).into_owned(),
+        ..row.clone()
+    };
+    rows.iter()
+        .try_for_each(|row| table.serialize(named(row)))
+        .map_err(failed)?;
     table.into_inner().map_err(|e| failed(e.into_error().into()))
 }
 

@@ -16,7 +16,7 @@
 //! The predictions of a cell that has no file of its own are those in `predictions.parquet`, if the folder
 //! holds the [compact form](crate::results::compact).
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -25,13 +25,13 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::{LabelledImage, hex};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::prediction::Prediction;
 use crate::results::identity::{CellKey, Identity};
 use crate::results::partial::PartialPredictions;
 use crate::results::predictions::compact::{self, Cells};
 use crate::results::record::{Account, Failure, Record, SCHEMA};
-use crate::results::{file, predictions};
+use crate::results::{file, predictions, replacement};
 
 /// A results folder.
 #[derive(Debug)]
@@ -46,6 +46,90 @@ pub struct Store {
 struct Damage {
     path: PathBuf,
     reason: String,
+}
+
+impl Damage {
+    fn error(&self) -> Error {
+        Error::Malformed {
+            kind: "prediction file",
+            path: self.path.clone(),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+/// Sets damage apart from what keeps a file from being read at all.
+fn damage<T>(read: Result<T>) -> Result<std::result::Result<T, Damage>> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(Error::Malformed { path, reason, .. }) => Ok(Err(Damage { path, reason })),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is damaged is named in a warning and counts as not there.
+fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(Error::Malformed { kind, path, reason }) => {
+            tracing::warn!(
+                "{kind} `{}` is not trusted, the cell runs again: {reason}",
+                path.display()
+            );
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Reads the cells of a store one after the other.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    store: &'a Store,
+    /// The file of a compact form, or what is wrong with it; opened when the first cell asks for it.
+    compact: Option<std::result::Result<Option<compact::Reader<File>>, Damage>>,
+}
+
+impl Reader<'_> {
+    /// As [`Store::read`].
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn read(&mut self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        let path = self.store.cell_path(run_id);
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
+        };
+        let record = parse_record(&path, &bytes)?;
+        let store = self.store;
+        store
+            .with_predictions(run_id, record, || self.of_compact(run_id))
+            .map(Some)
+    }
+
+    /// The cell, if it is [finished](Store::finished), with its predictions.
+    ///
+    /// # Errors
+    /// As [`Store::finished`].
+    pub fn finished(&mut self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        trusted(self.read(run_id))
+    }
+
+    fn of_compact(&mut self, run_id: &str) -> Result<Option<(Vec<String>, Vec<Prediction>)>> {
+        let past = matches!(&self.compact, Some(Ok(Some(reader))) if !reader.is_ahead(run_id));
+        if past || self.compact.is_none() {
+            self.compact = Some(damage(compact::Reader::open(&self.store.folder))?);
+        }
+        let read = match &mut self.compact {
+            Some(Ok(Some(reader))) => damage(reader.read(run_id))?,
+            Some(Err(damage)) => return Err(damage.error()),
+            Some(Ok(None)) | None => return Ok(None),
+        };
+        read.map_err(|damage| {
+            let error = damage.error();
+            self.compact = Some(Err(damage)); // said of every cell after it
+            error
+        })
+    }
 }
 
 impl Store {
@@ -72,8 +156,9 @@ impl Store {
     /// # Errors
     /// [`Error::NoResults`] when it has no `cells` folder.
     pub fn open_existing(folder: &Path) -> Result<Self> {
-        if folder.join("cells").is_dir() {
-            Ok(Self::of(folder))
+        let current = replacement::current(folder);
+        if current.join("cells").is_dir() {
+            Ok(Self::of(&current))
         } else {
             Err(Error::NoResults { path: folder.into() })
         }
@@ -145,7 +230,10 @@ impl Store {
             run_id: run_id.into(),
             reason: "the cell is not finished".into(),
         };
-        Ok(self.checked(run_id)?.ok_or_else(unfinished)?.1)
+        Ok(self
+            .checked(run_id)?
+            .ok_or_else(|| unfinished().because(Cause::Unfinished))?
+            .1)
     }
 
     /// Whether a cell has a record, whole or not: as cheap as it gets.
@@ -166,23 +254,33 @@ impl Store {
             return Ok(None);
         };
         let record = parse_record(&path, &bytes)?;
-        self.with_predictions(run_id, record).map(Some)
+        let of_compact = || match self.compact()? {
+            Ok(cells) => Ok(cells.get(run_id).cloned()),
+            Err(damage) => Err(damage.error()),
+        };
+        self.with_predictions(run_id, record, of_compact).map(Some)
     }
 
-    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        match self.read(run_id) {
-            Err(Error::Malformed { kind, path, reason }) => {
-                tracing::warn!(
-                    "{kind} `{}` is not trusted, the cell runs again: {reason}",
-                    path.display()
-                );
-                Ok(None)
-            }
-            other => other,
+    /// Reads cells one after the other, as [`Store::read`] does, and holds no more than one of them. In order of the
+    /// `run_id` is the fast way: those of a compact form lie in that order in one file.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            store: self,
+            compact: None,
         }
     }
 
-    fn with_predictions(&self, run_id: &str, record: Record) -> Result<(Record, Vec<Prediction>)> {
+    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        trusted(self.read(run_id))
+    }
+
+    fn with_predictions(
+        &self,
+        run_id: &str,
+        record: Record,
+        of_compact: impl FnOnce() -> Result<Option<(Vec<String>, Vec<Prediction>)>>,
+    ) -> Result<(Record, Vec<Prediction>)> {
         let malformed = |path: PathBuf, kind, reason: &str| Error::Malformed {
             kind,
             path,
@@ -201,14 +299,15 @@ impl Store {
             let (classes, rows) = predictions::decode(&path, bytes)?;
             (path, classes, rows)
         } else {
-            match self.compact()? {
-                Ok(cells) => match cells.get(run_id).cloned() {
-                    Some((classes, rows)) => (self.folder.join("predictions.parquet"), classes, rows),
-                    None => return Err(malformed(path, "prediction file", "it is missing")),
-                },
-                Err(damage) => return Err(malformed(damage.path.clone(), "prediction file", &damage.reason)),
+            match of_compact()? {
+                Some((classes, rows)) => (self.folder.join("predictions.parquet"), classes, rows),
+                None => return Err(malformed(path, "prediction file", "it is missing")),
             }
         };
+        if classes != record.classes {
+            let reason = "its class names are not those of the cell record";
+            return Err(malformed(path, "prediction file", reason));
+        }
         if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
             return Err(malformed(
                 path,
@@ -223,11 +322,7 @@ impl Store {
         if let Some(read) = self.compact.get() {
             return Ok(read);
         }
-        let read = match compact::read(&self.folder) {
-            Ok(cells) => Ok(cells),
-            Err(Error::Malformed { path, reason, .. }) => Err(Damage { path, reason }),
-            Err(error) => return Err(error),
-        };
+        let read = damage(compact::read(&self.folder))?;
         Ok(self.compact.get_or_init(|| read))
     }
 
@@ -259,14 +354,6 @@ impl Store {
         file::remove_if_present(&self.partial_path(run_id))?;
         file::remove_if_present(&self.failure_path(run_id))?;
         Ok(record)
-    }
-
-    /// Stores a record whose predictions are stored already, on one line: a third of its size would be white space.
-    pub(super) fn write_dense_record(&self, record: &Record) -> Result<()> {
-        let path = self.cell_path(&record.run_id);
-        let mut json = serde_json::to_vec(record).map_err(|e| Error::io("write", &path)(e.into()))?;
-        json.push(b'\n');
-        file::replace(&path, &json)
     }
 
     /// Stores why a cell failed; the next sweep tries it again.

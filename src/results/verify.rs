@@ -1,6 +1,6 @@
 //! The proof that a results folder holds what it says: every number is computed again from the stored predictions.
 
-use std::fs;
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::hex;
+use crate::data::split::Split;
 use crate::error::{Error, Result};
 use crate::prediction::Prediction;
 use crate::results::calibration::Calibration;
@@ -17,6 +18,12 @@ use crate::results::record::{Record, count_groups};
 use crate::results::store::Store;
 use crate::results::{file, ledger};
 
+mod identity;
+mod images;
+mod sweep;
+
+pub use images::{Images, images};
+
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 pub struct Findings {
@@ -24,6 +31,13 @@ pub struct Findings {
     pub cells: usize,
     /// Predictions that their metrics were computed from again.
     pub predictions: usize,
+    /// Cells whose `run_id` was computed again from what is stored.
+    pub identities: usize,
+    /// Cells of before recipe 3 without their split, of which it cannot be.
+    pub unproved: usize,
+    /// Images behind the cells whose files were hashed again, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
     /// Cells whose split lies in the folder and is the one they were run on; the compact form keeps no splits.
     pub splits: usize,
     /// Files that came out the same when they were rebuilt.
@@ -74,15 +88,17 @@ pub fn verify(store: &Store) -> Result<Findings> {
     }
     let mut findings = Findings::default();
     let mut records = Vec::new();
+    let mut reader = store.reader();
     for run_id in stored {
-        match store.read(&run_id) {
+        match reader.read(&run_id) {
             Ok(Some((record, rows))) => {
                 findings.cells += 1;
                 findings.predictions += rows.len();
                 for reason in recomputed(&record, &rows) {
                     findings.problem(store, &store.cell_path(&run_id), reason);
                 }
-                split(store, &record, &rows, &mut findings)?;
+                let drawn = split(store, &record, &rows, &mut findings)?;
+                identity::check(store, &record, &rows, drawn.as_ref(), &mut findings)?;
                 records.push(record);
             }
             Ok(None) => {} // removed meanwhile
@@ -90,6 +106,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
             Err(error) => return Err(error),
         }
     }
+    identity::swapped(store, &records, &mut findings);
     tables(store, &records, &mut findings)?;
     for (path, _) in store.leftovers(|_| true)? {
         let path = path.strip_prefix(store.folder()).unwrap_or(&path).display().to_string();
@@ -149,34 +166,45 @@ fn value(calibration: &Option<Calibration>) -> Value {
     serde_json::to_value(calibration).unwrap_or_default()
 }
 
-/// Checks that the split of a cell is the one it was run on, and that the predictions are of its test images.
-fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Findings) -> Result<()> {
+/// Checks that the split of a cell is the one it was run on, and that the predictions are of its test images; gives it if so.
+fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Findings) -> Result<Option<Split>> {
     let path = store.split_path(&record.key);
     // The compact form has none: they follow from config and seed.
     if !path.parent().is_some_and(Path::is_dir) {
-        return Ok(());
+        return Ok(None);
     }
     let Some(bytes) = file::read_if_present(&path)? else {
         findings.problem(store, &path, format!("the split of {} is missing", record.key));
-        return Ok(());
+        return Ok(None);
     };
     if hex(&Sha256::digest(&bytes)) != record.split_sha256 {
         let reason = format!("it is not the split that {} was run on", record.key);
         findings.problem(store, &path, reason);
-        return Ok(());
+        return Ok(None);
     }
-    let split: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let items = |role: &str| split[role].as_array().cloned().unwrap_or_default();
-    let test = items("test");
-    let same = test.len() == rows.len()
-        && (test.iter().zip(rows)).all(|(item, row)| item["id"] == row.id && item["sha256"] == row.sha256);
-    if !same || items("train").len() != record.n_train {
+    let split: Split = match serde_json::from_slice(&bytes) {
+        Ok(split) => split,
+        Err(error) => {
+            findings.problem(store, &path, format!("it is no split: {error}"));
+            return Ok(None);
+        }
+    };
+    let same = split.test.len() == rows.len()
+        && (split.test.iter().zip(rows))
+            .all(|(item, row)| item.id == row.id && item.sha256 == row.sha256 && item.class == row.truth);
+    let key = &record.key;
+    let own = split.dataset == key.dataset
+        && split.protocol == key.protocol
+        && split.shots == key.shots
+        && split.seed == key.seed
+        && split.classes == record.classes;
+    if !same || !own || split.train.len() != record.n_train {
         let reason = format!("{} was not run on the images of this split", record.key);
         findings.problem(store, &path, reason);
-        return Ok(());
+        return Ok(None);
     }
     findings.splits += 1;
-    Ok(())
+    Ok(Some(split))
 }
 
 /// Rebuilds the tables of the cells that the ledger lists.
@@ -195,22 +223,43 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
         }
         Err(error) => return Err(error),
     };
-    let of_ledger: Vec<Record> = records.iter().filter(|r| listed.contains(&r.run_id)).cloned().collect();
-    let finished = |run_id: &&String| of_ledger.iter().any(|record| record.run_id == **run_id);
+    let in_ledger: HashSet<&String> = listed.iter().collect();
+    let of_ledger: Vec<Record> = records
+        .iter()
+        .filter(|r| in_ledger.contains(&r.run_id))
+        .cloned()
+        .collect();
+    let whole: HashSet<&String> = of_ledger.iter().map(|record| &record.run_id).collect();
+    let finished = |run_id: &&String| whole.contains(*run_id);
     let unfinished: Vec<&str> = listed.iter().filter(|id| !finished(id)).map(String::as_str).collect();
     if let [first, ..] = unfinished.as_slice() {
         let reason = format!("{} cells that it lists are not whole, e.g. {first}", unfinished.len());
         findings.problem(store, &path, reason);
     }
     let unlisted = records.len() - of_ledger.len();
-    if unlisted > 0 {
+    if unlisted > 0 && !store.folder().join("splits").is_dir() {
+        // `kshot promote` writes the cells of the ledger and no others.
+        findings.problem(store, &path, format!("{unlisted} cells that are there are not in it"));
+    } else if unlisted > 0 {
         findings
             .notes
             .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
     }
-    for (name, again) in store.tables(&of_ledger)? {
+    sweep::check(store, &of_ledger, findings)?;
+    let tables = match store.tables(&of_ledger) {
+        Err(Error::Malformed { path, reason, .. }) => {
+            findings.problem(store, &path, reason);
+            return Ok(());
+        }
+        other => other?,
+    };
+    for (name, again) in tables {
         let path = store.folder().join(name);
-        if fs::read(&path).map_err(Error::io("read", &path))? == again {
+        let Some(bytes) = file::read_if_present(&path)? else {
+            findings.problem(store, &path, "it is missing".into());
+            continue;
+        };
+        if bytes == again {
             findings.rebuilt.push(name.into());
         } else {
             findings.problem(store, &path, "it is not what its cells give when it is rebuilt".into());

@@ -10,6 +10,7 @@ pub(crate) mod layouts;
 mod mat;
 mod pack;
 mod parquet;
+pub(crate) mod parquet_forms;
 mod real_labels;
 mod twins;
 mod verify;

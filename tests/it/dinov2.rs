@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor, Var};
 use kshot::models::dinov2::Dinov2;
 use kshot::nn::{AdamW, Group, Head, cross_entropy};
 
-use crate::goldens::{self, Golden, Tensors, distance, relative_norm, relative_to_max, tolerance};
+use crate::goldens::{self, Golden, Gradients, Tensors, distance, relative_to_max, tolerance};
 
 /// Shares of the largest value of a state.
 const STATE: f64 = 1e-5;
@@ -123,18 +123,13 @@ fn lora_gradients_match() {
         let loss = cross_entropy(&logits, &forward["labels"]).unwrap();
         assert!(distance(&loss, &expected["f64.loss"]) <= LOSS, "{}", golden.name);
         let gradients = loss.backward().unwrap();
+        let golden_gradients = Gradients::of(&expected, notes, GRADIENT);
         let variables = variables(&model, &head);
         let count = expected.keys().filter(|key| key.starts_with("grad.")).count();
         assert_eq!(variables.len(), count);
         for (name, var) in variables {
             let found = gradients.get(var.as_tensor()).unwrap();
-            let error = relative_norm(found, &expected[&format!("f64.grad.{name}")]);
-            let allowed = tolerance(GRADIENT, &notes["noise_grad_rel_worst_tensor"]);
-            assert!(
-                error <= allowed,
-                "{}: gradient of {name} differs by {error:e}",
-                golden.name
-            );
+            golden_gradients.assert_close(&golden.name, &name, found);
         }
     }
 }
@@ -171,6 +166,7 @@ fn three_adamw_steps_match() {
             golden.tensors("forward.safetensors"),
             golden.tensors("lora_r8.safetensors"),
         );
+        let golden_gradients = Gradients::of(&expected, &golden.notes()["lora_r8"], GRADIENT);
         for (weight_decay, tag) in [(0.0, "adamw_wd0.0"), (0.01, "adamw_wd0.01")] {
             let (model, head) = trainable(&golden, &expected);
             let variables = variables(&model, &head);
@@ -199,13 +195,8 @@ fn three_adamw_steps_match() {
             for (name, var) in &variables {
                 let exact = expected.get(&format!("f64.{tag}.{name}"));
                 let reference = exact.unwrap_or_else(|| &expected[&format!("{tag}.{name}")]);
-                let error = distance(var.as_tensor(), reference);
-                let noise = &golden.notes()["lora_r8"]["noise_adamw_param_max_abs"];
-                assert!(
-                    error <= tolerance(WEIGHTS, noise),
-                    "{}: {tag} {name} differs by {error:e}",
-                    golden.name
-                );
+                let run = format!("{} {tag}", golden.name);
+                golden_gradients.assert_trained(&run, name, (var.as_tensor(), reference), WEIGHTS, 3.0 * 1e-3);
             }
         }
     }

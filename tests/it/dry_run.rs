@@ -1,6 +1,8 @@
 //! What `sweep --dry-run` says of the committed configs, with neither their data nor their models on this machine.
 
 use std::fs;
+use std::io::Read as _;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -151,4 +153,63 @@ fn a_model_in_the_cache_of_the_hub_is_on_this_machine() {
     assert!(!String::from_utf8_lossy(&there.stdout).contains("not on this machine"));
     let absent = run("owner/other");
     assert!(String::from_utf8_lossy(&absent.stdout).contains("model not on this machine: owner/other"));
+}
+
+/// Peak of resident memory in 10⁶ bytes, and seconds of processor time, of a dry run of so many cells.
+fn dry_run_of(cells: usize) -> (f64, f64) {
+    let sandbox = Sandbox::new();
+    let seeds: Vec<String> = (0..cells / 2).map(|seed| seed.to_string()).collect();
+    let config = format!(
+        "name = 'many'\ndatasets = ['mini-pets']\nshots = [1]\nseeds = [{}]\n[[learner]]\nmethod = 'pixels'\n\
+         [[learner]]\nmethod = 'dinov2-lora'\nmodel = 'datasets/mini/models/micro-dinov2'\n",
+        seeds.join(",")
+    );
+    fs::write(sandbox.path("many.toml"), config).unwrap();
+    let mut command = sandbox.kshot(&["sweep", "--config", "many.toml", "--dry-run"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let process = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
+    // Read while it is looked at: what it writes in the end is more than a pipe holds.
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).unwrap();
+        text
+    });
+    let (mut peak, mut ticks) = (0.0_f64, 0.0_f64);
+    loop {
+        let status = process("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let Some(kilobytes) = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()) else {
+            break;
+        };
+        peak = peak.max(kilobytes * 1024.0 / 1e6);
+        let stat = process("stat");
+        if let Some((_, rest)) = stat.rsplit_once(") ") {
+            let used = rest
+                .split(' ')
+                .skip(11)
+                .take(2)
+                .filter_map(|n| n.parse::<f64>().ok())
+                .sum();
+            ticks = ticks.max(used);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(reader.join().unwrap().contains(&format!("{cells} cells")));
+    (peak, ticks / 100.0)
+}
+
+/// Before, all splits were kept until the end: 638 MB for 10,000 cells.
+#[test]
+fn ten_thousand_cells_take_little_memory_and_time_in_proportion() {
+    let (_, few_seconds) = dry_run_of(1_000);
+    let (peak, seconds) = dry_run_of(10_000);
+    let exponent = (seconds / few_seconds).log10();
+    eprintln!("10,000 cells: {peak:.0} MB, {seconds:.2} s after {few_seconds:.2} s for 1,000, exponent {exponent:.2}");
+    assert!(peak < 150.0, "{peak} MB");
+    assert!(
+        exponent <= 1.05,
+        "{few_seconds} s for 1,000 cells, {seconds} s for 10,000"
+    );
 }

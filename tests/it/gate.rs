@@ -2,6 +2,10 @@
 
 mod accept;
 mod cells;
+mod damage;
+mod kill;
+mod memory;
+mod noise;
 
 use std::fs;
 

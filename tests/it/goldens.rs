@@ -179,3 +179,194 @@ pub fn relative_norm(found: &Tensor, expected: &Tensor) -> f64 {
 pub fn tolerance(base: f64, noise: &serde_json::Value) -> f64 {
     base.max(8.0 * noise.as_f64().unwrap())
 }
+
+/// Largest absolute value.
+pub fn largest(tensor: &Tensor) -> f64 {
+    values(tensor).into_iter().map(f64::abs).fold(0.0, f64::max)
+}
+
+/// The gradients of one golden, and how exactly they are known.
+///
+/// Where the true gradient of a tensor is nothing but what rounding leaves of zero, nothing is defined relative to it: two
+/// programs that round otherwise differ by its whole size. Such a tensor is compared absolutely, by the noise that the
+/// reference itself has in f32.
+pub struct Gradients<'a> {
+    exact: HashMap<&'a str, &'a Tensor>,
+    /// Largest relative difference that is borne.
+    relative: f64,
+    /// Norm below which a gradient is all rounding.
+    rounding: f64,
+}
+
+impl<'a> Gradients<'a> {
+    /// Those under `f64.grad.`, with what the notes say of the reference's f32 noise; `base` as in [`tolerance`].
+    pub fn of(expected: &'a Tensors, notes: &serde_json::Value, base: f64) -> Self {
+        let under = |prefix: &'static str| {
+            let named = |(name, tensor): (&'a String, &'a Tensor)| Some((name.strip_prefix(prefix)?, tensor));
+            expected.iter().filter_map(named).collect::<HashMap<_, _>>()
+        };
+        let (exact, single) = (under("f64.grad."), under("grad."));
+        let norm = |tensor: &Tensor| values(tensor).iter().map(|x| x * x).sum::<f64>().sqrt();
+        let whole = exact.values().map(|tensor| norm(tensor).powi(2)).sum::<f64>().sqrt();
+        let rounding = 8.0 * notes["noise_grad_rel_global"].as_f64().unwrap() * whole;
+        // The notes' worst tensor may be one that is all rounding, which says nothing of the others.
+        let sound = |name: &str| norm(exact[name]) > rounding;
+        let noise = if exact.keys().all(|name| sound(name)) {
+            notes["noise_grad_rel_worst_tensor"].as_f64().unwrap()
+        } else {
+            let of = |(name, tensor): (&&str, &&Tensor)| sound(name).then(|| relative_norm(tensor, exact[*name]));
+            single.iter().filter_map(of).fold(0.0, f64::max)
+        };
+        Self {
+            exact,
+            relative: base.max(8.0 * noise),
+            rounding,
+        }
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.exact.len()
+    }
+
+    /// Demands that a gradient is the golden one as far as that is defined.
+    pub fn assert_close(&self, golden: &str, name: &str, found: &Tensor) {
+        self.compare(golden, name, (found, self.exact[name]), self.relative);
+    }
+
+    /// Demands that two ways to compute a gradient give the same, but for the order of some sums.
+    pub fn assert_same(&self, golden: &str, name: &str, one: &Tensor, other: &Tensor) {
+        self.compare(golden, name, (one, other), 1e-6);
+    }
+
+    fn compare(&self, golden: &str, name: &str, pair: (&Tensor, &Tensor), relative: f64) {
+        let differ = self.differ(pair, relative);
+        assert!(differ.is_none(), "{golden}: gradient of {name}: {differ:?}");
+    }
+
+    fn differ(&self, (found, expected): (&Tensor, &Tensor), relative: f64) -> Option<String> {
+        assert_eq!(found.dims(), expected.dims());
+        let (found, expected) = (values(found), values(expected));
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        let difference = norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+        let size = norm(&mut expected.iter().copied());
+        let allowed = if size > self.rounding {
+            relative * size
+        } else {
+            self.rounding
+        };
+        (difference > allowed).then(|| format!("differs by {difference:e}, its norm is {size:e}"))
+    }
+
+    /// Demands that trained values are the golden ones: each whose gradient says where Adam goes, to within `allowed`;
+    /// one whose gradient is all rounding goes by chance, but not further than `steps` of the learning rate each way.
+    pub fn assert_trained(
+        &self,
+        golden: &str,
+        name: &str,
+        (found, expected): (&Tensor, &Tensor),
+        allowed: f64,
+        steps: f64,
+    ) {
+        let gradient = self.exact[name];
+        let floor = (1e-3 * largest(gradient)).max(self.rounding / (gradient.elem_count() as f64).sqrt());
+        let (mut defined, mut worst) = (0, 0.0_f64);
+        for ((gradient, a), b) in values(gradient).iter().zip(values(found)).zip(values(expected)) {
+            let difference = (a - b).abs();
+            if gradient.abs() > floor {
+                defined += 1;
+                worst = worst.max(difference);
+            } else {
+                assert!(difference <= 2.0 * steps, "{golden}: {name} went {difference:e}");
+            }
+        }
+        assert!(worst <= allowed, "{golden}: {name} differs by {worst:e}");
+        let all_rounding = largest(gradient) <= floor;
+        assert!(
+            defined * 2 > found.elem_count() || all_rounding,
+            "{golden}: {name}: {defined} compared"
+        );
+    }
+}
+
+/// Why the experts that were chosen are not those of the reference; `None` when they are, as far as that is defined:
+/// where routers give two experts the same, any order is right, and at the end of the list either of them. Rows of
+/// logits, chosen experts and their weights; the tolerance is one of the logits and of the weights.
+pub fn experts_differ(
+    logits: &[f64],
+    (found, found_weights): (&[usize], &[f64]),
+    (expected, expected_weights): (&[usize], &[f64]),
+    tolerance: f64,
+) -> Option<String> {
+    let sorted = |weights: &[f64]| {
+        let mut weights = weights.to_vec();
+        weights.sort_by(|a, b| b.total_cmp(a));
+        weights
+    };
+    if found.len() != expected.len() || found.iter().collect::<std::collections::HashSet<_>>().len() != found.len() {
+        return Some(format!("{found:?} are not {} experts", expected.len()));
+    }
+    let last = expected.iter().map(|&e| logits[e]).fold(f64::INFINITY, f64::min);
+    if let Some(wrong) = found.iter().find(|&&e| logits[e] < last - tolerance) {
+        return Some(format!("expert {wrong} of {found:?} is not among {expected:?}"));
+    }
+    let of = |expert: usize| expected.iter().position(|&e| e == expert).map(|i| expected_weights[i]);
+    let close = |(a, b): (&f64, &f64)| (a - b).abs() <= tolerance;
+    let alike = found
+        .iter()
+        .zip(found_weights)
+        .all(|(&e, w)| of(e).is_none_or(|expected| close((w, &expected))));
+    if !alike || !sorted(found_weights).iter().zip(&sorted(expected_weights)).all(close) {
+        return Some(format!(
+            "weights {found_weights:?} of {found:?}, not {expected_weights:?}"
+        ));
+    }
+    None
+}
+
+#[test]
+fn experts_are_compared_as_far_as_they_are_defined() {
+    let logits = [1.0, 3.0, 3.0, 2.0, 2.0, 0.0];
+    let weights = [0.4, 0.4, 0.2];
+    let differ = |found: &[usize], weights: &[f64; 3]| {
+        experts_differ(&logits, (found, weights), (&[1, 2, 3], &[0.4, 0.4, 0.2]), 1e-5).is_some()
+    };
+    assert!(!differ(&[1, 2, 3], &weights));
+    assert!(!differ(&[2, 1, 3], &weights), "a tie has no order");
+    assert!(!differ(&[2, 1, 4], &weights), "nor has one at the end of the list");
+    assert!(
+        !differ(&[3, 2, 1], &[0.2, 0.4, 0.4]),
+        "the order of a sum does not matter"
+    );
+    assert!(differ(&[1, 2, 0], &weights), "expert 0 is none of the best");
+    assert!(differ(&[1, 2, 5], &weights));
+    assert!(differ(&[1, 1, 3], &weights));
+    assert!(differ(&[1, 2, 3], &[0.4, 0.3, 0.3]));
+    assert!(differ(&[1, 2, 3], &[0.4, 0.2, 0.4]), "the weights of others");
+}
+
+#[test]
+fn a_gradient_of_rounding_is_compared_absolutely() {
+    let tensor = |values: &[f64]| Tensor::new(values, &candle_core::Device::Cpu).unwrap();
+    let expected = Tensors::from([
+        ("f64.grad.a".to_owned(), tensor(&[3.0, 4.0])),
+        ("f64.grad.zero".to_owned(), tensor(&[1e-17, -1e-17])),
+        ("grad.a".to_owned(), tensor(&[3.0, 4.000_01])),
+        ("grad.zero".to_owned(), tensor(&[2e-7, 3e-7])),
+    ]);
+    let notes = serde_json::json!({ "noise_grad_rel_global": 1e-6, "noise_grad_rel_worst_tensor": 3e10 });
+    let gradients = Gradients::of(&expected, &notes, 1e-4);
+    let differs = |name: &str, values: &[f64]| {
+        let found = tensor(values);
+        gradients
+            .differ((&found, gradients.exact[name]), gradients.relative)
+            .is_some()
+    };
+    assert!(!differs("zero", &[-4e-7, 1e-7]), "rounding of another order of sums");
+    assert!(differs("zero", &[0.0, 1e-3]), "a gradient where there is none");
+    assert!(!differs("a", &[3.0, 4.0001]));
+    assert!(
+        differs("a", &[3.0, 4.001]),
+        "the noise of the other tensor is not borne here"
+    );
+}

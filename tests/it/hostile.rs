@@ -4,7 +4,7 @@
 
 mod archives;
 mod bombs;
-mod fuzz;
+pub mod fuzz;
 mod images;
 mod labels;
 mod limited;

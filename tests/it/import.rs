@@ -2,6 +2,7 @@
 
 mod forms;
 mod hub;
+mod instances;
 mod own;
 mod refused;
 mod sweep;

@@ -2,10 +2,13 @@
 //! done twice.
 
 use std::collections::HashMap;
+use std::fs;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use crate::forty::{self, CELLS, CHECKPOINT_STEPS, Running};
+use crate::support::{Sandbox, contents, stderr};
 
 /// A generator good enough to choose moments: splitmix64.
 struct Random(u64);
@@ -181,4 +184,48 @@ fn what_is_told_is_understood() {
     assert_eq!(follow(&mut cells, &lines(&[2, 3, 4, 5])), 1);
     let anew = std::panic::catch_unwind(move || follow(&mut cells, &lines(&[1, 2])));
     assert!(anew.is_err(), "five steps done again must not go unnoticed");
+}
+
+/// Killed while datasets are unpacked and hashes are written down, again and again in one cache: nothing torn is taken for
+/// whole, and the next process that gets through leaves nothing of the others behind.
+#[test]
+fn a_cache_that_is_written_while_processes_are_killed_stays_whole() {
+    let sandbox = Sandbox::new();
+    let cache = sandbox.path("cache");
+    let sweep = |sandbox: &Sandbox| {
+        let mut command = sandbox.kshot(&["sweep", "--config", "tiny.toml", "--dry-run", "--json"]);
+        command.env("KSHOT_CACHE", &cache);
+        command
+    };
+    let mut random = Random(7);
+    let (mut cut, mut longest) = (0, 400);
+    for _ in 0..30 {
+        // A whole one has nothing to write any more.
+        if fs::read_dir(&cache).is_ok() && random.below(2) == 0 {
+            fs::remove_dir_all(&cache).unwrap();
+        }
+        let mut child = sweep(&sandbox)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(random.below(longest)));
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            longest = (longest * 4 / 5).max(20);
+        } else {
+            cut += 1;
+        }
+    }
+    assert!(cut > 3, "{cut} kills");
+    let last = sweep(&sandbox).output().unwrap();
+    assert!(last.status.success(), "{}", stderr(&last));
+    let left: Vec<_> = contents(&cache)
+        .into_keys()
+        .filter(|path| path.to_string_lossy().contains("partial"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let cells = |stdout: &[u8]| serde_json::from_slice::<serde_json::Value>(stdout).unwrap()["cells"].take();
+    let undisturbed = Sandbox::new().run(&["sweep", "--config", "tiny.toml", "--dry-run", "--json"]);
+    assert_eq!(cells(&last.stdout), cells(&undisturbed.stdout));
 }

@@ -8,6 +8,7 @@
 )]
 #![expect(unreachable_pub, reason = "test modules are seen from this binary only")]
 
+mod adapters;
 mod architecture;
 mod backend;
 mod backend_support;
@@ -17,6 +18,7 @@ mod bf16;
 mod calibration;
 mod claims;
 mod cli;
+mod containers;
 mod control_verb;
 mod controls;
 mod data;
@@ -31,9 +33,11 @@ mod gate;
 mod gate_simulation;
 mod goldens;
 mod gradients;
+mod hints;
 mod hostile;
 mod image_cache;
 mod image_major;
+mod images;
 mod import;
 mod kill;
 mod ledger;
@@ -56,12 +60,14 @@ mod reading;
 mod reading_local;
 mod reading_tree;
 mod real_shape;
+mod refusals;
 mod results;
 mod resume;
 mod support;
 mod sweep;
 mod tables;
 mod tokenizer;
+mod transformers5;
 mod verbs;
 mod verify;
 mod weights;

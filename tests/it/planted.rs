@@ -190,8 +190,8 @@ fn images(each: u32) -> Vec<LabelledImage> {
         sha256: format!("{i:064}"),
         // Two views of one drawing.
         group: Some(format!("{}", i / 2)),
-        dhash: 0,
         path: format!("{}/{}.png", i / each, i % each).into(),
+        ..LabelledImage::default()
     };
     (0..CLASSES * each).map(one).collect()
 }

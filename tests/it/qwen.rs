@@ -1,9 +1,11 @@
 //! Qwen3-VL against transformers: positions, states, logits, losses, greedy text.
 
+use std::collections::HashMap;
+
 use candle_core::Tensor;
 use kshot::models::qwen3_vl::{Features, KvCache, Positions};
 
-use crate::goldens::{self, distance, relative_to_max, tolerance};
+use crate::goldens::{self, distance, experts_differ, largest, relative_to_max, tolerance, values};
 use crate::qwen_support::Reference;
 
 /// Share of the largest value of a state.
@@ -46,6 +48,7 @@ fn every_state_matches() {
             .states(&reference.batch(), &reference.patches, &reference.grids)
             .unwrap();
         let mut compared = 0;
+        let mut routed = HashMap::new();
         for (name, state) in &found {
             let plain = name.trim_end_matches(".0");
             let Some(expected) = expected.get(name).or_else(|| expected.get(plain)) else {
@@ -60,9 +63,39 @@ fn every_state_matches() {
                 }
                 _ => expected.clone(),
             };
+            compared += 1;
+            // Which experts, in which order, is defined up to ties.
+            if name.starts_with("text.router_weights") || name.starts_with("text.router_experts") {
+                routed.insert(name.clone(), (state.clone(), expected));
+                continue;
+            }
             let error = relative_to_max(state, &expected);
             assert!(error <= STATE, "{}: {name} differs by {error:e}", golden.name);
-            compared += 1;
+        }
+        let rows = |tensor: &Tensor| {
+            let width = *tensor.dims().last().unwrap();
+            values(tensor).chunks(width).map(<[f64]>::to_vec).collect::<Vec<_>>()
+        };
+        for (name, (experts, of_reference)) in &routed {
+            let Some(layer) = name.strip_prefix("text.router_experts.") else {
+                continue;
+            };
+            let (weights, their_weights) = &routed[&format!("text.router_weights.{layer}")];
+            let (_, logits) = found
+                .iter()
+                .find(|(name, _)| *name == format!("text.router_logits.{layer}"))
+                .unwrap();
+            let tolerance = STATE * largest(logits).max(1.0);
+            let numbers = |rows: &[f64]| rows.iter().map(|&expert| expert as usize).collect::<Vec<_>>();
+            let all = rows(logits).into_iter().zip(rows(experts)).zip(rows(weights));
+            let theirs = rows(of_reference).into_iter().zip(rows(their_weights));
+            for (row, (((logits, experts), weights), (their_experts, their_weights))) in all.zip(theirs).enumerate() {
+                let found = (&numbers(&experts)[..], &weights[..]);
+                let expected = (&numbers(&their_experts)[..], &their_weights[..]);
+                if let Some(difference) = experts_differ(&logits, found, expected, tolerance) {
+                    panic!("{}: {name} row {row}: {difference}", golden.name);
+                }
+            }
         }
         let states = expected
             .keys()

@@ -86,8 +86,8 @@ fn image(row: &Prediction) -> LabelledImage {
         class: row.truth,
         sha256: row.sha256.clone(),
         group: row.group.clone(),
-        dhash: 0,
         path: "".into(),
+        ..LabelledImage::default()
     }
 }
 
@@ -107,7 +107,10 @@ fn a_finished_cell_reads_back_whole() {
     let identity = identity("mini-pets", "DINOv2 k-NN", 4, 0);
     let run_id = identity.run_id();
     assert_eq!(store.finished(&run_id).unwrap(), None);
-    assert!(matches!(store.predictions(&run_id), Err(Error::Predictions { .. })));
+    assert!(matches!(
+        store.predictions(&run_id).unwrap_err().kind(),
+        Error::Predictions { .. }
+    ));
 
     let failure = Failure::new(&run_id, &identity.key, &Error::Figure { reason: "x".into() });
     store.fail(&failure).unwrap();

@@ -14,6 +14,7 @@ use kshot::method::zero_shot::{Pair, ZeroShotClassifier};
 use kshot::models::contrastive::{Contrastive, Family};
 use kshot::nn::Place;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -87,14 +88,17 @@ fn texts(notes: &Value) -> Vec<String> {
     strings(&notes["classes"]).iter().flat_map(of_class).collect()
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn images(notes: &Value) -> Vec<LabelledImage> {
     let image = |name: String| LabelledImage {
+        sha256: sha256(&fs::read(root().join("tests/fixtures/predict").join(&name)).unwrap()),
         path: root().join("tests/fixtures/predict").join(&name),
-        sha256: name.clone(),
         id: name,
         class: 0,
-        group: None,
-        dhash: 0,
+        ..LabelledImage::default()
     };
     strings(&notes["images"]).into_iter().map(image).collect()
 }

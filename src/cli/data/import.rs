@@ -10,37 +10,76 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{output, places};
+use crate::config::Learner;
 use crate::data::Dataset;
 use crate::data::fetch::Remote;
-use crate::data::import::{self, Imported, Named};
+use crate::data::import::{self, Asked, Imported, Named, Twins};
 use crate::error::Result;
+use crate::experiment::plan::refuses;
+
+/// Names in a message before the rest is counted only.
+const NAMED: usize = 20;
+/// Pairs of images before the rest is counted only.
+const PAIRS: usize = 100;
 
 /// Make a dataset of your own images: check every image, clean up the class names, and write a manifest.
 ///
 /// Takes a folder with one folder of images per class; a folder with `train`, `test` and perhaps `val` of such
-/// folders; a CSV or Parquet file with the columns `path`, `label` and perhaps `split`, paths relative to the file;
-/// or a repository of the Hugging Face hub, `owner/name`, whose images `kshot data fetch` then gets. Where there is
-/// no split, a share of each class is kept for the test (`holdout` in the manifest).
+/// folders, under any of their usual names; a CSV, JSON lines or Parquet file with a column of paths, one of class
+/// names and perhaps one of splits; a Parquet file, or a folder of them, with the images inside; or a repository of
+/// the Hugging Face hub, `owner/name`, whose images `kshot data fetch` then gets. Where there is no labelled test, a
+/// share of each class is kept for it (`holdout` in the manifest). docs/data-import.md has every rule.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: kshot data import ~/photos/birds --name birds")]
+#[command(after_help = "Examples:
+  kshot data import ~/photos/birds --name birds
+  kshot data import train.csv --name leaves --path-column image_id --label-column diagnosis")]
 pub(in crate::cli) struct Arguments {
-    /// Folder of images, table of paths and labels, or repository.
+    /// Folder of images, table of paths and labels, Parquet file, or repository.
     #[arg(value_name = "DIR|FILE|REPO")]
     from: PathBuf,
     /// Name of the new dataset.
     #[arg(long)]
     name: String,
+    /// Column of a table that holds paths, or of Parquet files that holds images [default: by its name].
+    #[arg(long, value_name = "NAME")]
+    path_column: Option<String>,
+    /// Column that holds class names [default: by its name].
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+    /// Column of a table that holds the split [default: by its name].
+    #[arg(long, value_name = "NAME")]
+    split_column: Option<String>,
+    /// Class names where labels are numbers: a line for each label from 0, or a JSON list or object.
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
+    /// Configuration of a repository that has several.
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
+    let asked = Asked {
+        path_column: arguments.path_column.clone(),
+        label_column: arguments.label_column.clone(),
+        split_column: arguments.split_column.clone(),
+        names: arguments.names.clone(),
+        configuration: arguments.config.clone(),
+    };
     if let Some(repo) = repository(&arguments.from) {
         let remote = Remote::from_env();
-        let named = import::name_hub(repo, &arguments.name, &places.datasets, &remote.hub, &remote.policy)?;
+        let named = import::name_hub(
+            repo,
+            &arguments.name,
+            &places.datasets,
+            &asked,
+            &remote.hub,
+            &remote.policy,
+        )?;
         return output(&of_hub(&arguments.name, &named));
     }
-    let found = import::look(&arguments.from, &arguments.name, &places.datasets)?;
-    let ignored = found.ignored().to_vec();
+    let found = import::look(&arguments.from, &arguments.name, &places.datasets, &asked)?;
+    let (ignored, left_out, said) = (found.ignored().to_vec(), found.left_out().to_vec(), found.notes());
     let bar = if io::stderr().is_terminal() {
         ProgressBar::new_spinner()
     } else {
@@ -55,12 +94,74 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if !ignored.is_empty() {
         let _ = writeln!(notes, "ignored, as no images of a class: {}", by_kind(&ignored));
     }
-    for (id, reason) in &imported.unreadable {
-        let _ = writeln!(notes, "warning: `{id}` cannot be read and is skipped: {reason}");
+    for note in said {
+        let _ = writeln!(notes, "note: {note}");
     }
+    warn(&mut notes, &left_out, "is left out");
+    warn(&mut notes, &imported.unreadable, "cannot be read and is skipped");
+    warn(&mut notes, &imported.small_classes, "is a class that is left out");
+    warn(
+        &mut notes,
+        &too_long(&imported.dataset),
+        "is refused by Qwen3-VL, and left out for all learners by a sweep with one",
+    );
+    notes += &twins(&imported.twins);
     // If stderr is gone there is nobody left to tell.
     let _ = io::stderr().write_all(notes.as_bytes());
     output(&told(&imported))
+}
+
+/// A line for each of the first items, and one for the number of the others.
+fn warn(notes: &mut String, items: &[(String, String)], what: &str) {
+    for (name, reason) in items.iter().take(NAMED) {
+        let _ = writeln!(notes, "warning: `{name}` {what}: {reason}");
+    }
+    let more = items.len().saturating_sub(NAMED);
+    if more > 0 {
+        let _ = writeln!(notes, "warning: and {more} more, {} in all", items.len());
+    }
+}
+
+/// Images on both sides, pair by pair.
+fn twins(twins: &Twins) -> String {
+    let mut text = String::new();
+    for (pool, test) in twins.same.iter().take(PAIRS) {
+        let _ = writeln!(text, "warning: `{pool}` (pool) and `{test}` (test) are the same file");
+    }
+    let more = twins.same.len().saturating_sub(PAIRS);
+    if more > 0 {
+        let _ = writeln!(text, "warning: and {more} more pairs of the same file");
+    }
+    if !twins.same.is_empty() {
+        text += "         they stay as they are: a test image that is learned from flatters; `skip` in the manifest leaves one out\n";
+    }
+    match twins.alike {
+        None => text.push_str(
+            "note: too many images to compare each of the pool with each of the test: `kshot data verify` does\n",
+        ),
+        Some(0) => {}
+        Some(count) => {
+            let _ = writeln!(text, "note: {count} other pairs of a pool and a test image look alike:");
+            for (pool, test) in twins.first_alike.iter().take(5) {
+                let _ = writeln!(text, "      `{pool}` and `{test}`");
+            }
+        }
+    }
+    text
+}
+
+/// Images that a kind of model refuses for their size.
+fn too_long(dataset: &Dataset) -> Vec<(String, String)> {
+    let Ok(writer) = Learner::parse("qwen3-vl-lora", Path::new("model"), &[]) else {
+        return Vec::new();
+    };
+    let sides = [&dataset.pool, &dataset.val, &dataset.test];
+    let refused = sides.into_iter().flatten().filter_map(|image| {
+        let (width, height) = image.size.filter(|(width, height)| refuses(&writer, *width, *height))?;
+        let reason = format!("{width} × {height} pixels, of which no side may be more than 200 times the other");
+        Some((image.id.clone(), reason))
+    });
+    refused.collect()
 }
 
 /// `owner/name`, if nothing on this machine is called so.
@@ -87,18 +188,17 @@ fn of_hub(name: &str, named: &Named) -> String {
         hub.image,
         hub.label
     );
-    for (what, others, field) in [
-        ("columns of class names", &named.other_labels, "label"),
-        ("splits", &named.other_splits, "train"),
-    ] {
-        if !others.is_empty() {
-            let _ = writeln!(
-                text,
-                "not taken, other {what}: {} (`{field}` in the manifest)",
-                others.join(", ")
-            );
-        }
+    for note in named.notes.iter().skip(1) {
+        let _ = writeln!(text, "{note}");
     }
+    if !named.other_splits.is_empty() {
+        let _ = writeln!(
+            text,
+            "not taken, other splits: {} (`train` in the manifest)",
+            named.other_splits.join(", ")
+        );
+    }
+    text += &renamed(&named.rename);
     if let Some(share) = named.holdout {
         text += &kept(share);
     }
@@ -107,6 +207,19 @@ fn of_hub(name: &str, named: &Named) -> String {
         text,
         "manifest: {manifest}\n\nnext: kshot data fetch {name} && kshot data show {name}\n"
     );
+    text
+}
+
+/// Classes that are called otherwise than their folders or labels.
+fn renamed(rename: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    for (from, to) in rename.iter().take(NAMED) {
+        let _ = writeln!(text, "`{from}` is called \"{to}\"");
+    }
+    let more = rename.len().saturating_sub(NAMED);
+    if more > 0 {
+        let _ = writeln!(text, "and {more} more, see `[rename]` in the manifest");
+    }
     text
 }
 
@@ -163,12 +276,7 @@ fn told(imported: &Imported) -> String {
         let _ = writeln!(text, "{side:10}  {:>6}  {median:>6}  {most:>6}", at(0));
     }
     text.push('\n');
-    for (from, to) in rename.iter().take(3) {
-        let _ = writeln!(text, "`{from}` is called \"{to}\"");
-    }
-    if rename.len() > 3 {
-        let _ = writeln!(text, "and {} more, see `[rename]` in the manifest", rename.len() - 3);
-    }
+    text += &renamed(rename);
     if let Some(share) = holdout {
         text += &kept(*share);
     }

@@ -52,6 +52,24 @@ pub(in crate::cli) fn run(arguments: &Arguments) -> Result<Verdict> {
     Ok(all.iter().all(Verification::holds).into())
 }
 
+/// How many files ask to be turned, and what that means.
+fn oriented(found: &Verification) -> String {
+    let turned: usize = found.orientations.values().sum();
+    if turned == 0 {
+        return "  no image has an EXIF or XMP orientation: `exif = false` would change nothing\n".into();
+    }
+    let each: Vec<_> = found
+        .orientations
+        .iter()
+        .map(|(orientation, images)| format!("{images} with {orientation}"))
+        .collect();
+    format!(
+        "  {turned} images have an EXIF or XMP orientation ({}): models see them upright; with `exif = false`, as in \
+         torchvision, they see them as stored\n",
+        each.join(", ")
+    )
+}
+
 fn plain(found: &Verification) -> String {
     let commit = found
         .revision
@@ -80,6 +98,7 @@ fn plain(found: &Verification) -> String {
             .map(|(mode, images)| format!("{images} {mode}"))
             .collect();
         text += &format!("  pixels: {}\n", modes.join(", "));
+        text += &oriented(found);
         text += &format!(
             "  {} pairs of a pool and a test image look alike\n",
             found.near_duplicates

@@ -7,9 +7,11 @@ use clap::Args;
 use crate::cli::arrivals::{Live, amount, fetch_each};
 use crate::cli::places::places;
 use crate::data::fetch::{ModelId, ModelListing, Remote};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::models::architecture::Architecture;
 use crate::models::repository;
+
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Fetch models of the hub: config, tokenizer and safetensors weights, into the cache that Python's huggingface_hub
 /// uses (HF_HOME, HF_HUB_CACHE). Interrupted, the same command goes on where it was; what is there is checked.
@@ -33,9 +35,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 /// What is where, for people.
 fn fetch_one(text: &str, remote: &Remote, live: &Live) -> Result<String> {
-    let id = ModelId::parse(text).ok_or_else(|| Error::Hub {
-        repo: text.into(),
-        reason: "is no `owner/name` or `owner/name@revision`".into(),
+    let id = ModelId::parse(text).ok_or_else(|| {
+        let (repo, reason) = (text.into(), "is no `owner/name` or `owner/name@revision`".into());
+        Error::Hub { repo, reason }.because(Cause::RepositoryName)
     })?;
     if remote.hub.offline {
         let folder = repository::locate(Path::new(text), &places().home)?;
@@ -43,7 +45,16 @@ fn fetch_one(text: &str, remote: &Remote, live: &Live) -> Result<String> {
     }
     let listing = ModelListing::ask(&id, remote)?;
     // Before many gigabytes come in that nothing here can run.
-    Architecture::parse(&listing.config, &Path::new(&id.name).join("config.json"))?;
+    let config = Path::new(&id.name).join("config.json");
+    let architecture = Architecture::parse(&listing.config, &config)?;
+    architecture.check(&listing.config, &config)?;
+    if architecture.reads_text() && !listing.has(TOKENIZER) {
+        return Err(Error::Checkpoint {
+            path: Path::new(&id.name).to_path_buf(),
+            reason: format!("has no `{TOKENIZER}`"),
+            remedy: "save one with transformers: `AutoTokenizer.from_pretrained(ID).save_pretrained(DIR)`".into(),
+        });
+    }
     let fetched = listing.fetch(remote, live)?;
     Ok(format!(
         "{id}: commit {}, {} files ({}), {} new, in {}\n",

@@ -8,7 +8,7 @@ use super::hub::{HubListing, HubShard};
 use super::places::HubPlaces;
 use super::repository::{Kind, Repository, is_hash, is_name};
 use crate::data::parquet::shards::split_of;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Where the hub keeps parquet files that it made itself of other formats.
 const CONVERTED: &str = "refs/convert/parquet";
@@ -59,15 +59,14 @@ impl<'a> Asking<'a> {
         if is_name(repository.name) {
             Ok(asking)
         } else {
-            Err(asking.fail("is no `owner/name`"))
+            Err(asking.fail("is no `owner/name`").because(Cause::RepositoryName))
         }
     }
 
+    /// An answer that is not the hub's, unless the caller knows another cause.
     pub(super) fn fail(&self, reason: impl Into<String>) -> Error {
-        Error::Hub {
-            repo: self.repository.name.into(),
-            reason: reason.into(),
-        }
+        let (repo, reason) = (self.repository.name.into(), reason.into());
+        Error::Hub { repo, reason }.because(Cause::StrangeAnswer)
     }
 
     fn refused(&self, trouble: Trouble) -> Error {
@@ -77,8 +76,12 @@ impl<'a> Asking<'a> {
             }
             _ => None,
         };
+        let cause = trouble.cause();
         let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
-        told.unwrap_or_else(|| self.fail(format!("{} answers: {reason}", shown(&self.places.endpoint))))
+        told.unwrap_or_else(|| {
+            self.fail(format!("{} answers: {reason}", shown(&self.places.endpoint)))
+                .because(cause)
+        })
     }
 
     /// What a refusal means for a model; the hub says more in `X-Error-Code`.
@@ -115,7 +118,9 @@ impl<'a> Asking<'a> {
 
     fn address(&self, rest: &str) -> Result<String> {
         if self.places.offline {
-            return Err(self.fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set"));
+            return Err(self
+                .fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set")
+                .because(Cause::Offline));
         }
         Ok(format!(
             "{}/{}/{rest}",
@@ -149,7 +154,9 @@ impl<'a> Asking<'a> {
             shards = shards_in("")?;
         }
         if shards.is_empty() && revision != CONVERTED && revision != commit {
-            let converted = self.commit(CONVERTED).map_err(|_| self.fail("has no parquet files"))?;
+            let converted = self
+                .commit(CONVERTED)
+                .map_err(|_| self.fail("has no parquet files").because(Cause::LacksFiles))?;
             return Ok(HubListing {
                 revision: revision.into(),
                 ..self.listing(CONVERTED, converted)?

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ureq::http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderName, Response, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, ResponseExt as _};
 
 use super::places::HubPlaces;
 use super::policy::{Policy, RetryAfter};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
@@ -18,7 +19,7 @@ const REDIRECTS: usize = 10;
 /// Where the hub says what exactly is wrong.
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 
-/// Most bytes of an answer that is read whole.
+/// Most bytes of an answer that is read whole: lists of 1,000 files take 0.3 MB, the largest configs and indices 10 MB.
 const DOCUMENT: u64 = 64 << 20;
 
 /// Makes requests; shared by threads.
@@ -49,7 +50,11 @@ impl Origin {
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// Worth another attempt.
-    Passing { reason: String, after: Option<RetryAfter> },
+    Passing {
+        status: Option<StatusCode>,
+        reason: String,
+        after: Option<RetryAfter>,
+    },
     /// This address will not give it.
     Lasting {
         status: Option<StatusCode>,
@@ -60,8 +65,18 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// What it comes from.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Passing { status, .. } | Self::Lasting { status, .. } => {
+                status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
+            }
+        }
+    }
+
     pub(super) fn passing(reason: impl Into<String>) -> Self {
         Self::Passing {
+            status: None,
             reason: reason.into(),
             after: None,
         }
@@ -96,6 +111,7 @@ impl Client {
             .max_redirects(0)
             .timeout_resolve(Some(policy.connect))
             .timeout_connect(Some(policy.connect))
+            .timeout_recv_response(Some(policy.answer))
             .timeout_per_read(Some(policy.silence))
             .timeout_per_write(Some(policy.silence))
             .proxy(ureq::Proxy::try_from_env().filter(|_| policy.proxies))
@@ -112,10 +128,24 @@ impl Client {
 
     /// One request; redirects are followed, refusals are troubles.
     pub(super) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Response<Body>, Trouble> {
+        self.get_within(url, headers, None)
+    }
+
+    /// The same; the whole answer, body and redirects too, has to be there at `end`.
+    fn get_within(
+        &self,
+        url: &str,
+        headers: &[(HeaderName, String)],
+        end: Option<Instant>,
+    ) -> Result<Response<Body>, Trouble> {
         let no_address = |_| Trouble::lasting("this is no address");
         let mut uri: Uri = url.parse().map_err(no_address)?;
         for _ in 0..REDIRECTS {
-            let mut request = self.agent.get(&uri);
+            let left = end.map(|end| {
+                end.saturating_duration_since(Instant::now())
+                    .max(Duration::from_millis(1))
+            });
+            let mut request = self.agent.get(&uri).config().timeout_global(left).build();
             for (name, value) in headers {
                 request = request.header(name, value);
             }
@@ -127,7 +157,7 @@ impl Client {
             tracing::debug!("GET {}", shown(&uri.to_string()));
             let response = request.call().map_err(|e| match e {
                 ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::lasting("this is no address"),
-                e => Trouble::passing(e.to_string()),
+                e => self.broken(&e, &uri),
             })?;
             let status = response.status();
             match status.as_u16() {
@@ -143,6 +173,7 @@ impl Client {
                 }
                 408 | 425 | 429 | 500 | 502 | 503 | 504 => {
                     return Err(Trouble::Passing {
+                        status: Some(status),
                         reason: status.to_string(),
                         after: header(&response, RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
                     });
@@ -170,22 +201,41 @@ impl Client {
         Ok(self.small(url, &[range])?.0)
     }
 
+    /// What broke a request off, in words that name the server.
+    fn broken(&self, error: &ureq::Error, uri: &Uri) -> Trouble {
+        let host = uri.authority().map_or("the server", |authority| authority.as_str());
+        let host = host.rsplit('@').next().unwrap_or(host);
+        match error {
+            ureq::Error::Timeout(ureq::Timeout::Global | ureq::Timeout::RecvResponse) => Trouble::passing(format!(
+                "{host} is too slow: no whole answer in {} s",
+                self.policy.answer.as_secs_f64()
+            )),
+            ureq::Error::BodyExceedsLimit(_) => Trouble::lasting(format!(
+                "{host} sends more than {} MiB where a small answer belongs",
+                DOCUMENT >> 20
+            )),
+            other => Trouble::passing(other.to_string()),
+        }
+    }
+
     fn small(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<(Vec<u8>, Option<String>), Trouble> {
         let mut attempt = 0;
         loop {
-            let outcome = self.get(url, headers).and_then(|mut response| {
+            let end = Instant::now() + self.policy.answer;
+            let outcome = self.get_within(url, headers, Some(end)).and_then(|mut response| {
                 if !headers.is_empty() && response.status().as_u16() != 206 {
                     return Err(Trouble::lasting("it gives no parts of files"));
                 }
                 let link = header(&response, ureq::http::header::LINK);
                 let body = response.body_mut().with_config().limit(DOCUMENT).read_to_vec();
-                Ok((body.map_err(|e| Trouble::passing(e.to_string()))?, link))
+                let uri = response.get_uri().clone();
+                Ok((body.map_err(|e| self.broken(&e, &uri))?, link))
             });
             match outcome {
-                Err(Trouble::Passing { reason, after }) => {
+                Err(trouble @ Trouble::Passing { after, .. }) => {
                     attempt += 1;
                     if attempt >= self.policy.tries {
-                        return Err(Trouble::Passing { reason, after });
+                        return Err(trouble);
                     }
                     thread::sleep(self.policy.wait(url, attempt - 1, after));
                 }

@@ -1,6 +1,6 @@
 //! Which parquet files a hub repository has: asked once, then kept with the downloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::asking::Asking;
@@ -11,7 +11,7 @@ use super::replace;
 use super::repository::{Repository, is_hash, is_inside};
 use crate::data::manifest::Hub;
 use crate::data::parquet::shards::split_of;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// The listing of a manifest's repository, as far as this machine knows it.
 pub(super) fn known(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<HubListing> {
@@ -35,10 +35,8 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
             Repository::dataset(&hub.repo).folder(&places.cache).display(),
             downloads.join("hub.json").display()
         );
-        return Err(Error::Hub {
-            repo: hub.repo.clone(),
-            reason,
-        });
+        let repo = hub.repo.clone();
+        return Err(Error::Hub { repo, reason }.because(Cause::Offline));
     }
     let asking = Asking::new(Repository::dataset(&hub.repo), client, places)?;
     let commit = asking.commit(&hub.revision)?;
@@ -50,16 +48,66 @@ pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &Hub
 
 /// All parquet files of a repository's usual configuration, at one commit.
 ///
-/// A repository whose revision has none is looked for them in the branch into which the hub converts.
+/// A repository whose revision has none is looked for them in the branch into which the hub converts. `configuration`:
+/// the one to take of several.
 ///
 /// # Errors
-/// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files.
-pub fn hub_listing(repo: &str, revision: &str, places: &HubPlaces, policy: &super::Policy) -> Result<HubListing> {
+/// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files; [`Error::Import`] when it has
+/// several configurations, none of which is asked for or usual, or not the one that is asked for.
+pub fn hub_listing(
+    repo: &str,
+    revision: &str,
+    configuration: Option<&str>,
+    places: &HubPlaces,
+    policy: &super::Policy,
+) -> Result<HubListing> {
     let client = Client::new(places, policy)?;
     let asking = Asking::new(Repository::dataset(repo), &client, places)?;
     let commit = asking.commit(revision)?;
-    let listing = asking.listing(revision, commit)?;
-    one_configuration(listing, &[])
+    let mut listing = asking.listing(revision, commit)?;
+    let names: BTreeSet<String> = listing.shards.iter().map(self::configuration).collect();
+    let fail = |reason: &str, remedy: &str| {
+        let names = names
+            .iter()
+            .map(|name| format!("`{}`", shown(name)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        Err(Error::Import {
+            origin: repo.into(),
+            reason: format!("{reason}: {names}"),
+            remedy: remedy.into(),
+        })
+    };
+    match configuration {
+        Some(name) => {
+            listing
+                .shards
+                .retain(|shard| shown(&self::configuration(shard)) == name);
+            if listing.shards.is_empty() {
+                return fail(
+                    &format!("it has no configuration `{name}`"),
+                    "name one of these with `--config`",
+                );
+            }
+            listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+            Ok(listing)
+        }
+        None if names.len() > 1 && !USUAL.iter().any(|name| names.contains(*name)) => {
+            fail("it has several configurations", "say which with `--config NAME`")
+        }
+        None => one_configuration(listing, &[]),
+    }
+}
+
+/// Configurations that are taken where there are others too.
+const USUAL: [&str; 3] = ["data", "default", ""];
+
+/// A configuration's name for people: its folder, `data/` in front left out.
+fn shown(configuration: &str) -> &str {
+    match configuration {
+        "" => "default",
+        name => name.strip_prefix("data/").unwrap_or(name),
+    }
 }
 
 /// The last bytes of a file of a listing, where parquet files describe themselves.
@@ -115,9 +163,9 @@ fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
 
 /// The files of a listing that the manifest wants, by path; its splits must all be there, its sizes and hashes hold.
 fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
-    let fail = |reason| Error::Hub {
-        repo: hub.repo.clone(),
-        reason,
+    let fail = |reason| {
+        let repo = hub.repo.clone();
+        Error::Hub { repo, reason }.because(Cause::LacksFiles)
     };
     let wanted: Vec<String> = [&hub.train, &hub.val, &hub.test]
         .into_iter()
@@ -173,9 +221,7 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
             .iter()
             .all(|split| shards.iter().any(|shard| shard.split == *split))
     });
-    let usual = ["data", "default", ""]
-        .into_iter()
-        .find(|name| configurations.contains_key(*name));
+    let usual = USUAL.into_iter().find(|name| configurations.contains_key(*name));
     let name = match (usual, configurations.keys().next()) {
         (Some(name), _) => name.to_owned(),
         (None, Some(only)) if configurations.len() == 1 => only.clone(),
@@ -191,10 +237,8 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
                 }
                 _ => format!("has several configurations: {}", names.join(", ")),
             };
-            return Err(Error::Hub {
-                repo: listing.repo,
-                reason,
-            });
+            let repo = listing.repo;
+            return Err(Error::Hub { repo, reason }.because(Cause::LacksFiles));
         }
     };
     listing.shards = configurations.remove(&name).unwrap_or_default();

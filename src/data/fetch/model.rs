@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use super::places::HubPlaces;
 use super::repository::{Repository, is_inside, is_name};
+use crate::data::image_processor::{PREPROCESSOR, PROCESSOR, nested};
 
 pub(super) const CONFIG: &str = "config.json";
-pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
@@ -105,8 +105,15 @@ fn lacking(folder: &Path) -> Vec<String> {
             lacking.insert(format!("the bytes of `{name}`"));
         }
     }
-    for name in [CONFIG, PREPROCESSOR].into_iter().filter(|name| !there(name)) {
-        lacking.insert(format!("`{name}`"));
+    if !there(CONFIG) {
+        lacking.insert(format!("`{CONFIG}`"));
+    }
+    if !there(PREPROCESSOR) {
+        // A file that cannot be read is the loader's to report.
+        let nested = std::fs::read(folder.join(PROCESSOR)).is_ok_and(|text| !matches!(nested(&text), Ok(None)));
+        if !nested {
+            lacking.insert(format!("`{PREPROCESSOR}` (or `{PROCESSOR}` with an `image_processor`)"));
+        }
     }
     if !there(WEIGHTS) {
         match std::fs::read(folder.join(INDEX)).map(|json| shards(&json)) {

@@ -9,14 +9,16 @@ use super::model::{CONFIG, INDEX, ModelId, WEIGHTS, shards};
 use super::places::Remote;
 use super::repository::Repository;
 use super::{FetchProgress, Fetched};
+use crate::data::image_processor::{PREPROCESSOR, PROCESSOR, nested};
 use crate::data::manifest::Form;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Files beside the weights that say how a model is run, where a repository has them.
-const DESCRIPTIONS: [&str; 8] = [
+const DESCRIPTIONS: [&str; 9] = [
     CONFIG,
     "generation_config.json",
-    super::model::PREPROCESSOR,
+    PREPROCESSOR,
+    PROCESSOR,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -54,7 +56,7 @@ impl ModelListing {
         }
         let has = |name: &str| files.iter().any(|file| file.path == name);
         if !has(CONFIG) {
-            return Err(asking.fail(format!("has no `{CONFIG}`")));
+            return Err(asking.fail(format!("has no `{CONFIG}`")).because(Cause::LacksFiles));
         }
         let snapshot = asking.repository.snapshot(&commit, &remote.hub.cache);
         let text = |name: &str| match (
@@ -73,14 +75,28 @@ impl ModelListing {
         if has(WEIGHTS) {
             wanted.push(WEIGHTS.into());
         } else if has(INDEX) {
-            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason))?;
+            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason).because(Cause::LacksFiles))?;
             if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
-                return Err(asking.fail(format!("its `{INDEX}` names `{shard}`, which it does not have")));
+                return Err(asking
+                    .fail(format!("its `{INDEX}` names `{shard}`, which it does not have"))
+                    .because(Cause::LacksFiles));
             }
             wanted.push(INDEX.into());
             wanted.extend(shards);
         } else {
-            return Err(asking.fail(format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`)")));
+            return Err(without_weights(id, &files));
+        }
+        if !has(PREPROCESSOR) {
+            let prepares = has(PROCESSOR) && !matches!(nested(&text(PROCESSOR)?), Ok(None));
+            if !prepares {
+                return Err(Error::Checkpoint {
+                    path: PathBuf::from(&id.name),
+                    reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
+                    remedy:
+                        "take the repository of the model that it was made from, which says how images are prepared"
+                            .into(),
+                });
+            }
         }
         files.retain(|file| wanted.contains(&file.path));
         // Small ones first: what a model is stands before what it weighs.
@@ -91,6 +107,12 @@ impl ModelListing {
             config,
             files,
         })
+    }
+
+    /// Whether the model has a file of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.path == name)
     }
 
     /// Number of files and their bytes.
@@ -132,6 +154,39 @@ impl ModelListing {
             bytes,
             commit: Some(self.commit.clone()),
         })
+    }
+}
+
+/// Says what the weights are instead.
+fn without_weights(id: &ModelId, files: &[RepoFile]) -> Error {
+    let first = |ends: &[&str]| {
+        files
+            .iter()
+            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))
+    };
+    let (instead, remedy) = if let Some(file) = first(&[".gguf", ".ggml"]) {
+        (
+            format!("; `{}` is of llama.cpp, quantised as a rule", file.path),
+            "take the repository that it was made from",
+        )
+    } else if let Some(file) = first(&[".bin", ".pt", ".pth", ".ckpt"]) {
+        (
+            format!("; `{}` holds Python objects, which are not read", file.path),
+            "take a revision with safetensors (the hub's bot proposes one as `@refs/pr/N`), or save it anew with \
+             `model.save_pretrained(DIR)` of transformers and give that folder",
+        )
+    } else if let Some(file) = first(&[".safetensors"]) {
+        (
+            format!("; `{}` has another name", file.path),
+            "fetch a repository in transformers' layout; an adapter is given by `--adapter DIR` beside its base",
+        )
+    } else {
+        (String::new(), "check name and revision")
+    };
+    Error::Checkpoint {
+        path: PathBuf::from(&id.name),
+        reason: format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`){instead}"),
+        remedy: remedy.into(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
 
+use crate::process::Process;
 use crate::seed::rng;
 
 /// Patience with servers.
@@ -23,6 +24,8 @@ pub struct Policy {
     pub connect: Duration,
     /// Time without a single byte after which a connection is dropped.
     pub silence: Duration,
+    /// Time for a whole small answer, of however many bytes it is and however steadily they come: a list of files, a config.
+    pub answer: Duration,
     /// A connection that brings fewer bytes in such a time is dropped too.
     pub slowest: (u64, Duration),
     /// Whether the proxies are used that the environment names.
@@ -43,11 +46,12 @@ impl Default for Policy {
             longest_retry_after: Duration::from_secs(300),
             connect: Duration::from_secs(20),
             silence: Duration::from_secs(60),
+            answer: Duration::from_secs(120),
             slowest: (60_000, Duration::from_secs(60)),
             proxies: true,
             parallel: 4,
             // Processes that were refused together do not come back together.
-            jitter: u64::from(std::process::id()),
+            jitter: u64::from_str_radix(&Process::this().token, 16).unwrap_or_default(),
         }
     }
 }

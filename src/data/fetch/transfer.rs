@@ -78,7 +78,7 @@ impl<'a> Transfer<'a> {
                     }
                 },
                 Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(Stop::Source(reason)),
-                Attempt::Again(Trouble::Passing { reason, after }) => (reason, after),
+                Attempt::Again(Trouble::Passing { reason, after, .. }) => (reason, after),
                 Attempt::Anew(reason) => {
                     self.restart()?;
                     (reason, None)

@@ -1,12 +1,14 @@
 //! A repository of the Hugging Face hub: asked for its files and for one footer; the images come with
 //! `kshot data fetch`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::written::Written;
-use super::{HOLDOUT, free_name, write_new};
-use crate::data::fetch::{HubListing, HubPlaces, Policy, hub_listing, hub_tail};
+use super::{Asked, HOLDOUT, free_name, names, parquet, write_new};
+use crate::data::fetch::{HubListing, HubPlaces, HubShard, Policy, hub_listing, hub_tail};
+use crate::data::layout::sides::Part;
+use crate::data::layout::table::TableForm;
 use crate::data::manifest::{Hub, Layout, Shard};
 use crate::data::parquet::columns::{Candidates, candidates, footer_length};
 use crate::error::{Error, Result};
@@ -25,8 +27,10 @@ pub struct Named {
     pub holdout: Option<f64>,
     /// Bytes to be fetched.
     pub bytes: u64,
-    /// Columns of class names that were not taken.
-    pub other_labels: Vec<String>,
+    /// Class names by label, where they were changed.
+    pub rename: BTreeMap<String, String>,
+    /// What else is to be known, a line each: columns that were not taken, splits without labels.
+    pub notes: Vec<String>,
     /// Splits that are neither train, validation nor test.
     pub other_splits: Vec<String>,
 }
@@ -34,25 +38,73 @@ pub struct Named {
 /// Writes the manifest of a repository, at the commit that it has now.
 ///
 /// # Errors
-/// [`Error::Import`] when it has no images with class names, or no split to learn from; [`Error::Exists`];
-/// [`Error::Hub`] when the hub cannot be asked.
-pub fn name_hub(repo: &str, name: &str, datasets: &Path, places: &HubPlaces, policy: &Policy) -> Result<Named> {
+/// [`Error::Import`] when it has no images with class names, no split to learn from, two class names become one, or it
+/// has several configurations and none is asked for; [`Error::Exists`]; [`Error::Hub`] when the hub cannot be asked.
+pub fn name_hub(
+    repo: &str,
+    name: &str,
+    datasets: &Path,
+    asked: &Asked,
+    places: &HubPlaces,
+    policy: &Policy,
+) -> Result<Named> {
     let manifest = free_name(repo, name, datasets)?;
     let fail = |reason: String| Error::Import {
         origin: repo.into(),
         reason,
         remedy: "only repositories of parquet files with images and class names are read".into(),
     };
-    let listing = hub_listing(repo, "main", places, policy)?;
-    let columns = columns(&listing, places, policy, &fail)?;
-    let pick = |among: &[String], usual: &[&str]| {
-        let found = usual.iter().find_map(|name| among.iter().find(|column| column == name));
-        found.or_else(|| among.first()).cloned()
-    };
-    let image = pick(&columns.images, &["image", "img"]).ok_or_else(|| fail("it has no column of images".into()))?;
-    let label = pick(&columns.labels, &["label", "labels"]);
-    let label = label.ok_or_else(|| fail("it has no column of class names, or of integers with names".into()))?;
-    let (train, val, test, other_splits) = sides(&listing).map_err(&fail)?;
+    let listing = hub_listing(repo, "main", asked.configuration.as_deref(), places, policy)?;
+    let (train, mut val, mut test, other_splits) = sides(&listing).map_err(&fail)?;
+    let first = train
+        .first()
+        .and_then(|split| listing.shards.iter().find(|shard| shard.split == *split));
+    let first = first.ok_or_else(|| fail("it has no parquet files".into()))?;
+    let found = columns(&listing, first, places, policy, &fail)?;
+    let (image, label) = parquet::choose(&found, asked).map_err(|(reason, remedy)| Error::Import {
+        origin: repo.into(),
+        reason,
+        remedy,
+    })?;
+    let mut notes = parquet::taken(&found, &image, &label);
+    // Of the other splits the first file tells whether there are labels at all.
+    for (side, part) in [(&mut val, "validation"), (&mut test, "test")] {
+        let mut labelled = Vec::new();
+        for split in side.drain(..) {
+            let of_split: Vec<_> = listing.shards.iter().filter(|shard| shard.split == split).collect();
+            let mut unlabelled = !of_split.is_empty();
+            for shard in of_split {
+                unlabelled &= columns(&listing, shard, places, policy, &fail)?.is_unlabelled(&label);
+                if !unlabelled {
+                    break;
+                }
+            }
+            if unlabelled {
+                let kept = if part == "test" {
+                    ", and a share of the others is kept for the test"
+                } else {
+                    ""
+                };
+                notes.push(format!("the rows of `{split}` have no labels: left out{kept}"));
+            } else {
+                labelled.push(split);
+            }
+        }
+        *side = labelled;
+    }
+    let class_names = found.names.get(&label).cloned().unwrap_or_default();
+    let given = asked.names.as_deref().map(names::read).transpose()?;
+    let (rename, _) = names::renamed(&class_names, given.as_ref(), false).map_err(|reason| Error::Import {
+        origin: repo.into(),
+        reason,
+        remedy: "`--names FILE` gives the classes other names".into(),
+    })?;
+    if found.numbers.contains(&label) && given.is_none() {
+        notes.push(format!(
+            "the integers of `{label}` have no names, so they are the class names, of which no model knows what they \
+             stand for: `--names FILE` gives names"
+        ));
+    }
     let is_taken = |split: &String| [&train, &val, &test].into_iter().any(|side| side.contains(split));
     let taken: Vec<_> = listing.shards.iter().filter(|shard| is_taken(&shard.split)).collect();
     let bytes = taken.iter().map(|shard| shard.size).sum();
@@ -79,40 +131,37 @@ pub fn name_hub(repo: &str, name: &str, datasets: &Path, places: &HubPlaces, pol
         licence: "see its page on the hub",
         layout: Layout::Folders,
         directory: None,
-        table: None,
+        tables: &[],
+        form: &TableForm::default(),
+        parquet: None,
         holdout,
         skip: &[],
-        rename: Vec::new(),
+        skip_classes: &[],
+        clean_names: true,
+        rename: rename.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect(),
         hub: Some(&hub),
     }
     .to_toml();
     write_new(&manifest, &text)?;
-    let other_labels = columns
-        .labels
-        .into_iter()
-        .filter(|column| *column != hub.label)
-        .collect();
     Ok(Named {
         manifest,
         hub,
         holdout,
         bytes,
-        other_labels,
+        rename,
+        notes,
         other_splits,
     })
 }
 
-/// The columns that the first file's footer describes.
+/// The columns that a file's footer describes.
 fn columns(
     listing: &HubListing,
+    shard: &HubShard,
     places: &HubPlaces,
     policy: &Policy,
     fail: &dyn Fn(String) -> Error,
 ) -> Result<Candidates> {
-    let shard = listing
-        .shards
-        .first()
-        .ok_or_else(|| fail("it has no parquet files".into()))?;
     let of_file = |reason: String| fail(format!("its `{}`: {reason}", shard.path));
     let length = footer_length(&hub_tail(listing, shard, 8, places, policy)?).map_err(of_file)?;
     if length > FOOTER.min(shard.size) {
@@ -128,11 +177,11 @@ fn sides(listing: &HubListing) -> Result<Sides, String> {
     let splits: BTreeSet<&str> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
     let mut sides = Sides::default();
     for split in &splits {
-        let side = match split.to_lowercase().as_str() {
-            "train" | "training" => &mut sides.0,
-            "val" | "valid" | "validation" | "dev" => &mut sides.1,
-            "test" | "testing" => &mut sides.2,
-            _ => &mut sides.3,
+        let side = match Part::of_word(split) {
+            Some(Part::Train) => &mut sides.0,
+            Some(Part::Validation) => &mut sides.1,
+            Some(Part::Test) => &mut sides.2,
+            None => &mut sides.3,
         };
         side.push((*split).to_owned());
     }

@@ -1,117 +1,119 @@
-//! Class names as people write them, from the names of folders.
+//! Class names that a user gives, and those that follow from folders and labels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use tokenizers::NormalizedString;
+use serde_json::Value;
 
-/// How many leading characters are a number with what sets it off, as in `001.cat`, `01_cat`, `12-cat`, `3) cat`.
-fn numbering(name: &str) -> Option<(&str, &str)> {
-    let digits = name.find(|c: char| !c.is_ascii_digit()).filter(|end| *end > 0)?;
-    let (number, rest) = name.split_at(digits);
-    let text = rest.trim_start_matches(['.', '_', '-', ')', ' ']);
-    (text.len() < rest.len() && text.starts_with(char::is_alphabetic)).then_some((number, text))
-}
+use crate::data::layout::names::{cleaned, composed};
+use crate::error::{Error, Result};
 
-/// A WordNet id in front of a name, as in `n02085620-Chihuahua`.
-fn without_wordnet(name: &str) -> &str {
-    let id = name.strip_prefix('n').and_then(|rest| rest.split_at_checked(8));
-    match id {
-        Some((digits, rest)) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            match rest.strip_prefix(['-', '_', ' ']) {
-                Some(text) if text.contains(char::is_alphabetic) => text,
-                _ => name,
-            }
-        }
-        _ => name,
-    }
-}
+/// Bytes of a file of names.
+const MAX_BYTES: u64 = 16 << 20;
 
-/// Names that a model can be asked to write, by the folder's name; only those that differ.
-///
-/// WordNet ids and numbering are taken off the front, the latter only where every folder has its own number
-/// (`737-Max` beside `Concorde` keeps it); underscores become spaces, runs of white space one, Unicode is composed
-/// (NFC).
+/// Names by label, from a file with a line for each label from 0, or a JSON list, or a JSON object by label.
 ///
 /// # Errors
-/// The two folders whose names become one but for upper and lower case, or the one that nothing is left of.
-pub(super) fn cleaned(folders: &[String]) -> Result<BTreeMap<String, String>, String> {
-    let numbers: BTreeSet<&str> = folders.iter().filter_map(|name| Some(numbering(name)?.0)).collect();
-    let is_numbered = folders.len() > 1 && numbers.len() == folders.len();
-    let (mut renamed, mut seen) = (BTreeMap::new(), BTreeMap::<String, &String>::new());
-    for folder in folders {
-        let text = match numbering(folder) {
-            Some((_, text)) if is_numbered => text,
-            _ => without_wordnet(folder),
-        };
-        let spaced = text.replace('_', " ");
-        let mut composed = NormalizedString::from(spaced.split_whitespace().collect::<Vec<_>>().join(" "));
-        composed.nfc();
-        let name = composed.get().to_owned();
-        if name.is_empty() {
-            return Err(format!("nothing is left of the class name `{folder}`"));
-        }
-        if let Some(other) = seen.insert(name.to_lowercase(), folder) {
-            return Err(format!("`{other}` and `{folder}` are both the class `{name}`"));
-        }
-        if name != *folder {
-            renamed.insert(folder.clone(), name);
-        }
+/// [`Error::Labels`] when it is none of these; [`Error::Io`].
+pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
+    let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+    let wrong = |reason: String| Error::Labels {
+        path: path.into(),
+        reason,
+    };
+    if size > MAX_BYTES {
+        return Err(wrong(format!("more than {MAX_BYTES} bytes: no list of class names")));
     }
-    Ok(renamed)
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let numbered = |names: Vec<String>| (0..).map(|i: usize| i.to_string()).zip(names).collect();
+    if !text.trim_start().starts_with(['[', '{']) {
+        let lines = text.trim_end().lines().map(|line| line.trim().to_owned());
+        return Ok(numbered(lines.collect()));
+    }
+    let no_text = || wrong("a class name in it is no text".into());
+    match serde_json::from_str(text).map_err(|e| wrong(format!("no JSON: {e}")))? {
+        Value::Array(names) => {
+            let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+            names.collect::<Option<Vec<_>>>().map(numbered).ok_or_else(no_text)
+        }
+        Value::Object(names) => {
+            let name = |(label, name): (String, Value)| Some((label, name.as_str()?.to_owned()));
+            names.into_iter().map(name).collect::<Option<_>>().ok_or_else(no_text)
+        }
+        _ => Err(no_text()),
+    }
+}
+
+/// Class names by label where they differ from it, and whether all labels are numbers.
+///
+/// `complete`: the labels are all that there are; otherwise more may turn up, which the given names cover.
+///
+/// # Errors
+/// The label that has no name among those given, or the two whose names become one.
+pub(super) fn renamed(
+    labels: &[String],
+    given: Option<&BTreeMap<String, String>>,
+    complete: bool,
+) -> Result<(BTreeMap<String, String>, bool), String> {
+    let are_numbers = !labels.is_empty() && labels.iter().all(|label| label.parse::<i64>().is_ok());
+    let Some(given) = given else {
+        return Ok((cleaned(labels)?, are_numbers));
+    };
+    if let Some(label) = labels.iter().find(|label| !given.contains_key(*label)) {
+        return Err(format!("`--names` has no name for the label `{label}`"));
+    }
+    let labels: Vec<&String> = if complete {
+        labels.iter().collect()
+    } else {
+        given.keys().collect()
+    };
+    let names: Vec<String> = labels
+        .iter()
+        .filter_map(|label| given.get(*label))
+        .map(|name| composed(name))
+        .collect();
+    let tidied = cleaned(&names)?;
+    let named = labels.into_iter().zip(names);
+    let named = named.map(|(label, name)| (label.clone(), tidied.get(&name).cloned().unwrap_or(name)));
+    Ok((named.filter(|(label, name)| label != name).collect(), false))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(folders: &[&str]) -> Vec<String> {
-        let folders: Vec<String> = folders.iter().map(|f| (*f).to_owned()).collect();
-        let renamed = cleaned(&folders).unwrap();
-        folders.iter().map(|f| renamed.get(f).unwrap_or(f).clone()).collect()
-    }
-
-    fn error(folders: &[&str]) -> String {
-        cleaned(&folders.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>()).unwrap_err()
+    fn given(text: &str) -> Result<BTreeMap<String, String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("names");
+        std::fs::write(&path, text).unwrap();
+        read(&path)
     }
 
     #[test]
-    fn prefixes_go_and_words_stay() {
-        assert_eq!(
-            names(&[
-                "001.Black_footed_Albatross",
-                "02_House  Sparrow",
-                "3-caf\u{65}\u{301} bird"
-            ]),
-            ["Black footed Albatross", "House Sparrow", "caf\u{e9} bird"]
-        );
-        assert_eq!(
-            names(&["n02085620-Chihuahua", "n02099601_golden_retriever", "n02099712"]),
-            ["Chihuahua", "golden retriever", "n02099712"]
-        );
-        assert_eq!(names(&["cat", "guinea_pig"]), ["cat", "guinea pig"]);
-        assert!(cleaned(&["cat".into()]).unwrap().is_empty());
+    fn names_come_in_lines_lists_and_objects() {
+        let expected = BTreeMap::from([("0", "cat"), ("1", "guinea pig")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        for text in [
+            "cat\r\nguinea pig\n",
+            "[\"cat\", \"guinea pig\"]",
+            "{\"1\": \"guinea pig\", \"0\": \"cat\"}",
+        ] {
+            assert_eq!(given(text).unwrap(), expected, "{text}");
+        }
+        assert!(given("[1]").is_err() && given("{").is_err());
     }
 
     #[test]
-    fn a_number_that_is_part_of_the_name_stays() {
-        // Not all are numbered; two share a number; nothing but a number is left; a single folder.
-        assert_eq!(names(&["737-Max", "Concorde"]), ["737-Max", "Concorde"]);
-        assert_eq!(names(&["3-Series", "3-Wheeler"]), ["3-Series", "3-Wheeler"]);
-        assert_eq!(names(&["737-200", "747-400"]), ["737-200", "747-400"]);
-        assert_eq!(names(&["1-Euro"]), ["1-Euro"]);
-        assert_eq!(names(&["2CV", "3CV"]), ["2CV", "3CV"]);
-    }
-
-    #[test]
-    fn names_that_become_one_are_named_both() {
-        assert_eq!(
-            error(&["Grey_fox", "grey fox"]),
-            "`Grey_fox` and `grey fox` are both the class `grey fox`"
-        );
-        assert_eq!(
-            error(&["1.cat", "2.cat"]),
-            "`1.cat` and `2.cat` are both the class `cat`"
-        );
-        assert_eq!(error(&["__", "cat"]), "nothing is left of the class name `__`");
+    fn every_label_needs_its_name() {
+        let labels: Vec<String> = ["0", "1"].map(str::to_owned).to_vec();
+        let two = given("cat\nguinea_pig\n").unwrap();
+        let (renamed_two, is_numbered) = renamed(&labels, Some(&two), true).unwrap();
+        assert_eq!(renamed_two.into_values().collect::<Vec<_>>(), ["cat", "guinea pig"]);
+        assert!(!is_numbered);
+        let error = renamed(&labels, Some(&given("cat\n").unwrap()), true).unwrap_err();
+        assert_eq!(error, "`--names` has no name for the label `1`");
+        let error = renamed(&labels, Some(&given("cat\nCat\n").unwrap()), true).unwrap_err();
+        assert_eq!(error, "`cat` and `Cat` are both the class `Cat`");
+        assert_eq!(renamed(&labels, None, true).unwrap(), (BTreeMap::new(), true));
     }
 }

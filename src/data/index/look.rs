@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::data::{hex, image, overlap};
+use crate::data::image::{Decoding, orientation};
+use crate::data::{Stamp, hex, overlap};
 use crate::error::{Error, Result};
 
 /// What is known of an image file.
@@ -23,19 +24,39 @@ pub(in crate::data) struct Facts {
     pub mode: String,
     /// See [`overlap::dhash`].
     pub dhash: u64,
+    /// The orientation that EXIF or XMP states, 2 to 8, where that is not upright.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orientation: Option<u8>,
+    /// The file's state when it was looked at.
+    pub stamp: Stamp,
 }
 
-/// Reads an image; `None` when there is none.
+impl Facts {
+    /// Whether both are of the same image, whatever was done to its file.
+    pub(in crate::data) fn same_image(&self, other: &Self) -> bool {
+        let stamp = self.stamp.clone();
+        *self == Self { stamp, ..other.clone() }
+    }
+}
+
+/// Reads an image, which is decoded by these rules; `None` when there is none. Width and height are those of the upright
+/// picture.
 ///
 /// # Errors
 /// [`Error::Image`] when it cannot be decoded, [`Error::Io`] when it cannot be read.
-pub(in crate::data) fn look(path: &Path, id: &str) -> Result<Option<Facts>> {
+pub(in crate::data) fn look(path: &Path, id: &str, decoding: Decoding) -> Result<Option<Facts>> {
+    // Before the bytes are read: a change meanwhile is seen the next time.
+    let stamp = match Stamp::of(path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("read", path)(e)),
     };
-    let pixels = image::decode(&bytes, id)?;
+    let pixels = decoding.decode(&bytes, id)?;
+    let format = ::image::guess_format(&bytes).ok();
     Ok(Some(Facts {
         sha256: hex(&Sha256::digest(&bytes)),
         bytes: bytes.len() as u64,
@@ -43,6 +64,10 @@ pub(in crate::data) fn look(path: &Path, id: &str) -> Result<Option<Facts>> {
         height: pixels.height(),
         mode: mode(&bytes),
         dhash: overlap::dhash(&pixels),
+        orientation: format
+            .and_then(|format| orientation(&bytes, format))
+            .map(|turn| turn.to_exif()),
+        stamp,
     }))
 }
 

@@ -1,21 +1,22 @@
-//! A folder of folders: `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out; in an
-//! archive or in place.
+//! A folder of folders: `train/<class>/*` and `test/<class>/*` under their usual names, or `<class>/*` of which a share
+//! is held out; in an archive or in place.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::{Item, Listing, Unpacked, holdout};
+use super::sides::{Part, sides};
+use super::{Item, Listing, Unpacked, holdout, names};
+use crate::data::archive::plain_parts;
 use crate::error::{Error, Result};
 
-/// Folders whose images belong to those that shots may be drawn from.
-const LEARNED: [&str; 4] = ["train", "val", "valid", "validation"];
-const TEST: &str = "test";
+/// Folders around the folder that is meant, one within the other.
+const WRAPPERS: usize = 8;
 
-/// Pool = `train` and a validation folder, test = `test`; without a test folder the manifest's `holdout` is taken of
-/// each class. Classes are the folders' names in byte order.
+/// Pool = `train` and a validation folder, test = `test`; without a labelled test folder the manifest's `holdout` is
+/// taken of each class. Classes are the folders' names in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let manifest = unpacked.manifest;
     let tree = Tree::read(unpacked.root, &|reason| unpacked.fail(reason))?;
@@ -37,15 +38,20 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
 }
 
 /// What lies in a folder of folders.
+#[derive(Debug, Default)]
 pub(crate) struct Tree {
     /// Names of the class folders, in byte order.
     pub classes: Vec<String>,
     /// Images of `train` and of validation, or of everything where there is no split.
     pub learned: Vec<Item>,
-    /// Images of `test`; `None` where there is no such folder.
+    /// Images of `test`; `None` where there is no such folder, or none with labels.
     pub test: Option<Vec<Item>>,
     /// Files and folders that hold no image of a class.
     pub ignored: Vec<String>,
+    /// Files and folders that cannot be taken, each with the reason.
+    pub left_out: Vec<(String, String)>,
+    /// What else a user ought to know.
+    pub notes: Vec<String>,
 }
 
 impl Tree {
@@ -57,126 +63,241 @@ impl Tree {
     pub(crate) fn read(folder: &Path, fail: &dyn Fn(String) -> Error) -> Result<Self> {
         let (root, prefix) = root(folder)?;
         let top = Entries::of(&root)?;
-        let is_split = is_split(&root, &top)?;
-        let sides: Vec<&str> = if is_split {
-            let is_there = |side: &&str| top.folders.iter().any(|folder| folder == side);
-            LEARNED.into_iter().chain([TEST]).filter(is_there).collect()
-        } else {
-            vec![""]
-        };
-        let classes = match sides.first() {
-            Some(&"") => top.folders.clone(),
-            Some(first) => Entries::of(&root.join(first))?.folders,
-            None => Vec::new(),
-        };
-        if classes.is_empty() {
-            return Err(fail("no folder of images: each class needs a folder of its own".into()));
-        }
+        let sides = found(&root, &top)
+            .map_err(|(one, other)| fail(format!("`{one}` and `{other}` may both be what is to be learned from")))?;
         let mut tree = Self {
-            classes,
-            learned: Vec::new(),
-            test: sides.contains(&TEST).then(Vec::new),
             ignored: top.files,
+            left_out: top.odd,
+            ..Self::default()
         };
-        if is_split {
-            let others = top.folders.into_iter().filter(|name| !sides.contains(&name.as_str()));
-            tree.ignored.extend(others.map(|name| name + "/"));
+        if sides.is_empty() {
+            let entries = Entries::of(&root)?;
+            if entries.folders.is_empty() {
+                return Err(fail("no folder of images: each class needs a folder of its own".into()));
+            }
+            tree.name_classes(&entries);
+            tree.add(Part::Train, &root, &prefix, "", &entries, fail)?;
+            return Ok(tree);
         }
-        for side in sides {
-            let path = root.join(side);
-            let entries = Entries::of(&path)?;
-            if let Some(odd) = entries.folders.iter().find(|name| !tree.classes.contains(name)) {
-                return Err(fail(format!("class `{odd}` is in `{side}` but not in `train`")));
-            }
-            // Validation may lack a class; what is to be tested may not.
-            if let Some(odd) = tree.classes.iter().find(|name| !entries.folders.contains(name))
-                && side == TEST
-            {
-                return Err(fail(format!("class `{odd}` is in `train` but not in `test`")));
-            }
-            let below = if side.is_empty() {
-                String::new()
-            } else {
-                format!("{side}/")
-            };
-            if !side.is_empty() {
-                tree.ignored
-                    .extend(entries.files.iter().map(|file| format!("{below}{file}")));
-            }
-            for class in &entries.folders {
-                let label = tree.classes.iter().position(|name| name == class).unwrap_or_default();
-                let images = Entries::of(&path.join(class))?;
-                if let Some(inner) = images.folders.first() {
+        let is_side = |name: &String| sides.iter().any(|(_, side)| side == name);
+        tree.ignored.extend(
+            top.folders
+                .iter()
+                .filter(|name| !is_side(name))
+                .map(|name| format!("{name}/")),
+        );
+        for (part, name) in &sides {
+            let (below, entries) = tree.unwrapped(&root, name)?;
+            if tree.classes.is_empty() {
+                if entries.folders.is_empty() {
                     return Err(fail(format!(
-                        "class folder `{below}{class}` holds the folder `{inner}`: class folders hold images only"
+                        "`{below}` holds no folder of images: each class needs one of its own"
                     )));
                 }
-                for image in images.files {
-                    let id = format!("{below}{class}/{image}");
-                    if !is_image(&root.join(&id))? {
-                        tree.ignored.push(id);
-                        continue;
-                    }
-                    let items = match &mut tree.test {
-                        Some(test) if side == TEST => test,
-                        _ => &mut tree.learned,
-                    };
-                    items.push(Item {
-                        file: Some(format!("{prefix}{id}")),
-                        ..Item::new(id, label as u32)
-                    });
-                }
+                tree.name_classes(&entries);
             }
+            tree.add(*part, &root, &prefix, &below, &entries, fail)?;
         }
         Ok(tree)
     }
-}
 
-/// Whether folders of folders stand under names of sides. A class may be called `train`: it holds images.
-fn is_split(root: &Path, top: &Entries) -> Result<bool> {
-    Ok(top.folders.iter().any(|name| name == "train") && !Entries::of(&root.join("train"))?.folders.is_empty())
-}
-
-/// Where the class folders or the sides stand: at the top, or in the one folder that there is.
-fn root(folder: &Path) -> Result<(PathBuf, String)> {
-    let top = Entries::of(folder)?;
-    if let [only] = top.folders.as_slice()
-        && !is_split(folder, &top)?
-        && !Entries::of(&folder.join(only))?.folders.is_empty()
-    {
-        return Ok((folder.join(only), format!("{only}/")));
+    fn name_classes(&mut self, entries: &Entries) {
+        let plain = entries.folders.iter().filter(|name| plain_parts(name).is_ok());
+        self.classes = plain.cloned().collect();
     }
-    Ok((folder.into(), String::new()))
+
+    /// The folder that the classes of a side lie in, with its path: within others perhaps, as in
+    /// `seg_train/seg_train/<class>`.
+    fn unwrapped(&self, root: &Path, side: &str) -> Result<(String, Entries)> {
+        let mut below = format!("{side}/");
+        let mut entries = Entries::of(&root.join(&below))?;
+        for _ in 0..WRAPPERS {
+            let [only] = entries.folders.as_slice() else { break };
+            let inner = Entries::of(&root.join(&below).join(only))?;
+            // The first side has no classes to go by: what holds folders is no class.
+            let is_class = if self.classes.is_empty() {
+                inner.folders.is_empty()
+            } else {
+                names::same_class(&self.classes, only).is_some()
+            };
+            if is_class {
+                break;
+            }
+            below = format!("{below}{only}/");
+            entries = inner;
+        }
+        Ok((below, entries))
+    }
+
+    /// The classes of one side. `below`: its path in `root`, with `/` at its end.
+    fn add(
+        &mut self,
+        part: Part,
+        root: &Path,
+        prefix: &str,
+        below: &str,
+        entries: &Entries,
+        fail: &dyn Fn(String) -> Error,
+    ) -> Result<()> {
+        let inside = |name: &str| format!("{below}{name}");
+        if !below.is_empty() {
+            let odd = entries.odd.iter().map(|(name, why)| (inside(name), why.clone()));
+            self.left_out.extend(odd);
+            if entries.folders.is_empty() {
+                self.without_classes(below, entries);
+                return Ok(());
+            }
+            self.ignored.extend(entries.files.iter().map(|file| inside(file)));
+        }
+        let side = below.trim_end_matches('/');
+        let mut seen: Vec<(String, &str)> = Vec::new();
+        for class in &entries.folders {
+            if plain_parts(class).is_err() {
+                self.left_out.push((inside(class) + "/", NO_NAME.into()));
+                continue;
+            }
+            let Some(name) = names::same_class(&self.classes, class).cloned() else {
+                return Err(fail(format!("class `{class}` is in `{side}` but not in `train`")));
+            };
+            if let Some((_, other)) = seen.iter().find(|(other, _)| *other == name) {
+                return Err(fail(format!(
+                    "`{other}` and `{class}` in `{side}` are both the class `{name}`"
+                )));
+            }
+            seen.push((name, class));
+        }
+        // Validation may lack a class; what is to be tested may not.
+        let odd = self
+            .classes
+            .iter()
+            .find(|class| !seen.iter().any(|(name, _)| name == *class));
+        if let (Part::Test, Some(odd)) = (part, odd) {
+            return Err(fail(format!("class `{odd}` is in `train` but not in `{side}`")));
+        }
+        let mut items = Vec::new();
+        for (name, class) in seen {
+            let label = self.classes.iter().position(|other| *other == name).unwrap_or_default();
+            let images = match Entries::of(&root.join(inside(class))) {
+                Err(Error::Io { source, .. }) => {
+                    self.left_out.push((inside(class) + "/", source.to_string()));
+                    continue;
+                }
+                other => other?,
+            };
+            if let Some(inner) = images.folders.first() {
+                return Err(fail(format!(
+                    "class folder `{below}{class}` holds the folder `{inner}`: class folders hold images only"
+                )));
+            }
+            let odd = images
+                .odd
+                .into_iter()
+                .map(|(name, why)| (format!("{below}{class}/{name}"), why));
+            self.left_out.extend(odd);
+            for image in images.files {
+                let id = format!("{below}{class}/{image}");
+                if plain_parts(&id).is_err() {
+                    self.left_out.push((id, NO_NAME.into()));
+                    continue;
+                }
+                match is_image(&root.join(&id)) {
+                    Ok(true) => items.push(Item {
+                        file: Some(format!("{prefix}{id}")),
+                        ..Item::new(id, label as u32)
+                    }),
+                    Ok(false) => self.ignored.push(id),
+                    Err(Error::Io { source, .. }) => self.left_out.push((id, source.to_string())),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        match part {
+            Part::Test => self.test.get_or_insert_default().extend(items),
+            _ => self.learned.extend(items),
+        }
+        Ok(())
+    }
+
+    /// A side whose images stand in no class folders: unlabelled, as Kaggle's `test` is.
+    fn without_classes(&mut self, below: &str, entries: &Entries) {
+        self.notes.push(match entries.files.len() {
+            0 => format!("`{below}` is empty: left out"),
+            files => format!("`{below}` has {files} files in no class folders: unlabelled, left out"),
+        });
+    }
+}
+
+/// Why a file or folder of this name is left out: its id could not stand in a manifest.
+const NO_NAME: &str = "its name has a backslash or no valid UTF-8";
+
+/// The sides among a folder's folders.
+fn found(root: &Path, top: &Entries) -> Result<Vec<(Part, String)>, (String, String)> {
+    let is_tree = |name: &str| Entries::of(&root.join(name)).is_ok_and(|entries| !entries.folders.is_empty());
+    sides(&top.folders, &is_tree)
+}
+
+/// The folder that classes or sides stand in: the one given, or the only one in it, and so on.
+fn root(folder: &Path) -> Result<(PathBuf, String)> {
+    let mut prefix = String::new();
+    for _ in 0..WRAPPERS {
+        let at = folder.join(&prefix);
+        let top = Entries::of(&at)?;
+        match top.folders.as_slice() {
+            [only] if found(&at, &top).is_ok_and(|sides| sides.is_empty()) => {
+                if Entries::of(&at.join(only))?.folders.is_empty() {
+                    break;
+                }
+                prefix = format!("{prefix}{only}/");
+            }
+            _ => break,
+        }
+    }
+    Ok((folder.join(&prefix), prefix))
 }
 
 /// Names in a folder, sorted; hidden ones are left out, and what macOS puts beside archives.
-struct Entries {
-    folders: Vec<String>,
-    files: Vec<String>,
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    pub folders: Vec<String>,
+    pub files: Vec<String>,
+    /// What cannot be taken, with the reason: links that lead nowhere, names that are not UTF-8.
+    pub odd: Vec<(String, String)>,
 }
 
 impl Entries {
-    fn of(folder: &Path) -> Result<Self> {
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be listed.
+    pub(crate) fn of(folder: &Path) -> Result<Self> {
+        let mut found = Self::default();
         for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
             let entry = entry.map_err(Error::io("list", folder))?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else {
-                return Err(Error::io("read", entry.path())(std::io::Error::other(
-                    "its name is not UTF-8",
-                )));
+            let os_name = entry.file_name();
+            let Some(name) = os_name.to_str() else {
+                found
+                    .odd
+                    .push((os_name.to_string_lossy().into_owned(), "its name is not UTF-8".into()));
+                continue;
             };
             if name.starts_with('.') || name == "__MACOSX" {
                 continue;
             }
             // `metadata` follows links: a user's own folder may well hold some.
-            let metadata = std::fs::metadata(entry.path()).map_err(Error::io("read", entry.path()))?;
-            let names = if metadata.is_dir() { &mut folders } else { &mut files };
-            names.push(name.to_owned());
+            match std::fs::metadata(entry.path()) {
+                Ok(metadata) if metadata.is_dir() => found.folders.push(name.to_owned()),
+                Ok(metadata) if metadata.is_file() => found.files.push(name.to_owned()),
+                Ok(_) => found
+                    .odd
+                    .push((name.to_owned(), "it is neither file nor folder".into())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    found.odd.push((name.to_owned(), "a link that leads nowhere".into()));
+                }
+                Err(e) => found.odd.push((name.to_owned(), e.to_string())),
+            }
         }
-        folders.sort();
-        files.sort();
-        Ok(Self { folders, files })
+        found.folders.sort();
+        found.files.sort();
+        found.odd.sort();
+        Ok(found)
     }
 }
 

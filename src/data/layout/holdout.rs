@@ -9,9 +9,13 @@ use super::Item;
 /// Class names as `rename` spells them, in the same order.
 ///
 /// # Errors
-/// When `rename` names no class of the dataset.
-pub(super) fn renamed(classes: Vec<String>, rename: &BTreeMap<String, String>) -> Result<Vec<String>, String> {
-    if let Some(unknown) = rename.keys().find(|name| !classes.contains(name)) {
+/// When all classes are known and `rename` names none of them.
+pub(super) fn renamed(
+    classes: Vec<String>,
+    rename: &BTreeMap<String, String>,
+    all_known: bool,
+) -> Result<Vec<String>, String> {
+    if let Some(unknown) = rename.keys().find(|name| all_known && !classes.contains(name)) {
         return Err(format!("`rename` names `{unknown}`, which is no class"));
     }
     let spelled = |name: String| rename.get(&name).cloned().unwrap_or(name);
@@ -103,7 +107,11 @@ mod tests {
     #[test]
     fn a_rename_must_name_a_class() {
         let rename = BTreeMap::from([("a_b".to_owned(), "a b".to_owned())]);
-        assert_eq!(renamed(vec!["a_b".into(), "c".into()], &rename).unwrap(), ["a b", "c"]);
-        assert!(renamed(vec!["c".into()], &rename).unwrap_err().contains("`a_b`"));
+        assert_eq!(
+            renamed(vec!["a_b".into(), "c".into()], &rename, true).unwrap(),
+            ["a b", "c"]
+        );
+        assert!(renamed(vec!["c".into()], &rename, true).unwrap_err().contains("`a_b`"));
+        assert_eq!(renamed(vec!["c".into()], &rename, false).unwrap(), ["c"]);
     }
 }

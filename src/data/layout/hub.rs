@@ -1,16 +1,20 @@
-//! Parquet files of a repository: splits by the files' names, class names from their metadata.
+//! Parquet files, of a repository or of one's own: splits by the files' names, class names from their metadata.
 
 use std::collections::BTreeMap;
 
-use super::{Item, Listing, Unpacked, holdout};
+use super::{Item, Listing, Unpacked, holdout, names};
 use crate::config::Protocol;
-use crate::data::manifest::Hub;
 use crate::data::parquet::extract::Labels;
 use crate::error::Result;
 
+/// Share of each class that is kept for the test where the rows of the test split turn out to be unlabelled.
+const HOLDOUT: f64 = 0.3;
+
 /// `clean`: pool = training and validation rows; `tinker`: pool = training rows alone. Ids are `<split>/<row>.<ext>`,
-/// so that their order is the order of the rows. Without a test split the manifest's `holdout` makes one.
-pub(super) fn read(unpacked: &Unpacked, protocol: Protocol, hub: &Hub) -> Result<Listing> {
+/// so that their order is the order of the rows. Without a test split, or with one that has no labels, the manifest's
+/// `holdout` makes one.
+pub(super) fn read(unpacked: &Unpacked, protocol: Protocol, splits: [&Vec<String>; 3]) -> Result<Listing> {
+    let [train, val, test] = splits;
     let mut labels = Labels::load(unpacked.root)?;
     let mut rows = |splits: &[String]| -> Vec<Item> {
         let mut items = Vec::new();
@@ -23,20 +27,70 @@ pub(super) fn read(unpacked: &Unpacked, protocol: Protocol, hub: &Hub) -> Result
         }
         items
     };
-    let mut pool = rows(&hub.train);
+    let mut pool = rows(train);
     if protocol != Protocol::Tinker {
-        pool.extend(rows(&hub.val));
+        pool.extend(rows(val));
     }
-    let mut test = rows(&hub.test);
-    if let (true, Some(share)) = (test.is_empty(), unpacked.manifest.holdout) {
-        (pool, test) = holdout::split(pool, share, &unpacked.manifest.skip);
+    let mut test_items = rows(test);
+    let manifest = unpacked.manifest;
+    let unlabelled = test
+        .iter()
+        .filter_map(|split| labels.left_out.get(split))
+        .map(|[rows, _]| rows)
+        .sum::<u64>();
+    let share = match (manifest.holdout, unlabelled) {
+        (None, 1..) if unpacked.source.is_lenient() && test_items.is_empty() => {
+            tracing::warn!(
+                "dataset `{}`: the {unlabelled} rows of its test split have no labels; {} % of each class are kept for \
+                 the test instead",
+                manifest.name,
+                HOLDOUT * 100.0
+            );
+            Some(HOLDOUT)
+        }
+        (share, _) => share,
+    };
+    if manifest.clean_names {
+        same_words(&mut labels.classes, [&mut pool, &mut test_items]);
+    }
+    if let (true, Some(share)) = (test_items.is_empty(), share) {
+        (pool, test_items) = holdout::split(pool, share, &manifest.skip);
+    }
+    let mut classes = labels.classes;
+    if manifest.clean_names
+        && let Ok(renamed) = names::cleaned(&classes)
+    {
+        for name in &mut classes {
+            if let Some(clean) = renamed.get(name) {
+                name.clone_from(clean);
+            }
+        }
     }
     Ok(Listing {
-        classes: labels.classes,
+        classes,
         pool,
         val: Vec::new(),
-        test,
+        test: test_items,
     })
+}
+
+/// Makes one class of labels that differ in spelling only; the first in order stands for all.
+fn same_words(classes: &mut Vec<String>, sides: [&mut Vec<Item>; 2]) {
+    let mut kept: Vec<String> = Vec::new();
+    let mut by_key: BTreeMap<String, u32> = BTreeMap::new();
+    let mut number = Vec::new();
+    for name in classes.drain(..) {
+        let class = *by_key.entry(names::key(&name)).or_insert(kept.len() as u32);
+        match kept.get(class as usize) {
+            Some(same) => tracing::warn!("the labels `{same}` and `{name}` are taken for one class"),
+            None => kept.push(name),
+        }
+        number.push(class);
+    }
+    for item in sides.into_iter().flatten() {
+        item.class = number.get(item.class as usize).copied().unwrap_or(u32::MAX);
+    }
+    *classes = kept;
 }
 
 /// Classes in the order and spelling of the manifest: what two sources give differs in case, and in order.

@@ -1,225 +1,369 @@
-//! A table of a user's own images: CSV or Parquet with the columns `path`, `label` and perhaps `split`; paths are
-//! relative to the table.
+//! Tables of a user's own images: CSV, JSON lines or Parquet with a column of paths, one of labels and perhaps one of
+//! splits.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
-use super::{Item, Listing, Unpacked, holdout, wrong};
+use serde::{Deserialize, Serialize};
+
+use super::sides::Part;
+use super::{Item, Listing, Unpacked, holdout, names, wrong};
 use crate::data::archive::plain_parts;
-use crate::data::parquet::texts;
-use crate::error::{Error, Result};
+use crate::data::manifest::Manifest;
+use crate::error::Result;
 
-/// Bytes of a table: a row of 100 bytes for each of two million images.
-const MAX_BYTES: u64 = 256 << 20;
+mod records;
+
+pub(crate) use records::usual_label;
+pub use records::{Columns, Table, read_table};
+
+/// How the rows of a table name images and labels; `[table]` in a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableForm {
+    /// Column of paths; without it, the first of the usual names.
+    pub path_column: Option<String>,
+    /// Column of class names; without it, the first of the usual names.
+    pub label_column: Option<String>,
+    /// Column of splits; without it, the first of the usual names.
+    pub split_column: Option<String>,
+    /// What stands in front of each path.
+    pub prefix: String,
+    /// What stands behind each path: the ending of the files' names.
+    pub suffix: String,
+    /// The first folder of each path says its split.
+    pub split_by_folder: bool,
+}
 
 /// One image of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Relative to the table, with `/`.
+    /// Number of the row, from 1.
+    pub number: usize,
+    /// The path as the table has it.
     pub path: String,
-    /// Name of the class.
-    pub label: String,
-    /// Side, where the table gives one.
-    pub split: Option<Side>,
+    /// Name of the class, its Unicode composed; `None` where there is none: an empty cell, null, or −1 among integers.
+    pub label: Option<String>,
+    /// The side that the table gives.
+    pub split: Option<Part>,
 }
 
-/// What an image is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Shots may be drawn from it: `train`, `val` and their other spellings.
-    Pool,
-    /// Only ever predicted: `test`.
-    Test,
+/// Images with their labels, put together from one table or one for each side.
+#[derive(Debug, Default)]
+pub(crate) struct Assembled {
+    /// Labels in byte order.
+    pub classes: Vec<String>,
+    /// To draw shots from.
+    pub pool: Vec<Item>,
+    /// Only ever predicted; `None` where no table and no column says a side, or none of its rows is labelled.
+    pub test: Option<Vec<Item>>,
+    /// Rows that cannot be taken, each with the reason.
+    pub left_out: Vec<(String, String)>,
+    /// Rows without a label: of the pool, of the test.
+    pub unlabelled: [usize; 2],
 }
 
-/// Pool = rows of `train` and `val`, test = rows of `test`; without a column `split` the manifest's `holdout` is
+/// Tables of a manifest: the file of each, with the side that its role says.
+pub(crate) const ROLES: [(&str, Option<Part>); 4] = [
+    ("table", None),
+    ("train-table", Some(Part::Train)),
+    ("validation-table", Some(Part::Validation)),
+    ("test-table", Some(Part::Test)),
+];
+
+/// Pool = rows of `train` and `val`, test = rows of `test`; without labelled rows of `test` the manifest's `holdout` is
 /// taken of each class. Classes are the labels in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let manifest = unpacked.manifest;
-    let (classes, items) = items(rows(&unpacked.required("table")?)?);
-    let (pool, test) = match (items.iter().any(|(_, side)| side.is_some()), manifest.holdout) {
-        (true, _) => {
-            let (test, pool): (Vec<_>, Vec<_>) = items.into_iter().partition(|(_, side)| *side == Some(Side::Test));
-            let only = |items: Vec<(Item, _)>| items.into_iter().map(|(item, _)| item).collect();
-            (only(pool), only(test))
-        }
-        (false, Some(share)) => {
-            let items = items.into_iter().map(|(item, _)| item).collect();
-            holdout::split(items, share, &manifest.skip)
-        }
-        (false, None) => {
+    let tables: Vec<(PathBuf, Option<Part>)> = ROLES
+        .iter()
+        .filter_map(|(role, part)| Some((unpacked.label_file(role)?, *part)))
+        .collect();
+    let form = manifest.table.clone().unwrap_or_default();
+    let assembled = assemble(&tables, &form, unpacked.root)?;
+    let (pool, test) = match (assembled.test, manifest.holdout) {
+        (Some(test), _) => (assembled.pool, test),
+        (None, Some(share)) => holdout::split(assembled.pool, share, &manifest.skip),
+        (None, None) => {
             let reason = "its table has no column `split`, and the manifest gives no `holdout` to split by";
             return Err(unpacked.fail(reason.into()));
         }
     };
     Ok(Listing {
-        classes,
+        classes: assembled.classes,
         pool,
         val: Vec::new(),
         test,
     })
 }
 
-/// Labels in byte order, and an item with its side for each row.
-pub(crate) fn items(rows: Vec<Row>) -> (Vec<String>, Vec<(Item, Option<Side>)>) {
-    let labels: BTreeMap<String, u32> = rows.iter().map(|row| (row.label.clone(), 0)).collect();
-    let classes: Vec<String> = labels.into_keys().collect();
-    let label = |row: &Row| classes.binary_search(&row.label).unwrap_or_default() as u32;
-    let items = rows
-        .iter()
-        .map(|row| (Item::new(row.path.clone(), label(row)), row.split))
-        .collect();
-    (classes, items)
+/// Paths of the images that a manifest's tables list, relative to its folder of images.
+pub(crate) fn listed(manifest: &Manifest, directory: &Path) -> Result<Vec<String>> {
+    let form = manifest.table.clone().unwrap_or_default();
+    let mut files = Vec::new();
+    for (role, _) in ROLES {
+        let Some(file) = manifest.file(role) else { continue };
+        let path = manifest.place(file);
+        for row in read_table(&path, &form)?.rows {
+            if let Ok(id) = id_of(&row.path, &path, &form, directory) {
+                files.push(id);
+            }
+        }
+    }
+    Ok(files)
 }
 
-/// Reads a table.
+/// Puts tables together. `directory`: the folder that ids are relative to.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Labels`] naming column or row when it is neither CSV nor Parquet, lacks a column, or
-/// has a row without path or label, a path twice or one that leads out of the table's folder, or an unknown side.
-pub fn rows(path: &Path) -> Result<Vec<Row>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(wrong(path, format!("more than {MAX_BYTES} bytes: no table of images")));
-    }
-    let records = if bytes.starts_with(b"PAR1") {
-        parquet_records(bytes)
-    } else {
-        csv_records(&bytes, path)
-    };
-    checked(records.map_err(|reason| wrong(path, reason))?).map_err(|reason| wrong(path, reason))
-}
-
-/// A row as it stands in the file: path, label and, where there is such a column, split.
-type Record = (String, String, Option<String>);
-
-fn csv_records(bytes: &[u8], path: &Path) -> Result<Vec<Record>, String> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let is_tabbed = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("tsv"));
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(if is_tabbed { b'\t' } else { b',' })
-        .trim(csv::Trim::All)
-        .from_reader(bytes);
-    let header = reader.headers().map_err(|e| e.to_string())?.clone();
-    let column = |name: &str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
-    let (Some(image), Some(label)) = (column("path"), column("label")) else {
-        let found: String = header.iter().collect::<Vec<_>>().join(", ").chars().take(200).collect();
-        return Err(format!(
-            "needs the columns `path` and `label`, its first line is: {found}"
-        ));
-    };
-    let split = column("split");
-    let mut records = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|e| e.to_string())?;
-        let cell = |at: usize| record.get(at).unwrap_or_default().to_owned();
-        records.push((cell(image), cell(label), split.map(cell)));
-    }
-    Ok(records)
-}
-
-fn parquet_records(bytes: Vec<u8>) -> Result<Vec<Record>, String> {
-    let columns = texts::read(bytes, &["path", "label", "split"])?;
-    let [Some(paths), Some(labels), splits] = columns.as_slice() else {
-        return Err("needs the columns `path` and `label`".into());
-    };
-    let cell = |text: &Option<String>| text.as_deref().unwrap_or_default().trim().to_owned();
-    let records = paths.iter().zip(labels).enumerate();
-    let split = |row: usize| splits.as_ref().and_then(|splits| splits.get(row)).map(cell);
-    Ok(records
-        .map(|(row, (path, label))| (cell(path), cell(label), split(row)))
-        .collect())
-}
-
-fn checked(records: Vec<Record>) -> Result<Vec<Row>, String> {
-    let mut first_seen: BTreeMap<String, usize> = BTreeMap::new();
-    let mut rows = Vec::with_capacity(records.len());
-    let is_split = records
-        .iter()
-        .any(|(.., split)| split.as_ref().is_some_and(|side| !side.is_empty()));
-    for (number, (path, label, split)) in (1..).zip(records) {
-        let at = |what: &str| format!("row {number}: {what}");
-        let parts = plain_parts(&path).map_err(|why| {
-            at(&format!(
-                "path `{path}` {why}; it has to be relative to the table, with `/`"
-            ))
-        })?;
-        let path = parts.join("/");
-        if path.is_empty() || label.is_empty() {
-            return Err(at(if path.is_empty() { "no path" } else { "no label" }));
-        }
-        if let Some(before) = first_seen.insert(path.clone(), number) {
-            return Err(at(&format!("`{path}` stands in row {before} already")));
-        }
-        let split = match split.filter(|_| is_split).map(|side| side.to_lowercase()).as_deref() {
-            None => None,
-            Some("train" | "training" | "val" | "valid" | "validation") => Some(Side::Pool),
-            Some("test" | "testing") => Some(Side::Test),
-            Some(other) => return Err(at(&format!("split `{other}` is none of train, val and test"))),
+/// [`Io`](crate::error::Error::Io), or [`Labels`](crate::error::Error::Labels) naming column or row when a table is none, lacks a column, or lists an image
+/// twice with two labels or splits.
+pub(crate) fn assemble(tables: &[(PathBuf, Option<Part>)], form: &TableForm, directory: &Path) -> Result<Assembled> {
+    let mut found = Assembled::default();
+    let mut placed: Vec<(Item, String, Part)> = Vec::new();
+    let mut first_seen: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    let mut is_split = false;
+    for (path, of_table) in tables {
+        let table = read_table(path, form)?;
+        let name = if tables.len() > 1 {
+            let below = path.strip_prefix(directory).unwrap_or(path);
+            format!("{}: ", below.display())
+        } else {
+            String::new()
         };
-        rows.push(Row { path, label, split });
+        for Row {
+            number,
+            path: text,
+            label,
+            split,
+        } in table.rows
+        {
+            let at = |reason: String| wrong(path, format!("row {number}: {reason}"));
+            let row = format!("{name}row {number}");
+            if text.is_empty() {
+                found.left_out.push((row, "no path".into()));
+                continue;
+            }
+            let id = match id_of(&text, path, form, directory) {
+                Ok(id) => id,
+                Err(reason) => {
+                    found.left_out.push((row, format!("path `{text}` {reason}")));
+                    continue;
+                }
+            };
+            let by_folder = || {
+                id.split('/')
+                    .next()
+                    .filter(|_| form.split_by_folder)
+                    .and_then(Part::of_word)
+            };
+            let side = of_table.or(split).or_else(by_folder);
+            is_split |= side == Some(Part::Test);
+            let side = side.unwrap_or(Part::Train);
+            let Some(label) = label else {
+                if let Some(count) = found.unlabelled.get_mut(usize::from(side == Part::Test)) {
+                    *count += 1;
+                }
+                found.left_out.push((row, "no label".into()));
+                continue;
+            };
+            let says = format!("`{label}`{}", split.map_or("", |_| " and its split"));
+            match first_seen.get(&id) {
+                Some((before, first)) if *before == format!("{label}\n{side:?}") => {
+                    found
+                        .left_out
+                        .push((row, format!("`{id}` stands in row {first} already")));
+                    continue;
+                }
+                Some((_, first)) => {
+                    return Err(at(format!(
+                        "`{id}` stands in row {first} already, there not with {says}"
+                    )));
+                }
+                None => first_seen.insert(id.clone(), (format!("{label}\n{side:?}"), number)),
+            };
+            placed.push((Item::new(id, 0), label, side));
+        }
     }
-    if rows.is_empty() {
-        return Err("no row below its header".into());
+    if placed.is_empty() {
+        let path = tables.first().map(|(path, _)| path.as_path()).unwrap_or(directory);
+        let why = found
+            .left_out
+            .first()
+            .map(|(row, reason)| format!(" ({row}: {reason})"));
+        return Err(wrong(
+            path,
+            format!("no row with an image and a label{}", why.unwrap_or_default()),
+        ));
     }
-    Ok(rows)
+    join(placed, is_split, found)
+}
+
+/// Classes of the labels; those of the test side are the same where they differ in spelling only.
+fn join(placed: Vec<(Item, String, Part)>, is_split: bool, mut found: Assembled) -> Result<Assembled> {
+    let labels_of = |is_test: bool| -> BTreeSet<&String> {
+        let of_side = placed.iter().filter(|(.., side)| (*side == Part::Test) == is_test);
+        of_side.map(|(_, label, _)| label).collect()
+    };
+    let learned: Vec<String> = labels_of(false).into_iter().cloned().collect();
+    let mut classes: BTreeSet<&String> = learned.iter().collect();
+    let mut stands_for: BTreeMap<&String, &String> = BTreeMap::new();
+    for label in labels_of(true) {
+        match names::same_class(&learned, label) {
+            Some(same) => drop(stands_for.insert(label, same)),
+            None => drop(classes.insert(label)),
+        }
+    }
+    found.classes = classes.into_iter().cloned().collect();
+    let mut test = Vec::new();
+    let class_of = |label: &String| {
+        let label = stands_for.get(label).copied().unwrap_or(label);
+        found.classes.binary_search(label).unwrap_or_default() as u32
+    };
+    let items: Vec<(Item, Part)> = placed
+        .iter()
+        .map(|(item, label, side)| {
+            let class = class_of(label);
+            (Item { class, ..item.clone() }, *side)
+        })
+        .collect();
+    for (item, side) in items {
+        match side {
+            Part::Test => test.push(item),
+            _ => found.pool.push(item),
+        }
+    }
+    found.test = (is_split && !test.is_empty()).then_some(test);
+    Ok(found)
+}
+
+/// The id of a row's image: its path relative to the folder of images.
+///
+/// # Errors
+/// Why there is none, as the end of a sentence about the path.
+pub(crate) fn id_of(text: &str, table: &Path, form: &TableForm, directory: &Path) -> Result<String, String> {
+    let file = file_of(text, table, form);
+    let inside = file
+        .strip_prefix(directory)
+        .map_err(|_| format!("lies outside `{}`", directory.display()))?;
+    let id = inside.to_str().ok_or("has a name that is not UTF-8")?;
+    let parts = plain_parts(id)?;
+    if parts.is_empty() {
+        return Err("names a folder".into());
+    }
+    Ok(parts.join("/"))
+}
+
+/// Where a row's image lies: relative to the table unless absolute; backslashes part folders as on Windows. `.` and
+/// `..` are resolved in the text alone.
+pub(crate) fn file_of(text: &str, table: &Path, form: &TableForm) -> PathBuf {
+    let text = text.replace('\\', "/");
+    let named = format!("{}{text}{}", form.prefix, form.suffix);
+    let path = if text.starts_with('/') {
+        PathBuf::from(format!("{text}{}", form.suffix))
+    } else {
+        table.parent().unwrap_or(Path::new("")).join(named)
+    };
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// Reads the rows of a table with columns of the usual names.
+///
+/// # Errors
+/// As [`read_table`].
+pub fn rows(path: &Path) -> Result<Vec<Row>> {
+    Ok(read_table(path, &TableForm::default())?.rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Vec<Row>, String> {
-        csv_records(text.as_bytes(), Path::new("t.csv")).and_then(checked)
+    fn put_together(text: &str) -> Result<Assembled, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.csv");
+        std::fs::write(&path, text).unwrap();
+        assemble(&[(path, None)], &TableForm::default(), folder.path())
+            .map_err(|error| error.to_string().replace(folder.path().to_str().unwrap(), "[TMP]"))
+    }
+
+    fn ids(items: &[Item]) -> Vec<&str> {
+        items.iter().map(|item| item.id.as_str()).collect()
     }
 
     #[test]
-    fn columns_are_found_by_name() {
-        let rows = read("\u{feff}id, Label ,PATH\n7,\"grey, fox\",./a//b.jpg\n8,cat,c.jpg\n").unwrap();
+    fn paths_become_ids_inside_the_folder() {
+        let found = put_together("path,label\n./a//b.jpg,x\nc\\d.jpg,y\ne/../f.jpg,x\n").unwrap();
+        assert_eq!(ids(&found.pool), ["a/b.jpg", "c/d.jpg", "f.jpg"]);
+        assert_eq!(found.classes, ["x", "y"]);
+        assert!(found.test.is_none());
+    }
+
+    #[test]
+    fn rows_that_cannot_be_taken_are_named_and_the_others_stay() {
+        let found = put_together("path,label\na,x\n,x\nb,\n../up.jpg,x\n/data/a.jpg,x\nc,x\n./a,x\na\0b,x\n").unwrap();
+        assert_eq!(ids(&found.pool), ["a", "c"]);
+        let left_out: Vec<String> = found
+            .left_out
+            .iter()
+            .map(|(row, why)| format!("{row}: {why}"))
+            .collect();
+        assert_eq!(left_out[..2], ["row 2: no path", "row 3: no label"]);
+        assert!(left_out[2].starts_with("row 4: path `../up.jpg` lies outside"));
+        assert!(left_out[3].starts_with("row 5: path `/data/a.jpg` lies outside"));
+        assert_eq!(left_out[4], "row 7: `a` stands in row 1 already");
+        assert!(left_out[5].starts_with("row 8: path"), "{}", left_out[5]);
+    }
+
+    #[test]
+    fn an_image_with_two_labels_is_refused() {
+        let error = put_together("path,label\na,x\n./a,y\n").unwrap_err();
         assert_eq!(
-            (rows[0].path.as_str(), rows[0].label.as_str(), rows[0].split),
-            ("a/b.jpg", "grey, fox", None)
+            error,
+            "label file `[TMP]/t.csv`: row 2: `a` stands in row 1 already, there not with `y`"
         );
-        let rows = read("path,label,split\na,x,train\nb,x,Validation\nc,x,TEST\n").unwrap();
-        let sides: Vec<_> = rows.iter().map(|row| row.split.unwrap()).collect();
-        assert_eq!(sides, [Side::Pool, Side::Pool, Side::Test]);
-        // A column that is empty throughout says nothing.
-        assert_eq!(read("path,label,split\na,x,\n").unwrap()[0].split, None);
+        let error = put_together("path,label,split\na,x,train\na,x,test\n").unwrap_err();
+        assert!(
+            error.ends_with("row 2: `a` stands in row 1 already, there not with `x` and its split"),
+            "{error}"
+        );
+        let error = put_together("path,label\na,\n").unwrap_err();
+        assert!(
+            error.ends_with("no row with an image and a label (row 1: no label)"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn the_row_that_is_wrong_is_named() {
-        let cases = [
-            "file,class\na,b\n",
-            "path,label\n",
-            "path,label\na,\n",
-            "path,label\n,x\n",
-            "path,label\na,x\n./a,y\n",
-            "path,label\n/data/a.jpg,x\n",
-            "path,label\n../a.jpg,x\n",
-            "path,label\nimages\\a.jpg,x\n",
-            "path,label,split\na,x,train\nb,x,\n",
-            "path,label,split\na,x,dev\n",
-            "path,label\na,b,c\n",
-        ];
-        insta::assert_snapshot!(cases.map(|text| read(text).unwrap_err()).join("\n"), @r"
-        needs the columns `path` and `label`, its first line is: file, class
-        no row below its header
-        row 1: no label
-        row 1: no path
-        row 2: `a` stands in row 1 already
-        row 1: path `/data/a.jpg` has an absolute path; it has to be relative to the table, with `/`
-        row 1: path `../a.jpg` leads out of its folder by `..`; it has to be relative to the table, with `/`
-        row 1: path `images\a.jpg` has a name with a backslash, a zero byte or no valid UTF-8; it has to be relative to the table, with `/`
-        row 2: split `` is none of train, val and test
-        row 1: split `dev` is none of train, val and test
-        CSV error: record 1 (line: 2, byte: 11): found record with 3 fields, but the previous record has 2 fields
-        ");
+    fn spellings_are_joined_over_the_sides() {
+        let found = put_together(
+            "path,label,split\na,grey_fox,train\nb,Caf\u{e9},train\nc,Grey fox,test\nd,Cafe\u{301},test\n",
+        );
+        let found = found.unwrap();
+        assert_eq!(found.classes, ["Caf\u{e9}", "grey_fox"]);
+        let classes: Vec<u32> = found.test.unwrap().iter().map(|item| item.class).collect();
+        assert_eq!(classes, [1, 0]);
+    }
+
+    #[test]
+    fn an_unlabelled_test_side_is_no_test_side() {
+        for text in [
+            "path,label,split\na,x,train\nb,y,train\nc,,test\n",
+            "path,label,split\na,0,train\nb,1,train\nc,-1,test\n",
+        ] {
+            let found = put_together(text).unwrap();
+            assert_eq!(
+                (found.test.is_none(), found.unlabelled, found.pool.len()),
+                (true, [0, 1], 2)
+            );
+        }
     }
 }

@@ -49,6 +49,21 @@ impl Manifest {
         if let Some(share) = self.holdout.filter(|share| !(*share > 0.0 && *share < 1.0)) {
             return Err(format!("`holdout` is a share between 0 and 1, not {share}"));
         }
+        if (self.layout == Layout::Parquet) != self.parquet.is_some() {
+            return Err("the layout `parquet` and `[parquet]` go together".into());
+        }
+        if self.table.is_some() && self.layout != Layout::Table {
+            return Err("`[table]` is for the layout `table` only".into());
+        }
+        let is_table = ["table", "train-table"].iter().any(|role| self.file(role).is_some());
+        if self.layout == Layout::Table && !is_table {
+            return Err("no file has the role `table`".into());
+        }
+        if self.layout == Layout::Table && self.file("table").is_some() && self.files.len() > 1 {
+            return Err(
+                "give either a `table` or one for each side: `train-table`, `validation-table`, `test-table`".into(),
+            );
+        }
         match (self.layout, self.directory.is_some(), self.files.is_empty()) {
             (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
             (Layout::Folders, false, true) if !hub_only => {

@@ -1,5 +1,7 @@
 //! The forms in which one dataset can be had: official archives, or parquet files of a hub repository.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::Expect;
@@ -65,6 +67,41 @@ fn train_split() -> Vec<String> {
 }
 fn test_split() -> Vec<String> {
     vec!["test".into()]
+}
+
+/// Parquet files on this machine that hold images and labels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnParquet {
+    /// Column of images: a struct of `bytes` and `path`, or bytes.
+    pub image: String,
+    /// Column of labels.
+    pub label: String,
+    /// Splits that shots are drawn from.
+    pub train: Vec<String>,
+    /// Validation splits: part of the pool.
+    #[serde(default)]
+    pub val: Vec<String>,
+    /// Splits that are only ever predicted.
+    #[serde(default)]
+    pub test: Vec<String>,
+    /// The files, in the order of their rows.
+    #[serde(default, rename = "shard")]
+    pub shards: Vec<OwnShard>,
+}
+
+/// One parquet file on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnShard {
+    /// Where it lies, absolute or relative to the manifest.
+    pub path: PathBuf,
+    /// Which split its rows belong to.
+    pub split: String,
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hex SHA-256.
+    pub sha256: String,
 }
 
 /// One parquet file of a repository.

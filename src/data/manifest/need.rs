@@ -12,7 +12,7 @@ impl Manifest {
     /// # Errors
     /// Why there is none, as the end of a sentence about the dataset.
     pub fn forms(&self, protocol: Protocol) -> Result<Vec<Form>, String> {
-        let has_archive = !self.files.is_empty() || self.directory.is_some();
+        let has_archive = !self.files.is_empty() || self.directory.is_some() || self.parquet.is_some();
         let split_by_coop = self.layout == Layout::Caltech101;
         let mut forms = Vec::new();
         for form in [Form::Archive, Form::Hub] {

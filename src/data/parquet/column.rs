@@ -1,10 +1,13 @@
 //! Columns of a row group, a few rows at a time.
 
-use ::parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
-use ::parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
-use ::parquet::file::reader::RowGroupReader;
+use ::parquet::basic::Type;
+use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
+use ::parquet::file::metadata::RowGroupMetaData;
 
+use super::pages::Pages;
 use super::said;
+use super::source::Source;
 
 /// Rows decoded at a time.
 const BATCH: usize = 16;
@@ -21,15 +24,71 @@ pub(super) struct Group {
     pub label: LabelColumn,
 }
 
+/// A column of texts or of numbers that stand for names.
 pub(super) enum LabelColumn {
+    Bool(Column<BoolType>),
     Int32(Column<Int32Type>),
     Int64(Column<Int64Type>),
+    Float(Column<FloatType>),
+    Double(Column<DoubleType>),
     Text(Column<ByteArrayType>),
 }
 
+/// A label as it stands in the file.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Label {
     Index(i64),
     Name(String),
+}
+
+impl LabelColumn {
+    /// # Errors
+    /// When the column is of another kind, or lies outside the file.
+    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+        let kind = group
+            .columns()
+            .get(column)
+            .ok_or("a row group lacks a column")?
+            .column_type();
+        Ok(match kind {
+            Type::BOOLEAN => Self::Bool(Column::open(source, group, column)?),
+            Type::INT32 => Self::Int32(Column::open(source, group, column)?),
+            Type::INT64 => Self::Int64(Column::open(source, group, column)?),
+            Type::FLOAT => Self::Float(Column::open(source, group, column)?),
+            Type::DOUBLE => Self::Double(Column::open(source, group, column)?),
+            Type::BYTE_ARRAY => Self::Text(Column::open(source, group, column)?),
+            other => return Err(format!("labels are {other}, neither texts nor numbers")),
+        })
+    }
+
+    /// Exactly the next `n` labels.
+    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<Label>>, String> {
+        fn of<T>(
+            values: Vec<Option<T>>,
+            label: impl Fn(T) -> Result<Option<Label>, String>,
+        ) -> Result<Vec<Option<Label>>, String> {
+            values.into_iter().map(|value| value.map_or(Ok(None), &label)).collect()
+        }
+        let index = |value: i64| Ok(Some(Label::Index(value)));
+        // A column of floats is one of integers that has had gaps: pandas makes it so.
+        let float = |value: f64| match value {
+            value if value.is_nan() => Ok(None),
+            value if value.fract() == 0.0 && value.abs() < 1e15 => index(value as i64),
+            value => Err(format!("label {value} is no whole number")),
+        };
+        let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(said)?.to_owned())));
+        match self {
+            // As Python writes them.
+            Self::Bool(column) => of(column.next(n)?, |value| {
+                Ok(Some(Label::Name(if value { "True" } else { "False" }.to_owned())))
+            }),
+            Self::Int32(column) => of(column.next(n)?, |value| index(value.into())),
+            Self::Int64(column) => of(column.next(n)?, index),
+            Self::Float(column) => of(column.next(n)?, |value| float(value.into())),
+            Self::Double(column) => of(column.next(n)?, float),
+            Self::Text(column) => of(column.next(n)?, text),
+        }
+    }
 }
 
 impl Group {
@@ -42,24 +101,7 @@ impl Group {
             Some(column) => column.next(n)?,
             None => vec![None; n],
         };
-        let text = |value: ByteArray| value.as_utf8().map(|text| Label::Name(text.to_owned())).map_err(said);
-        let labels: Vec<Option<Label>> = match &mut self.label {
-            LabelColumn::Int32(column) => {
-                let labels = column.next(n)?.into_iter();
-                labels.map(|value| value.map(|v| Label::Index(v.into()))).collect()
-            }
-            LabelColumn::Int64(column) => column
-                .next(n)?
-                .into_iter()
-                .map(|value| value.map(Label::Index))
-                .collect(),
-            LabelColumn::Text(column) => {
-                let labels = column.next(n)?.into_iter();
-                labels
-                    .map(|value| value.map(text).transpose())
-                    .collect::<Result<_, _>>()?
-            }
-        };
+        let labels = self.label.next(n)?;
         let paths = paths
             .into_iter()
             .map(|path| path.map(|p| String::from_utf8_lossy(p.data()).into_owned()));
@@ -81,10 +123,16 @@ pub(super) struct Column<T: DataType> {
 }
 
 impl<T: DataType> Column<T> {
-    pub(super) fn open(group: &dyn RowGroupReader, column: usize) -> Result<Self, String> {
-        let present = group.metadata().column(column).column_descr().max_def_level();
+    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+        let described = group
+            .columns()
+            .get(column)
+            .ok_or("a row group lacks a column")?
+            .column_descr_ptr();
+        let present = described.max_def_level();
+        let pages = Pages::open(source, group, column)?;
         Ok(Self {
-            reader: get_typed_column_reader::<T>(group.get_column_reader(column).map_err(said)?),
+            reader: get_typed_column_reader::<T>(get_column_reader(described, Box::new(pages))),
             nullable: present > 0,
             present,
         })

@@ -1,22 +1,79 @@
 //! Which columns of a file may be images and labels, from nothing but its footer.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
-use ::parquet::basic::Type;
-use ::parquet::file::metadata::ParquetMetaDataReader;
-use ::parquet::file::reader::Length as _;
+use ::parquet::basic::{ConvertedType, Type};
+use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
+use ::parquet::file::reader::{FileReader as _, Length as _};
+use ::parquet::file::serialized_reader::SerializedFileReader;
+use ::parquet::file::statistics::Statistics;
 use bytes::Bytes;
 
 use super::source::Source;
 use super::{check, names, said};
+use crate::data::layout::table::usual_label;
+use crate::error::Error;
 
 /// Columns in file order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Candidates {
     /// Structs with `bytes`.
     pub images: Vec<String>,
-    /// Integers with names in the metadata, or text.
-    pub labels: Vec<String>,
+    /// Integers with names in the metadata.
+    pub named: Vec<String>,
+    /// Texts, and booleans.
+    pub texts: Vec<String>,
+    /// Integers without names.
+    pub numbers: Vec<String>,
+    /// Which of the columns of labels have no label in any row, as far as the footer says so: nulls, or −1.
+    pub unlabelled: Vec<String>,
+    /// Class names by column, where the metadata has them.
+    pub names: BTreeMap<String, Vec<String>>,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+impl Candidates {
+    /// Every column that may be one of labels, the surest first.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &String> {
+        self.named.iter().chain(&self.texts).chain(&self.numbers)
+    }
+
+    /// Whether no row has a label in a column, as far as the footer says so.
+    pub(crate) fn is_unlabelled(&self, label: &str) -> bool {
+        self.unlabelled.iter().any(|column| column == label) || !self.labels().any(|column| column == label)
+    }
+
+    /// The column of images by its usual name, or the only one.
+    pub(crate) fn image(&self, asked: Option<&str>) -> Option<&String> {
+        match asked {
+            Some(name) => self.images.iter().find(|column| *column == name),
+            None => ["image", "img", "picture", "photo"]
+                .iter()
+                .find_map(|name| self.images.iter().find(|column| column.eq_ignore_ascii_case(name)))
+                .or(match self.images.as_slice() {
+                    [only] => Some(only),
+                    _ => None,
+                }),
+        }
+    }
+
+    /// The column of labels by its usual name, or the only one with class names.
+    pub(crate) fn label(&self, asked: Option<&str>) -> Option<&String> {
+        if let Some(name) = asked {
+            return self.labels().find(|column| *column == name);
+        }
+        let usual = self.labels().filter_map(|column| Some((usual_label(column)?, column)));
+        usual
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, column)| column)
+            .or(match self.named.as_slice() {
+                [only] => Some(only),
+                _ => None,
+            })
+    }
 }
 
 /// Length of the footer that a file ends with, magic and length included; `tail` is at least the last eight bytes.
@@ -48,25 +105,82 @@ fn find(source: &Source) -> Result<Candidates, String> {
     let start = source.len().saturating_sub(footer_length(bytes)?) as usize;
     let footer = bytes.get(start..end).ok_or("it is torn")?;
     let metadata = ParquetMetaDataReader::decode_metadata(footer).map_err(said)?;
+    describe(&metadata)
+}
+
+fn describe(metadata: &ParquetMetaData) -> Result<Candidates, String> {
+    let groups = metadata.row_groups();
     let metadata = metadata.file_metadata();
     let entries = metadata.key_value_metadata().into_iter().flatten();
     let json = entries
         .filter(|entry| entry.key == "huggingface")
         .find_map(|entry| entry.value.as_deref());
-    let (mut images, mut labels) = (Vec::new(), Vec::new());
-    for column in metadata.schema_descr().columns() {
-        let is_bytes = column.physical_type() == Type::BYTE_ARRAY;
+    let mut found = Candidates {
+        rows: u64::try_from(metadata.num_rows()).unwrap_or(0),
+        ..Candidates::default()
+    };
+    for (at, column) in metadata.schema_descr().columns().iter().enumerate() {
+        let kind = column.physical_type();
         match column.path().parts() {
-            [name, inner] if inner == "bytes" && is_bytes => images.push(name.clone()),
-            [name] if is_bytes => labels.push(name.clone()),
-            [name] if matches!(column.physical_type(), Type::INT32 | Type::INT64) => {
-                let named = json.map(|json| names::class_names(json, name)).transpose()?;
-                if named.flatten().is_some() {
-                    labels.push(name.clone());
+            [name, inner] if inner == "bytes" && kind == Type::BYTE_ARRAY => found.images.push(name.clone()),
+            // Plain bytes that are marked as no text.
+            [name]
+                if kind == Type::BYTE_ARRAY
+                    && column.logical_type_ref().is_none()
+                    && column.converted_type() == ConvertedType::NONE =>
+            {
+                found.images.push(name.clone());
+            }
+            [name] if matches!(kind, Type::BYTE_ARRAY | Type::BOOLEAN) => found.texts.push(name.clone()),
+            [name] if matches!(kind, Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE) => {
+                match json.map(|json| names::class_names(json, name)).transpose()?.flatten() {
+                    Some(names) => {
+                        found.named.push(name.clone());
+                        found.names.insert(name.clone(), names);
+                    }
+                    None => found.numbers.push(name.clone()),
                 }
             }
-            _ => {}
+            _ => continue,
+        }
+        if let [name] = column.path().parts()
+            && !groups.is_empty()
+            && groups
+                .iter()
+                .all(|group| group.columns().get(at).is_some_and(is_unlabelled))
+        {
+            found.unlabelled.push(name.clone());
         }
     }
-    Ok(Candidates { images, labels })
+    Ok(found)
+}
+
+/// Whether a column has nothing but nulls or numbers below 0, as its statistics say.
+fn is_unlabelled(column: &ColumnChunkMetaData) -> bool {
+    let Some(statistics) = column.statistics() else {
+        return false;
+    };
+    let values = u64::try_from(column.num_values()).unwrap_or(u64::MAX);
+    let is_negative = match statistics {
+        Statistics::Int32(range) => range.max_opt().is_some_and(|most| *most < 0),
+        Statistics::Int64(range) => range.max_opt().is_some_and(|most| *most < 0),
+        _ => false,
+    };
+    is_negative || statistics.null_count_opt().is_some_and(|nulls| nulls == values)
+}
+
+/// The columns of a file on this machine.
+///
+/// # Errors
+/// [`Error::Parquet`] when it is none, or damaged; [`Error::Io`].
+pub(crate) fn of_file(path: &Path) -> Result<Candidates, Error> {
+    let source = Source::file(path)?;
+    let found = catch_unwind(AssertUnwindSafe(|| {
+        check::footer(&source)?;
+        let file = SerializedFileReader::new(source).map_err(said)?;
+        describe(file.metadata())
+    }));
+    found
+        .unwrap_or_else(|_| Err("its footer is damaged".into()))
+        .map_err(super::wrong(path))
 }

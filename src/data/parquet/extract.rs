@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ::image::ImageFormat;
 use serde::{Deserialize, Serialize};
 
-use super::{Columns, about, read};
+use super::{Columns, LeftOut, about, read};
 use crate::data::archive::plain_parts;
 use crate::data::cache::write_whole;
 use crate::data::source::Placed;
@@ -23,6 +23,9 @@ pub(in crate::data) struct Labels {
     pub classes: Vec<String>,
     /// Images of each split in the order of the rows: file name in the split's folder, class.
     pub splits: BTreeMap<String, Vec<(String, u32)>>,
+    /// Rows of each split that could not be taken: without a label, without an image or with a label out of range.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, [u64; 2]>,
 }
 
 impl Labels {
@@ -68,24 +71,36 @@ pub(in crate::data) fn unpack(shards: &[Placed], columns: Columns<'_>, root: &Pa
         }
     }
     let mut named: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    let mut left_out: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+    let mut started: BTreeMap<&str, u64> = BTreeMap::new();
     for shard in shards {
         let folder = folder_of(&shard.role, root, &shard.path)?;
         let total = rows.get(shard.role.as_str()).copied().unwrap_or(0);
         let width = total.saturating_sub(1).to_string().len().max(5);
         let labels = named.entry(shard.role.clone()).or_default();
-        read(&shard.path, columns, &mut |row| {
-            let name = format!("{:0width$}.{}", labels.len(), extension(row.image));
+        let first = started.get(shard.role.as_str()).copied().unwrap_or(0);
+        let about = read(&shard.path, columns, &mut |row| {
+            let name = format!("{:0width$}.{}", first.saturating_add(row.number), extension(row.image));
             let path = folder.join(&name);
             std::fs::write(&path, row.image).map_err(Error::io("write", &path))?;
             labels.push((name, row.class.to_owned()));
             Ok(())
         })?;
+        started.insert(&shard.role, first.saturating_add(about.rows));
+        tell(&shard.name, &about.left_out);
+        let [unlabelled, unusable] = left_out.entry(shard.role.clone()).or_default();
+        *unlabelled += about.left_out.unlabelled;
+        *unusable += about.left_out.unusable;
     }
     let classes = match classes.cloned().flatten() {
         Some(classes) => classes,
         None => {
             let names: BTreeSet<&String> = named.values().flatten().map(|(_, class)| class).collect();
-            names.into_iter().cloned().collect()
+            let mut names: Vec<String> = names.into_iter().cloned().collect();
+            if said.iter().all(|about| about.is_numbered) {
+                names.sort_by_key(|name| name.parse::<i64>().unwrap_or(i64::MAX));
+            }
+            names
         }
     };
     let numbers: BTreeMap<&String, u32> = classes.iter().zip(0..).collect();
@@ -98,9 +113,29 @@ pub(in crate::data) fn unpack(shards: &[Placed], columns: Columns<'_>, root: &Pa
     let json = serde_json::to_vec(&Labels {
         splits,
         classes: classes.clone(),
+        left_out,
     })
     .map_err(|e| malformed(&path, &e))?;
     write_whole(&path, &json)
+}
+
+/// Says which rows of a file are not taken.
+fn tell(name: &str, left_out: &LeftOut) {
+    if left_out.rows() == 0 {
+        return;
+    }
+    let rows = left_out
+        .named
+        .iter()
+        .map(|(row, reason)| format!("row {row}: {reason}"));
+    let rows = rows.collect::<Vec<_>>().join("; ");
+    let more = left_out.rows() - left_out.named.len() as u64;
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    tracing::warn!("{} rows of `{name}` are left out: {rows}{more}", left_out.rows());
 }
 
 /// The folder of a split, made if need be.

@@ -32,6 +32,24 @@ pub(super) fn class_names(json: &str, label: &str) -> Result<Option<Vec<String>>
     }
 }
 
+/// The mode that a column's `datasets.Image` asks for (`info.features.<image>.mode`, or the forms of front matter).
+pub(super) fn image_mode(json: &str, image: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
+        .into_iter()
+        .flatten()
+        .find_map(|info| feature(info.get("features")?, image))?;
+    let dtype = feature.get("dtype");
+    let holders = [
+        Some(feature),
+        feature.get("image"),
+        dtype.and_then(|dtype| dtype.get("image")),
+    ];
+    let mode = holders.into_iter().flatten().find_map(|holder| holder.get("mode"))?;
+    // Anything but a name is no mode of Pillow's, and is refused as one.
+    (!mode.is_null()).then(|| mode.as_str().map_or_else(|| mode.to_string(), str::to_owned))
+}
+
 /// A column's description: features are an object by name, or a list of objects with a name.
 fn feature<'a>(features: &'a Value, label: &str) -> Option<&'a Value> {
     match features {
@@ -72,6 +90,28 @@ mod tests {
             assert_eq!(class_names(json, "label").unwrap().unwrap(), ["b", "a"], "{json}");
             assert_eq!(class_names(json, "other").unwrap(), None);
         }
+    }
+
+    #[test]
+    fn the_mode_of_an_image_column_is_found_in_every_form() {
+        let cases = [
+            r#"{"info": {"features": {"image": {"mode": "L", "_type": "Image"}, "label": {"_type": "ClassLabel"}}}}"#,
+            r#"{"dataset_info": {"features": [{"name": "image", "dtype": {"image": {"mode": "L"}}}]}}"#,
+        ];
+        for json in cases {
+            assert_eq!(image_mode(json, "image").as_deref(), Some("L"), "{json}");
+            assert_eq!(image_mode(json, "label"), None);
+        }
+        for none in [
+            r#"{"info": {"features": {"image": {"_type": "Image"}}}}"#,
+            r#"{"info": {"features": {"image": {"mode": null}}}}"#,
+        ] {
+            assert_eq!(image_mode(none, "image"), None);
+        }
+        assert_eq!(
+            image_mode(r#"{"features": {"image": {"mode": 3}}}"#, "image").as_deref(),
+            Some("3")
+        );
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// 3 of `data/train-00000-of-00003.parquet`.
-fn number_of_shards(path: &str) -> Option<usize> {
+pub(in crate::data) fn number_of_shards(path: &str) -> Option<usize> {
     let name = path.strip_suffix(".parquet")?.rsplit('/').next()?;
     numbered(name)?.1.parse().ok()
 }

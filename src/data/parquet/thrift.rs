@@ -9,7 +9,7 @@ const DEPTH: usize = 32;
 /// What a header says at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Said {
-    /// An integer field.
+    /// An integer or boolean field.
     Number(i64),
     /// The number of items of a list, before its items.
     Items(u64),
@@ -49,7 +49,7 @@ impl<R: Read> Thrift<R> {
             place.push(id);
             match kind {
                 // A boolean field's value is its type.
-                1 | 2 => {}
+                1 | 2 => tell(place, Said::Number(i64::from(kind == 1)))?,
                 kind => self.value(kind, place, tell)?,
             }
             place.pop();

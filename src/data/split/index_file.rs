@@ -12,7 +12,7 @@ use super::{Split, SplitItem};
 use crate::config::Shots;
 use crate::data::manifest::CoopPaths;
 use crate::data::{Dataset, LabelledImage};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// How CoOp's files speak of a dataset's images. Sides are ids in the order of the split file: index files give
 /// places in it.
@@ -238,12 +238,13 @@ impl Names<'_> {
 }
 
 fn list(dataset: &Dataset) -> Result<&CoopList> {
-    dataset.coop.as_ref().ok_or_else(|| Error::Dataset {
+    let unnamed = || Error::Dataset {
         dataset: dataset.name.clone(),
         reason: "CoOp's files have no names for its images: it was opened under another protocol, \
                  or its manifest has no `[coop]` with `root`"
             .into(),
-    })
+    };
+    dataset.coop.as_ref().ok_or_else(|| unnamed().because(Cause::Protocol))
 }
 
 fn unlisted(dataset: &Dataset, id: &str) -> Error {

@@ -9,14 +9,14 @@ mod tinker;
 pub(super) mod toy;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Dataset, LabelledImage, hex};
 use crate::config::{Protocol, Shots};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 pub use clean::clean;
 pub use index_file::{CoopList, index_file, split_file};
 
@@ -156,8 +156,20 @@ pub fn draw(
         (Protocol::Clean | Protocol::Tinker, Some(path)) => Err(Error::Indices {
             path: path.into(),
             reason: format!("index files belong to the protocol `coop`, this is `{protocol}`"),
-        }),
+        }
+        .because(Cause::IndexProtocol)),
     }
+}
+
+/// The file of a folder of few-shot index files that holds a split. Without shots, or with all, there is nothing to look up.
+#[must_use]
+pub fn index_path(folder: &Path, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
+    let k = shots.count().filter(|k| *k > 0)?;
+    let of_dataset = match &dataset.coop {
+        Some(list) => list.index_folder(),
+        None => dataset.name.clone(),
+    };
+    Some(folder.join(of_dataset).join(format!("shot_{k}-seed_{seed}.json")))
 }
 
 /// The images of a class, sorted by id.

@@ -7,7 +7,7 @@ use super::{SCHEMA, Split, SplitItem, of_class};
 use crate::config::{Protocol, Shots};
 use crate::data::Dataset;
 use crate::data::manifest::Form;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// One generator for all classes: label by label in ascending order, the rows of the class are shuffled and the
 /// first k of them taken, or as many as there are. So the draw of one seed nests in k.
@@ -22,7 +22,8 @@ pub(super) fn tinker(dataset: &Dataset, shots: Shots, seed: u64) -> Result<Split
         return Err(Error::Dataset {
             dataset: dataset.name.clone(),
             reason: "the protocol `tinker` draws from the parquet files of a hub repository, not from archives".into(),
-        });
+        }
+        .because(Cause::Protocol));
     }
     let classes = class_texts(&dataset.classes)?;
     let mut random = Random::new(seed);

@@ -11,9 +11,8 @@ pub(in crate::data) fn dataset(sizes: &[usize]) -> Dataset {
         id: format!("{side}/{class}/{i}.png"),
         class: class as u32,
         sha256: hex(&Sha256::digest(format!("{side} {class} {i}"))),
-        group: None,
-        dhash: 0,
         path: "unused".into(),
+        ..LabelledImage::default()
     };
     let images = |side, extra: usize| {
         let of_class = move |(class, size): (usize, &usize)| {
@@ -35,6 +34,7 @@ pub(in crate::data) fn dataset(sizes: &[usize]) -> Dataset {
         micro: true,
         regime: None,
         left_out: 0,
+        refused: Vec::new(),
         coop: None,
     }
 }

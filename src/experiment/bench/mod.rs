@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::experiment::estimate::shape::Shape;
 use crate::models::shapes;
 use crate::nn::{Place, memory};
@@ -114,7 +114,7 @@ impl Steps {
     pub fn seconds(&mut self, phase: &str) -> Result<f64> {
         if !self.0.phases().contains(&phase) {
             let reason = format!("no phase `{phase}`, only {}", self.0.phases().join(", "));
-            return Err(Error::Sampling { reason });
+            return Err(Error::Sampling { reason }.because(Cause::Option));
         }
         let start = Instant::now();
         self.0.repeat(phase)?;
@@ -202,7 +202,8 @@ fn made(request: &Request) -> Result<Value> {
         return Err(Error::Model {
             path: request.checkpoint.clone(),
             reason: "holds a checkpoint of another shape or depth".into(),
-        });
+        }
+        .because(Cause::BenchCheckpoint));
     }
     Ok(config)
 }

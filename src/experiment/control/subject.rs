@@ -130,6 +130,7 @@ impl Subject<'_> {
         let show = |(row, &picture): (&LabelledImage, &usize)| LabelledImage {
             path: self.test[picture].path.clone(),
             sha256: self.test[picture].sha256.clone(),
+            stamp: self.test[picture].stamp.clone(),
             ..row.clone()
         };
         let shown: Vec<LabelledImage> = self.test.iter().zip(&dealt).map(show).collect();

@@ -41,6 +41,34 @@ const VISION_TOKENS: f64 = 257.0;
 const SHRUNK_BYTES: u64 = 340_000;
 const CACHE_BYTES: u64 = 20_000_000_000;
 
+/// A finished cell, as far as the speed of others follows from it.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Its name.
+    pub run_id: String,
+    /// Who learned.
+    learner: String,
+    train_seconds: f64,
+    eval_seconds: f64,
+    trained: u64,
+    tested: u64,
+}
+
+impl Finished {
+    /// That of a record.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        Self {
+            run_id: record.run_id.clone(),
+            learner: record.key.learner.clone(),
+            train_seconds: record.timing.train_seconds,
+            eval_seconds: record.timing.eval_seconds,
+            trained: record.training.images_seen,
+            tested: record.n_test as u64,
+        }
+    }
+}
+
 /// The cost of what is not finished.
 #[derive(Debug, Serialize)]
 pub struct Estimate {
@@ -102,7 +130,7 @@ pub struct Disk {
 ///
 /// # Errors
 /// When this machine's speed cannot be measured.
-pub fn estimate(outline: &Outline, finished: &[Record]) -> Result<Estimate> {
+pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
     let done: HashSet<&str> = finished.iter().map(|record| record.run_id.as_str()).collect();
     let open = outline
         .cells
@@ -173,7 +201,7 @@ struct Counted<'a> {
 
 impl<'a> Counted<'a> {
     /// The cost of one learner's cells; there is at least one.
-    fn cost(&mut self, cells: &[&'a Point], finished: &[Record]) -> Result<Cost> {
+    fn cost(&mut self, cells: &[&'a Point], finished: &[Finished]) -> Result<Cost> {
         let name = cells.first().map_or("", |cell| cell.learner.name());
         let mut cost = Cost {
             learner: name.to_owned(),
@@ -200,13 +228,17 @@ impl<'a> Counted<'a> {
             };
             let micro = shape.parameters() < MICRO;
             cost.device = if micro { "cpu" } else { GPU };
+            // Asked of files: once a dataset, not once a cell.
+            let mut known: HashMap<&str, f64> = HashMap::new();
             for cell in cells {
                 let images = self
                     .outline
                     .sources
                     .iter()
                     .find(|source| source.name == cell.key.dataset);
-                let tokens = tokens(&cell.learner, model, images);
+                let tokens = *known
+                    .entry(&cell.key.dataset)
+                    .or_insert_with(|| tokens(&cell.learner, model, images));
                 operations += self.operations(cell, model, images, work(&cell.learner, &shape, tokens));
                 let bytes = demand(&cell.learner, &shape, tokens, if micro { 4.0 } else { 2.0 });
                 cost.memory_bytes = cost.memory_bytes.max(Some(bytes.total()));
@@ -246,17 +278,17 @@ impl<'a> Counted<'a> {
 }
 
 /// Hours by the speed of finished cells of the same learner.
-fn measured(cells: &[&Point], finished: &[Record]) -> Option<f64> {
+fn measured(cells: &[&Point], finished: &[Finished]) -> Option<f64> {
     let name = cells.first()?.learner.name();
-    let same: Vec<&Record> = finished.iter().filter(|record| record.key.learner == name).collect();
-    let rate = |seconds: fn(&Record) -> f64, images: fn(&Record) -> u64| {
+    let same: Vec<&Finished> = finished.iter().filter(|cell| cell.learner == name).collect();
+    let rate = |seconds: fn(&Finished) -> f64, images: fn(&Finished) -> u64| {
         let images: u64 = same.iter().map(|record| images(record)).sum();
         (images > 0).then(|| same.iter().map(|record| seconds(record)).sum::<f64>() / images as f64)
     };
-    let answer = rate(|r| r.timing.eval_seconds, |r| r.n_test as u64)?;
+    let answer = rate(|cell| cell.eval_seconds, |cell| cell.tested)?;
     let trained: usize = cells.iter().map(|cell| cell.trained).sum();
     let tested: usize = cells.iter().map(|cell| cell.tested).sum();
-    let train = match rate(|r| r.timing.train_seconds, |r| r.training.images_seen) {
+    let train = match rate(|cell| cell.train_seconds, |cell| cell.trained) {
         Some(train) => train,
         None if trained > 0 => return None,
         None => 0.0,

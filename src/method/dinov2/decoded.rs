@@ -81,9 +81,8 @@ mod tests {
                     id: i.to_string(),
                     class: 0,
                     sha256: String::new(),
-                    group: None,
-                    dhash: 0,
                     path,
+                    ..LabelledImage::default()
                 }
             })
             .collect();

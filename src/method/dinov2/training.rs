@@ -242,10 +242,9 @@ mod tests {
             LabelledImage {
                 id: class.to_string(),
                 class,
-                sha256: class.to_string(),
-                group: None,
-                dhash: 0,
+                sha256: crate::data::hex(&<sha2::Sha256 as sha2::Digest>::digest(std::fs::read(&path).unwrap())),
                 path,
+                ..LabelledImage::default()
             }
         };
         let shots: Vec<LabelledImage> = (0..6).map(shot).collect();

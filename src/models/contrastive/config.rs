@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::models::bounds;
 
 /// Layer-norm epsilon that candle-transformers' CLIP has built in.
 const CLIP_EPS: f64 = 1e-5;
@@ -76,9 +77,17 @@ impl Config {
             reason,
         };
         let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|e| fail(format!("is no JSON: {e}")))?;
-        let config = Self::new(&value, family).map_err(fail)?;
+        let config = Self::parse(&bytes, family).map_err(fail)?;
         Ok((config, bytes))
+    }
+
+    /// A config from the text of `config.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &[u8], family: Family) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(text).map_err(|e| format!("is no JSON: {e}"))?;
+        Self::new(&value, family)
     }
 
     fn new(value: &Value, family: Family) -> Result<Self, String> {
@@ -102,6 +111,10 @@ impl Config {
             None => 512,
             Some(dim) => dim.as_u64().ok_or("`projection_dim` is not a number")? as usize,
         };
+        bounds::check(&[("projection_dim", projection, bounds::WIDTH)])?;
+        if projection == 0 {
+            return Err("projection_dim is 0".into());
+        }
         if family == Family::Siglip {
             let (from, to) = (text.hidden_size.unwrap_or(768), text.projection_size);
             if to.is_some_and(|to| to != from) {
@@ -246,6 +259,16 @@ impl Tower {
     }
 
     fn check(&self, family: Family) -> Result<(), String> {
+        bounds::check(&[
+            ("hidden_size", self.hidden, bounds::WIDTH),
+            ("intermediate_size", self.wide, bounds::MIDDLE),
+            ("num_hidden_layers", self.layers, bounds::LAYERS),
+            ("num_attention_heads", self.heads, bounds::HEADS),
+            ("vocab_size", self.vocabulary, bounds::VOCABULARY),
+            ("max_position_embeddings", self.context, bounds::POSITIONS),
+            ("image_size", self.image, bounds::IMAGE),
+            ("patch_size", self.patch, bounds::PATCH),
+        ])?;
         if self.hidden == 0 || self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
             return Err(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",

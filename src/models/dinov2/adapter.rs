@@ -25,6 +25,10 @@ const RENAMED: [(&str, &str); 5] = [
     ("attention.output.dense", "attention.o_proj"),
     ("mlp.weights_out", "mlp.down_proj"),
 ];
+/// What a classifier's checkpoint has before the names of its backbone.
+const PREFIXES: &[&str] = &["dinov2.", "dinov2_with_registers."];
+/// The head of `Dinov2ForImageClassification`.
+const CLASSIFIER: &str = "classifier";
 /// `weights_in` of SwiGLU in transformers 5: the first half of its outputs, and the second.
 const SPLIT: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
 
@@ -70,26 +74,59 @@ impl Dinov2 {
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
-        let mut folder = Folder::open(dir, &["dinov2.", "dinov2_with_registers."])?;
+        let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
+        if !folder.saved(&[CLASSIFIER])?.is_empty() {
+            folder.leave(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
+        }
         let device = self.device();
         let model = self.map_layers(|name, layer| {
+            let weight = layer.weight();
             let update = match split(name) {
                 Some([gate, up]) if !folder.holds(name) => {
                     let half = layer.outputs() / 2;
                     join(
-                        folder.take(&gate, layer, half, device)?,
-                        folder.take(&up, layer, half, device)?,
+                        folder.take(&[&gate], &weight.narrow(0, 0, half)?, device)?,
+                        folder.take(&[&up], &weight.narrow(0, half, half)?, device)?,
                     )?
                 }
-                _ => match folder.take(name, layer, layer.outputs(), device)? {
-                    Some(update) => Some(update),
-                    None => folder.take(&renamed(name), layer, layer.outputs(), device)?,
-                },
+                _ => folder.take(&[name, &renamed(name)], weight, device)?,
             };
             Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
         })?;
         folder.finish()?;
         Ok(model)
+    }
+
+    /// Weight (C, 2D) and bias (C) of the classifier that was trained with the adapters of a PEFT folder
+    /// (`modules_to_save = ["classifier"]` of `Dinov2ForImageClassification`, on [CLS; mean patch]), if it has one.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Checkpoint`] when it is not of so many classes, or does not fit this model.
+    pub fn load_classifier(&self, dir: &Path, classes: usize) -> Result<Option<(Tensor, Tensor)>> {
+        let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
+        if folder.saved(&[CLASSIFIER])?.is_empty() {
+            return Ok(None);
+        }
+        let (weight, bias) = (format!("{CLASSIFIER}.weight"), format!("{CLASSIFIER}.bias"));
+        let outputs = folder.shape(&bias).and_then(|shape| shape.first()).copied();
+        if outputs.is_some_and(|outputs| outputs != classes) {
+            return Err(crate::error::Error::Checkpoint {
+                path: dir.to_path_buf(),
+                reason: format!(
+                    "has a classifier of {} classes, there are {classes} class names",
+                    outputs.unwrap_or(0)
+                ),
+                remedy: "give the class names in the order of the classifier's labels with `--labels FILE`".into(),
+            });
+        }
+        let features = 2 * self.hidden_size();
+        let found = (
+            folder.take_saved(&weight, &[classes, features], self.device())?,
+            folder.take_saved(&bias, &[classes], self.device())?,
+        );
+        folder.leave(|_| true);
+        folder.finish_saved()?;
+        Ok(Some(found))
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::models::architecture::Architecture;
+use crate::models::bounds;
 
 /// The values of `config.json` that shape the model (transformers' `Dinov2Config` and
 /// `Dinov2WithRegistersConfig`, with their defaults).
@@ -108,12 +109,33 @@ impl Config {
                 found.model_type()
             )));
         }
-        let config: Self = serde_json::from_slice(&bytes).map_err(|e| fail(format!("not a DINOv2 config: {e}")))?;
-        config.check().map_err(fail)?;
+        let config = Self::parse(&bytes).map_err(fail)?;
         Ok((config, bytes))
     }
 
+    /// A config from the text of `config.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let config: Self = serde_json::from_slice(text).map_err(|e| format!("not a DINOv2 config: {e}"))?;
+        config.check()?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<(), String> {
+        bounds::check(&[
+            ("hidden_size", self.hidden_size, bounds::WIDTH),
+            ("num_hidden_layers", self.num_hidden_layers, bounds::LAYERS),
+            ("num_attention_heads", self.num_attention_heads, bounds::HEADS),
+            ("image_size", self.image_size, bounds::IMAGE),
+            ("patch_size", self.patch_size, bounds::PATCH),
+            ("num_register_tokens", self.registers(), bounds::FEW),
+        ])?;
+        let most = bounds::MIDDLE as f64 / self.hidden_size.max(1) as f64;
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= most) {
+            return Err(format!("mlp_ratio is {}, above 0 to {most} are read", self.mlp_ratio));
+        }
         let (d, heads) = (self.hidden_size, self.num_attention_heads);
         if d == 0 || heads == 0 || d % heads != 0 {
             return Err(format!(

@@ -12,6 +12,8 @@ use crate::models::lora::Adaptable as _;
 use crate::models::peft::{self, Description, Folder};
 use crate::nn::Experts;
 
+/// The output layer.
+const HEAD: &str = "lm_head";
 /// A convolution that PEFT would take for a target named `proj`.
 const PATCH_EMBED: &str = "model.visual.patch_embed.proj";
 
@@ -107,11 +109,31 @@ impl Qwen3Vl {
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
-        let mut folder = Folder::open(dir, &[])?;
-        let model = self.map_layers(|name, layer| {
-            let update = folder.take(name, layer, layer.outputs(), self.device())?;
+        let mut folder = Folder::open(dir, &[], &self.origin)?;
+        folder.saved(&[])?;
+        let device = self.device();
+        let mut model = self.map_layers(|name, layer| {
+            let update = folder.take(&[name], layer.weight(), device)?;
             Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
         })?;
+        if self.config.tied() && folder.holds(HEAD) {
+            if folder.changes_base() {
+                return Err(crate::error::Error::Checkpoint {
+                    path: dir.to_path_buf(),
+                    reason: "adapts `lm_head` after PiSSA or OLoRA took their start out of it; it is tied to the embedding, \
+                             which PEFT changes with it"
+                        .into(),
+                    remedy: "train it again without `lm_head` among the targets".into(),
+                });
+            }
+            let update = folder.take(&[HEAD], model.head.weight(), device)?;
+            model.head = model
+                .head
+                .with_update(update.map(|update| update.trainable()).transpose()?);
+        }
+        // PEFT saves these too where it is told to, or takes the vocabulary for another one.
+        folder.same_as("model.language_model.embed_tokens.weight", &self.decoder.embedding)?;
+        folder.same_as("lm_head.weight", self.head.weight())?;
         let model = model.map_experts(|name, stack| {
             let update = expert_lora::take(&mut folder, name, stack, self.device())?;
             Ok(stack.with_update(update))

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::expert_config::{ExpertConfig, Layers};
 use crate::error::{Error, Result};
+use crate::models::bounds;
 
 /// The values of `config.json` that shape the model (transformers' `Qwen3VLConfig` and `Qwen3VLMoeConfig`).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -143,6 +144,38 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         let (text, vision) = (&self.text_config, &self.vision_config);
+        bounds::check(&[
+            ("hidden_size", text.hidden_size, bounds::WIDTH),
+            ("intermediate_size", text.intermediate_size, bounds::MIDDLE),
+            ("num_hidden_layers", text.num_hidden_layers, bounds::LAYERS),
+            ("num_attention_heads", text.num_attention_heads, bounds::HEADS),
+            ("num_key_value_heads", text.num_key_value_heads, bounds::HEADS),
+            ("head_dim", text.head_dim.unwrap_or(0), bounds::WIDTH),
+            ("vocab_size", text.vocab_size, bounds::VOCABULARY),
+            (
+                "mrope_section",
+                text.mrope_section().into_iter().max().unwrap_or(0),
+                bounds::WIDTH,
+            ),
+            ("hidden_size of the vision tower", vision.hidden_size, bounds::WIDTH),
+            (
+                "intermediate_size of the vision tower",
+                vision.intermediate_size,
+                bounds::MIDDLE,
+            ),
+            ("depth", vision.depth, bounds::LAYERS),
+            ("num_heads", vision.num_heads, bounds::HEADS),
+            (
+                "num_position_embeddings",
+                vision.num_position_embeddings,
+                bounds::POSITIONS,
+            ),
+            ("out_hidden_size", vision.out_hidden_size, bounds::WIDTH),
+            ("patch_size", vision.patch_size, bounds::PATCH),
+            ("spatial_merge_size", vision.spatial_merge_size, bounds::FEW),
+            ("temporal_patch_size", vision.temporal_patch_size, bounds::FEW),
+            ("in_channels", vision.in_channels, bounds::FEW),
+        ])?;
         let positive = [
             ("hidden_size", text.hidden_size),
             ("num_attention_heads", text.num_attention_heads),

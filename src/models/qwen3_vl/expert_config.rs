@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::models::bounds;
+
 /// The experts of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpertConfig {
@@ -34,6 +36,14 @@ pub(super) struct Layers {
 impl Layers {
     /// What is wrong with the experts of a `qwen3_vl_moe`, in words.
     pub(super) fn check(&self) -> Result<(), String> {
+        bounds::check(&[
+            ("num_experts", self.num_experts.unwrap_or(0), bounds::HEADS),
+            (
+                "moe_intermediate_size",
+                self.moe_intermediate_size.unwrap_or(0),
+                bounds::MIDDLE,
+            ),
+        ])?;
         let numbers = [
             ("num_experts", self.num_experts),
             ("num_experts_per_tok", self.num_experts_per_tok),

@@ -9,7 +9,7 @@ use candle_core::{DType, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 use super::{Config, Qwen3Vl};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::models::folder;
 use crate::models::lora::Adaptable as _;
 use crate::models::weights::{Weights, map_file};
@@ -29,7 +29,15 @@ impl Qwen3Vl {
             reason: reason.into(),
         };
         if out.exists() {
-            return Err(fail(out, "is there already; a merged model gets a folder of its own"));
+            return Err(fail(out, "is there already; a merged model gets a folder of its own").because(Cause::Occupied));
+        }
+        if self.config.tied() && self.head.update().is_some() {
+            return Err(Error::Checkpoint {
+                path: base_dir.to_path_buf(),
+                reason: "`lm_head` is tied to the embedding, which the adapter leaves alone: the sum would change both"
+                    .into(),
+                remedy: "use the adapter beside its base (`--adapter`), or train one without `lm_head`".into(),
+            });
         }
         let (_, bytes) = Config::load(base_dir)?;
         if Weights::open(base_dir)?.fingerprint(&bytes)? != self.fingerprint() {

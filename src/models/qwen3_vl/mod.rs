@@ -216,7 +216,8 @@ impl Adaptable for Qwen3Vl {
         );
         let text = self.decoder.layers_mut().into_iter();
         all.extend(text.map(|(name, layer)| (format!("model.language_model.{name}"), layer)));
-        if !self.config.tied() {
+        // A tied head is the embedding, unless it has an adapter of its own.
+        if !self.config.tied() || self.head.update().is_some() {
             all.push(("lm_head".into(), &mut self.head));
         }
         all

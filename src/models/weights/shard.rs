@@ -97,6 +97,11 @@ impl Shard {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// Bytes of the file.
+    pub(super) fn size(&self) -> usize {
+        self.map.len()
+    }
+
     pub(super) fn bytes(&self, range: &Range<usize>) -> Option<&[u8]> {
         self.map.get(range.clone())
     }

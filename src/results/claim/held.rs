@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{BEATS, Content, generations, path};
+use super::{BEATS, Content, generations, path, read};
 use crate::error::{Error, Result};
 use crate::results::file;
 use crate::results::record::utc_now;
@@ -150,11 +150,11 @@ impl OwnFile {
             Err(e) => return Err(Error::io("read", &self.path)(e)),
         }
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let there = Content::parse(&bytes);
+        let there = Content::parse(&bytes, &content.run_id);
         let above = path(&self.folder, &content.run_id, self.generation + 1);
         // A file of ours that a crash of its server has torn is still ours.
         let another = there.is_ok_and(|there| there.token != content.token);
-        if another || self.lost.load(Ordering::Relaxed) || file::read_if_present(&above)?.is_some() {
+        if another || self.lost.load(Ordering::Relaxed) || read(&above)?.is_some() {
             return Err(self.taken_over());
         }
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -181,21 +181,19 @@ impl OwnFile {
         match self.confirm(File::open(&self.path)) {
             Ok((_, content)) => {
                 let all = generations(&self.folder, &content.run_id)?;
-                for lower in all.into_iter().filter(|generation| *generation < self.generation) {
-                    file::remove_if_present(&path(&self.folder, &content.run_id, lower))?;
-                }
-                file::remove_if_present(&self.path)
+                // One that cannot be removed must not keep this one here.
+                let lower = all.into_iter().filter(|generation| *generation < self.generation);
+                let removed: Vec<Result<()>> = lower
+                    .map(|lower| file::remove_if_present(&path(&self.folder, &content.run_id, lower)))
+                    .collect();
+                file::remove_if_present(&self.path)?;
+                removed.into_iter().collect()
             }
             Err(Error::TakenOver { .. }) => {
-                let token = self
-                    .content
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .token
-                    .clone();
-                let there = file::read_if_present(&self.path)?;
-                match there.and_then(|bytes| Content::parse(&bytes).ok()) {
-                    Some(own) if own.token == token => file::remove_if_present(&self.path),
+                let own = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let there = read(&self.path)?;
+                match there.and_then(|bytes| Content::parse(&bytes, &own.run_id).ok()) {
+                    Some(there) if there.token == own.token => file::remove_if_present(&self.path),
                     _ => Ok(()),
                 }
             }
@@ -205,7 +203,7 @@ impl OwnFile {
 }
 
 /// Whether a file is no longer there: by name, or by the handle that a server has forgotten.
-fn gone(error: &std::io::Error) -> bool {
+pub(super) fn gone(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
         std::io::ErrorKind::NotFound | std::io::ErrorKind::StaleNetworkFileHandle

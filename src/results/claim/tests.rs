@@ -198,7 +198,7 @@ fn a_heart_beats() {
     let claim = ours(claims.take(CELL).unwrap());
     let path = results.path().join("claims").join(generation(0));
     let size = fs::metadata(&path).unwrap().len();
-    let beat = || Content::parse(&fs::read(&path).unwrap()).map_or(0, |content| content.beat);
+    let beat = || Content::parse(&fs::read(&path).unwrap(), CELL).map_or(0, |content| content.beat);
     while beat() < 3 {
         std::thread::yield_now();
     }
@@ -263,10 +263,91 @@ fn a_claim_that_comes_alive_while_it_is_taken_over_is_given_back() {
     claim.confirm().unwrap();
 }
 
+/// Before: the names of the first kind and the link to nothing were looked for for ever, the pipe was waited for, and a
+/// lease of 10^15 s was honoured.
+#[test]
+fn what_people_and_other_programs_put_there_holds_no_cell_for_long() {
+    let results = TempDir::new().unwrap();
+    let mut claims = machine(&results, "a");
+    let folder = results.path().join("claims");
+    for name in ["00", "+1", "18446744073709551615", "x", ""] {
+        fs::write(folder.join(format!("{CELL}.{name}.json")), "").unwrap();
+    }
+    // None of these is a claim.
+    drop(ours(claims.take(CELL).unwrap()));
+    for entry in fs::read_dir(&folder).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+
+    let path = folder.join(generation(0));
+    let valid = || {
+        let claim = ours(machine(&results, "b").take(CELL).unwrap());
+        let bytes = fs::read(&path).unwrap();
+        drop(claim);
+        String::from_utf8(bytes).unwrap()
+    };
+    let valid = valid();
+    let leases = ["1e15", "1e308", "-1.0", "0.0", "86401.0", "1e-320"];
+    let forged = leases.map(|lease| valid.replace("3600.0", lease));
+    let foreign = valid.replace(CELL, "fedcba9876543210");
+    let huge = "x".repeat(1 << 20);
+    for content in forged.iter().chain([&foreign, &huge]) {
+        fs::write(&path, content).unwrap();
+        assert!(matches!(claims.take(CELL).unwrap(), Turn::Theirs(_)));
+        // The claims' own lease of an hour is what it lasts.
+        drop(ours(watch(&mut claims, Instant::now() + LEASE, 4)));
+        assert!(listed(&results).is_empty(), "{content}");
+    }
+    let pipe = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(pipe.success());
+    drop(ours(watch(&mut claims, Instant::now() + LEASE, 5)));
+    std::os::unix::fs::symlink("nothing", &path).unwrap();
+    drop(ours(watch(&mut claims, Instant::now() + LEASE, 5)));
+    assert!(listed(&results).is_empty());
+    fs::create_dir(&path).unwrap();
+    let taken = ours(watch(&mut claims, Instant::now() + LEASE, 5));
+    taken.confirm().unwrap();
+}
+
+/// Live owners in other namespaces: their numbers say nothing here, so that only silence counts.
+#[test]
+fn a_live_owner_in_another_namespace_or_on_a_copy_of_the_machine_is_waited_for() {
+    type Change = fn(&mut Process);
+    let changes: [Change; 5] = [
+        |owner| owner.pid_namespace += 1,
+        |owner| owner.time_namespace += 1,
+        |owner| owner.user_namespace += 1,
+        |owner| owner.host.push_str("-copy"),
+        |owner| owner.boot.clear(),
+    ];
+    for change in changes {
+        let results = TempDir::new().unwrap();
+        // No process here has this number and start.
+        let mut owner = Process {
+            pid: 1,
+            started: 1,
+            ..Process::this().clone()
+        };
+        change(&mut owner);
+        let claim = ours(Claims::of(results.path(), LEASE, owner).unwrap().take(CELL).unwrap());
+        let mut here = Claims::open(results.path(), LEASE).unwrap();
+        assert!(matches!(watch(&mut here, Instant::now(), 4), Turn::Theirs(_)));
+        claim.confirm().unwrap();
+    }
+}
+
 #[test]
 fn names_lead_back_to_cells() {
     assert_eq!(parse_name("0123.17.json"), Some(("0123", 17)));
-    for other in ["0123.json", "0123.x.json", "0123.1.json.tag-1.tmp", "README"] {
+    for other in [
+        "0123.json",
+        "0123.x.json",
+        "0123.1.json.tag-1.tmp",
+        "README",
+        "0123.01.json",
+        "0123.+1.json",
+        "0123.18446744073709551615.json",
+    ] {
         assert_eq!(parse_name(other), None, "{other}");
     }
 }

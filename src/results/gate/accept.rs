@@ -15,11 +15,18 @@ use crate::results::store::Store;
 ///
 /// A changed draw, class list, protocol, metric or set of test images ends with the new baseline, and so does whatever is
 /// wrong with the old one. Results that lack cells, are torn, ambiguous or marked red, and repeats that are no repeats,
-/// do not become a baseline.
+/// do not become a baseline. `draw` makes figures and tables; with them and the noise the new baseline takes the old one's
+/// place in one step.
 ///
 /// # Errors
 /// [`GateError::NotAccepted`] in these cases; otherwise as [`compact::promote`].
-pub fn accept(results: &Folder, folder: &Path, noise: Option<&Noise>, problems: &[Problem]) -> Result<Vec<Record>> {
+pub fn accept<T>(
+    results: &Folder,
+    folder: &Path,
+    noise: Option<&Noise>,
+    problems: &[Problem],
+    draw: impl Fn(&Store, &[Record]) -> Result<T>,
+) -> Result<Vec<Record>> {
     let against = problems.iter().filter(|problem| speaks_against(problem)).count();
     if against > 0 {
         return Err(GateError::NotAccepted {
@@ -29,10 +36,10 @@ pub fn accept(results: &Folder, folder: &Path, noise: Option<&Noise>, problems: 
         }
         .into());
     }
-    let records = compact::promote(&Store::open_existing(&results.path)?, folder)?;
-    if let Some(noise) = noise {
-        noise.write(folder)?;
-    }
+    let (records, ()) = compact::promote(&Store::open_existing(&results.path)?, folder, |new, records| {
+        draw(new, records)?;
+        noise.map_or(Ok(()), |noise| noise.write(new.folder()))
+    })?;
     Ok(records)
 }
 

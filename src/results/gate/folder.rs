@@ -1,27 +1,50 @@
 //! A results folder, live or compact, as the gate reads it: every cell whole, and all that is wrong named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::Shots;
 use crate::error::{Error, Result};
-use crate::prediction::Prediction;
+use crate::prediction::{Prediction, Reading};
 use crate::results::control::Controls;
+use crate::results::gate::images::{Images, Right, Shared};
+use crate::results::gate::place::Place;
 use crate::results::gate::problem::{Kind, Problem, Role};
+use crate::results::metric::{Headline, Metrics};
+use crate::results::predictions;
 use crate::results::record::{CellKey, Record};
-use crate::results::store::Store;
+use crate::results::store::{Reader, Store};
 
-/// A cell that can be compared.
+/// A cell that can be compared: what the gate needs of its record and its predictions.
 #[derive(Debug, Clone)]
 pub struct Cell {
-    /// Its record.
-    pub record: Record,
-    /// Its predictions, sorted by image id.
-    pub rows: Vec<Prediction>,
+    /// Its run.
+    pub run_id: String,
+    /// Class names in label order.
+    pub classes: Arc<[String]>,
+    /// SHA-256 of its split.
+    pub split_sha256: String,
+    /// Reading behind the headline.
+    pub reading: Reading,
+    /// Which accuracy the headline is.
+    pub headline: Headline,
+    /// The headline accuracy, between 0 and 1.
+    pub value: f64,
+    /// From a miniature dataset, or by a micro model.
+    pub micro: bool,
+    /// Fingerprint of its predictions.
+    pub predictions_sha256: String,
+    /// What computed it.
+    pub place: Place,
+    /// Its test images, in order of their ids.
+    pub images: Images,
+    /// Which answers are right.
+    pub right: Right,
 }
 
 /// All cells of a folder.
@@ -38,13 +61,15 @@ pub struct Folder {
     /// Keys of cells that are there but cannot be compared.
     unusable: BTreeSet<CellKey>,
     /// Cells of protocols that this version does not know.
-    foreign: Vec<ForeignKey>,
+    foreign: HashSet<ForeignKey>,
     /// Why cells are not finished.
     failures: BTreeMap<CellKey, String>,
+    /// The keys of `cells` by what is left of them without the protocol.
+    by_rest: HashMap<ForeignKey, Vec<CellKey>>,
 }
 
 /// A [`CellKey`] of any protocol.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Hash, Deserialize)]
 struct ForeignKey {
     dataset: String,
     protocol: String,
@@ -54,11 +79,11 @@ struct ForeignKey {
 }
 
 impl Folder {
-    /// Reads every cell.
+    /// Reads every cell, one after the other; what cells have in common goes into `shared`.
     ///
     /// # Errors
     /// [`Error::NoResults`] when it is no results folder; [`Error::Io`] when something cannot be read.
-    pub fn read(path: &Path, role: Role) -> Result<Self> {
+    pub fn read(path: &Path, role: Role, shared: &mut Shared) -> Result<Self> {
         let store = Store::open_existing(path)?;
         let mut folder = Self {
             path: path.into(),
@@ -66,14 +91,17 @@ impl Folder {
             cells: BTreeMap::new(),
             problems: Vec::new(),
             unusable: BTreeSet::new(),
-            foreign: Vec::new(),
+            foreign: HashSet::new(),
             failures: BTreeMap::new(),
+            by_rest: HashMap::new(),
         };
-        for name in names(&path.join("cells"))? {
+        let mut reader = store.reader();
+        for name in names(&store.folder().join("cells"))? {
             if name.ends_with(".failed") {
-                folder.read_failure(&name)?;
+                folder.read_failure(&store, &name)?;
             } else {
-                folder.read_cell(&store, &name)?;
+                let read = whole(&store, &mut reader, &name, shared);
+                folder.take(&store, &name, read)?;
             }
         }
         if folder.cells.is_empty() && folder.problems.is_empty() {
@@ -82,16 +110,27 @@ impl Folder {
         for key in &folder.unusable {
             folder.cells.remove(key);
         }
+        for key in folder.cells.keys() {
+            folder.by_rest.entry(rest(key)).or_default().push(key.clone());
+        }
         Ok(folder)
     }
 
     /// Whether the folder has something to say about this cell, be it that it cannot be used.
     #[must_use]
     pub fn mentions(&self, key: &CellKey) -> bool {
-        let foreign = |f: &ForeignKey| {
-            (&f.dataset, &f.learner, f.shots, f.seed) == (&key.dataset, &key.learner, key.shots, key.seed)
-        };
-        self.cells.contains_key(key) || self.unusable.contains(key) || self.foreign.iter().any(foreign)
+        self.cells.contains_key(key)
+            || self.unusable.contains(key)
+            || !self.foreign.is_empty() && self.foreign.contains(&rest(key))
+    }
+
+    /// The same cell under another protocol, one that `other` does not have as well: then it is another cell.
+    #[must_use]
+    pub fn renamed(&self, key: &CellKey, other: &Self) -> Option<&CellKey> {
+        let alike = self.by_rest.get(&rest(key))?;
+        alike
+            .iter()
+            .find(|found| *found != key && !other.cells.contains_key(*found))
     }
 
     /// Why the cell failed, where that is known.
@@ -110,30 +149,37 @@ impl Folder {
         });
     }
 
-    fn read_cell(&mut self, store: &Store, run_id: &str) -> Result<()> {
-        match whole(store, run_id) {
+    fn take(&mut self, store: &Store, run_id: &str, read: Result<Option<Whole>>) -> Result<()> {
+        match read {
             Ok(None) => Ok(()),
-            Ok(Some((cell, red))) => {
-                let key = cell.record.key.clone();
+            Ok(Some(Whole {
+                key,
+                cell,
+                red,
+                unsound,
+            })) => {
+                if let Some(unsound) = unsound {
+                    self.report(Kind::Torn, Some(key.clone()), format!("cell {run_id}: {unsound}"));
+                }
                 if let Some(red) = red {
                     self.report(Kind::RedControl, Some(key.clone()), red);
                 }
                 if let Some(other) = self.cells.insert(key.clone(), cell) {
-                    let finding = format!("both {} and {run_id} in `{}`", other.record.run_id, self.path.display());
+                    let finding = format!("both {} and {run_id} in `{}`", other.run_id, self.path.display());
                     self.report(Kind::Twice, Some(key), finding);
                 }
                 Ok(())
             }
             Err(Error::Malformed { kind, path, reason }) => {
-                self.read_what_is_legible(run_id, &format!("{kind} `{}`: {reason}", path.display()))
+                self.read_what_is_legible(store, run_id, &format!("{kind} `{}`: {reason}", path.display()))
             }
             Err(error) => Err(error),
         }
     }
 
     /// A cell that cannot be used is reported with its key, if at least that can be read.
-    fn read_what_is_legible(&mut self, run_id: &str, finding: &str) -> Result<()> {
-        let path = self.path.join("cells").join(format!("{run_id}.json"));
+    fn read_what_is_legible(&mut self, store: &Store, run_id: &str, finding: &str) -> Result<()> {
+        let path = store.cell_path(run_id);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let key = serde_json::from_slice::<Value>(&bytes).ok();
         let key = key.and_then(|mut record| record.get_mut("key").map(Value::take));
@@ -152,20 +198,23 @@ impl Folder {
                     "{dataset} · {learner} · {shots} shots · seed {seed} was made under protocol `{protocol}`: {finding}"
                 );
                 self.report(Kind::Protocol, None, finding);
-                self.foreign.push(foreign);
+                self.foreign.insert(ForeignKey {
+                    protocol: String::new(),
+                    ..foreign
+                });
             }
             (known, _) => self.report(Kind::Torn, known, finding.to_owned()),
         }
         Ok(())
     }
 
-    fn read_failure(&mut self, name: &str) -> Result<()> {
+    fn read_failure(&mut self, store: &Store, name: &str) -> Result<()> {
         #[derive(Deserialize)]
         struct Failed {
             key: CellKey,
             error: String,
         }
-        let path = self.path.join("cells").join(format!("{name}.json"));
+        let path = store.cell_path(name);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         // It explains why a cell is missing; if it is torn itself, the cell is reported all the same.
         if let Ok(Failed { key, error }) = serde_json::from_slice(&bytes) {
@@ -190,9 +239,29 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A cell with what its red controls found, if any is red.
-fn whole(store: &Store, run_id: &str) -> Result<Option<(Cell, Option<String>)>> {
-    let Some((record, mut rows)) = store.read(run_id)? else {
+/// A key without its protocol.
+fn rest(key: &CellKey) -> ForeignKey {
+    ForeignKey {
+        dataset: key.dataset.clone(),
+        protocol: String::new(),
+        learner: key.learner.clone(),
+        shots: key.shots,
+        seed: key.seed,
+    }
+}
+
+/// A cell as it was read.
+struct Whole {
+    key: CellKey,
+    cell: Cell,
+    /// What its red controls found, if any is red.
+    red: Option<String>,
+    /// Why its numbers make no sense.
+    unsound: Option<String>,
+}
+
+fn whole(store: &Store, reader: &mut Reader<'_>, run_id: &str, shared: &mut Shared) -> Result<Option<Whole>> {
+    let Some((record, rows)) = reader.read(run_id)? else {
         return Ok(None);
     };
     let red = store.controls(&record)?.filter(Controls::is_red).map(|controls| {
@@ -200,8 +269,38 @@ fn whole(store: &Store, run_id: &str) -> Result<Option<(Cell, Option<String>)>> 
         let said: Vec<String> = measures.filter(|m| !m.fits()).map(ToString::to_string).collect();
         format!("{}: {}", controls.mark(), said.join("; "))
     });
-    // Probabilities are not compared, and they are what takes the space.
-    rows.iter_mut().for_each(|row| row.log_probs = None);
-    rows.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(Some((Cell { record, rows }, red)))
+    let unsound = unsound(&record, &rows);
+    let rows = if unsound.is_some() { Vec::new() } else { rows };
+    let (images, right) = shared.images(rows, record.reading);
+    let cell = Cell {
+        value: record.value(),
+        place: Place::of(&record),
+        run_id: record.run_id,
+        classes: shared.classes(record.classes),
+        split_sha256: record.split_sha256,
+        reading: record.reading,
+        headline: record.metrics.headline,
+        micro: record.micro,
+        predictions_sha256: record.predictions_sha256,
+        images,
+        right,
+    };
+    Ok(Some(Whole {
+        key: record.key,
+        cell,
+        red,
+        unsound,
+    }))
+}
+
+/// Why predictions cannot be those of a record, or the accuracy that it states not theirs.
+fn unsound(record: &Record, rows: &[Prediction]) -> Option<String> {
+    if let Err(reason) = predictions::check(record.classes.len(), rows) {
+        return Some(format!("its predictions make no sense: {reason}"));
+    }
+    let again = Metrics::of(rows, record.reading, record.metrics.headline).value();
+    (again != record.value()).then(|| {
+        let stated = record.value();
+        format!("its record states an accuracy of {stated}, its predictions give {again}")
+    })
 }

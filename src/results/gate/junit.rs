@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use crate::results::figure::MICRO_CAVEAT;
 use crate::results::gate::problem::Problem;
-use crate::results::gate::report::{CellReport, Report, Verdict};
+use crate::results::gate::report::{CellNoiseFrom, CellReport, Report, Verdict};
 use crate::results::gate::wording;
 use crate::results::record::CellKey;
 
@@ -37,7 +37,8 @@ impl Report {
             let name = format!("{}, seed {}", wording::shots(key.shots), key.seed);
             let cell = compared.get(key).copied();
             let problems = errors.get(&Some(*key)).map_or(&[][..], Vec::as_slice);
-            in_error += usize::from(!problems.is_empty());
+            let unknown = cell.is_some_and(|cell| cell.verdict == Verdict::NoiseUnknown);
+            in_error += usize::from(!problems.is_empty() || unknown);
             // A test case has one of the two.
             let lost = problems.is_empty() && cell.is_some_and(|cell| cell.verdict == Verdict::Loss);
             failed += usize::from(lost);
@@ -81,6 +82,12 @@ fn case(class: &str, name: &str, problems: &[&Problem], cell: Option<&CellReport
     }
     if let Some(cell) = cell {
         let finding = wording::finding(cell);
+        if problems.is_empty()
+            && let Some(CellNoiseFrom::Unknown { places }) = &cell.noise_from
+        {
+            let message = format!("made {places}: neither green nor red until the noise is measured");
+            inside += &element("error", cell.verdict.name(), &message, &finding);
+        }
         if lost {
             let message = format!("lost {:.2} points", -cell.change_points);
             inside += &element("failure", "loss", &message, &finding);

@@ -10,7 +10,7 @@ impl Report {
         let sign = match self.outcome {
             Outcome::Green => "✅",
             Outcome::Red => "❌",
-            Outcome::Error => "⚠️",
+            Outcome::Error | Outcome::NoiseUnknown => "⚠️",
         };
         let mut lines = vec![
             format!("## {sign} {}", escaped(&wording::headline(self))),
@@ -39,7 +39,11 @@ impl Report {
             format!("**{kind}** ({folder}): {said}<br>_{}_", error.remedy())
         });
         section("Errors", errors.collect());
-        for (verdict, heading) in [(Verdict::Loss, "Losses"), (Verdict::Improvement, "Improvements")] {
+        for (verdict, heading) in [
+            (Verdict::Loss, "Losses"),
+            (Verdict::NoiseUnknown, "Noise unknown"),
+            (Verdict::Improvement, "Improvements"),
+        ] {
             let cells = self.with(verdict);
             let item = |cell| format!("**{}**: {}", escaped(&key(cell)), wording::finding(cell));
             section(heading, cells.map(item).collect());

@@ -10,7 +10,7 @@
 //! averaged away. Its variance is the smaller one of the two, so that the many cells of a learner, and not only those of
 //! one dataset, make it certain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::results::file;
+use crate::results::gate::place::Place;
 use crate::results::record::CellKey;
 
 /// Version of `noise.json`.
@@ -56,6 +57,9 @@ pub struct CellNoise {
     pub changes: f64,
     /// V: the part of it that independently changing images explain.
     pub images: f64,
+    /// What computed the runs, each kind of machine once; empty in files that do not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<String>,
 }
 
 /// The cells of one learner with as many shots, pooled.
@@ -95,7 +99,34 @@ impl CellNoise {
             runs: runs.len(),
             changes: changes / pairs,
             images: images / pairs,
+            places: Vec::new(),
         })
+    }
+
+    /// An upper bound of the noise, from the accuracies of one cell's seeds, which differ in what they learn from as well
+    /// as by chance; `None` for fewer than two. All of it counts as noise: seeds move classes against each other, so that
+    /// independent images may explain more than there is.
+    #[must_use]
+    pub fn of_seeds(key: CellKey, accuracies: &[f64]) -> Option<Self> {
+        let n = accuracies.len();
+        let mean = accuracies.iter().sum::<f64>() / n as f64;
+        let squares: f64 = accuracies.iter().map(|accuracy| (accuracy - mean).powi(2)).sum();
+        (n > 1).then(|| Self {
+            key,
+            runs: n,
+            changes: 2.0 * squares / (n - 1) as f64,
+            images: 0.0,
+            places: Vec::new(),
+        })
+    }
+
+    /// The same with the places where the runs were made.
+    #[must_use]
+    pub fn measured_on(mut self, places: impl Iterator<Item = String>) -> Self {
+        self.places = places.collect();
+        self.places.sort();
+        self.places.dedup();
+        self
     }
 
     fn degrees(&self) -> f64 {
@@ -129,7 +160,10 @@ impl Noise {
             let reason = format!("schema {} is not known, this version reads {SCHEMA}", noise.schema);
             return Err(malformed(reason));
         }
-        let sound = |c: &CellNoise| c.runs > 1 && c.changes >= 0.0 && c.images >= 0.0;
+        // Of shares between 0 and 1; no file has a million runs.
+        let sound = |c: &CellNoise| {
+            (2..=1_000_000).contains(&c.runs) && (0.0..=2.0).contains(&c.changes) && (0.0..=2.0).contains(&c.images)
+        };
         if let Some(cell) = noise.cells.iter().find(|c| !sound(c)) {
             return Err(malformed(format!("the numbers of {} make no sense", cell.key)));
         }
@@ -158,6 +192,19 @@ impl Noise {
         let uncertainty = all.uncertainty(variance);
         let uncertainty = here.map_or(uncertainty, |here| here.uncertainty(variance).min(uncertainty));
         Some(RunNoise { variance, uncertainty })
+    }
+
+    /// The noise of a cell that was made at `place`, if the runs that were measured say anything about it: one of them
+    /// was made there as well, or they were made in several places and differ. From runs of one machine, which may well
+    /// be the same to the byte, nothing follows for another one.
+    #[must_use]
+    pub fn at(&self, key: &CellKey, place: &Place) -> Option<RunNoise> {
+        let place = place.to_string();
+        let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
+        let places: BTreeSet<&String> = self.cells.iter().filter(alike).flat_map(|c| &c.places).collect();
+        let differ = || self.cells.iter().filter(alike).any(|c| c.changes > 0.0);
+        let covered = places.is_empty() || places.contains(&place) || places.len() > 1 && differ();
+        covered.then(|| self.of(key)).flatten()
     }
 
     /// The pools, by learner and shots.
@@ -265,6 +312,7 @@ mod tests {
             runs: 3,
             changes,
             images: 1e-4,
+            places: vec![],
         };
         let noise = Noise::new(vec![
             cell("a", 1, 0, 1e-4),

@@ -1,12 +1,13 @@
 //! Two runs of one cell beside each other, image by image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::prediction::{Prediction, Reading};
 use crate::results::gate::change::Group;
 use crate::results::gate::folder::Cell;
+use crate::results::gate::images::{Image, Images, Right};
 use crate::results::gate::problem::Kind;
-use crate::results::metric::{Headline, class_counts};
+use crate::results::metric::Headline;
 
 /// A change below this is rounding.
 const ROUNDING: f64 = 1e-12;
@@ -14,18 +15,18 @@ const ROUNDING: f64 = 1e-12;
 /// Why two runs of one cell key cannot be compared; empty when they can.
 #[must_use]
 pub fn differences(baseline: &Cell, other: &Cell) -> Vec<(Kind, String)> {
-    let (old, new) = (&baseline.record, &other.record);
+    let (old, new) = (baseline, other);
     let mut found = Vec::new();
     if old.classes != new.classes {
         found.push((Kind::Classes, class_lists(&old.classes, &new.classes)));
-    } else if let Some(finding) = test_images(&baseline.rows, &other.rows) {
+    } else if let Some(finding) = test_images(&old.images, &new.images) {
         found.push((Kind::TestImages, finding));
     } else if old.split_sha256 != new.split_sha256 {
         let (old, new) = (brief(&old.split_sha256), brief(&new.split_sha256));
         let finding = format!("other images were learned from: split {new}, the baseline has {old}");
         found.push((Kind::Draw, finding));
     }
-    let metric = |record: &crate::results::record::Record| format!("{} by {}", record.metrics.headline, record.reading);
+    let metric = |cell: &Cell| format!("{} by {}", cell.headline, cell.reading);
     if metric(old) != metric(new) {
         found.push((
             Kind::Metric,
@@ -53,15 +54,18 @@ fn class_lists(old: &[String], new: &[String]) -> String {
     )
 }
 
-fn test_images(old: &[Prediction], new: &[Prediction]) -> Option<String> {
-    let before: HashMap<&str, &Prediction> = old.iter().map(|row| (row.id.as_str(), row)).collect();
+fn test_images(old: &Images, new: &Images) -> Option<String> {
+    if Arc::ptr_eq(old, new) {
+        return None;
+    }
+    let before: HashMap<u64, &Image> = old.iter().map(|image| (image.id, image)).collect();
     let (mut added, mut bytes, mut truth, mut group) = (0, 0, 0, 0);
-    for row in new {
-        match before.get(row.id.as_str()) {
+    for image in new.iter() {
+        match before.get(&image.id) {
             None => added += 1,
-            Some(old) if old.sha256 != row.sha256 => bytes += 1,
-            Some(old) if old.truth != row.truth => truth += 1,
-            Some(old) if old.group != row.group => group += 1,
+            Some(old) if old.bytes != image.bytes => bytes += 1,
+            Some(old) if old.truth != image.truth => truth += 1,
+            Some(old) if old.group != image.group => group += 1,
             Some(_) => {}
         }
     }
@@ -112,24 +116,23 @@ impl Frame {
     /// The images of `rows`, which are sorted by id. With mean per-class accuracy an image is worth
     /// 1 / (classes × images of its class), otherwise 1 / images.
     #[must_use]
-    pub fn of(rows: &[Prediction], headline: Headline) -> Self {
-        let counts = class_counts(rows);
-        let present = counts.iter().filter(|count| **count > 0).count();
-        let worth: Vec<f64> = rows
+    pub fn of(images: &[Image], headline: Headline) -> Self {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for image in images {
+            *counts.entry(image.truth).or_default() += 1;
+        }
+        let worth: Vec<f64> = images
             .iter()
-            .map(|row| match headline {
-                Headline::Top1 => 1.0 / rows.len() as f64,
-                Headline::MeanPerClass => 1.0 / (present * counts[row.truth as usize]) as f64,
+            .map(|image| match headline {
+                Headline::Top1 => 1.0 / images.len() as f64,
+                Headline::MeanPerClass => 1.0 / (counts.len() * counts[&image.truth]) as f64,
             })
             .collect();
-        let mut numbers: BTreeMap<(bool, &str), usize> = BTreeMap::new();
-        let mut group = Vec::with_capacity(rows.len());
+        let mut numbers: HashMap<(bool, u64), usize> = HashMap::new();
+        let mut group = Vec::with_capacity(images.len());
         let mut groups: Vec<f64> = Vec::new();
-        for (row, worth) in rows.iter().zip(&worth) {
-            let name = row
-                .group
-                .as_deref()
-                .map_or((false, row.id.as_str()), |name| (true, name));
+        for (image, worth) in images.iter().zip(&worth) {
+            let name = image.group.map_or((false, image.id), |name| (true, name));
             let number = *numbers.entry(name).or_insert(groups.len());
             if number == groups.len() {
                 groups.push(0.0);
@@ -140,27 +143,27 @@ impl Frame {
         Self { worth, group, groups }
     }
 
-    /// What each group contributes to the accuracy; `rows` are of the same images in the same order.
+    /// What each group contributes to the accuracy, of answers to the same images.
     #[must_use]
-    pub fn scores(&self, rows: &[Prediction], reading: Reading) -> Vec<f64> {
+    pub fn scores(&self, right: &Right) -> Vec<f64> {
         let mut scores = vec![0.0; self.groups.len()];
-        for ((row, &group), worth) in rows.iter().zip(&self.group).zip(&self.worth) {
-            scores[group] += if row.correct(reading) { *worth } else { 0.0 };
+        for (i, (&group, worth)) in self.group.iter().zip(&self.worth).enumerate() {
+            scores[group] += if right.get(i) { *worth } else { 0.0 };
         }
         scores
     }
 
     /// How two runs on these images differ.
     #[must_use]
-    pub fn pair(&self, baseline: &[Prediction], results: &[Prediction], reading: Reading) -> Paired {
+    pub fn pair(&self, baseline: &Right, results: &Right) -> Paired {
         let mut groups: Vec<Group> = self
             .groups
             .iter()
             .map(|&weight| Group { weight, change: 0.0 })
             .collect();
         let (mut wins, mut losses) = (0, 0);
-        for (((old, new), &group), worth) in baseline.iter().zip(results).zip(&self.group).zip(&self.worth) {
-            match (old.correct(reading), new.correct(reading)) {
+        for (i, (&group, worth)) in self.group.iter().zip(&self.worth).enumerate() {
+            match (baseline.get(i), results.get(i)) {
                 (false, true) => {
                     wins += 1;
                     groups[group].change += worth;

@@ -26,10 +26,10 @@ pub fn measure(baseline: &Folder, repeats: &[Folder]) -> (Noise, Vec<Problem>) {
                 finding: format!("in `{}` {finding}", repeat.path.display()),
             }));
         }
-        let frame = Frame::of(&first.rows, first.record.metrics.headline);
-        let score = |cell: &&Cell| frame.scores(&cell.rows, first.record.reading);
-        let scores: Vec<Vec<f64>> = runs.iter().map(score).collect();
-        cells.extend(CellNoise::of(key.clone(), &scores));
+        let frame = Frame::of(&first.images, first.headline);
+        let scores: Vec<Vec<f64>> = runs.iter().map(|cell| frame.scores(&cell.right)).collect();
+        let places = runs.iter().map(|cell| cell.place.to_string());
+        cells.extend(CellNoise::of(key.clone(), &scores).map(|noise| noise.measured_on(places)));
     }
     (Noise::new(cells), problems)
 }

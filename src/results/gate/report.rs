@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::results::gate::noise::Pool;
 use crate::results::gate::problem::Problem;
+use crate::results::gate::wording;
 use crate::results::record::CellKey;
 use crate::results::statistics::Interval;
 
@@ -49,6 +50,8 @@ pub enum Outcome {
     Green,
     /// At least one is.
     Red,
+    /// None is, and of some cells it is not known how far unchanged runs of them lie apart.
+    NoiseUnknown,
     /// Something could not be compared.
     Error,
 }
@@ -66,6 +69,22 @@ pub enum NoiseSource {
     },
     /// From runs of the baseline or an earlier one, stored beside it.
     Stored,
+}
+
+/// What is known of the run-to-run noise of a cell that was not measured, and was not made as the baseline was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum CellNoiseFrom {
+    /// No more than what the baseline's seeds differ by.
+    Seeds {
+        /// What made the cell, and what the baseline.
+        places: String,
+    },
+    /// Nothing.
+    Unknown {
+        /// What made the cell, and what the baseline.
+        places: String,
+    },
 }
 
 /// One compared cell. Accuracies are between 0 and 1.
@@ -99,6 +118,9 @@ pub struct CellReport {
     pub changed_groups: usize,
     /// Root of τ² that was allowed for, in percentage points; `None` where it was not measured.
     pub noise_points: Option<f64>,
+    /// Why the noise is not simply that of the report; `None` where it is, or where there can be none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_from: Option<CellNoiseFrom>,
     /// Degrees of freedom of the test against the margin.
     pub degrees: f64,
     /// p value of "nothing changed" against a loss.
@@ -129,6 +151,8 @@ pub enum Verdict {
     Improvement,
     /// Neither is shown.
     NoLossShown,
+    /// The predictions differ, and it is not known how far unchanged runs would.
+    NoiseUnknown,
     /// The predictions are the same, byte by byte.
     Unchanged,
 }
@@ -141,6 +165,7 @@ impl Verdict {
             Self::Loss => "LOSS",
             Self::Improvement => "improvement",
             Self::NoLossShown => "no loss shown",
+            Self::NoiseUnknown => "noise unknown",
             Self::Unchanged => "unchanged",
         }
     }
@@ -150,6 +175,12 @@ impl Report {
     /// Cells with this verdict.
     pub fn with(&self, verdict: Verdict) -> impl Iterator<Item = &CellReport> {
         self.cells.iter().filter(move |cell| cell.verdict == verdict)
+    }
+
+    /// The commands that measure the run-to-run noise.
+    #[must_use]
+    pub fn how_to_measure(&self) -> String {
+        wording::how_to_measure(&self.results, &self.baseline)
     }
 
     /// As JSON.

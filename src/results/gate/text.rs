@@ -22,7 +22,11 @@ impl Report {
                 lines.push(format!("    hint: {}", error.remedy()));
             }
         }
-        for (verdict, heading) in [(Verdict::Loss, "Losses"), (Verdict::Improvement, "Improvements")] {
+        for (verdict, heading) in [
+            (Verdict::Loss, "Losses"),
+            (Verdict::NoiseUnknown, "Noise unknown"),
+            (Verdict::Improvement, "Improvements"),
+        ] {
             if self.with(verdict).next().is_some() {
                 lines.extend([String::new(), heading.into()]);
             }

@@ -1,7 +1,9 @@
 //! What the text and the Markdown report have in common: sentences, numbers, and the table of all cells.
 
+use std::collections::BTreeMap;
+
 use crate::config::Shots;
-use crate::results::gate::report::{CellReport, NoiseSource, Outcome, Report, Verdict};
+use crate::results::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
 use crate::results::table::{Cell, Group, Kind, Row, Table, Value, columns};
 
 /// The outcome in one line.
@@ -12,6 +14,11 @@ pub(super) fn headline(report: &Report) -> String {
     match report.outcome {
         Outcome::Green => format!("GREEN: no loss of more than {margin} points is shown in {family}"),
         Outcome::Red => format!("RED: {losses}"),
+        Outcome::NoiseUnknown => {
+            let unknown = report.with(Verdict::NoiseUnknown).count();
+            let all = cells(report.cells.len());
+            format!("NOISE UNKNOWN: {unknown} of {all} can be told neither better nor worse")
+        }
         Outcome::Error => {
             let errors = match report.errors.len() {
                 1 => "1 error keeps a cell".into(),
@@ -37,11 +44,55 @@ pub(super) fn procedure(report: &Report) -> String {
 
 /// What is known of the noise, in sentences.
 pub(super) fn noise(report: &Report) -> Vec<String> {
-    let source = match &report.noise_from {
-        NoiseSource::NotMeasured => return vec!["Run-to-run noise: not measured, taken as 0.".into()],
-        NoiseSource::Repeats { folders } => format!("measured from `{}`", folders.join("`, `")),
-        NoiseSource::Stored => "as stored beside the baseline".into(),
+    let mut lines = match &report.noise_from {
+        NoiseSource::NotMeasured => {
+            let taken = report.cells.iter().any(|cell| cell.noise_from.is_none()) || report.cells.is_empty();
+            let zero = if taken { ", taken as 0" } else { "" };
+            vec![format!("Run-to-run noise: not measured{zero}.")]
+        }
+        NoiseSource::Repeats { folders } => measured(report, &format!("measured from `{}`", folders.join("`, `"))),
+        NoiseSource::Stored => measured(report, "as stored beside the baseline"),
     };
+    let mut seeds: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut unknown: BTreeMap<&str, usize> = BTreeMap::new();
+    for cell in &report.cells {
+        match &cell.noise_from {
+            Some(CellNoiseFrom::Seeds { places }) => *seeds.entry(places).or_default() += 1,
+            Some(CellNoiseFrom::Unknown { places }) => *unknown.entry(places).or_default() += 1,
+            None => {}
+        }
+    }
+    lines.extend(seeds.into_iter().map(|(places, count)| {
+        format!(
+            "Estimated for {}, made {places}: at most what the baseline's seeds differ by.",
+            cells(count)
+        )
+    }));
+    lines.extend(unknown.into_iter().map(|(places, count)| {
+        format!(
+            "Noise unknown for {}, made {places}, with one seed: neither green nor red.",
+            cells(count)
+        )
+    }));
+    if report.with(Verdict::NoiseUnknown).next().is_some() {
+        lines.push(format!(
+            "To measure it: {}",
+            how_to_measure(&report.results, &report.baseline)
+        ));
+    }
+    lines
+}
+
+/// The commands that make the noise known.
+pub(super) fn how_to_measure(results: &str, baseline: &str) -> String {
+    format!(
+        "run the baseline's code once more, unchanged, on a machine like tonight's: `kshot sweep --config \
+         {baseline}/sweep.toml --set name=\"repeat\"`; then `kshot gate {results} --baseline {baseline} --repeat \
+         results/repeat`"
+    )
+}
+
+fn measured(report: &Report, source: &str) -> Vec<String> {
     let mut lines = vec![format!(
         "Run-to-run noise, {source}: how far unchanged runs lie apart (standard deviation, in points)."
     )];
@@ -57,7 +108,8 @@ pub(super) fn noise(report: &Report) -> Vec<String> {
             pool.degrees
         )
     }));
-    let unmeasured = report.cells.iter().filter(|cell| cell.noise_points.is_none()).count();
+    let zero = |cell: &&CellReport| cell.noise_points.is_none() && cell.noise_from.is_none();
+    let unmeasured = report.cells.iter().filter(zero).count();
     if unmeasured > 0 {
         lines.push(format!("Not measured for {}: taken as 0 there.", cells(unmeasured)));
     }
@@ -70,6 +122,7 @@ pub(super) fn summary(report: &Report) -> String {
         Verdict::Loss,
         Verdict::Improvement,
         Verdict::NoLossShown,
+        Verdict::NoiseUnknown,
         Verdict::Unchanged,
     ];
     let counts = verdicts.map(|verdict| (report.with(verdict).count(), verdict.name()));

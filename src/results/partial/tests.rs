@@ -9,8 +9,8 @@ fn images(n: u32) -> Vec<LabelledImage> {
         class: i % 3,
         sha256: format!("{i:064x}"),
         group: i.is_multiple_of(2).then(|| format!("drawing \"{i}\"")),
-        dhash: 0,
         path: PathBuf::new(),
+        ..LabelledImage::default()
     };
     (0..n).map(image).collect()
 }

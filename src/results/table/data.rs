@@ -10,6 +10,7 @@ use super::{Kind, Row, Table, Value};
 use crate::error::{Error, Result};
 use crate::results::comparison::SeedTest;
 use crate::results::saved::Bounded;
+use crate::results::spreadsheet::cell;
 use crate::results::statistics::Interval;
 
 /// Columns of every row before its own: what it is about.
@@ -64,15 +65,18 @@ impl Table {
             .map(String::as_str)
             .chain([RED])
             .chain(self.is_capped().then_some(CAPPED));
-        table.write_record(header).map_err(failed)?;
+        table
+            .write_record(header.map(|name| cell(name).into_owned()))
+            .map_err(failed)?;
         for row in &self.rows {
             let mut fields: Vec<String> = identity(row).iter().map(|(_, value)| field(value)).collect();
-            for (cell, column) in row.cells.iter().zip(&self.columns) {
-                fields.extend(cell.value.raw(column.kind).iter().map(field));
+            for (of, column) in row.cells.iter().zip(&self.columns) {
+                fields.extend(of.value.raw(column.kind).iter().map(field));
             }
             fields.push(self.red(row).join("; "));
             fields.extend(self.is_capped().then(|| self.capped(row).join("; ")));
-            table.write_record(&fields).map_err(failed)?;
+            let fields = fields.iter().map(|text| cell(text).into_owned());
+            table.write_record(fields).map_err(failed)?;
         }
         table.into_inner().map_err(|e| failed(e.into_error().into()))
     }

@@ -127,7 +127,12 @@ fn wrong_bytes_are_named_before_anything_is_unpacked() {
     `[TMP]/datasets/x.tar` has sha256 a48538e1d303be5feb777c0b52be0d4858d6686348a8754b92d2c1de33ed6cc5, the manifest says 0000000000000000000000000000000000000000000000000000000000000000
     `[TMP]/datasets/x.tar` has size 7168, the manifest says 7
     ");
-    assert!(hash.error().hint().unwrap().contains("restore"));
+    assert!(
+        hash.error()
+            .hint()
+            .unwrap()
+            .contains("`kshot data fetch` downloads it again")
+    );
 
     let absent = archived("x.tar", &bytes);
     std::fs::remove_file(absent.datasets().join("x.tar")).unwrap();

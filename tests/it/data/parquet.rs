@@ -44,20 +44,11 @@ fn labels_may_be_names_and_files_uncompressed() {
 
 #[test]
 fn what_is_wrong_with_a_file_is_named() {
-    let no_image: Row = (None, "lost.jpg".into(), Some(0));
-    let no_label: Row = (Some(jpeg(1)), "1.jpg".into(), None);
     let ok = || Some(r#"{"info": {"features": {"label": {"names": ["a"]}}}}"#.to_owned());
     let rows = [row(1, 0)];
     let cases = [
-        shard(&[row(1, 0), no_image], &["a"]),
-        shard(&[row(1, 0), row(2, 0), no_label], &["a"]),
-        shard(&[row(1, 1)], &["a"]),
-        shard(&[row(1, -1)], &["a"]),
         shard_with(&rows, ok(), ["img", "fine_label"], Compression::SNAPPY),
         shard_with(&rows, ok(), ["image", "fine_label"], Compression::SNAPPY),
-        shard_with(&rows, None, ["image", "label"], Compression::SNAPPY),
-        shard_with(&rows, Some("{}".into()), ["image", "label"], Compression::SNAPPY),
-        shard_with(&rows, ok(), ["image", "label"], Compression::GZIP(Default::default())),
         b"PAR1".to_vec(),
         shard(&rows, &["a"])[8..].to_vec(),
     ];
@@ -67,18 +58,49 @@ fn what_is_wrong_with_a_file_is_named() {
         error.to_string()
     };
     insta::assert_snapshot!(cases.map(message).join("\n"), @r#"
-    parquet file `x.parquet`: row 1: the image has no bytes beside the path "lost.jpg"
-    parquet file `x.parquet`: row 2: it has no label
-    parquet file `x.parquet`: row 0: label 1; the metadata names 1 classes
-    parquet file `x.parquet`: row 0: label -1, which stands for none; the metadata names 1 classes
     parquet file `x.parquet`: no column `image` of images (a struct with `bytes`); it has `img`, `fine_label`
     parquet file `x.parquet`: no column `label` of labels (integers or names); it has `image`, `fine_label`
-    parquet file `x.parquet`: the integers of `label` have no names in the metadata `huggingface`
-    parquet file `x.parquet`: the integers of `label` have no names in the metadata `huggingface`
-    parquet file `x.parquet`: column `image.bytes` is compressed by GZIP(GzipLevel(6)); only Snappy and none are read
     parquet file `x.parquet`: it is no parquet file, or torn
-    parquet file `x.parquet`: a header has a field of type 0
+    parquet file `x.parquet`: invalid level encoding: PLAIN
     "#);
+}
+
+/// Rows without an image or a label are left out and named, and integers without names are their own.
+#[test]
+fn rows_that_cannot_be_taken_are_left_out() {
+    let no_image: Row = (None, "lost.jpg".into(), Some(0));
+    let no_label: Row = (Some(jpeg(1)), "1.jpg".into(), None);
+    let rows = [row(1, 0), no_image, row(2, 1), no_label, row(3, -1), row(4, 0)];
+    let mut taken = Vec::new();
+    let about = parquet::read_bytes(Path::new("x"), shard(&rows, &["a"]), COLUMNS, &mut |row| {
+        taken.push(row.number);
+        Ok(())
+    });
+    let left_out = about.unwrap().left_out;
+    assert_eq!(
+        (taken.as_slice(), left_out.unlabelled, left_out.unusable),
+        ([0, 5].as_slice(), 2, 2)
+    );
+    let named: Vec<String> = left_out
+        .named
+        .iter()
+        .map(|(row, reason)| format!("{row}: {reason}"))
+        .collect();
+    insta::assert_snapshot!(named.join("\n"), @r#"
+    1: the image has no bytes beside the path "lost.jpg"
+    2: label 1; the metadata names 1 classes
+    3: it has no label
+    4: label -1, which stands for none
+    "#);
+    for metadata in [None, Some("{}".to_owned())] {
+        let bytes = shard_with(
+            &[row(1, 7)],
+            metadata,
+            ["image", "label"],
+            Compression::GZIP(Default::default()),
+        );
+        assert_eq!(read(bytes).unwrap(), [(jpeg(1), Some("1.jpg".into()), "7".into())]);
+    }
 }
 
 /// A page that says it unpacks to more than its bytes can, a dictionary of more values than it has bytes for: found

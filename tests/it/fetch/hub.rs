@@ -241,7 +241,7 @@ fn a_manifest_that_says_something_else_of_a_shard_is_held_against_the_hub() {
         let manifest = manifest(&machine, &format!("revision = \"main\"\n[[hub.shard]]\n{shard}"));
         let error = machine.fetch(&manifest, Form::Hub).0.unwrap_err();
         assert!(
-            matches!(&error, Error::Hub { .. }) && error.to_string().contains(reason),
+            matches!(error.kind(), Error::Hub { .. }) && error.to_string().contains(reason),
             "{error}"
         );
     }
@@ -284,7 +284,7 @@ fn usual_arrangements_of_files_are_understood() {
         let hub = Repository::new("owner/cards", &files).serve();
         let mut machine = Machine::new();
         machine.remote.hub.endpoint = hub.url("");
-        let listing = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap();
+        let listing = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap();
         let found: Vec<_> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
         assert_eq!(found.join(" "), splits, "{paths:?}");
         let manifest = manifest(&machine, "revision = \"main\"\n");
@@ -294,8 +294,24 @@ fn usual_arrangements_of_files_are_understood() {
     let hub = Repository::new("owner/cards", &several).serve();
     let mut machine = Machine::new();
     machine.remote.hub.endpoint = hub.url("");
-    let error = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap_err();
-    assert!(error.to_string().contains("several configurations: a, b"), "{error}");
+    let error = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap_err();
+    assert!(
+        error.to_string().contains("several configurations: `a`, `b`"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("`--config NAME`"));
+    let asked = |name| {
+        hub_listing(
+            "owner/cards",
+            "main",
+            Some(name),
+            &machine.remote.hub,
+            &machine.remote.policy,
+        )
+    };
+    assert_eq!(asked("b").unwrap().shards[0].path, "b/train/0000.parquet");
+    let error = asked("c").unwrap_err();
+    assert!(error.to_string().contains("no configuration `c`: `a`, `b`"), "{error}");
 }
 
 #[test]
@@ -312,7 +328,7 @@ fn a_repository_of_other_files_is_taken_as_the_hub_converts_it() {
         .serve();
     let mut machine = Machine::new();
     machine.remote.hub.endpoint = hub.url("");
-    let listing = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap();
+    let listing = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap();
     assert_eq!((listing.revision.as_str(), listing.commit), ("main", commit('e')));
     let manifest = manifest(&machine, "revision = \"main\"\n");
     let fetched = machine.fetch(&manifest, Form::Hub).0.unwrap();
@@ -321,6 +337,6 @@ fn a_repository_of_other_files_is_taken_as_the_hub_converts_it() {
     let hub = repository.serve();
     let mut machine = Machine::new();
     machine.remote.hub.endpoint = hub.url("");
-    let error = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap_err();
+    let error = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap_err();
     assert!(error.to_string().contains("has no parquet files"), "{error}");
 }

@@ -70,7 +70,27 @@ fn repositories_without_what_is_needed_are_told_before_a_byte_is_written() {
         &[],
     );
     let pickled = with(&[("config.json", CONFIG), ("pytorch_model.bin", b"x")]);
-    refused(&at(&pickled), &["no weights as safetensors"], &[]);
+    refused(
+        &at(&pickled),
+        &["no weights as safetensors", "pytorch_model.bin"],
+        &["save_pretrained"],
+    );
+    let llama = with(&[("config.json", CONFIG), ("model-Q4_K_M.gguf", b"x")]);
+    refused(&at(&llama), &["model-Q4_K_M.gguf", "llama.cpp"], &["made from"]);
+    let blind = with(&[("config.json", CONFIG), ("model.safetensors", b"x")]);
+    refused(&at(&blind), &["preprocessor_config.json", "processor_config.json"], &[]);
+    let older: [(&str, &[u8]); 3] = [
+        ("config.json", CONFIG),
+        ("model.safetensors", b"x"),
+        ("processor_config.json", b"{\"processor_class\": \"X\"}"),
+    ];
+    refused(&at(&with(&older)), &["`image_processor`"], &[]);
+    let newer: [(&str, &[u8]); 3] = [
+        ("config.json", CONFIG),
+        ("model.safetensors", b"x"),
+        ("processor_config.json", b"{\"image_processor\": {}}"),
+    ];
+    assert_eq!(fetch(&at(&with(&newer)), "owner/small").unwrap().files, 3);
     let index = format!(r#"{{"weight_map": {{"a": "{FIRST}"}}}}"#);
     let lacking = with(&[("config.json", CONFIG), (INDEX, index.as_bytes())]);
     refused(&at(&lacking), &[INDEX, FIRST, "does not have"], &[]);

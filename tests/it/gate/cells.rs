@@ -1,12 +1,15 @@
 //! Results folders made by hand.
 
+use std::fs;
 use std::path::Path;
 
 use kshot::config::Protocol;
 use kshot::prediction::{Prediction, Reading};
 use kshot::results::metric::Headline;
+use kshot::results::predictions;
 use kshot::results::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
 use kshot::results::store::Store;
+use sha2::{Digest as _, Sha256};
 
 /// A cell as a test wants it; `..Cell::default()` is one of 400 images, three quarters of them right.
 pub struct Cell {
@@ -26,6 +29,9 @@ pub struct Cell {
     pub classes: [&'static str; 4],
     /// First byte of the images' hashes.
     pub bytes: &'static str,
+    /// What computed it.
+    pub device: &'static str,
+    pub threads: usize,
 }
 
 impl Default for Cell {
@@ -43,12 +49,19 @@ impl Default for Cell {
             split: "0123456789abcdef",
             classes: ["ant", "bee", "cat", "dog"],
             bytes: "00",
+            device: "cpu",
+            threads: 2,
         }
     }
 }
 
 impl Cell {
     pub fn finish(&self, store: &Store) -> Record {
+        let (identity, account, rows) = self.parts();
+        store.finish(&identity, account, &rows).unwrap()
+    }
+
+    fn parts(&self) -> (Identity, Account, Vec<Prediction>) {
         let identity = Identity {
             key: CellKey {
                 dataset: self.dataset.into(),
@@ -87,10 +100,15 @@ impl Cell {
             fitted: None,
             names: None,
             training: TrainingSummary::default(),
-            timing: Timing::default(),
+            timing: Timing {
+                device: self.device.into(),
+                threads: self.threads,
+                devices: 1,
+                ..Timing::default()
+            },
         };
         let rows: Vec<_> = (0..self.images).map(row).collect();
-        store.finish(&identity, account, &rows).unwrap()
+        (identity, account, rows)
     }
 }
 
@@ -103,4 +121,34 @@ pub fn folder(path: &Path, cells: &[Cell]) -> Store {
     store.write_ledger(&store.records().unwrap()).unwrap();
     store.write_sweep_config("name = \"nightly\"\n").unwrap();
     store
+}
+
+/// A results folder of very many cells, written without waiting for the disk: 20 series a dataset, with seeds from 0.
+pub fn many(path: &Path, cells: usize, cell: &Cell) {
+    let store = Store::open(path).unwrap();
+    fs::remove_dir(path.join("splits")).unwrap(); // they follow from config and seed
+    let mut records = Vec::new();
+    for i in 0..cells {
+        let (mut identity, account, mut rows) = cell.parts();
+        identity.key.dataset = format!("set {}", i % 5);
+        identity.key.learner = format!("learner {}", i / 5 % 4);
+        identity.key.seed = i as u64 / 20;
+        for (j, row) in rows.iter_mut().enumerate() {
+            // Answers of each cell's own, the same in every folder.
+            if (i * 7 + j * 13) % 11 == 0 {
+                row.likelihood_class = Some((row.truth + 1) % 4);
+            }
+            row.log_probs = Some((0..4).map(|c| -0.1 * ((i + j * c) % 50) as f32).collect());
+        }
+        let encoded = predictions::encode("many", &identity.classes, &rows).unwrap();
+        let hash = Sha256::digest(&encoded);
+        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let record = Record::new(&identity, account, &rows, hash);
+        let parquet = path.join("predictions").join(format!("{}.parquet", record.run_id));
+        fs::write(parquet, encoded).unwrap();
+        fs::write(store.cell_path(&record.run_id), serde_json::to_vec(&record).unwrap()).unwrap();
+        records.push(record);
+    }
+    store.write_ledger(&records).unwrap();
+    store.write_sweep_config("name = \"many\"\n").unwrap();
 }

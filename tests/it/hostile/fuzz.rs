@@ -7,8 +7,10 @@
 #![allow(clippy::print_stdout, reason = "says what was done or skipped")]
 
 mod lists;
-mod mutate;
+mod models;
+pub mod mutate;
 mod readers;
+mod results;
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -21,6 +23,15 @@ use mutate::{Random, mutate};
 use readers::{READERS, Reader};
 
 const ITERATIONS: u64 = 20_000;
+/// Readers of whole models, which take a tenth of the files: each is milliseconds of work.
+const SLOW: [&str; 6] = [
+    "model_config",
+    "tokenizer",
+    "image_processor",
+    "nested_processor",
+    "adapter_config",
+    "adapter_weights",
+];
 const SEED: u64 = 0x6b73_686f_7400;
 
 /// Two decoded images of the largest size that is accepted (400 MiB), and what a process has anyway.
@@ -28,6 +39,11 @@ const MEBIBYTES: u64 = 1500;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
+
+fn iterations(name: &str) -> u64 {
+    let share = if SLOW.contains(&name) { 10 } else { 1 };
+    number("KSHOT_FUZZ_ITERATIONS", ITERATIONS / share)
 }
 
 fn reader(name: &str) -> &'static Reader {
@@ -48,10 +64,14 @@ fn fuzz(name: &str) {
     // In memory where that can be had: files are made and removed by the hundred thousand.
     let shared = Path::new("/dev/shm");
     let folder = tempfile::tempdir_in(shared).or_else(|_| tempfile::tempdir()).unwrap();
-    let count = number("KSHOT_FUZZ_ITERATIONS", ITERATIONS);
+    let count = iterations(name);
     let bounds = Bounds {
         mebibytes: MEBIBYTES,
-        seconds: 120 + count / 50,
+        seconds: if SLOW.contains(&name) {
+            600 + count / 2
+        } else {
+            120 + count / 50
+        },
         file_mebibytes: 100,
     };
     let at = folder.path().join("at");
@@ -106,10 +126,7 @@ fn worker() {
     }
     let listing = || [folder, &folder.join("above"), &scratch].map(|folder| fs::read_dir(folder).unwrap().count());
     let before = listing();
-    let (first, count) = (
-        number("KSHOT_FUZZ_FIRST", 0),
-        number("KSHOT_FUZZ_ITERATIONS", ITERATIONS),
-    );
+    let (first, count) = (number("KSHOT_FUZZ_FIRST", 0), iterations(name));
     let mut accepted = 0_u64;
     for iteration in first..first + count {
         at.write_all_at(&iteration.to_le_bytes(), 0).unwrap();
@@ -168,4 +185,5 @@ macro_rules! fuzzed {
 }
 
 fuzzed! { mat tar tar_gz zip tar_gz_in_zip jpeg png gif bmp webp table_csv table_parquet manifest provenance hub_parquet
-coop_split few_shot_index dataset_index }
+coop_split few_shot_index dataset_index claim config config_override ledger curve_table noise model_config tokenizer
+image_processor nested_processor adapter_config adapter_weights }

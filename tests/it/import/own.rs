@@ -45,7 +45,7 @@ impl Own {
     }
 
     pub fn import(&self, inside: &str) -> Result<Imported> {
-        let found = import::look(&self.path(inside), "birds", &self.datasets())?;
+        let found = import::look(&self.path(inside), "birds", &self.datasets(), &import::Asked::default())?;
         found.adopt(&self.datasets(), &self.cache())
     }
 

@@ -26,6 +26,7 @@ pub(super) fn dataset(form: Form, classes: Vec<String>, pool: &[(String, u32)], 
         micro: true,
         regime: None,
         left_out: 0,
+        refused: Vec::new(),
         coop: None,
     }
 }
@@ -36,9 +37,8 @@ fn images(side: &[(String, u32)]) -> Vec<LabelledImage> {
         id: id.clone(),
         class: *class,
         sha256: String::new(),
-        group: None,
-        dhash: 0,
         path: PathBuf::new(),
+        ..LabelledImage::default()
     };
     let mut images: Vec<_> = side.iter().map(image).collect();
     images.sort_by(|a, b| a.id.cmp(&b.id));

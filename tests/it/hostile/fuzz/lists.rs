@@ -19,9 +19,8 @@ fn dataset() -> Dataset {
             id: format!("images/{side}_{i}.jpg"),
             class: i % 2,
             sha256: "0".repeat(64),
-            group: None,
-            dhash: 0,
             path: PathBuf::new(),
+            ..LabelledImage::default()
         };
         (0..4).map(image).collect()
     };
@@ -48,6 +47,7 @@ fn dataset() -> Dataset {
         micro: false,
         regime: None,
         left_out: 0,
+        refused: Vec::new(),
         coop: Some(coop),
     }
 }

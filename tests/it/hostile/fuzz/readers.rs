@@ -9,7 +9,7 @@ use kshot::data::manifest::Manifest;
 use kshot::data::mat::MatFile;
 use kshot::data::{archive, image as images, parquet, provenance};
 
-use super::lists;
+use super::{lists, models, results};
 use crate::data::fixture::{gz, tar, zip};
 use crate::hostile::made::{encoded, hex, mat, picture};
 
@@ -27,7 +27,7 @@ pub struct Reader {
 fn nothing(_: &mut Vec<u8>) {}
 
 /// A label file that is read from disk.
-fn from_disk<T, E>(bytes: &[u8], folder: &Path, name: &str, read: impl Fn(&Path) -> Result<T, E>) -> bool {
+pub fn from_disk<T, E>(bytes: &[u8], folder: &Path, name: &str, read: impl Fn(&Path) -> Result<T, E>) -> bool {
     let path = folder.join(name);
     fs::write(&path, bytes).unwrap();
     let accepted = read(&path).is_ok();
@@ -159,7 +159,16 @@ fn jpeg_seeds() -> Vec<Vec<u8>> {
         encoded(ImageFormat::Jpeg),
         started.finish().unwrap(),
         include_bytes!("../../../fixtures/images/cmyk.jpg").to_vec(),
+        include_bytes!("../../../fixtures/images/phone.jpg").to_vec(),
     ]
+}
+
+/// Whole, and a screen of nothing.
+fn gif_seeds() -> Vec<Vec<u8>> {
+    let whole = encoded(ImageFormat::Gif);
+    let mut empty = whole.clone();
+    empty[6..10].fill(0);
+    vec![whole, empty]
 }
 
 fn png_seeds() -> Vec<Vec<u8>> {
@@ -173,6 +182,7 @@ fn png_seeds() -> Vec<Vec<u8>> {
         encoded(ImageFormat::Png),
         written(&[1, 2, 3, 4], ExtendedColorType::L8),
         written(&[9; 32], ExtendedColorType::Rgba16),
+        include_bytes!("../../../fixtures/images/phone.png").to_vec(),
     ]
 }
 
@@ -180,6 +190,7 @@ fn png_seeds() -> Vec<Vec<u8>> {
 fn webp_seeds() -> Vec<Vec<u8>> {
     vec![
         encoded(ImageFormat::WebP),
+        include_bytes!("../../../fixtures/images/phone.webp").to_vec(),
         hex(
             "52494646540000005745425056503820480000001002009d012a0900070004006825b00274ba0002732039b1\
              c000feece0a62a4ec063f7e59e5b500bad6a74e23acba24d64b78cda9d636409fea6feef9f94345c2228e6ab\
@@ -191,6 +202,15 @@ fn webp_seeds() -> Vec<Vec<u8>> {
              9c24ce08fc6427f937953f6c0836236c83000000",
         ),
     ]
+}
+
+fn utf_16() -> Vec<u8> {
+    let text = "path,label\na.jpg,caf\u{e9}\n";
+    [0xfeff]
+        .into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect()
 }
 
 fn text(bytes: &[&str]) -> Vec<Vec<u8>> {
@@ -287,7 +307,7 @@ pub const READERS: &[Reader] = &[
     },
     Reader {
         name: "gif",
-        seeds: || vec![encoded(ImageFormat::Gif)],
+        seeds: gif_seeds,
         repair: nothing,
         read: image,
     },
@@ -309,7 +329,12 @@ pub const READERS: &[Reader] = &[
             text(&[
                 "path,label,split\na.jpg,\"x, y\",train\nb/c.jpg,z,test\n",
                 "label,path\n\u{e9},a.jpg\n",
+                "file_name;class\na.jpg;x\nb.jpg;-1\n",
+                "{\"file_name\": \"a.jpg\", \"label\": 1, \"split\": \"train\"}\n{\"file_name\": \"b.jpg\", \"label\": null, \"split\": \"test\"}\n",
             ])
+            .into_iter()
+            .chain([utf_16()])
+            .collect()
         },
         repair: nothing,
         read: |bytes, folder| from_disk(bytes, folder, "t.csv", table::rows),
@@ -320,10 +345,14 @@ pub const READERS: &[Reader] = &[
             let paths = [Some("a/1.jpg"), Some("b/2.jpg"), Some("b/3.jpg")];
             let labels = [Some("cat"), Some("dog"), Some("cat")];
             let sides = [Some("train"), Some("test"), Some("val")];
-            vec![
+            let made = [
                 crate::import::parquet(&[("path", &paths), ("label", &labels)]),
                 crate::import::parquet(&[("path", &paths), ("label", &labels), ("split", &sides)]),
-            ]
+            ];
+            let written = crate::data::parquet_forms::files("table-")
+                .into_iter()
+                .map(|(_, bytes)| bytes);
+            made.into_iter().chain(written).collect()
         },
         repair: nothing,
         read: |bytes, folder| from_disk(bytes, folder, "t.parquet", table::rows),
@@ -345,7 +374,13 @@ pub const READERS: &[Reader] = &[
         seeds: || {
             let row = |i: u8, label| (Some(encoded(ImageFormat::Gif)), format!("{i}.gif"), Some(label));
             let shard = |rows: &[_]| crate::data::hub::shard(rows, &["cat", "dog"]);
-            vec![shard(&[row(0, 1), row(1, 0), row(2, 1)]), shard(&[row(3, 0)])]
+            let made = [shard(&[row(0, 1), row(1, 0), row(2, 1)]), shard(&[row(3, 0)])];
+            // Every codec and encoding, but for the labels that are called otherwise.
+            let written = crate::data::parquet_forms::files("images-").into_iter();
+            let written = written
+                .filter(|(name, _)| name != "images-boolean.parquet")
+                .map(|(_, bytes)| bytes);
+            made.into_iter().chain(written).collect()
         },
         repair: nothing,
         read: |bytes, _| {
@@ -373,5 +408,77 @@ pub const READERS: &[Reader] = &[
         seeds: lists::indices,
         repair: nothing,
         read: lists::read_index,
+    },
+    Reader {
+        name: "claim",
+        seeds: results::claims,
+        repair: nothing,
+        read: results::read_claim,
+    },
+    Reader {
+        name: "config",
+        seeds: results::configs,
+        repair: nothing,
+        read: results::read_config,
+    },
+    Reader {
+        name: "config_override",
+        seeds: results::overrides,
+        repair: nothing,
+        read: results::read_override,
+    },
+    Reader {
+        name: "ledger",
+        seeds: results::ledgers,
+        repair: nothing,
+        read: results::read_ledger,
+    },
+    Reader {
+        name: "curve_table",
+        seeds: results::curves,
+        repair: nothing,
+        read: results::read_curve,
+    },
+    Reader {
+        name: "noise",
+        seeds: results::noises,
+        repair: nothing,
+        read: results::read_noise,
+    },
+    Reader {
+        name: "model_config",
+        seeds: models::configs,
+        repair: nothing,
+        read: models::read_config,
+    },
+    Reader {
+        name: "tokenizer",
+        seeds: models::tokenizers,
+        repair: nothing,
+        read: models::read_tokenizer,
+    },
+    Reader {
+        name: "image_processor",
+        seeds: models::processors,
+        repair: nothing,
+        read: models::read_processor,
+    },
+    Reader {
+        name: "nested_processor",
+        seeds: models::nested_processors,
+        repair: nothing,
+        read: models::read_nested_processor,
+    },
+    Reader {
+        name: "adapter_config",
+        seeds: models::adapter_configs,
+        repair: nothing,
+        read: models::read_adapter_config,
+    },
+    Reader {
+        name: "adapter_weights",
+        seeds: models::adapter_weights,
+        repair: nothing,
+        read: models::read_adapter_weights,
     },
 ];

@@ -1,0 +1,65 @@
+//! What may reach a terminal: names from files, archives and servers are not trusted with control characters.
+
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+
+/// Whether a character changes how others are shown, or what the terminal does: control characters other than line feed
+/// and tab, and those that turn the direction of writing.
+fn acts(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with such characters written as `\u001b`. That is how JSON writes them too: JSON stays what it was.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) {
+            shown += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown.into()
+}
+
+/// Text for stderr. If it is gone there is nobody left to tell.
+pub(super) fn tell(text: &str) {
+    let _ = io::stderr().write_all(harmless(text).as_bytes());
+}
+
+/// Stderr for what writes bytes, whole lines at a time.
+pub(super) struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(harmless(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_written_out_and_nothing_else_changes() {
+        assert_eq!(
+            harmless("a\u{1b}[31mb\u{9b}2J\u{7}\r\u{202e}"),
+            "a\\u001b[31mb\\u009b2J\\u0007\\u000d\\u202e"
+        );
+        for kept in ["", "plain\n\ttext", "Größe · 5 × 7 — 犬 🐕", "a\u{200d}b"] {
+            assert!(matches!(harmless(kept), Cow::Borrowed(same) if same == kept));
+        }
+        let json = "{\"a\":\"\u{9b}\"}";
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&harmless(json)), read(json));
+    }
+}
