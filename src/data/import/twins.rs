@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::overlap::{NEAR, count_pairs};
 use crate::data::Dataset;
+use crate::data::overlap::{NEAR, count_pairs};
 
 /// Pairs of hashes that are compared: more would take minutes.
 const COMPARED: usize = 4_000_000_000;
