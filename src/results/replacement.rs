@@ -22,8 +22,8 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::results::file;
 use crate::process::Process;
+use crate::results::file;
 
 /// A new folder inside the old one, complete and not yet in its place.
 const PENDING: &str = ".replacement";

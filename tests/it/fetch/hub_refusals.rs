@@ -111,7 +111,7 @@ fn a_hub_that_trickles_is_named_and_left() {
         machine.remote.policy.answer = answer;
         machine.remote.policy.tries = 2;
         let started = Instant::now();
-        let error = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap_err();
+        let error = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap_err();
         let took = started.elapsed();
         let host = hub.url("").replace("http://", "");
         assert!(
@@ -133,7 +133,7 @@ fn a_hub_that_sends_without_end_is_left() {
     let hub = Server::new(move |_| Reply::whole(&much));
     let mut machine = Machine::new();
     machine.remote.hub.endpoint = hub.url("");
-    let error = hub_listing("owner/cards", "main", &machine.remote.hub, &machine.remote.policy).unwrap_err();
+    let error = hub_listing("owner/cards", "main", None, &machine.remote.hub, &machine.remote.policy).unwrap_err();
     assert!(error.to_string().contains("sends more than 64 MiB"), "{error}");
     assert_eq!(hub.asked().len(), 1);
 }

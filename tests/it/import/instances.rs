@@ -60,12 +60,6 @@ fn imported(own: &Own, from: &str, asked: &Asked) -> Result<(Imported, Vec<Strin
     );
     said.extend(
         imported
-            .narrow
-            .iter()
-            .map(|(id, width, height)| format!("`{id}` is {width} × {height}")),
-    );
-    said.extend(
-        imported
             .twins
             .same
             .iter()
@@ -177,12 +171,6 @@ const INSTANCES: &[Instance] = &[
         make: |own| own.images("a", 2).images("b", 2).images("c", 1), from: "", asked: nothing },
     Instance { name: "an empty file and a broken one", before: "skipped and named",
         make: |own| own.images("a", 3).images("b", 3).write("a/empty.png", b"").write("b/broken.jpg", b"\xff\xd8\xff"), from: "", asked: nothing },
-    Instance { name: "an image too narrow for Qwen3-VL", before: "nothing said; cells failed",
-        make: |own| {
-            let mut bytes = Vec::new();
-            image::RgbImage::new(1000, 3).write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
-            own.images("a", 3).images("b", 3).write("a/long.png", bytes)
-        }, from: "", asked: nothing },
     Instance { name: "one image on both sides", before: "nothing said",
         make: |own| own.write("train/a/0.png", png("a", 0)).images("train/b", 1).write("test/a/7.png", png("a", 0)).write("test/b/9.png", png("b", 5)), from: "", asked: nothing },
     Instance { name: "metadata.csv in the folder", before: "refused: no folder of images",
