@@ -537,7 +537,7 @@ fn main() {
                 seeds = value()
                     .split(',')
                     .map(|s| s.parse().expect("numbers of seeds"))
-                    .collect()
+                    .collect();
             }
             "--world" => filter = value(),
             "--list" => list = true,

@@ -59,9 +59,11 @@ impl Process {
             let namespace = |name| fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |namespace| namespace.ino());
             Self {
                 host: line("/proc/sys/kernel/hostname"),
-                boot: known
-                    .then(|| line("/proc/sys/kernel/random/boot_id"))
-                    .unwrap_or_default(),
+                boot: if known {
+                    line("/proc/sys/kernel/random/boot_id")
+                } else {
+                    String::new()
+                },
                 pid_namespace: namespace("pid"),
                 pid: std::process::id(),
                 started: own.map_or(0, |own| own.started),

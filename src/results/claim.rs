@@ -334,9 +334,12 @@ fn generations(folder: &Path, run_id: &str) -> Result<Vec<u64>> {
     Ok(found)
 }
 
+/// Generation of a claim and the bytes of its file.
+type Written = (u64, Vec<u8>);
+
 /// The highest generation of a cell's claims with the bytes of its file, if there is one; `None` when all that were listed
 /// are gone by the time they are read.
-fn highest(folder: &Path, run_id: &str) -> Result<Option<Option<(u64, Vec<u8>)>>> {
+fn highest(folder: &Path, run_id: &str) -> Result<Option<Option<Written>>> {
     let Some(mut generation) = generations(folder, run_id)?.last().copied() else {
         return Ok(Some(None));
     };

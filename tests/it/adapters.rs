@@ -224,18 +224,18 @@ fn tensors_without_a_use_and_missing_ones_are_named() {
     for (end, shape) in surplus {
         let name = format!("{V}.{end}");
         let adapter = changed(&sandbox, PLAIN, |_, tensors| {
-            drop(tensors.insert(name.clone(), zeros(shape)))
+            drop(tensors.insert(name.clone(), zeros(shape)));
         });
         let text = refused(&sandbox, &writing_model(), &adapter);
         assert!(text.contains(name.trim_start_matches("base_model.model.")), "{text}");
     }
     let other = changed(&sandbox, PLAIN, |_, tensors| {
-        drop(tensors.insert("v_proj.lora_A.weight".into(), zeros(&[2, 128])))
+        drop(tensors.insert("v_proj.lora_A.weight".into(), zeros(&[2, 128])));
     });
     assert!(refused(&sandbox, &writing_model(), &other).contains("`v_proj.lora_A.weight`"));
     for end in ["lora_A.weight", "lora_B.weight"] {
         let adapter = changed(&sandbox, PLAIN, |_, tensors| {
-            drop(tensors.remove(&format!("{V}.{end}")).unwrap())
+            drop(tensors.remove(&format!("{V}.{end}")).unwrap());
         });
         let text = refused(&sandbox, &writing_model(), &adapter);
         assert!(text.contains("layers.1.self_attn.v_proj"), "{text}");

@@ -49,7 +49,7 @@ fn look(known: &mut Known, path: &mut Vec<String>) {
         return;
     };
     for line in verbs.lines().take_while(|line| !line.is_empty()) {
-        let name = line.trim().split_whitespace().next().unwrap_or("");
+        let name = line.split_whitespace().next().unwrap_or("");
         // The second line of a long description is indented further.
         if !line.starts_with("   ") && name != "help" && !name.is_empty() {
             path.push(name.to_owned());

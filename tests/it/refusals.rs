@@ -126,7 +126,7 @@ fn what_may_not_be_read_is_made_readable() {
     use std::os::unix::fs::PermissionsExt as _;
     let sandbox = Sandbox::new();
     let config = sandbox.path("tiny.toml");
-    fs::set_permissions(&config, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o0)).unwrap();
     if fs::read(&config).is_ok() {
         eprintln!("skipped: this user may read everything");
     } else {

@@ -26,7 +26,7 @@ pub(in crate::data) fn orientation(bytes: &[u8], format: ImageFormat) -> Option<
         ImageFormat::WebP => of_webp(bytes),
         _ => Metadata::default(),
     };
-    let stated = metadata.exif.as_deref().and_then(|exif| of_exif(exif));
+    let stated = metadata.exif.as_deref().and_then(of_exif);
     let number = match stated {
         Some(stated) => stated?,
         None => of_xmp(&metadata.xmp?)?,

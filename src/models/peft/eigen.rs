@@ -172,11 +172,9 @@ mod tests {
         for k in [1, 2, 3, 17, 60] {
             let mut rng = seed::rng(k as u64, "symmetric");
             let mut a = vec![vec![0.0f64; k]; k];
-            for i in 0..k {
-                for j in 0..=i {
-                    a[i][j] = rng.random_range(-1.0..1.0);
-                    a[j][i] = a[i][j];
-                }
+            for (i, j) in (0..k).flat_map(|i| (0..=i).map(move |j| (i, j))) {
+                a[i][j] = rng.random_range(-1.0..1.0);
+                a[j][i] = a[i][j];
             }
             let (values, vectors) = symmetric(a.clone()).unwrap();
             assert!(values.windows(2).all(|pair| pair[0] >= pair[1]));
