@@ -483,3 +483,121 @@ impl Degrees {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::statistics::normal;
+    use crate::seed;
+
+    fn scores(seeds: usize, units: u32, values: Vec<f64>) -> Scores {
+        Scores {
+            groups: (0..units).collect(),
+            strata: vec![0; units as usize],
+            seeds,
+            values,
+        }
+    }
+
+    /// Right or wrong by a latent number: difficulty, seed and noise, with the standard deviations given.
+    fn world(random: &mut impl rand::Rng, seeds: usize, units: u32, of_seeds: f64, level: f64) -> Scores {
+        let mut gauss = || normal::quantile(f64::midpoint(random.random::<f64>(), 1e-16).max(1e-12));
+        let effects: Vec<f64> = (0..seeds).map(|_| of_seeds * gauss()).collect();
+        let mut values = Vec::new();
+        for _ in 0..units {
+            let difficulty = 0.6_f64.sqrt() * gauss();
+            for effect in &effects {
+                let latent = level + difficulty + effect + 0.4_f64.sqrt() * gauss();
+                values.push(f64::from(u8::from(latent > 0.0)));
+            }
+        }
+        scores(seeds, units, values)
+    }
+
+    /// The benchmark `coverage` does this on the whole grid; the limits are five Monte-Carlo errors from 93 % and 100 %.
+    #[test]
+    fn few_seeds_are_covered_whether_they_differ_or_not() {
+        let runs = 600;
+        for (seeds, of_seeds) in [(2, 0.3_f64), (3, 0.3), (5, 0.3), (5, 0.0)] {
+            let level = 0.6;
+            let truth = normal::cdf(level / 1.0_f64.hypot(of_seeds));
+            let mut random = seed::rng(seeds as u64, "coverage");
+            let (mut covered, mut found) = (0, 0);
+            for _ in 0..runs {
+                let one = Estimate::share(&world(&mut random, seeds, 60, of_seeds, level)).unwrap();
+                covered += u32::from(one.interval.low <= truth && truth <= one.interval.high);
+                let other = world(&mut random, seeds, 60, of_seeds, level);
+                let mut difference = world(&mut random, seeds, 60, of_seeds, level);
+                difference
+                    .values
+                    .iter_mut()
+                    .zip(&other.values)
+                    .for_each(|(a, b)| *a -= b);
+                found += u32::from(components(&difference).unwrap().p_value() <= 0.05);
+            }
+            let (covered, found) = (f64::from(covered) / f64::from(runs), f64::from(found) / f64::from(runs));
+            assert!(covered > 0.93 - 0.02, "{seeds} seeds, sd {of_seeds}: {covered}");
+            assert!(found < 0.07 + 0.02, "{seeds} seeds, sd {of_seeds}: {found}");
+        }
+    }
+
+    #[test]
+    fn nothing_seen_to_vary_is_not_certainty() {
+        let all = |value: f64| scores(3, 50, vec![value; 150]);
+        let right = Estimate::share(&all(1.0)).unwrap();
+        let wrong = Estimate::share(&all(0.0)).unwrap();
+        assert_eq!((right.interval.high, wrong.interval.low), (1.0, 0.0));
+        assert!(right.interval.low < 0.95 && (1.0 - right.interval.low - wrong.interval.high).abs() < 1e-12);
+        let level = Estimate::difference(&all(0.0)).unwrap();
+        assert!(level.interval.low < -0.03 && level.interval.high > 0.03, "{level:?}");
+        assert_eq!(level.components.p_value(), 1.0);
+        let p = components(&all(1.0)).unwrap().p_value();
+        assert!(p > 0.0 && p < 1e-10, "{p}");
+        assert_eq!(components(&scores(0, 0, vec![])), None);
+    }
+
+    #[test]
+    fn the_test_is_where_the_interval_ends_at_zero() {
+        let mut random = seed::rng(1, "ends");
+        for seeds in [2, 3, 5] {
+            let mut one = world(&mut random, seeds, 40, 0.2, 0.8);
+            let other = world(&mut random, seeds, 40, 0.2, 0.2);
+            one.values.iter_mut().zip(&other.values).for_each(|(a, b)| *a -= b);
+            let found = components(&one).unwrap();
+            let p = found.p_value();
+            assert!(
+                (found.half_width(p) / found.mean.abs() - 1.0).abs() < 1e-9,
+                "{found:?}, p {p}"
+            );
+        }
+    }
+
+    #[test]
+    fn seeds_whose_means_tie_by_chance_keep_what_is_left() {
+        // Two seeds, each wrong on another half of the images: their means are the same.
+        let values = (0..80)
+            .flat_map(|i| [f64::from(i % 2), f64::from((i + 1) % 2)])
+            .collect();
+        let found = components(&scores(2, 80, values)).unwrap();
+        assert_eq!(found.by_seed.unwrap().variance, 0.0);
+        assert!(found.half_width(0.05) > 0.1, "{found:?}");
+    }
+
+    #[test]
+    fn copies_of_an_image_bring_no_certainty_and_classes_weigh_the_same() {
+        let mut random = seed::rng(2, "copies");
+        let single = world(&mut random, 3, 40, 0.2, 0.5);
+        let mut copied = single.clone();
+        for _ in 0..3 {
+            copied.groups.extend(&single.groups);
+            copied.strata.extend(&single.strata);
+            copied.values.extend(&single.values);
+        }
+        let (a, b) = (components(&single).unwrap(), components(&copied).unwrap());
+        assert!((a.half_width(0.05) / b.half_width(0.05) - 1.0).abs() < 1e-9);
+        // 90 images of class 0, all right; 10 of class 1, all wrong.
+        let mut classes = scores(1, 100, (0..100).map(|i| f64::from(u8::from(i < 90))).collect());
+        classes.strata = (0..100).map(|i| u32::from(i >= 90)).collect();
+        assert!((components(&classes).unwrap().mean - 0.5).abs() < 1e-12);
+    }
+}
