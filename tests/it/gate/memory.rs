@@ -1,5 +1,7 @@
 //! Very many cells in little memory.
 
+#![allow(clippy::print_stdout, reason = "says what was done")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
