@@ -196,7 +196,10 @@ impl Folder {
             return Ok(None);
         };
         // A config may speak of the module by another of its names than the file does.
-        let targeted = names.iter().map(|name| full(name)).find(|name| self.settings.targets.hold(name));
+        let targeted = names
+            .iter()
+            .map(|name| full(name))
+            .find(|name| self.settings.targets.hold(name));
         let Some(name) = targeted else {
             let name = full(module);
             return Err(self.refuse(
