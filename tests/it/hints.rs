@@ -81,6 +81,7 @@ fn wrong(named: &str) -> Option<String> {
     let words: Vec<&str> = named.split_whitespace().collect();
     let is_variable = |word: &str| {
         word.contains('_')
+            && word.contains(|c: char| c.is_ascii_uppercase())
             && word
                 .chars()
                 .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
