@@ -27,7 +27,7 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
 }
 
 /// Text for stderr. If it is gone there is nobody left to tell.
-pub(super) fn tell(text: &str) {
+pub(in crate::cli) fn tell(text: &str) {
     let _ = io::stderr().write_all(harmless(text).as_bytes());
 }
 

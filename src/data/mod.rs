@@ -206,8 +206,8 @@ impl Dataset {
 /// with its size, and each archive with its size and time of change (hashing it again if that moved).
 ///
 /// # Errors
-/// [`Error::UnknownDataset`](crate::error::Error::UnknownDataset), [`Error::NotFetched`](crate::error::Error::NotFetched), [`Error::Manifest`](crate::error::Error::Manifest), [`Error::WrongBytes`](crate::error::Error::WrongBytes), [`Error::Archive`](crate::error::Error::Archive),
-/// [`Error::Labels`](crate::error::Error::Labels), [`Error::Image`](crate::error::Error::Image) and [`Error::Dataset`](crate::error::Error::Dataset), each naming file or image. Nothing
+/// [`Error::UnknownDataset`], [`Error::NotFetched`], [`Error::Manifest`], [`Error::WrongBytes`], [`Error::Archive`],
+/// [`Error::Labels`], [`Error::Image`] and [`Error::Dataset`], each naming file or image. Nothing
 /// half-written stays in the cache.
 pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
     open_for(name, Protocol::Clean, datasets, cache)

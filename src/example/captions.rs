@@ -55,7 +55,10 @@ impl Captions {
                 "cannot be read: {e}; only this form of tokenizer is supported, {remedy}"
             ))
         })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| fail(format!("not a tokenizer: {e}")))?;
+        let mut inner =
+            std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()))
+                .unwrap_or_else(|_| Err("its decoder is damaged".into()))
+                .map_err(|reason| fail(format!("not a tokenizer: {reason}")))?;
         inner.with_padding(None);
         inner
             .with_truncation(Some(TruncationParams {

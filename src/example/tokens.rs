@@ -1,5 +1,6 @@
 //! `tokenizer.json` of a model folder.
 
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -18,10 +19,13 @@ impl Tokenizer {
     /// [`Error::Model`] when it is missing or malformed.
     pub fn load(model_dir: &Path) -> Result<Self> {
         let path = model_dir.join("tokenizer.json");
-        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| Error::Model {
-            path: path.clone(),
-            reason: format!("not a tokenizer: {e}"),
-        })?;
+        // The library panics on some damaged files (tokenizers 0.23.2, decoders); they are to be told like the others.
+        let inner = catch_unwind(|| tokenizers::Tokenizer::from_file(&path).map_err(|e| e.to_string()))
+            .unwrap_or_else(|_| Err("its decoder is damaged".into()))
+            .map_err(|reason| Error::Model {
+                path: path.clone(),
+                reason: format!("not a tokenizer: {reason}"),
+            })?;
         Ok(Self { inner, path })
     }
 

@@ -195,13 +195,18 @@ impl Folder {
             self.absent.extend(wanted.filter(|_| known));
             return Ok(None);
         };
-        let name = full(module);
-        if !self.settings.targets.hold(&name) {
+        // A config may speak of the module by another of its names than the file does.
+        let targeted = names
+            .iter()
+            .map(|name| full(name))
+            .find(|name| self.settings.targets.hold(name));
+        let Some(name) = targeted else {
+            let name = full(module);
             return Err(self.refuse(
                 format!("does not target `{name}` (`target_modules` and the fields beside it), but the file has an adapter for it, which PEFT would not use"),
                 "take both files from one `save_pretrained` of PEFT",
             ));
-        }
+        };
         if *module == HEAD && self.settings.tying {
             return Err(self.refuse(
                 "`ensure_weight_tying` is true, which adapts embedding and head together".into(),

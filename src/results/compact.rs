@@ -49,7 +49,12 @@ pub fn promote<T>(
     if folder.join("predictions").exists() {
         return Err(Error::NotCompact { path: folder.into() });
     }
-    let listed = ledger::listed(&store.folder().join("ledger.csv"))?;
+    let ledger = store.folder().join("ledger.csv");
+    let listed = if ledger.exists() {
+        ledger::listed(&ledger)?
+    } else {
+        Vec::new()
+    };
     if listed.is_empty() {
         return Err(Error::NoResults {
             path: store.folder().into(),

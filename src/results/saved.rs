@@ -8,7 +8,7 @@
 //!
 //! The interval is Fieller's: a place on the axis belongs to it where the paired difference between the stronger
 //! learner and the weaker's curve there is not told from zero. That difference is a mean of paired scores like any
-//! other, so the ends follow in closed form from [`variance`](crate::results::statistics::variance), without a random
+//! other, so the ends follow in closed form from [`variance`], without a random
 //! number; where the first or the last measured k belongs to it, its end is a bound.
 
 use crate::config::Protocol;

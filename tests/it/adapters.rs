@@ -196,7 +196,6 @@ fn what_changes_nothing_is_passed_over() {
             ("loftq_config", json!({"loftq_bits": 4})),
             ("init_lora_weights", json!("orthogonal")),
             ("fan_in_fan_out", json!(true)),
-            ("layers_to_transform", json!([1, 2])),
             ("exclude_modules", json!(["k_proj"])),
             ("base_model_name_or_path", json!("Qwen/Qwen3-VL-2B-Instruct")),
             ("task_type", json!("CAUSAL_LM")),

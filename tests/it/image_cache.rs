@@ -101,22 +101,18 @@ fn predictions_are_the_same_without_with_and_from_the_cache() {
     // Both learn from two of six images and see four of the same six large test images.
     assert!(writer.len() >= 6 && vision.len() >= 6, "{kept:?}");
 
-    // Files of the same size that are no images any more: what is seen comes from the cache.
+    // A file that was replaced by one of the same size is told, whatever the cache holds of it.
     let again = cells(folder.path(), &datasets, None);
-    for cell in &again[..1] {
-        for image in cell.test().unwrap() {
-            if image::image_dimensions(&image.path).unwrap().0 == 400 {
-                let size = fs::metadata(&image.path).unwrap().len();
-                fs::write(&image.path, vec![0; size as usize]).unwrap();
-            }
+    let mut replaced = 0;
+    for image in again[0].test().unwrap() {
+        if image::image_dimensions(&image.path).unwrap().0 == 400 {
+            let size = fs::metadata(&image.path).unwrap().len();
+            fs::write(&image.path, vec![0; size as usize]).unwrap();
+            assert!(matches!(image.bytes(), Err(kshot::error::Error::ChangedImage { .. })));
+            replaced += 1;
         }
     }
-    assert_eq!(predictions(&again[..1]), expected[..1]);
-    let nearest = again
-        .iter()
-        .position(|cell| cell.learner.name().contains("nearest"))
-        .unwrap();
-    assert_eq!(predictions(&again[nearest..=nearest]), expected[nearest..=nearest]);
+    assert!(replaced > 0);
 }
 
 /// Names of the entries.

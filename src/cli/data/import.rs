@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{output, places};
+use crate::cli::terminal::tell;
 use crate::config::Learner;
 use crate::data::Dataset;
 use crate::data::fetch::Remote;
@@ -106,8 +107,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "is refused by Qwen3-VL, and left out for all learners by a sweep with one",
     );
     notes += &twins(&imported.twins);
-    // If stderr is gone there is nobody left to tell.
-    let _ = io::stderr().write_all(notes.as_bytes());
+    tell(&notes);
     output(&told(&imported))
 }
 

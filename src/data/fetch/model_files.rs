@@ -38,6 +38,8 @@ pub struct ModelListing {
     /// The bytes of its `config.json`.
     pub config: Vec<u8>,
     files: Vec<RepoFile>,
+    /// Whether it says how images are prepared.
+    prepares: bool,
 }
 
 impl ModelListing {
@@ -86,18 +88,7 @@ impl ModelListing {
         } else {
             return Err(without_weights(id, &files));
         }
-        if !has(PREPROCESSOR) {
-            let prepares = has(PROCESSOR) && !matches!(nested(&text(PROCESSOR)?), Ok(None));
-            if !prepares {
-                return Err(Error::Checkpoint {
-                    path: PathBuf::from(&id.name),
-                    reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
-                    remedy:
-                        "take the repository of the model that it was made from, which says how images are prepared"
-                            .into(),
-                });
-            }
-        }
+        let prepares = has(PREPROCESSOR) || has(PROCESSOR) && !matches!(nested(&text(PROCESSOR)?), Ok(None));
         files.retain(|file| wanted.contains(&file.path));
         // Small ones first: what a model is stands before what it weighs.
         files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
@@ -106,6 +97,22 @@ impl ModelListing {
             commit,
             config,
             files,
+            prepares,
+        })
+    }
+
+    /// Refuses a model that does not say how images are prepared.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the two files, of which one is needed.
+    pub fn check_image_processor(&self) -> Result<()> {
+        if self.prepares {
+            return Ok(());
+        }
+        Err(Error::Checkpoint {
+            path: PathBuf::from(&self.id.name),
+            reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
+            remedy: "take the repository of the model that it was made from, which says how images are prepared".into(),
         })
     }
 

@@ -340,6 +340,12 @@ impl Reader {
             }
             Some(_) => return Err(self.malformed("layers_to_transform")),
         };
+        if !layers.is_empty() && matches!(modules, Modules::Pattern(_)) {
+            return Err(self.fail(
+                "has `layers_to_transform` beside an expression in `target_modules`, which PEFT refuses".into(),
+                "name the layers in the expression, or list the modules",
+            ));
+        }
         let lists = match self.fields.get("layers_pattern") {
             Some(Value::String(one)) if !one.is_empty() => vec![one.clone()],
             Some(Value::String(_)) => Vec::new(),

@@ -164,7 +164,7 @@ fn hash_line(hash: Sha256) -> String {
 }
 
 /// Stores cells in a new `folder`, the hash of the file beside it. `cells` gives `run_id`, class names and rows in order
-/// of the `run_id`; no more than [`GROUP_BYTES`] of them are held at a time.
+/// of the `run_id`; no more than `GROUP_BYTES` of them are held at a time.
 ///
 /// # Errors
 /// Those of `cells`; [`Error::Predictions`] when a class index does not fit or the encoder fails; [`Error::Io`] when a

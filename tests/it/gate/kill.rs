@@ -1,5 +1,7 @@
 //! kill -9 at random moments of `gate --accept` and `promote`: the old baseline is there or the new one, never a mixture.
 
+#![allow(clippy::print_stdout, reason = "says what was done")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

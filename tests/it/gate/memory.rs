@@ -1,5 +1,7 @@
 //! Very many cells in little memory.
 
+#![allow(clippy::print_stdout, reason = "says what was done")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -46,8 +48,9 @@ fn measured(sandbox: &Sandbox, arguments: &[&str]) -> (f64, f64) {
         }
         thread::sleep(Duration::from_millis(2));
     };
+    // The made-up cells have made-up names, which `verify` finds: exit code 1.
     assert!(
-        exit.success(),
+        exit.success() || arguments[0] == "verify" && exit.code() == Some(1),
         "{arguments:?}: {}",
         fs::read_to_string(sandbox.path("stdout")).unwrap()
     );

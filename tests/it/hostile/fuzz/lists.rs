@@ -133,5 +133,5 @@ pub fn read_index(bytes: &[u8], folder: &Path) -> bool {
     for image in dataset.pool.iter().chain(&dataset.test) {
         assert!(image.path.starts_with(&datasets), "{}", image.path.display());
     }
-    fs::read(path).unwrap() == bytes
+    serde_json::from_slice::<serde_json::Value>(bytes).is_ok()
 }

@@ -108,7 +108,7 @@ pub fn read_curve(bytes: &[u8], _: &Path) -> bool {
 pub fn noises() -> Vec<Vec<u8>> {
     let cell = json!({
         "key": {"dataset": "a", "protocol": "clean", "learner": "b", "shots": 4, "seed": 0},
-        "runs": 3, "changes": 1.5, "images": 7.0,
+        "runs": 3, "changes": 1.5, "images": 0.7,
     });
     let noise = serde_json::from_value::<kshot::results::gate::noise::CellNoise>(cell.clone()).is_ok();
     assert!(noise, "the form of a cell's noise has changed");
