@@ -148,6 +148,23 @@ pub fn owner(name: &str, end: &str) -> Option<Process> {
     Process::of_tag(tag)
 }
 
+/// Removes what processes that have ended had begun to write for a file under [`temporary`] names. It wastes space only: that it
+/// cannot be removed is no error.
+pub fn remove_abandoned(path: &Path, end: &str) {
+    let (Some(folder), Some(begins)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(begins)) else {
+            continue;
+        };
+        if owner(name, end).is_some_and(|owner| owner.is_gone()) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
 /// 16 hex digits that no other call gives, here or elsewhere.
 #[must_use]
 pub fn random_token() -> String {

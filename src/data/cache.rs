@@ -23,7 +23,7 @@ use super::source::Source;
 use super::{archive, hex};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
-use crate::process::{owner, temporary};
+use crate::process::{remove_abandoned, temporary};
 
 /// Raised when the same archives would be read differently.
 const LAYOUT_VERSION: u32 = 2;
@@ -404,7 +404,7 @@ pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
 
 /// Writes a file so that it is seen whole or not at all.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    remove_abandoned(path);
+    remove_abandoned(path, "partial");
     let partial = temporary(path, "partial");
     let written = File::create(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
@@ -414,23 +414,6 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         drop(std::fs::remove_file(&partial));
         Error::io("write", path)(e)
     })
-}
-
-/// Removes what processes that have ended had begun to write for a file. It wastes space only: that it cannot be removed is
-/// no error.
-fn remove_abandoned(path: &Path) {
-    let (Some(folder), Some(begins)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return;
-    };
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with(begins)) else {
-            continue;
-        };
-        if owner(name, "partial").is_some_and(|owner| owner.is_gone()) {
-            drop(std::fs::remove_file(entry.path()));
-        }
-    }
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {

@@ -27,7 +27,7 @@ use std::thread;
 use super::cache::lock;
 use super::manifest::{Form, Manifest};
 use crate::error::{Error, MissingFile, Result};
-use crate::process::temporary;
+use crate::process::{remove_abandoned, temporary};
 use client::Client;
 pub use hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
 pub use listing::{hub_listing, hub_tail};
@@ -142,6 +142,7 @@ fn claim(manifest: &Manifest, progress: &dyn FetchProgress) -> Result<Option<Fil
 
 /// Writes a file so that it is seen whole or not at all; what an interrupted call leaves, the next one takes away.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    remove_abandoned(path, "part");
     let partial = temporary(path, "part");
     let written = File::create(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))

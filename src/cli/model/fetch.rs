@@ -48,7 +48,6 @@ fn fetch_one(text: &str, remote: &Remote, live: &Live) -> Result<String> {
     let config = Path::new(&id.name).join("config.json");
     let architecture = Architecture::parse(&listing.config, &config)?;
     architecture.check(&listing.config, &config)?;
-    listing.check_image_processor()?;
     if architecture.reads_text() && !listing.has(TOKENIZER) {
         return Err(Error::Checkpoint {
             path: Path::new(&id.name).to_path_buf(),

@@ -101,21 +101,6 @@ impl ModelListing {
         })
     }
 
-    /// Refuses a model that does not say how images are prepared.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] naming the two files, of which one is needed.
-    pub fn check_image_processor(&self) -> Result<()> {
-        if self.prepares {
-            return Ok(());
-        }
-        Err(Error::Checkpoint {
-            path: PathBuf::from(&self.id.name),
-            reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
-            remedy: "take the repository of the model that it was made from, which says how images are prepared".into(),
-        })
-    }
-
     /// Whether the model has a file of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -132,9 +117,18 @@ impl ModelListing {
     /// whoever fetched them; what the revision stood for is noted when all are there.
     ///
     /// # Errors
-    /// [`Error::NotFetchable`] with each file and what its sources said, [`Error::DiskSpace`] before the first byte,
-    /// and [`Error::Io`]. What has arrived is kept and continued by the next call.
+    /// [`Error::Checkpoint`] when it does not say how images are prepared, and [`Error::DiskSpace`], before the first byte;
+    /// [`Error::NotFetchable`] with each file and what its sources said, and [`Error::Io`]. What has arrived is kept and
+    /// continued by the next call.
     pub fn fetch(&self, remote: &Remote, progress: &dyn FetchProgress) -> Result<Fetched> {
+        if !self.prepares {
+            return Err(Error::Checkpoint {
+                path: PathBuf::from(&self.id.name),
+                reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
+                remedy: "take the repository of the model that it was made from, which says how images are prepared"
+                    .into(),
+            });
+        }
         let client = Client::new(&remote.hub, &remote.policy)?;
         let wish = Wish {
             repository: Repository::model(&self.id.name),
