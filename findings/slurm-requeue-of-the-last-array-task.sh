@@ -26,8 +26,8 @@ mkdir "$work/packages" "$work/root"
     cd "$work/packages"
     apt-get -qq update || true
     apt-get -qq download slurmctld="$version" slurmd="$version" slurm-client="$version" slurm-wlm-basic-plugins="$version" \
-        munge=0.5.15-2+deb12u1 libmunge2=0.5.15-2+deb12u1 libhwloc15 libjson-c5 libhttp-parser2.9 libyaml-0-2 \
-        libfreeipmi17 libreadline8 >/dev/null 2>&1 || true
+        munge=0.5.15-2+deb12u1 libmunge2=0.5.15-2+deb12u1 libhwloc15=2.9.0-1 libjson-c5=0.16-2 \
+        libhttp-parser2.9=2.9.4-5 libyaml-0-2=0.2.5-1 libfreeipmi17=1.6.10-1+b1 libreadline8=8.2-1.3 >/dev/null 2>&1 || true
     ls *.deb >/dev/null 2>&1 || exit 0
     for package in *.deb; do dpkg -x "$package" "$work/root"; done
 )

@@ -15,7 +15,7 @@ pub use missing::MissingFile;
 /// `Result` with kshot's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. Messages name the thing; [`Error::hint`] names the remedy, which belongs to the [`Cause`].
+/// A failure. Messages name the thing; [`Error::hint`] names the remedy, which belongs to the [`Cause`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

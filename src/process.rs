@@ -75,7 +75,7 @@ impl Process {
         })
     }
 
-    /// Whether it has certainly ended: it ran on this machine and boot, in the PID, time and user namespaces of this
+    /// True if it has certainly ended: it ran on this machine and boot, in the PID, time and user namespaces of this
     /// process and as its user (the processes of others may be hidden), and is no longer there or waits to be reaped.
     /// Of others nothing is known: `false`.
     #[must_use]
@@ -172,7 +172,7 @@ pub fn random_token() -> String {
     format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
-/// Whether the numbers of this `/proc` are those that the process itself sees: in `/proc/self/status` the numbers in its
+/// True if the numbers of this `/proc` are those that the process itself sees: in `/proc/self/status` the numbers in its
 /// namespace and all above it stand, from that of the mount downwards.
 fn shows_own_namespace(status: &str) -> bool {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -185,7 +185,7 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// What `/proc/PID/stat` says, see proc_pid_stat(5).
+/// The fields of `/proc/PID/stat` that are used, see proc_pid_stat(5).
 struct Stat {
     pid: u32,
     state: char,

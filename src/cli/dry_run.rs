@@ -22,7 +22,7 @@ struct Plan<'a> {
     cells: &'a [Listed<'a>],
     /// Of the cells that are not finished.
     estimate: &'a Estimate,
-    /// What the intervals can be expected to be.
+    /// Expected widths of the intervals.
     precision: &'a [precision::Precision],
 }
 
@@ -77,7 +77,7 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
     output(&(list(&cells) + &costs(&estimate, option) + &precision::lines(&precision)))
 }
 
-/// What is needed of each finished cell: all their records together would be large.
+/// The parts of each finished cell that are needed: all their records together would be large.
 fn done(store: &Store) -> Result<Vec<Finished>> {
     let mut all = Vec::new();
     for run_id in store.stored()? {

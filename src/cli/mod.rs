@@ -133,7 +133,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the command line's parser says, in colour where that is shown; names that are no options may hold anything.
+/// The message of the command line's parser, in colour where that is shown; names that are no options may hold anything.
 fn unparsed(error: &clap::Error) -> ExitCode {
     let plain = error.render().to_string();
     if error.use_stderr() && terminal::harmless(&plain) != plain {

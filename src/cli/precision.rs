@@ -1,4 +1,4 @@
-//! What a sweep can be expected to tell: widths of its intervals, and seeds that a difference takes.
+//! Precision that a sweep can be expected to have: widths of its intervals, and seeds that a difference takes.
 
 use serde::Serialize;
 

@@ -44,7 +44,7 @@ impl Subject {
         Ok(self.origin()?.map(|origin| origin.classes))
     }
 
-    /// Whether photographs are turned as their EXIF orientation says.
+    /// True if photographs are turned as their EXIF orientation says.
     pub(super) fn exif(&self) -> Result<bool> {
         match self.exif {
             Some(exif) => Ok(exif),

@@ -1,9 +1,9 @@
-//! What may reach a terminal: names from files, archives and servers are not trusted with control characters.
+//! Text on its way to a terminal: names from files, archives and servers are not trusted with control characters.
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
 
-/// Whether a character changes how others are shown, or what the terminal does: control characters other than line feed
+/// True if a character changes how others are shown, or what the terminal does: control characters other than line feed
 /// and tab, and those that turn the direction of writing.
 fn acts(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t'))

@@ -126,7 +126,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
     Ok(Opened { index, listed, root })
 }
 
-/// What the index has, if there is one: nothing is checked.
+/// The content of the index, if there is one: nothing is checked.
 pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Option<Opened>> {
     let (key, of_protocol) = keys(source, protocol)?;
     let folder = cache.join(&key);
@@ -184,10 +184,11 @@ fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// What the parquet files of a dataset say of the mode of their images.
+/// The mode that the parquet files of a dataset, a user's own or the hub's, ask their images to be brought to.
 fn mode(source: &Source) -> Result<Option<Mode>> {
-    match (source.form, &source.manifest.hub) {
-        (Form::Hub, Some(hub)) => parquet::image_mode(&source.files, &hub.image),
+    match (source.form, &source.manifest.hub, &source.manifest.parquet) {
+        (_, _, Some(own)) => parquet::image_mode(&source.files, &own.image),
+        (Form::Hub, Some(hub), None) => parquet::image_mode(&source.files, &hub.image),
         _ => Ok(None),
     }
 }

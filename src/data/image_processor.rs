@@ -1,4 +1,4 @@
-//! Where a model folder says how images are prepared: `preprocessor_config.json`, or the part `image_processor` of
+//! The settings by which a model folder has images prepared: `preprocessor_config.json`, or the part `image_processor` of
 //! `processor_config.json`, which transformers 5 writes instead.
 
 use std::path::{Path, PathBuf};

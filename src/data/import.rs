@@ -33,7 +33,7 @@ pub const HOLDOUT: f64 = 0.3;
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
 
-/// What a user says about the images besides where they are.
+/// Options that a user gives for an import.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// Column of paths, or of images in parquet files.
@@ -181,7 +181,7 @@ impl Found {
         &self.left_out
     }
 
-    /// What else is to be known about the images, a line each.
+    /// Notes on the images, a line each.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.clone();
@@ -246,7 +246,7 @@ impl Found {
         }
     }
 
-    /// What is wrong with a user's parquet files, without a manifest that is gone.
+    /// The error of a user's parquet files, without a manifest that is gone.
     fn of_parquet(&self, error: Error) -> Error {
         match (error, &self.parquet) {
             (Error::Dataset { reason, .. }, Some(_)) => self.fail(

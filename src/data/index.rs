@@ -29,7 +29,7 @@ const SCHEMA: u32 = 3;
 #[serde(deny_unknown_fields)]
 pub(super) struct Index {
     schema: u32,
-    /// What a `datasets.Image(mode=…)` in the dataset asks for.
+    /// The mode that a `datasets.Image(mode=…)` in the dataset asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
     /// By path below the root.
@@ -106,7 +106,7 @@ impl Index {
         }
     }
 
-    /// How its images are decoded.
+    /// The rules by which its images are decoded.
     pub(super) fn decoding(&self) -> Decoding {
         Decoding {
             mode: self.mode,

@@ -92,7 +92,7 @@ pub struct LabelledImage {
     pub path: PathBuf,
     /// Width and height of the upright picture in pixels; `None` for an image of no dataset.
     pub size: Option<(u32, u32)>,
-    /// How its bytes become pixels.
+    /// The rules by which its bytes become pixels.
     pub decoding: Decoding,
     /// The file's state when `sha256` was computed; `None` where that is not known.
     pub stamp: Option<Stamp>,
@@ -160,7 +160,7 @@ impl LabelledImage {
         format!("{}{}", self.sha256, self.decoding.mark())
     }
 
-    /// Whether the file is untouched since its hash was computed. Where nothing is known of it, it is read.
+    /// True if the file is untouched since its hash was computed. Where nothing is known of it, it is read.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         match &self.stamp {

@@ -68,7 +68,7 @@ pub fn pairs(pool: &[u64], test: &[u64], within: u32) -> Vec<Pair> {
     pairs
 }
 
-/// How many pairs of two lists of hashes lie within a Hamming distance, and the first `most` of them in order.
+/// Number of pairs of two lists of hashes that lie within a Hamming distance, and the first `most` of them in order.
 #[must_use]
 pub fn count_pairs(pool: &[u64], test: &[u64], within: u32, most: usize) -> (usize, Vec<Pair>) {
     let of_pool = |(p, of_pool): (usize, &u64)| {

@@ -90,7 +90,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Whether rows, classes and images that are no good are left out and told, rather than the end of it: nobody has
+    /// True if rows, classes and images that are no good are left out and told, rather than the end of it: nobody has
     /// looked at these files before.
     pub(super) fn is_lenient(&self) -> bool {
         match (self.form, &self.manifest.hub) {

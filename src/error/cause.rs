@@ -22,7 +22,7 @@ pub enum Cause {
     ReadOnly,
     /// The user may not read this, or not write to it.
     NoPermission {
-        /// Whether it was to be read.
+        /// True if it was to be read.
         reading: bool,
         /// The file or folder.
         path: PathBuf,
@@ -101,7 +101,7 @@ pub enum Cause {
     NotFetched {
         /// The dataset.
         dataset: String,
-        /// What `kshot data fetch` has to be told.
+        /// The option for `kshot data fetch`.
         option: &'static str,
     },
     /// A parquet file that cannot be read, or without the columns.
@@ -178,7 +178,7 @@ pub enum Cause {
         /// The folder or file.
         path: PathBuf,
     },
-    /// What a sampler was asked for.
+    /// The settings that a sampler was asked for.
     Sampling,
 
     // === Results ===
@@ -214,7 +214,7 @@ pub enum Cause {
     CellsFailed,
     /// A claim that was lost.
     TakenOver {
-        /// How long this process may be silent.
+        /// Seconds that this process may be silent.
         lease: String,
     },
     /// A cell that is not in the sweep.
@@ -231,7 +231,7 @@ pub enum Cause {
         /// The file.
         path: PathBuf,
     },
-    /// What a gate is to judge.
+    /// The folders that a gate is to judge.
     Gate(String),
     /// A remedy that was said where the error was made.
     Said(String),
@@ -240,7 +240,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What a server's refusal comes from.
+    /// The cause of a server's refusal.
     #[must_use]
     pub fn of_status(status: u16) -> Self {
         match status {
@@ -251,7 +251,7 @@ impl Cause {
         }
     }
 
-    /// What the system's refusal to `action` comes from.
+    /// The cause of the system's refusal to `action`.
     #[must_use]
     pub fn of_system(action: &str, path: &Path, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
@@ -556,7 +556,7 @@ impl Error {
         }
     }
 
-    /// What the user can do about it: the remedy of its cause.
+    /// Advice to the user: the remedy of its cause.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(self.cause().to_string())

@@ -14,7 +14,7 @@ pub enum GateError {
     NotJudged {
         /// The folder that was to be judged.
         results: PathBuf,
-        /// What it was to be judged by.
+        /// The baseline that it was to be judged by.
         baseline: PathBuf,
         /// Number of errors, each of which is in the report.
         problems: usize,
@@ -27,7 +27,7 @@ pub enum GateError {
     NoiseUnknown {
         /// The folder that was to be judged.
         results: PathBuf,
-        /// What it was to be judged by.
+        /// The baseline that it was to be judged by.
         baseline: PathBuf,
         /// Number of these cells.
         cells: usize,

@@ -48,7 +48,7 @@ pub(super) fn places(files: &[(String, PathBuf)]) -> String {
     files.iter().map(place).collect::<Vec<_>>().join(", ")
 }
 
-/// What the last source of the first file said: a server's status, that it was not asked, or anything else.
+/// The answer of the last source of the first file: a server's status, that it was not asked, or anything else.
 pub(super) fn cause(files: &[MissingFile]) -> Cause {
     let reason = files
         .first()

@@ -55,10 +55,7 @@ impl Captions {
                 "cannot be read: {e}; only this form of tokenizer is supported, {remedy}"
             ))
         })?;
-        let mut inner =
-            std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()))
-                .unwrap_or_else(|_| Err("its decoder is damaged".into()))
-                .map_err(|reason| fail(format!("not a tokenizer: {reason}")))?;
+        let mut inner = super::tokens::parse(&bytes).map_err(fail)?;
         inner.with_padding(None);
         inner
             .with_truncation(Some(TruncationParams {

@@ -230,7 +230,7 @@ impl PatchProcessor {
         Ok(Patches { values, grid })
     }
 
-    /// Whether an image of this size is too long for its width, or too wide: whatever else the processor's settings are.
+    /// True if an image of this size is too long for its width, or too wide: whatever else the processor's settings are.
     #[must_use]
     pub fn refuses(width: u32, height: u32) -> bool {
         height == 0 || width == 0 || height.max(width) > MAX_ASPECT.saturating_mul(height.min(width))

@@ -12,6 +12,14 @@ pub struct Tokenizer {
     path: PathBuf,
 }
 
+/// A tokenizer of the bytes of its `tokenizer.json`; else the reason why it is none. The library panics on some damaged
+/// decoders (tokenizers 0.23.2): they are told like other damage.
+pub(super) fn parse(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String> {
+    catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()))
+        .unwrap_or_else(|_| Err("its decoder is damaged".into()))
+        .map_err(|reason| format!("not a tokenizer: {reason}"))
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder.
     ///
@@ -19,13 +27,14 @@ impl Tokenizer {
     /// [`Error::Model`] when it is missing or malformed.
     pub fn load(model_dir: &Path) -> Result<Self> {
         let path = model_dir.join("tokenizer.json");
-        // The library panics on some damaged files (tokenizers 0.23.2, decoders); they are to be told like the others.
-        let inner = catch_unwind(|| tokenizers::Tokenizer::from_file(&path).map_err(|e| e.to_string()))
-            .unwrap_or_else(|_| Err("its decoder is damaged".into()))
-            .map_err(|reason| Error::Model {
-                path: path.clone(),
-                reason: format!("not a tokenizer: {reason}"),
-            })?;
+        let bytes = std::fs::read(&path).map_err(|e| Error::Model {
+            path: path.clone(),
+            reason: format!("cannot be read: {e}"),
+        })?;
+        let inner = parse(&bytes).map_err(|reason| Error::Model {
+            path: path.clone(),
+            reason,
+        })?;
         Ok(Self { inner, path })
     }
 

@@ -33,7 +33,7 @@ pub struct Origin {
     pub split_sha256: String,
     /// What tells the base model from all others.
     pub base: Option<String>,
-    /// Whether photographs were turned as their EXIF orientation says.
+    /// True if photographs were turned as their EXIF orientation says.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub exif: bool,
 }

@@ -143,7 +143,7 @@ pub fn without_refused(dataset: Dataset, learners: &[Learner]) -> Dataset {
     dataset
 }
 
-/// Whether a learner's preprocessor takes no image of this size.
+/// True if a learner's preprocessor takes no image of this size.
 #[must_use]
 pub fn refuses(learner: &Learner, width: u32, height: u32) -> bool {
     match learner {

@@ -30,7 +30,7 @@ impl Architecture {
         }
     }
 
-    /// Whether it needs a tokenizer.
+    /// True if it needs a tokenizer.
     #[must_use]
     pub fn reads_text(self) -> bool {
         self != Self::Dinov2

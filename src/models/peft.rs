@@ -63,7 +63,7 @@ pub(super) struct Folder {
     settings: Settings,
     weights: Weights,
     shapes: BTreeMap<String, Vec<usize>>,
-    /// What stands before the model's own names: `dinov2.` of a classifier's adapter.
+    /// The prefix of the model's own names: `dinov2.` of a classifier's adapter.
     prefix: String,
     /// Modules that the config targets and the file does not have.
     absent: Vec<String>,
@@ -169,7 +169,7 @@ impl Folder {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
-    /// Whether A and B stand on another base than the model's own.
+    /// True if A and B stand on another base than the model's own.
     pub(super) fn changes_base(&self) -> bool {
         self.settings.init != Init::Plain
     }
@@ -357,7 +357,7 @@ fn on(device: &Device) -> Place {
     }
 }
 
-/// What a tensor that is left over is, where its name tells.
+/// The kind of a tensor that is left over, where its name tells.
 fn kind(name: &str) -> &'static str {
     const KINDS: [(&str, &str); 6] = [
         ("lora_magnitude_vector", " (of DoRA)"),

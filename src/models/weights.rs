@@ -297,7 +297,7 @@ impl Weights {
         Err(self.report())
     }
 
-    /// What did not fit so far.
+    /// Faults found so far.
     fn report(&self) -> Error {
         let mut parts = Vec::new();
         for (problem, tensors) in &self.problems {

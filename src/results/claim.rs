@@ -62,7 +62,7 @@ pub const LONGEST_LEASE: u64 = 86_400;
 const HIGHEST: u64 = 1_000_000_000;
 /// Bytes of a claim's file that are read: kshot's own have one block.
 const READ: u64 = 1 << 16;
-/// How often a claim is tried for at once while others make, renew and remove theirs.
+/// Times that a claim is tried for at once while others make, renew and remove theirs.
 const TRIES: u32 = 8;
 /// Claims are padded to a multiple of this, so that a beat does not change a file's size.
 const BLOCK: usize = 512;
@@ -305,7 +305,7 @@ pub(super) fn parse_name(name: &str) -> Option<(&str, u64)> {
     (number < HIGHEST && number.to_string() == generation).then_some((run_id, number))
 }
 
-/// What a claim's file holds, whatever it is: nothing, if it is no file. `None` when nothing has that name.
+/// The content of a claim's file, whatever it is: nothing, if it is no file. `None` when nothing has that name.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let found = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

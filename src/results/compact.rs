@@ -126,7 +126,7 @@ fn write_line<T: Serialize>(path: &Path, value: &T, json: fn(&T) -> serde_json::
     fs::write(path, json).map_err(Error::io("write", path))
 }
 
-/// Whether a file of a compact form is made anew with each: all but what others put there.
+/// True if a file of a compact form is made anew with each: all but what others put there.
 fn is_made(inside: &Path) -> bool {
     const TOP: [&str; 5] = [
         "predictions.parquet",

@@ -103,7 +103,7 @@ pub enum Panel {
     Mean,
 }
 
-/// What an interval is over, and how it was found.
+/// The sources of variation that an interval is over, and the way it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IntervalKind {
@@ -124,7 +124,7 @@ pub enum IntervalKind {
 }
 
 impl IntervalKind {
-    /// What it is over.
+    /// The sources of variation that it is over.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -178,7 +178,7 @@ fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem>
     Some(problem(Kind::Missing, key, results, finding))
 }
 
-/// How far the seeds of the baseline lie apart, in each series of cells that differ by their seed alone.
+/// Distance between the seeds of the baseline, in each series of cells that differ by their seed alone.
 fn of_seeds(baseline: &Folder) -> Noise {
     let mut series: BTreeMap<CellKey, Vec<f64>> = BTreeMap::new();
     for (key, cell) in &baseline.cells {
@@ -193,7 +193,7 @@ fn of_seeds(baseline: &Folder) -> Noise {
     )
 }
 
-/// What is known of the run-to-run noise between two runs of a cell.
+/// Knowledge of the run-to-run noise between two runs of a cell.
 enum Known {
     /// There is none: they are the same, or would be if nothing had changed.
     None,
@@ -257,7 +257,7 @@ impl<'a> Compared<'a> {
         }
     }
 
-    /// Whether it can be told from noise at all.
+    /// True if it can be told from noise at all.
     fn is_judged(&self) -> bool {
         !matches!(self.known, Known::Unknown(_))
     }

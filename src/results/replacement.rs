@@ -7,7 +7,7 @@
 //! `.replacement`. Its rename to that name is the one step: from then on it is what readers see ([`current`]), while its
 //! files are put in their places one by one. The next replacement finishes what a killed one has begun.
 //!
-//! What the new folder does not make itself stays: a `README.md`, a `.gitignore`, whatever lies beside the results.
+//! Files that the new folder does not make itself stay: a `README.md`, a `.gitignore`, whatever lies beside the results.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -27,19 +27,19 @@ use crate::results::file;
 
 /// A new folder inside the old one, complete and not yet in its place.
 const PENDING: &str = ".replacement";
-/// What the names of folders that are being written, or removed, end with.
+/// Ending of the names of folders that are being written or removed.
 const UNFINISHED: &str = ".next";
 /// Such a folder of a process that nothing is known of is left alone for so long.
 const ABANDONED: Duration = Duration::from_secs(24 * 3_600);
 /// More files than that beside the results are not taken along into a new folder: they stay where they are.
 const MOST_KEPT: usize = 1_000;
-/// How often a folder is read again that is replaced meanwhile.
+/// Times that a folder is read again that is replaced meanwhile.
 const ATTEMPTS: usize = 8;
 
 /// The files that a kind of folder is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// Whether a file, by its path inside the folder, is one of those that are made anew each time.
+    /// True if a file, by its path inside the folder, is one of those that are made anew each time.
     pub is_made: fn(&Path) -> bool,
     /// Files that readers look for and that a new folder inherits where it does not bring its own.
     pub inherited: &'static [&'static str],
@@ -151,7 +151,7 @@ fn mark(folder: &Path) -> Option<(PathBuf, u64, u64, i64, i64)> {
     Some((now, found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
-/// Where a folder really is, or will be: behind links, with the folder around it made.
+/// The true place of a folder, now or later: behind links, with the folder around it made.
 fn real(folder: &Path) -> Result<PathBuf> {
     match fs::canonicalize(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -169,7 +169,7 @@ fn real(folder: &Path) -> Result<PathBuf> {
     Ok(folder.file_name().map_or(around.clone(), |name| around.join(name)))
 }
 
-/// Whether another folder can have its name: it is no mount point, and this process is not in it.
+/// True if another folder can have its name: it is no mount point, and this process is not in it.
 fn may_move(folder: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
     let here = std::env::current_dir().and_then(fs::canonicalize);

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-/// Whether a text begins as formulas do, after any number of marks, and is neither a number nor a list of numbers.
+/// True if a text begins as formulas do, after any number of marks, and is neither a number nor a list of numbers.
 fn is_formula(text: &str) -> bool {
     text.trim_start_matches('\'')
         .starts_with(['=', '+', '-', '@', '\t', '\r'])

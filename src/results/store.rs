@@ -67,7 +67,7 @@ fn damage<T>(read: Result<T>) -> Result<std::result::Result<T, Damage>> {
     }
 }
 
-/// What is damaged is named in a warning and counts as not there.
+/// Damaged files are named in a warning and count as not there.
 fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(Error::Malformed { kind, path, reason }) => {

@@ -112,6 +112,13 @@ fn features(sandbox: &Sandbox, more: &[&str]) -> Vec<Vec<f64>> {
     text.lines().map(of).collect()
 }
 
+/// Exit code, answers and stderr of the micro Qwen3-VL about images, with the class names in `names.txt`.
+fn answers(sandbox: &Sandbox, images: &[&str]) -> (Option<i32>, String, String) {
+    let writing = model(WRITING);
+    let command = ["predict", "--model", &writing, "--labels", "names.txt", "--json"];
+    run(sandbox, &[&command[..], images].concat())
+}
+
 #[test]
 fn a_photograph_on_its_side_has_the_features_that_transformers_gives_it() {
     let sandbox = Sandbox::new();
@@ -390,19 +397,7 @@ fn an_image_far_longer_than_wide_is_named_before_anything_is_trained() {
     let long = sandbox.path("trees/ash/long.png").display().to_string();
     let (code, _, _) = run(&sandbox, &["embed", "--model", &model(VISION), &long]);
     assert_eq!(code, Some(0));
-    let (code, text, _) = run(
-        &sandbox,
-        &[
-            "predict",
-            "--model",
-            &model(WRITING),
-            "--labels",
-            "names.txt",
-            "--json",
-            &long,
-            &fixture("phone.png"),
-        ],
-    );
+    let (code, text, _) = answers(&sandbox, &[&long, &fixture("phone.png")]);
     let lines: Vec<&str> = text.lines().collect();
     assert!(
         code == Some(0) && lines[0].contains("long.png") && lines[0].contains("200 times"),
@@ -429,21 +424,7 @@ fn one_gif_without_a_screen_takes_no_other_image_along() {
     fs::write(sandbox.path("nothing.gif"), &bytes).unwrap();
     let files = ["whole.gif", "screen.gif", "nothing.gif"].map(|name| sandbox.path(name).display().to_string());
     let phone = fixture("phone.jpg");
-    let (code, text, err) = run(
-        &sandbox,
-        &[
-            "predict",
-            "--model",
-            &model(WRITING),
-            "--labels",
-            "names.txt",
-            "--json",
-            &files[0],
-            &files[1],
-            &files[2],
-            &phone,
-        ],
-    );
+    let (code, text, err) = answers(&sandbox, &[&files[0], &files[1], &files[2], &phone]);
     let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(code == Some(0) && rows.len() == 4, "{err}");
     assert!(near(&rows[0]["log_probs"], &rows[1]["log_probs"]), "{text}");

@@ -52,7 +52,7 @@ pub(in crate::cli) fn run(arguments: &Arguments) -> Result<Verdict> {
     Ok(all.iter().all(Verification::holds).into())
 }
 
-/// How many files ask to be turned, and what that means.
+/// Number of files that ask to be turned, with what it means.
 fn oriented(found: &Verification) -> String {
     let turned: usize = found.orientations.values().sum();
     if turned == 0 {

@@ -65,7 +65,7 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    /// What it comes from.
+    /// Its cause.
     pub(super) fn cause(&self) -> Cause {
         match self {
             Self::Passing { status, .. } | Self::Lasting { status, .. } => {
@@ -201,7 +201,7 @@ impl Client {
         Ok(self.small(url, &[range])?.0)
     }
 
-    /// What broke a request off, in words that name the server.
+    /// The failure that broke a request off, in words that name the server.
     fn broken(&self, error: &ureq::Error, uri: &Uri) -> Trouble {
         let host = uri.authority().map_or("the server", |authority| authority.as_str());
         let host = host.rsplit('@').next().unwrap_or(host);

@@ -38,7 +38,7 @@ pub struct ModelListing {
     /// The bytes of its `config.json`.
     pub config: Vec<u8>,
     files: Vec<RepoFile>,
-    /// Whether it says how images are prepared.
+    /// True if it says how images are prepared.
     prepares: bool,
 }
 
@@ -101,7 +101,7 @@ impl ModelListing {
         })
     }
 
-    /// Whether the model has a file of this name.
+    /// True if the model has a file of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.path == name)

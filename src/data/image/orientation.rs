@@ -12,12 +12,12 @@ use image::metadata::Orientation;
 
 /// EXIF's number of the tag.
 const TAG: u16 = 0x112;
-/// What may be unpacked of a compressed text chunk, as in Pillow.
+/// The most that may be unpacked of a compressed text chunk, as in Pillow.
 const TEXT: u64 = 1 << 20;
 const EXIF: &[u8] = b"Exif\0\0";
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// How a file asks to be turned and mirrored before it is shown; `None` where it says nothing, something that is no
+/// The turn and reflection that a file asks for before it is shown; `None` where it says nothing, something that is no
 /// orientation, or that it is upright.
 pub(in crate::data) fn orientation(bytes: &[u8], format: ImageFormat) -> Option<Orientation> {
     let metadata = match format {
@@ -34,7 +34,7 @@ pub(in crate::data) fn orientation(bytes: &[u8], format: ImageFormat) -> Option<
     Orientation::from_exif(number).filter(|orientation| *orientation != Orientation::NoTransforms)
 }
 
-/// What a container holds.
+/// The metadata of a container.
 #[derive(Default)]
 struct Metadata<'a> {
     exif: Option<Cow<'a, [u8]>>,
@@ -86,7 +86,7 @@ fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     }
 }
 
-/// What a segment holds behind its length.
+/// The content of a segment, behind its length.
 fn segment(bytes: &[u8]) -> Option<&[u8]> {
     let (length, _) = bytes.split_first_chunk()?;
     bytes.get(2..usize::from(u16::from_be_bytes(*length)))
@@ -220,7 +220,7 @@ impl<'a> Tiff<'a> {
     }
 }
 
-/// What EXIF says: nothing, or an entry, which may hold something that is no orientation; as that counts what is no TIFF. Entries before the tag are
+/// The orientation of EXIF: nothing, or an entry, which may hold something that is no orientation; as that counts what is no TIFF. Entries before the tag are
 /// read as Pillow reads them: one that cannot be ends the list.
 fn of_exif(exif: &[u8]) -> Option<Option<u8>> {
     let once = exif.strip_prefix(EXIF).unwrap_or(exif);

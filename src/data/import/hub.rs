@@ -29,7 +29,7 @@ pub struct Named {
     pub bytes: u64,
     /// Class names by label, where they were changed.
     pub rename: BTreeMap<String, String>,
-    /// What else is to be known, a line each: columns that were not taken, splits without labels.
+    /// Notes, a line each: columns that were not taken, splits without labels.
     pub notes: Vec<String>,
     /// Splits that are neither train, validation nor test.
     pub other_splits: Vec<String>,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Name of the split of files whose names say none.
 const ALL: &str = "all";
 
-/// Whether a file has a column of images.
+/// True if a file has a column of images.
 pub(super) fn has_images(path: &Path) -> Result<bool> {
     Ok(!of_file(path)?.images.is_empty())
 }

@@ -1,4 +1,4 @@
-//! What the image-folder builder of Python's `datasets` makes of the same folder, to say where it differs.
+//! The splits and labels that the image-folder builder of Python's `datasets` makes of the same folder, to say where it differs.
 //!
 //! After `datasets` 5.2: `data_files.py` (`SPLIT_KEYWORDS`, `DEFAULT_PATTERNS_SPLIT_IN_DIR_NAME` and `…_IN_FILENAME`)
 //! and `folder_based_builder.py` (`_split_generators`). A folder anywhere on a path whose name is a keyword, or has one
@@ -24,7 +24,7 @@ const ENDINGS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "
 /// Folders below the one given.
 const DEPTH: usize = 12;
 
-/// What `datasets` makes of a folder: the splits of each image, and whether there are labels.
+/// The reading of a folder by `datasets`: the splits of each image, and whether there are labels.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Peer {
     /// By path; an image may be in none, and in several.
@@ -34,7 +34,7 @@ struct Peer {
     without: Vec<&'static str>,
 }
 
-/// Whether a name is a keyword or has one that is set off.
+/// True if a name is a keyword or has one that is set off.
 fn has_keyword(name: &str, keyword: &str) -> bool {
     let is_edge = |c: Option<char>| c.is_none_or(|c| matches!(c, '-' | '.' | '_' | ' ') || c.is_ascii_digit());
     name.match_indices(keyword).any(|(at, _)| {
@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// What `datasets` 5.2.0 itself made of folders; tests/fixtures/import/make.py asks it.
+    /// The reading of folders by `datasets` 5.2.0 itself; tests/fixtures/import/make.py asks it.
     const READ: &str = include_str!("../../../tests/fixtures/import/datasets.json");
 
     #[test]

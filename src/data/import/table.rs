@@ -163,7 +163,7 @@ fn missing(assembled: &Assembled, directory: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-/// What is to stand in front of and behind each path, if most are no files as they are: Kaggle's tables have ids.
+/// Text to put in front of and behind each path, if most are no files as they are: Kaggle's tables have ids.
 ///
 /// # Errors
 /// When several places would do.

@@ -1,4 +1,4 @@
-//! What an import says of single images: the same on both sides.
+//! Images that are on both sides, for an import to name.
 
 use std::collections::BTreeMap;
 

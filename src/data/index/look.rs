@@ -32,7 +32,7 @@ pub(in crate::data) struct Facts {
 }
 
 impl Facts {
-    /// Whether both are of the same image, whatever was done to its file.
+    /// True if both are of the same image, whatever was done to its file.
     pub(in crate::data) fn same_image(&self, other: &Self) -> bool {
         let stamp = self.stamp.clone();
         *self == Self { stamp, ..other.clone() }

@@ -50,7 +50,7 @@ pub(crate) struct Tree {
     pub ignored: Vec<String>,
     /// Files and folders that cannot be taken, each with the reason.
     pub left_out: Vec<(String, String)>,
-    /// What else a user ought to know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -260,7 +260,7 @@ fn root(folder: &Path) -> Result<(PathBuf, String)> {
 pub(crate) struct Entries {
     pub folders: Vec<String>,
     pub files: Vec<String>,
-    /// What cannot be taken, with the reason: links that lead nowhere, names that are not UTF-8.
+    /// Items that cannot be taken, with the reason: links that lead nowhere, names that are not UTF-8.
     pub odd: Vec<(String, String)>,
 }
 

@@ -17,7 +17,7 @@ mod records;
 pub(crate) use records::usual_label;
 pub use records::{Columns, Table, read_table};
 
-/// How the rows of a table name images and labels; `[table]` in a manifest.
+/// The way in which the rows of a table name images and labels; `[table]` in a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableForm {
@@ -27,9 +27,9 @@ pub struct TableForm {
     pub label_column: Option<String>,
     /// Column of splits; without it, the first of the usual names.
     pub split_column: Option<String>,
-    /// What stands in front of each path.
+    /// Text in front of each path.
     pub prefix: String,
-    /// What stands behind each path: the ending of the files' names.
+    /// Text behind each path: the ending of the files' names.
     pub suffix: String,
     /// The first folder of each path says its split.
     pub split_by_folder: bool,
@@ -254,7 +254,7 @@ pub(crate) fn id_of(text: &str, table: &Path, form: &TableForm, directory: &Path
     Ok(parts.join("/"))
 }
 
-/// Where a row's image lies: relative to the table unless absolute; backslashes part folders as on Windows. `.` and
+/// The place of a row's image: relative to the table unless absolute; backslashes part folders as on Windows. `.` and
 /// `..` are resolved in the text alone.
 pub(crate) fn file_of(text: &str, table: &Path, form: &TableForm) -> PathBuf {
     let text = text.replace('\\', "/");

@@ -94,7 +94,7 @@ pub struct OwnParquet {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnShard {
-    /// Where it lies, absolute or relative to the manifest.
+    /// Its place, absolute or relative to the manifest.
     pub path: PathBuf,
     /// Which split its rows belong to.
     pub split: String,

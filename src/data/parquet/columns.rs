@@ -41,7 +41,7 @@ impl Candidates {
         self.named.iter().chain(&self.texts).chain(&self.numbers)
     }
 
-    /// Whether no row has a label in a column, as far as the footer says so.
+    /// True if no row has a label in a column, as far as the footer says so.
     pub(crate) fn is_unlabelled(&self, label: &str) -> bool {
         self.unlabelled.iter().any(|column| column == label) || !self.labels().any(|column| column == label)
     }
@@ -155,7 +155,7 @@ fn describe(metadata: &ParquetMetaData) -> Result<Candidates, String> {
     Ok(found)
 }
 
-/// Whether a column has nothing but nulls or numbers below 0, as its statistics say.
+/// True if a column has nothing but nulls or numbers below 0, as its statistics say.
 fn is_unlabelled(column: &ColumnChunkMetaData) -> bool {
     let Some(statistics) = column.statistics() else {
         return false;

@@ -21,9 +21,9 @@ use super::thrift::{Said, Thrift};
 const HEADER: u64 = 1 << 20;
 /// Bytes that any page may unpack to, however few it has.
 const FREE: u64 = 64 << 20;
-/// What a byte of Snappy may unpack to: a copy of 64 bytes takes 3.
+/// The most that a byte of Snappy unpacks to: a copy of 64 bytes takes 3.
 const SNAPPY_RATIO: u64 = 24;
-/// What a byte of a large page may unpack to in the other codecs; what images are made of hardly shrinks at all.
+/// The most that a byte of a large page may unpack to in the other codecs; what images are made of hardly shrinks at all.
 const RATIO: u64 = 256;
 /// Values of a page in a delta encoding: their lengths are set aside at once.
 const DELTA_VALUES: u64 = 1 << 24;
@@ -37,7 +37,7 @@ pub(super) struct Pages {
     end: u64,
 }
 
-/// What a page's header says (parquet-format, `PageHeader`: 1 kind, 2 uncompressed size, 3 compressed size, 5 data
+/// The fields of a page's header (parquet-format, `PageHeader`: 1 kind, 2 uncompressed size, 3 compressed size, 5 data
 /// page, 7 dictionary, 8 data page of the second version).
 #[derive(Debug, Default)]
 struct Header {

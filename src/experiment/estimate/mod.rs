@@ -46,7 +46,7 @@ const CACHE_BYTES: u64 = 20_000_000_000;
 pub struct Finished {
     /// Its name.
     pub run_id: String,
-    /// Who learned.
+    /// Label of the learner.
     learner: String,
     train_seconds: f64,
     eval_seconds: f64,

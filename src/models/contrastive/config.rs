@@ -84,7 +84,7 @@ impl Config {
     /// A config from the text of `config.json`.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The fault in it, in words.
     pub fn parse(text: &[u8], family: Family) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(text).map_err(|e| format!("is no JSON: {e}"))?;
         Self::new(&value, family)

@@ -25,7 +25,7 @@ const RENAMED: [(&str, &str); 5] = [
     ("attention.output.dense", "attention.o_proj"),
     ("mlp.weights_out", "mlp.down_proj"),
 ];
-/// What a classifier's checkpoint has before the names of its backbone.
+/// The prefix of the backbone's names in a classifier's checkpoint.
 const PREFIXES: &[&str] = &["dinov2.", "dinov2_with_registers."];
 /// The head of `Dinov2ForImageClassification`.
 const CLASSIFIER: &str = "classifier";

@@ -116,7 +116,7 @@ impl Config {
     /// A config from the text of `config.json`.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The fault in it, in words.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let config: Self = serde_json::from_slice(text).map_err(|e| format!("not a DINOv2 config: {e}"))?;
         config.check()?;

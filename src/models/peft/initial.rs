@@ -1,4 +1,4 @@
-//! What PEFT takes out of a base weight before it adds B · A, for adapters that say so in `init_lora_weights`.
+//! The part that PEFT takes out of a base weight before it adds B · A, for adapters that say so in `init_lora_weights`.
 //!
 //! PEFT does not keep it: each time an adapter is loaded it is computed again from the base (`pissa_init` and
 //! `olora_init` of peft 0.21.2's `tuners/lora/layer.py`). Signs and order of singular vectors, and signs of a QR
@@ -13,7 +13,7 @@ use super::settings::Init;
 use crate::error::Result;
 use crate::seed;
 
-/// What a weight starts without: B₀ (out, r) and A₀ (r, in), in f32.
+/// The part that a weight starts without: B₀ (out, r) and A₀ (r, in), in f32.
 pub(super) struct Initial {
     pub(super) a: Tensor,
     pub(super) b: Tensor,
@@ -21,7 +21,7 @@ pub(super) struct Initial {
 
 /// Two singular values that differ by less than this share of the largest are the same in f32.
 const SAME: f64 = 1e-6;
-/// What may be left of an eigenpair, as a share of the largest eigenvalue.
+/// The residual that an eigenpair may have, as a share of the largest eigenvalue.
 const RESIDUAL: f64 = 1e-11;
 /// Directions that are tried at once beside those that are sought.
 const BESIDE: usize = 8;
@@ -29,7 +29,7 @@ const BESIDE: usize = 8;
 const KEPT: usize = 24;
 
 impl Initial {
-    /// What is taken out of `weight`, (out, in), by an adapter of this rank: `scale · B₀ · A₀`. The rank is at most the
+    /// The part that is taken out of `weight`, (out, in), by an adapter of this rank: `scale · B₀ · A₀`. The rank is at most the
     /// smaller side of the weight.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ struct Basis {
     n: usize,
     values: Vec<f64>,
     count: usize,
-    /// Where the last block begins.
+    /// Start of the last block.
     last: usize,
 }
 

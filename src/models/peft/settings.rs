@@ -24,7 +24,7 @@ pub(super) const LORA: &str = "LORA";
 /// LoRA whose experts share factors, which PEFT has no form for.
 pub(super) const SHARED: &str = "KSHOT_LORA";
 
-/// What an adapter's B · A is added to.
+/// The weight that an adapter's B · A is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::models) enum Init {
     /// The base as it is.
@@ -35,7 +35,7 @@ pub(in crate::models) enum Init {
     Olora,
 }
 
-/// What a config says that changes what an adapter computes.
+/// The fields of a config that change what an adapter computes.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) experts: ExpertLora,
@@ -52,16 +52,16 @@ pub(super) struct Settings {
     pub(super) saved: Vec<String>,
     /// `ensure_weight_tying`
     pub(super) tying: bool,
-    /// Where the base was loaded from, as the writer knew it.
+    /// Name or folder of the base, as the writer knew it.
     pub(super) base: Option<String>,
     /// The revision of the base.
     pub(super) revision: Option<String>,
 }
 
-/// What to do about an adapter that plain LoRA cannot be made of.
+/// Remedy for an adapter that plain LoRA cannot be made of.
 const MERGE: &str = "add it into the weights with PEFT (`model.merge_and_unload().save_pretrained(DIR)`), save the processor there too, \
                      and give that folder as `--model`";
-/// What to do about one whose base PEFT does not keep.
+/// Remedy for one whose base PEFT does not keep.
 const CONVERT: &str = "save it as plain LoRA where it was trained: `model.save_pretrained(DIR, \
                        path_initial_model_for_weight_conversion=INITIAL)` with the adapter as it was before the training";
 const RETRAIN: &str = "train it again as plain LoRA";
@@ -99,7 +99,7 @@ impl Settings {
         first(&self.ranks, module).unwrap_or(self.rank)
     }
 
-    /// What B · A of a module is multiplied with.
+    /// The factor of B · A of a module.
     pub(super) fn scale(&self, module: &str) -> f64 {
         let rank = self.rank(module) as f64;
         first(&self.alphas, module).unwrap_or(self.alpha) / if self.rslora { rank.sqrt() } else { rank }

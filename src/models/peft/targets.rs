@@ -2,7 +2,7 @@
 
 use fancy_regex::Regex;
 
-/// Where adapters go: `target_modules` and the fields that narrow it.
+/// The modules that get adapters: `target_modules` and the fields that narrow it.
 #[derive(Debug)]
 pub(super) struct Targets {
     pub(super) modules: Modules,
@@ -40,7 +40,7 @@ impl Modules {
 }
 
 impl Targets {
-    /// Whether the module of this name gets an adapter (`check_target_module_exists` of PEFT).
+    /// True if the module of this name gets an adapter (`check_target_module_exists` of PEFT).
     pub(super) fn hold(&self, name: &str) -> bool {
         if self.excluded.hold(name) || self.saved.iter().any(|saved| whole(saved, name)) || !self.modules.hold(name) {
             return false;
@@ -54,19 +54,19 @@ impl Targets {
         layer.is_some_and(|layer| self.layers.contains(&layer))
     }
 
-    /// Whether nobody says which modules they are.
+    /// True if nobody says which modules they are.
     pub(super) fn unknown(&self) -> bool {
         matches!(self.modules, Modules::Any)
     }
 }
 
-/// Whether the name is `end`, or ends with it after a dot.
+/// True if the name is `end`, or ends with it after a dot.
 pub(super) fn is_or_ends(name: &str, end: &str) -> bool {
     name.strip_suffix(end)
         .is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
-/// Whether an expression, which has its own anchors, matches. One that takes too long matches nothing.
+/// True if an expression, which has its own anchors, matches. One that takes too long matches nothing.
 pub(super) fn whole(pattern: &Regex, name: &str) -> bool {
     pattern.is_match(name).unwrap_or(false)
 }

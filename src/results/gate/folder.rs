@@ -39,7 +39,7 @@ pub struct Cell {
     pub micro: bool,
     /// Fingerprint of its predictions.
     pub predictions_sha256: String,
-    /// What computed it.
+    /// The device and version that computed it.
     pub place: Place,
     /// Its test images, in order of their ids.
     pub images: Images,
@@ -254,7 +254,7 @@ fn rest(key: &CellKey) -> ForeignKey {
 struct Whole {
     key: CellKey,
     cell: Cell,
-    /// What its red controls found, if any is red.
+    /// The findings of its red controls, if any is red.
     red: Option<String>,
     /// Why its numbers make no sense.
     unsound: Option<String>,

@@ -1,4 +1,4 @@
-//! What the gate keeps of a cell's predictions: which images were asked, and which answers are right. Cells of the same
+//! The part of a cell's predictions that the gate keeps: which images were asked, and which answers are right. Cells of the same
 //! test images share the list of them, so that a cell takes a bit an image and not the four hundred bytes of its row.
 
 use std::collections::HashMap;

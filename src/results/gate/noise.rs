@@ -57,7 +57,7 @@ pub struct CellNoise {
     pub changes: f64,
     /// V: the part of it that independently changing images explain.
     pub images: f64,
-    /// What computed the runs, each kind of machine once; empty in files that do not tell.
+    /// The machines that computed the runs, each kind of machine once; empty in files that do not tell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<String>,
 }

@@ -143,7 +143,7 @@ impl Frame {
         Self { worth, group, groups }
     }
 
-    /// What each group contributes to the accuracy, of answers to the same images.
+    /// The contribution of each group to the accuracy, of answers to the same images.
     #[must_use]
     pub fn scores(&self, right: &Right) -> Vec<f64> {
         let mut scores = vec![0.0; self.groups.len()];

@@ -1,10 +1,10 @@
-//! What computed a cell, and whether the same again gives the same bytes.
+//! The machine that computed a cell, and whether the same again gives the same bytes.
 
 use std::fmt;
 
 use crate::results::record::Record;
 
-/// What two runs of one cell have to share to come out the same to the byte.
+/// The facts that two runs of one cell have to share to come out the same to the byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// As records tell it: `cpu`, or `cuda:` and a name.
@@ -13,14 +13,14 @@ pub struct Place {
     devices: usize,
     /// Threads on the CPU; elsewhere they compute nothing that counts.
     threads: usize,
-    /// Who computes: `local`, or a service.
+    /// The kind of backend: `local`, or a service.
     backend: String,
     dtype: String,
     recipe: u32,
 }
 
 impl Place {
-    /// Where a cell was made, and by which version of the numbers.
+    /// The place where a cell was made, and by which version of the numbers.
     #[must_use]
     pub fn of(record: &Record) -> Self {
         let timing = &record.timing;
@@ -35,14 +35,14 @@ impl Place {
         }
     }
 
-    /// Whether two runs, one here and one there, of unchanged code give the same predictions: both on a CPU of this
+    /// True if two runs, one here and one there, of unchanged code give the same predictions: both on a CPU of this
     /// machine's process, in the same way. GPUs add in whatever order their threads come, services promise nothing.
     #[must_use]
     pub fn repeats(&self, other: &Self) -> bool {
         self == other && self.device == "cpu" && self.backend == "local"
     }
 
-    /// How this differs from where the baseline was made.
+    /// The differences of this from where the baseline was made.
     #[must_use]
     pub fn beside(&self, baseline: &Self) -> String {
         if self == baseline {

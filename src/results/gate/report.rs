@@ -71,18 +71,18 @@ pub enum NoiseSource {
     Stored,
 }
 
-/// What is known of the run-to-run noise of a cell that was not measured, and was not made as the baseline was.
+/// Knowledge of the run-to-run noise of a cell that was not measured, and was not made as the baseline was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum CellNoiseFrom {
     /// No more than what the baseline's seeds differ by.
     Seeds {
-        /// What made the cell, and what the baseline.
+        /// The machines of the cell and of the baseline.
         places: String,
     },
     /// Nothing.
     Unknown {
-        /// What made the cell, and what the baseline.
+        /// The machines of the cell and of the baseline.
         places: String,
     },
 }

@@ -274,7 +274,7 @@ impl<R: ChunkReader + 'static> Reader<R> {
         })
     }
 
-    /// Whether a cell can still be read: cells come in order of their `run_id`.
+    /// True if a cell can still be read: cells come in order of their `run_id`.
     #[must_use]
     pub fn is_ahead(&self, run_id: &str) -> bool {
         self.last.as_deref().is_none_or(|last| last < run_id)

@@ -1,4 +1,4 @@
-//! How small a difference a comparison can see, and how many seeds that takes.
+//! The smallest difference that a comparison can see, and the seeds that it takes.
 
 use super::variance::{Components, LEVEL, Part};
 use super::{normal, student};

@@ -17,7 +17,7 @@ use super::{Interval, student};
 /// Level of intervals: two-sided, 95 %.
 pub const LEVEL: f64 = 0.05;
 
-/// What every test image was worth to every seed, and which images belong together.
+/// Scores of every test image with every seed, and the groups of images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
     /// Group of each image; images of one group depend on one another.
@@ -39,7 +39,7 @@ impl Scores {
         self.groups.len()
     }
 
-    /// Whether there is no image.
+    /// True if there is no image.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
@@ -67,12 +67,12 @@ pub struct Components {
     pub mean: f64,
     /// Seeds.
     pub seeds: usize,
-    /// What more seeds lessen; `None` with one seed, where nothing tells it.
+    /// The part that more seeds lessen; `None` with one seed, where nothing tells it.
     pub by_seed: Option<Part>,
     /// The least that `by_seed` can be: what seeds that do not differ leave, seed by image. Means of few wrong answers tie
     /// by chance, and then `by_seed` is seen as zero. `None` with one seed.
     pub left: Option<Part>,
-    /// What only more test images lessen.
+    /// The part that only more test images lessen.
     pub by_image: Part,
     /// Units of the same weight that would weigh as much: 1 / Σ weight².
     pub units: f64,
@@ -87,7 +87,7 @@ pub struct Estimate {
     pub interval: Interval,
     /// Standard error of `mean`.
     pub sd: f64,
-    /// Where the interval comes from.
+    /// The parts of the variance behind the interval.
     pub components: Components,
 }
 

@@ -9,7 +9,7 @@ use crate::results::saved::Saved;
 
 const BRACKETS: &str = "In brackets: 95 % interval over seeds and test images, those of one drawing together.";
 
-/// What the intervals of `seeds` seeds are, with a warning where these are too few.
+/// The wording for intervals of `seeds` seeds, with a warning where these are too few.
 fn brackets(seeds: impl Iterator<Item = usize>) -> String {
     let few = seeds
         .filter(|seeds| *seeds > 1)

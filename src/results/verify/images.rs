@@ -16,7 +16,7 @@ use crate::results::record::Record;
 use crate::results::store::Store;
 use sha2::{Digest as _, Sha256};
 
-/// Where the images lie.
+/// Places of the images.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// Folder of the manifests.

@@ -328,3 +328,28 @@ fn a_table_with_one_good_image_is_no_dataset() {
         .write("t.csv", "path,label\nx/0.bmp,a\n");
     assert!(own.refused("t.csv").contains("`a` is its only class"));
 }
+
+/// tests/fixtures/import/modes/make.py has the pixels that datasets 5.2.0 gives (before: those of the file, unconverted).
+#[test]
+fn images_of_a_parquet_are_brought_to_its_mode_as_datasets_does() {
+    let fixtures = crate::support::root().join("tests/fixtures/import/modes");
+    let expected: Value = serde_json::from_slice(&fs::read(fixtures.join("modes.json")).unwrap()).unwrap();
+    for mode in ["L", "LA", "RGB", "RGBA"] {
+        let own = Own::new();
+        fs::copy(
+            fixtures.join(format!("modes-{mode}.parquet")),
+            own.path("images.parquet"),
+        )
+        .unwrap();
+        let (found, _) = imported(&own, "images.parquet", &Asked::default()).unwrap();
+        let mut seen: Vec<Vec<u8>> = [&found.dataset.pool, &found.dataset.test]
+            .into_iter()
+            .flatten()
+            .map(|image| image.pixels().unwrap().into_raw())
+            .collect();
+        let mut wanted: Vec<Vec<u8>> = serde_json::from_value(expected["modes"][mode].clone()).unwrap();
+        seen.sort();
+        wanted.sort();
+        assert_eq!(seen, wanted, "{mode}");
+    }
+}

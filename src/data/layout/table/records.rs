@@ -53,7 +53,7 @@ const LABELS: [&str; 12] = [
 const SPLITS: [&str; 4] = ["split", "subset", "partition", "set"];
 const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 
-/// Whether a column of this name usually holds class names.
+/// True if a column of this name usually holds class names.
 pub(crate) fn usual_label(name: &str) -> Option<usize> {
     LABELS.iter().position(|usual| usual.eq_ignore_ascii_case(name))
 }
@@ -71,7 +71,7 @@ pub struct Columns {
     pub other_labels: Vec<String>,
 }
 
-/// What a table file holds.
+/// The content of a table file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// Which columns were taken.
