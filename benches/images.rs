@@ -1,7 +1,7 @@
 //! Encoded images to the pixels that a vision-language model is given: decode, then Lanczos to 480 pixels at most.
 //!
 //! `cargo bench --bench images -- time SECONDS FILE…` prints for each file the CPU milliseconds of one image on one thread, and
-//! those of taking it from the cache of shrunk images, if it is kept there; `… -- pixels OUT FILE…` writes the pixels instead, to
+//! those of taking it from the cache of shrunk images, if it is kept there, and of its SHA-256; `… -- pixels OUT FILE…` writes the pixels instead, to
 //! `OUT/<name>.rgb`, behind width and height as two little-endian `u32`. `benches/images_pillow.py` does both, beside Pillow in
 //! the same run.
 
@@ -10,8 +10,8 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use kshot::data::LabelledImage;
 use kshot::data::image::decode;
+use kshot::data::{LabelledImage, Stamp};
 use kshot::error::{Error, Result};
 use kshot::example::resize::shrink;
 use kshot::example::{ImageCache, seen};
@@ -66,21 +66,24 @@ fn measure(path: PathBuf, seconds: f64) -> Result<()> {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect(),
+        // What is cached serves for a file that is known to be untouched.
+        stamp: Stamp::of(&path).ok(),
         path,
         ..LabelledImage::default()
     };
     let shrunk = |whole: RgbImage| shrink(&whole, LONGEST);
     let kept = milliseconds(seconds / 2.0, || seen(cache.as_ref(), &image, "bench", shrunk))?;
-    println!("{name}\t{plain:.5}\t{}\t{kept:.5}", folder.exists());
+    let hashed = milliseconds(seconds / 2.0, || Ok(Sha256::digest(&bytes)))?;
+    println!("{name}\t{plain:.5}\t{}\t{kept:.5}\t{hashed:.5}", folder.exists());
     Ok(())
 }
 
 /// CPU milliseconds of one call, after one that does not count.
-fn milliseconds(seconds: f64, mut image: impl FnMut() -> Result<RgbImage>) -> Result<f64> {
-    image()?;
+fn milliseconds<T>(seconds: f64, mut work: impl FnMut() -> Result<T>) -> Result<f64> {
+    work()?;
     let (start, mut rounds) = (cpu_seconds()?, 0);
     loop {
-        std::hint::black_box(image()?);
+        std::hint::black_box(work()?);
         rounds += 1;
         let spent = cpu_seconds()? - start;
         if spent >= seconds {

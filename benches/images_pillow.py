@@ -125,24 +125,25 @@ def main():
             photograph(width, height, seed).save(files[-1], **options)
         sizes = {file: file.stat().st_size for file in files}
         compare(bench, files, folder)
-        ours, kept, theirs = ({file: [] for file in files} for _ in range(3))
+        ours, kept, hashes, theirs = ({file: [] for file in files} for _ in range(4))
         for _ in range(arguments.rounds):
             for file in files:
                 line = subprocess.run([bench, "time", str(arguments.seconds), str(file)], check=True, stdout=subprocess.PIPE, text=True).stdout
-                _, plain, is_kept, cached = line.split("\t")
+                _, plain, is_kept, cached, hashed = line.split("\t")
                 ours[file].append(float(plain))
+                hashes[file].append(float(hashed))
                 if is_kept == "true":
                     kept[file].append(float(cached))
                 theirs[file].append(milliseconds(file.read_bytes(), arguments.seconds))
     turbo = features.version("libjpeg_turbo") or "not turbo"
     print(f"CPU ms an image on one thread, median of {arguments.rounds}; Pillow {PIL.__version__}, libjpeg-turbo {turbo}")
-    print(f"{'':28} {'bytes/px':>8} {'kshot':>8} {'Pillow':>8} {'ratio':>6} {'from cache':>11}")
+    print(f"{'':28} {'bytes/px':>8} {'kshot':>8} {'Pillow':>8} {'ratio':>6} {'from cache':>11} {'SHA-256':>8}")
     ratios = []
     for file, (_, width, height, *_) in zip(files, KINDS):
         mine, other = statistics.median(ours[file]), statistics.median(theirs[file])
         cached = f"{statistics.median(kept[file]):.2f}" if kept[file] else "not kept"
         ratios.append(other / mine)
-        print(f"{file.stem:28} {sizes[file] / (width * height):8.3f} {mine:8.2f} {other:8.2f} {other / mine:6.2f} {cached:>11}")
+        print(f"{file.stem:28} {sizes[file] / (width * height):8.3f} {mine:8.2f} {other:8.2f} {other / mine:6.2f} {cached:>11} {statistics.median(hashes[file]):8.3f}")
     print(f"{'geometric mean':28} {'':8} {'':8} {'':8} {statistics.geometric_mean(ratios):6.2f}")
 
 
