@@ -135,7 +135,14 @@ pub(super) fn choose(found: &Candidates, asked: &Asked) -> Result<(String, Strin
             ),
         }
     })?;
-    Ok((image, label))
+    match found.unread.iter().find(|unread| [&image, &label].contains(unread)) {
+        Some(unread) => Err((
+            format!("its column `{unread}` is compressed by LZO, which is not read"),
+            "write it with another codec, e.g. zstd: `pyarrow.parquet.write_table(table, path, compression=\"zstd\")`"
+                .to_owned(),
+        )),
+        None => Ok((image, label)),
+    }
 }
 
 /// Says which columns were taken, and which not.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use ::parquet::basic::{ConvertedType, Type};
+use ::parquet::basic::{Compression, ConvertedType, Type};
 use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 use ::parquet::file::reader::{FileReader as _, Length as _};
 use ::parquet::file::serialized_reader::SerializedFileReader;
@@ -31,6 +31,8 @@ pub(crate) struct Candidates {
     pub unlabelled: Vec<String>,
     /// Class names by column, where the metadata has them.
     pub names: BTreeMap<String, Vec<String>>,
+    /// Columns of images or labels that are compressed in a way that is not read: LZO.
+    pub unread: Vec<String>,
     /// Number of rows.
     pub rows: u64,
 }
@@ -143,6 +145,10 @@ fn describe(metadata: &ParquetMetaData) -> Result<Candidates, String> {
             }
             _ => continue,
         }
+        let chunks = groups.iter().filter_map(|group| group.columns().get(at));
+        if chunks.into_iter().any(|chunk| chunk.compression() == Compression::LZO) {
+            found.unread.extend(column.path().parts().first().cloned());
+        }
         if let [name] = column.path().parts()
             && !groups.is_empty()
             && groups
@@ -183,4 +189,38 @@ pub(crate) fn of_file(path: &Path) -> Result<Candidates, Error> {
     found
         .unwrap_or_else(|_| Err("its footer is damaged".into()))
         .map_err(super::wrong(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ::parquet::file::metadata::{FileMetaData, RowGroupMetaData};
+    use ::parquet::schema::parser::parse_message_type;
+    use ::parquet::schema::types::SchemaDescriptor;
+
+    use super::*;
+
+    #[test]
+    fn a_codec_that_is_not_read_is_seen_in_the_footer() {
+        let schema = "message rows { required group image { optional binary bytes; } required int64 label; }";
+        let schema = Arc::new(SchemaDescriptor::new(Arc::new(parse_message_type(schema).unwrap())));
+        let with = |codecs: [Compression; 2]| {
+            let chunks = schema.columns().iter().zip(codecs).map(|(column, codec)| {
+                ColumnChunkMetaData::builder(Arc::clone(column))
+                    .set_compression(codec)
+                    .build()
+                    .unwrap()
+            });
+            let group = RowGroupMetaData::builder(Arc::clone(&schema))
+                .set_column_metadata(chunks.collect())
+                .build()
+                .unwrap();
+            let file = FileMetaData::new(1, 0, None, None, Arc::clone(&schema), None);
+            describe(&ParquetMetaData::new(file, vec![group])).unwrap().unread
+        };
+        assert!(with([Compression::SNAPPY; 2]).is_empty());
+        assert_eq!(with([Compression::LZO, Compression::SNAPPY]), ["image"]);
+        assert_eq!(with([Compression::SNAPPY, Compression::LZO]), ["label"]);
+    }
 }

@@ -12,7 +12,8 @@
 //! The larger of the two p values counts. Without run-to-run noise it is valid whenever nothing changed, however few the
 //! images are, because the first one is exact; with noise the first is not (a run moves many images at once), but the
 //! second is. Degrees of freedom follow Satterthwaite (Biometrics Bulletin 2, 1946): (Σ r²)² / Σ r⁴ for the groups, which
-//! is the number of groups that changed where all weigh the same, and those of τ² beside it. A gain is tested likewise.
+//! is the number of groups that changed where all weigh the same, and those of τ² beside it; they are never more than the
+//! runs have by which τ² is known. A gain is tested likewise.
 
 use crate::results::gate::noise::RunNoise;
 use crate::results::statistics::exact::{self, Tails};
@@ -132,7 +133,9 @@ impl Spread {
         let variance = squares + between_runs;
         Self {
             variance,
-            degrees: (2.0 * variance * variance / uncertainty).max(1.0),
+            degrees: (2.0 * variance * variance / uncertainty)
+                .min(noise.map_or(f64::INFINITY, |n| n.degrees))
+                .max(1.0),
         }
     }
 
@@ -225,10 +228,15 @@ mod tests {
         let noise = RunNoise {
             variance: 1e-4,
             uncertainty: 2e-8 / 5.0,
+            degrees: 30.0,
         };
         let noisy = Evidence::of(&groups, 0.005, Some(noise));
         close(noisy.margin_loss, 0.032_946_526_365_784_04);
         close(noisy.degrees, 10.938_564_332_492_131);
+        // Of two runs: stats.t.cdf(-.025 / v**.5, 1) with the v of p(1e-4, u)
+        let two_runs = Evidence::of(&groups, 0.005, Some(RunNoise { degrees: 1.0, ..noise }));
+        close(two_runs.margin_loss, 0.144_885_419_905_847_58);
+        close(two_runs.degrees, 1.0);
         // c = 1000 / 999 * (d - d.sum() / 1000)**2; v = c.sum(); df = v * v / (c**2).sum()
         // d.sum() ± stats.t.ppf(.975, df) * v**.5
         let interval = quiet.interval.unwrap();
@@ -241,6 +249,7 @@ mod tests {
         let noise = Some(RunNoise {
             variance: 2e-5,
             uncertainty: 1e-10,
+            degrees: 8.0,
         });
         let (loss, gain) = (
             Evidence::of(&images(300, 5, 21), 0.01, noise),

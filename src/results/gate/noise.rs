@@ -6,9 +6,10 @@
 //! It is a moment estimate; its own variance is 2 (τ² + V)² / (K − 1).
 //!
 //! U and V are pooled, weighted by degrees of freedom, twice: over all cells of one learner with as many shots, and over
-//! those of them on one dataset (all seeds). The larger τ² counts: a dataset that is noisier than the others is not
-//! averaged away. Its variance is the smaller one of the two, so that the many cells of a learner, and not only those of
-//! one dataset, make it certain.
+//! those of them on one dataset (all seeds). The larger τ² counts, with its own variance: a dataset that is noisier than
+//! the others is not averaged away. Where the cells of a pool differ, its variance is that of a sum of unequal variances
+//! (Satterthwaite 1946), each cell's squared U lessened by d / (d + 2), for that is what the square of an estimate with d
+//! degrees of freedom exceeds the truth by.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -33,6 +34,9 @@ pub struct RunNoise {
     pub variance: f64,
     /// Variance of that estimate.
     pub uncertainty: f64,
+    /// Degrees of freedom of U, which the estimate follows from. A small τ² by chance lets the images, which are many, make
+    /// up the variance: the test must not have their degrees of freedom then.
+    pub degrees: f64,
 }
 
 /// Run-to-run noise as measured, as stored in `noise.json`.
@@ -188,10 +192,12 @@ impl Noise {
         let alike: Vec<&CellNoise> = self.cells.iter().filter(alike).collect();
         let here: Vec<&CellNoise> = alike.iter().copied().filter(|c| c.key.dataset == key.dataset).collect();
         let (all, here) = (Moments::of(&alike)?, Moments::of(&here));
-        let variance = all.excess().max(here.as_ref().map_or(0.0, Moments::excess));
-        let uncertainty = all.uncertainty(variance);
-        let uncertainty = here.map_or(uncertainty, |here| here.uncertainty(variance).min(uncertainty));
-        Some(RunNoise { variance, uncertainty })
+        let larger = here.filter(|here| here.excess() >= all.excess()).unwrap_or(all);
+        Some(RunNoise {
+            variance: larger.excess(),
+            uncertainty: larger.uncertainty(),
+            degrees: larger.effective_degrees(),
+        })
     }
 
     /// The noise of a cell that was made at `place`, if the runs that were measured say anything about it: one of them
@@ -231,13 +237,19 @@ impl Noise {
     }
 }
 
+/// U and V of one cell.
+struct CellMoments {
+    degrees: f64,
+    changes: f64,
+    images: f64,
+}
+
 /// U and V of several cells, pooled.
 struct Moments {
     degrees: f64,
     changes: f64,
     images: f64,
-    /// V and degrees of freedom of each cell.
-    cells: Vec<(f64, f64)>,
+    cells: Vec<CellMoments>,
 }
 
 impl Moments {
@@ -248,7 +260,14 @@ impl Moments {
             degrees,
             changes: mean(|c| c.changes),
             images: mean(|c| c.images),
-            cells: cells.iter().map(|c| (c.images, c.degrees())).collect(),
+            cells: cells
+                .iter()
+                .map(|c| CellMoments {
+                    degrees: c.degrees(),
+                    changes: c.changes,
+                    images: c.images,
+                })
+                .collect(),
         })
     }
 
@@ -257,9 +276,28 @@ impl Moments {
         (self.changes - self.images).max(0.0)
     }
 
-    /// Variance of the estimate of τ², if it is `variance`.
-    fn uncertainty(&self, variance: f64) -> f64 {
-        let of_one = |(images, degrees): &(f64, f64)| 2.0 * degrees * (variance + images).powi(2);
+    /// Variance of the estimate of τ²: as if all cells moved alike, or as they differ, whichever is larger.
+    fn uncertainty(&self) -> f64 {
+        let variance = self.excess();
+        let alike = self.over(|cell| 2.0 * cell.degrees * (variance + cell.images).powi(2));
+        alike.max(self.uncertainty_of_changes())
+    }
+
+    /// Variance of U, as the cells differ.
+    fn uncertainty_of_changes(&self) -> f64 {
+        self.over(|cell| 2.0 * cell.degrees * cell.changes.powi(2) * cell.degrees / (cell.degrees + 2.0))
+    }
+
+    /// Degrees of freedom of U (Satterthwaite); without bound where no run ever changed.
+    fn effective_degrees(&self) -> f64 {
+        if self.changes == 0.0 {
+            return f64::INFINITY;
+        }
+        let apart = 2.0 * self.changes.powi(2) / self.uncertainty_of_changes();
+        apart.min(self.degrees).max(1.0)
+    }
+
+    fn over(&self, of_one: impl Fn(&CellMoments) -> f64) -> f64 {
         self.cells.iter().map(of_one).sum::<f64>() / (self.degrees * self.degrees)
     }
 }
