@@ -9,7 +9,7 @@
 //! numbers of shots each, which share their images. An answer is right where a latent number is positive: class and
 //! accuracy, the difficulty of group and image (60 % of the variance within a seed, two thirds of it shared by both
 //! learners), the seed's effect (half of its variance shared by both), and seed × group and seed × image. The records go
-//! through the product's own code: [`curve::points`], [`curve::with_means`], [`comparison::paired`] and [`holm`].
+//! through the product's own code: [`curve::points`], [`curve::with_means`], [`paired::paired`] and [`holm`].
 //!
 //! One JSON line a world, number of seeds and statistic: coverage of nominal 95 % (where seed sds differ between series,
 //! that of the worst), its Monte-Carlo error, the median width of the interval and that of an ideal one, 3.92 times the
@@ -26,15 +26,16 @@
 
 use std::sync::Arc;
 
+use kshot::comparison::curve;
+use kshot::comparison::curve::Panel;
+use kshot::comparison::paired;
+use kshot::comparison::series::{Run, Series, TestSet};
 use kshot::config::Protocol;
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::comparison;
-use kshot::results::curve::{self, Panel};
-use kshot::results::metric::Headline;
-use kshot::results::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
-use kshot::results::series::{Run, Series, TestSet};
-use kshot::results::statistics::holm::holm;
-use kshot::results::statistics::normal;
+use kshot::statistics::holm::holm;
+use kshot::statistics::metric::Headline;
+use kshot::statistics::normal;
+use kshot::store::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
 use rayon::prelude::*;
 
 const DATASETS: usize = 5;
@@ -437,12 +438,7 @@ fn show(maker: &Maker<'_>, random: &mut Random) -> Shown {
     let gains: Vec<_> = a
         .iter()
         .zip(&b)
-        .map(|(a, b)| {
-            comparison::paired(a, b)
-                .expect("comparable")
-                .expect("common seeds")
-                .gain
-        })
+        .map(|(a, b)| paired::paired(a, b).expect("comparable").expect("common seeds").gain)
         .collect();
     let difference = gains.iter().zip(&a).map(|(gain, series)| {
         let at = shots_of(series.shots);

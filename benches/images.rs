@@ -10,11 +10,12 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use kshot::data::image::decode;
-use kshot::data::{LabelledImage, Stamp};
+use kshot::data::LabelledImage;
 use kshot::error::{Error, Result};
 use kshot::example::resize::shrink;
 use kshot::example::{ImageCache, seen};
+use kshot::formats::image::decode;
+use kshot::fs::stamps::Stamp;
 use sha2::{Digest as _, Sha256};
 
 /// As in the program itself.

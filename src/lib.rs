@@ -5,39 +5,53 @@
 //! (`tests/it/architecture.rs` enforces it). The data's way through them:
 //!
 //! ```text
-//! datasets/*.toml ─▶ data ──▶ example ──▶ method ──▶ prediction ──▶ results ──▶ figures
-//!  (manifests)     fetch,    pixels,      │   ▲      one row an    records,
-//!                  verify,   prompts      ▼   │      image         statistics
-//!                  split               backend: local
-//!                                         engine
-//!                                       models · nn
-//!                  └────────────── experiment: cell, sweep ──────────────┘
+//! datasets/*.toml ─▶ manifest ─▶ fetch ─▶ data ──▶ example ──▶ learner ──▶ prediction ──▶ store ──▶ comparison ──▶ report
+//!                    (formats)           splits    pixels,      │   ▲      one row an    records,   series,       figures,
+//!                                                  prompts      ▼   │      image         claims     statistics    tables
+//!                                                              backend                     └──────▶ gate
+//!                                                              engine
+//!                                                            models · nn
+//!                                └─────────────────── experiment: cell, sweep ───────────────────┘
 //! ```
 
-// floor 0: words; each stands on those above it
+// the bottom: words, processes, files
 pub mod error;
 pub mod prediction;
 pub mod process;
 pub mod seed;
 
 pub mod config;
-// floor 1: data
+pub mod fs;
+// datasets and models arrive
+pub mod formats;
+pub mod manifest;
+
+pub mod fetch;
+// images and labels become splits
 pub mod data;
-// floor 2: example
+// images and prompts become pixels and tokens
 pub mod example;
-// floor 3: differentiable pieces
+// differentiable pieces
 pub mod nn;
-// floor 4: models
+// models
 pub mod models;
-// floor 5: one frozen base, many adapters
+// one frozen base, many adapters
 pub mod engine;
-// floor 6: where it runs
+// where it runs
 pub mod backend;
-// floor 7: how one learns
-pub mod method;
-// floor 8: what came out
-pub mod results;
-// floor 9: the story
+// how one learns
+pub mod learner;
+// numbers from answers
+pub mod statistics;
+// cells on disk
+pub mod store;
+// series of cells beside each other
+pub mod comparison;
+// figures and tables
+pub mod report;
+// tonight beside a baseline
+pub mod gate;
+// the experiment
 pub mod experiment;
-// floor 10: faces
+// the command line
 pub mod cli;

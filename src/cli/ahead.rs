@@ -11,10 +11,10 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::images::Paths;
-use crate::data::image::Decoding;
-use crate::data::{self, LabelledImage};
+use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::method::{Eye, View};
+use crate::formats::image::Decoding;
+use crate::learner::{Eye, View};
 
 /// Paths in groups of a fixed number, but for the last.
 pub(super) struct Batches {
@@ -100,7 +100,7 @@ fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)>
     let image = LabelledImage {
         id: path.display().to_string(),
         class: 0,
-        sha256: data::hex(&Sha256::digest(&bytes)),
+        sha256: crate::fs::hash::hex(&Sha256::digest(&bytes)),
         path: path.to_path_buf(),
         decoding: Decoding { exif, mode: None },
         ..LabelledImage::default()

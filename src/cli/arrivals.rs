@@ -9,8 +9,8 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::terminal::{harmless, tell};
 use super::{output, report};
-use crate::data::fetch::FetchProgress;
 use crate::error::{Error, Result};
+use crate::fetch::FetchProgress;
 
 /// Fewest bytes between two lines: smaller files come in too fast to be told of.
 const LINE: u64 = 1 << 20;

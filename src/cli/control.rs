@@ -10,9 +10,9 @@ use super::{Verdict, output, places::places, summary};
 use crate::error::{Error, Result};
 use crate::experiment::control;
 use crate::experiment::plan::{self, Cell};
-use crate::results::control::Controls;
-use crate::results::record::Record;
-use crate::results::store::Store;
+use crate::store::Store;
+use crate::store::control::Controls;
+use crate::store::record::Record;
 
 /// Sanity controls of finished cells: shuffled images, shuffled labels, adapter off and on, reload parity, prompt
 /// without image.

@@ -7,14 +7,14 @@ use serde::Serialize;
 
 use super::{output, precision};
 use crate::config::Sweep;
-use crate::data::fetch::ModelId;
 use crate::error::{Error, Result};
 use crate::experiment::estimate::{Estimate, Finished, estimate};
 use crate::experiment::outline::{Outline, Point};
 use crate::experiment::plan::Places;
 use crate::experiment::shard::Shard;
-use crate::results::record::CellKey;
-use crate::results::store::Store;
+use crate::fetch::ModelId;
+use crate::store::Store;
+use crate::store::record::CellKey;
 
 /// What `--dry-run --json` prints.
 #[derive(Serialize)]

@@ -12,8 +12,8 @@ use crate::data::{self, split};
 use crate::error::{Cause, Error, Result};
 use crate::experiment::plan::without_refused;
 use crate::prediction::{Prediction, Reading};
-use crate::results::metric::{Headline, Metrics};
-use crate::results::predictions;
+use crate::statistics::metric::{Headline, Metrics};
+use crate::store::predictions;
 
 /// Ask a model about a dataset's whole test set and print its accuracy by every reading.
 #[derive(Debug, Args)]

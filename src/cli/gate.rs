@@ -7,14 +7,15 @@ use clap::Args;
 
 use super::{Verdict, output, summary};
 use crate::error::{Error, GateError, Result};
-use crate::results::gate::accept::accept;
-use crate::results::gate::folder::Folder;
-use crate::results::gate::images::Shared;
-use crate::results::gate::noise::Noise;
-use crate::results::gate::problem::{Problem, Role};
-use crate::results::gate::report::{self, NoiseSource, Outcome, Report};
-use crate::results::gate::{Settings, judge, repeats};
-use crate::results::replacement;
+use crate::gate::accept::accept;
+use crate::gate::folder::Folder;
+use crate::gate::images::Shared;
+use crate::gate::noise::Noise;
+use crate::gate::problem::{Problem, Role};
+use crate::gate::report;
+use crate::gate::report::{NoiseSource, Outcome, Report};
+use crate::gate::{Settings, judge, repeats};
+use crate::store::replacement;
 
 /// Compare results with a baseline, image by image, and say whether any cell really got worse.
 ///

@@ -3,8 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use crate::data::cache_folder;
 use crate::experiment::plan::Places;
+use crate::fs::cache_folder;
 
 /// The folder that holds `datasets/`: `KSHOT_HOME`, else the working folder or its nearest ancestor that
 /// has one, else the source folder this binary was built in. Unpacked data goes to `KSHOT_CACHE`, else

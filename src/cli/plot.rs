@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{output, summary};
 use crate::error::Result;
-use crate::results::store::Store;
+use crate::store::Store;
 
 /// Draw `figures/` of a results folder again, write its `tables/`, and print the tables; or draw a figure from its
 /// CSV alone, beside it.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use crate::comparison::curve::ENOUGH_SEEDS;
 use crate::experiment::outline::Point;
-use crate::results::curve::ENOUGH_SEEDS;
-use crate::results::statistics::power::{ACCURACY, ASSUMED, DIFFERENCE};
+use crate::statistics::power::{ACCURACY, ASSUMED, DIFFERENCE};
 
 /// The difference that is asked after, between 0 and 1.
 const DIFFERENCE_OF: f64 = 0.02;

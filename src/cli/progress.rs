@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::experiment::cell::Event;
 use crate::experiment::plan::Cell;
 use crate::experiment::sweep::Progress;
-use crate::results::record::Record;
+use crate::store::record::Record;
 
 /// Draws to stderr.
 pub(super) struct Live {

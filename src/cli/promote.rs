@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::{output, summary};
 use crate::error::Result;
-use crate::results::compact;
-use crate::results::store::Store;
+use crate::store::Store;
+use crate::store::promote;
 
 /// Write the compact form of a results folder, with all predictions, and print its table.
 ///
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // Drawn from what was written, which is thereby read back once.
-    let (records, tables) = compact::promote(
+    let (records, tables) = promote::promote(
         &Store::open_existing(&arguments.results)?,
         &arguments.dir,
         summary::draw,

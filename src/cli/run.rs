@@ -9,7 +9,7 @@ use super::{output, places::places};
 use crate::error::{Error, Result};
 use crate::experiment::plan;
 use crate::experiment::sweep::Sweeper;
-use crate::results::store::Store;
+use crate::store::Store;
 
 /// Train and evaluate one cell of a sweep and print its key, accuracy and record.
 ///

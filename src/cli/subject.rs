@@ -8,7 +8,7 @@ use crate::config::Learner;
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::experiment::base::{Base, Bases};
-use crate::method::Classifier;
+use crate::learner::Classifier;
 use crate::models::architecture::Architecture;
 use crate::models::{folder, repository};
 

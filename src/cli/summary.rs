@@ -4,14 +4,17 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
+use crate::comparison::curve::Panel;
+use crate::comparison::saved;
+use crate::comparison::series::Series;
+use crate::comparison::{curve, micro_gate, paired, reliability, zero_shot};
 use crate::error::Result;
-use crate::results::curve::Panel;
-use crate::results::record::Record;
-use crate::results::saved;
-use crate::results::series::Series;
-use crate::results::store::Store;
-use crate::results::table::{self, Table};
-use crate::results::{comparison, curve, figure, file, micro_gate, reliability, zero_shot};
+use crate::fs::file;
+use crate::report::figure;
+use crate::report::table;
+use crate::report::table::Table;
+use crate::store::Store;
+use crate::store::record::Record;
 
 /// A form of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,18 +42,18 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
     figure::reliability::write(&store.figures(), &reliability::rows(store, &series)?)?;
 
-    let subjects = comparison::subjects(&series);
+    let subjects = paired::subjects(&series);
     let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
     let (mut gains, mut gates) = (Vec::new(), Vec::new());
     for learner in &subjects {
         if series.iter().any(|s| s.learner == *learner && s.reading().is_some()) {
-            gains.extend(comparison::along_shots(&series, learner, &subjects)?);
+            gains.extend(paired::along_shots(&series, learner, &subjects)?);
         }
         gates.extend(micro_gate::micro_gates(&micro, learner)?);
     }
     gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
     gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
-    let tests = comparison::tests(&series, &subjects)?;
+    let tests = paired::tests(&series, &subjects)?;
     let tables = vec![
         table::accuracy(&points),
         table::readings(&series),
@@ -58,7 +61,7 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
         table::wordings(&series),
         table::normalisations(&series),
         table::calibration(&series),
-        table::differences(&comparison::at_most_shots(&tests)),
+        table::differences(&paired::at_most_shots(&tests)),
         table::along_shots(&gains),
         table::paired_tests(&tests),
         table::images_saved(&saved::labelled_images_saved(&series, &subjects)?),

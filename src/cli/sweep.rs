@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell};
 use crate::experiment::shard::Shard;
 use crate::experiment::sweep::{self, Sweeper};
-use crate::results::claim::{Claims, LONGEST_LEASE};
-use crate::results::store::Store;
+use crate::store::Store;
+use crate::store::claim::{Claims, LONGEST_LEASE};
 
 /// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
 /// print the table and draw the figure.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::experiment::base::Bases;
 use crate::experiment::plan::without_refused;
-use crate::method::Step;
+use crate::learner::Step;
 
 /// Train one model on k shots of a dataset and write a PEFT adapter folder.
 #[derive(Debug, Args)]

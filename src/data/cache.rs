@@ -6,24 +6,26 @@
 //! renamed when complete. One process at a time does so, under a file lock that the system drops when
 //! its holder dies; hence a `.partial` folder seen under the lock belongs to nobody and is removed.
 
-use std::env;
-use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
-use super::image::Mode;
 use super::index::{Index, Listed, Surveyed};
 use super::layout::{self, Unpacked};
-use super::manifest::{Form, Layout, Manifest, OwnParquet};
-use super::parquet::{self, Columns, extract};
 use super::source::Source;
-use super::{archive, hex};
 use crate::config::Protocol;
+use crate::data::extract;
 use crate::error::{Error, Result};
-use crate::process::{remove_abandoned, temporary};
+use crate::formats::archive;
+use crate::formats::image::Mode;
+use crate::formats::parquet;
+use crate::formats::parquet::Columns;
+use crate::fs::file;
+use crate::fs::hash::hex;
+use crate::manifest::{Form, Layout, Manifest, OwnParquet};
+use crate::process::temporary;
 
 /// Raised when the same archives would be read differently.
 const LAYOUT_VERSION: u32 = 2;
@@ -33,16 +35,6 @@ pub(super) struct Opened {
     pub index: Index,
     pub listed: Listed,
     pub root: PathBuf,
-}
-
-/// Where unpacked data and hashes of large files are kept: `KSHOT_CACHE`, else in the platform's cache folder.
-#[must_use]
-pub fn folder() -> PathBuf {
-    let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    folder("KSHOT_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|f| f.join("kshot")))
-        .or_else(|| folder("HOME").map(|f| f.join(".cache").join("kshot")))
-        .unwrap_or_else(|| env::temp_dir().join("kshot"))
 }
 
 /// The index of a dataset under a protocol, unpacking it first if need be.
@@ -78,7 +70,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         return Ok(opened);
     }
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
-    let lock = lock(&cache.join("lock"), "unpacks this dataset")?;
+    let lock = file::lock(&cache.join("lock"), "unpacks this dataset")?;
     // Another process may have been at work while this one waited for the lock.
     if let Some(opened) = at_hand()? {
         return Ok(opened);
@@ -122,7 +114,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         Err(_) if lock.is_none() && folder.join("index.json").exists() => {}
         Err(e) => return Err(Error::io("make", &folder)(e)),
     }
-    sync_folder(cache)?;
+    file::flush(cache)?;
     Ok(Opened { index, listed, root })
 }
 
@@ -144,7 +136,7 @@ pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> R
 /// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
 pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
-    let _lock = lock(&cache.join("lock"), "unpacks this dataset")?;
+    let _lock = file::lock(&cache.join("lock"), "unpacks this dataset")?;
     let partial = Partial(temporary(&cache.join("survey"), "partial"));
     std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
     let root = unpack(source, &partial.0)?;
@@ -187,8 +179,10 @@ fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
 /// The mode that the parquet files of a dataset, a user's own or the hub's, ask their images to be brought to.
 fn mode(source: &Source) -> Result<Option<Mode>> {
     match (source.form, &source.manifest.hub, &source.manifest.parquet) {
-        (_, _, Some(own)) => parquet::image_mode(&source.files, &own.image),
-        (Form::Hub, Some(hub), None) => parquet::image_mode(&source.files, &hub.image),
+        (_, _, Some(own)) => parquet::image_mode(source.files.iter().map(|file| file.path.as_path()), &own.image),
+        (Form::Hub, Some(hub), None) => {
+            parquet::image_mode(source.files.iter().map(|file| file.path.as_path()), &hub.image)
+        }
         _ => Ok(None),
     }
 }
@@ -384,41 +378,4 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits for the lock; `None` on file systems that have none, as some of clusters.
-///
-/// `work`: what another process does that has it.
-pub(super) fn lock(path: &Path, work: &str) -> Result<Option<File>> {
-    let file = File::create(path).map_err(Error::io("write", path))?;
-    if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        tracing::info!("waiting for another process that {work}");
-    }
-    match file.lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(error) => {
-            tracing::debug!("cannot lock `{}`: {error}", path.display());
-            Ok(None)
-        }
-    }
-}
-
-/// Writes a file so that it is seen whole or not at all.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    remove_abandoned(path, "partial");
-    let partial = temporary(path, "partial");
-    let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|e| {
-        // The first error is the one to report.
-        drop(std::fs::remove_file(&partial));
-        Error::io("write", path)(e)
-    })
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("write", folder))
 }

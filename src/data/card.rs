@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::Form;
 use super::overlap::{self, NEAR};
 use super::split::Split;
-use super::{Dataset, LabelledImage, hex};
+use super::{Dataset, LabelledImage};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
+use crate::fs::hash::hex;
+use crate::manifest::Form;
 
 /// So many pairs of near-duplicates are listed; all are counted.
 const LISTED: usize = 100;

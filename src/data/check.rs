@@ -7,14 +7,14 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::cache::{self, Opened};
-use super::fetch::HubPlaces;
 use super::index::{Facts, Listed, look};
-use super::manifest::{Form, Manifest};
 use super::overlap::NEAR;
-use super::source::Source;
+use super::source::{FileFound, Source};
 use super::{Dataset, LabelledImage, manifest_of};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
+use crate::fetch::HubPlaces;
+use crate::manifest::{Form, Manifest};
 
 /// What was found of one form of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -56,15 +56,6 @@ pub struct Verification {
     pub near_duplicates: usize,
     /// What else is wrong.
     pub problems: Vec<String>,
-}
-
-/// One archive, label file or parquet file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FileFound {
-    /// Its name.
-    pub name: String,
-    /// Why it is not the file that it should be; nothing when it is.
-    pub wrong: Option<String>,
 }
 
 impl Verification {

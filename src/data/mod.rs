@@ -4,34 +4,26 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use self::image::Decoding;
 use crate::config::Protocol;
 use crate::error::{Error, Result};
-use manifest::{Layout, Manifest, Regime};
+use crate::fetch;
+use crate::formats::image::Decoding;
+use crate::fs::hash::hex;
+use crate::fs::stamps::Stamp;
+use crate::manifest::{self, Layout, Manifest, Regime};
 use source::Source;
 
-pub mod archive;
 mod cache;
 pub mod card;
 pub mod check;
-pub mod fetch;
-pub mod image;
-pub(crate) mod image_processor;
+mod extract;
 pub mod import;
 mod index;
-mod jpeg;
 pub mod layout;
-pub mod manifest;
-pub mod mat;
 pub mod overlap;
-pub mod parquet;
 pub mod provenance;
 mod source;
 pub mod split;
-pub mod stamps;
-
-pub use cache::folder as cache_folder;
-pub use stamps::Stamp;
 
 /// A dataset whose every image was found, hashed and decoded once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,9 +297,4 @@ fn manifest_of(name: &str, datasets: &Path, cache: &Path) -> Result<Manifest> {
     let mut manifest = manifest::load(datasets, name)?;
     manifest.downloads = cache.join("downloads").join(name);
     Ok(manifest)
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

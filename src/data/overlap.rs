@@ -4,8 +4,9 @@ use image::imageops::{self, FilterType};
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
-use super::{Dataset, LabelledImage, image::luma};
+use super::{Dataset, LabelledImage};
 use crate::error::Result;
+use crate::formats::image::luma;
 
 /// A pool image and a test image that look alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

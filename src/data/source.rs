@@ -1,23 +1,19 @@
 //! Which form of a dataset is on this machine, and are its files those that the manifest promises?
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use md5::Md5;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::check::FileFound;
-use super::fetch::{HubPlaces, hub_files};
-use super::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
-use super::parquet::shards;
-use super::{Origin, hex};
+use super::Origin;
 use crate::config::Protocol;
 use crate::error::{Cause, Error, Result};
+use crate::fetch::shards;
+use crate::fetch::{HubPlaces, hub_files};
+use crate::fs::{file, hash::hash};
+use crate::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
 
 /// One form of a dataset, with the files of it that are on this machine.
 #[derive(Debug)]
@@ -42,6 +38,15 @@ pub(crate) struct Placed {
     pub digest: Option<(&'static str, String)>,
     /// Unpacked; label files are read where they lie.
     pub is_archive: bool,
+}
+
+/// One archive, label file or parquet file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileFound {
+    /// Its name.
+    pub name: String,
+    /// Why it is not the file that it should be; nothing when it is.
+    pub wrong: Option<String>,
 }
 
 /// A file as it was when its hash was right.
@@ -81,7 +86,7 @@ impl<'a> Source<'a> {
                 || manifest.parquet.is_some()
         };
         if let Some((_, path)) = missing.iter().find(|(_, path)| placed(path)) {
-            return Err(Error::io("read", path)(io::ErrorKind::NotFound.into()));
+            return Err(Error::io("read", path)(std::io::ErrorKind::NotFound.into()));
         }
         Err(Error::NotFetched {
             dataset: manifest.name.clone(),
@@ -300,29 +305,6 @@ fn check(file: &Placed, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, St
     Ok((path, Stamp { size, changed, digest }))
 }
 
-/// Lower-case hex hash of a file: "md5", else "sha256".
-pub(super) fn hash(path: &Path, kind: &str) -> Result<String> {
-    match kind {
-        "md5" => digest::<Md5>(path),
-        _ => digest::<Sha256>(path),
-    }
-}
-
-/// Lower-case hex hash of a file, read piece by piece.
-fn digest<D: Digest>(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let mut hasher = D::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(hex(&hasher.finalize())),
-            Ok(read) => hasher.update(chunk.get(..read).unwrap_or_default()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("read", path)(e)),
-        }
-    }
-}
-
 fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
     let json = serde_json::to_vec_pretty(stamps).map_err(|e| Error::Malformed {
         kind: "list of verified files",
@@ -332,5 +314,5 @@ fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
     if let Some(folder) = memory.parent() {
         std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     }
-    super::cache::write_whole(memory, &json)
+    file::replace_in_cache(memory, &json)
 }

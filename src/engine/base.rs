@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::AdapterConfig;
 use super::features::FeatureCache;
-use crate::data::hex;
-use crate::data::image_processor::image_settings;
 use crate::error::{Cause, Error, Result};
 use crate::example::PatchProcessor;
+use crate::formats::image_processor::image_settings;
+use crate::fs::hash::hex;
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::nn::{Adam, Place};
 use crate::seed;

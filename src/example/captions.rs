@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
-use crate::data::hex;
 use crate::error::{Error, Result};
+use crate::fs::hash::hex;
 
 /// How a text tower is fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -223,9 +223,10 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     use super::*;
-    use crate::data::image::Decoding;
-    use crate::data::{Stamp, hex};
     use crate::error::Error;
+    use crate::formats::image::Decoding;
+    use crate::fs::hash::hex;
+    use crate::fs::stamps::Stamp;
 
     fn hash(bytes: &[u8]) -> String {
         hex(&Sha256::digest(bytes))

@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::augment;
 use super::resize::{resize, resize_part};
-use crate::data::image_processor::{ImageSettings, image_settings};
 use crate::error::{Error, Result};
+use crate::formats::image_processor::{ImageSettings, image_settings};
 
 /// Pillow's number of the bicubic filter.
 const BICUBIC: u32 = 3;

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::grid::Grid;
 use super::resize::resize;
-use crate::data::image_processor::{ImageSettings, image_settings};
 use crate::error::{Cause, Error, Result};
+use crate::formats::image_processor::{ImageSettings, image_settings};
 
 /// Pillow's number of the bicubic filter.
 const BICUBIC: u32 = 3;

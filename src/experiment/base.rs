@@ -10,19 +10,18 @@ use sha2::{Digest as _, Sha256};
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::{Dtype, Learner, Wording};
-use crate::data;
-use crate::data::image_processor::image_settings;
 use crate::engine::Sight;
 use crate::error::{Cause, Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
-use crate::method::Classifier;
-use crate::method::dinov2::Dinov2Classifier;
-use crate::method::features::Frozen;
-use crate::method::pixels::PixelNeighbour;
-use crate::method::probe::Probe;
-use crate::method::vlm::VlmClassifier;
-use crate::method::zero_shot::{Pair, ZeroShotClassifier, templates};
+use crate::formats::image_processor::image_settings;
+use crate::learner::Classifier;
+use crate::learner::dinov2::Dinov2Classifier;
+use crate::learner::features::Frozen;
+use crate::learner::pixels::PixelNeighbour;
+use crate::learner::probe::Probe;
+use crate::learner::vlm::VlmClassifier;
+use crate::learner::zero_shot::{Pair, ZeroShotClassifier, templates};
 use crate::models::contrastive::Family;
 use crate::models::repository;
 use crate::nn::Place;
@@ -308,5 +307,5 @@ fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<
         .chain_update(frozen.model().fingerprint())
         .chain_update(&settings.text)
         .finalize();
-    Ok((Arc::new(frozen), data::hex(&fingerprint).into()))
+    Ok((Arc::new(frozen), crate::fs::hash::hex(&fingerprint).into()))
 }

@@ -6,9 +6,9 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::experiment::cell::Event;
 use crate::experiment::plan::Cell;
-use crate::method::{Keep, Step, folds};
-use crate::results::calibration::Fitted;
-use crate::results::store::Store;
+use crate::learner::{Keep, Step, folds};
+use crate::statistics::calibration::Fitted;
+use crate::store::Store;
 
 /// The temperature of a cell, where its sweep asks for one and the shots allow it: a learner that `chose` its settings inside
 /// all shots has none where a fold leaves it too few to choose by, as that would be another model's. `keep` is that of the cell's own

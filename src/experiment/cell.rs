@@ -8,17 +8,17 @@ use rayon::prelude::*;
 
 use crate::config::{Protocol, Sweep};
 use crate::data::card::Card;
-use crate::data::manifest::Layout;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
 use crate::experiment::calibration;
 use crate::experiment::plan::Cell;
-use crate::method::{Classifier, Fit, Keep, Step, View};
-use crate::results::metric::Headline;
-use crate::results::partial::PartialPredictions;
-use crate::results::record::{Account, Record, Timing, TrainingSummary, utc_now};
-use crate::results::store::Store;
+use crate::learner::{Classifier, Fit, Keep, Step, View};
+use crate::manifest::Layout;
+use crate::statistics::metric::Headline;
+use crate::store::Store;
+use crate::store::partial::PartialPredictions;
+use crate::store::record::{Account, Record, Timing, TrainingSummary, utc_now};
 
 /// What a cell tells while it runs; what an earlier process did is told at once.
 #[derive(Debug, Clone, Copy)]

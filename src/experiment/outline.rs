@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{Learner, Sweep};
-use crate::data::manifest::{self, Expect, Form, Manifest};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_refused};
+use crate::manifest;
+use crate::manifest::{Expect, Form, Manifest};
 use crate::models::repository;
-use crate::results::identity::CellKey;
+use crate::store::identity::CellKey;
 
 /// A sweep in numbers.
 pub struct Outline {

@@ -12,10 +12,10 @@ use crate::engine::Sight;
 use crate::error::Result;
 use crate::example::{ImageCache, PatchProcessor, shrunk};
 use crate::experiment::base::{Base, Bases};
-use crate::method::Classifier;
-use crate::method::zero_shot::templates;
+use crate::learner::Classifier;
+use crate::learner::zero_shot::templates;
 use crate::nn::Place;
-use crate::results::identity::{CellKey, Identity, hyper_parameters};
+use crate::store::identity::{CellKey, Identity, hyper_parameters};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones. 3: photographs are
 /// upright, colours of 16 bits and the first frames of GIFs are Pillow's.

@@ -8,8 +8,8 @@ use std::thread::{self, ScopedJoinHandle};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::data::hex;
 use crate::error::{Error, Result};
+use crate::fs::hash::hex;
 use crate::process::{owner, temporary};
 
 /// Lets `fill` write into a folder beside `dir` that no other process uses, flushes what it wrote to the disk and puts it in the place of `dir`. What

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::fetch::{CachedModel, HubPlaces, ModelId, cached_model};
 use crate::error::{Error, Result};
+use crate::fetch::{CachedModel, HubPlaces, ModelId, cached_model};
 
 /// The folder of a model: one of that path, absolute or below the working folder or `home`; else the snapshot of
 /// `owner/name` or `owner/name@revision` in the hub's cache. Nothing is fetched.

@@ -6,8 +6,8 @@ use std::path::Path;
 use kshot::config::Sweep;
 use kshot::experiment::plan::Cell;
 use kshot::experiment::{cell, control};
-use kshot::results::control::{Controls, Name, Verdict};
-use kshot::results::store::Store;
+use kshot::store::Store;
+use kshot::store::control::{Controls, Name, Verdict};
 
 use crate::support::{self, Sandbox, TINY, stderr};
 

@@ -2,8 +2,8 @@
 
 use kshot::experiment::plan::Cell;
 use kshot::prediction::Reading;
-use kshot::results::statistics;
 use kshot::seed::rng;
+use kshot::statistics;
 use rand::seq::SliceRandom as _;
 
 use crate::support::{self, TINY, predict};

@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use kshot::data::fetch::{self, FetchProgress, Fetched, HubPlaces, Policy, Remote};
-use kshot::data::manifest::{Form, Manifest};
 use kshot::error::Result;
+use kshot::fetch;
+use kshot::fetch::{FetchProgress, Fetched, HubPlaces, Policy, Remote};
+use kshot::manifest::{Form, Manifest};
 use sha2::Digest as _;
 use tempfile::TempDir;
 

@@ -11,10 +11,11 @@ use std::fs;
 
 use kshot::config::Protocol;
 use kshot::error::Error;
-use kshot::results::control::{self, Control, Controls, Measure, Name};
-use kshot::results::metric::Headline;
-use kshot::results::record::{Failure, utc_now};
-use kshot::results::store::Store;
+use kshot::statistics::metric::Headline;
+use kshot::store::Store;
+use kshot::store::control;
+use kshot::store::control::{Control, Controls, Measure, Name};
+use kshot::store::record::{Failure, utc_now};
 
 use self::cells::{Cell, folder};
 use crate::support::{Sandbox, stderr};

@@ -1,11 +1,11 @@
 //! The gate on simulated nights: red when something got worse, and hardly ever otherwise.
 
 use kshot::config::Protocol;
-use kshot::results::gate::Family;
-use kshot::results::gate::change::{Evidence, Group};
-use kshot::results::gate::noise::{CellNoise, Noise};
-use kshot::results::record::CellKey;
+use kshot::gate::Family;
+use kshot::gate::change::{Evidence, Group};
+use kshot::gate::noise::{CellNoise, Noise};
 use kshot::seed;
+use kshot::store::record::CellKey;
 use rand::Rng;
 use rayon::prelude::*;
 

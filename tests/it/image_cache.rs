@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use kshot::config::Sweep;
-use kshot::experiment::plan::{self, Cell, Places};
+use kshot::experiment::plan;
+use kshot::experiment::plan::{Cell, Places};
 use kshot::prediction::Prediction;
 
 use crate::support::{predict, root};

@@ -7,10 +7,10 @@ use std::time::Duration;
 use kshot::config::Protocol;
 use kshot::experiment::shard::Shard;
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::claim::{Claims, Turn};
-use kshot::results::metric::Headline;
-use kshot::results::record::{Account, CellKey, Identity, Timing, TrainingSummary};
-use kshot::results::store::Store;
+use kshot::statistics::metric::Headline;
+use kshot::store::Store;
+use kshot::store::claim::{Claims, Turn};
+use kshot::store::record::{Account, CellKey, Identity, Timing, TrainingSummary};
 use proptest::prelude::*;
 use tempfile::TempDir;
 

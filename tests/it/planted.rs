@@ -9,9 +9,9 @@ use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Result;
 use kshot::experiment::control::subject::Subject;
-use kshot::method::{Classifier, Fit, Keep, Step};
+use kshot::learner::{Classifier, Fit, Keep, Step};
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::control::{Control, Name, Verdict};
+use kshot::store::control::{Control, Name, Verdict};
 
 const CLASSES: u32 = 10;
 const READINGS: [Reading; 2] = [Reading::Trie, Reading::Likelihood];

@@ -1,7 +1,7 @@
 //! Pixels against transformers' fast `BitImageProcessor`.
 
-use kshot::data::image::decode;
 use kshot::example::ImageProcessor;
+use kshot::formats::image::decode;
 
 use crate::goldens::{self, values};
 

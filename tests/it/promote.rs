@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use kshot::comparison::curve;
 use kshot::config::Protocol;
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::curve;
-use kshot::results::metric::{Headline, Metrics};
-use kshot::results::record::{Account, CellKey, Identity, Timing, TrainingSummary};
-use kshot::results::store::Store;
+use kshot::statistics::metric::{Headline, Metrics};
+use kshot::store::Store;
+use kshot::store::record::{Account, CellKey, Identity, Timing, TrainingSummary};
 
 use crate::support::{Sandbox, contents, copy, root, stderr};
 

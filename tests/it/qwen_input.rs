@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use kshot::data::image::decode;
 use kshot::example::{Grid, Message, PREFILL, Part, PatchProcessor, Prompter, QUESTION, Role};
+use kshot::formats::image::decode;
 
 use crate::goldens::{self, Golden, values};
 use crate::qwen_support::{Reference, grids, patches};

@@ -6,7 +6,7 @@ use kshot::backend::Sampler;
 use kshot::engine::{SampledSequence, SamplingParams, TokenScore};
 use kshot::error::{Error, Result};
 use kshot::example::{Chunk, ModelInput, Renderer};
-use kshot::method::reading::{Answer, Answers};
+use kshot::learner::reading::{Answer, Answers};
 use kshot::prediction::Reading;
 use proptest::prelude::*;
 

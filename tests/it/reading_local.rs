@@ -7,7 +7,7 @@ use image::{Rgb, RgbImage};
 use kshot::backend::{Backend, LocalBackend, Sampler, Weights};
 use kshot::engine::{AdamParams, AdapterConfig, SamplingParams, Settings};
 use kshot::example::{Datum, Grid, ModelInput, PatchProcessor, Picture, Renderer};
-use kshot::method::reading::{Answer, Answers};
+use kshot::learner::reading::{Answer, Answers};
 use kshot::models::lora::{ExpertLora, Lora};
 use kshot::models::qwen3_vl::Qwen3Vl;
 use kshot::nn::Place;

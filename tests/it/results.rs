@@ -7,9 +7,9 @@ use kshot::config::Protocol;
 use kshot::data::LabelledImage;
 use kshot::error::Error;
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::metric::{Headline, Metrics};
-use kshot::results::record::{Account, CellKey, Failure, Identity, Record, Timing, TrainingSummary};
-use kshot::results::store::Store;
+use kshot::statistics::metric::{Headline, Metrics};
+use kshot::store::Store;
+use kshot::store::record::{Account, CellKey, Failure, Identity, Record, Timing, TrainingSummary};
 use proptest::prelude::*;
 
 fn identity(dataset: &str, learner: &str, shots: u32, seed: u64) -> Identity {

@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex};
 
 use kshot::config::Sweep;
 use kshot::error::{Error, Result};
-use kshot::experiment::cell::{self, Event};
+use kshot::experiment::cell;
+use kshot::experiment::cell::Event;
 use kshot::experiment::plan::Cell;
-use kshot::method::features::Frozen;
-use kshot::method::{Classifier, Fit, Keep};
+use kshot::learner::features::Frozen;
+use kshot::learner::{Classifier, Fit, Keep};
 use kshot::nn::Place;
 use kshot::prediction::Prediction;
-use kshot::results::record::Record;
-use kshot::results::store::Store;
+use kshot::store::Store;
+use kshot::store::record::Record;
 
 use crate::support::{self, contents, predict};
 

@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 
 use kshot::config::Sweep;
 use kshot::data::LabelledImage;
-use kshot::experiment::plan::{self, Cell, Places};
-use kshot::method::Classifier;
+use kshot::experiment::plan;
+use kshot::experiment::plan::{Cell, Places};
+use kshot::learner::Classifier;
 use kshot::prediction::Prediction;
 use tempfile::TempDir;
 

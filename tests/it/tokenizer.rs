@@ -8,8 +8,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
-use kshot::data::manifest;
 use kshot::example::{Grid, Prompter, Tokenizer, compared, written};
+use kshot::manifest;
 use serde::Deserialize;
 
 use crate::support::{datasets, root};

@@ -8,13 +8,13 @@ use kshot::backend::{Backend as _, Weights};
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Datum, Renderer};
 use kshot::experiment::plan::Cell;
-use kshot::method::reading::{Answer, Answers};
+use kshot::learner::reading::{Answer, Answers};
 use kshot::models::lora::{ExpertLora, Lora};
 use kshot::nn::Place;
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::statistics;
-use kshot::results::statistics::variance::{Estimate, Scores};
 use kshot::seed::rng;
+use kshot::statistics;
+use kshot::statistics::variance::{Estimate, Scores};
 use rand::seq::SliceRandom as _;
 
 use crate::support::{self, predict, writing_model};

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Error;
 use kshot::example::{Captions, Fill};
-use kshot::method::zero_shot::{Pair, ZeroShotClassifier};
+use kshot::learner::zero_shot::{Pair, ZeroShotClassifier};
 use kshot::models::contrastive::{Contrastive, Family};
 use kshot::nn::Place;
 use serde_json::{Value, json};

@@ -4,10 +4,12 @@ use clap::{Args, ValueEnum};
 
 use super::places;
 use crate::cli::arrivals::{Live, amount, fetch_each};
-use crate::data::fetch::{self, FetchProgress as _, Fetched, Remote};
-use crate::data::manifest::{self, Form, Manifest};
 use crate::error::Result;
 use crate::experiment::plan::Places;
+use crate::fetch;
+use crate::fetch::{FetchProgress as _, Fetched, Remote};
+use crate::manifest;
+use crate::manifest::{Form, Manifest};
 
 /// Fetch datasets: what is missing of their archives or hub files, checked by size and hash. Interrupted, the same
 /// command goes on where it was.

@@ -13,10 +13,10 @@ use super::{output, places};
 use crate::cli::terminal::tell;
 use crate::config::Learner;
 use crate::data::Dataset;
-use crate::data::fetch::Remote;
 use crate::data::import::{self, Asked, Imported, Named, Twins};
 use crate::error::Result;
 use crate::experiment::plan::refuses;
+use crate::fetch::Remote;
 
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;

@@ -4,10 +4,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{output, places};
-use crate::data::fetch::HubPlaces;
-use crate::data::manifest::{self, Form, Manifest};
 use crate::data::{self, Presence};
 use crate::error::Result;
+use crate::fetch::HubPlaces;
+use crate::manifest;
+use crate::manifest::{Form, Manifest};
 
 /// List the datasets that have a manifest, and which of them are on this machine.
 #[derive(Debug, Args)]

@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::{output, places};
 use crate::config::Protocol;
-use crate::data::manifest::{self, Manifest};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::Result;
+use crate::manifest;
+use crate::manifest::Manifest;
 
 /// Check a dataset's files, unpack it if needed, and describe it class by class.
 #[derive(Debug, Args)]

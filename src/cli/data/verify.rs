@@ -6,8 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{output, places};
 use crate::cli::Verdict;
 use crate::data::check::{self, Verification};
-use crate::data::fetch::HubPlaces;
 use crate::error::{Error, Result};
+use crate::fetch::HubPlaces;
 
 /// Hash every file of datasets and decode every image again.
 ///

@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::cli::arrivals::{Live, amount, fetch_each};
 use crate::cli::places::places;
-use crate::data::fetch::{ModelId, ModelListing, Remote};
 use crate::error::{Cause, Error, Result};
+use crate::fetch::{ModelId, ModelListing, Remote};
 use crate::models::architecture::Architecture;
 use crate::models::repository;
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::cli::ahead::Batches;
 use crate::error::{Error, Result};
-use crate::results::file;
+use crate::fs::file;
 
 /// The answers so far.
 pub(super) struct Answers {

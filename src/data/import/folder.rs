@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use super::{Asked, Found, parquet, peer, table};
 use crate::data::layout::folders::{Entries, Tree};
 use crate::data::layout::sides::{Part, sides};
-use crate::data::layout::table::{ROLES, TableForm, read_table};
-use crate::data::manifest::Layout;
+use crate::data::layout::table::{ROLES, read_table};
 use crate::error::{Error, Result};
+use crate::manifest::Layout;
+use crate::manifest::TableForm;
 
 /// Names of tables that belong to a folder of images, as Python's `datasets` has them.
 const METADATA: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet"];

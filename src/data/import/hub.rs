@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::written::Written;
 use super::{Asked, HOLDOUT, free_name, names, parquet, write_new};
-use crate::data::fetch::{HubListing, HubPlaces, HubShard, Policy, hub_listing, hub_tail};
+use crate::data::import::columns::{Candidates, candidates, footer_length};
 use crate::data::layout::sides::Part;
-use crate::data::layout::table::TableForm;
-use crate::data::manifest::{Hub, Layout, Shard};
-use crate::data::parquet::columns::{Candidates, candidates, footer_length};
 use crate::error::{Error, Result};
+use crate::fetch::{HubListing, HubPlaces, HubShard, Policy, hub_listing, hub_tail};
+use crate::manifest::TableForm;
+use crate::manifest::{Hub, Layout, Shard};
 
 /// Bytes of a footer: more is no description of a few columns.
 const FOOTER: u64 = 64 << 20;
@@ -108,7 +108,7 @@ pub fn name_hub(
     let is_taken = |split: &String| [&train, &val, &test].into_iter().any(|side| side.contains(split));
     let taken: Vec<_> = listing.shards.iter().filter(|shard| is_taken(&shard.split)).collect();
     let bytes = taken.iter().map(|shard| shard.size).sum();
-    let shard = |shard: &&crate::data::fetch::HubShard| Shard {
+    let shard = |shard: &&crate::fetch::HubShard| Shard {
         path: shard.path.clone(),
         size: Some(shard.size),
         sha256: shard.sha256.clone(),

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::{Asked, Found};
+use crate::data::import::columns::{Candidates, of_file};
 use crate::data::layout::sides::Part;
-use crate::data::manifest::{Layout, OwnParquet, OwnShard};
-use crate::data::parquet::columns::{Candidates, of_file};
-use crate::data::parquet::shards::{number_of_shards, split_of};
-use crate::data::source::hash;
 use crate::error::{Error, Result};
+use crate::fetch::shards::{number_of_shards, split_of};
+use crate::fs::hash::hash;
+use crate::manifest::{Layout, OwnParquet, OwnShard};
 
 /// Name of the split of files whose names say none.
 const ALL: &str = "all";

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use super::{Asked, Found, listed};
 use crate::data::layout::Item;
 use crate::data::layout::sides::Part;
-use crate::data::layout::table::{Assembled, ROLES, Table, TableForm, assemble, file_of, id_of, read_table};
-use crate::data::manifest::Layout;
+use crate::data::layout::table::{Assembled, ROLES, Table, assemble, file_of, id_of, read_table};
 use crate::error::{Error, Result};
+use crate::manifest::Layout;
+use crate::manifest::TableForm;
 
 /// Endings of images, for tables that name them without.
 const ENDINGS: [&str; 8] = ["", ".jpg", ".jpeg", ".png", ".JPG", ".webp", ".bmp", ".gif"];

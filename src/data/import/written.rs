@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::data::layout::table::TableForm;
-use crate::data::manifest::{Hub, Layout, OwnParquet};
+use crate::manifest::TableForm;
+use crate::manifest::{Hub, Layout, OwnParquet};
 
 /// A file of the manifest: a table.
 pub(super) struct TableFile {

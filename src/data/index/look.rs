@@ -6,14 +6,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::data::image::{Decoding, orientation};
-use crate::data::{Stamp, hex, overlap};
+use crate::data::overlap;
 use crate::error::{Error, Result};
+use crate::formats::image::{Decoding, orientation};
+use crate::fs::hash::hex;
+use crate::fs::stamps::Stamp;
 
 /// What is known of an image file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::data) struct Facts {
+pub(crate) struct Facts {
     /// Lower-case hex SHA-256 of the encoded file.
     pub sha256: String,
     /// Size of the encoded file.
@@ -33,7 +35,7 @@ pub(in crate::data) struct Facts {
 
 impl Facts {
     /// True if both are of the same image, whatever was done to its file.
-    pub(in crate::data) fn same_image(&self, other: &Self) -> bool {
+    pub(crate) fn same_image(&self, other: &Self) -> bool {
         let stamp = self.stamp.clone();
         *self == Self { stamp, ..other.clone() }
     }
@@ -44,7 +46,7 @@ impl Facts {
 ///
 /// # Errors
 /// [`Error::Image`] when it cannot be decoded, [`Error::Io`] when it cannot be read.
-pub(in crate::data) fn look(path: &Path, id: &str, decoding: Decoding) -> Result<Option<Facts>> {
+pub(crate) fn look(path: &Path, id: &str, decoding: Decoding) -> Result<Option<Facts>> {
     // Before the bytes are read: a change meanwhile is seen the next time.
     let stamp = match Stamp::of(path) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),

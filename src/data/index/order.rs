@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::layout::{Item, Listing};
-use crate::data::manifest::CoopPaths;
 use crate::data::split::CoopList;
+use crate::manifest::CoopPaths;
 
 /// Ids of each side in the order of the split file, images that the manifest skips included.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use image::ImageFormat;
 
 use super::sides::{Part, sides};
 use super::{Item, Listing, Unpacked, holdout, names};
-use crate::data::archive::plain_parts;
 use crate::error::{Error, Result};
+use crate::formats::archive::plain_parts;
 
 /// Folders around the folder that is meant, one within the other.
 const WRAPPERS: usize = 8;

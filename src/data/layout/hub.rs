@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Item, Listing, Unpacked, holdout, names};
 use crate::config::Protocol;
-use crate::data::parquet::extract::Labels;
+use crate::data::extract::Labels;
 use crate::error::Result;
 
 /// Share of each class that is kept for the test where the rows of the test split turn out to be unlabelled.

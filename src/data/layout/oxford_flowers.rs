@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use super::{Item, Listing, Unpacked, wrong, zero_based};
-use crate::data::mat::MatFile;
 use crate::error::Result;
+use crate::formats::mat::MatFile;
 
 /// Pool = official training and validation images (20 per class), test = official test images.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Item, Listing, Unpacked, coop, wrong, zero_based};
-use crate::data::mat::{Array, MatFile};
 use crate::error::Result;
+use crate::formats::mat::{Array, MatFile};
 
 const WITH_LABELS: &str = "cars_test_annos_withlabels.mat";
 

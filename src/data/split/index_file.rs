@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::coop::{split, val_shots};
 use super::{Split, SplitItem};
 use crate::config::Shots;
-use crate::data::manifest::CoopPaths;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::{Cause, Error, Result};
+use crate::manifest::CoopPaths;
 
 /// How CoOp's files speak of a dataset's images. Sides are ids in the order of the split file: index files give
 /// places in it.

@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Dataset, LabelledImage, hex};
+use super::{Dataset, LabelledImage};
 use crate::config::{Protocol, Shots};
 use crate::error::{Cause, Error, Result};
+use crate::fs::hash::hex;
 pub use clean::clean;
 pub use index_file::{CoopList, index_file, split_file};
 

@@ -93,7 +93,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::hex;
+    use crate::fs::hash::hex;
     use sha2::{Digest as _, Sha256};
 
     /// `r = random.Random(seed)`; `[r.getrandbits(32) for _ in range(4)]`; after 1000 more, one again. CPython 3.11.7.

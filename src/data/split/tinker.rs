@@ -6,8 +6,8 @@ use super::python::Random;
 use super::{SCHEMA, Split, SplitItem, of_class};
 use crate::config::{Protocol, Shots};
 use crate::data::Dataset;
-use crate::data::manifest::Form;
 use crate::error::{Cause, Error, Result};
+use crate::manifest::Form;
 
 /// One generator for all classes: label by label in ascending order, the rows of the class are shuffled and the
 /// first k of them taken, or as many as there are. So the draw of one seed nests in k.

@@ -2,11 +2,12 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::data::manifest::Layout;
-use crate::data::{Dataset, LabelledImage, hex};
+use crate::data::{Dataset, LabelledImage};
+use crate::fs::hash::hex;
+use crate::manifest::Layout;
 
 /// So many images of each class to draw from, and one more of each to predict.
-pub(in crate::data) fn dataset(sizes: &[usize]) -> Dataset {
+pub(crate) fn dataset(sizes: &[usize]) -> Dataset {
     let image = |side: &str, class: usize, i: usize| LabelledImage {
         id: format!("{side}/{class}/{i}.png"),
         class: class as u32,

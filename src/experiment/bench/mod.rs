@@ -12,7 +12,7 @@ use crate::error::{Cause, Error, Result};
 use crate::experiment::estimate::shape::Shape;
 use crate::models::shapes;
 use crate::nn::{Place, memory};
-use crate::results::record::utc_now;
+use crate::store::record::utc_now;
 
 mod checkpoint;
 mod hardware;

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::{Dataset, Request, Subject, Work};
 use crate::config::Dinov2Lora;
-use crate::data::image::decode;
 use crate::error::{Error, Result};
 use crate::example::ImageProcessor;
 use crate::experiment::estimate::memory::{Use, answering, training};
 use crate::experiment::estimate::shape::{Blocks, Kind, Shape};
-use crate::method::features::stack;
+use crate::formats::image::decode;
+use crate::learner::features::stack;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
 use crate::nn::{AdamW, Group, Head, Place, clip_grad_norm, cross_entropy};

@@ -8,9 +8,9 @@ use image::{ExtendedColorType, RgbImage};
 use rand::Rng as _;
 use rayon::prelude::*;
 
-use crate::data::image::decode;
 use crate::error::{Error, Result};
 use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey, shrink};
+use crate::formats::image::decode;
 use crate::seed;
 
 /// The sizes of a dataset. Lengths in tokens are those of its class names in Qwen's vocabulary, and of the text around a

@@ -10,10 +10,10 @@ use super::chance::{self, Chance, Confusion};
 use super::switch;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::method::Classifier;
+use crate::learner::Classifier;
 use crate::prediction::{Prediction, Reading};
-use crate::results::control::{Control, Measure, Name, Verdict};
 use crate::seed::rng;
+use crate::store::control::{Control, Measure, Name, Verdict};
 
 /// Makes a classifier of the cell's learner that has learned nothing yet.
 pub type Make<'a> = &'a dyn Fn() -> Result<Box<dyn Classifier>>;

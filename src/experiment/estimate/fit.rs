@@ -13,7 +13,7 @@ use crate::engine::Settings;
 use crate::error::{Error, Result};
 use crate::example::{ImageProcessor, PatchProcessor};
 use crate::experiment::sweep::TOGETHER;
-use crate::method::features::BATCH;
+use crate::learner::features::BATCH;
 use crate::models::lora::Lora;
 use crate::nn::{Place, memory};
 

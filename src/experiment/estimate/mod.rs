@@ -14,7 +14,7 @@ use crate::config::Learner;
 use crate::error::Result;
 use crate::example::{ImageProcessor, PatchProcessor, shrunk};
 use crate::experiment::outline::{Images, Model, Outline, Point};
-use crate::results::record::Record;
+use crate::store::record::Record;
 use fit::demand;
 use shape::{Kind, Shape};
 use work::{Work, work};

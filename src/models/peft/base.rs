@@ -10,8 +10,8 @@ use candle_core::{DType, Tensor};
 use super::initial::Initial;
 use super::settings::Settings;
 use super::{Folder, on};
-use crate::data::fetch::ModelId;
 use crate::error::{Error, Result};
+use crate::fetch::ModelId;
 use crate::models::weights::snapshot_of;
 
 /// Numbers that were computed twice differ by less, as a share of the largest.

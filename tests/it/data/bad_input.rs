@@ -265,7 +265,7 @@ proptest! {
             for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
                 std::fs::write(&archive, bytes).unwrap();
                 std::fs::create_dir(&target).unwrap();
-                drop(kshot::data::archive::unpack(&archive, &target));
+                drop(kshot::formats::archive::unpack(&archive, &target));
                 std::fs::remove_dir_all(&target).unwrap();
                 prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
             }

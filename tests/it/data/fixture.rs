@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use image::{ExtendedColorType, ImageEncoder as _, codecs};
-use kshot::data::{self, Dataset};
+use kshot::data;
+use kshot::data::Dataset;
 use kshot::error::{Error, Result};
 use sha2::{Digest as _, Sha256};
 

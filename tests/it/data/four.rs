@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use kshot::config::Protocol;
-use kshot::data::fetch::HubPlaces;
-use kshot::data::manifest::{self, Form, Manifest};
-use kshot::data::{self, Dataset, LabelledImage};
+use kshot::data;
+use kshot::data::{Dataset, LabelledImage};
 use kshot::error::{Error, Result};
+use kshot::fetch::HubPlaces;
+use kshot::manifest;
+use kshot::manifest::{Form, Manifest};
 use sha2::{Digest as _, Sha256};
 
 use super::twins::{caltech, cars, flowers, pets, without_question_mark};

@@ -10,9 +10,10 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use kshot::config::Protocol;
-use kshot::data::fetch::HubPlaces;
-use kshot::data::{self, Dataset};
+use kshot::data;
+use kshot::data::Dataset;
 use kshot::error::Result;
+use kshot::fetch::HubPlaces;
 
 use super::fixture::{jpeg, labels, png};
 

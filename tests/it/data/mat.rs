@@ -1,6 +1,6 @@
 //! The MATLAB reader on files of the official form, on other writers' forms, and on garbage.
 
-use kshot::data::mat::{Array, Data, MatFile};
+use kshot::formats::mat::{Array, Data, MatFile};
 use proptest::prelude::*;
 
 use super::fixture::mat5;

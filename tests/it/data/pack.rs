@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kshot::data::manifest::{self, Manifest};
-use kshot::data::{self, Dataset, LabelledImage, overlap, provenance, split};
+use kshot::data;
+use kshot::data::{Dataset, LabelledImage, overlap, provenance, split};
+use kshot::manifest;
+use kshot::manifest::Manifest;
 
 const EMOJI: [&str; 4] = ["mini-pets", "mini-cars", "mini-flowers", "mini-caltech101"];
 const FASHION: &str = "mini-fashion";
@@ -60,7 +62,7 @@ fn the_pack_is_complete() {
             (16 * data.classes.len(), data.test.len())
         );
         for image in data.pool.iter().step_by(40) {
-            let pixels = data::image::decode(&std::fs::read(&image.path).unwrap(), &image.id).unwrap();
+            let pixels = kshot::formats::image::decode(&std::fs::read(&image.path).unwrap(), &image.id).unwrap();
             assert_eq!(image.dhash, overlap::dhash(&pixels), "{name}: {}", image.id);
         }
         assert_eq!(data::open(name, &datasets(), _cache.path()).unwrap(), data);
@@ -115,7 +117,7 @@ fn no_photograph_stands_on_both_sides() {
     assert_eq!(hashes.len(), data.pool.len());
     assert!(data.test.iter().all(|image| !hashes.contains(&image.sha256)));
     let pixels = |image: &LabelledImage| {
-        let decoded = data::image::decode(&std::fs::read(&image.path).unwrap(), &image.id).unwrap();
+        let decoded = kshot::formats::image::decode(&std::fs::read(&image.path).unwrap(), &image.id).unwrap();
         (decoded.dimensions(), decoded.into_raw())
     };
     let pool: BTreeSet<_> = data.pool.iter().map(pixels).collect();

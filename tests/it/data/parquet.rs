@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use ::parquet::basic::Compression;
-use kshot::data::parquet::{self, Columns};
 use kshot::error::{Error, Result};
+use kshot::formats::parquet;
+use kshot::formats::parquet::Columns;
 
 use super::fixture::{jpeg, png};
 use super::hub::{Row, row, shard, shard_with, text_shard};

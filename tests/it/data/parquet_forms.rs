@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kshot::data::layout::table;
-use kshot::data::parquet::{self, About, Columns};
+use kshot::formats::parquet;
+use kshot::formats::parquet::{About, Columns};
 use serde_json::Value;
 
 fn folder() -> PathBuf {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use kshot::config::Protocol;
 use kshot::data::Dataset;
-use kshot::data::mat::{Array, MatFile};
+use kshot::formats::mat::{Array, MatFile};
 use sha2::Digest as _;
 
 use super::fixture::{gz, png, tar, zip};

@@ -1,9 +1,10 @@
 //! `data verify` finds what is wrong, all of it, and says what is there.
 
 use kshot::config::Protocol;
-use kshot::data::check::{self, Verification};
-use kshot::data::fetch::HubPlaces;
-use kshot::data::manifest::Form;
+use kshot::data::check;
+use kshot::data::check::Verification;
+use kshot::fetch::HubPlaces;
+use kshot::manifest::Form;
 
 use super::bad_input::images;
 use super::fixture::{Fixture, gz, jpeg, png, tar};

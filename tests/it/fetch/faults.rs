@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use kshot::data::fetch::Token;
-use kshot::data::manifest::Form;
 use kshot::error::Error;
+use kshot::fetch::Token;
+use kshot::manifest::Form;
 
 use super::server::{Reply, Server};
 use super::{Machine, noise};

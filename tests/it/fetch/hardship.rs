@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kshot::data::manifest::{Form, Manifest};
+use kshot::manifest::{Form, Manifest};
 
 use super::Machine;
 use super::hub_server::Repository;

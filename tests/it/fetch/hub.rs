@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use kshot::data::fetch::{self, HubFiles, Token, hub_files, hub_listing};
-use kshot::data::manifest::{Form, Manifest};
 use kshot::error::Error;
+use kshot::fetch;
+use kshot::fetch::{HubFiles, Token, hub_files, hub_listing};
+use kshot::manifest::{Form, Manifest};
 
 use super::hub_server::{Repository, commit, storage};
 use super::server::{Reply, Server};

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use kshot::data::fetch::hub_listing;
-use kshot::data::manifest::Form;
 use kshot::error::Error;
+use kshot::fetch::hub_listing;
+use kshot::manifest::Form;
 
 use super::hub::{manifest, repository};
 use super::hub_server::Repository;

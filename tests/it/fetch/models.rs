@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use kshot::data::fetch::{CachedModel, Fetched, ModelId, ModelListing, cached_model};
 use kshot::error::{Error, Result};
+use kshot::fetch::{CachedModel, Fetched, ModelId, ModelListing, cached_model};
 
 use super::hub_server::{Repository, commit};
 use super::server::{Reply, Server};

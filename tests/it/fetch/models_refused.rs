@@ -1,7 +1,7 @@
 //! Models that may not be had, or not be run: what is said, and that nothing is written.
 
-use kshot::data::fetch::Token;
 use kshot::error::Error;
+use kshot::fetch::Token;
 
 use super::hub_server::Repository;
 use super::models::{CONFIG, FIRST, INDEX, at, fetch, files_asked, sharded};

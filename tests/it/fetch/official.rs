@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use kshot::config::Protocol;
-use kshot::data::fetch::HubPlaces;
-use kshot::data::{self, Dataset};
+use kshot::data;
+use kshot::data::Dataset;
+use kshot::fetch::HubPlaces;
 
 use super::hub_server::Repository;
 use super::server::{Reply, Server};

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use kshot::data::fetch;
-use kshot::data::manifest::Form;
 use kshot::error::Error;
+use kshot::fetch;
+use kshot::manifest::Form;
 
 use super::server::{Reply, Server};
 use super::{Machine, noise};
@@ -169,7 +169,7 @@ fn names_that_lead_elsewhere_are_refused() {
             .unwrap()
             .replace("\"a.tgz\"", &format!("\"{name}\""));
         fs::write(&path, text).unwrap();
-        let error = kshot::data::manifest::Manifest::read(&path).unwrap_err();
+        let error = kshot::manifest::Manifest::read(&path).unwrap_err();
         assert!(error.to_string().contains("cannot be the name of a file"), "{error}");
     }
 }

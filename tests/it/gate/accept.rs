@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use kshot::results::gate::noise::Noise;
-use kshot::results::store::Store;
+use kshot::gate::noise::Noise;
+use kshot::store::Store;
 
 use super::cells::{Cell, folder};
 use super::{BASELINE, RESULTS, eventful, gate};

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use kshot::config::Protocol;
 use kshot::prediction::{Prediction, Reading};
-use kshot::results::metric::Headline;
-use kshot::results::predictions;
-use kshot::results::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
-use kshot::results::store::Store;
+use kshot::statistics::metric::Headline;
+use kshot::store::Store;
+use kshot::store::predictions;
+use kshot::store::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
 use sha2::{Digest as _, Sha256};
 
 /// A cell as a test wants it; `..Cell::default()` is one of 400 images, three quarters of them right.

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use kshot::results::gate::folder::Folder;
-use kshot::results::gate::images::Shared;
-use kshot::results::gate::noise::Noise;
-use kshot::results::gate::problem::Role;
-use kshot::results::gate::report::{NoiseSource, Outcome};
-use kshot::results::gate::{Settings, judge};
+use kshot::gate::folder::Folder;
+use kshot::gate::images::Shared;
+use kshot::gate::noise::Noise;
+use kshot::gate::problem::Role;
+use kshot::gate::report::{NoiseSource, Outcome};
+use kshot::gate::{Settings, judge};
 use rand::{Rng as _, RngCore};
 use sha2::{Digest as _, Sha256};
 

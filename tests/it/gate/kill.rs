@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kshot::results::replacement;
+use kshot::store::replacement;
 use rand::Rng as _;
 
 use super::cells::{Cell, folder};

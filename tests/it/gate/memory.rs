@@ -8,8 +8,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use kshot::results::compact;
-use kshot::results::store::Store;
+use kshot::store::Store;
+use kshot::store::promote;
 
 use super::cells::{Cell, many};
 use crate::support::Sandbox;
@@ -94,7 +94,7 @@ fn run(cells: usize, images: u32, whole: bool) -> Vec<(&'static str, f64, f64)> 
     if whole {
         // Figures and tables have a test of their own.
         let store = Store::open_existing(&sandbox.path("results/before")).unwrap();
-        compact::promote(&store, &sandbox.path("results/reference"), |_, _| Ok(())).unwrap();
+        promote::promote(&store, &sandbox.path("results/reference"), |_, _| Ok(())).unwrap();
         take(
             "gate, promoted",
             &["gate", "results/night", "--baseline", "results/reference"],

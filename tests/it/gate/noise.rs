@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kshot::results::gate::noise::Noise;
+use kshot::gate::noise::Noise;
 
 use super::cells::{Cell, folder};
 use super::{BASELINE, RESULTS, gate};

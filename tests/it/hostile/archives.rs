@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kshot::data::archive::unpack;
+use kshot::formats::archive::unpack;
 use tar::EntryType::{self, Block, Char, Fifo, Link, Regular, Symlink};
 
 use super::made::{ZipEntry, tar, tar_header, zip_by_hand};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use kshot::data::archive::unpack;
-use kshot::data::mat::MatFile;
+use kshot::formats::archive::unpack;
+use kshot::formats::mat::MatFile;
 
 use super::limited::{self, Bounds, said};
 use super::made::{ZipEntry, deflated_zeros, gz_of_deflated, mat, tar_header, zip_by_hand};

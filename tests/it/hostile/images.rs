@@ -61,7 +61,7 @@ const FORMATS: [ImageFormat; 5] = [
 fn an_image_of_ten_gigabytes_is_refused_by_its_header() {
     for format in FORMATS {
         let whole = encoded(format);
-        assert!(kshot::data::image::decode(&whole, "whole").is_ok(), "{format:?}");
+        assert!(kshot::formats::image::decode(&whole, "whole").is_ok(), "{format:?}");
     }
     let output = limited::run("hostile::images::worker", "KSHOT_HUGE", "1", &BOUNDS);
     let said = said(&output);
@@ -85,7 +85,7 @@ fn worker() {
         return;
     }
     for format in FORMATS {
-        let error = kshot::data::image::decode(&huge(format), "huge").unwrap_err();
+        let error = kshot::formats::image::decode(&huge(format), "huge").unwrap_err();
         println!("{format:?}: {error}");
     }
 }

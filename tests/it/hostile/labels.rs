@@ -3,8 +3,8 @@
 use std::fs;
 
 use kshot::data::layout::table;
-use kshot::data::manifest::Manifest;
-use kshot::data::mat::MatFile;
+use kshot::formats::mat::MatFile;
+use kshot::manifest::Manifest;
 
 use super::made::mat;
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use image::ImageFormat;
-use kshot::data::manifest::Manifest;
+use kshot::manifest::Manifest;
 
 use crate::data::hub::{Row, shard};
 use crate::fetch::hub_server::{Repository, commit};

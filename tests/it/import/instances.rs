@@ -6,7 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
 use kshot::data::LabelledImage;
-use kshot::data::import::{self, Asked, Imported};
+use kshot::data::import;
+use kshot::data::import::{Asked, Imported};
 use kshot::error::Result;
 use serde_json::Value;
 

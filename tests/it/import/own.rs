@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kshot::data::import::{self, Imported};
+use kshot::data::import;
+use kshot::data::import::Imported;
 use kshot::error::Result;
 
 /// A folder of images, a datasets folder and a cache.

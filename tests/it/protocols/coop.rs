@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use kshot::config::Protocol;
 use kshot::data::Dataset;
-use kshot::data::split::{self, Split, index_file, split_file};
+use kshot::data::split;
+use kshot::data::split::{Split, index_file, split_file};
 use kshot::error::{Error, Result};
 
 use super::listing::{Entry, coop};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use image::{ExtendedColorType, ImageEncoder as _, codecs};
 use kshot::config::Protocol;
-use kshot::data::fetch::HubPlaces;
-use kshot::data::{self, Dataset, split};
-use kshot::results::store::Store;
+use kshot::data;
+use kshot::data::{Dataset, split};
+use kshot::fetch::HubPlaces;
+use kshot::store::Store;
 
 use super::tinker::{SETS, answers, labels};
 use crate::support::{Sandbox, writing_model};

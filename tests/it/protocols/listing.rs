@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use kshot::data::manifest::{CoopPaths, Form, Layout};
 use kshot::data::split::CoopList;
 use kshot::data::{Dataset, LabelledImage, Origin};
+use kshot::manifest::{CoopPaths, Form, Layout};
 
 /// Path, label and class name, as in CoOp's split files.
 pub(super) type Entry = (String, u32, String);

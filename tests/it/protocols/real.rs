@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 use kshot::config::Protocol;
-use kshot::data::split::{self, index_file, split_file};
+use kshot::data::split;
+use kshot::data::split::{index_file, split_file};
 
 use super::listing::{Entry, coop};
 

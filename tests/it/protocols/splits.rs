@@ -13,7 +13,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use image::{ExtendedColorType, ImageEncoder as _, codecs};
 use kshot::config::Protocol;
-use kshot::data::{self, Dataset, split};
+use kshot::data;
+use kshot::data::{Dataset, split};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 

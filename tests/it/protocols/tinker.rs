@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use kshot::config::Protocol;
-use kshot::data::manifest::Form;
 use kshot::data::split;
+use kshot::manifest::Form;
 
 use super::listing::dataset;
 use crate::support::root;

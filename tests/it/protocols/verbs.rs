@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use kshot::config::Protocol;
-use kshot::results::metric::Headline;
-use kshot::results::store::Store;
+use kshot::statistics::metric::Headline;
+use kshot::store::Store;
 
 use super::listing::Entry;
 use crate::support::{Sandbox, datasets, stderr};

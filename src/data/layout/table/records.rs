@@ -6,11 +6,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Row, TableForm};
+use super::Row;
 use crate::data::layout::sides::Part;
 use crate::data::layout::{names, wrong};
-use crate::data::parquet::texts;
 use crate::error::{Error, Result};
+use crate::formats::parquet::texts;
+use crate::manifest::TableForm;
 
 /// Bytes of a table: a row of 100 bytes for each of two million images.
 const MAX_BYTES: u64 = 256 << 20;

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kshot::config::Protocol;
+use kshot::data;
 use kshot::data::layout::coop;
-use kshot::data::manifest::{CoopPaths, Layout};
-use kshot::data::split::{self, CoopList};
-use kshot::data::{self, Dataset, LabelledImage, Origin};
+use kshot::data::split;
+use kshot::data::split::CoopList;
+use kshot::data::{Dataset, LabelledImage, Origin};
+use kshot::manifest::{CoopPaths, Layout};
 
 use crate::hostile::made::encoded;
 

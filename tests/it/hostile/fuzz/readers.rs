@@ -5,9 +5,10 @@ use std::path::Path;
 
 use image::{ExtendedColorType, ImageEncoder as _, ImageFormat};
 use kshot::data::layout::table;
-use kshot::data::manifest::Manifest;
-use kshot::data::mat::MatFile;
-use kshot::data::{archive, image as images, parquet, provenance};
+use kshot::data::provenance;
+use kshot::formats::mat::MatFile;
+use kshot::formats::{archive, image as images, parquet};
+use kshot::manifest::Manifest;
 
 use super::{lists, models, results};
 use crate::data::fixture::{gz, tar, zip};

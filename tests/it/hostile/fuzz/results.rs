@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use kshot::comparison::curve;
 use kshot::config::Sweep;
-use kshot::results::claim::{Claims, Turn};
-use kshot::results::gate::noise::Noise;
-use kshot::results::{curve, ledger};
+use kshot::gate::noise::Noise;
+use kshot::store::claim::{Claims, Turn};
+use kshot::store::ledger;
 use serde_json::json;
 
 const CELL: &str = "0123456789abcdef";
@@ -110,7 +111,7 @@ pub fn noises() -> Vec<Vec<u8>> {
         "key": {"dataset": "a", "protocol": "clean", "learner": "b", "shots": 4, "seed": 0},
         "runs": 3, "changes": 1.5, "images": 0.7,
     });
-    let noise = serde_json::from_value::<kshot::results::gate::noise::CellNoise>(cell.clone()).is_ok();
+    let noise = serde_json::from_value::<kshot::gate::noise::CellNoise>(cell.clone()).is_ok();
     assert!(noise, "the form of a cell's noise has changed");
     vec![json!({"schema": 1, "cells": [cell]}).to_string().into_bytes()]
 }

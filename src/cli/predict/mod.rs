@@ -1,0 +1,254 @@
+//! `kshot predict`: what is in these images? One or a million: they stream through, and with `--out` a run that was cut short
+//! goes on.
+
+mod answers;
+
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::ahead::{self, Batches, Looked};
+use super::images::Images;
+use super::subject::{Ready, Subject};
+use super::{output, places::places};
+use crate::error::{Cause, Error, Result};
+use crate::learner::{Classifier, View};
+use crate::prediction::{Prediction, Reading};
+use crate::store::identity::hyper_parameters;
+use answers::{Answers, Kept};
+
+/// Raised when a file of answers can no longer be gone on with. 2: photographs are upright.
+const SCHEMA: u32 = 2;
+/// So many images that cannot be read are named on stderr; all are in the answers.
+const NAMED: usize = 10;
+
+/// Classify images: one line an image, or with --json one JSON object a line with the answer by every reading
+/// and ln p(class name and end token | image) of every class.
+///
+/// Images stream through: memory does not grow with their number. One that cannot be read does not stop the others: its line
+/// says `!` in place of the class, as JSON it has `error` with the reason. The exit code is 0 if any could be read.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot predict --model datasets/mini/models/micro-qwen3-vl --labels names.txt photo.jpg --json
+  kshot predict --model datasets/mini/models/micro-dinov2 --adapter pets --out answers.jsonl photos/
+                                    a folder of any size; the same command again goes on where it was
+  find /data -name '*.jpg' | kshot predict --model DIR --adapter pets --out answers.jsonl -")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    subject: Subject,
+    /// Class names, one a line [default: those the adapter was trained on].
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Append to this file instead, as JSON, each batch flushed to the disk; answers of the same images by the same model that it
+    /// has already are kept. `FILE.settings` beside it says what they were made with.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    images: Images,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let classes = match (&arguments.labels, arguments.subject.classes()?) {
+        (Some(file), _) => names(file)?,
+        (None, Some(classes)) => classes,
+        (None, None) => {
+            return Err(Error::Config {
+                origin: "--labels".into(),
+                reason: "is needed: no adapter of kshot's tells the class names".into(),
+            }
+            .because(Cause::ClassNames));
+        }
+    };
+    let mut ready = arguments.subject.ready(&places().home, &classes)?;
+    let exif = arguments.subject.exif()?;
+    let mut batches = Batches::new(arguments.images.paths(), ready.classifier.batch());
+    let (mut out, mut kept) = (None, Kept::default());
+    if let Some(path) = &arguments.out {
+        let mut answers = Answers::open(path, &settings(&ready, &classes, exif))?;
+        kept = answers.keep(&mut batches)?;
+        if kept.answers > 0 {
+            tracing::info!("{} answers are in `{}` already", kept.answers, path.display());
+        }
+        out = Some(answers);
+    }
+    let bar = bar(&arguments.images, arguments.out.is_some(), kept.answers)?;
+    let mut run = Run {
+        single: arguments.images.single(),
+        json: arguments.json || out.is_some(),
+        reading: ready.learner.reading(),
+        classes: &classes,
+        out,
+        done: kept.answers,
+        failed: kept.failed,
+    };
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let batches = kept.next.take().map(Ok).into_iter().chain(batches);
+        let looked = ahead::look(scope, batches, ready.classifier.eye(), exif);
+        for batch in looked {
+            run.batch(batch?, &mut *ready.classifier)?;
+            bar.set_position(run.done as u64);
+        }
+        Ok::<(), Error>(())
+    })?;
+    bar.finish_and_clear();
+    let new = run.done - kept.answers;
+    let rate = new as f64 / start.elapsed().as_secs_f64();
+    tracing::info!("{new} images, {rate:.1} a second");
+    if run.failed > 0 {
+        tracing::warn!("{} of {} images could not be read", run.failed, run.done);
+    }
+    if run.failed > 0 && run.failed == run.done {
+        return Err(Error::NoImage { images: run.done });
+    }
+    Ok(())
+}
+
+/// A run and how far it has come.
+struct Run<'a> {
+    /// The only image, whose error is the run's.
+    single: Option<&'a Path>,
+    json: bool,
+    reading: Reading,
+    classes: &'a [String],
+    /// Where answers go, if not to stdout.
+    out: Option<Answers>,
+    /// Images that are answered, kept ones too.
+    done: usize,
+    /// Of them, those that could not be read.
+    failed: usize,
+}
+
+impl Run<'_> {
+    /// Answers one batch. Only what can be seen goes to the model; lines come in the order of the images.
+    fn batch(&mut self, batch: Vec<Looked>, classifier: &mut dyn Classifier) -> Result<()> {
+        let count = batch.len();
+        let (mut images, mut views, mut places) = (Vec::new(), Vec::<View>::new(), Vec::with_capacity(count));
+        for Looked { name, seen } in batch {
+            match seen {
+                Ok((image, view)) => {
+                    images.push(image);
+                    views.push(view);
+                    places.push(None);
+                }
+                Err(error) if self.single.is_some() => return Err(error),
+                Err(error) => {
+                    self.failed += 1;
+                    if self.failed <= NAMED {
+                        tracing::warn!("{}", chain(&error));
+                    }
+                    places.push(Some((name, error)));
+                }
+            }
+        }
+        let rows = match &images[..] {
+            [] => Vec::new(),
+            images => classifier.predict_seen(images, &views)?,
+        };
+        tracing::debug!("answered {} to {}", self.done, self.done + count);
+        let mut rows = rows.into_iter();
+        let mut text = String::new();
+        for place in places {
+            text += &match place {
+                Some((name, error)) if self.json => format!("{}\n", json!({"image": name, "error": chain(&error)})),
+                Some((name, _)) => format!("{name}\t!\n"),
+                None => rows.next().map_or_else(String::new, |row| self.line(&row)),
+            };
+        }
+        match &mut self.out {
+            Some(answers) => answers.append(&text)?,
+            None => output(&text)?,
+        }
+        self.done += count;
+        Ok(())
+    }
+
+    fn line(&self, row: &Prediction) -> String {
+        let answer = row.answer(self.reading);
+        if self.json {
+            return described(row, answer, self.classes);
+        }
+        format!("{}\t{}\n", row.id, named(answer, self.classes).unwrap_or("?"))
+    }
+}
+
+/// What answers depend on besides the images.
+fn settings(ready: &Ready, classes: &[String], exif: bool) -> Value {
+    let learner = hyper_parameters(&ready.learner, 1.into());
+    json!({
+        "schema": SCHEMA, "base model": ready.base, "adapter": ready.adapter, "learner": learner, "list of labels": classes,
+        "EXIF orientation": exif,
+    })
+}
+
+/// Drawn to stderr if somebody looks, and not among answers on the same terminal.
+fn bar(images: &Images, to_file: bool, done: usize) -> Result<ProgressBar> {
+    if !io::stderr().is_terminal() || (!to_file && io::stdout().is_terminal()) {
+        return Ok(ProgressBar::hidden());
+    }
+    let (bar, template) = match images.count()? {
+        Some(count) => (
+            ProgressBar::new(count),
+            "{bar:30} {human_pos}/{human_len} images · {per_sec} · ETA {eta}",
+        ),
+        None => (
+            ProgressBar::no_length(),
+            "{spinner} {human_pos} images · {per_sec} · {elapsed}",
+        ),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    Ok(bar.with_style(style).with_position(done as u64))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn described(row: &Prediction, answer: Option<u32>, classes: &[String]) -> String {
+    let log_probs: Option<serde_json::Map<_, _>> = row
+        .log_probs
+        .as_ref()
+        .map(|all| classes.iter().cloned().zip(all.iter().map(|&x| json!(x))).collect());
+    let object = json!({
+        "image": row.id, "sha256": row.sha256, "class": named(answer, classes), "text": row.free_text,
+        "free": named(row.free_class, classes), "trie": named(row.trie_class, classes),
+        "likelihood": named(row.likelihood_class, classes), "log_probs": log_probs,
+    });
+    format!("{object}\n")
+}
+
+fn named(class: Option<u32>, classes: &[String]) -> Option<&str> {
+    classes.get(class? as usize).map(String::as_str)
+}
+
+fn names(file: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).map_err(Error::io("read", file))?;
+    let names: Vec<String> = text
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect();
+    if names.is_empty() {
+        return Err(Error::Config {
+            origin: file.display().to_string(),
+            reason: "holds no class name; it has one a line".into(),
+        }
+        .because(Cause::ClassNames));
+    }
+    Ok(names)
+}

@@ -1,0 +1,486 @@
+//! What is known about every image of an unpacked dataset after it was looked at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Item, Listing};
+use super::source::Source;
+use super::{Dataset, LabelledImage, provenance};
+use crate::config::Protocol;
+use crate::error::{Error, Result};
+use crate::formats::archive::plain_parts;
+use crate::formats::image::{Decoding, Mode};
+use crate::fs::stamps::Stamp;
+use crate::fs::{file, hash};
+use crate::manifest::{Expect, Form, Manifest};
+use look::all_or_first_error;
+pub(super) use look::{Facts, look};
+use order::Order;
+
+mod look;
+mod order;
+
+/// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
+const SCHEMA: u32 = 3;
+
+/// The content of `index.json`: what is known of each image, and which of them each protocol has.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Index {
+    schema: u32,
+    /// The mode that a `datasets.Image(mode=…)` in the dataset asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
+    /// By path below the root.
+    images: BTreeMap<String, Facts>,
+    protocols: Vec<Listed>,
+}
+
+/// What each image turned out to be: its id, then its path below the root and what is known of it.
+pub(super) type Surveyed = Vec<(String, Result<(String, Facts)>)>;
+
+/// Classes and sides under one protocol.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    protocol: Protocol,
+    /// Hash of all that this follows from besides the images.
+    key: String,
+    classes: Vec<String>,
+    /// Images that the manifest's `skip` left out.
+    left_out: usize,
+    /// CoOp's lists as its file has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<Order>,
+    /// Pool before validation before test, each sorted by id.
+    images: Vec<Labelled>,
+}
+
+/// One image of a protocol.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Labelled {
+    id: String,
+    side: Side,
+    class: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    /// Where it lies below the root, if not at `id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+}
+
+impl Labelled {
+    fn file(&self) -> &str {
+        self.file.as_deref().unwrap_or(&self.id)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Side {
+    Pool,
+    Val,
+    Test,
+}
+
+impl Index {
+    /// An index of this schema; `None` has it made again.
+    pub(super) fn load(path: &Path) -> Option<Self> {
+        let index: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        (index.schema == SCHEMA).then_some(index)
+    }
+
+    /// What a protocol has, if that was looked up before.
+    pub(super) fn listed(&self, key: &str) -> Option<&Listed> {
+        self.protocols.iter().find(|listed| listed.key == key)
+    }
+
+    /// An index of nothing yet, of images in this mode.
+    pub(super) fn new(mode: Option<Mode>) -> Self {
+        Self {
+            schema: SCHEMA,
+            mode,
+            ..Self::default()
+        }
+    }
+
+    /// The rules by which its images are decoded.
+    pub(super) fn decoding(&self) -> Decoding {
+        Decoding {
+            mode: self.mode,
+            ..Decoding::default()
+        }
+    }
+
+    /// Images of a protocol, or all of them, whose files were touched since they were looked at: by their stamps, which a
+    /// glance at each file tells.
+    pub(super) fn touched(&self, listed: Option<&Listed>, root: &Path) -> Vec<String> {
+        let touched = |file: &&str| {
+            let stamp = self.images.get(*file).map(|facts| &facts.stamp);
+            stamp.is_none() || Stamp::of(&root.join(file)).ok().as_ref() != stamp
+        };
+        let files: Vec<&str> = match listed {
+            None => self.images.keys().map(String::as_str).collect(),
+            Some(listed) => listed.images.iter().map(Labelled::file).collect(),
+        };
+        files.into_par_iter().filter(touched).map(str::to_owned).collect()
+    }
+
+    /// Hashes files that were touched; those that hold the bytes they did are marked as looked at now, the others are given
+    /// back: changed, gone or never seen.
+    pub(super) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
+        let again = |file: &String| {
+            let known = self.images.get(file)?;
+            let path = root.join(file);
+            let stamp = Stamp::of(&path).ok()?;
+            let sha256 = hash::hash(&path, "sha256").ok()?;
+            (sha256 == known.sha256).then_some(stamp)
+        };
+        let stamps: Vec<Option<Stamp>> = touched.par_iter().map(again).collect();
+        let mut changed = Vec::new();
+        for (file, stamp) in touched.iter().zip(stamps) {
+            match (self.images.get_mut(file), stamp) {
+                (Some(facts), Some(stamp)) => facts.stamp = stamp,
+                _ => changed.push(file.clone()),
+            }
+        }
+        changed
+    }
+
+    /// Has images looked at anew when they are listed next.
+    pub(super) fn forget(&mut self, files: &[String]) {
+        for file in files {
+            self.images.remove(file);
+        }
+    }
+
+    /// What is known of an image of the dataset.
+    pub(super) fn facts(&self, file: &str) -> Option<&Facts> {
+        self.images.get(file)
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_vec(self).map_err(|e| Error::Malformed {
+            kind: "dataset index",
+            path: path.into(),
+            reason: e.to_string(),
+        })?;
+        file::replace_in_cache(path, &json)
+    }
+
+    pub(super) fn dataset(&self, listed: Listed, source: &Source, root: &Path) -> Dataset {
+        let manifest = source.manifest;
+        let (mut pool, mut val, mut test) = (Vec::new(), Vec::new(), Vec::new());
+        for image in listed.images {
+            let facts = self.images.get(image.file());
+            let side = match image.side {
+                Side::Pool => &mut pool,
+                Side::Val => &mut val,
+                Side::Test => &mut test,
+            };
+            side.push(LabelledImage {
+                path: root.join(image.file()),
+                id: image.id,
+                class: image.class,
+                sha256: facts.map(|facts| facts.sha256.clone()).unwrap_or_default(),
+                group: image.group,
+                dhash: facts.map_or(0, |facts| facts.dhash),
+                size: facts.map(|facts| (facts.width, facts.height)),
+                decoding: self.decoding(),
+                stamp: facts.map(|facts| facts.stamp.clone()),
+            });
+        }
+        Dataset {
+            name: manifest.name.clone(),
+            title: manifest.title.clone(),
+            classes: listed.classes,
+            pool,
+            val,
+            test,
+            origin: source.origin(),
+            layout: manifest.layout,
+            micro: manifest.micro,
+            regime: manifest.regime,
+            left_out: listed.left_out,
+            refused: Vec::new(),
+            coop: manifest
+                .coop
+                .clone()
+                .zip(listed.order)
+                .map(|(paths, order)| order.into_list(paths)),
+        }
+    }
+
+    /// Checks that labels and images fit together; reads, hashes and decodes every image that is not known yet.
+    pub(super) fn add(
+        &mut self,
+        source: &Source,
+        protocol: Protocol,
+        key: &str,
+        listing: Listing,
+        root: &Path,
+    ) -> Result<Listed> {
+        let (listed, found) = self.survey(source, protocol, key, listing, root)?;
+        let (listed, found) = if source.is_lenient() {
+            without_unreadable(source, listed, found)?
+        } else {
+            (listed, found)
+        };
+        let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
+        self.schema = SCHEMA;
+        self.images.extend(images);
+        self.protocols.retain(|other| other.protocol != protocol);
+        self.protocols.push(listed.clone());
+        Ok(listed)
+    }
+
+    /// As [`Index::add`], keeping nothing: what each image not known yet turned out to be, by its path below the root.
+    pub(super) fn survey(
+        &self,
+        source: &Source,
+        protocol: Protocol,
+        key: &str,
+        mut listing: Listing,
+        root: &Path,
+    ) -> Result<(Listed, Surveyed)> {
+        let manifest = source.manifest;
+        let fail = |reason: String| Error::Dataset {
+            dataset: manifest.name.clone(),
+            reason,
+        };
+        // An id that only the other form or another protocol has is no mistake.
+        let all_ids = protocol == Protocol::Clean && manifest.forms(protocol).is_ok_and(|forms| forms.len() == 1);
+        // Index files give places in CoOp's lists, skipped images counted.
+        let order = (protocol == Protocol::Coop).then(|| Order::of(&listing));
+        let left_out = leave_out(&mut listing, &manifest.skip, all_ids).map_err(fail)?;
+        check_classes(&listing).map_err(fail)?;
+        let groups = groups(manifest, &listing)?;
+        let mut images = Vec::new();
+        let mut ids = BTreeSet::new();
+        for (side, items) in [
+            (Side::Pool, listing.pool),
+            (Side::Val, listing.val),
+            (Side::Test, listing.test),
+        ] {
+            let start = images.len();
+            for Item { id, file, class } in items {
+                for path in [Some(&id), file.as_ref()].into_iter().flatten() {
+                    plain_parts(path).map_err(|why| fail(format!("image `{path}` {why}")))?;
+                }
+                if !ids.insert(id.clone()) {
+                    return Err(fail(format!("image `{id}` is listed twice")));
+                }
+                if class as usize >= listing.classes.len() {
+                    return Err(fail(format!("image `{id}` has a class that has no name")));
+                }
+                let group = groups.get(&id).cloned();
+                images.push(Labelled {
+                    id,
+                    side,
+                    class,
+                    group,
+                    file,
+                });
+            }
+            if let Some(of_side) = images.get_mut(start..) {
+                of_side.sort_by(|a, b| a.id.cmp(&b.id));
+            }
+        }
+        let look_at = |image: &Labelled| {
+            let facts = look(&root.join(image.file()), &image.id, self.decoding())?;
+            let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
+            let facts = facts.ok_or_else(|| {
+                fail(format!(
+                    "`{}` is labelled `{class}`, but there is no such image",
+                    image.id
+                ))
+            })?;
+            Ok((image.file().to_owned(), facts))
+        };
+        let unknown: Vec<_> = images
+            .iter()
+            .filter(|image| !self.images.contains_key(image.file()))
+            .collect();
+        let look_at = |image: &Labelled| (image.id.clone(), look_at(image));
+        let found = unknown.into_par_iter().map(look_at).collect();
+        let listed = Listed {
+            protocol,
+            key: key.to_owned(),
+            classes: listing.classes,
+            left_out,
+            order,
+            images,
+        };
+        Ok((listed, found))
+    }
+}
+
+/// Leaves out images that cannot be decoded, and names them; each class keeps an image on each side.
+fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> Result<(Listed, Surveyed)> {
+    let (read, unreadable): (Surveyed, Surveyed) = found
+        .into_iter()
+        .partition(|(_, facts)| !matches!(facts, Err(Error::Image { .. })));
+    if unreadable.is_empty() {
+        return Ok((listed, read));
+    }
+    let name = &source.manifest.name;
+    for (_, facts) in unreadable.iter().take(20) {
+        if let Err(error) = facts {
+            tracing::warn!("dataset `{name}`: {error}; it is left out");
+        }
+    }
+    if unreadable.len() > 20 {
+        tracing::warn!("dataset `{name}`: {} images are left out in all", unreadable.len());
+    }
+    let ids: BTreeSet<String> = unreadable.into_iter().map(|(id, _)| id).collect();
+    listed.left_out += ids.len();
+    listed.images.retain(|image| !ids.contains(&image.id));
+    for (class, label) in (0..).zip(&listed.classes) {
+        for (what, is_test) in [("training", false), ("test", true)] {
+            let has_one = listed
+                .images
+                .iter()
+                .any(|image| image.class == class && (image.side == Side::Test) == is_test);
+            if !has_one {
+                return Err(Error::Dataset {
+                    dataset: name.clone(),
+                    reason: format!(
+                        "class `{label}` has no {what} image that can be read; `skip_classes = [\"{label}\"]` in its \
+                         manifest does without it"
+                    ),
+                });
+            }
+        }
+    }
+    Ok((listed, read))
+}
+
+impl Listed {
+    /// Compares the counts with those that the manifest promises for this form and protocol.
+    pub(super) fn check_counts(&self, source: &Source) -> Result<()> {
+        let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
+            return Ok(());
+        };
+        let [classes, pool, _, test, _] = self.counts();
+        let counts = [
+            ("classes", classes, expect.classes, true),
+            ("pool images", pool, expect.pool, pool_is_known),
+            ("test images", test, expect.test, true),
+        ];
+        for (what, found, expected, is_known) in counts {
+            if is_known && found != expected {
+                let reason = format!("found {found} {what}, the manifest expects {expected}");
+                if expect.unverified && what != "classes" {
+                    tracing::warn!("dataset `{}`: {reason}, which nobody has checked", source.manifest.name);
+                    continue;
+                }
+                return Err(Error::Dataset {
+                    dataset: source.manifest.name.clone(),
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of classes, pool, validation and test images, and of those that `skip` left out.
+    pub(super) fn counts(&self) -> [usize; 5] {
+        let count = |side| self.images.iter().filter(|image| image.side == side).count();
+        [
+            self.classes.len(),
+            count(Side::Pool),
+            count(Side::Val),
+            count(Side::Test),
+            self.left_out,
+        ]
+    }
+
+    /// Id of each image and its path below the root.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.images.iter().map(|image| (image.id.as_str(), image.file()))
+    }
+}
+
+/// What must be found, and whether that goes for the pool: under `tinker` it is without the validation rows.
+fn promised(source: &Source, protocol: Protocol) -> (Option<Expect>, bool) {
+    let manifest = source.manifest;
+    match (source.form, protocol, &manifest.hub) {
+        (Form::Hub, Protocol::Tinker, Some(hub)) => (hub.expect, hub.val.is_empty()),
+        (Form::Hub, _, Some(hub)) => (hub.expect, true),
+        (Form::Archive, Protocol::Clean, _) => (manifest.expect, true),
+        _ => (None, false),
+    }
+}
+
+/// Takes the skipped images out of a listing and counts them; with `all_ids`, each one skipped must be there.
+fn leave_out(listing: &mut Listing, skip: &[String], all_ids: bool) -> Result<usize, String> {
+    let mut unused: BTreeSet<&str> = skip.iter().map(String::as_str).collect();
+    let skip = unused.clone();
+    let count = |listing: &Listing| listing.pool.len() + listing.val.len() + listing.test.len();
+    let before = count(listing);
+    for side in [&mut listing.pool, &mut listing.val, &mut listing.test] {
+        side.retain(|item| {
+            unused.remove(item.id.as_str());
+            !skip.contains(item.id.as_str())
+        });
+    }
+    match unused.first() {
+        Some(id) if all_ids => Err(format!("`skip` names `{id}`, which no label file lists")),
+        _ => Ok(before - count(listing)),
+    }
+}
+
+fn check_classes(listing: &Listing) -> Result<(), String> {
+    let mut names = BTreeSet::new();
+    for name in &listing.classes {
+        if name.is_empty() || !names.insert(name) {
+            return Err(format!("class name `{name}` is empty or stands twice"));
+        }
+    }
+    for (what, side) in [("training", &listing.pool), ("test", &listing.test)] {
+        let with_images: BTreeSet<u32> = side.iter().map(|item| item.class).collect();
+        for (class, name) in (0..).zip(&listing.classes) {
+            if !with_images.contains(&class) {
+                return Err(format!("class `{name}` has no {what} image"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The drawing of each image, if the manifest says where images come from.
+fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, String>> {
+    let Some(path) = &manifest.provenance else {
+        return Ok(BTreeMap::new());
+    };
+    let path = manifest.resolve(path);
+    let wrong = |reason: String| Error::Labels {
+        path: path.clone(),
+        reason,
+    };
+    let rows: BTreeMap<_, _> = provenance::read(&path)?
+        .into_iter()
+        .map(|row| (row.id.clone(), row))
+        .collect();
+    let mut groups = BTreeMap::new();
+    for item in listing.pool.iter().chain(&listing.val).chain(&listing.test) {
+        let row = rows
+            .get(&item.id)
+            .ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
+        let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
+        // Label files spell names in their own way: Pets, for one, marks cats by an upper-case initial.
+        let plain = |name: &str| name.to_lowercase().replace('_', " ");
+        if plain(&row.class) != plain(class) {
+            return Err(wrong(format!(
+                "image `{}` is `{}`, but its label is `{class}`",
+                item.id, row.class
+            )));
+        }
+        groups.insert(item.id.clone(), row.drawing.clone());
+    }
+    Ok(groups)
+}

@@ -1,0 +1,170 @@
+//! Columns of a row group, a few rows at a time.
+
+use ::parquet::basic::Type;
+use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
+use ::parquet::file::metadata::RowGroupMetaData;
+
+use crate::formats::parquet::pages::Pages;
+use crate::formats::parquet::said;
+use crate::formats::parquet::source::Source;
+
+/// Rows decoded at a time.
+const BATCH: usize = 16;
+
+/// Image, path and label of one row.
+pub(super) type Cells = (Option<ByteArray>, Option<String>, Option<Label>);
+
+/// Columns of one row group.
+pub(super) struct Group {
+    /// Rows still to come.
+    pub rows: u64,
+    pub image: Column<ByteArrayType>,
+    pub path: Option<Column<ByteArrayType>>,
+    pub label: LabelColumn,
+}
+
+/// A column of texts or of numbers that stand for names.
+pub(super) enum LabelColumn {
+    Bool(Column<BoolType>),
+    Int32(Column<Int32Type>),
+    Int64(Column<Int64Type>),
+    Float(Column<FloatType>),
+    Double(Column<DoubleType>),
+    Text(Column<ByteArrayType>),
+}
+
+/// A label as it stands in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Label {
+    Index(i64),
+    Name(String),
+}
+
+impl LabelColumn {
+    /// # Errors
+    /// When the column is of another kind, or lies outside the file.
+    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+        let kind = group
+            .columns()
+            .get(column)
+            .ok_or("a row group lacks a column")?
+            .column_type();
+        Ok(match kind {
+            Type::BOOLEAN => Self::Bool(Column::open(source, group, column)?),
+            Type::INT32 => Self::Int32(Column::open(source, group, column)?),
+            Type::INT64 => Self::Int64(Column::open(source, group, column)?),
+            Type::FLOAT => Self::Float(Column::open(source, group, column)?),
+            Type::DOUBLE => Self::Double(Column::open(source, group, column)?),
+            Type::BYTE_ARRAY => Self::Text(Column::open(source, group, column)?),
+            other => return Err(format!("labels are {other}, neither texts nor numbers")),
+        })
+    }
+
+    /// Exactly the next `n` labels.
+    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<Label>>, String> {
+        fn of<T>(
+            values: Vec<Option<T>>,
+            label: impl Fn(T) -> Result<Option<Label>, String>,
+        ) -> Result<Vec<Option<Label>>, String> {
+            values.into_iter().map(|value| value.map_or(Ok(None), &label)).collect()
+        }
+        let index = |value: i64| Ok(Some(Label::Index(value)));
+        // A column of floats is one of integers that has had gaps: pandas makes it so.
+        let float = |value: f64| match value {
+            value if value.is_nan() => Ok(None),
+            value if value.fract() == 0.0 && value.abs() < 1e15 => index(value as i64),
+            value => Err(format!("label {value} is no whole number")),
+        };
+        let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(said)?.to_owned())));
+        match self {
+            // As Python writes them.
+            Self::Bool(column) => of(column.next(n)?, |value| {
+                Ok(Some(Label::Name(if value { "True" } else { "False" }.to_owned())))
+            }),
+            Self::Int32(column) => of(column.next(n)?, |value| index(value.into())),
+            Self::Int64(column) => of(column.next(n)?, index),
+            Self::Float(column) => of(column.next(n)?, |value| float(value.into())),
+            Self::Double(column) => of(column.next(n)?, float),
+            Self::Text(column) => of(column.next(n)?, text),
+        }
+    }
+}
+
+impl Group {
+    /// The next rows: image, path, label.
+    pub(super) fn batch(&mut self) -> Result<Vec<Cells>, String> {
+        let n = BATCH.min(usize::try_from(self.rows).unwrap_or(BATCH));
+        self.rows -= n as u64;
+        let images = self.image.next(n)?;
+        let paths = match &mut self.path {
+            Some(column) => column.next(n)?,
+            None => vec![None; n],
+        };
+        let labels = self.label.next(n)?;
+        let paths = paths
+            .into_iter()
+            .map(|path| path.map(|p| String::from_utf8_lossy(p.data()).into_owned()));
+        Ok(images
+            .into_iter()
+            .zip(paths)
+            .zip(labels)
+            .map(|((image, path), label)| (image, path, label))
+            .collect())
+    }
+}
+
+/// One leaf column of a row group.
+pub(super) struct Column<T: DataType> {
+    reader: ColumnReaderImpl<T>,
+    nullable: bool,
+    /// Definition level of a value that is there.
+    present: i16,
+}
+
+impl<T: DataType> Column<T> {
+    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+        let described = group
+            .columns()
+            .get(column)
+            .ok_or("a row group lacks a column")?
+            .column_descr_ptr();
+        let present = described.max_def_level();
+        let pages = Pages::open(source, group, column)?;
+        Ok(Self {
+            reader: get_typed_column_reader::<T>(get_column_reader(described, Box::new(pages))),
+            nullable: present > 0,
+            present,
+        })
+    }
+
+    /// Exactly the next `n` values.
+    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let mut read = 0;
+        while read < n {
+            let levels = self.nullable.then_some(&mut levels);
+            match self
+                .reader
+                .read_records(n - read, levels, None, &mut values)
+                .map_err(said)?
+                .0
+            {
+                0 => return Err("a column has fewer values than rows".into()),
+                more => read += more,
+            }
+        }
+        let mut values = values.into_iter();
+        let rows: Vec<Option<T::T>> = if self.nullable {
+            let value = |level: i16| if level == self.present { values.next() } else { None };
+            levels.into_iter().map(value).collect()
+        } else {
+            values.map(Some).collect()
+        };
+        if rows.len() == n {
+            Ok(rows)
+        } else {
+            Err("a column has not as many values as rows".into())
+        }
+    }
+}

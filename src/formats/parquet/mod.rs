@@ -1,0 +1,351 @@
+//! Images and labels out of the parquet files of a Hugging Face dataset repository.
+//!
+//! A file has a column of images, a struct of `bytes` and `path`, and a column of labels: integers whose names stand
+//! in the file's metadata, integers without names, or the names themselves. Rows come out one by one; at most one page
+//! of each column is held, which for files written by Python's `datasets` is a row group of 100 to 1,000 images. Every
+//! codec but LZO and every encoding is read. Files are not to be trusted: sizes in headers are compared with the file
+//! before the parquet library acts on them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use ::parquet::basic::Type;
+use ::parquet::errors::ParquetError;
+use ::parquet::file::reader::FileReader as _;
+use ::parquet::file::serialized_reader::SerializedFileReader;
+use ::parquet::schema::types::SchemaDescriptor;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::formats::image::Mode;
+use crate::formats::parquet::column::{Column, Group, Label, LabelColumn};
+use crate::formats::parquet::source::Source;
+
+pub(crate) mod check;
+mod column;
+pub(crate) mod names;
+mod pages;
+pub(crate) mod source;
+pub(crate) mod texts;
+mod thrift;
+
+/// Which columns hold images and labels.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// A struct of `bytes` and `path`, or plain bytes.
+    pub image: &'a str,
+    /// Integers with names in the metadata, or names.
+    pub label: &'a str,
+}
+
+/// One image with its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Number in this file, from 0.
+    pub number: u64,
+    /// The encoded image.
+    pub image: &'a [u8],
+    /// What the file was called where the rows were made, if that is known.
+    pub path: Option<&'a str>,
+    /// Class name.
+    pub class: &'a str,
+}
+
+/// What a parquet file says of all its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Number of rows.
+    pub rows: u64,
+    /// Class names in label order; `None` where the labels are names themselves, or integers without names.
+    pub classes: Option<Vec<String>>,
+    /// Labels are integers without names: each is its own name.
+    pub is_numbered: bool,
+    /// Rows that were read and cannot be taken.
+    pub left_out: LeftOut,
+}
+
+/// Rows that cannot be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Rows without a label: null, or −1.
+    pub unlabelled: u64,
+    /// Rows without an image, or whose label has no name.
+    pub unusable: u64,
+    /// The first of both, each with the reason.
+    pub named: Vec<(u64, String)>,
+}
+
+impl LeftOut {
+    /// Rows in a message before the rest is counted only.
+    const NAMED: usize = 20;
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.unlabelled.saturating_add(self.unusable)
+    }
+
+    fn add(&mut self, row: u64, reason: String, is_unlabelled: bool) {
+        let count = if is_unlabelled {
+            &mut self.unlabelled
+        } else {
+            &mut self.unusable
+        };
+        *count = count.saturating_add(1);
+        if self.named.len() < Self::NAMED {
+            self.named.push((row, reason));
+        }
+    }
+}
+
+/// Number of rows and class names of a file, from its footer.
+///
+/// # Errors
+/// [`Error::Parquet`] when the file is damaged or lacks a column (the message lists those there are).
+pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
+    let source = Source::file(path)?;
+    guarded(path, || Ok(Shard::open(source, columns).map_err(wrong(path))?.about()))
+}
+
+/// Tells every row of a file in order that has an image and a label, and then what the file says of all of them; rows
+/// without are counted and named there.
+///
+/// # Errors
+/// As [`about`], or whatever `tell` returns.
+pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+    let source = Source::file(path)?;
+    guarded(path, || {
+        Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
+    })
+}
+
+/// As [`read`], from bytes in memory; `path` is used in error messages only.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(
+    path: &Path,
+    bytes: Vec<u8>,
+    columns: Columns<'_>,
+    tell: &mut dyn FnMut(Row<'_>) -> Result<()>,
+) -> Result<About> {
+    let source = Source::Bytes(Bytes::from(bytes));
+    guarded(path, || {
+        Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
+    })
+}
+
+/// The mode that the files' metadata asks of the images in a column: that of `datasets.Image(mode=…)`.
+///
+/// # Errors
+/// [`Error::Parquet`] names the file when it is damaged, asks for a mode that is not supported, or for another than the
+/// first file.
+pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str) -> Result<Option<Mode>> {
+    let mut common = None;
+    for path in files {
+        let source = Source::file(path)?;
+        let mode = guarded(path, || {
+            check::footer(&source).map_err(wrong(path))?;
+            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
+            let entries = file
+                .metadata()
+                .file_metadata()
+                .key_value_metadata()
+                .into_iter()
+                .flatten();
+            let json = entries
+                .filter(|entry| entry.key == "huggingface")
+                .find_map(|entry| entry.value.as_deref());
+            let named = json.and_then(|json| names::image_mode(json, image));
+            named.map(|name| Mode::named(&name)).transpose().map_err(wrong(path))
+        })?;
+        if *common.get_or_insert(mode) != mode {
+            return Err(wrong(path)(
+                "its images have another `mode` than those of the first file".into(),
+            ));
+        }
+    }
+    Ok(common.flatten())
+}
+
+pub(crate) fn wrong(path: &Path) -> impl Fn(String) -> Error + '_ {
+    move |reason| Error::Parquet {
+        path: path.into(),
+        reason,
+    }
+}
+
+/// The parquet library asserts what it takes for granted; damaged bytes must not end the process.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(wrong(path)("the reader gave up on damaged data".into())))
+}
+
+pub(crate) fn said(error: ParquetError) -> String {
+    match error {
+        ParquetError::General(reason) | ParquetError::EOF(reason) | ParquetError::NYI(reason) => reason,
+        other => other.to_string(),
+    }
+}
+
+/// Bytes of a label: more is no name of a class.
+const LABEL_BYTES: usize = 4096;
+
+/// An open file whose columns were found.
+struct Shard {
+    file: SerializedFileReader<Source>,
+    source: Source,
+    /// Leaf column of encoded images.
+    image: usize,
+    /// Leaf column of file names.
+    path: Option<usize>,
+    /// Leaf column of labels.
+    label: usize,
+    about: About,
+}
+
+impl Shard {
+    fn open(source: Source, columns: Columns<'_>) -> Result<Self, String> {
+        check::footer(&source)?;
+        let file = SerializedFileReader::new(source.clone()).map_err(said)?;
+        let metadata = file.metadata().file_metadata();
+        let schema = metadata.schema_descr();
+        let image = leaf(schema, &[columns.image, "bytes"])
+            .or_else(|| leaf(schema, &[columns.image]))
+            .filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
+        let path =
+            leaf(schema, &[columns.image, "path"]).filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
+        let image = image.ok_or_else(|| no_column(schema, columns.image, "images (a struct with `bytes`)"))?;
+        let kind = |at: usize| schema.column(at).physical_type();
+        let label = leaf(schema, &[columns.label])
+            .filter(|at| !matches!(kind(*at), Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY))
+            .ok_or_else(|| no_column(schema, columns.label, "labels (integers or names)"))?;
+        let is_number = !matches!(kind(label), Type::BYTE_ARRAY | Type::BOOLEAN);
+        let entries = metadata.key_value_metadata().into_iter().flatten();
+        let json = entries
+            .filter(|entry| entry.key == "huggingface")
+            .find_map(|entry| entry.value.as_deref());
+        let classes = json
+            .filter(|_| is_number)
+            .map(|json| names::class_names(json, columns.label))
+            .transpose()?
+            .flatten();
+        let mut rows = 0_u64;
+        for group in file.metadata().row_groups() {
+            let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
+            rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
+        }
+        let about = About {
+            rows,
+            is_numbered: is_number && classes.is_none(),
+            classes,
+            left_out: LeftOut::default(),
+        };
+        Ok(Self {
+            file,
+            source,
+            image,
+            path,
+            label,
+            about,
+        })
+    }
+
+    fn about(self) -> About {
+        self.about
+    }
+
+    fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+        let mut number = 0;
+        let mut left_out = LeftOut::default();
+        for index in 0..self.file.num_row_groups() {
+            let mut group = self.group(index).map_err(wrong(path))?;
+            while group.rows > 0 {
+                for (image, file, label) in group.batch().map_err(wrong(path))? {
+                    match (image.as_ref().filter(|image| !image.is_empty()), self.class(label)) {
+                        (_, Err((reason, is_unlabelled))) => left_out.add(number, reason, is_unlabelled),
+                        (None, _) => {
+                            let beside = file
+                                .as_ref()
+                                .map_or_else(String::new, |f| format!(" beside the path {f:?}"));
+                            left_out.add(number, format!("the image has no bytes{beside}"), false);
+                        }
+                        (Some(image), Ok(class)) => tell(Row {
+                            number,
+                            image: image.data(),
+                            path: file.as_deref(),
+                            class: &class,
+                        })?,
+                    }
+                    number += 1;
+                }
+            }
+        }
+        self.about.left_out = left_out;
+        Ok(self.about())
+    }
+
+    /// The class of a label, or why it has none and whether that is for want of a label.
+    fn class(&self, label: Option<Label>) -> Result<String, (String, bool)> {
+        let index = match label {
+            None => return Err(("it has no label".into(), true)),
+            Some(Label::Index(index)) if index < 0 => {
+                return Err((format!("label {index}, which stands for none"), true));
+            }
+            Some(Label::Name(name)) if name.trim().is_empty() => return Err(("its label is empty".into(), true)),
+            Some(Label::Name(name)) if name.len() > LABEL_BYTES => {
+                return Err((format!("its label has {} bytes", name.len()), false));
+            }
+            Some(Label::Name(name)) => return Ok(name),
+            Some(Label::Index(index)) => index,
+        };
+        let Some(classes) = &self.about.classes else {
+            return Ok(index.to_string());
+        };
+        let name = usize::try_from(index).ok().and_then(|i| classes.get(i));
+        name.cloned().ok_or_else(|| {
+            (
+                format!("label {index}; the metadata names {} classes", classes.len()),
+                false,
+            )
+        })
+    }
+
+    /// Readers of one row group's columns.
+    fn group(&self, index: usize) -> Result<Group, String> {
+        let group = self
+            .file
+            .metadata()
+            .row_groups()
+            .get(index)
+            .ok_or("a row group is missing")?;
+        let path = self
+            .path
+            .map(|path| Column::open(&self.source, group, path))
+            .transpose()?;
+        Ok(Group {
+            rows: u64::try_from(group.num_rows()).unwrap_or(0),
+            image: Column::open(&self.source, group, self.image)?,
+            path,
+            label: LabelColumn::open(&self.source, group, self.label)?,
+        })
+    }
+}
+
+/// The number of a leaf column that does not repeat.
+fn leaf(schema: &SchemaDescriptor, parts: &[&str]) -> Option<usize> {
+    schema.columns().iter().position(|column| {
+        let found = column.path().parts();
+        found.len() == parts.len() && found.iter().zip(parts).all(|(f, p)| f == p) && column.max_rep_level() == 0
+    })
+}
+
+fn no_column(schema: &SchemaDescriptor, name: &str, of: &str) -> String {
+    let there: Vec<String> = schema
+        .root_schema()
+        .get_fields()
+        .iter()
+        .map(|f| format!("`{}`", f.name()))
+        .collect();
+    format!("no column `{name}` of {of}; it has {}", there.join(", "))
+}

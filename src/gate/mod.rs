@@ -1,0 +1,319 @@
+//! The nightly gate: did any cell really get worse?
+//!
+//! Two results folders are joined by cell key and compared image by image on their stored predictions. A cell loses when
+//! a loss of more than the margin is shown ([change]) with the run-to-run noise taken in ([noise]), corrected by Holm's
+//! procedure for all cells compared: if nothing changed, at most one night in 1 / level is red. What cannot be compared
+//! ([problem]) is an error.
+//!
+//! The noise of a cell is none where unchanged code gives the same bytes ([place]), else what was measured, else at most
+//! what the baseline's seeds differ by. Where there is neither, a cell that changed is neither red nor green.
+//!
+//! ```text
+//! folder ─▶ pair ─────▶ change ─────▶ judge ─▶ report ─▶ text · markdown · junit
+//!   └────▶ repeats · seeds ─▶ noise ──┘
+//! ```
+
+pub mod accept;
+pub mod change;
+pub mod folder;
+pub mod images;
+pub mod junit;
+pub mod markdown;
+pub mod noise;
+pub mod pair;
+pub mod place;
+pub mod problem;
+pub mod repeats;
+pub mod report;
+pub mod text;
+mod wording;
+
+use std::collections::BTreeMap;
+
+use crate::gate::change::Evidence;
+use crate::gate::folder::{Cell, Folder};
+use crate::gate::noise::{CellNoise, Noise, RunNoise};
+use crate::gate::pair::{Frame, Paired, differences};
+use crate::gate::problem::{Kind, Problem};
+use crate::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
+use crate::statistics::Interval;
+use crate::statistics::holm::holm;
+use crate::store::record::CellKey;
+
+/// What counts as a loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Losses up to here are borne: a share, 0.005 is half a point.
+    pub margin: f64,
+    /// Chance of a red gate when nothing changed, at most.
+    pub level: f64,
+}
+
+/// Holm-corrected p values of losses and gains of a family of cells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Of a loss beyond the margin, cell by cell.
+    pub losses: Vec<f64>,
+    /// Of a gain beyond the margin.
+    pub gains: Vec<f64>,
+}
+
+impl Family {
+    /// Corrects the evidence of all cells of a family.
+    #[must_use]
+    pub fn of(evidence: &[Evidence]) -> Self {
+        let corrected = |p: fn(&Evidence) -> f64| holm(&evidence.iter().map(p).collect::<Vec<_>>());
+        Self {
+            losses: corrected(|e| e.loss),
+            gains: corrected(|e| e.gain),
+        }
+    }
+
+    /// Whether any loss is shown.
+    #[must_use]
+    pub fn is_red(&self, level: f64) -> bool {
+        self.losses.iter().any(|p| *p <= level)
+    }
+}
+
+/// Compares `results` with `baseline`, allowing for `noise`, and reports the problems of both folders and `others`.
+#[must_use]
+pub fn judge(
+    (results, baseline): (&Folder, &Folder),
+    (noise, noise_from): (&Noise, NoiseSource),
+    settings: Settings,
+    others: Vec<Problem>,
+) -> Report {
+    let mut errors = others;
+    errors.extend(
+        [baseline, results]
+            .into_iter()
+            .flat_map(|folder| folder.problems.clone()),
+    );
+    let seeds = of_seeds(baseline);
+    let mut compared = Vec::new();
+    for (key, old) in &baseline.cells {
+        match results.cells.get(key) {
+            None => errors.extend(absent(key, results, baseline)),
+            Some(new) => {
+                let found = differences(old, new);
+                if found.is_empty() {
+                    let known = Known::of(key, (old, new), noise, &seeds);
+                    compared.push(Compared::of(key, (old, new), known, settings.margin));
+                }
+                errors.extend(
+                    found
+                        .into_iter()
+                        .map(|(kind, finding)| problem(kind, key, results, finding)),
+                );
+            }
+        }
+    }
+    errors.sort();
+    errors.dedup();
+    let judged: Vec<&Compared> = compared.iter().filter(|cell| cell.is_judged()).collect();
+    let evidence: Vec<Evidence> = judged.iter().map(|cell| cell.evidence.clone()).collect();
+    let family = Family::of(&evidence);
+    let mut corrected = family.losses.iter().copied().zip(family.gains.iter().copied());
+    let cells: Vec<CellReport> = compared
+        .iter()
+        .map(|cell| {
+            let holm = cell.is_judged().then(|| corrected.next()).flatten();
+            cell.report(holm.unwrap_or((1.0, 1.0)), settings.level, evidence.len())
+        })
+        .collect();
+    let outcome = if !errors.is_empty() {
+        Outcome::Error
+    } else if family.is_red(settings.level) {
+        Outcome::Red
+    } else if cells.len() > evidence.len() {
+        Outcome::NoiseUnknown
+    } else {
+        Outcome::Green
+    };
+    let all = || baseline.cells.values().chain(results.cells.values());
+    let known = |key: &&CellKey| baseline.mentions(key) || baseline.renamed(key, results).is_some();
+    Report {
+        schema: report::SCHEMA,
+        outcome,
+        results: results.path.display().to_string(),
+        baseline: baseline.path.display().to_string(),
+        margin_points: 100.0 * settings.margin,
+        level: settings.level,
+        family: evidence.len(),
+        micro: all().any(|cell| cell.micro),
+        noise_from,
+        noise: noise.pools(),
+        errors,
+        new_cells: results.cells.keys().filter(|key| !known(key)).cloned().collect(),
+        cells,
+    }
+}
+
+fn problem(kind: Kind, key: &CellKey, results: &Folder, finding: String) -> Problem {
+    Problem {
+        kind,
+        role: results.role,
+        cell: Some(key.clone()),
+        finding,
+    }
+}
+
+/// Why the results lack a cell, unless they say so themselves.
+fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem> {
+    if results.mentions(key) {
+        return None;
+    }
+    if let Some(other) = results.renamed(key, baseline) {
+        let finding = format!(
+            "made under protocol {}, the baseline under {}",
+            other.protocol, key.protocol
+        );
+        return Some(problem(Kind::Protocol, key, results, finding));
+    }
+    let finding = match results.failure(key) {
+        Some(error) => format!("the results lack it; it failed: {error}"),
+        None => "the results lack it".into(),
+    };
+    Some(problem(Kind::Missing, key, results, finding))
+}
+
+/// Distance between the seeds of the baseline, in each series of cells that differ by their seed alone.
+fn of_seeds(baseline: &Folder) -> Noise {
+    let mut series: BTreeMap<CellKey, Vec<f64>> = BTreeMap::new();
+    for (key, cell) in &baseline.cells {
+        let first = CellKey { seed: 0, ..key.clone() };
+        series.entry(first).or_default().push(cell.value);
+    }
+    let cells = series.into_iter();
+    Noise::new(
+        cells
+            .filter_map(|(key, values)| CellNoise::of_seeds(key, &values))
+            .collect(),
+    )
+}
+
+/// Knowledge of the run-to-run noise between two runs of a cell.
+enum Known {
+    /// There is none: they are the same, or would be if nothing had changed.
+    None,
+    Measured(RunNoise),
+    Seeds(RunNoise, String),
+    Unknown(String),
+}
+
+impl Known {
+    fn of(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> Self {
+        if let Some(noise) = measured.at(key, &new.place) {
+            return Self::Measured(noise);
+        }
+        if old.predictions_sha256 == new.predictions_sha256 || new.place.repeats(&old.place) {
+            return Self::None;
+        }
+        let places = new.place.beside(&old.place);
+        match seeds.of(key) {
+            Some(noise) => Self::Seeds(noise, places),
+            None => Self::Unknown(places),
+        }
+    }
+
+    fn noise(&self) -> Option<RunNoise> {
+        match self {
+            Self::Measured(noise) | Self::Seeds(noise, _) => Some(*noise),
+            Self::None | Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// Two runs of one cell with what their images say.
+struct Compared<'a> {
+    key: &'a CellKey,
+    old: &'a Cell,
+    new: &'a Cell,
+    /// Groups, and those of them that changed.
+    groups: (usize, usize),
+    wins: usize,
+    losses: usize,
+    known: Known,
+    evidence: Evidence,
+}
+
+impl<'a> Compared<'a> {
+    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), known: Known, margin: f64) -> Self {
+        let Paired { groups, wins, losses } = Frame::of(&old.images, old.headline).pair(&old.right, &new.right);
+        let mut evidence = Evidence::of(&groups, margin, known.noise());
+        if old.predictions_sha256 == new.predictions_sha256 {
+            (evidence.loss, evidence.gain) = (1.0, 1.0); // no noise can have done that
+        }
+        Self {
+            key,
+            old,
+            new,
+            groups: (groups.len(), groups.iter().filter(|g| g.change != 0.0).count()),
+            wins,
+            losses,
+            known,
+            evidence,
+        }
+    }
+
+    /// True if it can be told from noise at all.
+    fn is_judged(&self) -> bool {
+        !matches!(self.known, Known::Unknown(_))
+    }
+
+    fn report(&self, (loss, gain): (f64, f64), level: f64, family: usize) -> CellReport {
+        let (old, new, evidence) = (self.old, self.new, &self.evidence);
+        let verdict = if !self.is_judged() {
+            Verdict::NoiseUnknown
+        } else if old.predictions_sha256 == new.predictions_sha256 {
+            Verdict::Unchanged
+        } else if loss <= level {
+            Verdict::Loss
+        } else if gain <= level {
+            Verdict::Improvement
+        } else {
+            Verdict::NoLossShown
+        };
+        let points = |share: f64| 100.0 * share;
+        // Without the noise no interval and no probability means anything.
+        let judged = |p: f64| if self.is_judged() { p } else { 1.0 };
+        let finds = |level: f64| {
+            let found = self.is_judged().then(|| evidence.detectable(level, old.value));
+            found.flatten().map(points)
+        };
+        CellReport {
+            key: self.key.clone(),
+            run_id: new.run_id.clone(),
+            baseline_run_id: old.run_id.clone(),
+            verdict,
+            images: old.images.len(),
+            groups: self.groups.0,
+            accuracy: new.value,
+            baseline_accuracy: old.value,
+            change_points: points(evidence.change),
+            interval_points: evidence.interval.filter(|_| self.is_judged()).map(|i| Interval {
+                low: points(i.low),
+                high: points(i.high),
+            }),
+            wins: self.wins,
+            losses: self.losses,
+            changed_groups: self.groups.1,
+            noise_points: self.known.noise().map(|noise| points(noise.variance.sqrt())),
+            noise_from: match &self.known {
+                Known::None | Known::Measured(_) => None,
+                Known::Seeds(_, places) => Some(CellNoiseFrom::Seeds { places: places.clone() }),
+                Known::Unknown(places) => Some(CellNoiseFrom::Unknown { places: places.clone() }),
+            },
+            degrees: evidence.degrees,
+            p_exact: judged(evidence.exact_loss),
+            p_margin: judged(evidence.margin_loss),
+            p_loss: judged(evidence.loss),
+            p_loss_holm: loss,
+            p_gain: judged(evidence.gain),
+            p_gain_holm: gain,
+            finds_points: finds(level),
+            finds_in_family_points: finds(level / family.max(1) as f64),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! A vision-language model that learns, by LoRA, to write the class name. Written against the backend's
+//! verbs only, so that it learns the same way wherever the model runs.
+
+mod learned;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::backend::{Backend, Trainer};
+use crate::config::{Loss, Qwen3VlLora};
+use crate::data::LabelledImage;
+use crate::engine::{AdamParams, AdapterConfig};
+use crate::error::{Error, Result};
+use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
+use crate::learner::order::Plan;
+use crate::learner::reading::{Answer, Answers};
+use crate::learner::training::{Steps, train};
+use crate::learner::{Classifier, Eye, Fit, Keep, Step, View, argmax};
+use crate::nn::schedule::warmup_cosine;
+use crate::prediction::{Names, Prediction, Reading};
+use learned::Learned;
+
+/// AdamW's moment decay rates and epsilon (DESIGN: start values).
+const BETAS: (f64, f64) = (0.9, 0.95);
+const EPSILON: f64 = 1e-8;
+/// Test images asked about at once.
+const BATCH: usize = 32;
+
+/// A classifier that writes; before [`Classifier::fit`] or [`Classifier::load`] it answers with the base
+/// model's weights, which is the zero-shot reading.
+pub struct VlmClassifier {
+    backend: Arc<dyn Backend>,
+    renderer: Arc<Renderer>,
+    config: Qwen3VlLora,
+    answers: Answers,
+    /// Tokens of each class's name, with what ends the answer.
+    names: Vec<Vec<u32>>,
+    seed: u64,
+    start: Option<std::path::PathBuf>,
+    learned: Learned,
+}
+
+impl VlmClassifier {
+    /// A classifier for these classes; `seed` decides initialisation, order and flips.
+    ///
+    /// # Errors
+    /// When two class names are the same to a reader, or the tokenizer cannot write one.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        renderer: Arc<Renderer>,
+        config: Qwen3VlLora,
+        classes: &[String],
+        seed: u64,
+    ) -> Result<Self> {
+        let ending = match config.loss() {
+            Loss::Name => "",
+            Loss::Message => MESSAGE_END,
+        };
+        let answers = Answers::ending(&renderer, classes, ending)?;
+        let names = answers.tokens().to_vec();
+        Ok(Self {
+            learned: Learned::nothing(backend.clone()),
+            backend,
+            renderer,
+            config,
+            answers,
+            names,
+            seed,
+            start: None,
+        })
+    }
+
+    /// The same, but training starts from the weights of a PEFT adapter folder.
+    #[must_use]
+    pub fn starting_from(mut self, adapter: &Path) -> Self {
+        self.start = Some(adapter.to_path_buf());
+        self
+    }
+
+    /// Pictures of images, each mirrored or not.
+    fn pictures(&self, images: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Picture>> {
+        let renderer = &*self.renderer;
+        let all = images.par_iter().zip(mirrored);
+        all.map(|(image, &mirrored)| renderer.picture_of(image, mirrored))
+            .collect()
+    }
+
+    /// One batch of training: the loss is the mean over the tokens that are learned.
+    fn examples(&self, shots: &[LabelledImage], mirrored: &[bool]) -> Result<Vec<Datum>> {
+        let pictures = self.pictures(shots, mirrored)?;
+        let pairs: Vec<(ModelInput, Vec<u32>)> = pictures
+            .iter()
+            .zip(shots)
+            .map(|(picture, shot)| self.lesson(picture, self.name(shot)?))
+            .collect::<Result<_>>()?;
+        let tokens: usize = pairs.iter().map(|(_, learned)| learned.len()).sum();
+        let weight = 1.0 / tokens.max(1) as f32;
+        let datum = |(prompt, learned): (ModelInput, Vec<u32>)| Datum::answered(prompt, &learned, weight);
+        Ok(pairs.into_iter().map(datum).collect())
+    }
+
+    /// What is given, and the tokens that the model learns to write after it.
+    fn lesson(&self, picture: &Picture, name: &[u32]) -> Result<(ModelInput, Vec<u32>)> {
+        match self.config.loss() {
+            Loss::Name => Ok((self.renderer.question(Some(picture))?, name.to_vec())),
+            Loss::Message => {
+                let (prompt, mut message) = self.renderer.unopened(picture)?;
+                message.extend(name);
+                Ok((prompt, message))
+            }
+        }
+    }
+
+    /// The questions about images, each with its picture or none of them.
+    fn questions(&self, images: &[LabelledImage], shown: bool) -> Result<Vec<ModelInput>> {
+        if !shown {
+            return images.iter().map(|_| self.renderer.question(None)).collect();
+        }
+        let pictures = self.pictures(images, &vec![false; images.len()])?;
+        pictures
+            .iter()
+            .map(|picture| self.renderer.question(Some(picture)))
+            .collect()
+    }
+
+    fn answer(
+        &mut self,
+        images: &[LabelledImage],
+        shown: bool,
+        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
+    ) -> Result<()> {
+        for batch in images.chunks(BATCH) {
+            let prompts = self.questions(batch, shown)?;
+            sink(&self.ask(batch, &prompts)?)?;
+        }
+        Ok(())
+    }
+
+    /// One batch: the question about each image to its row.
+    fn ask(&mut self, images: &[LabelledImage], prompts: &[ModelInput]) -> Result<Vec<Prediction>> {
+        let sampler = self.learned.sampler()?;
+        let hints: Vec<u32> = images.iter().map(|image| image.class).collect();
+        let answers = self
+            .answers
+            .read(sampler, prompts, &self.config.readings, Some(&hints))?;
+        Ok(images.iter().zip(answers).map(|(image, a)| row(image, a)).collect())
+    }
+
+    fn name(&self, image: &LabelledImage) -> Result<&[u32]> {
+        let name = self.names.get(image.class as usize).map(Vec::as_slice);
+        name.ok_or_else(|| Error::Dataset {
+            dataset: image.id.clone(),
+            reason: format!("class {} is not among {} class names", image.class, self.names.len()),
+        })
+    }
+}
+
+impl Classifier for VlmClassifier {
+    fn fit(
+        &mut self,
+        shots: &[LabelledImage],
+        keep: Option<&Keep>,
+        on_step: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit> {
+        let config = &self.config;
+        let trainer = self.backend.trainer(&AdapterConfig {
+            lora: config.into(),
+            seed: self.seed,
+            start: self.start.clone(),
+        })?;
+        let images = config.images_per_class * self.names.len();
+        let mut plan = Plan::new(self.backend.fingerprint(), shots.len(), images, config.batch, self.seed);
+        if config.flip {
+            plan = plan.with_flips();
+        }
+        let mut training = Training {
+            classifier: &*self,
+            trainer,
+            shots,
+            plan: &plan,
+            warmup: (config.warmup * plan.steps() as f64).round() as usize,
+            peak: config.peak_rate(self.backend.width()),
+        };
+        let fit = train(&plan, &mut training, keep, on_step)?;
+        let trainer = training.trainer;
+        let trained = trainer.trainable();
+        let halved_to = trainer.halved_to();
+        self.learned = Learned::by(trainer)?;
+        Ok(Fit {
+            trainable_parameters: trained
+                .iter()
+                .map(|(_, shape)| shape.iter().product::<usize>() as u64)
+                .sum(),
+            halved_to,
+            ..fit
+        })
+    }
+
+    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+        self.answer(images, true, sink)
+    }
+
+    fn eye(&self) -> Arc<dyn Eye> {
+        self.renderer.clone()
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn predict_seen(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
+        let question = |view: &View| match view {
+            View::Picture(picture) => self.renderer.question(Some(picture)),
+            View::Values(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into()).into()),
+        };
+        let prompts = views.iter().map(question).collect::<Result<Vec<_>>>()?;
+        self.ask(images, &prompts)
+    }
+
+    fn predict_blind(
+        &mut self,
+        images: &[LabelledImage],
+        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
+    ) -> Result<bool> {
+        self.answer(images, false, sink).map(|()| true)
+    }
+
+    fn names(&mut self) -> Result<Option<Names>> {
+        if !self.config.readings.contains(&Reading::Likelihood) {
+            return Ok(None);
+        }
+        let question = self.renderer.question(None)?;
+        let asked = [Reading::Likelihood];
+        let answers = self.answers.read(self.learned.sampler()?, &[question], &asked, None)?;
+        let prior = answers.into_iter().next().and_then(|answer| answer.log_probs);
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Ok(prior.map(|prior| Names {
+            tokens: self.names.iter().map(|tokens| count(tokens.len())).collect(),
+            bytes: self.answers.texts().iter().map(|text| count(text.len())).collect(),
+            prior,
+        }))
+    }
+
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        self.learned.save(dir)
+    }
+
+    fn load(&mut self, dir: &Path) -> Result<()> {
+        self.learned = Learned::saved(self.backend.clone(), dir)?;
+        Ok(())
+    }
+
+    fn rest(&mut self) {
+        self.learned.rest();
+    }
+}
+
+/// A training by the backend's verbs.
+struct Training<'a> {
+    classifier: &'a VlmClassifier,
+    trainer: Box<dyn Trainer>,
+    shots: &'a [LabelledImage],
+    plan: &'a Plan,
+    /// Steps in which the learning rate rises.
+    warmup: usize,
+    /// Peak learning rate.
+    peak: f64,
+}
+
+impl Steps for Training<'_> {
+    fn step(&mut self, number: usize, batch: &[usize]) -> Result<f64> {
+        let config = &self.classifier.config;
+        let shots: Vec<LabelledImage> = batch.iter().map(|&i| self.shots[i].clone()).collect();
+        let first = number * self.plan.batch;
+        let mirrored = |place: usize| self.plan.mirrored.get(first + place).copied().unwrap_or(false);
+        let mirrored: Vec<bool> = (0..batch.len()).map(mirrored).collect();
+        let params = AdamParams {
+            learning_rate: self.peak * warmup_cosine(number, self.plan.steps(), self.warmup),
+            beta1: BETAS.0,
+            beta2: BETAS.1,
+            eps: EPSILON,
+            weight_decay: config.weight_decay,
+            grad_clip_norm: Some(config.clip),
+        };
+        let examples = self.classifier.examples(&shots, &mirrored)?;
+        let loss = self.trainer.train_step(&examples, &params)?.loss_sum;
+        if loss.is_finite() {
+            return Ok(loss);
+        }
+        Err(Error::NotFinite {
+            what: "loss",
+            step: number,
+        })
+    }
+
+    fn save(&mut self, name: &str) -> Result<Option<String>> {
+        let path = self.trainer.save_state(name)?;
+        Ok((path != name).then_some(path))
+    }
+
+    fn restore(&mut self, name: &str, _: usize) -> Result<()> {
+        self.trainer.load_state(name)
+    }
+}
+
+fn row(image: &LabelledImage, answer: Answer) -> Prediction {
+    Prediction {
+        id: image.id.clone(),
+        sha256: image.sha256.clone(),
+        group: image.group.clone(),
+        truth: image.class,
+        free_text: answer.free_text,
+        free_class: answer.free_class,
+        trie_class: answer.trie_class,
+        likelihood_class: answer.log_probs.as_deref().map(argmax),
+        log_probs: answer.log_probs,
+    }
+}

@@ -1,0 +1,193 @@
+//! CLIP and SigLIP without any training: the class whose name, put into published sentences, lies nearest to the image.
+//!
+//! Of each class the text features of all templates are scaled to unit length, averaged and scaled again (CLIP's
+//! prompt ensembling); of an image its features are. Logits are `scale · cosine (+ bias)`. The class log-probabilities are
+//! the log-softmax of the logits over the classes: CLIP's own; SigLIP's sigmoids are not a distribution over
+//! classes, and under the softmax its bias cancels.
+
+pub mod templates;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use sha2::{Digest as _, Sha256};
+
+use crate::data::LabelledImage;
+use crate::error::{Error, Result};
+use crate::example::{Captions, Fill, ImageCache, ImageProcessor, written};
+use crate::formats::image_processor::image_settings;
+use crate::fs::hash::hex;
+use crate::learner::features::views;
+use crate::learner::{Classifier, Fit, Keep, Step, argmax, row};
+use crate::models::contrastive::{Contrastive, Family, unit_rows};
+use crate::nn::Place;
+use crate::prediction::Prediction;
+
+/// Images, and texts, in a forward pass.
+const BATCH: usize = 32;
+
+/// Both towers with what feeds them.
+pub struct Pair {
+    model: Contrastive,
+    processor: ImageProcessor,
+    captions: Captions,
+    images: Option<Arc<ImageCache>>,
+    fingerprint: String,
+}
+
+impl Pair {
+    /// Loads a hub-layout folder: weights, `preprocessor_config.json`, `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the folder lacks something, or its parts do not fit together.
+    pub fn load(dir: &Path, family: Family, place: &Place) -> Result<Self> {
+        let model = Contrastive::load(dir, family, place)?;
+        let settings = image_settings(dir)?;
+        let processor = ImageProcessor::load(dir)?;
+        let side = model.config().image_size();
+        if processor.size() != (side, side) {
+            let (height, width) = processor.size();
+            return Err(Error::Model {
+                path: settings.path,
+                reason: format!("makes images of {width} x {height} pixels, `config.json` asks for {side} x {side}"),
+            });
+        }
+        let fill = match family {
+            Family::Clip => Fill::AfterEnd,
+            Family::Siglip => Fill::Whole,
+        };
+        let captions = Captions::load(dir, fill, model.config().context())?;
+        let fingerprint = Sha256::new()
+            .chain_update(model.fingerprint())
+            .chain_update(&settings.text)
+            .chain_update(captions.fingerprint())
+            .finalize();
+        Ok(Self {
+            fingerprint: hex(&fingerprint),
+            model,
+            processor,
+            captions,
+            images: None,
+        })
+    }
+
+    /// The same, keeping resized images.
+    #[must_use]
+    pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
+        self.images = images;
+        self
+    }
+
+    /// Of weights, preprocessing and tokenizer.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The towers.
+    #[must_use]
+    pub fn model(&self) -> &Contrastive {
+        &self.model
+    }
+
+    /// Normalised pixels of images: (B, 3, S, S).
+    ///
+    /// # Errors
+    /// Unreadable images.
+    pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
+        views(images, &self.processor, self.images.as_deref(), &Device::Cpu)
+    }
+
+    /// Text features of texts, not normalised: (N, P).
+    ///
+    /// # Errors
+    /// What the tokenizer refuses, tensor failures.
+    pub fn text_features(&self, texts: &[String]) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        for batch in texts.chunks(BATCH) {
+            let rows = self.captions.encode(batch)?;
+            let length = rows.first().map_or(0, Vec::len);
+            let ids = Tensor::from_vec(rows.concat(), (rows.len(), length), &Device::Cpu)?;
+            parts.push(self.model.text_features(&ids)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// One unit vector per class: (C, P).
+    fn classes(&self, classes: &[String], templates: &[String]) -> Result<Tensor> {
+        let of_class = |class: &String| {
+            let name = written(class);
+            templates.iter().map(move |template| template.replace("{}", &name))
+        };
+        let texts: Vec<String> = classes.iter().flat_map(of_class).collect();
+        let features = unit_rows(&self.text_features(&texts)?)?;
+        let width = features.dim(1)?;
+        unit_rows(&features.reshape((classes.len(), templates.len(), width))?.mean(1)?)
+    }
+}
+
+/// A classifier that knows the names of the classes and nothing else of them.
+pub struct ZeroShotClassifier {
+    pair: Arc<Pair>,
+    names: Vec<String>,
+    templates: Vec<String>,
+    /// Made when first needed.
+    classes: Option<Tensor>,
+}
+
+impl ZeroShotClassifier {
+    /// Classes with these names, asked by these templates (`{}` for the name).
+    #[must_use]
+    pub fn new(pair: Arc<Pair>, names: &[String], templates: &[String]) -> Self {
+        Self {
+            pair,
+            names: names.to_vec(),
+            templates: templates.to_vec(),
+            classes: None,
+        }
+    }
+
+    /// Logits of images: rows of one number a class.
+    ///
+    /// # Errors
+    /// Unreadable images, tensor failures.
+    pub fn logits(&mut self, images: &[LabelledImage]) -> Result<Vec<Vec<f32>>> {
+        let classes = match &self.classes {
+            Some(classes) => classes.clone(),
+            None => self.pair.classes(&self.names, &self.templates)?,
+        };
+        self.classes = Some(classes.clone());
+        let features = self.pair.model.image_features(&self.pair.pixels(images)?)?;
+        Ok(self.pair.model.logits(&unit_rows(&features)?, &classes)?.to_vec2()?)
+    }
+}
+
+impl Classifier for ZeroShotClassifier {
+    fn fit(&mut self, _: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
+        Err(Error::Config {
+            origin: "a zero-shot learner".into(),
+            reason: "it answers from class names alone and learns nothing: it belongs to `shots = 0`".into(),
+        })
+    }
+
+    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+        for batch in images.chunks(BATCH) {
+            let logits = self.logits(batch)?;
+            let rows: Vec<Prediction> = batch
+                .iter()
+                .zip(&logits)
+                .map(|(image, logits)| row(image, argmax(logits), Some(log_softmax(logits))))
+                .collect();
+            sink(&rows)?;
+        }
+        Ok(())
+    }
+}
+
+/// Log-probabilities of logits, nats.
+pub(super) fn log_softmax(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+    logits.iter().map(|l| (f64::from(l - max) - sum.ln()) as f32).collect()
+}

@@ -1,0 +1,418 @@
+//! Safetensors files of a hub-layout model folder, memory-mapped.
+
+mod shard;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Dtype;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+use crate::fs::hash::hex;
+use crate::fs::stamps;
+use crate::nn::Place;
+pub(super) use shard::map_file;
+use shard::{Shard, Stored};
+
+/// The single-file name of the hub layout.
+const WEIGHTS: &str = "model.safetensors";
+/// The list of shards, when there are several files.
+const INDEX: &str = "model.safetensors.index.json";
+/// How many names of a kind an error message lists before it only counts.
+const LISTED: usize = 8;
+/// Bytes that may stand in for what does not fit, beside those of the files.
+const SPARE: usize = 64 << 20;
+/// Bytes that a small stand-in counts for, which bounds how many there are.
+const SMALLEST: usize = 1 << 10;
+
+/// All tensors of one or more safetensors files, read from the page cache when they are taken.
+///
+/// A tensor is held twice, as the file has it and in its place, only while it is taken. What does not fit is
+/// collected, so that one error names every missing, mis-shaped, non-finite and unexpected tensor: see
+/// [`Weights::finish`].
+#[derive(Debug)]
+pub struct Weights {
+    /// The file, or the list of files, that should name every tensor.
+    path: PathBuf,
+    shards: Vec<Shard>,
+    entries: BTreeMap<String, Entry>,
+    problems: BTreeMap<Problem, Vec<String>>,
+    /// Bytes that may still stand in for what does not fit.
+    spare: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    stored: Stored,
+    taken: bool,
+}
+
+/// What may be wrong with a tensor, the gravest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Problem {
+    Missing,
+    Shape,
+    Type,
+    Values,
+    Surplus,
+}
+
+impl Problem {
+    /// Said of all those that are not listed one by one.
+    fn of_many(self) -> &'static str {
+        match self {
+            Self::Missing => "are missing",
+            Self::Shape => "have another shape than the config asks for",
+            Self::Type => "have a type that is not supported",
+            Self::Values => "hold values that are not finite or too large",
+            Self::Surplus => "are not part of this model",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Missing | Self::Shape | Self::Surplus => {
+                "config.json and weights have to be of one model: take both from one revision of its repository"
+            }
+            Self::Type => "take the checkpoint that is not quantised: BF16, F16, F32 and F64 are supported",
+            Self::Values => "the checkpoint is damaged or diverged when it was trained: fetch it again or take another",
+        }
+    }
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    /// File of each tensor.
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when there are no weights, a shard is missing, truncated or damaged, or lacks a tensor that
+    /// it should have.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let single = dir.join(WEIGHTS);
+        if single.symlink_metadata().is_ok() {
+            return Self::from_files(&single, std::slice::from_ref(&single));
+        }
+        let path = dir.join(INDEX);
+        if !path.is_file() {
+            return Err(damaged(dir, format!("neither {WEIGHTS} nor {INDEX} is there")));
+        }
+        let index = shards_of(&path)?;
+        let gone = |name: &str| dir.join(name).symlink_metadata().is_err();
+        if let Some((name, tensors)) = index.by_shard().iter().find(|(name, _)| gone(name)) {
+            return Err(damaged(
+                &path,
+                format!(
+                    "names the shard `{name}`, which is not there; it holds {}",
+                    listed(tensors.iter().copied())
+                ),
+            ));
+        }
+        let files: Vec<PathBuf> = index.by_shard().keys().map(|name| dir.join(name.as_str())).collect();
+        let weights = Self::from_files(&path, &files)?;
+        index.check(&weights)?;
+        Ok(weights)
+    }
+
+    /// Opens safetensors files; `path` is what errors about tensors that are in none of them name.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when a file is missing, damaged or repeats a tensor of another.
+    pub fn from_files(path: &Path, files: &[PathBuf]) -> Result<Self> {
+        let mut weights = Self {
+            path: path.to_path_buf(),
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            spare: SPARE,
+        };
+        for file in files {
+            let (shard, tensors) = Shard::open(file)?;
+            for (name, stored) in tensors {
+                let entry = Entry {
+                    shard: weights.shards.len(),
+                    stored,
+                    taken: false,
+                };
+                if weights.entries.contains_key(&name) {
+                    return Err(damaged(
+                        file,
+                        format!("holds tensor `{name}`, which an earlier file holds too"),
+                    ));
+                }
+                weights.entries.insert(name, entry);
+            }
+            weights.spare += shard.size();
+            weights.shards.push(shard);
+        }
+        Ok(weights)
+    }
+
+    /// Strips `prefix` from the names that have it, e.g. `dinov2.` of a classifier's checkpoint.
+    #[must_use]
+    pub fn without_prefix(mut self, prefix: &str) -> Self {
+        let entries = std::mem::take(&mut self.entries);
+        let strip = |name: String| name.strip_prefix(prefix).map_or(name.clone(), str::to_owned);
+        self.entries = entries.into_iter().map(|(name, entry)| (strip(name), entry)).collect();
+        self
+    }
+
+    /// Marks tensors as known and not needed.
+    pub fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
+        for (name, entry) in &mut self.entries {
+            entry.taken |= unneeded(name);
+        }
+    }
+
+    /// Names of the tensors that nobody took or ignored, sorted.
+    pub(super) fn left(&self) -> impl Iterator<Item = &str> {
+        let left = self.entries.iter().filter(|(_, entry)| !entry.taken);
+        left.map(|(name, _)| name.as_str())
+    }
+
+    /// Names and shapes of all tensors, sorted by name.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.stored.shape.as_slice()))
+    }
+
+    /// Lower-case hex SHA-256 of `config`, followed by the SHA-256 of the file; of several files, by that of their
+    /// SHA-256s in the order of their names, so that they are hashed side by side.
+    ///
+    /// Hashes of large files are kept in the cache folder: see [`stamps`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self, config: &[u8]) -> Result<String> {
+        let paths: Vec<PathBuf> = self.shards.iter().map(|shard| shard.path.clone()).collect();
+        let hashes: Vec<Vec<u8>> = stamps::sha256(&paths)?.iter().map(|hash| unhex(hash)).collect();
+        let files = match hashes.as_slice() {
+            [one] => one.clone(),
+            several => Sha256::digest(several.concat()).to_vec(),
+        };
+        Ok(hex(&Sha256::new().chain_update(config).chain_update(files).finalize()))
+    }
+
+    /// The tensor `name` of `shape` in its place.
+    ///
+    /// A tensor that is missing or does not fit comes back as zeros, and [`Weights::finish`] reports it.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when those zeros would be more bytes than the files have; when the device fails.
+    pub fn take(&mut self, name: &str, shape: &[usize], place: &Place) -> Result<Tensor> {
+        match self.read(name, shape, place)? {
+            Ok(tensor) => Ok(tensor),
+            Err((problem, reason)) => {
+                let which = self.which(name);
+                self.problems
+                    .entry(problem)
+                    .or_default()
+                    .push(format!("{which} {reason}"));
+                // What stands in for it takes no more memory than the files could fill.
+                let numbers = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+                let bytes = numbers.and_then(|numbers| numbers.checked_mul(place.dtype.size_in_bytes()));
+                match bytes.and_then(|bytes| self.spare.checked_sub(bytes.max(SMALLEST))) {
+                    Some(left) => self.spare = left,
+                    None => return Err(self.report()),
+                }
+                Ok(Tensor::zeros(shape, place.dtype, &place.device)?)
+            }
+        }
+    }
+
+    fn read(&mut self, name: &str, shape: &[usize], place: &Place) -> Result<Result<Tensor, (Problem, String)>> {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return Ok(Err((Problem::Missing, "is missing".into())));
+        };
+        entry.taken = true;
+        let stored = &entry.stored;
+        if stored.shape != shape {
+            let reason = format!("has shape {:?}, the config asks for {shape:?}", stored.shape);
+            return Ok(Err((Problem::Shape, reason)));
+        }
+        let dtype = match stored.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F64 => DType::F64,
+            other => return Ok(Err((Problem::Type, format!("has type {other:?}")))),
+        };
+        let found = self.shards.get(entry.shard);
+        let Some((shard, bytes)) = found.and_then(|shard| Some((shard, shard.bytes(&stored.range)?))) else {
+            return Ok(Err((Problem::Missing, "ends after the end of the file".into())));
+        };
+        if let Err(reason) = values::check(bytes, dtype, place.dtype) {
+            return Ok(Err((Problem::Values, reason)));
+        }
+        let tensor = if dtype == place.dtype {
+            Tensor::from_raw_buffer(bytes, dtype, shape, &place.device)?
+        } else {
+            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?
+        };
+        // Before the type changes: a copy, the pages it came from and its new form would be three.
+        shard.release(&stored.range);
+        Ok(Ok(tensor.to_dtype(place.dtype)?.to_device(&place.device)?))
+    }
+
+    /// A tensor by name, and where there are several files by that of its file.
+    fn which(&self, name: &str) -> String {
+        let entry = self.entries.get(name).filter(|_| self.shards.len() > 1);
+        match entry.and_then(|entry| self.shards.get(entry.shard)) {
+            Some(shard) => format!("`{name}` in `{}`", shard.name()),
+            None => format!("`{name}`"),
+        }
+    }
+
+    /// Ends the loading: everything was there, fitted, and nothing is left over.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] that lists what was wrong.
+    pub fn finish(mut self) -> Result<()> {
+        let unused = self.entries.iter().filter(|(_, entry)| !entry.taken);
+        let surplus: Vec<String> = unused
+            .map(|(name, entry)| {
+                format!(
+                    "{} {:?} is not part of this model",
+                    self.which(name),
+                    entry.stored.shape
+                )
+            })
+            .collect();
+        if !surplus.is_empty() {
+            self.problems.insert(Problem::Surplus, surplus);
+        }
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        Err(self.report())
+    }
+
+    /// Faults found so far.
+    fn report(&self) -> Error {
+        let mut parts = Vec::new();
+        for (problem, tensors) in &self.problems {
+            parts.extend(tensors.iter().take(LISTED).cloned());
+            if tensors.len() > LISTED {
+                parts.push(format!("and {} more {}", tensors.len() - LISTED, problem.of_many()));
+            }
+        }
+        let mut remedies: Vec<&str> = self.problems.keys().map(|problem| problem.remedy()).collect();
+        remedies.dedup();
+        Error::Checkpoint {
+            path: self.path.clone(),
+            reason: parts.join("; "),
+            remedy: remedies.join("; "),
+        }
+    }
+}
+
+/// Names of the files that an index names, each a plain file name.
+fn shards_of(path: &Path) -> Result<Index> {
+    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|e| damaged(path, format!("is not a list of shards: {e}")))?;
+    // An index must not lead out of the model folder.
+    let leads_out = |name: &&String| Path::new(name).file_name().is_none_or(|file| file != name.as_str());
+    match index.weight_map.values().find(leads_out) {
+        Some(name) => Err(damaged(
+            path,
+            format!("names the shard `{name}`, which is not a file name"),
+        )),
+        None if index.weight_map.is_empty() => Err(damaged(path, "names no tensor".into())),
+        None => Ok(index),
+    }
+}
+
+impl Index {
+    /// The tensors of each file.
+    fn by_shard(&self) -> BTreeMap<&String, BTreeSet<&str>> {
+        let mut shards: BTreeMap<&String, BTreeSet<&str>> = BTreeMap::new();
+        for (tensor, shard) in &self.weight_map {
+            shards.entry(shard).or_default().insert(tensor);
+        }
+        shards
+    }
+
+    /// Every tensor is in the shard that the index names.
+    fn check(&self, weights: &Weights) -> Result<()> {
+        for (name, tensors) in self.by_shard() {
+            let lies_there = |tensor: &str| {
+                let entry = weights.entries.get(tensor);
+                entry.is_some_and(|entry| {
+                    weights
+                        .shards
+                        .get(entry.shard)
+                        .is_some_and(|shard| shard.name() == *name)
+                })
+            };
+            let absent: Vec<&str> = tensors.into_iter().filter(|tensor| !lies_there(tensor)).collect();
+            if !absent.is_empty() {
+                let reason = format!(
+                    "says that the shard `{name}` holds {}, which it does not",
+                    listed(absent.iter().copied())
+                );
+                return Err(damaged(&weights.path, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names for a message: the first few, and how many more there are.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let first: Vec<String> = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(LISTED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// A file that is not as it was published.
+fn damaged(path: &Path, reason: String) -> Error {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let remedy = match repository_of(path) {
+        Some(id) => format!("`kshot model fetch {id}` checks every file and fetches what is wrong or missing again"),
+        None => format!("fetch or copy `{name}` again from where the model comes from"),
+    };
+    Error::Checkpoint {
+        path: path.to_path_buf(),
+        reason,
+        remedy,
+    }
+}
+
+/// Repository and commit of a path in the hub's cache: `…/models--<owner>--<name>/snapshots/<commit>/…`.
+pub(super) fn snapshot_of(path: &Path) -> Option<(String, String)> {
+    let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy());
+    parts.by_ref().find(|part| part == "snapshots")?;
+    Some((repository_of(path)?, parts.next()?.into_owned()))
+}
+
+/// The repository of a file in the hub's cache: `…/models--<owner>--<name>/snapshots/<commit>/…`.
+fn repository_of(path: &Path) -> Option<String> {
+    path.components().find_map(|part| match part {
+        Component::Normal(part) => Some(part.to_str()?.strip_prefix("models--")?.replace("--", "/")),
+        _ => None,
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let (pairs, _) = text.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
+    pairs
+        .iter()
+        .map(|[high, low]| 16 * digit(*high) + digit(*low))
+        .collect()
+}

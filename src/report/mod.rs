@@ -1,0 +1,5 @@
+//! Figures and tables.
+
+pub mod anchor;
+pub mod figure;
+pub mod table;

@@ -1,0 +1,234 @@
+//! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::fs::file;
+use crate::prediction::Reading;
+use crate::statistics::wilson;
+use crate::store::Store;
+use crate::store::record::Record;
+use crate::store::spreadsheet::cell;
+
+/// Digits after the point of every share and loss.
+const DIGITS: usize = 6;
+
+impl Store {
+    /// Rebuilds `ledger.csv` (identity and metrics: the same results, the same bytes) and `timings.csv`
+    /// from `records`, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when they cannot be written.
+    pub fn write_ledger(&self, records: &[Record]) -> Result<(), Error> {
+        for (name, bytes) in self.tables(records)? {
+            file::replace_if_changed(&self.folder().join(name), &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Name and bytes of both files.
+    pub(super) fn tables(&self, records: &[Record]) -> Result<[(&'static str, Vec<u8>); 2], Error> {
+        let mut sorted: Vec<&Record> = records.iter().collect();
+        sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+        let failed = |name: &str| {
+            let path = self.folder().join(name);
+            move |e: csv::Error| Error::io("rebuild", path)(e.into())
+        };
+        Ok([
+            (
+                "ledger.csv",
+                ledger(&self.marked(&sorted)?).map_err(failed("ledger.csv"))?,
+            ),
+            ("timings.csv", timings(&sorted).map_err(failed("timings.csv"))?),
+        ])
+    }
+}
+
+/// The cells that a ledger lists.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Malformed`] when it is no ledger.
+pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        run_id: String,
+    }
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    csv::Reader::from_reader(bytes.as_slice())
+        .deserialize()
+        .map(|row| row.map(|Row { run_id }| run_id))
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::Malformed {
+            kind: "ledger",
+            path: path.into(),
+            reason: e.to_string(),
+        })
+}
+
+/// Identity and metrics of `records`, in the order given, each with what its sanity controls say. `top1_low` and
+/// `top1_high` are Wilson's 95 % interval of `top1` for so many independent images, which is too narrow where there are
+/// fewer `n_groups` than `n_test`.
+///
+/// # Errors
+/// When the CSV writer fails.
+pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record([
+        "dataset",
+        "protocol",
+        "learner",
+        "shots",
+        "seed",
+        "run_id",
+        "micro",
+        "regime",
+        "reading",
+        "headline",
+        "control",
+        "accuracy",
+        "top1",
+        "top1_low",
+        "top1_high",
+        "mean_per_class",
+        "invalid_rate",
+        "accuracy_free",
+        "accuracy_trie",
+        "accuracy_likelihood",
+        "invalid_free",
+        "ece",
+        "nll",
+        "n_classes",
+        "n_train",
+        "n_test",
+        "n_groups",
+        "steps",
+        "images_seen",
+        "final_loss",
+        "trainable_parameters",
+        "dtype",
+        "backend",
+        "recipe",
+        "weights",
+        "split_sha256",
+        "predictions_sha256",
+    ])?;
+    for (record, control) in records {
+        let (metrics, training) = (&record.metrics, &record.training);
+        let right = (metrics.top1 * record.n_test as f64).round() as usize;
+        let wilson = wilson(right, record.n_test);
+        let mut row = key(record);
+        row.extend([
+            record.micro.to_string(),
+            record.regime.clone().unwrap_or_default(),
+            word(&record.reading)?,
+            word(&metrics.headline)?,
+            control.clone(),
+            number(metrics.value()),
+            number(metrics.top1),
+            number(wilson.low),
+            number(wilson.high),
+            number(metrics.mean_per_class),
+            number(metrics.invalid_rate),
+            optional(metrics.value_by(Reading::Free)),
+            optional(metrics.value_by(Reading::Trie)),
+            optional(metrics.value_by(Reading::Likelihood)),
+            optional(metrics.readings.free.map(|free| free.invalid_rate)),
+            optional(metrics.ece),
+            optional(metrics.nll),
+            record.classes.len().to_string(),
+            record.n_train.to_string(),
+            record.n_test.to_string(),
+            record.n_groups.to_string(),
+            training.steps.to_string(),
+            training.images_seen.to_string(),
+            optional(training.final_loss),
+            training.trainable_parameters.to_string(),
+            record.dtype.clone(),
+            record.backend.clone(),
+            record.recipe.to_string(),
+            record.weights.clone().unwrap_or_default(),
+            record.split_sha256.clone(),
+            record.predictions_sha256.clone(),
+        ]);
+        table.write_record(row.iter().map(|text| cell(text).into_owned()))?;
+    }
+    finish(table)
+}
+
+/// Seconds, device, date and commit of `records`, in the order given.
+///
+/// # Errors
+/// When the CSV writer fails.
+pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record([
+        "dataset",
+        "protocol",
+        "learner",
+        "shots",
+        "seed",
+        "run_id",
+        "train_seconds",
+        "eval_seconds",
+        "train_images_per_second",
+        "eval_images_per_second",
+        "device",
+        "threads",
+        "finished",
+        "commit",
+    ])?;
+    for record in records {
+        let timing = &record.timing;
+        let mut row = key(record);
+        row.extend(
+            [
+                timing.train_seconds,
+                timing.eval_seconds,
+                timing.train_images_per_second,
+                timing.eval_images_per_second,
+            ]
+            .map(|value| format!("{value:.3}")),
+        );
+        row.extend([
+            timing.device.clone(),
+            timing.threads.to_string(),
+            timing.finished.clone(),
+            timing.commit.clone().unwrap_or_default(),
+        ]);
+        table.write_record(row.iter().map(|text| cell(text).into_owned()))?;
+    }
+    finish(table)
+}
+
+fn key(record: &Record) -> Vec<String> {
+    let key = &record.key;
+    vec![
+        key.dataset.clone(),
+        key.protocol.to_string(),
+        key.learner.clone(),
+        key.shots.to_string(),
+        key.seed.to_string(),
+        record.run_id.clone(),
+    ]
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.DIGITS$}")
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map(number).unwrap_or_default()
+}
+
+/// The name that a plain enum has in our files.
+fn word(value: &impl serde::Serialize) -> Result<String, csv::Error> {
+    let value = serde_json::to_value(value).map_err(|e| csv::Error::from(std::io::Error::from(e)))?;
+    Ok(value.as_str().unwrap_or_default().to_owned())
+}
+
+fn finish(table: csv::Writer<Vec<u8>>) -> Result<Vec<u8>, csv::Error> {
+    table.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+}

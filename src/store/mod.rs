@@ -1,0 +1,480 @@
+//! A results folder: which cells are finished, and everything that is known of them.
+//!
+//! ```text
+//! sweep.toml                          the resolved config
+//! splits/<dataset>-<protocol>-k<shots>-s<seed>.json
+//! predictions/<run_id>.parquet        written first
+//! predictions/<run_id>.partial.jsonl  while a cell runs
+//! states/<run_id>/                    while it runs: how far its training has come
+//! cells/<run_id>.json                 written last: a cell is finished when this is whole
+//! cells/<run_id>.failed.json          why it is not
+//! claims/<run_id>.<generation>.json   who runs the cell
+//! controls/<run_id>.json              what sanity controls found
+//! ledger.csv timings.csv figures/     rebuilt from the above
+//! ```
+//!
+//! The predictions of a cell that has no file of its own are those in `predictions.parquet`, if the folder
+//! holds the [compact form](crate::store::promote).
+
+pub mod claim;
+pub mod control;
+pub mod identity;
+pub mod ledger;
+pub mod leftovers;
+pub mod partial;
+pub mod predictions;
+pub mod promote;
+pub mod record;
+pub mod replacement;
+pub mod spreadsheet;
+pub mod verify;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::data::LabelledImage;
+use crate::error::{Cause, Error, Result};
+use crate::fs::file;
+use crate::fs::hash::hex;
+use crate::prediction::Prediction;
+use crate::store::identity::{CellKey, Identity};
+use crate::store::partial::PartialPredictions;
+use crate::store::predictions::compact;
+use crate::store::predictions::compact::Cells;
+use crate::store::record::{Account, Failure, Record, SCHEMA};
+
+/// A results folder.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    /// `predictions.parquet`, or what is wrong with it; read when the first cell asks for it.
+    compact: OnceLock<std::result::Result<Cells, Damage>>,
+}
+
+/// Why a file is not trusted.
+#[derive(Debug, Clone)]
+struct Damage {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Damage {
+    fn error(&self) -> Error {
+        Error::Malformed {
+            kind: "prediction file",
+            path: self.path.clone(),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+/// Sets damage apart from what keeps a file from being read at all.
+fn damage<T>(read: Result<T>) -> Result<std::result::Result<T, Damage>> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(Error::Malformed { path, reason, .. }) => Ok(Err(Damage { path, reason })),
+        Err(error) => Err(error),
+    }
+}
+
+/// Damaged files are named in a warning and count as not there.
+fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(Error::Malformed { kind, path, reason }) => {
+            tracing::warn!(
+                "{kind} `{}` is not trusted, the cell runs again: {reason}",
+                path.display()
+            );
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Reads the cells of a store one after the other.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    store: &'a Store,
+    /// The file of a compact form, or what is wrong with it; opened when the first cell asks for it.
+    compact: Option<std::result::Result<Option<compact::Reader<File>>, Damage>>,
+}
+
+impl Reader<'_> {
+    /// As [`Store::read`].
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn read(&mut self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        let path = self.store.cell_path(run_id);
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
+        };
+        let record = parse_record(&path, &bytes)?;
+        let store = self.store;
+        store
+            .with_predictions(run_id, record, || self.of_compact(run_id))
+            .map(Some)
+    }
+
+    /// The cell, if it is [finished](Store::finished), with its predictions.
+    ///
+    /// # Errors
+    /// As [`Store::finished`].
+    pub fn finished(&mut self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        trusted(self.read(run_id))
+    }
+
+    fn of_compact(&mut self, run_id: &str) -> Result<Option<(Vec<String>, Vec<Prediction>)>> {
+        let past = matches!(&self.compact, Some(Ok(Some(reader))) if !reader.is_ahead(run_id));
+        if past || self.compact.is_none() {
+            self.compact = Some(damage(compact::Reader::open(&self.store.folder))?);
+        }
+        let read = match &mut self.compact {
+            Some(Ok(Some(reader))) => damage(reader.read(run_id))?,
+            Some(Err(damage)) => return Err(damage.error()),
+            Some(Ok(None)) | None => return Ok(None),
+        };
+        read.map_err(|damage| {
+            let error = damage.error();
+            self.compact = Some(Err(damage)); // said of every cell after it
+            error
+        })
+    }
+}
+
+impl Store {
+    /// Makes the folder where needed and proves that it can be written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] on a read-only file system, a full disk or a missing right.
+    pub fn open(folder: &Path) -> Result<Self> {
+        for inside in ["", "cells", "predictions", "splits", "figures"] {
+            file::make_writable_folder(&folder.join(inside))?;
+        }
+        Ok(Self::of(folder))
+    }
+
+    fn of(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            compact: OnceLock::new(),
+        }
+    }
+
+    /// An existing results folder, only to be read.
+    ///
+    /// # Errors
+    /// [`Error::NoResults`] when it has no `cells` folder.
+    pub fn open_existing(folder: &Path) -> Result<Self> {
+        let current = replacement::current(folder);
+        if current.join("cells").is_dir() {
+            Ok(Self::of(&current))
+        } else {
+            Err(Error::NoResults { path: folder.into() })
+        }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the figures go.
+    #[must_use]
+    pub fn figures(&self) -> PathBuf {
+        self.folder.join("figures")
+    }
+
+    /// Where a cell's trained adapter goes, when it is kept.
+    #[must_use]
+    pub fn adapter(&self, run_id: &str) -> PathBuf {
+        self.folder.join("adapters").join(run_id)
+    }
+
+    /// Where a running cell keeps the state of its training.
+    #[must_use]
+    pub fn state(&self, run_id: &str) -> PathBuf {
+        self.folder.join("states").join(run_id)
+    }
+
+    /// Where the record of a cell is stored.
+    #[must_use]
+    pub fn cell_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("cells").join(format!("{run_id}.json"))
+    }
+
+    /// Where a cell's sanity controls are stored.
+    pub(super) fn controls_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("controls").join(format!("{run_id}.json"))
+    }
+
+    pub(super) fn failure_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("cells").join(format!("{run_id}.failed.json"))
+    }
+
+    fn predictions_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("predictions").join(format!("{run_id}.parquet"))
+    }
+
+    fn partial_path(&self, run_id: &str) -> PathBuf {
+        self.folder.join("predictions").join(format!("{run_id}.partial.jsonl"))
+    }
+
+    /// The record of a cell, if it is finished: its file is whole and of a known schema, and its
+    /// predictions are there and are the ones that the record was made from. Anything torn or not
+    /// matching is named in a warning and counts as not finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file is there but cannot be read.
+    pub fn finished(&self, run_id: &str) -> Result<Option<Record>> {
+        Ok(self.checked(run_id)?.map(|(record, _)| record))
+    }
+
+    /// The predictions of a finished cell, in the order in which they were made.
+    ///
+    /// # Errors
+    /// [`Error::Predictions`] when the cell is not finished, [`Error::Io`] when a file cannot be read.
+    pub fn predictions(&self, run_id: &str) -> Result<Vec<Prediction>> {
+        let unfinished = || Error::Predictions {
+            run_id: run_id.into(),
+            reason: "the cell is not finished".into(),
+        };
+        Ok(self
+            .checked(run_id)?
+            .ok_or_else(|| unfinished().because(Cause::Unfinished))?
+            .1)
+    }
+
+    /// Whether a cell has a record, whole or not: as cheap as it gets.
+    #[must_use]
+    pub fn is_stored(&self, run_id: &str) -> bool {
+        self.cell_path(run_id).exists()
+    }
+
+    /// A cell whole: its record and its predictions, in the order in which they were made; `None` when there is no
+    /// record.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] names a file that is torn, of an unknown schema, missing, or not the one that the others
+    /// were made with; [`Error::Io`] one that cannot be read.
+    pub fn read(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        let path = self.cell_path(run_id);
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
+        };
+        let record = parse_record(&path, &bytes)?;
+        let of_compact = || match self.compact()? {
+            Ok(cells) => Ok(cells.get(run_id).cloned()),
+            Err(damage) => Err(damage.error()),
+        };
+        self.with_predictions(run_id, record, of_compact).map(Some)
+    }
+
+    /// Reads cells one after the other, as [`Store::read`] does, and holds no more than one of them. In order of the
+    /// `run_id` is the fast way: those of a compact form lie in that order in one file.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            store: self,
+            compact: None,
+        }
+    }
+
+    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
+        trusted(self.read(run_id))
+    }
+
+    fn with_predictions(
+        &self,
+        run_id: &str,
+        record: Record,
+        of_compact: impl FnOnce() -> Result<Option<(Vec<String>, Vec<Prediction>)>>,
+    ) -> Result<(Record, Vec<Prediction>)> {
+        let malformed = |path: PathBuf, kind, reason: &str| Error::Malformed {
+            kind,
+            path,
+            reason: reason.into(),
+        };
+        if record.run_id != run_id {
+            let reason = format!("it is the record of cell {}", record.run_id);
+            return Err(malformed(self.cell_path(run_id), "cell record", &reason));
+        }
+        let path = self.predictions_path(run_id);
+        let (path, classes, rows) = if let Some(bytes) = file::read_if_present(&path)? {
+            if hex(&Sha256::digest(&bytes)) != record.predictions_file_sha256 {
+                let reason = "it is not the file that the cell record was written for";
+                return Err(malformed(path, "prediction file", reason));
+            }
+            let (classes, rows) = predictions::decode(&path, bytes)?;
+            (path, classes, rows)
+        } else {
+            match of_compact()? {
+                Some((classes, rows)) => (self.folder.join("predictions.parquet"), classes, rows),
+                None => return Err(malformed(path, "prediction file", "it is missing")),
+            }
+        };
+        if classes != record.classes {
+            let reason = "its class names are not those of the cell record";
+            return Err(malformed(path, "prediction file", reason));
+        }
+        if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
+            return Err(malformed(
+                path,
+                "prediction file",
+                "its rows are not those that the cell record was made from",
+            ));
+        }
+        Ok((record, rows))
+    }
+
+    fn compact(&self) -> Result<&std::result::Result<Cells, Damage>> {
+        if let Some(read) = self.compact.get() {
+            return Ok(read);
+        }
+        let read = damage(compact::read(&self.folder))?;
+        Ok(self.compact.get_or_init(|| read))
+    }
+
+    /// Opens the file that collects the predictions of a running cell, of which these are the test images, with what
+    /// an earlier process has predicted.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read or written.
+    pub fn partial<'a>(&self, run_id: &str, test: &'a [LabelledImage]) -> Result<PartialPredictions<'a>> {
+        PartialPredictions::open(&self.partial_path(run_id), run_id, test)
+    }
+
+    /// Stores a finished cell: predictions first, record last, then what its running or failing left behind.
+    ///
+    /// # Errors
+    /// [`Error::Predictions`] when an answer, a true class or a list of log-probabilities does not fit the
+    /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
+    pub fn finish(&self, identity: &Identity, account: Account, rows: &[Prediction]) -> Result<Record> {
+        let run_id = &identity.run_id();
+        predictions::check(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
+            run_id: run_id.clone(),
+            reason,
+        })?;
+        let encoded = predictions::encode(run_id, &identity.classes, rows)?;
+        let record = Record::new(identity, account, rows, hex(&Sha256::digest(&encoded)));
+        file::replace(&self.predictions_path(run_id), &encoded)?;
+        let path = self.cell_path(run_id);
+        file::replace(&path, &to_json(&record, &path)?)?;
+        file::remove_if_present(&self.partial_path(run_id))?;
+        file::remove_if_present(&self.failure_path(run_id))?;
+        Ok(record)
+    }
+
+    /// Stores why a cell failed; the next sweep tries it again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn fail(&self, failure: &Failure) -> Result<()> {
+        let path = self.failure_path(&failure.run_id);
+        file::replace(&path, &to_json(failure, &path)?)
+    }
+
+    /// Stores the resolved config beside its results.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn write_sweep_config(&self, toml: &str) -> Result<()> {
+        file::replace_if_changed(&self.folder.join("sweep.toml"), toml.as_bytes()).map(drop)
+    }
+
+    /// Stores a split as JSON, unless it is there already, and gives the SHA-256 of the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn write_split(&self, key: &CellKey, split: &impl Serialize) -> Result<String> {
+        let path = self.split_path(key);
+        let json = to_json(split, &path)?;
+        file::replace_if_changed(&path, &json)?;
+        Ok(hex(&Sha256::digest(&json)))
+    }
+
+    /// Where the split of a cell is stored.
+    pub(super) fn split_path(&self, key: &CellKey) -> PathBuf {
+        let CellKey {
+            dataset,
+            protocol,
+            shots,
+            seed,
+            ..
+        } = key;
+        let name = format!("{dataset}-{protocol}-k{shots}-s{seed}.json");
+        self.folder.join("splits").join(name)
+    }
+
+    /// The `run_id` of every cell that has a record, whole or not, in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn stored(&self) -> Result<Vec<String>> {
+        let cells = self.folder.join("cells");
+        let mut stored = Vec::new();
+        for entry in fs::read_dir(&cells).map_err(Error::io("read", &cells))? {
+            let name = entry.map_err(Error::io("read", &cells))?.file_name();
+            let run_id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            stored.extend(run_id.filter(|id| !id.ends_with(".failed")).map(str::to_owned));
+        }
+        stored.sort();
+        Ok(stored)
+    }
+
+    /// All finished cells, in order of their keys.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder or a file cannot be read.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for run_id in self.stored()? {
+            records.extend(self.finished(&run_id)?);
+        }
+        records.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
+        Ok(records)
+    }
+}
+
+/// A cell record of any schema that this version can read.
+fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
+    let malformed = |reason: String| Error::Malformed {
+        kind: "cell record",
+        path: path.into(),
+        reason,
+    };
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+    match value.get("schema").and_then(Value::as_u64) {
+        Some(schema) if schema == u64::from(SCHEMA) || schema == u64::from(SCHEMA - 1) => {
+            if schema < u64::from(SCHEMA) {
+                upgrade(&mut value);
+            }
+            let mut record: Record = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
+            record.metrics = record.metrics.with_reading(record.reading);
+            Ok(record)
+        }
+        Some(schema) => Err(malformed(format!(
+            "schema {schema} is not known, this version reads {} and {SCHEMA}",
+            SCHEMA - 1
+        ))),
+        None => Err(malformed("it has no `schema`".into())),
+    }
+}
+
+/// Schema 2 had no protocol card.
+fn upgrade(record: &mut Value) {
+    record["schema"] = SCHEMA.into();
+    record["card"] = Value::Null;
+}
+
+fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
+    json.push(b'\n');
+    Ok(json)
+}

@@ -1,0 +1,335 @@
+//! Prediction rows as Parquet: one row a test image, class names once in the file's metadata.
+//!
+//! Columns: `id`, `sha256`, `group`, `truth`, `free_text`, `free_class`, `trie_class`, `likelihood_class`,
+//! `log_probs` (a list of `float`). pandas, polars and `DuckDB` read it as it is. The same rows give the
+//! same bytes: one row group, fixed settings, no date and no library version inside.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int32Type};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+use crate::fs::hash::hex;
+use crate::prediction::Prediction;
+use crate::store::record::SCHEMA;
+
+pub mod compact;
+mod decode;
+pub use crate::store::predictions::decode::decode;
+
+const COLUMNS: &str = "
+    required binary id (STRING);
+    required binary sha256 (STRING);
+    optional binary group (STRING);
+    required int32 truth;
+    optional binary free_text (STRING);
+    optional int32 free_class;
+    optional int32 trie_class;
+    optional int32 likelihood_class;
+    optional group log_probs (LIST) { repeated group list { required float element; } }
+";
+
+/// Hash of class names and rows that does not depend on how a file stores them.
+///
+/// SHA-256 over, in this order: number of classes, each name; number of rows, each row's fields in the
+/// order of the columns. Numbers are little-endian (`u64` counts, `u32` classes, `f32` bits), text is its
+/// length as `u64` and its UTF-8 bytes, an optional field is the byte 0, or 1 and the value.
+#[must_use]
+pub fn fingerprint(classes: &[String], rows: &[Prediction]) -> String {
+    fn text(hash: &mut Sha256, text: &str) {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    fn optional<T>(hash: &mut Sha256, value: Option<T>, put: impl Fn(&mut Sha256, T)) {
+        hash.update([u8::from(value.is_some())]);
+        if let Some(value) = value {
+            put(hash, value);
+        }
+    }
+    let number = |hash: &mut Sha256, number: u32| hash.update(number.to_le_bytes());
+    let mut hash = Sha256::new();
+    hash.update((classes.len() as u64).to_le_bytes());
+    for name in classes {
+        text(&mut hash, name);
+    }
+    hash.update((rows.len() as u64).to_le_bytes());
+    for row in rows {
+        text(&mut hash, &row.id);
+        text(&mut hash, &row.sha256);
+        optional(&mut hash, row.group.as_deref(), text);
+        number(&mut hash, row.truth);
+        optional(&mut hash, row.free_text.as_deref(), text);
+        optional(&mut hash, row.free_class, number);
+        optional(&mut hash, row.trie_class, number);
+        optional(&mut hash, row.likelihood_class, number);
+        optional(&mut hash, row.log_probs.as_deref(), |hash, log_probs| {
+            hash.update((log_probs.len() as u64).to_le_bytes());
+            for log_prob in log_probs {
+                hash.update(log_prob.to_le_bytes());
+            }
+        });
+    }
+    hex(&hash.finalize())
+}
+
+/// Whether answers, true classes and lists of log-probabilities fit so many classes, and there are any.
+pub(crate) fn check(classes: usize, rows: &[Prediction]) -> Result<(), String> {
+    if rows.is_empty() {
+        return Err("there are none".into());
+    }
+    for row in rows {
+        let named = [Some(row.truth), row.free_class, row.trie_class, row.likelihood_class];
+        if let Some(class) = named.into_iter().flatten().find(|&class| class as usize >= classes) {
+            return Err(format!("image `{}` has class {class}, there are {classes}", row.id));
+        }
+        if let Some(log_probs) = row
+            .log_probs
+            .as_ref()
+            .filter(|p| p.len() != classes || p.iter().any(|p| p.is_nan()))
+        {
+            return Err(format!(
+                "image `{}` has log-probabilities {log_probs:?} for {classes} classes",
+                row.id
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a prediction file.
+///
+/// # Errors
+/// [`Error::Predictions`] naming `run_id` when a class index does not fit or the encoder fails.
+pub fn encode(run_id: &str, classes: &[String], rows: &[Prediction]) -> Result<Vec<u8>> {
+    encode_rows(classes, rows).map_err(|e| Error::Predictions {
+        run_id: run_id.into(),
+        reason: e.to_string(),
+    })
+}
+
+fn encode_rows(classes: &[String], rows: &[Prediction]) -> ParquetResult<Vec<u8>> {
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+    let metadata = vec![KeyValue::new("classes".into(), json(classes)?)];
+    write_file(COLUMNS, properties, metadata, |group| write_rows(group, rows))
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> ParquetResult<String> {
+    serde_json::to_string(value).map_err(|e| ParquetError::General(e.to_string()))
+}
+
+/// A file of one row group that `write` fills; the schema version goes ahead of the other `metadata`.
+fn write_file(
+    columns: &str,
+    properties: WriterPropertiesBuilder,
+    mut metadata: Vec<KeyValue>,
+    write: impl FnOnce(&mut Group<'_, Vec<u8>>) -> ParquetResult<()>,
+) -> ParquetResult<Vec<u8>> {
+    metadata.insert(0, KeyValue::new("schema".into(), SCHEMA.to_string()));
+    let mut file = open_file(Vec::new(), columns, properties, metadata)?;
+    let mut group = file.next_row_group()?;
+    write(&mut group)?;
+    group.close()?;
+    file.into_inner()
+}
+
+fn open_file<W: Write + Send>(
+    into: W,
+    columns: &str,
+    properties: WriterPropertiesBuilder,
+    metadata: Vec<KeyValue>,
+) -> ParquetResult<SerializedFileWriter<W>> {
+    let properties = properties
+        .set_created_by("kshot".into())
+        .set_key_value_metadata(Some(metadata))
+        .build();
+    let schema = Arc::new(parse_message_type(&format!("message predictions {{ {columns} }}"))?);
+    SerializedFileWriter::new(into, schema, Arc::new(properties))
+}
+
+/// The columns of [`COLUMNS`].
+fn write_rows<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Prediction]) -> ParquetResult<()> {
+    let text = |text: &str| ByteArray::from(text);
+    write_column::<_, ByteArrayType, _>(group, rows, false, |r| Ok(Some(text(&r.id))))?;
+    write_column::<_, ByteArrayType, _>(group, rows, false, |r| Ok(Some(text(&r.sha256))))?;
+    write_column::<_, ByteArrayType, _>(group, rows, true, |r| Ok(r.group.as_deref().map(text)))?;
+    write_column::<_, Int32Type, _>(group, rows, false, |r| class(r.truth).map(Some))?;
+    write_column::<_, ByteArrayType, _>(group, rows, true, |r| Ok(r.free_text.as_deref().map(text)))?;
+    write_column::<_, Int32Type, _>(group, rows, true, |r| r.free_class.map(class).transpose())?;
+    write_column::<_, Int32Type, _>(group, rows, true, |r| r.trie_class.map(class).transpose())?;
+    write_column::<_, Int32Type, _>(group, rows, true, |r| r.likelihood_class.map(class).transpose())?;
+    write_log_probs(group, rows)
+}
+
+fn class(index: u32) -> ParquetResult<i32> {
+    i32::try_from(index).map_err(|_| ParquetError::General(format!("class index {index} is too large")))
+}
+
+type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
+
+fn write_column<R, T: DataType, W: Write + Send>(
+    group: &mut Group<'_, W>,
+    rows: &[R],
+    nullable: bool,
+    value: impl Fn(&R) -> ParquetResult<Option<T::T>>,
+) -> ParquetResult<()> {
+    let mut values = Vec::with_capacity(rows.len());
+    let mut present = Vec::with_capacity(rows.len());
+    for row in rows {
+        let value = value(row)?;
+        present.push(i16::from(value.is_some()));
+        values.extend(value);
+    }
+    let mut column = next_column(group)?;
+    column
+        .typed::<T>()
+        .write_batch(&values, nullable.then_some(&present), None)?;
+    column.close()
+}
+
+/// Levels of a nullable list of required numbers: definition 0 null, 1 empty, 2 an element; repetition 0
+/// opens a row, 1 goes on with it.
+fn write_log_probs<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Prediction]) -> ParquetResult<()> {
+    let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        match row.log_probs.as_deref() {
+            None | Some([]) => {
+                definition.push(i16::from(row.log_probs.is_some()));
+                repetition.push(0);
+            }
+            Some(log_probs) => {
+                values.extend_from_slice(log_probs);
+                definition.extend(log_probs.iter().map(|_| 2));
+                repetition.extend((0..log_probs.len()).map(|i| i16::from(i > 0)));
+            }
+        }
+    }
+    let mut column = next_column(group)?;
+    column
+        .typed::<FloatType>()
+        .write_batch(&values, Some(&definition), Some(&repetition))?;
+    column.close()
+}
+
+fn next_column<'a, W: Write + Send>(
+    group: &'a mut Group<'_, W>,
+) -> ParquetResult<parquet::file::writer::SerializedColumnWriter<'a>> {
+    let missing = || ParquetError::General("fewer columns in the schema than written".into());
+    group.next_column()?.ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    fn rows() -> impl Strategy<Value = Vec<Prediction>> {
+        let class = || proptest::option::of(0..50_u32);
+        let text = || proptest::option::of(".{0,12}");
+        let log_prob = prop_oneof![-50.0_f32..0.0, Just(f32::NEG_INFINITY)];
+        let log_probs = proptest::option::of(proptest::collection::vec(log_prob, 0..5));
+        let row = (
+            ".{1,12}",
+            "[0-9a-f]{8}",
+            text(),
+            0..50_u32,
+            (text(), class(), class(), class()),
+            log_probs,
+        )
+            .prop_map(|(id, sha256, group, truth, answers, log_probs)| {
+                let (free_text, free_class, trie_class, likelihood_class) = answers;
+                Prediction {
+                    id,
+                    sha256,
+                    group,
+                    truth,
+                    free_text,
+                    free_class,
+                    trie_class,
+                    likelihood_class,
+                    log_probs,
+                }
+            });
+        proptest::collection::vec(row, 0..20)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_written_is_read_back(rows in rows(), classes in proptest::collection::vec(".{1,9}", 1..5)) {
+            let bytes = encode("0", &classes, &rows).unwrap();
+            prop_assert_eq!(&bytes, &encode("0", &classes, &rows).unwrap());
+            let (read_classes, read_rows) = decode(Path::new("p"), bytes).unwrap();
+            prop_assert_eq!(fingerprint(&read_classes, &read_rows), fingerprint(&classes, &rows));
+            prop_assert_eq!(read_classes, classes);
+            prop_assert_eq!(read_rows, rows);
+        }
+
+        #[test]
+        fn a_torn_file_is_an_error(rows in rows(), cut in 0.0..1.0) {
+            let bytes = encode("0", &["a".into()], &rows).unwrap();
+            let whole = (cut * bytes.len() as f64) as usize;
+            prop_assert!(decode(Path::new("p"), bytes[..whole].to_vec()).is_err());
+        }
+    }
+
+    #[test]
+    fn more_rows_than_one_read_returns() {
+        let row = |i: u32| Prediction {
+            id: format!("test/{i}.png"),
+            sha256: "0".repeat(64),
+            group: (!i.is_multiple_of(3)).then(|| format!("drawing-{}", i / 2)),
+            truth: i % 102,
+            free_text: None,
+            free_class: None,
+            trie_class: None,
+            likelihood_class: Some(i % 7),
+            log_probs: Some((0..102).map(|c| -((i * c % 97) as f32)).collect()),
+        };
+        let rows: Vec<_> = (0..9_000).map(row).collect();
+        let classes: Vec<_> = (0..102).map(|c| format!("class {c}")).collect();
+        let bytes = encode("0", &classes, &rows).unwrap();
+        assert_eq!(decode(Path::new("p"), bytes).unwrap(), (classes, rows));
+    }
+
+    #[test]
+    fn every_field_counts_in_the_fingerprint() {
+        let row = Prediction {
+            id: "a".into(),
+            sha256: "b".into(),
+            group: None,
+            truth: 1,
+            free_text: None,
+            free_class: Some(1),
+            trie_class: None,
+            likelihood_class: None,
+            log_probs: Some(vec![0.5]),
+        };
+        let classes = ["x".to_owned(), "y".to_owned()];
+        let original = fingerprint(&classes, std::slice::from_ref(&row));
+        let changes: [fn(&mut Prediction); 6] = [
+            |r| std::mem::swap(&mut r.id, &mut r.sha256),
+            |r| r.group = Some(String::new()),
+            |r| r.truth = 0,
+            |r| r.trie_class = r.free_class.take(), // the same value in the next column
+            |r| r.log_probs = Some(vec![0.5, 0.5]),
+            |r| r.log_probs = None,
+        ];
+        for change in changes {
+            let mut changed = row.clone();
+            change(&mut changed);
+            assert_ne!(fingerprint(&classes, &[changed]), original);
+        }
+        assert_ne!(fingerprint(&["y".into(), "x".into()], &[row]), original);
+    }
+}
