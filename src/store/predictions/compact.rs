@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
-use crate::store::predictions::decode::{Rows, general, malformed, metadata, open};
+use crate::store::predictions::decode::{Rows, general, guarded, malformed, metadata, open};
 use crate::store::predictions::{COLUMNS, json, open_file, write_column, write_rows};
 use crate::store::record::SCHEMA;
 
@@ -239,7 +239,6 @@ impl Reader<File> {
         };
         let mut hash = Hashed(std::io::sink(), Sha256::new());
         std::io::copy(&mut file, &mut hash).map_err(read)?;
-        // The parser needs bytes that were once written: see `crate::store::predictions::decode`.
         if file::read_if_present(&hash_path(folder))?.as_deref() != Some(hash_line(hash.1).as_bytes()) {
             let reason = format!("its SHA-256 is not the one in `{}`", hash_path(folder).display());
             return Err(malformed(&path, reason));
@@ -261,7 +260,7 @@ impl<R: ChunkReader + 'static> Reader<R> {
             }
             Ok((file, class_lists, list_of))
         };
-        let (file, class_lists, list_of) = opened().map_err(|e| malformed(path, e.to_string()))?;
+        let (file, class_lists, list_of) = guarded(opened).map_err(|e| malformed(path, e.to_string()))?;
         Ok(Self {
             path: path.into(),
             file,
@@ -290,7 +289,7 @@ impl<R: ChunkReader + 'static> Reader<R> {
         };
         let classes = self.class_lists[list].clone();
         self.last = Some(run_id.into());
-        let rows = self.rows(run_id).map_err(|e| malformed(&self.path, e.to_string()))?;
+        let rows = guarded(|| self.rows(run_id)).map_err(|e| malformed(&self.path, e.to_string()))?;
         Ok(Some((classes, rows)))
     }
 
@@ -359,10 +358,7 @@ fn all<R: ChunkReader + 'static>(mut reader: Reader<R>) -> Result<Cells> {
             cells.insert(run_id, cell);
         }
     }
-    if reader
-        .look_ahead()
-        .map_err(|e| malformed(&reader.path, e.to_string()))?
-    {
+    if guarded(|| reader.look_ahead()).map_err(|e| malformed(&reader.path, e.to_string()))? {
         return Err(malformed(&reader.path, "its rows are out of order".into()));
     }
     Ok(cells)

@@ -1,5 +1,6 @@
 //! Prediction files back to rows; anything torn is an error.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -16,13 +17,16 @@ use crate::store::record::SCHEMA;
 
 /// Class names and rows of a prediction file.
 ///
-/// The bytes have to be those of a file that was once written whole, or a part of it: the parser may
-/// panic on bits that flipped since. [`crate::store::Store`] checks their hash first.
-///
 /// # Errors
 /// [`Error::Malformed`] naming `path` when the bytes are torn, or are no file of ours.
 pub fn decode(path: &Path, bytes: Vec<u8>) -> Result<(Vec<String>, Vec<Prediction>)> {
-    decode_rows(bytes).map_err(|e| malformed(path, e.to_string()))
+    guarded(|| decode_rows(bytes)).map_err(|e| malformed(path, e.to_string()))
+}
+
+/// The parquet library asserts what it takes for granted; a file that somebody changed, with the hash beside it made to fit, must
+/// not end the process.
+pub(super) fn guarded<T>(work: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(general("the reader gave up on damaged data".into())))
 }
 
 pub(super) fn malformed(path: &Path, reason: String) -> Error {

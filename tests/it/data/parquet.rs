@@ -21,7 +21,7 @@ type Told = (Vec<u8>, Option<String>, String);
 fn read(bytes: Vec<u8>) -> Result<Vec<Told>> {
     let mut rows = Vec::new();
     parquet::read_bytes(Path::new("x.parquet"), bytes, COLUMNS, &mut |row| {
-        assert_eq!(row.number as usize, rows.len());
+        assert!(row.number as usize >= rows.len(), "rows that are left out count");
         rows.push((row.image.to_vec(), row.path.map(str::to_owned), row.class.to_owned()));
         Ok(())
     })?;

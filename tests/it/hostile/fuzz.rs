@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::limited::{self, Bounds, said};
 use mutate::{Random, mutate};
@@ -36,6 +37,9 @@ const SEED: u64 = 0x6b73_686f_7400;
 
 /// Two decoded images of the largest size that is accepted (400 MiB), and what a process has anyway.
 const MEBIBYTES: u64 = 1500;
+
+/// Time for one file, however busy the machine is.
+const MOST: Duration = Duration::from_secs(10);
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
@@ -131,7 +135,11 @@ fn worker() {
     for iteration in first..first + count {
         at.write_all_at(&iteration.to_le_bytes(), 0).unwrap();
         let bytes = damaged(reader, &seeds, iteration);
-        match catch_unwind(AssertUnwindSafe(|| (reader.read)(&bytes, &scratch))) {
+        let clock = Instant::now();
+        let read = catch_unwind(AssertUnwindSafe(|| (reader.read)(&bytes, &scratch)));
+        let took = clock.elapsed();
+        assert!(took < MOST, "one file took {took:?}");
+        match read {
             Ok(readable) => accepted += u64::from(readable),
             Err(_) => {
                 println!("panicked: {}", PANICKED.with_borrow(Clone::clone));
