@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use crate::comparison::series::Series;
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
+use crate::statistics::exact::holm;
 use crate::statistics::exact::sign_flip;
-use crate::statistics::holm::holm;
 use crate::statistics::power::{POWER, smallest_detectable};
 use crate::statistics::variance::{Estimate, Scores};
 
@@ -237,7 +237,7 @@ fn all(mut pairs: Vec<(&Series, &Series)>) -> Result<Vec<Difference>> {
 mod tests {
     use super::*;
     use crate::comparison::series::tests::{cell, written_cell};
-    use crate::statistics::{power, student};
+    use crate::statistics::{distribution, power};
 
     #[test]
     fn the_subject_meets_every_other_at_the_largest_common_k() {
@@ -336,7 +336,10 @@ mod tests {
         let p: Vec<f64> = knn.iter().map(|test| test.p).collect();
         // Drawings 0 to 3 gain 0, ½, 1 and ½ in both seeds; 20 of them, so t has 19 degrees of freedom.
         let t = 0.5 / (0.125_f64 / 19.0).sqrt();
-        assert!((p[1] / (2.0 * student::cdf(-t, 19.0)) - 1.0).abs() < 1e-9, "{p:?}");
+        assert!(
+            (p[1] / (2.0 * distribution::t_cdf(-t, 19.0)) - 1.0).abs() < 1e-9,
+            "{p:?}"
+        );
         assert!((p[3] - 1.0).abs() < 1e-12, "{p:?}");
         assert_eq!(knn.iter().map(|test| test.holm).collect::<Vec<_>>(), holm(&p));
         // No answer differs: nothing to tell a spread from.

@@ -8,8 +8,8 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::formats::image::Decoding;
+use crate::fs::hash::Stamp;
 use crate::fs::hash::hex;
-use crate::fs::stamps::Stamp;
 use crate::manifest::{self, Layout, Manifest, Regime};
 use source::Source;
 

@@ -10,8 +10,8 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, ResponseExt as _};
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::places::HubPlaces;
-use crate::fetch::policy::{Policy, RetryAfter};
+use crate::fetch::remote::HubPlaces;
+use crate::fetch::remote::{Policy, RetryAfter};
 
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
@@ -118,7 +118,7 @@ impl Client {
             .tls_config(tls.build())
             .build();
         let endpoint = hub.endpoint.parse().ok().as_ref().and_then(Origin::of);
-        let token = hub.token.as_ref().map(crate::fetch::places::Token::header);
+        let token = hub.token.as_ref().map(crate::fetch::remote::Token::header);
         Ok(Self {
             agent: config.into(),
             token: endpoint.zip(token),

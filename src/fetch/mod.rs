@@ -4,19 +4,13 @@
 //! the manifest promises. Its sources are asked in order: the mirror, then the addresses of the manifest.
 
 mod archives;
-mod asking;
-mod blobs;
 mod client;
 mod hub;
-mod listing;
 mod model;
-mod model_files;
-mod places;
-mod policy;
+mod remote;
 pub(crate) mod repository;
 pub(crate) mod shards;
 mod transfer;
-mod wanted;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -26,12 +20,12 @@ use std::thread;
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::client::Client;
 pub use crate::fetch::hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
-pub use crate::fetch::listing::{hub_listing, hub_tail};
+pub use crate::fetch::hub::{hub_listing, hub_tail};
+pub use crate::fetch::model::ModelListing;
 pub use crate::fetch::model::{CachedModel, ModelId, cached_model};
-pub use crate::fetch::model_files::ModelListing;
-pub use crate::fetch::places::{HubPlaces, Remote, Token};
-pub use crate::fetch::policy::{Policy, RetryAfter};
-use crate::fetch::wanted::{Source, Wanted};
+pub use crate::fetch::remote::{HubPlaces, Remote, Token};
+pub use crate::fetch::remote::{Policy, RetryAfter};
+use crate::fetch::transfer::{Source, Wanted};
 use crate::fs::file::lock;
 use crate::manifest::{Form, Manifest};
 

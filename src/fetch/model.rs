@@ -1,4 +1,4 @@
-//! Models of the hub: their names, and what of them lies in the cache.
+//! Models of the hub: names, cached files, and the fetching of the files that a model needs.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::fetch::places::HubPlaces;
-use crate::fetch::repository::{Repository, is_inside, is_name};
+use crate::error::{Cause, Error, Result};
+use crate::fetch::client::Client;
+use crate::fetch::hub::Asking;
+use crate::fetch::remote::{HubPlaces, Remote};
+use crate::fetch::repository::{RepoFile, Repository, Wish, is_inside, is_name};
+use crate::fetch::{FetchProgress, Fetched};
 use crate::formats::image_processor::{PREPROCESSOR, PROCESSOR, nested};
+use crate::manifest::Form;
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -141,6 +146,189 @@ pub(super) fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
     }
     let index: Index = serde_json::from_slice(index).map_err(|e| format!("its `{INDEX}`: {e}"))?;
     Ok(index.weight_map.into_values().collect())
+}
+
+/// Files beside the weights that say how a model is run, where a repository has them.
+const DESCRIPTIONS: [&str; 9] = [
+    CONFIG,
+    "generation_config.json",
+    PREPROCESSOR,
+    PROCESSOR,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+];
+
+/// Beginnings of the names of more such files.
+const DESCRIBING: [&str; 2] = ["tokenizer", "chat_template"];
+
+/// The files of a model at one commit that are needed to run it.
+#[derive(Debug)]
+pub struct ModelListing {
+    id: ModelId,
+    /// 40 hex digits.
+    pub commit: String,
+    /// The bytes of its `config.json`.
+    pub config: Vec<u8>,
+    files: Vec<RepoFile>,
+    /// True if it says how images are prepared.
+    prepares: bool,
+}
+
+impl ModelListing {
+    /// Asks the hub. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when the model is gated, private or unknown; [`Error::Hub`] when the hub cannot be
+    /// reached or asked, or the repository lacks safetensors weights or a config.
+    pub fn ask(id: &ModelId, remote: &Remote) -> Result<Self> {
+        let client = Client::new(&remote.hub, &remote.policy)?;
+        let asking = Asking::new(Repository::model(&id.name), &client, &remote.hub)?;
+        let commit = asking.commit(&id.revision)?;
+        let mut files = asking.files(&commit, "")?;
+        if let Some(file) = files.iter().find(|file| !file.is_sound()) {
+            return Err(asking.fail(format!("lists `{}`, whose name or hash is not one", file.path)));
+        }
+        let has = |name: &str| files.iter().any(|file| file.path == name);
+        if !has(CONFIG) {
+            return Err(asking.fail(format!("has no `{CONFIG}`")).because(Cause::LacksFiles));
+        }
+        let snapshot = asking.repository.snapshot(&commit, &remote.hub.cache);
+        let text = |name: &str| match (
+            std::fs::read(snapshot.join(name)),
+            files.iter().find(|file| file.path == name),
+        ) {
+            (Ok(there), Some(file)) if there.len() as u64 == file.size => Ok(there),
+            _ => asking.document(&commit, name),
+        };
+        let config = text(CONFIG)?;
+        let mut wanted: Vec<String> = files
+            .iter()
+            .filter(|file| describes(&file.path))
+            .map(|file| file.path.clone())
+            .collect();
+        if has(WEIGHTS) {
+            wanted.push(WEIGHTS.into());
+        } else if has(INDEX) {
+            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason).because(Cause::LacksFiles))?;
+            if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
+                return Err(asking
+                    .fail(format!("its `{INDEX}` names `{shard}`, which it does not have"))
+                    .because(Cause::LacksFiles));
+            }
+            wanted.push(INDEX.into());
+            wanted.extend(shards);
+        } else {
+            return Err(without_weights(id, &files));
+        }
+        let prepares = has(PREPROCESSOR) || has(PROCESSOR) && !matches!(nested(&text(PROCESSOR)?), Ok(None));
+        files.retain(|file| wanted.contains(&file.path));
+        // Small ones first: what a model is stands before what it weighs.
+        files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
+        Ok(Self {
+            id: id.clone(),
+            commit,
+            config,
+            files,
+            prepares,
+        })
+    }
+
+    /// True if the model has a file of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.path == name)
+    }
+
+    /// Number of files and their bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, u64) {
+        (self.files.len(), self.files.iter().map(|file| file.size).sum())
+    }
+
+    /// Makes the model complete in the cache of Python's `huggingface_hub`. Files that are there are checked and kept,
+    /// whoever fetched them; what the revision stood for is noted when all are there.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when it does not say how images are prepared, and [`Error::DiskSpace`], before the first byte;
+    /// [`Error::NotFetchable`] with each file and what its sources said, and [`Error::Io`]. What has arrived is kept and
+    /// continued by the next call.
+    pub fn fetch(&self, remote: &Remote, progress: &dyn FetchProgress) -> Result<Fetched> {
+        if !self.prepares {
+            return Err(Error::Checkpoint {
+                path: PathBuf::from(&self.id.name),
+                reason: format!("has neither `{PREPROCESSOR}` nor a `{PROCESSOR}` with an `image_processor`"),
+                remedy: "take the repository of the model that it was made from, which says how images are prepared"
+                    .into(),
+            });
+        }
+        let client = Client::new(&remote.hub, &remote.policy)?;
+        let wish = Wish {
+            repository: Repository::model(&self.id.name),
+            commit: &self.commit,
+            label: &self.id.name,
+            files: self.files.clone(),
+            beside: Vec::new(),
+        };
+        let outcome = wish.fulfil(remote, &client, progress)?;
+        if !outcome.failed.is_empty() {
+            return Err(Error::NotFetchable {
+                dataset: self.id.to_string(),
+                files: outcome.failed,
+            });
+        }
+        wish.refer(&self.id.revision, remote)?;
+        let folder: PathBuf = wish.repository.snapshot(&self.commit, &remote.hub.cache);
+        let (files, bytes) = self.size();
+        Ok(Fetched {
+            form: Form::Hub,
+            folder,
+            files,
+            fetched: outcome.fetched,
+            bytes,
+            commit: Some(self.commit.clone()),
+        })
+    }
+}
+
+/// Says what the weights are instead.
+fn without_weights(id: &ModelId, files: &[RepoFile]) -> Error {
+    let first = |ends: &[&str]| {
+        files
+            .iter()
+            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))
+    };
+    let (instead, remedy) = if let Some(file) = first(&[".gguf", ".ggml"]) {
+        (
+            format!("; `{}` is of llama.cpp, quantised as a rule", file.path),
+            "take the repository that it was made from",
+        )
+    } else if let Some(file) = first(&[".bin", ".pt", ".pth", ".ckpt"]) {
+        (
+            format!("; `{}` holds Python objects, which are not read", file.path),
+            "take a revision with safetensors (the hub's bot proposes one as `@refs/pr/N`), or save it anew with \
+             `model.save_pretrained(DIR)` of transformers and give that folder",
+        )
+    } else if let Some(file) = first(&[".safetensors"]) {
+        (
+            format!("; `{}` has another name", file.path),
+            "fetch a repository in transformers' layout; an adapter is given by `--adapter DIR` beside its base",
+        )
+    } else {
+        (String::new(), "check name and revision")
+    };
+    Error::Checkpoint {
+        path: PathBuf::from(&id.name),
+        reason: format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`){instead}"),
+        remedy: remedy.into(),
+    }
+}
+
+/// Files at the top only: folders hold the same model for other programs.
+fn describes(path: &str) -> bool {
+    DESCRIPTIONS.contains(&path) || !path.contains('/') && DESCRIBING.iter().any(|start| path.starts_with(start))
 }
 
 #[cfg(test)]

@@ -1,7 +1,17 @@
 //! Repositories of the hub, and where Python's `huggingface_hub` keeps them:
 //! `<cache>/{datasets,models}--<owner>--<name>/{blobs/<hash>, refs/<revision>, snapshots/<commit>/<path> -> blob}`.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use crate::error::{Error, MissingFile, Result};
+use crate::fetch::client::{Client, encoded_path};
+use crate::fetch::remote::Remote;
+use crate::fetch::transfer::{Source, Wanted};
+use crate::fetch::{FetchProgress, each, missing, usable};
+use crate::fs::file::{lock, replace_in_cache};
+use crate::fs::{hash, space};
 
 /// What a repository holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,4 +103,199 @@ pub(super) fn is_inside(path: &str) -> bool {
 
 pub(super) fn is_hash(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// A file as the hub describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RepoFile {
+    /// Path inside the repository, with `/`.
+    pub(super) path: String,
+    /// Bytes.
+    pub(super) size: u64,
+    /// Lower-case hex SHA-256; unknown for a file that is not in large file storage.
+    pub(super) sha256: Option<String>,
+    /// Name of its bytes in the cache: their SHA-256, else their git hash.
+    pub(super) blob: String,
+}
+
+impl RepoFile {
+    /// Whether its names may become paths on this machine.
+    pub(super) fn is_sound(&self) -> bool {
+        let hash = self.sha256.as_ref();
+        is_inside(&self.path)
+            && (is_hash(&self.blob, 64) || is_hash(&self.blob, 40))
+            && hash.is_none_or(|hash| is_hash(hash, 64))
+    }
+}
+
+/// What is to be complete on this machine.
+pub(super) struct Wish<'a> {
+    pub(super) repository: Repository<'a>,
+    /// 40 hex digits.
+    pub(super) commit: &'a str,
+    /// What people call it: in messages, and on a mirror its folder.
+    pub(super) label: &'a str,
+    pub(super) files: Vec<RepoFile>,
+    /// What else needs room, and where.
+    pub(super) beside: Vec<(&'a Path, u64)>,
+}
+
+/// What came of it.
+pub(super) struct Outcome {
+    /// Files that were not there before.
+    pub(super) fetched: usize,
+    /// Files that could not be had.
+    pub(super) failed: Vec<MissingFile>,
+}
+
+impl Wish<'_> {
+    /// Fetches what is missing or wrong; room is looked for before the first byte.
+    pub(super) fn fulfil(&self, remote: &Remote, client: &Client, progress: &dyn FetchProgress) -> Result<Outcome> {
+        let files = self.cached(remote)?;
+        let whole = each(&files, client.policy.parallel, |file| file.find(progress));
+        let mut absent = Vec::new();
+        for (file, whole) in files.iter().zip(whole) {
+            if !whole? {
+                absent.push(file);
+            }
+        }
+        if !absent.is_empty() {
+            let needed = absent.iter().map(|file| file.wanted.size - file.wanted.arrived()).sum();
+            let folder = self.repository.folder(&remote.hub.cache);
+            let mut needs = vec![(folder.as_path(), needed)];
+            needs.extend(&self.beside);
+            space::check(&needs)?;
+        }
+        let outcomes = each(&absent, client.policy.parallel, |file| file.obtain(client, progress));
+        let mut failed = Vec::new();
+        for (file, outcome) in absent.iter().zip(outcomes) {
+            if let Err(sources) = outcome? {
+                failed.push(missing(&file.wanted, &file.pointer, sources));
+            }
+        }
+        Ok(Outcome {
+            fetched: absent.len() - failed.len(),
+            failed,
+        })
+    }
+
+    /// The files with their places, whose folders are made.
+    fn cached(&self, remote: &Remote) -> Result<Vec<Cached>> {
+        let (cache, repository) = (&remote.hub.cache, &self.repository);
+        let snapshot = repository.snapshot(self.commit, cache);
+        let blobs = repository.folder(cache).join("blobs");
+        let locks = cache.join(".locks").join(repository.folder_name());
+        let mut files = Vec::new();
+        for file in &self.files {
+            let pointer = snapshot.join(&file.path);
+            for above in [pointer.parent().unwrap_or(&snapshot), &blobs, &locks] {
+                fs::create_dir_all(above).map_err(Error::io("make", above))?;
+            }
+            let mirror = remote.mirror.as_deref();
+            let mirror = mirror.map(|base| Source::of_mirror(base, &[self.label, &file.path]));
+            let hub = Source::Url(format!(
+                "{}/{}/resolve/{}/{}",
+                remote.hub.endpoint,
+                repository.page(),
+                self.commit,
+                encoded_path(&file.path)
+            ));
+            let up = file.path.split('/').count() + 1;
+            files.push(Cached {
+                wanted: Wanted {
+                    name: format!("{}/{}", self.label, file.path),
+                    place: blobs.join(&file.blob),
+                    partial: blobs.join(format!("{}.incomplete", file.blob)),
+                    size: file.size,
+                    digest: file.sha256.clone().map(|hash| ("sha256", hash)),
+                    sources: usable(mirror.into_iter().chain([hub]), &remote.hub),
+                },
+                pointer,
+                target: PathBuf::from("../".repeat(up)).join("blobs").join(&file.blob),
+                lock: locks.join(format!("{}.lock", file.blob)),
+            });
+        }
+        Ok(files)
+    }
+
+    /// Notes what a branch or tag stood for; a commit needs no note.
+    pub(super) fn refer(&self, revision: &str, remote: &Remote) -> Result<()> {
+        if revision == self.commit {
+            return Ok(());
+        }
+        let folder = self.repository.folder(&remote.hub.cache);
+        let reference = folder.join("refs").join(revision);
+        let above = reference.parent().unwrap_or(&folder);
+        fs::create_dir_all(above).map_err(Error::io("make", above))?;
+        replace_in_cache(&reference, self.commit.as_bytes())
+    }
+}
+
+/// One file of the cache: its bytes, and the name that a commit has for them.
+struct Cached {
+    wanted: Wanted,
+    /// `snapshots/<commit>/<path>`.
+    pointer: PathBuf,
+    /// From the pointer's folder to the bytes.
+    target: PathBuf,
+    lock: PathBuf,
+}
+
+impl Cached {
+    /// Whether the right bytes are there, under the commit's name or under their own: then they get both.
+    fn find(&self, progress: &dyn FetchProgress) -> Result<bool> {
+        match self.wanted.check(&self.pointer)? {
+            Ok(()) => {
+                self.remember();
+                return Ok(true);
+            }
+            Err(reason) if self.pointer.exists() => {
+                progress.note(&format!("`{}` {reason}: it is fetched again", self.pointer.display()));
+            }
+            Err(_) => {}
+        }
+        if self.wanted.check(&self.wanted.place)?.is_err() {
+            return Ok(false);
+        }
+        self.link()?;
+        Ok(true)
+    }
+
+    fn obtain(&self, client: &Client, progress: &dyn FetchProgress) -> Result<Result<(), Vec<(String, String)>>> {
+        let _lock = lock(&self.lock, "fetches this file")?;
+        // Another process, of ours or of Python's, may have been faster.
+        let there = self.wanted.digest.is_some() && self.wanted.check(&self.wanted.place)?.is_ok();
+        if !there {
+            if self.wanted.digest.is_none() {
+                // Nothing would tell whether old bytes and new ones belong together.
+                self.wanted.discard()?;
+            }
+            if let Err(sources) = self.wanted.obtain(client, progress)? {
+                return Ok(Err(sources));
+            }
+        }
+        self.link()?;
+        self.remember();
+        Ok(Ok(()))
+    }
+
+    /// Whoever opens the file next need not hash it again.
+    fn remember(&self) {
+        if let Some(("sha256", hash)) = &self.wanted.digest {
+            hash::keep(&self.pointer, hash);
+        }
+    }
+
+    /// Gives the bytes the name that the commit has for them.
+    fn link(&self) -> Result<()> {
+        match fs::remove_file(&self.pointer) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("replace", &self.pointer)(e)),
+            _ => {}
+        }
+        match std::os::unix::fs::symlink(&self.target, &self.pointer) {
+            // Another process was faster; it links to the same bytes.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(Error::io("write", &self.pointer)),
+        }
+    }
 }

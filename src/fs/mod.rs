@@ -4,9 +4,8 @@ use std::env;
 use std::path::PathBuf;
 
 pub mod file;
-pub(crate) mod hash;
+pub mod hash;
 pub(crate) mod space;
-pub mod stamps;
 
 /// Where unpacked data and hashes of large files are kept: `KSHOT_CACHE`, else in the platform's cache folder.
 #[must_use]

@@ -37,7 +37,7 @@ use crate::gate::pair::{Frame, Paired, differences};
 use crate::gate::problem::{Kind, Problem};
 use crate::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
 use crate::statistics::Interval;
-use crate::statistics::holm::holm;
+use crate::statistics::exact::holm;
 use crate::store::record::CellKey;
 
 /// What counts as a loss.

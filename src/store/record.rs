@@ -11,8 +11,8 @@ use crate::data::card::Card;
 use crate::error::Error;
 use crate::prediction::{Names, Prediction, Reading};
 use crate::statistics::calibration::{Calibration, Fitted, Tempered};
+use crate::statistics::metric::Normalised;
 use crate::statistics::metric::{Headline, Metrics};
-use crate::statistics::normalisation::Normalised;
 use crate::store::identity;
 pub use crate::store::identity::{CellKey, Identity, hyper_parameters};
 

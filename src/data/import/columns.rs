@@ -13,8 +13,9 @@ use bytes::Bytes;
 
 use crate::data::layout::table::usual_label;
 use crate::error::Error;
+use crate::formats::parquet;
 use crate::formats::parquet::source::Source;
-use crate::formats::parquet::{check, names, said};
+use crate::formats::parquet::{said, thrift};
 
 /// Columns in file order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub(crate) fn candidates(tail: Vec<u8>) -> Result<Candidates, String> {
 }
 
 fn find(source: &Source) -> Result<Candidates, String> {
-    check::footer(source)?;
+    thrift::footer(source)?;
     let Source::Bytes(bytes) = source else {
         return Err("it is not in memory".into());
     };
@@ -135,7 +136,7 @@ fn describe(metadata: &ParquetMetaData) -> Result<Candidates, String> {
             }
             [name] if matches!(kind, Type::BYTE_ARRAY | Type::BOOLEAN) => found.texts.push(name.clone()),
             [name] if matches!(kind, Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE) => {
-                match json.map(|json| names::class_names(json, name)).transpose()?.flatten() {
+                match json.map(|json| parquet::class_names(json, name)).transpose()?.flatten() {
                     Some(names) => {
                         found.named.push(name.clone());
                         found.names.insert(name.clone(), names);
@@ -182,7 +183,7 @@ fn is_unlabelled(column: &ColumnChunkMetaData) -> bool {
 pub(crate) fn of_file(path: &Path) -> Result<Candidates, Error> {
     let source = Source::file(path)?;
     let found = catch_unwind(AssertUnwindSafe(|| {
-        check::footer(&source)?;
+        thrift::footer(&source)?;
         let file = SerializedFileReader::new(source).map_err(said)?;
         describe(file.metadata())
     }));

@@ -13,7 +13,7 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
 use crate::formats::image::{Decoding, Mode};
-use crate::fs::stamps::Stamp;
+use crate::fs::hash::Stamp;
 use crate::fs::{file, hash};
 use crate::manifest::{Expect, Form, Manifest};
 use look::all_or_first_error;

@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::experiment::cell::{self, Event};
 use crate::experiment::plan::Cell;
 use crate::experiment::shard::Shard;
+use crate::store::FailureMark;
 use crate::store::Store;
 use crate::store::claim;
 use crate::store::claim::{Claim, Claims};
-use crate::store::leftovers::FailureMark;
 use crate::store::record::{Failure, Record};
 
 /// Who watches a sweep.

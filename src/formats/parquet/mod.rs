@@ -6,6 +6,11 @@
 //! codec but LZO and every encoding is read. Files are not to be trusted: sizes in headers are compared with the file
 //! before the parquet library acts on them.
 
+pub(crate) mod column;
+mod pages;
+pub(crate) mod source;
+pub(crate) mod thrift;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -15,19 +20,12 @@ use ::parquet::file::reader::FileReader as _;
 use ::parquet::file::serialized_reader::SerializedFileReader;
 use ::parquet::schema::types::SchemaDescriptor;
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::image::Mode;
 use crate::formats::parquet::column::{Column, Group, Label, LabelColumn};
 use crate::formats::parquet::source::Source;
-
-pub(crate) mod check;
-mod column;
-pub(crate) mod names;
-mod pages;
-pub(crate) mod source;
-pub(crate) mod texts;
-mod thrift;
 
 /// Which columns hold images and labels.
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +143,7 @@ pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str)
     for path in files {
         let source = Source::file(path)?;
         let mode = guarded(path, || {
-            check::footer(&source).map_err(wrong(path))?;
+            thrift::footer(&source).map_err(wrong(path))?;
             let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
             let entries = file
                 .metadata()
@@ -156,7 +154,7 @@ pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str)
             let json = entries
                 .filter(|entry| entry.key == "huggingface")
                 .find_map(|entry| entry.value.as_deref());
-            let named = json.and_then(|json| names::image_mode(json, image));
+            let named = json.and_then(|json| mode_of_feature(json, image));
             named.map(|name| Mode::named(&name)).transpose().map_err(wrong(path))
         })?;
         if *common.get_or_insert(mode) != mode {
@@ -206,7 +204,7 @@ struct Shard {
 
 impl Shard {
     fn open(source: Source, columns: Columns<'_>) -> Result<Self, String> {
-        check::footer(&source)?;
+        thrift::footer(&source)?;
         let file = SerializedFileReader::new(source.clone()).map_err(said)?;
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
@@ -227,7 +225,7 @@ impl Shard {
             .find_map(|entry| entry.value.as_deref());
         let classes = json
             .filter(|_| is_number)
-            .map(|json| names::class_names(json, columns.label))
+            .map(|json| class_names(json, columns.label))
             .transpose()?
             .flatten();
         let mut rows = 0_u64;
@@ -348,4 +346,125 @@ fn no_column(schema: &SchemaDescriptor, name: &str, of: &str) -> String {
         .map(|f| format!("`{}`", f.name()))
         .collect();
     format!("no column `{name}` of {of}; it has {}", there.join(", "))
+}
+
+/// Class names of a label column, in label order: from the JSON under the key `huggingface`
+/// (`info.features.<label>.names`), or from the forms of a repository's front matter (`dataset_info`, features as a
+/// list, names by number). `None` when the column has no names there.
+///
+/// # Errors
+/// When there are names, but not one for each label from 0.
+pub(crate) fn class_names(json: &str, label: &str) -> Result<Option<Vec<String>>, String> {
+    let value: Value = serde_json::from_str(json).map_err(|e| format!("its metadata `huggingface` is no JSON: {e}"))?;
+    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
+        .into_iter()
+        .flatten()
+        .find_map(|info| feature(info.get("features")?, label));
+    let names = feature.and_then(|feature| {
+        [
+            Some(feature),
+            feature.get("class_label"),
+            feature.get("dtype").and_then(|t| t.get("class_label")),
+        ]
+        .into_iter()
+        .flatten()
+        .find_map(|holder| holder.get("names"))
+    });
+    match names {
+        None | Some(Value::Null) => Ok(None),
+        Some(names) => ordered(names)
+            .ok_or_else(|| format!("the names of `{label}` in its metadata are no list of texts"))
+            .map(Some),
+    }
+}
+
+/// The mode that a column's `datasets.Image` asks for (`info.features.<image>.mode`, or the forms of front matter).
+fn mode_of_feature(json: &str, image: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
+        .into_iter()
+        .flatten()
+        .find_map(|info| feature(info.get("features")?, image))?;
+    let dtype = feature.get("dtype");
+    let holders = [
+        Some(feature),
+        feature.get("image"),
+        dtype.and_then(|dtype| dtype.get("image")),
+    ];
+    let mode = holders.into_iter().flatten().find_map(|holder| holder.get("mode"))?;
+    // Anything but a name is no mode of Pillow's, and is refused as one.
+    (!mode.is_null()).then(|| mode.as_str().map_or_else(|| mode.to_string(), str::to_owned))
+}
+
+/// A column's description: features are an object by name, or a list of objects with a name.
+fn feature<'a>(features: &'a Value, label: &str) -> Option<&'a Value> {
+    match features {
+        Value::Object(by_name) => by_name.get(label),
+        Value::Array(list) => list
+            .iter()
+            .find(|f| f.get("name").and_then(Value::as_str) == Some(label)),
+        _ => None,
+    }
+}
+
+/// `["a", "b"]`, or `{"0": "a", "1": "b"}`.
+fn ordered(names: &Value) -> Option<Vec<String>> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let names: Vec<String> = match names {
+        Value::Array(list) => list.iter().map(text).collect::<Option<_>>()?,
+        Value::Object(by_number) => (0..by_number.len())
+            .map(|i| by_number.get(&i.to_string()).and_then(text))
+            .collect::<Option<_>>()?,
+        _ => return None,
+    };
+    (!names.is_empty()).then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_every_form() {
+        let cases = [
+            r#"{"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["b", "a"], "_type": "ClassLabel"}}}}"#,
+            r#"{"dataset_info": {"features": [{"name": "image", "dtype": "image"},
+                {"name": "label", "dtype": {"class_label": {"names": {"1": "a", "0": "b"}}}}]}}"#,
+            r#"{"features": {"label": {"class_label": {"names": ["b", "a"]}}}}"#,
+        ];
+        for json in cases {
+            assert_eq!(class_names(json, "label").unwrap().unwrap(), ["b", "a"], "{json}");
+            assert_eq!(class_names(json, "other").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_mode_of_an_image_column_is_found_in_every_form() {
+        let cases = [
+            r#"{"info": {"features": {"image": {"mode": "L", "_type": "Image"}, "label": {"_type": "ClassLabel"}}}}"#,
+            r#"{"dataset_info": {"features": [{"name": "image", "dtype": {"image": {"mode": "L"}}}]}}"#,
+        ];
+        for json in cases {
+            assert_eq!(mode_of_feature(json, "image").as_deref(), Some("L"), "{json}");
+            assert_eq!(mode_of_feature(json, "label"), None);
+        }
+        for none in [
+            r#"{"info": {"features": {"image": {"_type": "Image"}}}}"#,
+            r#"{"info": {"features": {"image": {"mode": null}}}}"#,
+        ] {
+            assert_eq!(mode_of_feature(none, "image"), None);
+        }
+        assert_eq!(
+            mode_of_feature(r#"{"features": {"image": {"mode": 3}}}"#, "image").as_deref(),
+            Some("3")
+        );
+    }
+
+    #[test]
+    fn names_with_a_gap_are_refused() {
+        let json = r#"{"info": {"features": {"label": {"names": {"0": "a", "2": "b"}}}}}"#;
+        assert!(class_names(json, "label").is_err());
+        assert!(class_names(r#"{"info": {"features": {"label": {"names": []}}}}"#, "label").is_err());
+        assert!(class_names("{", "label").is_err());
+    }
 }

@@ -1,7 +1,13 @@
 //! Sizes in parquet's own headers (Thrift, compact protocol), read before the parquet library is let near them:
 //! it sets aside what a header asks for, however little the file holds.
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
+
+use ::parquet::file::reader::{ChunkReader as _, Length as _};
+
+use crate::formats::parquet::said;
+use crate::formats::parquet::source::Source;
 
 /// Structs within structs: parquet's own go six deep.
 const DEPTH: usize = 32;
@@ -149,6 +155,32 @@ fn cut(error: &io::Error) -> String {
         io::ErrorKind::UnexpectedEof => "a header is cut off, or longer than any".into(),
         _ => error.to_string(),
     }
+}
+
+/// Bytes of a footer.
+const FOOTER: u64 = 64 << 20;
+/// Groups and columns of a schema: the library descends into them by recursion.
+const SCHEMA_ELEMENTS: u64 = 1000;
+
+/// Looks at a file's footer: its length, and how many elements its schema has.
+pub(crate) fn footer(source: &Source) -> Result<(), String> {
+    let torn = || "it is no parquet file, or torn".to_owned();
+    let size = source.len();
+    let tail = size.checked_sub(8).filter(|at| *at >= 4).ok_or_else(torn)?;
+    let tail_bytes = source.get_bytes(tail, 8).map_err(said)?;
+    let (length, magic) = tail_bytes.split_first_chunk::<4>().ok_or_else(torn)?;
+    let length = u64::from(u32::from_le_bytes(*length));
+    let start = tail.checked_sub(length).filter(|_| magic == b"PAR1").ok_or_else(torn)?;
+    if length > FOOTER {
+        return Err(format!("its footer claims {length} bytes"));
+    }
+    let from = source.get_read(start).map_err(said)?;
+    Thrift(std::io::BufReader::new(from).take(length)).walk(&mut |place, said| match (place, said) {
+        ([2], Said::Items(elements)) if elements > SCHEMA_ELEMENTS => {
+            Err(format!("its schema claims {elements} elements"))
+        }
+        _ => Ok(()),
+    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::report::table::text::significant;
 use crate::report::table::{Kind, Row, Table, Value};
 use crate::statistics::Interval;
-use crate::store::spreadsheet::cell;
+use crate::store::ledger::cell;
 
 /// Columns of every row before its own: what it is about.
 const IDENTITY: [&str; 7] = ["dataset", "protocol", "metric", "regime", "n_test", "chance", "micro"];

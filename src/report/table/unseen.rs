@@ -7,7 +7,7 @@ use crate::comparison::series::{READINGS, Series, reading_name};
 use crate::config::Shots;
 use crate::report::table::{Cell, Column, Group, Kind, Row, Table, Value, columns};
 use crate::statistics::metric::Metrics;
-use crate::statistics::normalisation::Normalised;
+use crate::statistics::metric::Normalised;
 
 /// Accuracy of the most probable name by four normalisations: rows dataset × learner × shots. Empty where no record
 /// has them.

@@ -10,7 +10,7 @@ use super::Row;
 use crate::data::layout::sides::Part;
 use crate::data::layout::{names, wrong};
 use crate::error::{Error, Result};
-use crate::formats::parquet::texts;
+use crate::formats::parquet::column;
 use crate::manifest::TableForm;
 
 /// Bytes of a table: a row of 100 bytes for each of two million images.
@@ -103,14 +103,14 @@ pub fn read_table(path: &Path, form: &TableForm) -> Result<Table> {
 
 fn parsed(bytes: Vec<u8>, form: &TableForm) -> Result<Table, String> {
     if bytes.starts_with(b"PAR1") {
-        let header = texts::columns(bytes.clone())?;
+        let header = column::columns(bytes.clone())?;
         let columns = choose(&header, form)?;
         let wanted: Vec<&str> = [Some(&columns.path), Some(&columns.label), columns.split.as_ref()]
             .into_iter()
             .flatten()
             .map(String::as_str)
             .collect();
-        let mut cells = texts::read(bytes, &wanted)?.into_iter().map(Option::unwrap_or_default);
+        let mut cells = column::read(bytes, &wanted)?.into_iter().map(Option::unwrap_or_default);
         let paths = cells.next().unwrap_or_default();
         let labels = cells.next().unwrap_or_default();
         let splits = columns.split.as_ref().map(|_| cells.next().unwrap_or_default());

@@ -1,5 +1,8 @@
 //! The runs behind one point of a curve: one learner at one number of shots, over all seeds.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -322,6 +325,3 @@ fn check_same((left, left_test): (&Run, &Arc<TestSet>), (right, right_test): (&R
         reason: differs.into(),
     })
 }
-
-#[cfg(test)]
-pub(crate) mod tests;
