@@ -1,14 +1,25 @@
-//! Which images a verb is about, one after the other: of a million no list is made.
+//! The images that a verb is about, one after the other (of a million no list is made), read and decoded ahead of the
+//! model by all cores.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Scope;
+use std::{fs, io};
 
 use clap::Args;
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
 
+use crate::data::LabelledImage;
 use crate::data::layout::folders::is_image;
 use crate::error::{Error, Result};
+use crate::formats::image::Decoding;
+use crate::learner::{Eye, View};
 
 /// Names the standard input.
 const STDIN: &str = "-";
@@ -175,6 +186,99 @@ fn names(folder: &Path) -> Result<Vec<OsString>> {
     names.sort_by(|a, b| b.cmp(a));
     names.shrink_to_fit();
     Ok(names)
+}
+
+/// Paths in groups of a fixed number, but for the last.
+pub(super) struct Batches {
+    paths: Paths,
+    size: usize,
+}
+
+impl Batches {
+    pub(super) fn new(paths: Paths, size: usize) -> Self {
+        Self {
+            paths,
+            size: size.max(1),
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Vec<PathBuf>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch: Result<Vec<PathBuf>> = self.paths.by_ref().take(self.size).collect();
+        match batch {
+            Ok(batch) if batch.is_empty() => None,
+            other => Some(other),
+        }
+    }
+}
+
+/// An image file that was looked at.
+pub(super) struct Looked {
+    /// What it is called in answers.
+    pub(super) name: String,
+    /// The image with what the model is to see of it; else why it cannot be seen.
+    pub(super) seen: Result<(LabelledImage, View)>,
+}
+
+/// Looks at batches in a thread of their own, which ends when the receiver is dropped, or after an error.
+///
+/// It makes one batch while the model has another, and waits with it until the model takes it: were there a queue, memory would
+/// rise at the moment, early or late, when the model is slow enough for it to fill.
+pub(super) fn look<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
+    eye: Arc<dyn Eye>,
+    exif: bool,
+) -> Receiver<Result<Vec<Looked>>> {
+    let (send, receive) = sync_channel(0);
+    scope.spawn(move || fill(batches, &*eye, exif, &send));
+    receive
+}
+
+fn fill(
+    batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
+    eye: &dyn Eye,
+    exif: bool,
+    send: &SyncSender<Result<Vec<Looked>>>,
+) {
+    for batch in batches {
+        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye, exif)).collect());
+        let failed = looked.is_err();
+        if send.send(looked).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> Looked {
+    Looked {
+        name: path.display().to_string(),
+        // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
+        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, eye, exif))).unwrap_or_else(|_| {
+            Err(Error::Image {
+                image: path.display().to_string(),
+                reason: "its preprocessing broke off".into(),
+            })
+        }),
+    }
+}
+
+/// An image of which nothing is known; its class is a place holder that no answer depends on.
+fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let image = LabelledImage {
+        id: path.display().to_string(),
+        class: 0,
+        sha256: crate::fs::hash::hex(&Sha256::digest(&bytes)),
+        path: path.to_path_buf(),
+        decoding: Decoding { exif, mode: None },
+        ..LabelledImage::default()
+    };
+    let view = eye.view(&image, &bytes)?;
+    Ok((image, view))
 }
 
 #[cfg(test)]

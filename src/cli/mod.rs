@@ -2,8 +2,6 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
-mod ahead;
-mod arrivals;
 mod bench;
 mod config;
 mod control;
@@ -17,14 +15,11 @@ mod merge;
 mod model;
 mod places;
 mod plot;
-mod precision;
 mod predict;
-mod progress;
 mod promote;
 mod run;
 mod split;
 mod subject;
-mod summary;
 mod sweep;
 mod terminal;
 mod threads;

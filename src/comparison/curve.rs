@@ -1,4 +1,5 @@
-//! Accuracy against labelled examples per class, as the table that figures and tables are made from.
+//! Accuracy against labelled examples per class, as the table that figures and tables are made from,
+//! of each dataset and of their mean.
 
 use std::collections::BTreeSet;
 use std::path::Path;

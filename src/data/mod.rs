@@ -18,10 +18,9 @@ pub mod card;
 pub mod check;
 mod extract;
 pub mod import;
-mod index;
+pub mod index;
 pub mod layout;
 pub mod overlap;
-pub mod provenance;
 mod source;
 pub mod split;
 

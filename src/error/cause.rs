@@ -588,7 +588,7 @@ impl Error {
             Self::Dataset { .. } => Cause::Dataset,
             Self::Image { .. } => Cause::Image,
             Self::ChangedImage { .. } => Cause::ChangedImage,
-            Self::NotFetchable { files, .. } => super::missing::cause(files),
+            Self::NotFetchable { files, .. } => super::cause_of_missing(files),
             Self::Hub { .. } => Cause::NotFoundThere,
             Self::DiskSpace { .. } => Cause::NoRoom,
             Self::SomeNotFetched { .. } => Cause::ToldAbove,

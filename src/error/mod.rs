@@ -2,15 +2,12 @@
 
 mod cause;
 mod gate;
-mod missing;
-mod system;
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 pub use cause::{Cause, Caused};
 pub use gate::GateError;
-pub use missing::MissingFile;
 
 /// `Result` with kshot's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -110,7 +107,7 @@ pub enum Error {
         reason: String,
     },
     /// Files of a dataset are not on this machine.
-    #[error("dataset `{dataset}` is not on this machine: {}", missing::places(missing))]
+    #[error("dataset `{dataset}` is not on this machine: {}", missing_places(missing))]
     NotFetched {
         /// The dataset.
         dataset: String,
@@ -186,7 +183,7 @@ pub enum Error {
 
     // === Fetching ===
     /// Some files could be had from none of their sources.
-    #[error("cannot fetch `{dataset}`:{}", missing::list(files))]
+    #[error("cannot fetch `{dataset}`:{}", missing_files(files))]
     NotFetchable {
         /// The dataset.
         dataset: String,
@@ -412,4 +409,144 @@ pub enum Error {
         /// What the drawing library said.
         reason: String,
     },
+}
+
+impl Error {
+    /// For `map_err` on file operations: `map_err(Error::io("read", path))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The same error of an image that is known by its file: what works on pixels cannot say whose they are.
+    #[must_use]
+    pub fn of_image(self, path: &Path) -> Self {
+        match self {
+            Self::Image { reason, .. } => Self::Image {
+                image: path.display().to_string(),
+                reason,
+            },
+            other => other,
+        }
+    }
+
+    /// Whether a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        let first: &(dyn std::error::Error + 'static) = self;
+        std::iter::successors(Some(first), |e| e.source()).any(|e| {
+            let text = e.to_string().to_lowercase();
+            ["out of memory", "out_of_memory"]
+                .iter()
+                .any(|words| text.contains(words))
+        })
+    }
+
+    /// For `map_err` where tensors are written: `map_err(Error::saving(path))`. What the system refused is an
+    /// [`Error::Io`] that names the file.
+    pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |error| {
+            let first: &(dyn std::error::Error + 'static) = &error;
+            let refused = std::iter::successors(Some(first), |e| e.source()).find_map(|e| {
+                let e = e.downcast_ref::<io::Error>()?;
+                let plain = e.raw_os_error().map(io::Error::from_raw_os_error);
+                Some(plain.unwrap_or_else(|| io::Error::new(e.kind(), e.to_string())))
+            });
+            match refused {
+                Some(source) => Self::io("write", path)(source),
+                None => Self::Tensor(error),
+            }
+        }
+    }
+}
+
+/// A file of a dataset that is not on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingFile {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Kind and value of its hash.
+    pub digest: Option<(&'static str, String)>,
+    /// Where it belongs.
+    pub place: PathBuf,
+    /// Each source that was asked, and why it did not give the file.
+    pub sources: Vec<(String, String)>,
+}
+
+impl fmt::Display for MissingFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({} bytes", self.name, self.size)?;
+        if let Some((kind, value)) = &self.digest {
+            write!(f, ", {kind} {value}")?;
+        }
+        write!(f, ") belongs at `{}`", self.place.display())?;
+        if self.sources.is_empty() {
+            f.write_str("\n    no address of it is known: it has to be put there by hand")?;
+        }
+        for (source, reason) in &self.sources {
+            write!(f, "\n    {source}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One line or more a file, for the text of an error.
+fn missing_files(files: &[MissingFile]) -> String {
+    files.iter().map(|file| format!("\n  {file}")).collect()
+}
+
+/// Names and places, in one line.
+fn missing_places(files: &[(String, PathBuf)]) -> String {
+    let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
+    files.iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
+/// The answer of the last source of the first file: a server's status, that it was not asked, or anything else.
+fn cause_of_missing(files: &[MissingFile]) -> Cause {
+    let reason = files
+        .first()
+        .and_then(|file| file.sources.last())
+        .map(|(_, reason)| reason);
+    let Some(reason) = reason else {
+        return Cause::NoSource;
+    };
+    let status = reason.split_whitespace().next().and_then(|word| word.parse().ok());
+    match status {
+        // The address itself is out of date: no token helps.
+        Some(404 | 410) => Cause::NoSource,
+        Some(status) if (400..600).contains(&status) => Cause::of_status(status),
+        _ if reason.contains("KSHOT_OFFLINE") => Cause::Offline,
+        _ if reason.contains("bytes instead of") || reason.contains(" instead of ") => Cause::NoSource,
+        _ => Cause::Network,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn a_device_without_memory_is_known_by_its_words() {
+        let driver = candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        assert!(Error::Tensor(driver.context("while multiplying")).is_out_of_memory());
+        assert!(!Error::Tensor(candle_core::Error::Msg("shape mismatch".into())).is_out_of_memory());
+        assert!(!Error::NoGradients.is_out_of_memory());
+    }
+
+    #[test]
+    fn tensors_that_cannot_be_written_name_the_file_and_the_remedy() {
+        let tensor = Tensor::zeros((64, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nowhere").join("x.safetensors");
+        let error = tensor
+            .save_safetensors("x", &path)
+            .map_err(Error::saving(&path))
+            .unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write `{}`", path.display()));
+        assert!(error.hint().unwrap().contains("check the path"));
+    }
 }

@@ -1,4 +1,8 @@
-//! Hashes of whole files, in lower-case hex.
+//! Hashes of whole files, in lower-case hex; those of large files are kept, so that no file is read twice for its hash.
+//!
+//! A file is the one that was hashed as long as its path and its [stamp](Stamp) are: size, inode and both times of change.
+//! The time of the last change of any kind is set by the kernel alone, so that bytes replaced with size and modification
+//! time preserved are seen; only whoever sets the machine's clock back is not.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -188,7 +192,7 @@ fn write(memory: &Path, mut all: Memory) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sha2::{Digest as _, Sha256};
+    use sha2::Sha256;
 
     /// What is kept of a file, replaced by what no hash can be: whoever gets it back did not read the file.
     fn poison(memory: &Path) {

@@ -13,20 +13,15 @@
 //!   └────▶ repeats · seeds ─▶ noise ──┘
 //! ```
 
-pub mod accept;
+pub mod baseline;
 pub mod change;
 pub mod folder;
-pub mod images;
 pub mod junit;
-pub mod markdown;
 pub mod noise;
 pub mod pair;
-pub mod place;
 pub mod problem;
-pub mod repeats;
 pub mod report;
 pub mod text;
-mod wording;
 
 use std::collections::BTreeMap;
 

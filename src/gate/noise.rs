@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::fs::file;
-use crate::gate::place::Place;
+use crate::gate::folder::Place;
 use crate::store::record::CellKey;
 
 /// Version of `noise.json`.

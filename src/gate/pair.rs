@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::gate::change::Group;
 use crate::gate::folder::Cell;
-use crate::gate::images::{Image, Images, Right};
+use crate::gate::folder::{Image, Images, Right};
 use crate::gate::problem::Kind;
 use crate::statistics::metric::Headline;
 

@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::gate::noise::Pool;
 use crate::gate::problem::Problem;
-use crate::gate::wording;
 use crate::statistics::Interval;
 use crate::store::record::CellKey;
 
@@ -180,7 +179,12 @@ impl Report {
     /// The commands that measure the run-to-run noise.
     #[must_use]
     pub fn how_to_measure(&self) -> String {
-        wording::how_to_measure(&self.results, &self.baseline)
+        let Self { results, baseline, .. } = self;
+        format!(
+            "run the baseline's code once more, unchanged, on a machine like tonight's: `kshot sweep --config \
+             {baseline}/sweep.toml --set name=\"repeat\"`; then `kshot gate {results} --baseline {baseline} --repeat \
+             results/repeat`"
+        )
     }
 
     /// As JSON.

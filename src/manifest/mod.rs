@@ -1,4 +1,4 @@
-//! `datasets/*.toml`: what a dataset is made of, how it is laid out, and what must be found in it.
+//! `datasets/*.toml`: the files of a dataset, its layout, the forms in which it can be had and what must be found in it.
 
 mod check;
 
@@ -263,75 +263,6 @@ fn names(datasets: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use crate::*;
-
-    pub(crate) const PETS: &str = r#"
-name = "pets"
-title = "Pets"
-layout = "oxford-pets"
-licence = "none"
-citation = "nobody"
-regime = "novel"
-micro = true
-[[file]]
-role = "images"
-name = "images.tar.gz"
-path = "mini/images.tar.gz"
-size = 3
-md5 = "5c4f3ee8e5d25df40f4fd59a7f44e54c"
-[[file]]
-role = "annotations"
-name = "annotations.tar.gz"
-path = "mini/annotations.tar.gz"
-size = 4
-sha256 = "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91"
-[expect]
-classes = 2
-pool = 3
-test = 4
-"#;
-
-    pub(crate) fn read(text: &str) -> Result<Manifest> {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("pets.toml"), text).unwrap();
-        load(folder.path(), "pets")
-    }
-
-    #[test]
-    fn a_manifest_is_read_with_its_paths_resolved() {
-        let manifest = read(PETS).unwrap();
-        assert_eq!(manifest.layout, Layout::OxfordPets);
-        assert_eq!(manifest.regime, Some(Regime::Novel));
-        assert!(manifest.micro && manifest.skip.is_empty());
-        assert_eq!(manifest.file("images").unwrap().digest().unwrap().0, "md5");
-        assert_eq!(manifest.file("annotations").unwrap().digest().unwrap().0, "sha256");
-        assert!(manifest.place(&manifest.files[0]).ends_with("mini/images.tar.gz"));
-        assert_eq!(
-            manifest.expect,
-            Some(Expect {
-                classes: 2,
-                pool: 3,
-                test: 4,
-                unverified: false
-            })
-        );
-    }
-
-    #[test]
-    fn an_unknown_name_lists_the_known_ones() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["b", "a"] {
-            std::fs::write(folder.path().join(format!("{name}.toml")), "").unwrap();
-        }
-        let Err(Error::UnknownDataset { known, .. }) = load(folder.path(), "c") else {
-            panic!()
-        };
-        assert_eq!(known, ["a", "b"]);
-    }
-}
-
 /// In which form a dataset came to this machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -531,9 +462,72 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::tests::{PETS, read};
+pub(super) mod tests {
     use super::*;
+
+    pub(crate) const PETS: &str = r#"
+name = "pets"
+title = "Pets"
+layout = "oxford-pets"
+licence = "none"
+citation = "nobody"
+regime = "novel"
+micro = true
+[[file]]
+role = "images"
+name = "images.tar.gz"
+path = "mini/images.tar.gz"
+size = 3
+md5 = "5c4f3ee8e5d25df40f4fd59a7f44e54c"
+[[file]]
+role = "annotations"
+name = "annotations.tar.gz"
+path = "mini/annotations.tar.gz"
+size = 4
+sha256 = "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91"
+[expect]
+classes = 2
+pool = 3
+test = 4
+"#;
+
+    pub(crate) fn read(text: &str) -> Result<Manifest> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pets.toml"), text).unwrap();
+        load(folder.path(), "pets")
+    }
+
+    #[test]
+    fn a_manifest_is_read_with_its_paths_resolved() {
+        let manifest = read(PETS).unwrap();
+        assert_eq!(manifest.layout, Layout::OxfordPets);
+        assert_eq!(manifest.regime, Some(Regime::Novel));
+        assert!(manifest.micro && manifest.skip.is_empty());
+        assert_eq!(manifest.file("images").unwrap().digest().unwrap().0, "md5");
+        assert_eq!(manifest.file("annotations").unwrap().digest().unwrap().0, "sha256");
+        assert!(manifest.place(&manifest.files[0]).ends_with("mini/images.tar.gz"));
+        assert_eq!(
+            manifest.expect,
+            Some(Expect {
+                classes: 2,
+                pool: 3,
+                test: 4,
+                unverified: false
+            })
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            std::fs::write(folder.path().join(format!("{name}.toml")), "").unwrap();
+        }
+        let Err(Error::UnknownDataset { known, .. }) = load(folder.path(), "c") else {
+            panic!()
+        };
+        assert_eq!(known, ["a", "b"]);
+    }
 
     const HUB: &str = "\n[hub]\nrepo = \"a/b\"\nrevision = \"main\"\n";
     const COOP: &str = "\n[[file]]\nrole = \"coop-split\"\nname = \"split.json\"\nsize = 1\nmd5 = \"5c4f3ee8e5d25df40f4fd59a7f44e54c\"\n";

@@ -1,4 +1,5 @@
-//! Exact tests of paired answers: McNemar's test, and its form for images that are not independent.
+//! Exact tests of paired answers: McNemar's test, its form for images that are not independent, and Holm's correction for
+//! several tests at once.
 //!
 //! Both ask how often fair coins would give a sum as small, or as large, as the observed one. McNemar
 //! (Psychometrika 12, 1947) tosses one coin for each image on which two learners disagree; the

@@ -1,4 +1,9 @@
-//! Numbers of one cell, from its predictions alone.
+//! Numbers of one cell, from its predictions alone: accuracies, and their forms by normalisation of likelihoods.
+//!
+//! A longer name has a smaller probability, and a common one a larger, whatever the picture shows. The reading
+//! `likelihood` takes the sum of a name's token log-probabilities as it is; [`Normalised`] puts beside it the sum per
+//! token, per byte of the name (the custom of evaluation harnesses), and less the log-probability of the same name without
+//! the picture (which leaves the pointwise mutual information of name and picture).
 
 use serde::{Deserialize, Serialize};
 
@@ -387,7 +392,7 @@ mod tests {
         assert_eq!(metrics(&[]).ece, None);
     }
 
-    fn row(truth: u32, log_probs: &[f32]) -> Prediction {
+    fn scored(truth: u32, log_probs: &[f32]) -> Prediction {
         Prediction {
             id: String::new(),
             sha256: String::new(),
@@ -416,7 +421,7 @@ mod tests {
             (2, [0.0, 0.0, 1.0, 0.0]),
             (3, [0.0, 0.0, 0.0, 1.0]),
         ] {
-            let n = Normalised::of(&[row(truth, &scores)], &names, Headline::Top1).unwrap();
+            let n = Normalised::of(&[scored(truth, &scores)], &names, Headline::Top1).unwrap();
             assert_eq!([n.sum, n.per_token, n.per_byte, n.prior_corrected], expected);
         }
     }
@@ -428,11 +433,11 @@ mod tests {
             bytes: vec![3, 3],
             prior: vec![-1.0, -1.0],
         };
-        assert_eq!(Normalised::of(&[row(0, &[-1.0])], &names, Headline::Top1), None);
+        assert_eq!(Normalised::of(&[scored(0, &[-1.0])], &names, Headline::Top1), None);
         assert_eq!(Normalised::of(&[], &names, Headline::Top1), None);
         let bare = Prediction {
             log_probs: None,
-            ..row(0, &[])
+            ..scored(0, &[])
         };
         assert_eq!(Normalised::of(&[bare], &names, Headline::Top1), None);
     }

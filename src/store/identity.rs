@@ -7,6 +7,9 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{Learner, Protocol, Shots};
 use crate::fs::hash::hex;
 
+/// Version of the records and prediction files of cells; raised when a field changes its meaning.
+pub const SCHEMA: u32 = 3;
+
 /// The place of a cell in a sweep. Results are compared by this key, never by [`Identity::run_id`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,4 +1,8 @@
 //! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
+//!
+//! A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return for a formula, quoted or
+//! not. Such text gets a `'` in front, which spreadsheets do not show; numbers stay as they are, and so does all text that
+//! begins with anything else. Reading takes the mark away again. JSON, Parquet and records hold every name as it is.
 
 use std::borrow::Cow;
 use std::fs;

@@ -14,10 +14,7 @@ use crate::statistics::calibration::{Calibration, Fitted, Tempered};
 use crate::statistics::metric::Normalised;
 use crate::statistics::metric::{Headline, Metrics};
 use crate::store::identity;
-pub use crate::store::identity::{CellKey, Identity, hyper_parameters};
-
-/// Version of the files written here; raised when a field changes its meaning.
-pub const SCHEMA: u32 = 3;
+pub use crate::store::identity::{CellKey, Identity, SCHEMA, hyper_parameters};
 
 /// A finished cell, as stored in `cells/<run_id>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

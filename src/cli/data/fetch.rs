@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::places;
-use crate::cli::arrivals::{Live, amount, fetch_each};
+use crate::cli::terminal::{DownloadBars, amount, fetch_each};
 use crate::error::Result;
 use crate::experiment::plan::Places;
 use crate::fetch;
@@ -46,14 +46,20 @@ impl From<Source> for Form {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (places, remote, live) = (places(), Remote::from_env(), Live::new());
+    let (places, remote, live) = (places(), Remote::from_env(), DownloadBars::new());
     fetch_each("datasets", &arguments.names, |name| {
         fetch_one(name, arguments.source, &places, &remote, &live)
     })
 }
 
 /// What is where, for people.
-fn fetch_one(name: &str, source: Option<Source>, places: &Places, remote: &Remote, live: &Live) -> Result<String> {
+fn fetch_one(
+    name: &str,
+    source: Option<Source>,
+    places: &Places,
+    remote: &Remote,
+    live: &DownloadBars,
+) -> Result<String> {
     let mut manifest = manifest::load(&places.datasets, name)?;
     manifest.downloads = places.cache.join("downloads").join(name);
     let forms = match source {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::written::Written;
-use super::{Asked, HOLDOUT, free_name, names, parquet, write_new};
-use crate::data::import::columns::{Candidates, candidates, footer_length};
+use super::{Asked, HOLDOUT, free_name, parquet, write_new};
+use crate::data::import::parquet::{Candidates, candidates, footer_length};
+use crate::data::import::written;
 use crate::data::layout::sides::Part;
 use crate::error::{Error, Result};
 use crate::fetch::{HubListing, HubPlaces, HubShard, Policy, hub_listing, hub_tail};
@@ -93,8 +94,8 @@ pub fn name_hub(
         *side = labelled;
     }
     let class_names = found.names.get(&label).cloned().unwrap_or_default();
-    let given = asked.names.as_deref().map(names::read).transpose()?;
-    let (rename, _) = names::renamed(&class_names, given.as_ref(), false).map_err(|reason| Error::Import {
+    let given = asked.names.as_deref().map(written::read).transpose()?;
+    let (rename, _) = written::renamed(&class_names, given.as_ref(), false).map_err(|reason| Error::Import {
         origin: repo.into(),
         reason,
         remedy: "`--names FILE` gives the classes other names".into(),

@@ -2,14 +2,10 @@
 //! a repository of the Hugging Face hub is looked at, and a manifest is written. From there on it is a dataset like the
 //! others.
 
-mod columns;
 mod folder;
 mod hub;
-mod names;
 mod parquet;
-mod peer;
 mod table;
-mod twins;
 mod written;
 
 use std::collections::BTreeMap;
@@ -19,17 +15,17 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
+use written::{TableFile, Written};
 
-use super::Dataset;
-use super::layout::Item;
+use crate::data::Dataset;
+use crate::data::layout::Item;
+use crate::data::overlap::{NEAR, count_pairs};
 use crate::error::{Error, Result};
 use crate::fs::hash::hex;
 use crate::manifest;
-use crate::manifest::TableForm;
-use crate::manifest::{Layout, OwnParquet};
+use crate::manifest::{Layout, OwnParquet, TableForm};
+
 pub use hub::{Named, name_hub};
-pub use twins::Twins;
-use written::{TableFile, Written};
 
 /// Share of each class that is kept for the test where the images come without a split; stands in the manifest.
 pub const HOLDOUT: f64 = 0.3;
@@ -116,8 +112,8 @@ pub fn look(path: &Path, name: &str, datasets: &Path, asked: &Asked) -> Result<F
     };
     found.name = name.into();
     found.origin = origin;
-    let given = asked.names.as_deref().map(names::read).transpose()?;
-    let renamed = names::renamed(&found.labels, given.as_ref(), found.parquet.is_none());
+    let given = asked.names.as_deref().map(written::read).transpose()?;
+    let renamed = written::renamed(&found.labels, given.as_ref(), found.parquet.is_none());
     let (rename, numbered) = renamed.map_err(|reason| {
         let remedy = if given.is_some() {
             "the file of `--names` has a line for each label from 0, or is a JSON object by label"
@@ -221,7 +217,7 @@ impl Found {
         unreadable.sort();
         let mut small_classes = self.small_classes(&unreadable)?;
         self.write(&path, &unreadable, &small_classes)?;
-        let mut opened = super::open(&self.name, datasets, cache);
+        let mut opened = crate::data::open(&self.name, datasets, cache);
         // Only when one is broken are the others looked at twice.
         if let (Err(Error::Image { .. } | Error::Io { .. }), None) = (&opened, &self.parquet) {
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
@@ -229,7 +225,7 @@ impl Found {
             unreadable.sort();
             small_classes = self.small_classes(&unreadable)?;
             self.write(&path, &unreadable, &small_classes)?;
-            opened = super::open(&self.name, datasets, cache);
+            opened = crate::data::open(&self.name, datasets, cache);
         }
         match opened {
             Ok(dataset) => Ok(Imported {
@@ -419,5 +415,63 @@ fn listed(names: &[&str]) -> String {
         format!("{text} and {more} more")
     } else {
         text
+    }
+}
+
+/// Pairs of hashes that are compared: more would take minutes.
+const COMPARED: usize = 4_000_000_000;
+
+/// A pool image and a test image.
+type Pair = (String, String);
+
+/// Images that are to learn from and to be tested on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Twins {
+    /// The same bytes: id in the pool, id in the test.
+    pub same: Vec<Pair>,
+    /// Number of other pairs that look alike (difference hashes within [`NEAR`] bits); `None` where there are too many
+    /// images to compare each with each.
+    pub alike: Option<usize>,
+    /// The first of those.
+    pub first_alike: Vec<Pair>,
+}
+
+impl Twins {
+    fn of(dataset: &Dataset) -> Self {
+        let mut by_hash: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for image in &dataset.pool {
+            by_hash.entry(&image.sha256).or_default().push(&image.id);
+        }
+        let mut same = Vec::new();
+        for image in &dataset.test {
+            for twin in by_hash.get(image.sha256.as_str()).into_iter().flatten() {
+                same.push(((*twin).to_owned(), image.id.clone()));
+            }
+        }
+        same.sort();
+        if dataset.pool.len().saturating_mul(dataset.test.len()) > COMPARED {
+            return Self {
+                same,
+                ..Self::default()
+            };
+        }
+        let hashes =
+            |images: &[crate::data::LabelledImage]| images.iter().map(|image| image.dhash).collect::<Vec<u64>>();
+        let (count, first) = count_pairs(&hashes(&dataset.pool), &hashes(&dataset.test), NEAR, NAMED + same.len());
+        let named = first.iter().filter_map(|pair| {
+            Some((
+                dataset.pool.get(pair.pool)?.id.clone(),
+                dataset.test.get(pair.test)?.id.clone(),
+            ))
+        });
+        let first_alike = named
+            .filter(|pair| same.binary_search(pair).is_err())
+            .take(NAMED)
+            .collect();
+        Self {
+            alike: Some(count.saturating_sub(same.len())),
+            first_alike,
+            same,
+        }
     }
 }

@@ -1,27 +1,27 @@
-//! What is known about every image of an unpacked dataset after it was looked at once.
+//! The index of an unpacked dataset: hashes, sizes and classes of every image, found by reading each once.
+
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use look::all_or_first_error;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Item, Listing};
-use super::source::Source;
-use super::{Dataset, LabelledImage, provenance};
 use crate::config::Protocol;
+use crate::data::layout::{Item, Listing};
+use crate::data::source::Source;
+use crate::data::split::CoopList;
+use crate::data::{Dataset, LabelledImage};
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
 use crate::formats::image::{Decoding, Mode};
 use crate::fs::hash::Stamp;
 use crate::fs::{file, hash};
-use crate::manifest::{Expect, Form, Manifest};
-use look::all_or_first_error;
-pub(super) use look::{Facts, look};
-use order::Order;
+use crate::manifest::{CoopPaths, Expect, Form, Manifest};
 
-mod look;
-mod order;
+pub(super) use look::{Facts, look};
 
 /// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
 const SCHEMA: u32 = 3;
@@ -462,10 +462,7 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         path: path.clone(),
         reason,
     };
-    let rows: BTreeMap<_, _> = provenance::read(&path)?
-        .into_iter()
-        .map(|row| (row.id.clone(), row))
-        .collect();
+    let rows: BTreeMap<_, _> = read(&path)?.into_iter().map(|row| (row.id.clone(), row)).collect();
     let mut groups = BTreeMap::new();
     for item in listing.pool.iter().chain(&listing.val).chain(&listing.test) {
         let row = rows
@@ -483,4 +480,66 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         groups.insert(item.id.clone(), row.drawing.clone());
     }
     Ok(groups)
+}
+
+/// Ids of each side in the order of the split file, images that the manifest skips included.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    train: Vec<String>,
+    val: Vec<String>,
+    test: Vec<String>,
+}
+
+impl Order {
+    fn of(listing: &Listing) -> Self {
+        let ids = |items: &[Item]| items.iter().map(|item| item.id.clone()).collect();
+        Self {
+            train: ids(&listing.pool),
+            val: ids(&listing.val),
+            test: ids(&listing.test),
+        }
+    }
+
+    fn into_list(self, paths: CoopPaths) -> CoopList {
+        CoopList {
+            paths,
+            train: self.train,
+            val: self.val,
+            test: self.test,
+        }
+    }
+}
+
+/// One row of a provenance file: CSV with a header, one row an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Path inside the dataset.
+    pub id: String,
+    /// Class name.
+    pub class: String,
+    /// What was drawn.
+    pub concept: String,
+    /// Who drew it: a family of drawings by one designer.
+    pub family: String,
+    /// The drawing: images of one drawing are not independent.
+    pub drawing: String,
+    /// Which side of the split it is for.
+    pub role: String,
+}
+
+/// Reads a provenance file.
+///
+/// # Errors
+/// [`Error::Labels`] naming the line.
+pub fn read(path: &Path) -> Result<Vec<Provenance>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let rows = csv::Reader::from_reader(bytes.as_slice())
+        .into_deserialize()
+        .collect::<Result<_, _>>();
+    rows.map_err(|e| Error::Labels {
+        path: path.into(),
+        reason: e.to_string(),
+    })
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use image::ImageFormat;
 
 use super::sides::{Part, sides};
-use super::{Item, Listing, Unpacked, holdout, names};
+use super::{Item, Listing, Unpacked, names};
+use crate::data::layout::sides;
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
 
@@ -22,7 +23,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let tree = Tree::read(unpacked.root, &|reason| unpacked.fail(reason))?;
     let (pool, test) = match (tree.test, manifest.holdout) {
         (Some(test), _) => (tree.learned, test),
-        (None, Some(share)) => holdout::split(tree.learned, share, &manifest.skip),
+        (None, Some(share)) => sides::split(tree.learned, share, &manifest.skip),
         (None, None) => {
             let reason = "no folders `train` and `test`, and the manifest gives no `holdout` to split by";
             return Err(unpacked.fail(reason.into()));

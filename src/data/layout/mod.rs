@@ -4,13 +4,11 @@
 mod caltech101;
 pub mod coop;
 pub(crate) mod folders;
-pub(crate) mod holdout;
 mod hub;
 pub(crate) mod names;
 mod oxford_flowers;
 mod oxford_pets;
 pub mod sides;
-mod spare;
 mod stanford_cars;
 pub mod table;
 
@@ -179,7 +177,7 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         (_, Some(files), Form::Archive) => hub::read(unpacked, protocol, [&files.train, &files.val, &files.test])?,
         _ => archive(unpacked, protocol)?,
     };
-    spare::leave_out(&mut listing, &manifest.skip_classes).map_err(|reason| unpacked.fail(reason))?;
+    names::leave_out(&mut listing, &manifest.skip_classes).map_err(|reason| unpacked.fail(reason))?;
     // Under the other protocols names and order are part of the protocol.
     if protocol == Protocol::Clean {
         if !manifest.class_names.is_empty() {
@@ -188,10 +186,10 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         // Which labels there are in parquet files is known once they are unpacked.
         let all_known = !unpacked.source.is_lenient();
         listing.classes =
-            holdout::renamed(listing.classes, &manifest.rename, all_known).map_err(|reason| unpacked.fail(reason))?;
+            sides::renamed(listing.classes, &manifest.rename, all_known).map_err(|reason| unpacked.fail(reason))?;
     }
     if unpacked.source.is_lenient() {
-        for note in spare::prune(&mut listing) {
+        for note in names::prune(&mut listing) {
             tracing::warn!("dataset `{}`: {note}", manifest.name);
         }
         if listing.classes.len() < 2 {

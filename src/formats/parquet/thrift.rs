@@ -1,4 +1,4 @@
-//! Sizes in parquet's own headers (Thrift, compact protocol), read before the parquet library is let near them:
+//! Sizes in parquet's own headers and footers (Thrift, compact protocol), checked before the parquet library is let near them:
 //! it sets aside what a header asks for, however little the file holds.
 
 use std::io;

@@ -7,7 +7,7 @@ use crate::config::Shots;
 use crate::error::Result;
 use crate::report::figure::canvas::{At, Canvas, Type};
 use crate::report::figure::style::{INK, SMALL, SOFT_INK};
-use crate::report::figure::{cost, level};
+use crate::report::figure::{cost, panel};
 
 /// Printed under every figure and table of micro results.
 pub const MICRO_CAVEAT: &str = "Micro models on miniature datasets: these numbers say nothing about the real ones.";
@@ -33,7 +33,7 @@ pub(super) fn footnotes(points: &[Point], notes: &[String], width: f64) -> Vec<L
         over_datasets(points),
         levels(points, "Zero-shot levels", |p| !p.shots.any()),
         levels(points, "Full-data levels", |p| {
-            p.shots == Shots::All && level::is_drawn(p)
+            p.shots == Shots::All && panel::is_drawn(p)
         }),
         capped(points),
     ];

@@ -3,8 +3,8 @@
 use crate::comparison::curve::{Point, devices};
 use crate::error::Result;
 use crate::report::figure::canvas::{At, Canvas};
+use crate::report::figure::panel::Taken;
 use crate::report::figure::panel::{Frame, Tick, axes, draw_curve, head};
-use crate::report::figure::place::Taken;
 
 /// Free room beside the outermost points, in powers of ten.
 const PADDING: f64 = 0.15;

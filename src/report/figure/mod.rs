@@ -20,24 +20,19 @@ use crate::report::anchor::Anchor;
 mod canvas;
 mod caption;
 mod cost;
+mod export;
 mod grid;
-mod legend;
-mod level;
 mod panel;
-mod pdf;
-mod place;
-mod published;
-mod raster;
 pub mod reliability;
 mod style;
 
 pub use crate::report::figure::caption::{MICRO_CAVEAT, describe};
-pub use crate::report::figure::pdf::pdf;
-pub use crate::report::figure::raster::png;
+pub use crate::report::figure::export::pdf;
+pub use crate::report::figure::export::png;
 
 use crate::report::figure::canvas::{Canvas, Type, figure_error};
 use crate::report::figure::grid::{Grid, PANEL_WIDTH};
-use crate::report::figure::published::Published;
+use crate::report::figure::panel::Published;
 use crate::report::figure::style::{INK, TITLE};
 
 const MARGIN: f64 = 16.0;
@@ -103,12 +98,12 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
     }
     let learners = learners(points);
     let panels = panels(points);
-    let entries = legend::entries(points, &learners);
+    let entries = grid::entries(points, &learners);
     let grid = Grid::new(panels.len(), entries.len());
     let axis = panel::Axis::new(points);
-    let published = published::comparable(points, anchors, &axis);
+    let published = panel::comparable(points, anchors, &axis);
     let width = grid.width();
-    let notes = [published::footnote(&published)];
+    let notes = [panel::footnote(&published)];
     let footnotes = caption::footnotes(points, &notes, width - 2.0 * MARGIN);
     let height = grid.bottom() + caption::height(&footnotes) + MARGIN;
 
@@ -126,7 +121,7 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
             };
             draw_panel(sheet, &frame, content, &axis, &learners, &published)?;
         }
-        legend::draw(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
+        grid::draw(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
         caption::draw(sheet, &footnotes, (MARGIN, grid.bottom()))
     })
 }

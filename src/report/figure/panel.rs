@@ -1,17 +1,18 @@
-//! Accuracy against labelled examples per class: title, axes, bands, lines, markers, levels. Of one dataset, or of
-//! the mean of several.
+//! A panel of accuracy against labelled examples per class, of one dataset or of the mean of several: title, axes, bands,
+//! lines and markers; level lines of results without a place on an axis of doublings; published results as grey rings;
+//! and the search for room beside them for names.
 
 use plotters::style::text_anchor::HPos;
 
 use crate::comparison::curve::{Panel, Point, distinct};
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
+use crate::report::anchor::Anchor;
 use crate::report::figure::canvas::{At, Canvas, Type};
-use crate::report::figure::level;
-use crate::report::figure::place::{Area, Taken};
-use crate::report::figure::published;
-use crate::report::figure::published::Published;
-use crate::report::figure::style::{CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style};
+use crate::report::figure::style::{
+    CHANCE, CHANCE_DASH, FULL_DATA_DASH, GREY, GRID, INK, LABEL, PANEL_TITLE, Rgb, SMALL, SOFT_INK, ZERO_SHOT_DASH,
+    curve_style,
+};
 use crate::statistics::metric::Headline;
 
 /// Height of a panel with its title, tick labels and the name of the x axis.
@@ -156,7 +157,7 @@ pub(super) fn draw(
     let guessing = [(frame.left(), y), (frame.right(), y)];
     sheet.line(&guessing, CHANCE, 1.2, CHANCE_DASH)?;
     taken.line(&guessing);
-    let levels = level::levels(frame, points, learners);
+    let levels = levels(frame, points, learners);
     for level in &levels {
         level.draw(sheet, frame)?;
         taken.line(&level.line(frame));
@@ -171,7 +172,7 @@ pub(super) fn draw(
     for level in &levels {
         level.draw_name(sheet, frame, &mut taken)?;
     }
-    published::draw(sheet, frame, axis, points, published, &mut taken)
+    draw_published(sheet, frame, axis, points, published, &mut taken)
 }
 
 /// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
@@ -293,4 +294,290 @@ fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], in
     let back = curve.iter().rev().map(|p| along(p, p.low));
     let opacity = BAND_OPACITY[usize::from(!curve[0].subject)];
     sheet.area(&there.chain(back).collect::<Vec<_>>(), colour, opacity)
+}
+
+/// Height of a name's letters with what hangs below the line.
+const NAME_HEIGHT: f64 = 13.0;
+/// Mean advance of the letters of the two names over their size, on the wide side.
+const LETTER: f64 = 0.58;
+/// How far a name may rise out of the panel, below its subtitle.
+const ABOVE: f64 = 8.0;
+/// Places along a line where its name is tried, beside the two ends.
+const BETWEEN: usize = 12;
+
+/// A line across the panel.
+pub(super) struct Level {
+    y: f64,
+    colour: Rgb,
+    dash: &'static [f64],
+    name: String,
+}
+
+/// Whether a point is drawn as a level: every result without examples, and full data of the learners in question.
+pub(super) fn is_drawn(point: &Point) -> bool {
+    !point.shots.any() || (point.shots == Shots::All && point.subject)
+}
+
+/// The levels of a panel, learner by learner.
+pub(super) fn levels(frame: &Frame, points: &[&Point], learners: &[String]) -> Vec<Level> {
+    let mut levels = Vec::new();
+    for (index, learner) in learners.iter().enumerate() {
+        for point in points.iter().filter(|p| p.learner == *learner && is_drawn(p)) {
+            let (dash, name) = match point.shots {
+                Shots::All => (FULL_DATA_DASH, "full data"),
+                Shots::K(_) => (ZERO_SHOT_DASH, "zero-shot"),
+            };
+            levels.push(Level {
+                y: frame.y(point.mean),
+                colour: curve_style(index).colour,
+                dash,
+                name: if point.red {
+                    format!("{name} (red)")
+                } else {
+                    name.into()
+                },
+            });
+        }
+    }
+    levels
+}
+
+impl Level {
+    pub(super) fn line(&self, frame: &Frame) -> [At; 2] {
+        [(frame.left(), self.y), (frame.right(), self.y)]
+    }
+
+    pub(super) fn draw(&self, sheet: &mut Canvas<'_>, frame: &Frame) -> Result<()> {
+        sheet.line(&self.line(frame), self.colour, 1.6, self.dash)
+    }
+
+    /// Names the line where most room is: at its right end, else at its left end, else between, above before below.
+    pub(super) fn draw_name(&self, sheet: &mut Canvas<'_>, frame: &Frame, taken: &mut Taken) -> Result<()> {
+        let width = self.name.chars().count() as f64 * LETTER * SMALL + 2.0;
+        let room = frame.right() - frame.left() - width;
+        let at = |along: f64, above: bool| {
+            let x = frame.left() + along * room + width / 2.0;
+            let off = NAME_HEIGHT / 2.0 + 1.0;
+            Area::around((x, if above { self.y - off } else { self.y + off }), width, NAME_HEIGHT)
+        };
+        let mut candidates = vec![at(1.0, true), at(1.0, false), at(0.0, true), at(0.0, false)];
+        for step in (1..BETWEEN).rev() {
+            let along = step as f64 / BETWEEN as f64;
+            candidates.extend([at(along, true), at(along, false)]);
+        }
+        let mut bounds = frame.inner();
+        bounds.top -= ABOVE;
+        match taken.freest(&candidates, &bounds) {
+            Some(area) => {
+                let set = Type::new(SMALL, self.colour).anchored(HPos::Center);
+                sheet.text(area.middle(), &self.name, set)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A published result that a panel of the figure shows.
+pub(super) struct Published<'a> {
+    /// Number of the footnote.
+    pub(super) number: usize,
+    pub(super) anchor: &'a Anchor,
+}
+
+/// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
+/// source.
+pub(super) fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
+    let mut names: Vec<[&str; 3]> = Vec::new();
+    let mut found = Vec::new();
+    let placed = anchors
+        .iter()
+        .filter(|anchor| (0.0..=1.0).contains(&axis.along(anchor.shots)));
+    for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
+        let name = published_name(anchor);
+        let known = names.iter().position(|known| *known == name);
+        let number = known.unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        found.push(Published {
+            number: number + 1,
+            anchor,
+        });
+    }
+    found
+}
+
+fn published_name(anchor: &Anchor) -> [&str; 3] {
+    [&anchor.model, &anchor.method, &anchor.source]
+}
+
+/// What the numbers mean; empty without published results.
+pub(super) fn footnote(published: &[Published<'_>]) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for one in published {
+        let [model, method, source] = published_name(one.anchor);
+        let text = format!("{}: {model}, {method} ({source})", one.number);
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    if told.is_empty() {
+        return String::new();
+    }
+    format!(
+        "Grey rings: published results of the same dataset, protocol and metric. {}.",
+        told.join("; ")
+    )
+}
+
+/// Draws those of `published` that are comparable with `points`, the points of one panel.
+pub(super) fn draw_published(
+    sheet: &mut Canvas<'_>,
+    frame: &Frame,
+    axis: &Axis,
+    points: &[&Point],
+    published: &[Published<'_>],
+    taken: &mut Taken,
+) -> Result<()> {
+    let own: Vec<&Published<'_>> = published
+        .iter()
+        .filter(|one| points.iter().any(|p| one.anchor.matches(p)))
+        .collect();
+    let at = |one: &Published<'_>| {
+        let along = axis.along(one.anchor.shots);
+        (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
+    };
+    for one in &own {
+        taken.marker(at(one));
+        sheet.ring(at(one), GREY)?;
+    }
+    for one in own {
+        let ((x, y), text) = (at(one), one.number.to_string());
+        let (width, height) = (text.len() as f64 * 7.5, 13.0);
+        let beside = [
+            (9.0, 0.0),
+            (-9.0, 0.0),
+            (0.0, -11.0),
+            (0.0, 11.0),
+            (8.0, -9.0),
+            (-8.0, -9.0),
+            (8.0, 9.0),
+        ];
+        let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
+        if let Some(area) = taken.freest(&candidates, &frame.inner()) {
+            let set = Type::new(SMALL, SOFT_INK).anchored(HPos::Center);
+            sheet.text(area.middle(), &text, set)?;
+        }
+    }
+    Ok(())
+}
+
+/// A rectangle, in pixels right and down.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Area {
+    pub(super) left: f64,
+    pub(super) top: f64,
+    pub(super) right: f64,
+    pub(super) bottom: f64,
+}
+
+impl Area {
+    /// The rectangle of `width` × `height` around a place.
+    pub(super) fn around((x, y): At, width: f64, height: f64) -> Self {
+        Self {
+            left: x - width / 2.0,
+            top: y - height / 2.0,
+            right: x + width / 2.0,
+            bottom: y + height / 2.0,
+        }
+    }
+
+    pub(super) fn middle(&self) -> At {
+        (
+            f64::midpoint(self.left, self.right),
+            f64::midpoint(self.top, self.bottom),
+        )
+    }
+
+    /// Up to what rounding does.
+    fn inside(&self, outer: &Self) -> bool {
+        const SLACK: f64 = 1e-6;
+        let (left, top) = (outer.left - SLACK, outer.top - SLACK);
+        let (right, bottom) = (outer.right + SLACK, outer.bottom + SLACK);
+        self.left >= left && self.right <= right && self.top >= top && self.bottom <= bottom
+    }
+
+    fn shared(&self, other: &Self) -> f64 {
+        let wide = self.right.min(other.right) - self.left.max(other.left);
+        let high = self.bottom.min(other.bottom) - self.top.max(other.top);
+        wide.max(0.0) * high.max(0.0)
+    }
+}
+
+/// What is drawn already, each with what covering a square pixel of it costs.
+#[derive(Default)]
+pub(super) struct Taken(Vec<(Area, f64)>);
+
+const LINE: f64 = 1.0;
+const MARKER: f64 = 3.0;
+const TEXT: f64 = 100.0;
+
+impl Taken {
+    /// A line through `points`.
+    pub(super) fn line(&mut self, points: &[At]) {
+        for ends in points.windows(2) {
+            let ((x, y), (to_x, to_y)) = (ends[0], ends[1]);
+            let steps = ((to_x - x).hypot(to_y - y) / 2.0).ceil().max(1.0);
+            for step in 0..=steps as usize {
+                let share = step as f64 / steps;
+                let at = (x + share * (to_x - x), y + share * (to_y - y));
+                self.0.push((Area::around(at, 2.0, 2.0), LINE));
+            }
+        }
+    }
+
+    pub(super) fn marker(&mut self, at: At) {
+        self.0.push((Area::around(at, 10.0, 10.0), MARKER));
+    }
+
+    pub(super) fn text(&mut self, area: Area) {
+        self.0.push((area, TEXT));
+    }
+
+    /// The first of `candidates` that covers least, all of it within `bounds`; it is taken then. `None` when none
+    /// is within.
+    pub(super) fn freest(&mut self, candidates: &[Area], bounds: &Area) -> Option<Area> {
+        let cost = |area: &Area| -> f64 { self.0.iter().map(|(other, each)| each * area.shared(other)).sum() };
+        let mut best: Option<(f64, Area)> = None;
+        for candidate in candidates.iter().filter(|area| area.inside(bounds)) {
+            let cost = cost(candidate);
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, *candidate));
+            }
+        }
+        let (_, area) = best?;
+        self.text(area);
+        Some(area)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_freest_places_is_taken() {
+        let bounds = Area::around((50.0, 50.0), 100.0, 100.0);
+        let candidates =
+            [(95.0, 20.0), (80.0, 20.0), (20.0, 20.0), (20.0, 80.0)].map(|at| Area::around(at, 30.0, 10.0));
+        let mut taken = Taken::default();
+        taken.line(&[(70.0, 0.0), (70.0, 100.0)]);
+        let found: Vec<_> = (0..4).map(|_| taken.freest(&candidates, &bounds).unwrap()).collect();
+        // The first leaves the bounds; the second is on the line, which costs less than other text, but not under it.
+        assert_eq!(found, [candidates[2], candidates[3], candidates[1], candidates[2]]);
+        assert_eq!(taken.freest(&candidates[..1], &bounds), None);
+        let mut marked = Taken::default();
+        marked.marker((80.0, 20.0));
+        assert_eq!(marked.freest(&candidates[1..3], &bounds), Some(candidates[2]));
+    }
 }

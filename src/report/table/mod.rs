@@ -10,18 +10,15 @@ use crate::statistics::metric::Headline;
 use crate::statistics::variance::Estimate;
 
 mod accuracy;
-mod calibration;
 mod data;
 mod gains;
-mod latex;
 mod text;
-mod unseen;
 
+pub use crate::report::table::accuracy::calibration;
 pub use crate::report::table::accuracy::{accuracy, readings, zero_shot};
-pub use crate::report::table::calibration::calibration;
+pub use crate::report::table::accuracy::{normalisations, wordings};
 pub use crate::report::table::data::json;
 pub use crate::report::table::gains::{along_shots, differences, images_saved, micro_gates, paired_tests};
-pub use crate::report::table::unseen::{normalisations, wordings};
 
 /// Printed under every table that shows a number of shots which a class does not have.
 pub const CAP_NOTE: &str = "Marked *: fewer examples per class than were asked for, all that the smallest class has";

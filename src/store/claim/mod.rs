@@ -1,4 +1,4 @@
-//! Who runs a cell, when many processes on many machines share one results folder.
+//! Claims on cells, for many processes on many machines that share one results folder.
 //!
 //! A cell is claimed by a file `claims/<run_id>.<generation>.json`, generation 0, 1, 2, …; the highest generation
 //! owns the cell. All that is asked of the file system is that a hard link is made atomically and fails when the

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
-use crate::store::record::SCHEMA;
+use crate::store::identity::SCHEMA;
 
 const COLUMNS: &str = "
     required binary id (STRING);

@@ -1,4 +1,5 @@
-//! The proof that a results folder holds what it says: every number is computed again from the stored predictions.
+//! The proof that a results folder holds what it says: every number is computed again from the stored predictions,
+//! every record is the one of its `run_id`, and the cells follow from the `sweep.toml` beside them.
 
 mod images;
 

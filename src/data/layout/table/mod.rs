@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::sides::Part;
-use super::{Item, Listing, Unpacked, holdout, names, wrong};
+use super::{Item, Listing, Unpacked, names, wrong};
+use crate::data::layout::sides;
 use crate::error::Result;
 use crate::formats::archive::plain_parts;
 use crate::manifest::{Manifest, TableForm};
@@ -63,7 +64,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let assembled = assemble(&tables, &form, unpacked.root)?;
     let (pool, test) = match (assembled.test, manifest.holdout) {
         (Some(test), _) => (assembled.pool, test),
-        (None, Some(share)) => holdout::split(assembled.pool, share, &manifest.skip),
+        (None, Some(share)) => sides::split(assembled.pool, share, &manifest.skip),
         (None, None) => {
             let reason = "its table has no column `split`, and the manifest gives no `holdout` to split by";
             return Err(unpacked.fail(reason.into()));

@@ -1,14 +1,43 @@
-//! Results that become the new baseline.
+//! Baselines: run-to-run noise from repeats in which nothing was changed, and results that become the new baseline.
 
 use std::path::Path;
 
 use crate::error::{GateError, Result};
-use crate::gate::folder::Folder;
-use crate::gate::noise::Noise;
+use crate::gate::folder::{Cell, Folder};
+use crate::gate::noise::{CellNoise, Noise};
+use crate::gate::pair::{Frame, differences};
 use crate::gate::problem::{Problem, Role};
-use crate::store::Store;
-use crate::store::promote;
 use crate::store::record::Record;
+use crate::store::{Store, promote};
+
+/// The noise of every cell of `baseline` that a repeat has, too, and what is wrong with the repeats: a repeat of other
+/// images or classes is no repeat.
+#[must_use]
+pub fn measure(baseline: &Folder, repeats: &[Folder]) -> (Noise, Vec<Problem>) {
+    let mut cells = Vec::new();
+    let mut problems: Vec<Problem> = repeats.iter().flat_map(|repeat| repeat.problems.clone()).collect();
+    for (key, first) in &baseline.cells {
+        let mut runs: Vec<&Cell> = vec![first];
+        for repeat in repeats {
+            let Some(cell) = repeat.cells.get(key) else { continue };
+            let found = differences(first, cell);
+            if found.is_empty() {
+                runs.push(cell);
+            }
+            problems.extend(found.into_iter().map(|(kind, finding)| Problem {
+                kind,
+                role: repeat.role,
+                cell: Some(key.clone()),
+                finding: format!("in `{}` {finding}", repeat.path.display()),
+            }));
+        }
+        let frame = Frame::of(&first.images, first.headline);
+        let scores: Vec<Vec<f64>> = runs.iter().map(|cell| frame.scores(&cell.right)).collect();
+        let places = runs.iter().map(|cell| cell.place.to_string());
+        cells.extend(CellNoise::of(key.clone(), &scores).map(|noise| noise.measured_on(places)));
+    }
+    (Noise::new(cells), problems)
+}
 
 /// Puts the compact form of `results` into `folder`, in place of the baseline that lies there, with the `noise` that was
 /// measured beside it; without a new measurement that of the old baseline stays. Gives the records of the new one.

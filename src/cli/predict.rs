@@ -1,26 +1,27 @@
 //! `kshot predict`: what is in these images? One or a million: they stream through, and with `--out` a run that was cut short
 //! goes on.
 
-mod answers;
-
-use std::io::{self, IsTerminal as _};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
+use std::{io, thread};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::ahead::{self, Batches, Looked};
-use super::images::Images;
-use super::subject::{Ready, Subject};
-use super::{output, places::places};
+use crate::cli::images::{Batches, Images, Looked};
+use crate::cli::places::places;
+use crate::cli::subject::{Ready, Subject};
+use crate::cli::{images, output};
 use crate::error::{Cause, Error, Result};
+use crate::fs::file;
 use crate::learner::{Classifier, View};
 use crate::prediction::{Prediction, Reading};
 use crate::store::identity::hyper_parameters;
-use answers::{Answers, Kept};
 
 /// Raised when a file of answers can no longer be gone on with. 2: photographs are upright.
 const SCHEMA: u32 = 2;
@@ -92,7 +93,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let looked = ahead::look(scope, batches, ready.classifier.eye(), exif);
+        let looked = images::look(scope, batches, ready.classifier.eye(), exif);
         for batch in looked {
             run.batch(batch?, &mut *ready.classifier)?;
             bar.set_position(run.done as u64);
@@ -251,4 +252,177 @@ fn names(file: &Path) -> Result<Vec<String>> {
         .because(Cause::ClassNames));
     }
     Ok(names)
+}
+
+/// The answers so far.
+struct Answers {
+    path: PathBuf,
+    file: File,
+}
+
+/// What was there already.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Kept {
+    answers: usize,
+    /// Of them, those that say why there is none.
+    failed: usize,
+    /// The images of the batch that comes next, taken from those that were given.
+    next: Option<Vec<PathBuf>>,
+}
+
+/// What an answer is about.
+#[derive(Deserialize)]
+struct About {
+    image: String,
+    error: Option<String>,
+}
+
+impl Answers {
+    /// Opens a file to append to; it is locked as long as it is open.
+    ///
+    /// # Errors
+    /// [`Error::Continue`] when it has answers made with other settings, or another process is writing it; [`Error::Io`].
+    fn open(path: &Path, settings: &Value) -> Result<Self> {
+        let fail = |reason: String| Error::Continue {
+            path: path.to_path_buf(),
+            reason,
+        };
+        if path.exists() && !path.is_file() {
+            return Err(fail("it is no file".into()));
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let file = opened.map_err(Error::io("write", path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(fail("another process is writing it".into())),
+            // Not every file system has locks; without them nobody can tell.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        let beside = beside(path);
+        let has_answers = file.metadata().is_ok_and(|file| file.len() > 0);
+        match file::read_if_present(&beside)? {
+            None if has_answers => return Err(fail(format!("`{}` is not there", beside.display()))),
+            Some(bytes) if has_answers => {
+                let old: Value = serde_json::from_slice(&bytes)
+                    .map_err(|e| fail(format!("`{}` is damaged: {e}", beside.display())))?;
+                let others = differing(&old, settings);
+                if !others.is_empty() {
+                    return Err(fail(format!(
+                        "its answers were made with another {}",
+                        others.join(", another ")
+                    )));
+                }
+            }
+            _ => {
+                let text = serde_json::to_string_pretty(settings).unwrap_or_default() + "\n";
+                file::replace(&beside, text.as_bytes())?;
+            }
+        }
+        tracing::debug!("`{}` is open", path.display());
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+        })
+    }
+
+    /// Takes from `batches` those whose answers are whole, and cuts off what comes after them.
+    ///
+    /// # Errors
+    /// [`Error::Continue`] when the answers are about other images, or there are more of them; as the batches.
+    fn keep(&mut self, batches: &mut Batches) -> Result<Kept> {
+        let fail = |reason: String| Error::Continue {
+            path: self.path.clone(),
+            reason,
+        };
+        let mut reader = BufReader::with_capacity(1 << 20, &self.file);
+        let (mut kept, mut length, mut line) = (Kept::default(), 0, Vec::new());
+        for batch in batches {
+            let batch = batch?;
+            let (mut whole, mut failed, mut bytes) = (0, 0, 0);
+            for path in &batch {
+                line.clear();
+                reader
+                    .read_until(b'\n', &mut line)
+                    .map_err(Error::io("read", &self.path))?;
+                if !line.ends_with(b"\n") {
+                    break; // the end, or the line that a killed process was writing
+                }
+                let number = kept.answers + whole + 1;
+                let about: About =
+                    serde_json::from_slice(&line).map_err(|e| fail(format!("line {number} is no answer: {e}")))?;
+                if about.image != path.display().to_string() {
+                    let (found, asked) = (about.image, path.display());
+                    return Err(fail(format!(
+                        "line {number} is about `{found}` where the images that are given have `{asked}`"
+                    )));
+                }
+                whole += 1;
+                failed += usize::from(about.error.is_some());
+                bytes += line.len() as u64;
+            }
+            if whole < batch.len() {
+                kept.next = Some(batch);
+                break;
+            }
+            kept.answers += whole;
+            kept.failed += failed;
+            length += bytes;
+        }
+        if kept.next.is_none() {
+            line.clear();
+            reader
+                .read_until(b'\n', &mut line)
+                .map_err(Error::io("read", &self.path))?;
+            if line.ends_with(b"\n") {
+                return Err(fail(format!(
+                    "it has more answers than the {} images that are given",
+                    kept.answers
+                )));
+            }
+        }
+        let cut = self
+            .file
+            .set_len(length)
+            .and_then(|()| self.file.seek(SeekFrom::End(0)));
+        cut.map_err(Error::io("write", &self.path))?;
+        Ok(kept)
+    }
+
+    /// Appends the lines of a batch and returns when they are on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn append(&mut self, lines: &str) -> Result<()> {
+        let written = self
+            .file
+            .write_all(lines.as_bytes())
+            .and_then(|()| self.file.sync_data());
+        written.map_err(Error::io("write", &self.path))
+    }
+}
+
+/// `FILE.settings`.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or(OsStr::new("answers")).to_owned();
+    name.push(".settings");
+    path.with_file_name(name)
+}
+
+/// Names of what differs.
+fn differing(old: &Value, new: &Value) -> Vec<String> {
+    let names = |value: &Value| -> Vec<String> {
+        value
+            .as_object()
+            .map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
+    };
+    let mut all = names(new);
+    all.extend(names(old));
+    all.sort_unstable();
+    all.dedup();
+    all.retain(|name| old.get(name) != new.get(name));
+    all
 }

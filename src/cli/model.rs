@@ -1,15 +1,27 @@
-//! `kshot model fetch`: models from the hub.
+//! `kshot model`: models of the hub; one file a verb.
 
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use crate::cli::arrivals::{Live, amount, fetch_each};
 use crate::cli::places::places;
+use crate::cli::terminal::{DownloadBars, amount, fetch_each};
 use crate::error::{Cause, Error, Result};
 use crate::fetch::{ModelId, ModelListing, Remote};
 use crate::models::architecture::Architecture;
 use crate::models::repository;
+
+/// Fetch models of the hub.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    Fetch(FetchArguments),
+}
+
+pub(super) fn run(verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::Fetch(arguments) => fetch(arguments),
+    }
+}
 
 const TOKENIZER: &str = "tokenizer.json";
 
@@ -22,19 +34,19 @@ const TOKENIZER: &str = "tokenizer.json";
 #[command(after_help = "Examples:
   kshot model fetch Qwen/Qwen3-VL-2B-Instruct facebook/dinov2-small
   kshot model fetch facebook/dinov2-base@main")]
-pub(in crate::cli) struct Arguments {
+pub(in crate::cli) struct FetchArguments {
     /// owner/name, or owner/name@revision with a branch, tag or commit.
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (remote, live) = (Remote::from_env(), Live::new());
+fn fetch(arguments: &FetchArguments) -> Result<()> {
+    let (remote, live) = (Remote::from_env(), DownloadBars::new());
     fetch_each("models", &arguments.ids, |id| fetch_one(id, &remote, &live))
 }
 
 /// What is where, for people.
-fn fetch_one(text: &str, remote: &Remote, live: &Live) -> Result<String> {
+fn fetch_one(text: &str, remote: &Remote, live: &DownloadBars) -> Result<String> {
     let id = ModelId::parse(text).ok_or_else(|| {
         let (repo, reason) = (text.into(), "is no `owner/name` or `owner/name@revision`".into());
         Error::Hub { repo, reason }.because(Cause::RepositoryName)

@@ -1,15 +1,71 @@
-//! SVG to PDF: lines stay lines, and letters stay letters of the embedded fonts, so that they can be searched,
-//! copied and printed at any size.
+//! SVG to PNG and PDF with the fonts that are part of the program, so that it looks the same on every machine; a PDF
+//! keeps lines as lines and letters as letters.
 
 use krilla::geom::Size;
 use krilla::metadata::Metadata;
 use krilla::page::PageSettings;
 use krilla::{Document, SerializeSettings};
 use krilla_svg::{SurfaceExt as _, SvgSettings};
+use resvg::tiny_skia::{Pixmap, Transform};
+use resvg::usvg::{Options, Tree};
 
 use crate::error::Result;
 use crate::report::figure::canvas::figure_error;
-use crate::report::figure::raster::parse;
+
+/// Pixels of the PNG per pixel of the SVG's natural size: sharp on dense screens and in print.
+const DENSITY: f32 = 2.0;
+
+const FONTS: [&[u8]; 2] = [
+    include_bytes!("font/DejaVuSans.subset.ttf"),
+    include_bytes!("font/DejaVuSans-Bold.subset.ttf"),
+];
+
+/// The drawing as PNG, twice its natural size.
+///
+/// # Errors
+/// [`crate::error::Error::Figure`] when `svg` is no SVG or has no size.
+pub fn png(svg: &str) -> Result<Vec<u8>> {
+    let tree = parse(svg)?;
+    let size = tree.size();
+    let mut pixels = Pixmap::new(
+        (size.width() * DENSITY).ceil() as u32,
+        (size.height() * DENSITY).ceil() as u32,
+    )
+    .ok_or_else(|| figure_error("the drawing has no size"))?;
+    resvg::render(&tree, Transform::from_scale(DENSITY, DENSITY), &mut pixels.as_mut());
+    pixels.encode_png().map_err(|e| figure_error(&e.to_string()))
+}
+
+/// The drawing, its letters laid out in the fonts of the program.
+pub(super) fn parse(svg: &str) -> Result<Tree> {
+    let mut options = Options::default();
+    for font in FONTS {
+        options.fontdb_mut().load_font_data(font.to_vec());
+    }
+    Tree::from_str(svg, &options).map_err(|e| figure_error(&e.to_string()))
+}
+
+/// Size of a drawing, and each text in it with the box that its letters fill.
+#[cfg(test)]
+pub(super) fn text_boxes(svg: &str) -> (resvg::tiny_skia::Size, Vec<(String, resvg::tiny_skia::Rect)>) {
+    use resvg::usvg::Node;
+    fn collect(nodes: &[Node], boxes: &mut Vec<(String, resvg::tiny_skia::Rect)>) {
+        for node in nodes {
+            match node {
+                Node::Group(group) => collect(group.children(), boxes),
+                Node::Text(text) => {
+                    let content = text.chunks().iter().map(resvg::usvg::TextChunk::text).collect();
+                    boxes.push((content, text.abs_bounding_box()));
+                }
+                _ => {}
+            }
+        }
+    }
+    let tree = parse(svg).unwrap();
+    let mut boxes = Vec::new();
+    collect(tree.root().children(), &mut boxes);
+    (tree.size(), boxes)
+}
 
 /// Points of the page per pixel of the SVG's natural size: CSS says 96 pixels and PDF says 72 points an inch.
 const POINTS: f32 = 0.75;
@@ -48,10 +104,25 @@ pub fn pdf(svg: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::collections::BTreeMap;
     use std::io::Read as _;
 
-    use super::*;
+    #[test]
+    fn every_letter_in_use_is_in_the_embedded_fonts() {
+        let page = |text: &str, weight: &str| {
+            format!(
+                r#"<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><text x="4" y="15" font-size="14" font-weight="{weight}" font-family="DejaVu Sans, Verdana, sans-serif">{text}</text></svg>"#
+            )
+        };
+        let (blank, missing) = (png(&page("", "normal")).unwrap(), png(&page("中", "normal")).unwrap());
+        for letter in "kshot019%.,:·–—…≥≤×−éüßñŁ".chars() {
+            let drawn = png(&page(&letter.to_string(), "normal")).unwrap();
+            assert!(drawn != blank && drawn != missing, "{letter}");
+        }
+        assert_ne!(png(&page("A", "bold")).unwrap(), png(&page("A", "normal")).unwrap());
+        assert!(png("<svg").is_err());
+    }
 
     const PAGE: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" width="400" height="60"><title>a &lt; b</title><text x="4" y="15" font-size="14" font-family="DejaVu Sans">accuracy 86.3 %</text><text x="4" y="40" font-size="14" font-weight="bold" font-family="DejaVu Sans">mean of k shots</text><polyline points="0,50 300,55" stroke="#DC5500" fill="none"/></svg>"##;
 

@@ -1,11 +1,8 @@
 use crate::comparison::curve::IntervalKind;
 use crate::config::Shots;
+use crate::prediction::Reading;
 use crate::report::figure::*;
 use crate::statistics::metric::Headline;
-
-mod sample;
-
-use crate::report::figure::tests::sample::{FIVE, sample, sample_with_writer, whole};
 
 #[test]
 fn the_csv_beside_it_draws_it_again() {
@@ -30,7 +27,7 @@ fn fewer_shots_than_asked_for_have_their_own_place_and_mark() {
     points.iter_mut().for_each(|p| p.protocol = Protocol::Tinker);
     cap(&mut points, FIVE[0].0, 10);
     let drawing = svg(&points).unwrap();
-    let (_, boxes) = raster::text_boxes(&drawing);
+    let (_, boxes) = export::text_boxes(&drawing);
     let text: Vec<&str> = boxes.iter().map(|(text, _)| text.as_str()).collect();
     assert_eq!(text.iter().filter(|text| **text == "10*").count(), 1, "{text:?}");
     let text = text.join(" ");
@@ -81,7 +78,7 @@ fn no_text_is_small_or_cut_or_on_other_text() {
         let smallest = sizes.map(|size| size.parse::<f64>().unwrap()).fold(f64::MAX, f64::min);
         assert!(smallest >= 110.0, "tenths of a pixel: {smallest}");
 
-        let (sheet, boxes) = raster::text_boxes(&drawing);
+        let (sheet, boxes) = export::text_boxes(&drawing);
         assert!(boxes.len() > 10 * datasets.len());
         for (i, (text, own)) in boxes.iter().enumerate() {
             let inside =
@@ -143,7 +140,7 @@ fn odd_tables_are_drawn_too() {
 fn a_level_without_examples_is_a_line_and_no_place_on_the_axis() {
     let points = sample_with_writer(&FIVE, "Qwen3-VL LoRA");
     let drawing = svg(&points).unwrap();
-    let (_, boxes) = raster::text_boxes(&drawing);
+    let (_, boxes) = export::text_boxes(&drawing);
     let count = |text: &str| boxes.iter().filter(|(own, _)| own == text).count();
     // Once a panel, with ticks 0 % of the accuracy axis only.
     assert_eq!((count("zero-shot"), count("0"), count("16")), (5, 5, 5));
@@ -184,7 +181,7 @@ fn levels_side_by_side_keep_their_names_apart() {
     }
     for level in [0.0, 0.5, 1.0] {
         points.iter_mut().filter(|p| p.shots == 0).for_each(|p| p.mean = level);
-        let (_, boxes) = raster::text_boxes(&svg(&points).unwrap());
+        let (_, boxes) = export::text_boxes(&svg(&points).unwrap());
         for (i, (text, own)) in boxes.iter().enumerate() {
             for (other, there) in &boxes[..i] {
                 let apart = own.left() > there.right()
@@ -263,7 +260,7 @@ fn the_reference_figure_is_legible_in_grey() {
 #[test]
 fn full_data_is_a_level_of_the_learners_in_question() {
     let points = whole(sample_with_writer(&FIVE, "Qwen3-VL LoRA"));
-    let (_, boxes) = raster::text_boxes(&svg(&points).unwrap());
+    let (_, boxes) = export::text_boxes(&svg(&points).unwrap());
     let count = |text: &str| boxes.iter().filter(|(own, _)| own == text).count();
     // Two learners in five panels and the mean.
     assert_eq!((count("full data"), count("zero-shot")), (12, 6));
@@ -300,7 +297,7 @@ fn names_of_levels_stay_clear_of_markers() {
     let level = last.unwrap().mean - 0.02;
     points.iter_mut().filter(|p| p.shots == 0).for_each(|p| p.mean = level);
     let drawing = svg(&points).unwrap();
-    let (_, boxes) = raster::text_boxes(&drawing);
+    let (_, boxes) = export::text_boxes(&drawing);
     let (_, name) = boxes.iter().find(|(text, _)| text == "zero-shot").unwrap();
     let circles = drawing.split("<circle ").skip(1).map(|circle| {
         let value = |key: &str| -> f32 {
@@ -352,7 +349,7 @@ fn published_results_are_shown_only_where_they_compare() {
     let grey = |points: &[Point], anchors: &[Anchor]| draw(points, anchors).unwrap().matches("#777777").count();
     // A ring each; what lies beyond the axis has none.
     assert_eq!(grey(&points, &anchors), 3);
-    let (_, boxes) = raster::text_boxes(&draw(&points, &anchors).unwrap());
+    let (_, boxes) = export::text_boxes(&draw(&points, &anchors).unwrap());
     let text: Vec<&str> = boxes.iter().map(|(text, _)| text.as_str()).collect();
     let text = text.join(" ");
     for told in [
@@ -396,3 +393,136 @@ fn the_table_alone_draws_all_three_forms_again() {
     let missing = redraw(&folder.path().join("nothing.csv")).unwrap_err();
     assert!(missing.to_string().contains("nothing.csv"), "{missing}");
 }
+
+/// Plausible curves of five learners on `datasets`.
+fn sample(datasets: &[(&str, &str, usize)]) -> Vec<Point> {
+    let learners = [
+        ("DINOv2 LoRA", 0.30, 0.47),
+        ("DINOv2 k-NN", 0.27, 0.26),
+        ("DINOv2 logistic regression", 0.28, 0.36),
+        ("DINOv2 nearest mean", 0.28, 0.30),
+        ("raw pixels 1-NN", 0.15, 0.17),
+    ];
+    let mut points = Vec::new();
+    for (d, (dataset, regime, classes)) in datasets.iter().enumerate() {
+        for (name, start, rise) in learners {
+            for (step, shots) in [1, 2, 4, 8, 16].into_iter().enumerate() {
+                let rounded = |share: f64| (share * 1e6).round() / 1e6;
+                let share = step as f64 / 4.0;
+                let mean = start
+                    + 0.05 * (d as f64 * 1.7).sin()
+                    + rise * share.powf(0.8)
+                    + 0.012 * (shots as f64 + d as f64).cos();
+                let half = 0.06 - 0.03 * share;
+                points.push(Point {
+                    panel: Panel::Dataset,
+                    dataset: (*dataset).into(),
+                    protocol: Protocol::Clean,
+                    regime: Some((*regime).into()),
+                    micro: true,
+                    metric: Some(if dataset.contains("caltech") {
+                        Headline::MeanPerClass
+                    } else {
+                        Headline::Top1
+                    }),
+                    chance: rounded(1.0 / *classes as f64),
+                    learner: name.into(),
+                    reading: None,
+                    subject: name == "DINOv2 LoRA",
+                    shots: shots.into(),
+                    seeds: "0 1 2 3 4".into(),
+                    n_test: classes * 24,
+                    mean: rounded(mean),
+                    low: rounded(mean - half),
+                    high: rounded(mean + half),
+                    interval: IntervalKind::SeedsImages,
+                    t_low: Some(rounded(mean - 1.2 * half)),
+                    t_high: Some(rounded(mean + 1.2 * half)),
+                    red: false,
+                    device_seconds: None,
+                    device: String::new(),
+                    capped: None,
+                });
+            }
+        }
+    }
+    points
+}
+
+/// [`sample`] with a writing learner and its result without examples.
+fn sample_with_writer(datasets: &[(&str, &str, usize)], name: &str) -> Vec<Point> {
+    let mut points = sample(datasets);
+    for (d, (dataset, regime, _)) in datasets.iter().enumerate() {
+        let mut own: Vec<Point> = points
+            .iter()
+            .filter(|p| p.dataset == *dataset && p.learner == "DINOv2 k-NN")
+            .cloned()
+            .collect();
+        let level = if *regime == "known" { 0.3 } else { 0.12 } + 0.02 * d as f64;
+        own.push(Point {
+            shots: 0.into(),
+            seeds: String::new(),
+            mean: level,
+            low: level - 0.04,
+            high: level + 0.05,
+            interval: IntervalKind::Images,
+            t_low: None,
+            t_high: None,
+            ..own[0].clone()
+        });
+        for point in &mut own {
+            point.learner = name.into();
+            point.reading = Some(Reading::Free);
+            point.subject = true;
+            if point.shots > 0 {
+                point.mean = (point.mean * 1.2 * 1e6).round() / 1e6;
+            }
+        }
+        points.extend(own);
+    }
+    points
+}
+
+/// `points` with full data of every learner, the means of all datasets and what everything took.
+fn whole(mut points: Vec<Point>) -> Vec<Point> {
+    let largest: Vec<Point> = points.iter().filter(|p| p.shots == 16).cloned().collect();
+    points.extend(largest.into_iter().map(|p| Point {
+        shots: Shots::All,
+        seeds: "0".into(),
+        mean: (p.mean + 0.06).min(1.0),
+        interval: IntervalKind::Wilson,
+        ..p
+    }));
+    let datasets = distinct(&points, |p| p.dataset.clone());
+    let (first, count) = (datasets[0].clone(), datasets.len() as f64);
+    for (index, point) in points.iter_mut().enumerate() {
+        point.device_seconds = Some([0.002, 0.31, 4.9, 57.0][index % 4] + f64::from(point.shots.any()));
+        point.device = "cpu, 2 threads".into();
+    }
+    let mean = |one: &Point| {
+        let own = |p: &&Point| p.learner == one.learner && p.shots == one.shots;
+        let over = |number: fn(&Point) -> f64| points.iter().filter(own).map(number).sum::<f64>() / count;
+        Point {
+            panel: Panel::Mean,
+            dataset: format!("mean of {count} datasets"),
+            regime: None,
+            metric: None,
+            mean: over(|p| p.mean),
+            low: over(|p| p.low),
+            high: over(|p| p.high),
+            interval: IntervalKind::Datasets,
+            ..one.clone()
+        }
+    };
+    let means: Vec<Point> = points.iter().filter(|p| p.dataset == first).map(mean).collect();
+    points.extend(means.into_iter().filter(|_| datasets.len() > 1));
+    points
+}
+
+const FIVE: [(&str, &str, usize); 5] = [
+    ("mini-caltech101", "known", 10),
+    ("mini-cars", "novel", 8),
+    ("mini-fashion", "novel", 10),
+    ("mini-flowers", "known", 8),
+    ("mini-pets", "known", 12),
+];
