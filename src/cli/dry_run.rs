@@ -18,7 +18,7 @@ use crate::statistics::power::{ACCURACY, ASSUMED, DIFFERENCE};
 use crate::store::Store;
 use crate::store::record::CellKey;
 
-/// What `--dry-run --json` prints.
+/// Output of `--dry-run --json`.
 #[derive(Serialize)]
 struct Plan<'a> {
     cells: &'a [Listed<'a>],
@@ -118,7 +118,7 @@ fn list(cells: &[Listed]) -> String {
     text + &format!("{} cells, {images} images to process\n", cells.len())
 }
 
-/// What is not finished, by learner, and the disk. `option`: what `kshot data fetch` has to be told.
+/// Costs of the unfinished cells, by learner, and the disk. `option`: the one that `kshot data fetch` needs.
 fn costs(estimate: &Estimate, option: &str) -> String {
     let mut text = String::new();
     if !estimate.learners.is_empty() {

@@ -198,7 +198,7 @@ fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, probl
     Ok(records.len())
 }
 
-/// What accepting changed.
+/// Changes of the baseline.
 fn replaced(report: &Report, baseline: &Folder, promoted: usize) -> String {
     let lost = report.with(report::Verdict::Loss).count();
     let changed = report

@@ -56,7 +56,7 @@ impl Images {
         }
     }
 
-    /// How many they are, where that can be known beforehand.
+    /// Their number, where that can be known beforehand.
     ///
     /// # Errors
     /// As [`Paths`].
@@ -76,7 +76,7 @@ impl Images {
 
 /// Paths of images; an error is that of a folder or list that cannot be read, or of a folder without any image.
 pub(super) struct Paths {
-    /// What is still to be looked into, the next last.
+    /// Folders and files still to be visited, the next last.
     open: Vec<Source>,
 }
 
@@ -217,7 +217,7 @@ impl Iterator for Batches {
 
 /// An image file that was looked at.
 pub(super) struct Looked {
-    /// What it is called in answers.
+    /// Its name in answers.
     pub(super) name: String,
     /// The image with what the model is to see of it; else why it cannot be seen.
     pub(super) seen: Result<(LabelledImage, View)>,

@@ -67,7 +67,7 @@ enum Verb {
     Bench(bench::Arguments),
 }
 
-/// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
+/// Verdict of a verb that judges when nothing failed; a verb that only does something ends with `Yes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// Exit code 0.

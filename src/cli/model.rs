@@ -45,7 +45,7 @@ fn fetch(arguments: &FetchArguments) -> Result<()> {
     fetch_each("models", &arguments.ids, |id| fetch_one(id, &remote, &live))
 }
 
-/// What is where, for people.
+/// One line about the fetched files, for people.
 fn fetch_one(text: &str, remote: &Remote, live: &DownloadBars) -> Result<String> {
     let id = ModelId::parse(text).ok_or_else(|| {
         let (repo, reason) = (text.into(), "is no `owner/name` or `owner/name@revision`".into());

@@ -181,7 +181,7 @@ impl Run<'_> {
     }
 }
 
-/// What answers depend on besides the images.
+/// Settings that answers depend on besides the images.
 fn settings(ready: &Ready, classes: &[String], exif: bool) -> Value {
     let learner = hyper_parameters(&ready.learner, 1.into());
     json!({
@@ -260,7 +260,7 @@ struct Answers {
     file: File,
 }
 
-/// What was there already.
+/// Answers that were there already.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Kept {
     answers: usize,
@@ -270,7 +270,7 @@ struct Kept {
     next: Option<Vec<PathBuf>>,
 }
 
-/// What an answer is about.
+/// The image of an answer.
 #[derive(Deserialize)]
 struct About {
     image: String,

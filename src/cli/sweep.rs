@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// How long a process may be silent.
+/// Time for which a process may be silent.
 #[derive(Debug, Args)]
 pub(super) struct Lease {
     /// A process that gives no sign of life for so long loses its cell to another one.

@@ -74,7 +74,7 @@ pub(super) struct DownloadBars {
 struct FileBar {
     bar: ProgressBar,
     size: u64,
-    /// What was there at first, and when.
+    /// Bytes that were there at first, and the time.
     from: (u64, Instant),
     /// Bytes that were there at the last line.
     told: u64,
@@ -213,7 +213,7 @@ pub(super) struct SweepBars {
     /// Test images of the running cell: predicted, in all.
     test: (u64, u64),
     started: Instant,
-    /// What was said last of cells that others run.
+    /// The last lines about cells that others run.
     waiting: Vec<String>,
 }
 

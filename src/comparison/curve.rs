@@ -23,12 +23,12 @@ use crate::store::record::Timing;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Point {
-    /// Whether it is of one dataset or the mean of all.
+    /// One dataset, or the mean of all.
     #[serde(default)]
     pub panel: Panel,
     /// Name of the dataset; for a mean "mean of 5 datasets".
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// "known" or "novel", where that is told.
     pub regime: Option<String>,
@@ -40,7 +40,7 @@ pub struct Point {
     pub chance: f64,
     /// Label of the learner.
     pub learner: String,
-    /// How its answers were read, where it writes them.
+    /// Reading of its answers, where it writes them.
     #[serde(default)]
     pub reading: Option<Reading>,
     /// One of the learners that [comparisons are about](paired::subjects).
@@ -71,7 +71,7 @@ pub struct Point {
     /// they were not taken.
     #[serde(default)]
     pub device_seconds: Option<f64>,
-    /// What the runs ran on, e.g. "cpu, 2 threads"; several are separated by "; ".
+    /// Devices of the runs, e.g. "cpu, 2 threads"; several are separated by "; ".
     #[serde(default)]
     pub device: String,
     /// Shots that a class really has, where more were asked for and the protocol takes what there is; for a mean the
@@ -240,7 +240,7 @@ fn device_seconds(runs: &[Run]) -> Option<f64> {
     (total > 0.0).then(|| three_digits(total / runs.len() as f64))
 }
 
-/// What a run ran on: threads are told where they are what computes.
+/// Device of a run: threads are told where they are what computes.
 fn machine(timing: &Timing) -> String {
     let count = match timing.devices {
         0 | 1 => String::new(),

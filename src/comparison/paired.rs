@@ -14,16 +14,16 @@ use crate::statistics::variance::{Estimate, Scores};
 
 pub use crate::statistics::variance::LEVEL;
 
-/// How much better `learner` is than `other`, paired by seed and image.
+/// Gain of `learner` over `other`, paired by seed and image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// The learner whose gain it is, with its shots. Learners are named with the reading they count by.
     pub learner: (String, Shots),
-    /// What it is compared with.
+    /// The other side of the comparison.
     pub other: (String, Shots),
     /// Seeds that both have.
     pub seeds: usize,
@@ -40,11 +40,11 @@ pub struct Difference {
 /// A [`Difference`] with all that tells whether it is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Test {
-    /// What is tested.
+    /// The hypothesis tested.
     pub difference: Difference,
     /// The exact test of each seed, in order of seeds.
     pub exact: Vec<SeedTest>,
-    /// Whether test images come in groups of dependent ones. If so, the exact test is the sign-flip test over
+    /// True if test images come in groups of dependent ones. If so, the exact test is the sign-flip test over
     /// groups, else it is McNemar's, which is the same test of images that stand alone.
     pub grouped: bool,
     /// Two-sided p value over seeds and images, of the interval of the gain.

@@ -1,4 +1,4 @@
-//! How often learners are right when they are so sure: the rows behind the reliability diagram.
+//! Accuracy of learners by their confidence: the rows behind the reliability diagram.
 
 use std::collections::BTreeMap;
 use std::path::Path;

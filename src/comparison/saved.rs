@@ -48,12 +48,12 @@ impl Bounded {
     }
 }
 
-/// What the stronger learner's accuracy at one number of shots costs the weaker.
+/// Shots that the weaker learner needs for the stronger one's accuracy at one number of shots.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saved {
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// From a miniature dataset, or by a micro model.
     pub micro: bool,
@@ -69,7 +69,7 @@ pub struct Saved {
     pub stronger: String,
     /// The other one.
     pub weaker: String,
-    /// How often the stronger is right, between 0 and 1.
+    /// Accuracy of the stronger, between 0 and 1.
     pub accuracy: f64,
     /// Labelled examples per class with which the weaker is right as often.
     pub needed: Bounded,

@@ -26,7 +26,7 @@ pub struct TestSet {
 pub struct Run {
     /// Its record.
     pub record: Record,
-    /// Whether each image of the test set was answered correctly, by the record's reading.
+    /// For each image of the test set: true if it was answered correctly, by the record's reading.
     pub correct: Vec<bool>,
     /// The same by every other reading that was taken.
     pub others: Vec<(Reading, Vec<bool>)>,
@@ -49,13 +49,13 @@ impl Run {
 pub struct Series {
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// Label of the learner.
     pub learner: String,
     /// Labelled examples per class.
     pub shots: Shots,
-    /// What every run was tested on.
+    /// Images that every run was tested on.
     pub test: Arc<TestSet>,
     /// One run a seed, sorted by seed; a single one at k = 0; never empty.
     pub runs: Vec<Run>,
@@ -161,7 +161,7 @@ impl Series {
         self.runs[0].record.metrics.headline
     }
 
-    /// Whether any of it is from a miniature dataset, or by a micro model.
+    /// True if any of it is from a miniature dataset, or by a micro model.
     #[must_use]
     pub fn is_micro(&self) -> bool {
         self.runs.iter().any(|run| run.record.micro)
@@ -179,7 +179,7 @@ impl Series {
         self.runs.iter().map(|run| run.record.value()).collect()
     }
 
-    /// Whether right (1) or wrong (0), image by image and seed by seed.
+    /// Right (1) or wrong (0), image by image and seed by seed.
     #[must_use]
     pub fn scores(&self) -> Scores {
         let runs: Vec<&[bool]> = self.runs.iter().map(|run| run.correct.as_slice()).collect();
@@ -258,7 +258,7 @@ pub fn label(learner: &str, reading: Option<Reading>) -> String {
     }
 }
 
-/// What a reading is called in tables and figures.
+/// Name of a reading in tables and figures.
 #[must_use]
 pub fn reading_name(reading: Reading) -> &'static str {
     match reading {

@@ -30,7 +30,7 @@ use crate::process::temporary;
 /// Raised when the same archives would be read differently.
 const LAYOUT_VERSION: u32 = 2;
 
-/// What is known of a dataset's images, which of them a protocol has, and the folder they lie in.
+/// An unpacked dataset: its index, the images that a protocol has, and their folder.
 pub(super) struct Opened {
     pub index: Index,
     pub listed: Listed,
@@ -133,7 +133,7 @@ pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> R
     }))
 }
 
-/// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
+/// Surveys the images of a dataset unpacked anew: nothing is kept, and no failure ends the survey.
 pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = file::lock(&cache.join("lock"), "unpacks this dataset")?;

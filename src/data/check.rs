@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::fetch::HubPlaces;
 use crate::manifest::{Form, Manifest};
 
-/// What was found of one form of a dataset.
+/// Findings about one form of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verification {
     /// Name of the dataset.
@@ -54,12 +54,12 @@ pub struct Verification {
     pub changed: Vec<String>,
     /// Pairs of a pool image and a test image that look alike: not wrong, but good to know.
     pub near_duplicates: usize,
-    /// What else is wrong.
+    /// Other faults.
     pub problems: Vec<String>,
 }
 
 impl Verification {
-    /// Whether nothing is wrong.
+    /// True if nothing is wrong.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.files.iter().all(|file| file.wrong.is_none())

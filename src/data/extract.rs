@@ -153,7 +153,7 @@ fn folder_of(split: &str, root: &Path, shard: &Path) -> Result<PathBuf> {
     }
 }
 
-/// What the bytes are, whatever the row's path claims.
+/// Format of the bytes, whatever the row's path claims.
 fn extension(image: &[u8]) -> &'static str {
     match ::image::guess_format(image) {
         Ok(ImageFormat::Jpeg) => "jpg",

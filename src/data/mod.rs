@@ -39,23 +39,23 @@ pub struct Dataset {
     pub val: Vec<LabelledImage>,
     /// Images that are only ever predicted, sorted by id.
     pub test: Vec<LabelledImage>,
-    /// Where the files came from.
+    /// Origin of the files.
     pub origin: Origin,
     /// Official form it came in.
     pub layout: Layout,
     /// Small stand-in shipped with kshot: its numbers say nothing about the real dataset.
     pub micro: bool,
-    /// Whether the stand-in models met its concepts in pre-training, where that is known.
+    /// Relation of its concepts to the stand-in models' pre-training, where that is known.
     pub regime: Option<Regime>,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
     /// Ids of images that were left out since a learner cannot take their size.
     pub refused: Vec<String>,
-    /// How CoOp's files speak of its images, where it was opened for their protocol.
+    /// Its images in CoOp's files, if it was opened for their protocol.
     pub coop: Option<split::CoopList>,
 }
 
-/// Where a dataset's files came from, for the protocol card.
+/// Origin of a dataset's files, for the protocol card.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// In which form.
@@ -246,7 +246,7 @@ pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &
     }
 }
 
-/// Whether a dataset is on this machine.
+/// Presence of a dataset on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
     /// Every file comes with its manifest.
@@ -271,7 +271,7 @@ impl std::fmt::Display for Presence {
 /// Which forms of a dataset are on this machine.
 ///
 /// # Errors
-/// What is wrong with the manifest.
+/// Error of the manifest.
 pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlaces) -> Result<Presence> {
     let manifest = manifest_of(name, datasets, cache)?;
     let mut forms = Vec::new();

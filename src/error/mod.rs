@@ -28,18 +28,18 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A file of ours (JSON, TOML, CSV, Parquet) does not parse.
     #[error("`{}` is not a valid {kind}: {reason}", path.display())]
     Malformed {
-        /// What the file should be, e.g. "cell record".
+        /// Kind of file expected, e.g. "cell record".
         kind: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
@@ -49,7 +49,7 @@ pub enum Error {
     Config {
         /// File or `--set` expression.
         origin: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 
@@ -67,7 +67,7 @@ pub enum Error {
     Manifest {
         /// The TOML file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A label or split file (text, MATLAB, JSON, CSV) cannot be understood.
@@ -75,7 +75,7 @@ pub enum Error {
     Labels {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the line or variable.
+        /// The fault, with the line or variable.
         reason: String,
     },
     /// A few-shot index file is not one of this dataset, these shots or this protocol.
@@ -83,7 +83,7 @@ pub enum Error {
     Indices {
         /// The file.
         path: PathBuf,
-        /// What does not fit, with the entry.
+        /// The misfit, with the entry.
         reason: String,
     },
     /// A file's bytes are not those that the manifest promises.
@@ -103,7 +103,7 @@ pub enum Error {
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong, with the entry's name.
+        /// The fault, with the entry's name.
         reason: String,
     },
     /// Files of a dataset are not on this machine.
@@ -113,7 +113,7 @@ pub enum Error {
         dataset: String,
         /// Each missing file: its name and where it should lie.
         missing: Vec<(String, PathBuf)>,
-        /// What `kshot data fetch` has to be told for the protocol.
+        /// Option of `kshot data fetch` for the protocol.
         option: &'static str,
     },
     /// A parquet file of images cannot be read, or is not what its repository should hold.
@@ -121,7 +121,7 @@ pub enum Error {
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the row or the column.
+        /// The fault, with the row or the column.
         reason: String,
     },
     /// A dataset's files do not fit together (a label without image, a class without name, …).
@@ -129,7 +129,7 @@ pub enum Error {
     Dataset {
         /// The dataset.
         dataset: String,
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// An image file cannot be decoded.
@@ -137,7 +137,7 @@ pub enum Error {
     Image {
         /// Path or id of the image.
         image: String,
-        /// What the decoder said.
+        /// The decoder's message.
         reason: String,
     },
     /// A file holds other bytes than when its dataset was opened: results are stored under the hash of those.
@@ -155,9 +155,9 @@ pub enum Error {
     Import {
         /// Folder, table or repository.
         origin: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// A class has fewer images than shots are asked for.
@@ -177,7 +177,7 @@ pub enum Error {
     ClassName {
         /// The name as the dataset has it.
         name: String,
-        /// What is wrong with it, with the other name.
+        /// The fault, with the other name.
         reason: String,
     },
 
@@ -195,7 +195,7 @@ pub enum Error {
     Hub {
         /// `owner/name`.
         repo: String,
-        /// What it said or lacks.
+        /// Its answer, or what it lacks.
         reason: String,
     },
     /// A device has too little room for what is about to be fetched and unpacked.
@@ -225,7 +225,7 @@ pub enum Error {
     Model {
         /// The model folder or file.
         path: PathBuf,
-        /// What is missing or does not fit, with tensor names and shapes.
+        /// The missing or misfitting part, with tensor names and shapes.
         reason: String,
     },
     /// A checkpoint is not here, not for everyone, damaged, or of a kind that is not supported.
@@ -233,15 +233,15 @@ pub enum Error {
     Checkpoint {
         /// The file or folder, or the `owner/name` of a repository.
         path: PathBuf,
-        /// What is wrong, with names of files or of tensors and their shapes.
+        /// The fault, with names of files or of tensors and their shapes.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// The device that was asked for is not there.
     #[error("no device: {reason}")]
     Device {
-        /// What was asked for, and what is missing.
+        /// The device asked for, and what is missing.
         reason: String,
     },
     /// A model and what is to be done with it do not fit into memory.
@@ -257,10 +257,10 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
-    /// What a sampler answered is not what it was asked for.
+    /// A sampler's answer does not fit its question.
     #[error("the sampler's answer is of no use: {reason}")]
     Sampler {
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// Training produced a number that is not finite.
@@ -278,7 +278,7 @@ pub enum Error {
     Input {
         /// Which of those given, from 0.
         index: usize,
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// A step of the optimiser was asked for before any gradient was computed.
@@ -295,13 +295,13 @@ pub enum Error {
     State {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// What is asked of a sampler makes no sense.
+    /// A request to a sampler makes no sense.
     #[error("cannot sample: {reason}")]
     Sampling {
-        /// What makes no sense.
+        /// The senseless part.
         reason: String,
     },
 
@@ -311,7 +311,7 @@ pub enum Error {
     Predictions {
         /// The cell.
         run_id: String,
-        /// What does not fit, with the image.
+        /// The misfit, with the image.
         reason: String,
     },
     /// There are no results in this folder.
@@ -339,7 +339,7 @@ pub enum Error {
     TakenOver {
         /// The cell.
         run_id: String,
-        /// How long this process may be silent.
+        /// Time for which this process may be silent.
         lease_seconds: f64,
     },
     /// No cell of that name in the sweep.
@@ -355,7 +355,7 @@ pub enum Error {
     FailedElsewhere {
         /// The cell.
         run_id: String,
-        /// What that process said.
+        /// The error of that process.
         reason: String,
     },
     /// Two results that should be compared were not made under the same conditions.
@@ -365,7 +365,7 @@ pub enum Error {
         left: String,
         /// The other.
         right: String,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
     /// The gate refuses.
@@ -378,7 +378,7 @@ pub enum Error {
         cell: String,
         /// Why not.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// Something is to be written where something lies already.
@@ -393,7 +393,7 @@ pub enum Error {
     Continue {
         /// The file of answers.
         path: PathBuf,
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// Not one of the images could be read.
@@ -406,7 +406,7 @@ pub enum Error {
     /// A figure could not be drawn.
     #[error("cannot draw the figure: {reason}")]
     Figure {
-        /// What the drawing library said.
+        /// The drawing library's message.
         reason: String,
     },
 }
@@ -430,7 +430,7 @@ impl Error {
         }
     }
 
-    /// Whether a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
+    /// True if a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         let first: &(dyn std::error::Error + 'static) = self;
@@ -470,7 +470,7 @@ pub struct MissingFile {
     pub size: u64,
     /// Kind and value of its hash.
     pub digest: Option<(&'static str, String)>,
-    /// Where it belongs.
+    /// Path it belongs at.
     pub place: PathBuf,
     /// Each source that was asked, and why it did not give the file.
     pub sources: Vec<(String, String)>,

@@ -16,7 +16,7 @@ use crate::fetch::remote::{Policy, RetryAfter};
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
 
-/// Where the hub says what exactly is wrong.
+/// Header in which the hub names the exact fault.
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 
 /// Most bytes of an answer that is read whole: lists of 1,000 files take 0.3 MB, the largest configs and indices 10 MB.
@@ -25,7 +25,7 @@ const DOCUMENT: u64 = 64 << 20;
 /// Makes requests; shared by threads.
 pub(super) struct Client {
     agent: Agent,
-    /// Who may see the token, and the header that holds it.
+    /// Host that may see the token, and the header that holds it.
     token: Option<(Origin, String)>,
     pub policy: Policy,
 }
@@ -58,7 +58,7 @@ pub(super) enum Trouble {
     /// This address will not give it.
     Lasting {
         status: Option<StatusCode>,
-        /// What the hub says more exactly than by the status: `X-Error-Code`.
+        /// The hub's fault code, more exact than the status: `X-Error-Code`.
         code: Option<String>,
         reason: String,
     },

@@ -22,7 +22,7 @@ pub struct HubListing {
     pub repo: String,
     /// Branch, tag or commit that was asked for.
     pub revision: String,
-    /// What it stood for: 40 hex digits.
+    /// The commit it stood for: 40 hex digits.
     pub commit: String,
     /// The files, by path.
     pub shards: Vec<HubShard>,
@@ -61,7 +61,7 @@ pub struct HubFile {
     pub split: String,
     /// Path inside the repository, with `/`.
     pub name: String,
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
     /// Bytes, checked.
     pub size: u64,
@@ -386,14 +386,14 @@ fn configuration(shard: &HubShard) -> String {
 }
 
 impl HubListing {
-    /// Whether every name may become a path on this machine.
+    /// True if every name may become a path on this machine.
     pub(super) fn is_sound(&self) -> bool {
         let sound = |shard: &HubShard| shard.file().is_sound();
         is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
     }
 }
 
-/// Where the hub keeps parquet files that it made itself of other formats.
+/// Branch of parquet files that the hub made itself of other formats.
 const CONVERTED: &str = "refs/convert/parquet";
 
 /// Pages of file names that are read before a repository is taken to have no end.
@@ -406,13 +406,13 @@ pub(super) struct Asking<'a> {
     places: &'a HubPlaces,
 }
 
-/// What the hub says of a revision.
+/// The hub's answer about a revision.
 #[derive(Deserialize)]
 struct Revision {
     sha: String,
 }
 
-/// What the hub says of one file or folder.
+/// The hub's answer about one file or folder.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "type", default)]
@@ -467,7 +467,7 @@ impl<'a> Asking<'a> {
         })
     }
 
-    /// What a refusal means for a model; the hub says more in `X-Error-Code`.
+    /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
     fn model_refused(&self, status: Option<u16>, code: Option<&str>) -> Option<Error> {
         let (name, hub) = (self.repository.name, shown(&self.places.endpoint));
         let sign_in = "set `HF_TOKEN` to a token of that account, or run `hf auth login`";

@@ -50,7 +50,7 @@ pub struct Fetched {
     pub folder: PathBuf,
     /// Number of its files.
     pub files: usize,
-    /// How many of them were not there before.
+    /// Number of those that were not there before.
     pub fetched: usize,
     /// Bytes of all its files.
     pub bytes: u64,

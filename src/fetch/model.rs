@@ -57,16 +57,16 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// What the cache has of a model.
+/// A model in the cache: complete or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CachedModel {
     /// All that a model needs, in this folder.
     Whole(PathBuf),
     /// Some of it.
     Partial {
-        /// Where it lies.
+        /// Its path.
         folder: PathBuf,
-        /// What is not there, for people.
+        /// List of the missing files, for people.
         lacking: Vec<String>,
     },
     /// Nothing of this revision.
@@ -100,7 +100,7 @@ pub fn cached_model(id: &ModelId, places: &HubPlaces) -> CachedModel {
     }
 }
 
-/// What a snapshot should have and has not: links without their bytes, configs, weights.
+/// List of what a snapshot lacks: links without their bytes, configs, weights.
 fn lacking(folder: &Path) -> Vec<String> {
     let there = |name: &str| folder.join(name).is_file();
     let mut lacking: BTreeSet<String> = BTreeSet::new();

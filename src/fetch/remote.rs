@@ -9,7 +9,7 @@ use rand::Rng as _;
 use crate::process::Process;
 use crate::seed::rng;
 
-/// Where hub files come from and lie, as Python's `huggingface_hub` has it.
+/// Endpoint, cache and token of the hub, as Python's `huggingface_hub` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubPlaces {
     /// Address of the hub, without a slash at the end.
@@ -120,7 +120,7 @@ pub struct Policy {
     pub first_wait: Duration,
     /// Longest of these waits.
     pub longest_wait: Duration,
-    /// What a second of a `Retry-After` header lasts.
+    /// Duration of a second of a `Retry-After` header.
     pub retry_after_second: Duration,
     /// Longest wait that a `Retry-After` header brings about.
     pub longest_retry_after: Duration,
@@ -132,7 +132,7 @@ pub struct Policy {
     pub answer: Duration,
     /// A connection that brings fewer bytes in such a time is dropped too.
     pub slowest: (u64, Duration),
-    /// Whether the proxies are used that the environment names.
+    /// True if the proxies are used that the environment names.
     pub proxies: bool,
     /// Files fetched at once.
     pub parallel: usize,
@@ -161,7 +161,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// How long to wait after the `attempt`-th failed attempt (from 0) at something.
+    /// Time to wait after the `attempt`-th failed attempt (from 0) at something.
     ///
     /// Exponential with half of it random; what the server asked for, when it did.
     #[must_use]

@@ -13,7 +13,7 @@ use crate::fetch::{FetchProgress, each, missing, usable};
 use crate::fs::file::{lock, replace_in_cache};
 use crate::fs::{hash, space};
 
-/// What a repository holds.
+/// Kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Dataset,
@@ -69,7 +69,7 @@ impl<'a> Repository<'a> {
         Some(text.trim().to_owned()).filter(|commit| is_hash(commit, 40))
     }
 
-    /// Where the hub answers questions about it, below its endpoint.
+    /// Path of its API below the hub's endpoint.
     pub(super) fn questions(&self) -> String {
         match self.kind {
             Kind::Dataset => format!("api/datasets/{}", self.name),
@@ -119,7 +119,7 @@ pub(super) struct RepoFile {
 }
 
 impl RepoFile {
-    /// Whether its names may become paths on this machine.
+    /// True if its names may become paths on this machine.
     pub(super) fn is_sound(&self) -> bool {
         let hash = self.sha256.as_ref();
         is_inside(&self.path)
@@ -128,19 +128,19 @@ impl RepoFile {
     }
 }
 
-/// What is to be complete on this machine.
+/// Files of one commit that are to be complete on this machine.
 pub(super) struct Wish<'a> {
     pub(super) repository: Repository<'a>,
     /// 40 hex digits.
     pub(super) commit: &'a str,
-    /// What people call it: in messages, and on a mirror its folder.
+    /// Its name in messages, and its folder on a mirror.
     pub(super) label: &'a str,
     pub(super) files: Vec<RepoFile>,
-    /// What else needs room, and where.
+    /// Other folders that need room, with their bytes.
     pub(super) beside: Vec<(&'a Path, u64)>,
 }
 
-/// What came of it.
+/// Outcome of a download.
 pub(super) struct Outcome {
     /// Files that were not there before.
     pub(super) fetched: usize,
@@ -242,7 +242,7 @@ struct Cached {
 }
 
 impl Cached {
-    /// Whether the right bytes are there, under the commit's name or under their own: then they get both.
+    /// True if the right bytes are there, under the commit's name or under their own: then they get both.
     fn find(&self, progress: &dyn FetchProgress) -> Result<bool> {
         match self.wanted.check(&self.pointer)? {
             Ok(()) => {

@@ -18,7 +18,7 @@ use crate::fetch::FetchProgress;
 use crate::fetch::client::{Client, Trouble, encoded_path, header, shown};
 use crate::fs::hash::hash;
 
-/// Where a file may be had.
+/// An address of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     Url(String),
@@ -51,11 +51,11 @@ impl Source {
 /// A file that is to be had.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
-    /// What people call it.
+    /// Its name in messages.
     pub name: String,
-    /// Where it belongs.
+    /// Path it belongs at.
     pub place: PathBuf,
-    /// Where its bytes are gathered, on the same device.
+    /// Path at which its bytes are gathered, on the same device.
     pub partial: PathBuf,
     pub size: u64,
     /// Kind and lower-case hex value of its hash.
@@ -193,7 +193,7 @@ impl Wanted {
     }
 }
 
-/// What came of one request.
+/// Outcome of one request.
 enum Attempt {
     /// All bytes have arrived, right or wrong.
     Complete,

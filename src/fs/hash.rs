@@ -50,7 +50,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// Files of fewer bytes are hashed each time: that takes less than a tenth of a second.
 const LARGE: u64 = 64 << 20;
 
-/// What was known of files, by their real path.
+/// Known hashes of files, by their real path.
 type Memory = BTreeMap<PathBuf, Known>;
 
 /// The state of a file: while it is the same, so are the bytes.
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
     use sha2::Sha256;
 
-    /// What is kept of a file, replaced by what no hash can be: whoever gets it back did not read the file.
+    /// Replaces the kept hash of a file by a text that is no hash: whoever gets it back did not read the file.
     fn poison(memory: &Path) {
         let mut all = read(memory);
         all.values_mut().for_each(|file| file.sha256 = "kept".into());

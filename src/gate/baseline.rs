@@ -72,7 +72,7 @@ pub fn accept<T>(
     Ok(records)
 }
 
-/// Whether a problem outlives a new baseline.
+/// True if a problem outlives a new baseline.
 fn speaks_against(problem: &Problem) -> bool {
     match problem.role {
         Role::Baseline => false,

@@ -1,4 +1,4 @@
-//! Whether the accuracy of one cell changed, from answers that are paired image by image.
+//! Tests of a change in one cell's accuracy, from answers that are paired image by image.
 //!
 //! With D_g the change that the group g of dependent test images makes to the accuracy, Δ = Σ D_g the change, w_g the
 //! group's share of the accuracy (Σ w_g = 1) and m the margin:
@@ -30,11 +30,11 @@ const STEPS: usize = 8;
 pub struct Group {
     /// Share of the accuracy that its images carry; the shares of all groups add up to 1.
     pub weight: f64,
-    /// What it adds to the change in accuracy: between −`weight` and `weight`.
+    /// Its part of the change in accuracy: between −`weight` and `weight`.
     pub change: f64,
 }
 
-/// What the images of one cell say about a change.
+/// Evidence of a change in the images of one cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// Change in accuracy, between −1 and 1.

@@ -49,13 +49,13 @@ pub struct Cell {
 /// All cells of a folder.
 #[derive(Debug)]
 pub struct Folder {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// What it is to the gate.
+    /// Its role for the gate.
     pub role: Role,
     /// Cells that can be compared.
     pub cells: BTreeMap<CellKey, Cell>,
-    /// What is wrong with the others.
+    /// Faults of the others.
     pub problems: Vec<Problem>,
     /// Keys of cells that are there but cannot be compared.
     unusable: BTreeSet<CellKey>,
@@ -115,7 +115,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Whether the folder has something to say about this cell, be it that it cannot be used.
+    /// True if the folder has something to say about this cell, be it that it cannot be used.
     #[must_use]
     pub fn mentions(&self, key: &CellKey) -> bool {
         self.cells.contains_key(key)

@@ -35,7 +35,7 @@ use crate::statistics::Interval;
 use crate::statistics::exact::holm;
 use crate::store::record::CellKey;
 
-/// What counts as a loss.
+/// Limits from which on a change counts as a loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Losses up to here are borne: a share, 0.005 is half a point.
@@ -64,7 +64,7 @@ impl Family {
         }
     }
 
-    /// Whether any loss is shown.
+    /// True if any loss is shown.
     #[must_use]
     pub fn is_red(&self, level: f64) -> bool {
         self.losses.iter().any(|p| *p <= level)

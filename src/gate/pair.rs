@@ -101,7 +101,7 @@ pub struct Frame {
     groups: Vec<f64>,
 }
 
-/// How the answers to the images differ between two runs.
+/// Differences between the answers of two runs to the images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Paired {
     /// All groups, changed or not.
@@ -153,7 +153,7 @@ impl Frame {
         scores
     }
 
-    /// How two runs on these images differ.
+    /// Differences between two runs on these images.
     #[must_use]
     pub fn pair(&self, baseline: &Right, results: &Right) -> Paired {
         let mut groups: Vec<Group> = self

@@ -30,7 +30,7 @@ pub(super) fn headline(report: &Report) -> String {
     }
 }
 
-/// What was compared, and how.
+/// Sentence about the folders compared and the tests.
 pub(super) fn procedure(report: &Report) -> String {
     format!(
         "`{}` against `{}`, image by image; one-sided tests of a loss beyond {} points, at {} % over {} (Holm).",
@@ -42,7 +42,7 @@ pub(super) fn procedure(report: &Report) -> String {
     )
 }
 
-/// What is known of the noise, in sentences.
+/// Sentences about the noise.
 pub(super) fn noise(report: &Report) -> Vec<String> {
     let mut lines = match &report.noise_from {
         NoiseSource::NotMeasured => {
@@ -104,7 +104,7 @@ fn measured(report: &Report, source: &str) -> Vec<String> {
     lines
 }
 
-/// How many cells came to what.
+/// Number of cells by verdict.
 pub(super) fn summary(report: &Report) -> String {
     let verdicts = [
         Verdict::Loss,

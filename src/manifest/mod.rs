@@ -18,7 +18,7 @@ pub struct Manifest {
     pub name: String,
     /// One line for people.
     pub title: String,
-    /// How archives and labels are arranged.
+    /// Arrangement of archives and labels.
     pub layout: Layout,
     /// Licence of images and labels.
     pub licence: String,
@@ -26,7 +26,7 @@ pub struct Manifest {
     pub citation: String,
     /// Page of its makers.
     pub homepage: Option<String>,
-    /// Whether the stand-in models met these concepts in pre-training.
+    /// Relation of the concepts to the stand-in models' pre-training.
     pub regime: Option<Regime>,
     /// Small stand-in: its numbers say nothing about the real dataset.
     #[serde(default)]
@@ -66,22 +66,22 @@ pub struct Manifest {
     /// Which form is taken where a protocol allows both.
     #[serde(default)]
     pub prefer: Form,
-    /// How CoOp's split and index files name the images.
+    /// Form of the images' names in CoOp's split and index files.
     pub coop: Option<CoopPaths>,
     /// Archives and label files.
     #[serde(default, rename = "file")]
     pub files: Vec<SourceFile>,
-    /// What must be found.
+    /// Numbers of classes and images that must be found.
     pub expect: Option<Expect>,
     /// Folder of the manifest: what relative paths are relative to.
     #[serde(skip)]
     pub folder: PathBuf,
-    /// Where files without a `path` were downloaded to.
+    /// Folder that files without a `path` were downloaded to.
     #[serde(skip)]
     pub downloads: PathBuf,
 }
 
-/// How archives and labels are arranged: one per official form.
+/// Arrangement of archives and labels: one per official form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
@@ -101,7 +101,7 @@ pub enum Layout {
     Parquet,
 }
 
-/// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.
+/// Relation of a micro dataset's concepts to the pre-training of the stand-in models: met there or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Regime {
@@ -124,16 +124,16 @@ impl std::fmt::Display for Regime {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
-    /// What it is for; each layout names its own.
+    /// Its use; each layout names its own.
     pub role: String,
     /// Its official name.
     pub name: String,
-    /// Where it lies, relative to the manifest; without it the file is downloaded.
+    /// Path relative to the manifest; without it the file is downloaded.
     pub path: Option<PathBuf>,
-    /// Where it can be had, in order of preference.
+    /// Addresses that have it, in order of preference.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// Where it was once: nothing answers there any more.
+    /// Former addresses: nothing answers there any more.
     #[serde(default)]
     pub dead_urls: Vec<String>,
     /// Bytes.
@@ -192,7 +192,7 @@ impl Manifest {
         self.files.iter().find(|file| file.role == role)
     }
 
-    /// Where a file lies on this machine, or would lie.
+    /// Path of a file on this machine, whether it is there or not.
     pub(crate) fn place(&self, file: &SourceFile) -> PathBuf {
         match &file.path {
             Some(path) => self.resolve(path),
@@ -206,7 +206,7 @@ impl Manifest {
     }
 }
 
-/// Whether a dataset may have this name: it is the stem of a file, and part of ids and folders.
+/// Checks that a dataset may have this name: it is the stem of a file, and part of ids and folders.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
@@ -309,7 +309,7 @@ pub struct Hub {
     /// The files with their sizes and hashes where these are known; else the repository is asked.
     #[serde(default, rename = "shard")]
     pub shards: Vec<Shard>,
-    /// What must be found, validation images counted with the pool.
+    /// Numbers that must be found, validation images counted with the pool.
     pub expect: Option<Expect>,
 }
 
@@ -373,14 +373,14 @@ pub struct Shard {
     pub sha256: Option<String>,
 }
 
-/// How CoOp's files name images: `./data/<root>/<path>` in index files, `<path>` in split files, where this
+/// Form of the images' names in CoOp's files: `./data/<root>/<path>` in index files, `<path>` in split files, where this
 /// dataset's id is `<prefix><path>`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoopPaths {
     /// Image folder as CoOp lays it out, e.g. `oxford_pets/images`.
     pub root: String,
-    /// What an id has in front of CoOp's path, e.g. `images/`.
+    /// Prefix of an id before CoOp's path, e.g. `images/`.
     #[serde(default)]
     pub prefix: String,
 }

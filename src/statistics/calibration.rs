@@ -1,4 +1,4 @@
-//! How far probabilities can be believed: calibration error, Brier score, reliability, and the temperature that
+//! Calibration of probabilities: calibration error, Brier score, reliability, and the temperature that
 //! corrects them. Pure functions of class log-probabilities.
 //!
 //! Log-probabilities are first normalised over the classes: what a generator stores is p(name and end token), which
@@ -15,12 +15,12 @@ const HOTTEST: f64 = 100.0;
 /// Steps of golden section: the logarithm of the temperature is then known to 1e-9.
 const SECTIONS: usize = 50;
 
-/// How sure the most probable class is, and whether it is the true one.
+/// Confidence in the most probable class, and true if it is the right one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
     /// Probability of the most probable class, the lowest index among equals.
     pub confidence: f64,
-    /// Whether it is the true class.
+    /// True if it is the true class.
     pub hit: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Bin {
     pub count: usize,
     /// Sum of their confidences.
     pub confidence: f64,
-    /// How many were right.
+    /// Number of right ones.
     pub hits: f64,
 }
 
@@ -57,7 +57,7 @@ pub struct Tempered {
     pub folds: usize,
     /// Shots that were predicted when held out.
     pub held_out: usize,
-    /// What log-probabilities are divided by.
+    /// Divisor of log-probabilities.
     pub temperature: f64,
     /// Of the held-out shots before and after, nats.
     pub held_out_nll: [f64; 2],

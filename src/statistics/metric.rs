@@ -43,7 +43,7 @@ impl std::fmt::Display for Headline {
     }
 }
 
-/// What one reading of the answers gave. Shares are between 0 and 1.
+/// Numbers of one reading of the answers. Shares are between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByReading {
@@ -81,14 +81,14 @@ impl Readings {
         }
     }
 
-    /// Whether answers were written, not only chosen among the classes.
+    /// True if answers were written, not only chosen among the classes.
     #[must_use]
     pub fn written(&self) -> bool {
         self.free.is_some() || self.trie.is_some()
     }
 }
 
-/// What is reported for one cell. Shares are between 0 and 1.
+/// Numbers of one cell. Shares are between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
@@ -173,7 +173,7 @@ impl Metrics {
     }
 }
 
-/// Whether any answer by `reading` was asked for. Greedy text that names no class is an answer, though an
+/// True if any answer by `reading` was asked for. Greedy text that names no class is an answer, though an
 /// invalid one.
 #[must_use]
 pub fn taken(predictions: &[Prediction], reading: Reading) -> bool {

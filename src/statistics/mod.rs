@@ -1,4 +1,4 @@
-//! How sure a number is: intervals for one proportion, for a mean over seeds, and for means and paired
+//! Uncertainty of numbers: intervals for one proportion, for a mean over seeds, and for means and paired
 //! differences over seeds and test images at once ([`variance`]); and exact tests, their correction and their reach.
 //! All intervals are two-sided, 95 %.
 

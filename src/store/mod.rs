@@ -186,31 +186,31 @@ impl Store {
         &self.folder
     }
 
-    /// Where the figures go.
+    /// Folder of the figures.
     #[must_use]
     pub fn figures(&self) -> PathBuf {
         self.folder.join("figures")
     }
 
-    /// Where a cell's trained adapter goes, when it is kept.
+    /// Folder of a cell's trained adapter, when it is kept.
     #[must_use]
     pub fn adapter(&self, run_id: &str) -> PathBuf {
         self.folder.join("adapters").join(run_id)
     }
 
-    /// Where a running cell keeps the state of its training.
+    /// Folder of the state of a running cell's training.
     #[must_use]
     pub fn state(&self, run_id: &str) -> PathBuf {
         self.folder.join("states").join(run_id)
     }
 
-    /// Where the record of a cell is stored.
+    /// Path of the record of a cell.
     #[must_use]
     pub fn cell_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.json"))
     }
 
-    /// Where a cell's sanity controls are stored.
+    /// Path of a cell's sanity controls.
     pub(super) fn controls_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("controls").join(format!("{run_id}.json"))
     }
@@ -252,7 +252,7 @@ impl Store {
             .1)
     }
 
-    /// Whether a cell has a record, whole or not: as cheap as it gets.
+    /// True if a cell has a record, whole or not: as cheap as it gets.
     #[must_use]
     pub fn is_stored(&self, run_id: &str) -> bool {
         self.cell_path(run_id).exists()
@@ -400,7 +400,7 @@ impl Store {
         Ok(hex(&Sha256::digest(&json)))
     }
 
-    /// Where the split of a cell is stored.
+    /// Path of the split of a cell.
     pub(super) fn split_path(&self, key: &CellKey) -> PathBuf {
         let CellKey {
             dataset,

@@ -55,7 +55,7 @@ pub struct PartialPredictions<'a> {
     known: Known,
 }
 
-/// What the beginning of a file tells.
+/// First line of a file.
 #[derive(Debug, Default)]
 struct Known {
     rows: Vec<Prediction>,
@@ -106,7 +106,7 @@ impl<'a> PartialPredictions<'a> {
         Ok(partial)
     }
 
-    /// What was predicted so far.
+    /// Predictions so far.
     #[must_use]
     pub fn rows(&self) -> &[Prediction] {
         &self.known.rows
@@ -188,7 +188,7 @@ impl<'a> PartialPredictions<'a> {
 }
 
 impl Known {
-    /// What can be trusted of a file, and what is wrong with the rest unless it is but unfinished.
+    /// The part of a file that can be trusted, and the fault of the rest unless it is but unfinished.
     fn read(bytes: &[u8], run_id: &str, test: &[LabelledImage]) -> (Self, Option<String>) {
         let mut known = Self::default();
         // Up to the present line, which need not count: the open batch, and the file's bytes.
@@ -223,7 +223,7 @@ impl Known {
         (known, None)
     }
 
-    /// What a line says, if it is the line that would have been written there.
+    /// Contents of a line, if it is the line that would have been written there.
     fn parse(
         &self,
         number: usize,
@@ -262,7 +262,7 @@ enum Line {
     Close { seconds: f64 },
 }
 
-/// Whether a row is about this image.
+/// True if a row is about this image.
 fn check(row: &Prediction, image: Option<&LabelledImage>) -> Result<(), String> {
     let Some(image) = image else {
         return Err(format!("image `{}` is one too many", row.id));

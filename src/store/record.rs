@@ -1,4 +1,4 @@
-//! What is kept of one cell: who it is, what came out, and how long it took.
+//! The record of one cell: its identity, its numbers, and its times.
 
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,7 +38,7 @@ pub struct Record {
     pub n_groups: usize,
     /// From a miniature dataset, or by a micro model: says nothing about the real ones.
     pub micro: bool,
-    /// Whether the base model met these concepts in pre-training: "known" or "novel", where that is told.
+    /// Relation of the concepts to the base model's pre-training: "known" or "novel", where that is told.
     pub regime: Option<String>,
     /// Settings of the learner.
     pub hyper_parameters: Value,
@@ -56,7 +56,7 @@ pub struct Record {
     pub recipe: u32,
     /// The numbers, all of which can be computed again from the predictions.
     pub metrics: Metrics,
-    /// How far the probabilities can be believed; `None` without probabilities, and in records written before it was
+    /// Calibration of the probabilities; `None` without probabilities, and in records written before it was
     /// kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -73,9 +73,9 @@ pub struct Record {
     pub predictions_sha256: String,
     /// SHA-256 of the prediction file's bytes, checked before they are parsed.
     pub predictions_file_sha256: String,
-    /// How the training went.
+    /// Course of the training.
     pub training: TrainingSummary,
-    /// How long it took and where: no part of the result.
+    /// Times and device: no part of the result.
     pub timing: Timing,
     /// [`identity::digest`] of the training images; `None` in records of before recipe [`identity::DIGESTS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ pub fn seal(record: &Value) -> String {
     identity::canonical_sha256(&record)
 }
 
-/// What an experiment knows about a finished cell beside its [`Identity`] and predictions.
+/// Facts of a finished cell beside its [`Identity`] and predictions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {
     /// Reading that makes the headline.
@@ -116,13 +116,13 @@ pub struct Account {
     pub fitted: Option<Fitted>,
     /// See [`Record::names`].
     pub names: Option<Names>,
-    /// How the training went.
+    /// Course of the training.
     pub training: TrainingSummary,
-    /// How long it took.
+    /// Its times.
     pub timing: Timing,
 }
 
-/// How a training run went; zeros for a learner that does not train.
+/// Course of a training run; zeros for a learner that does not train.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingSummary {
@@ -137,12 +137,12 @@ pub struct TrainingSummary {
     /// Sequences a pass since the device was out of memory; absent where it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halved_to: Option<usize>,
-    /// What the learner chose inside its shots, if it chooses.
+    /// Settings that the learner chose inside its shots, if it chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,
 }
 
-/// How long a cell took and where.
+/// Times and device of a cell.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timing {
@@ -154,7 +154,7 @@ pub struct Timing {
     pub train_images_per_second: f64,
     /// Test images per second.
     pub eval_images_per_second: f64,
-    /// Where it ran, e.g. "cpu".
+    /// Device it ran on, e.g. "cpu".
     pub device: String,
     /// Threads used.
     pub threads: usize,
@@ -250,11 +250,11 @@ pub struct Failure {
     pub run_id: String,
     /// The cell.
     pub key: CellKey,
-    /// What happened.
+    /// The error.
     pub error: String,
     /// Why, outermost first.
     pub causes: Vec<String>,
-    /// What to do about it.
+    /// The remedy.
     pub hint: Option<String>,
     /// When, RFC 3339 in UTC.
     pub finished: String,

@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// What is where, for people.
+/// One line about the fetched files, for people.
 fn fetch_one(
     name: &str,
     source: Option<Source>,

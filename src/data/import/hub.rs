@@ -22,7 +22,7 @@ const FOOTER: u64 = 64 << 20;
 pub struct Named {
     /// The manifest.
     pub manifest: PathBuf,
-    /// What it says.
+    /// Its text.
     pub hub: Hub,
     /// Share of each class that is kept for the test, where there is no test split.
     pub holdout: Option<f64>,

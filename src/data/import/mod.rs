@@ -127,7 +127,7 @@ pub fn look(path: &Path, name: &str, datasets: &Path, asked: &Asked) -> Result<F
     Ok(found)
 }
 
-/// Whether a manifest of this name can be written.
+/// Checks that a manifest of this name can be written.
 fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
     manifest::check_name(name).map_err(|reason| Error::Import {
         origin: origin.into(),

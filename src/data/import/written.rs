@@ -19,7 +19,7 @@ pub(super) struct TableFile {
     pub sha256: String,
 }
 
-/// What is known about a dataset once its images were looked at.
+/// Facts about a dataset whose images were read.
 pub(super) struct Written<'a> {
     pub name: &'a str,
     pub title: &'a str,

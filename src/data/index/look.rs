@@ -12,7 +12,7 @@ use crate::formats::image::{Decoding, orientation};
 use crate::fs::hash::Stamp;
 use crate::fs::hash::hex;
 
-/// What is known of an image file.
+/// Facts about an image file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Facts {

@@ -39,7 +39,7 @@ pub(super) struct Index {
     protocols: Vec<Listed>,
 }
 
-/// What each image turned out to be: its id, then its path below the root and what is known of it.
+/// Facts about each image: its id, then its path below the root and the facts.
 pub(super) type Surveyed = Vec<(String, Result<(String, Facts)>)>;
 
 /// Classes and sides under one protocol.
@@ -68,7 +68,7 @@ struct Labelled {
     class: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<String>,
-    /// Where it lies below the root, if not at `id`.
+    /// Its path below the root, if not `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
 }
@@ -94,7 +94,7 @@ impl Index {
         (index.schema == SCHEMA).then_some(index)
     }
 
-    /// What a protocol has, if that was looked up before.
+    /// The images of a protocol, if they were looked up before.
     pub(super) fn listed(&self, key: &str) -> Option<&Listed> {
         self.protocols.iter().find(|listed| listed.key == key)
     }
@@ -158,7 +158,7 @@ impl Index {
         }
     }
 
-    /// What is known of an image of the dataset.
+    /// Facts about an image of the dataset.
     pub(super) fn facts(&self, file: &str) -> Option<&Facts> {
         self.images.get(file)
     }
@@ -405,7 +405,7 @@ impl Listed {
     }
 }
 
-/// What must be found, and whether that goes for the pool: under `tinker` it is without the validation rows.
+/// Numbers that must be found, and true if they hold for the pool: under `tinker` it is without the validation rows.
 fn promised(source: &Source, protocol: Protocol) -> (Option<Expect>, bool) {
     let manifest = source.manifest;
     match (source.form, protocol, &manifest.hub) {
@@ -519,9 +519,9 @@ pub struct Provenance {
     pub id: String,
     /// Class name.
     pub class: String,
-    /// What was drawn.
+    /// The concept drawn.
     pub concept: String,
-    /// Who drew it: a family of drawings by one designer.
+    /// Its designer: a family of drawings by one hand.
     pub family: String,
     /// The drawing: images of one drawing are not independent.
     pub drawing: String,

@@ -38,7 +38,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     })
 }
 
-/// What lies in a folder of folders.
+/// Contents of a folder of folders.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     /// Names of the class folders, in byte order.
@@ -302,7 +302,7 @@ impl Entries {
     }
 }
 
-/// Whether a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
+/// True if a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
 /// damaged, which is for the decoder to say.
 pub(crate) fn is_image(path: &Path) -> Result<bool> {
     const NAMES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];

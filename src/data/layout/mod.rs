@@ -19,7 +19,7 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::manifest::{Form, Layout, Manifest};
 
-/// What a file of a layout is for.
+/// The use of a file of a layout.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Role {
     pub name: &'static str,
@@ -107,7 +107,7 @@ impl Layout {
     }
 }
 
-/// What the label files say; whether the images are there is checked later, for every layout alike.
+/// Contents of the label files; that the images are there is checked later, for every layout alike.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     /// Class names, in label order.
@@ -125,7 +125,7 @@ pub(crate) struct Listing {
 pub(crate) struct Item {
     /// Path inside the dataset, with `/`.
     pub id: String,
-    /// Where the image lies below the root of the unpacked files, if not at `id`.
+    /// Path of the image below the root of the unpacked files, if not `id`.
     pub file: Option<String>,
     /// Index into [`Listing::classes`].
     pub class: u32,
@@ -160,7 +160,7 @@ impl Unpacked<'_> {
             .ok_or_else(|| self.fail(format!("no file has the role `{role}`")))
     }
 
-    /// What does not fit together in this dataset.
+    /// Error of a dataset whose parts do not fit together.
     fn fail(&self, reason: String) -> Error {
         Error::Dataset {
             dataset: self.manifest.name.clone(),
@@ -223,7 +223,7 @@ fn archive(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
     }
 }
 
-/// What is wrong with a label file.
+/// Error of a label file.
 fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     Error::Labels {
         path: path.into(),

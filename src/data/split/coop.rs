@@ -70,7 +70,7 @@ pub(super) fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<Split
     }
 }
 
-/// How CoOp's files speak of a dataset's images. Sides are ids in the order of the split file: index files give
+/// A dataset's images in CoOp's files. Sides are ids in the order of the split file: index files give
 /// places in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoopList {
@@ -108,7 +108,7 @@ struct Entry {
     classname: String,
 }
 
-/// What index and split files are written from.
+/// The parts of index and split files.
 struct Names<'a> {
     list: &'a CoopList,
     classes: &'a [String],

@@ -30,7 +30,7 @@ pub struct Split {
     pub schema: u32,
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// Shots per class.
     pub shots: Shots,

@@ -175,7 +175,7 @@ impl<'a> Bits<'a> {
         Some((usize::from(symbol >> 4), extended(self.take(size), size)))
     }
 
-    /// Whether all was read, but for less than a byte, and nothing beyond it.
+    /// True if all was read, but for less than a byte, and nothing beyond it.
     pub(super) fn all_read(&self) -> bool {
         let read = 8 * self.at as u64 - u64::from(self.filled);
         let there = 8 * (self.data.len() - MARGIN) as u64;

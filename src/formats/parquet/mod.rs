@@ -43,13 +43,13 @@ pub struct Row<'a> {
     pub number: u64,
     /// The encoded image.
     pub image: &'a [u8],
-    /// What the file was called where the rows were made, if that is known.
+    /// Name of the file where the rows were made, if that is known.
     pub path: Option<&'a str>,
     /// Class name.
     pub class: &'a str,
 }
 
-/// What a parquet file says of all its rows.
+/// Metadata of a parquet file, for all its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     /// Number of rows.

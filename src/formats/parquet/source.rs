@@ -1,4 +1,4 @@
-//! Where a parquet file's bytes come from.
+//! The bytes of a parquet file: on disk or in memory.
 
 use std::fs::File;
 use std::io::Read;

@@ -12,7 +12,7 @@ use crate::formats::parquet::source::Source;
 /// Structs within structs: parquet's own go six deep.
 const DEPTH: usize = 32;
 
-/// What a header says at one place.
+/// A value of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Said {
     /// An integer or boolean field.

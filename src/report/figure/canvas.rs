@@ -21,7 +21,7 @@ const FONTS: &str = "DejaVu Sans, Verdana, sans-serif";
 /// A place in pixels, right and down.
 pub(super) type At = (f64, f64);
 
-/// How a text is set; `at` is its left end, middle or right end, on the middle of the letters' height.
+/// Size, colour and alignment of a text; `at` is its left end, middle or right end, on the middle of the letters' height.
 #[derive(Clone, Copy)]
 pub(super) struct Type {
     pub(super) size: f64,

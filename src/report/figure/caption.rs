@@ -1,4 +1,4 @@
-//! What a reader must know to trust the lines: protocol, seeds, what the bands are, and the caveat of
+//! The caption that a reader needs to trust the lines: protocol, seeds, meaning of the bands, and the caveat of
 //! micro results.
 
 use crate::comparison::curve;
@@ -118,7 +118,7 @@ fn seeds(points: &[Point]) -> String {
     }
 }
 
-/// What the panels of means and of costs show; empty without them.
+/// Sentence about the panels of means and of costs; empty without them.
 fn over_datasets(points: &[Point]) -> String {
     let means: Vec<Point> = points.iter().filter(|p| p.panel == Panel::Mean).cloned().collect();
     let mut sentences = Vec::new();
@@ -140,7 +140,7 @@ fn over_datasets(points: &[Point]) -> String {
     sentences.join(" ")
 }
 
-/// Where fewer shots were there than were asked for; empty without such points.
+/// Sentence about points with fewer shots than were asked for; empty without such points.
 fn capped(points: &[Point]) -> String {
     let of_dataset = |p: &&Point| p.panel == Panel::Dataset && p.capped.is_some();
     let capped: Vec<Point> = points.iter().filter(of_dataset).cloned().collect();

@@ -56,12 +56,12 @@ fn plain(power: i32) -> String {
     }
 }
 
-/// Whether there is anything to draw.
+/// True if there is anything to draw.
 pub(super) fn is_timed(points: &[&Point]) -> bool {
     points.iter().any(|p| p.device_seconds.is_some())
 }
 
-/// What the points were measured on.
+/// Devices that the points were measured on.
 pub(super) fn measured_on(points: &[&Point]) -> String {
     let timed = points.iter().filter(|p| p.device_seconds.is_some());
     devices(timed.map(|p| p.device.clone()))

@@ -135,7 +135,7 @@ enum Line {
     Guessing,
 }
 
-/// What `points` show: the curve of each of `learners`, its levels, guessing.
+/// Contents of `points`: the curve of each of `learners`, its levels, guessing.
 pub(super) fn entries(points: &[Point], learners: &[String]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (index, learner) in learners.iter().enumerate() {

@@ -85,7 +85,7 @@ pub fn svg(points: &[Point]) -> Result<String> {
     draw(points, &anchor::anchors()?)
 }
 
-/// What a panel shows.
+/// Contents of a panel.
 enum Content<'a> {
     /// Of one dataset, or of the mean.
     Accuracy(Vec<&'a Point>),

@@ -63,7 +63,7 @@ impl Axis {
         }
     }
 
-    /// How far along the axis: without examples at its start, the whole pool at its end.
+    /// Position along the axis: without examples at its start, the whole pool at its end.
     pub(super) fn along(&self, shots: Shots) -> f64 {
         match shots {
             Shots::K(0) => 0.0,
@@ -82,7 +82,7 @@ fn position(shots: u32) -> f64 {
     f64::from(shots.max(1)).log2()
 }
 
-/// Where a panel stands and which axes it names.
+/// Place of a panel, and the axes it names.
 pub(super) struct Frame {
     pub(super) at: At,
     pub(super) width: f64,
@@ -109,7 +109,7 @@ impl Frame {
     pub(super) fn y(&self, share: f64) -> f64 {
         self.bottom() - share.clamp(0.0, 1.0) * (self.bottom() - self.top())
     }
-    /// Where curves are.
+    /// Area of the curves.
     pub(super) fn inner(&self) -> Area {
         Area {
             left: self.left(),
@@ -300,7 +300,7 @@ fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], in
 const NAME_HEIGHT: f64 = 13.0;
 /// Mean advance of the letters of the two names over their size, on the wide side.
 const LETTER: f64 = 0.58;
-/// How far a name may rise out of the panel, below its subtitle.
+/// Height by which a name may rise out of the panel, below its subtitle.
 const ABOVE: f64 = 8.0;
 /// Places along a line where its name is tried, beside the two ends.
 const BETWEEN: usize = 12;
@@ -313,7 +313,7 @@ pub(super) struct Level {
     name: String,
 }
 
-/// Whether a point is drawn as a level: every result without examples, and full data of the learners in question.
+/// True if a point is drawn as a level: every result without examples, and full data of the learners in question.
 pub(super) fn is_drawn(point: &Point) -> bool {
     !point.shots.any() || (point.shots == Shots::All && point.subject)
 }
@@ -411,7 +411,7 @@ fn published_name(anchor: &Anchor) -> [&str; 3] {
     [&anchor.model, &anchor.method, &anchor.source]
 }
 
-/// What the numbers mean; empty without published results.
+/// Meaning of the numbers; empty without published results.
 pub(super) fn footnote(published: &[Published<'_>]) -> String {
     let mut told: Vec<String> = Vec::new();
     for one in published {
@@ -514,7 +514,7 @@ impl Area {
     }
 }
 
-/// What is drawn already, each with what covering a square pixel of it costs.
+/// Areas that are drawn already, each with the cost of covering a square pixel of it.
 #[derive(Default)]
 pub(super) struct Taken(Vec<(Area, f64)>);
 

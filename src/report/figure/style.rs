@@ -1,4 +1,4 @@
-//! How lines look: told apart by shade, by hue, by dash and by marker, so that grey print and colour-blind
+//! Style of lines: told apart by shade, by hue, by dash and by marker, so that grey print and colour-blind
 //! readers lose nothing.
 
 /// A colour, 8 bits a channel.
@@ -90,7 +90,7 @@ pub(super) fn curve_style(index: usize) -> CurveStyle {
     }
 }
 
-/// What grey print and colour vision make of colours.
+/// Colours as grey print and colour-blind eyes show them.
 #[cfg(test)]
 pub(super) mod vision {
     use super::Rgb;

@@ -21,7 +21,7 @@ const RED: &str = "red";
 const CAPPED: &str = "capped";
 
 impl Kind {
-    /// What a value of it consists of: names added to that of the column, the first for the value itself.
+    /// Parts of a value: names added to that of the column, the first for the value itself.
     fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Text | Self::Count | Self::Share | Self::P | Self::Nats => &[""],

@@ -1,4 +1,4 @@
-//! How much better one learner is than another, or than itself with fewer examples, and what that saves.
+//! Gains of one learner over another, or over itself with fewer examples, and the images they save.
 
 use crate::comparison::curve::{ENOUGH_SEEDS, FEW_SEEDS};
 use crate::comparison::micro_gate::MicroGate;
@@ -172,7 +172,7 @@ pub fn paired_tests(tests: &[Test]) -> Table {
     }
 }
 
-/// How many labelled images the stronger of two learners saves.
+/// Labelled images that the stronger of two learners saves.
 #[must_use]
 pub fn images_saved(saved: &[Saved]) -> Table {
     let row = |s: &Saved| {

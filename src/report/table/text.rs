@@ -165,7 +165,7 @@ fn with_interval(mean: &str, low: &str, high: &str) -> String {
     format!("{mean} [{low}, {high}]")
 }
 
-/// How many seeds show the difference, and how many its opposite.
+/// Number of seeds that show the difference, and of those that show its opposite.
 fn seed_tests(tests: &[SeedTest], gain: bool) -> String {
     let (agree, against) = significant(tests, gain);
     let against = if against > 0 {

@@ -67,7 +67,7 @@ const TRIES: u32 = 8;
 /// Claims are padded to a multiple of this, so that a beat does not change a file's size.
 const BLOCK: usize = 512;
 
-/// What a claim's file says.
+/// Contents of a claim's file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
@@ -138,7 +138,7 @@ pub struct Claims {
     watched: HashMap<String, Watch>,
 }
 
-/// How long a claim has been silent.
+/// Silence of a claim.
 #[derive(Debug)]
 struct Watch {
     generation: u64,
@@ -168,7 +168,7 @@ impl Claims {
         })
     }
 
-    /// How long to sleep between two looks at claims of others.
+    /// Time to sleep between two looks at claims of others.
     #[must_use]
     pub fn pause(&self) -> Duration {
         (self.lease / (2 * BEATS)).min(Duration::from_secs(1))
@@ -218,7 +218,7 @@ impl Claims {
         Ok(Turn::Theirs("processes whose claims come and go".into()))
     }
 
-    /// Who owns a claim; `None` when it is stale.
+    /// Owner of a claim; `None` when it is stale.
     fn judge(&mut self, run_id: &str, generation: u64, bytes: &[u8], now: Instant) -> Option<String> {
         let path = path(&self.folder, run_id, generation);
         let parsed = Content::parse(bytes, run_id);
@@ -541,7 +541,7 @@ impl OwnFile {
     }
 }
 
-/// Whether a file is no longer there: by name, or by the handle that a server has forgotten.
+/// True if a file is no longer there: by name, or by the handle that a server has forgotten.
 fn gone(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),

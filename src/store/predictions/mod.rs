@@ -85,7 +85,7 @@ pub fn fingerprint(classes: &[String], rows: &[Prediction]) -> String {
     hex(&hash.finalize())
 }
 
-/// Whether answers, true classes and lists of log-probabilities fit so many classes, and there are any.
+/// Checks that there are rows whose answers, true classes and lists of log-probabilities fit so many classes.
 pub(crate) fn check(classes: usize, rows: &[Prediction]) -> Result<(), String> {
     if rows.is_empty() {
         return Err("there are none".into());

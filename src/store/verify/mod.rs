@@ -24,7 +24,7 @@ use crate::store::{Store, ledger};
 
 pub use crate::store::verify::images::{Images, images};
 
-/// What was found.
+/// Findings.
 #[derive(Debug, Default, Serialize)]
 pub struct Findings {
     /// Cells whose record and predictions are whole.
@@ -42,9 +42,9 @@ pub struct Findings {
     pub splits: usize,
     /// Files that came out the same when they were rebuilt.
     pub rebuilt: Vec<String>,
-    /// What does not hold.
+    /// Violations.
     pub problems: Vec<Problem>,
-    /// What is unfinished, which is no fault.
+    /// Unfinished cells, which are no fault.
     pub notes: Vec<String>,
 }
 
@@ -53,12 +53,12 @@ pub struct Findings {
 pub struct Problem {
     /// The file, as seen from the results folder.
     pub file: String,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
 }
 
 impl Findings {
-    /// Whether everything holds.
+    /// True if everything holds.
     #[must_use]
     pub fn hold(&self) -> bool {
         self.problems.is_empty()
@@ -117,7 +117,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
     Ok(findings)
 }
 
-/// How the numbers of a record differ from those that its predictions give.
+/// Differences between the numbers of a record and those that its predictions give.
 fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut compare = |what: &str, stored: &Value, again: &Value| {
