@@ -35,7 +35,7 @@ use kshot::prediction::{Prediction, Reading};
 use kshot::statistics::distribution;
 use kshot::statistics::exact::holm;
 use kshot::statistics::metric::Headline;
-use kshot::store::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
+use kshot::store::record::{CellDetails, CellKey, Identity, Record, Timing, TrainingSummary};
 use rayon::prelude::*;
 
 const DATASETS: usize = 5;
@@ -243,7 +243,7 @@ fn record(world: &World) -> Record {
         backend: "local".into(),
         recipe: 1,
     };
-    let account = Account {
+    let account = CellDetails {
         reading: Reading::Likelihood,
         headline: if world.per_class {
             Headline::MeanPerClass

@@ -21,7 +21,7 @@ use crate::store::record::CellKey;
 /// Output of `--dry-run --json`.
 #[derive(Serialize)]
 struct Plan<'a> {
-    cells: &'a [Listed<'a>],
+    cells: &'a [PlannedCell<'a>],
     /// Of the cells that are not finished.
     estimate: &'a Estimate,
     /// Expected widths of the intervals.
@@ -30,7 +30,7 @@ struct Plan<'a> {
 
 /// A cell of a plan.
 #[derive(Serialize)]
-struct Listed<'a> {
+struct PlannedCell<'a> {
     /// None as long as the dataset or the model is not on this machine.
     run_id: Option<&'a str>,
     key: &'a CellKey,
@@ -88,14 +88,14 @@ fn done(store: &Store) -> Result<Vec<Finished>> {
     Ok(all)
 }
 
-fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<Listed<'a>> {
+fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<PlannedCell<'a>> {
     let run_id = cell.run_id.as_deref();
     let state = match (store, run_id) {
         (Some(_), Some(id)) if finished.contains(id) => "finished",
         (Some(store), Some(id)) if store.failure_mark(id)?.is_some() => "failed",
         _ => "to do",
     };
-    Ok(Listed {
+    Ok(PlannedCell {
         run_id,
         key: &cell.key,
         state,
@@ -104,7 +104,7 @@ fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) 
 }
 
 /// The cells with the images each of them would process.
-fn list(cells: &[Listed]) -> String {
+fn list(cells: &[PlannedCell]) -> String {
     let mut text = String::new();
     for cell in cells {
         let run_id = cell.run_id.unwrap_or("-");

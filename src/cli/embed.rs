@@ -12,7 +12,7 @@ use serde_json::json;
 use super::images::Images;
 use super::{output, places::places};
 use crate::cli::images;
-use crate::cli::images::{Batches, Looked};
+use crate::cli::images::{Batches, DecodedBatch};
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::learner::View;
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     thread::scope(|scope| {
         let batches = Batches::new(arguments.images.paths(), BATCH);
         for batch in images::look(scope, batches, frozen.clone(), arguments.exif) {
-            let seen = batch?.into_iter().map(|Looked { seen, .. }| seen);
+            let seen = batch?.into_iter().map(|DecodedBatch { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =
                 seen.collect::<Result<Vec<_>>>()?.into_iter().unzip();
             let rows = frozen.features_seen(&views)?;

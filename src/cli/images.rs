@@ -38,11 +38,11 @@ pub(super) struct Images {
 impl Images {
     /// The paths in order. Each folder's names are held while it is walked through, a list's lines never.
     pub(super) fn paths(&self) -> Paths {
-        let mut open: Vec<Source> = Vec::new();
-        open.extend(self.from.clone().map(Source::List));
+        let mut open: Vec<Pending> = Vec::new();
+        open.extend(self.from.clone().map(Pending::List));
         let named = self.images.iter().rev().map(|path| match path.to_str() {
-            Some(STDIN) => Source::List(path.clone()),
-            _ => Source::Named(path.clone()),
+            Some(STDIN) => Pending::List(path.clone()),
+            _ => Pending::Named(path.clone()),
         });
         open.extend(named);
         Paths { open }
@@ -77,10 +77,10 @@ impl Images {
 /// Paths of images; an error is that of a folder or list that cannot be read, or of a folder without any image.
 pub(super) struct Paths {
     /// Folders and files still to be visited, the next last.
-    open: Vec<Source>,
+    open: Vec<Pending>,
 }
 
-enum Source {
+enum Pending {
     /// On the command line: a file or a folder.
     Named(PathBuf),
     /// In a folder.
@@ -113,12 +113,12 @@ impl Iterator for Paths {
 
 impl Paths {
     /// The path that a source begins with, if it is one; what else there is in it is to be looked into next.
-    fn step(&mut self, source: Source) -> Result<Option<PathBuf>> {
+    fn step(&mut self, source: Pending) -> Result<Option<PathBuf>> {
         match source {
-            Source::Named(path) if path.is_dir() => {
+            Pending::Named(path) if path.is_dir() => {
                 let before = self.open.len();
                 let names = names(&path)?;
-                self.open.push(Source::Folder(path.clone(), names));
+                self.open.push(Pending::Folder(path.clone(), names));
                 // Looked for at once: of a folder without any image nothing else would ever be said.
                 while self.open.len() > before {
                     if let Some(next) = self.open.pop()
@@ -129,43 +129,43 @@ impl Paths {
                 }
                 Err(Error::io("find an image in", path)(io::ErrorKind::NotFound.into()))
             }
-            Source::Named(path) => Ok(Some(path)),
-            Source::Found(path) => {
+            Pending::Named(path) => Ok(Some(path)),
+            Pending::Found(path) => {
                 // Links to files are followed; those to folders could lead back.
                 if path.is_symlink() && path.is_dir() {
                     return Ok(None);
                 }
                 if path.is_dir() {
                     let names = names(&path)?;
-                    self.open.push(Source::Folder(path, names));
+                    self.open.push(Pending::Folder(path, names));
                     return Ok(None);
                 }
                 // One that cannot be opened is an image that cannot be read, which is said where it is read.
                 Ok(is_image(&path).unwrap_or(true).then_some(path))
             }
-            Source::Folder(path, mut names) => {
+            Pending::Folder(path, mut names) => {
                 if let Some(name) = names.pop() {
                     let next = path.join(name);
-                    self.open.push(Source::Folder(path, names));
-                    self.open.push(Source::Found(next));
+                    self.open.push(Pending::Folder(path, names));
+                    self.open.push(Pending::Found(next));
                 }
                 Ok(None)
             }
-            Source::List(path) => {
+            Pending::List(path) => {
                 let lines: Box<dyn BufRead + Send> = if path.to_str() == Some(STDIN) {
                     Box::new(BufReader::new(io::stdin()))
                 } else {
                     Box::new(BufReader::new(File::open(&path).map_err(Error::io("read", &path))?))
                 };
-                self.open.push(Source::Lines(path, lines));
+                self.open.push(Pending::Lines(path, lines));
                 Ok(None)
             }
-            Source::Lines(path, mut lines) => {
+            Pending::Lines(path, mut lines) => {
                 let mut line = String::new();
                 if lines.read_line(&mut line).map_err(Error::io("read", &path))? == 0 {
                     return Ok(None);
                 }
-                self.open.push(Source::Lines(path, lines));
+                self.open.push(Pending::Lines(path, lines));
                 let line = line.strip_suffix('\n').unwrap_or(&line);
                 let line = line.strip_suffix('\r').unwrap_or(line);
                 Ok((!line.is_empty()).then(|| line.into()))
@@ -216,7 +216,7 @@ impl Iterator for Batches {
 }
 
 /// An image file that was looked at.
-pub(super) struct Looked {
+pub(super) struct DecodedBatch {
     /// Its name in answers.
     pub(super) name: String,
     /// The image with what the model is to see of it; else why it cannot be seen.
@@ -232,7 +232,7 @@ pub(super) fn look<'scope>(
     batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
     eye: Arc<dyn Eye>,
     exif: bool,
-) -> Receiver<Result<Vec<Looked>>> {
+) -> Receiver<Result<Vec<DecodedBatch>>> {
     let (send, receive) = sync_channel(0);
     scope.spawn(move || fill(batches, &*eye, exif, &send));
     receive
@@ -242,7 +242,7 @@ fn fill(
     batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
     eye: &dyn Eye,
     exif: bool,
-    send: &SyncSender<Result<Vec<Looked>>>,
+    send: &SyncSender<Result<Vec<DecodedBatch>>>,
 ) {
     for batch in batches {
         let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye, exif)).collect());
@@ -253,8 +253,8 @@ fn fill(
     }
 }
 
-fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> Looked {
-    Looked {
+fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> DecodedBatch {
+    DecodedBatch {
         name: path.display().to_string(),
         // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
         seen: catch_unwind(AssertUnwindSafe(|| seen(&path, eye, exif))).unwrap_or_else(|_| {

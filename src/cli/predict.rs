@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::images::{Batches, Images, Looked};
+use crate::cli::images::{Batches, DecodedBatch, Images};
 use crate::cli::places::places;
 use crate::cli::subject::{Ready, Subject};
 use crate::cli::{images, output};
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut ready = arguments.subject.ready(&places().home, &classes)?;
     let exif = arguments.subject.exif()?;
     let mut batches = Batches::new(arguments.images.paths(), ready.classifier.batch());
-    let (mut out, mut kept) = (None, Kept::default());
+    let (mut out, mut kept) = (None, ResumeState::default());
     if let Some(path) = &arguments.out {
         let mut answers = Answers::open(path, &settings(&ready, &classes, exif))?;
         kept = answers.keep(&mut batches)?;
@@ -130,10 +130,10 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Answers one batch. Only what can be seen goes to the model; lines come in the order of the images.
-    fn batch(&mut self, batch: Vec<Looked>, classifier: &mut dyn Classifier) -> Result<()> {
+    fn batch(&mut self, batch: Vec<DecodedBatch>, classifier: &mut dyn Classifier) -> Result<()> {
         let count = batch.len();
         let (mut images, mut views, mut places) = (Vec::new(), Vec::<View>::new(), Vec::with_capacity(count));
-        for Looked { name, seen } in batch {
+        for DecodedBatch { name, seen } in batch {
             match seen {
                 Ok((image, view)) => {
                     images.push(image);
@@ -262,7 +262,7 @@ struct Answers {
 
 /// Answers that were there already.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Kept {
+struct ResumeState {
     answers: usize,
     /// Of them, those that say why there is none.
     failed: usize,
@@ -272,7 +272,7 @@ struct Kept {
 
 /// The image of an answer.
 #[derive(Deserialize)]
-struct About {
+struct AnswerLine {
     image: String,
     error: Option<String>,
 }
@@ -333,13 +333,13 @@ impl Answers {
     ///
     /// # Errors
     /// [`Error::Continue`] when the answers are about other images, or there are more of them; as the batches.
-    fn keep(&mut self, batches: &mut Batches) -> Result<Kept> {
+    fn keep(&mut self, batches: &mut Batches) -> Result<ResumeState> {
         let fail = |reason: String| Error::Continue {
             path: self.path.clone(),
             reason,
         };
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
-        let (mut kept, mut length, mut line) = (Kept::default(), 0, Vec::new());
+        let (mut kept, mut length, mut line) = (ResumeState::default(), 0, Vec::new());
         for batch in batches {
             let batch = batch?;
             let (mut whole, mut failed, mut bytes) = (0, 0, 0);
@@ -352,7 +352,7 @@ impl Answers {
                     break; // the end, or the line that a killed process was writing
                 }
                 let number = kept.answers + whole + 1;
-                let about: About =
+                let about: AnswerLine =
                     serde_json::from_slice(&line).map_err(|e| fail(format!("line {number} is no answer: {e}")))?;
                 if about.image != path.display().to_string() {
                     let (found, asked) = (about.image, path.display());

@@ -241,12 +241,12 @@ enum Side {
 }
 
 /// The difference between the stronger learner and the weaker's curve at one place.
-struct Place {
+struct Position {
     difference: f64,
     half: f64,
 }
 
-impl Place {
+impl Position {
     fn told(&self) -> Option<Side> {
         if self.difference > self.half + 1e-12 {
             Some(Side::Below)
@@ -289,7 +289,7 @@ impl Segment {
     }
 
     /// The difference at `share` of the way.
-    fn at(&self, share: f64) -> Place {
+    fn at(&self, share: f64) -> Position {
         let [left, middle, right] = &self.places;
         let parabola = |of: &dyn Fn(&Components) -> f64| {
             let (a, b, c) = (of(left), of(middle), of(right));
@@ -306,7 +306,7 @@ impl Segment {
             by_image: part(parabola(&|c| c.by_image.variance), middle.by_image.degrees),
             ..*middle
         };
-        Place {
+        Position {
             difference: there.mean,
             half: there.half_width(LEVEL),
         }

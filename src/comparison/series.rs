@@ -328,7 +328,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::prediction::Reading;
     use crate::statistics::metric::Metrics;
-    use crate::store::record::{Account, Identity, Timing, TrainingSummary};
+    use crate::store::record::{CellDetails, Identity, Timing, TrainingSummary};
 
     type Cell = (Record, Vec<Prediction>);
 
@@ -357,7 +357,7 @@ pub(crate) mod tests {
             backend: "local".into(),
             recipe: 1,
         };
-        let account = Account {
+        let account = CellDetails {
             reading: Reading::Likelihood,
             headline: Headline::Top1,
             micro: true,

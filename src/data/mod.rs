@@ -11,17 +11,17 @@ use crate::formats::image::Decoding;
 use crate::fs::hash::Stamp;
 use crate::fs::hash::hex;
 use crate::manifest::{self, Layout, Manifest, Regime};
-use source::Source;
+use files::DatasetFiles;
 
 mod cache;
 pub mod card;
 pub mod check;
 mod extract;
+mod files;
 pub mod import;
 pub mod index;
 pub mod layout;
 pub mod overlap;
-mod source;
 pub mod split;
 
 /// A dataset whose every image was found, hashed and decoded once.
@@ -209,7 +209,7 @@ pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
 /// # Errors
 /// As [`open`].
 pub fn open_for(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    open_with(name, protocol, datasets, cache, &fetch::HubPlaces::from_env())
+    open_with(name, protocol, datasets, cache, &fetch::HubSettings::from_env())
 }
 
 /// As [`open_for`], with hub files where `hub` says.
@@ -221,11 +221,11 @@ pub fn open_with(
     protocol: Protocol,
     datasets: &Path,
     cache: &Path,
-    hub: &fetch::HubPlaces,
+    hub: &fetch::HubSettings,
 ) -> Result<Dataset> {
     let manifest = manifest_of(name, datasets, cache)?;
     let cache = cache.join("datasets").join(name);
-    let mut source = Source::choose(&manifest, protocol, hub)?;
+    let mut source = DatasetFiles::choose(&manifest, protocol, hub)?;
     source.verify(&cache)?;
     let opened = cache::indexed(&source, protocol, &cache)?;
     Ok(opened.index.dataset(opened.listed, &source, &opened.root))
@@ -237,9 +237,9 @@ pub fn open_with(
 /// # Errors
 /// As [`open`].
 pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    let hub = fetch::HubPlaces::from_env();
+    let hub = fetch::HubSettings::from_env();
     let manifest = manifest_of(name, datasets, cache)?;
-    let source = Source::choose(&manifest, protocol, &hub)?;
+    let source = DatasetFiles::choose(&manifest, protocol, &hub)?;
     match cache::as_indexed(&source, protocol, &cache.join("datasets").join(name))? {
         Some(opened) => Ok(opened.index.dataset(opened.listed, &source, &opened.root)),
         None => open_with(name, protocol, datasets, cache, &hub),
@@ -272,11 +272,11 @@ impl std::fmt::Display for Presence {
 ///
 /// # Errors
 /// Error of the manifest.
-pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlaces) -> Result<Presence> {
+pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubSettings) -> Result<Presence> {
     let manifest = manifest_of(name, datasets, cache)?;
     let mut forms = Vec::new();
     for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
-        if let Ok(source) = Source::choose(&manifest, protocol, hub)
+        if let Ok(source) = DatasetFiles::choose(&manifest, protocol, hub)
             && !forms.contains(&source.form)
         {
             forms.push(source.form);

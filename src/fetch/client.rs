@@ -10,7 +10,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, ResponseExt as _};
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::remote::HubPlaces;
+use crate::fetch::remote::HubSettings;
 use crate::fetch::remote::{Policy, RetryAfter};
 
 /// Redirects followed before a server is taken to lead nowhere.
@@ -93,7 +93,7 @@ impl Trouble {
 
 impl Client {
     /// Proxies as `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say; roots of `SSL_CERT_FILE`, else Mozilla's.
-    pub(super) fn new(hub: &HubPlaces, policy: &Policy) -> Result<Self> {
+    pub(super) fn new(hub: &HubSettings, policy: &Policy) -> Result<Self> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
             let pem = std::fs::read(&path).map_err(Error::io("read", &path))?;

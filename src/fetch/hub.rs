@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
 use crate::fetch::client::{Client, Trouble, encoded, encoded_path, join, shown};
-use crate::fetch::remote::{HubPlaces, Remote};
-use crate::fetch::repository::{Kind, RepoFile, Repository, Wish, is_hash, is_inside, is_name};
+use crate::fetch::remote::{HubSettings, Remote};
+use crate::fetch::repository::{Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name};
 use crate::fetch::shards::split_of;
 use crate::fetch::{FetchProgress, Fetched, claim, not_fetchable};
 use crate::fs::{file, space};
@@ -73,9 +73,9 @@ pub struct HubFile {
 ///
 /// `downloads` is the dataset's folder for downloads, where the listing is kept that its fetching resolved.
 #[must_use]
-pub fn hub_files(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<HubFiles> {
-    let known = known(hub, downloads, places)?;
-    let folder = Repository::dataset(&known.repo).snapshot(&known.commit, &places.cache);
+pub fn hub_files(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubFiles> {
+    let known = known(hub, downloads, settings)?;
+    let folder = Repository::dataset(&known.repo).snapshot(&known.commit, &settings.cache);
     let shards = known.shards.into_iter().map(|shard| {
         let path = folder.join(&shard.path);
         let is_whole = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == shard.size);
@@ -110,22 +110,22 @@ pub(super) fn fetch(
     };
     keep(&known, downloads)?;
     let total = known.shards.iter().map(|shard| shard.size).sum();
-    let wish = Wish {
+    let download = RepositoryDownload {
         repository: Repository::dataset(&known.repo),
         commit: &known.commit,
         label: &manifest.name,
         files: known.shards.iter().map(HubShard::file).collect(),
         beside: vec![(downloads, space::unpacked(total))],
     };
-    let outcome = wish.fulfil(remote, client, progress)?;
+    let outcome = download.run(remote, client, progress)?;
     if !outcome.failed.is_empty() {
         return Err(not_fetchable(manifest, outcome.failed));
     }
-    wish.refer(&known.revision, remote)?;
+    download.refer(&known.revision, remote)?;
     Ok(Fetched {
         form: Form::Hub,
-        folder: wish.repository.snapshot(&known.commit, &remote.hub.cache),
-        files: wish.files.len(),
+        folder: download.repository.snapshot(&known.commit, &remote.hub.cache),
+        files: download.files.len(),
         fetched: outcome.fetched,
         bytes: total,
         commit: Some(known.commit.clone()),
@@ -144,35 +144,35 @@ impl HubShard {
 }
 
 /// The listing of a manifest's repository, as far as this machine knows it.
-pub(super) fn known(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<HubListing> {
+pub(super) fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubListing> {
     let kept: Option<HubListing> = std::fs::read(downloads.join("hub.json"))
         .ok()
         .and_then(|json| serde_json::from_slice(&json).ok())
         .filter(|kept: &HubListing| kept.repo == hub.repo && kept.revision == hub.revision && kept.is_sound());
     let commit = match &kept {
         Some(kept) if !is_hash(&hub.revision, 40) => kept.commit.clone(),
-        _ => Repository::dataset(&hub.repo).commit(&hub.revision, &places.cache)?,
+        _ => Repository::dataset(&hub.repo).commit(&hub.revision, &settings.cache)?,
     };
     promised(hub, &commit).or_else(|| kept.and_then(|kept| of_manifest(kept, hub).ok()))
 }
 
 /// Asks the hub for what the manifest leaves open.
-pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, places: &HubPlaces) -> Result<HubListing> {
-    if places.offline {
+pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, settings: &HubSettings) -> Result<HubListing> {
+    if settings.offline {
         let reason = format!(
             "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
              the dataset, then copy `{}` and `{}` to this machine",
-            Repository::dataset(&hub.repo).folder(&places.cache).display(),
+            Repository::dataset(&hub.repo).folder(&settings.cache).display(),
             downloads.join("hub.json").display()
         );
         let repo = hub.repo.clone();
         return Err(Error::Hub { repo, reason }.because(Cause::Offline));
     }
-    let asking = Asking::new(Repository::dataset(&hub.repo), client, places)?;
-    let commit = asking.commit(&hub.revision)?;
+    let api = HubApi::new(Repository::dataset(&hub.repo), client, settings)?;
+    let commit = api.commit(&hub.revision)?;
     match promised(hub, &commit) {
         Some(listing) => Ok(listing),
-        None => of_manifest(asking.listing(&hub.revision, commit)?, hub),
+        None => of_manifest(api.listing(&hub.revision, commit)?, hub),
     }
 }
 
@@ -188,13 +188,13 @@ pub fn hub_listing(
     repo: &str,
     revision: &str,
     configuration: Option<&str>,
-    places: &HubPlaces,
+    settings: &HubSettings,
     policy: &crate::fetch::Policy,
 ) -> Result<HubListing> {
-    let client = Client::new(places, policy)?;
-    let asking = Asking::new(Repository::dataset(repo), &client, places)?;
-    let commit = asking.commit(revision)?;
-    let mut listing = asking.listing(revision, commit)?;
+    let client = Client::new(settings, policy)?;
+    let api = HubApi::new(Repository::dataset(repo), &client, settings)?;
+    let commit = api.commit(revision)?;
+    let mut listing = api.listing(revision, commit)?;
     let names: BTreeSet<String> = listing.shards.iter().map(self::configuration).collect();
     let fail = |reason: &str, remedy: &str| {
         let names = names
@@ -248,12 +248,12 @@ pub fn hub_tail(
     listing: &HubListing,
     shard: &HubShard,
     bytes: u64,
-    places: &HubPlaces,
+    settings: &HubSettings,
     policy: &crate::fetch::Policy,
 ) -> Result<Vec<u8>> {
-    let client = Client::new(places, policy)?;
-    let asking = Asking::new(Repository::dataset(&listing.repo), &client, places)?;
-    asking.tail(&listing.commit, shard, bytes)
+    let client = Client::new(settings, policy)?;
+    let api = HubApi::new(Repository::dataset(&listing.repo), &client, settings)?;
+    api.tail(&listing.commit, shard, bytes)
 }
 
 /// Keeps a listing for the next time, when no connection may be there.
@@ -400,10 +400,10 @@ const CONVERTED: &str = "refs/convert/parquet";
 const PAGES: usize = 500;
 
 /// Questions about one repository.
-pub(super) struct Asking<'a> {
+pub(super) struct HubApi<'a> {
     pub(super) repository: Repository<'a>,
     client: &'a Client,
-    places: &'a HubPlaces,
+    settings: &'a HubSettings,
 }
 
 /// The hub's answer about a revision.
@@ -432,17 +432,17 @@ struct LargeFile {
     size: u64,
 }
 
-impl<'a> Asking<'a> {
-    pub(super) fn new(repository: Repository<'a>, client: &'a Client, places: &'a HubPlaces) -> Result<Self> {
-        let asking = Self {
+impl<'a> HubApi<'a> {
+    pub(super) fn new(repository: Repository<'a>, client: &'a Client, settings: &'a HubSettings) -> Result<Self> {
+        let api = Self {
             repository,
             client,
-            places,
+            settings,
         };
         if is_name(repository.name) {
-            Ok(asking)
+            Ok(api)
         } else {
-            Err(asking.fail("is no `owner/name`").because(Cause::RepositoryName))
+            Err(api.fail("is no `owner/name`").because(Cause::RepositoryName))
         }
     }
 
@@ -462,17 +462,17 @@ impl<'a> Asking<'a> {
         let cause = trouble.cause();
         let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
         told.unwrap_or_else(|| {
-            self.fail(format!("{} answers: {reason}", shown(&self.places.endpoint)))
+            self.fail(format!("{} answers: {reason}", shown(&self.settings.endpoint)))
                 .because(cause)
         })
     }
 
     /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
     fn model_refused(&self, status: Option<u16>, code: Option<&str>) -> Option<Error> {
-        let (name, hub) = (self.repository.name, shown(&self.places.endpoint));
+        let (name, hub) = (self.repository.name, shown(&self.settings.endpoint));
         let sign_in = "set `HF_TOKEN` to a token of that account, or run `hf auth login`";
         let (reason, remedy) = match (code, status) {
-            (Some("GatedRepo"), _) if self.places.token.is_some() => (
+            (Some("GatedRepo"), _) if self.settings.token.is_some() => (
                 "is gated, and the account of this token has no access to it".to_owned(),
                 format!(
                     "accept its licence at {hub}/{name} with the account whose token `HF_TOKEN` or `hf auth login` holds"
@@ -500,14 +500,14 @@ impl<'a> Asking<'a> {
     }
 
     fn address(&self, rest: &str) -> Result<String> {
-        if self.places.offline {
+        if self.settings.offline {
             return Err(self
                 .fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set")
                 .because(Cause::Offline));
         }
         Ok(format!(
             "{}/{}/{rest}",
-            self.places.endpoint,
+            self.settings.endpoint,
             self.repository.questions()
         ))
     }
@@ -575,7 +575,7 @@ impl<'a> Asking<'a> {
     fn file_address(&self, commit: &str, path: &str) -> Result<String> {
         // Says that no connection may be made, where none may.
         self.address("")?;
-        let (endpoint, page) = (&self.places.endpoint, self.repository.page());
+        let (endpoint, page) = (&self.settings.endpoint, self.repository.page());
         Ok(format!("{endpoint}/{page}/resolve/{commit}/{}", encoded_path(path)))
     }
 

@@ -23,9 +23,9 @@ pub use crate::fetch::hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
 pub use crate::fetch::hub::{hub_listing, hub_tail};
 pub use crate::fetch::model::ModelListing;
 pub use crate::fetch::model::{CachedModel, ModelId, cached_model};
-pub use crate::fetch::remote::{HubPlaces, Remote, Token};
+pub use crate::fetch::remote::{HubSettings, Remote, Token};
 pub use crate::fetch::remote::{Policy, RetryAfter};
-use crate::fetch::transfer::{Source, Wanted};
+use crate::fetch::transfer::{Address, Download};
 use crate::fs::file::lock;
 use crate::manifest::{Form, Manifest};
 
@@ -94,20 +94,20 @@ pub fn fetch(manifest: &Manifest, form: Form, remote: &Remote, progress: &dyn Fe
 }
 
 /// The sources, as far as they may be asked.
-fn usable(sources: impl Iterator<Item = Source>, places: &HubPlaces) -> Vec<Source> {
+fn usable(sources: impl Iterator<Item = Address>, settings: &HubSettings) -> Vec<Address> {
     let usable = |source| match source {
-        Source::Url(url) if places.offline => Source::Offline(url),
+        Address::Url(url) if settings.offline => Address::Offline(url),
         other => other,
     };
     sources.map(usable).collect()
 }
 
 /// A file that none of its sources gave.
-fn missing(wanted: &Wanted, place: &Path, sources: Vec<(String, String)>) -> MissingFile {
+fn missing(download: &Download, place: &Path, sources: Vec<(String, String)>) -> MissingFile {
     MissingFile {
-        name: wanted.name.clone(),
-        size: wanted.size,
-        digest: wanted.digest.clone(),
+        name: download.name.clone(),
+        size: download.size,
+        digest: download.digest.clone(),
         place: place.into(),
         sources,
     }

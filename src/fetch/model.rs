@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use crate::error::{Cause, Error, Result};
 use crate::fetch::client::Client;
-use crate::fetch::hub::Asking;
-use crate::fetch::remote::{HubPlaces, Remote};
-use crate::fetch::repository::{RepoFile, Repository, Wish, is_inside, is_name};
+use crate::fetch::hub::HubApi;
+use crate::fetch::remote::{HubSettings, Remote};
+use crate::fetch::repository::{RepoFile, Repository, RepositoryDownload, is_inside, is_name};
 use crate::fetch::{FetchProgress, Fetched};
 use crate::formats::image_processor::{PREPROCESSOR, PROCESSOR, nested};
 use crate::manifest::Form;
@@ -42,8 +42,8 @@ impl ModelId {
 
     /// Its folder in the cache.
     #[must_use]
-    pub fn folder(&self, places: &HubPlaces) -> PathBuf {
-        Repository::model(&self.name).folder(&places.cache)
+    pub fn folder(&self, settings: &HubSettings) -> PathBuf {
+        Repository::model(&self.name).folder(&settings.cache)
     }
 }
 
@@ -75,11 +75,11 @@ pub enum CachedModel {
 
 /// Looks a model up in the cache, whoever fetched it. Makes no connection.
 #[must_use]
-pub fn cached_model(id: &ModelId, places: &HubPlaces) -> CachedModel {
+pub fn cached_model(id: &ModelId, settings: &HubSettings) -> CachedModel {
     let repository = Repository::model(&id.name);
-    let Some(commit) = repository.commit(&id.revision, &places.cache) else {
+    let Some(commit) = repository.commit(&id.revision, &settings.cache) else {
         // The note of the commit is written last.
-        let folder = repository.folder(&places.cache);
+        let folder = repository.folder(&settings.cache);
         let mut blobs = std::fs::read_dir(folder.join("blobs")).into_iter().flatten().flatten();
         return if blobs.any(|blob| blob.path().extension().is_some_and(|end| end == "incomplete")) {
             let lacking = vec!["the rest of a download that was cut short".into()];
@@ -88,7 +88,7 @@ pub fn cached_model(id: &ModelId, places: &HubPlaces) -> CachedModel {
             CachedModel::Absent
         };
     };
-    let folder = repository.snapshot(&commit, &places.cache);
+    let folder = repository.snapshot(&commit, &settings.cache);
     if !folder.is_dir() {
         return CachedModel::Absent;
     }
@@ -185,23 +185,23 @@ impl ModelListing {
     /// reached or asked, or the repository lacks safetensors weights or a config.
     pub fn ask(id: &ModelId, remote: &Remote) -> Result<Self> {
         let client = Client::new(&remote.hub, &remote.policy)?;
-        let asking = Asking::new(Repository::model(&id.name), &client, &remote.hub)?;
-        let commit = asking.commit(&id.revision)?;
-        let mut files = asking.files(&commit, "")?;
+        let api = HubApi::new(Repository::model(&id.name), &client, &remote.hub)?;
+        let commit = api.commit(&id.revision)?;
+        let mut files = api.files(&commit, "")?;
         if let Some(file) = files.iter().find(|file| !file.is_sound()) {
-            return Err(asking.fail(format!("lists `{}`, whose name or hash is not one", file.path)));
+            return Err(api.fail(format!("lists `{}`, whose name or hash is not one", file.path)));
         }
         let has = |name: &str| files.iter().any(|file| file.path == name);
         if !has(CONFIG) {
-            return Err(asking.fail(format!("has no `{CONFIG}`")).because(Cause::LacksFiles));
+            return Err(api.fail(format!("has no `{CONFIG}`")).because(Cause::LacksFiles));
         }
-        let snapshot = asking.repository.snapshot(&commit, &remote.hub.cache);
+        let snapshot = api.repository.snapshot(&commit, &remote.hub.cache);
         let text = |name: &str| match (
             std::fs::read(snapshot.join(name)),
             files.iter().find(|file| file.path == name),
         ) {
             (Ok(there), Some(file)) if there.len() as u64 == file.size => Ok(there),
-            _ => asking.document(&commit, name),
+            _ => api.document(&commit, name),
         };
         let config = text(CONFIG)?;
         let mut wanted: Vec<String> = files
@@ -212,9 +212,9 @@ impl ModelListing {
         if has(WEIGHTS) {
             wanted.push(WEIGHTS.into());
         } else if has(INDEX) {
-            let shards = shards(&text(INDEX)?).map_err(|reason| asking.fail(reason).because(Cause::LacksFiles))?;
+            let shards = shards(&text(INDEX)?).map_err(|reason| api.fail(reason).because(Cause::LacksFiles))?;
             if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
-                return Err(asking
+                return Err(api
                     .fail(format!("its `{INDEX}` names `{shard}`, which it does not have"))
                     .because(Cause::LacksFiles));
             }
@@ -265,22 +265,22 @@ impl ModelListing {
             });
         }
         let client = Client::new(&remote.hub, &remote.policy)?;
-        let wish = Wish {
+        let download = RepositoryDownload {
             repository: Repository::model(&self.id.name),
             commit: &self.commit,
             label: &self.id.name,
             files: self.files.clone(),
             beside: Vec::new(),
         };
-        let outcome = wish.fulfil(remote, &client, progress)?;
+        let outcome = download.run(remote, &client, progress)?;
         if !outcome.failed.is_empty() {
             return Err(Error::NotFetchable {
                 dataset: self.id.to_string(),
                 files: outcome.failed,
             });
         }
-        wish.refer(&self.id.revision, remote)?;
-        let folder: PathBuf = wish.repository.snapshot(&self.commit, &remote.hub.cache);
+        download.refer(&self.id.revision, remote)?;
+        let folder: PathBuf = download.repository.snapshot(&self.commit, &remote.hub.cache);
         let (files, bytes) = self.size();
         Ok(Fetched {
             form: Form::Hub,

@@ -11,7 +11,7 @@ use crate::seed::rng;
 
 /// Endpoint, cache and token of the hub, as Python's `huggingface_hub` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubPlaces {
+pub struct HubSettings {
     /// Address of the hub, without a slash at the end.
     pub endpoint: String,
     /// Folder that holds `datasets--<owner>--<name>/`.
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-impl HubPlaces {
+impl HubSettings {
     /// `HF_ENDPOINT`; `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in the platform's cache folder; `HF_TOKEN`, else
     /// the file `HF_TOKEN_PATH`, else `token` in `HF_HOME`; `KSHOT_OFFLINE` or `HF_HUB_OFFLINE`.
     #[must_use]
@@ -76,18 +76,18 @@ pub struct Remote {
     /// Base URL or folder that holds `<dataset>/<file>`: tried first.
     pub mirror: Option<String>,
     /// The hub, its cache, and whether connections are allowed at all.
-    pub hub: HubPlaces,
+    pub hub: HubSettings,
     /// When to try again.
     pub policy: Policy,
 }
 
 impl Remote {
-    /// `KSHOT_MIRROR` and what [`HubPlaces::from_env`] reads.
+    /// `KSHOT_MIRROR` and what [`HubSettings::from_env`] reads.
     #[must_use]
     pub fn from_env() -> Self {
         Self {
             mirror: variable("KSHOT_MIRROR").map(|mirror| mirror.trim_end_matches('/').into()),
-            hub: HubPlaces::from_env(),
+            hub: HubSettings::from_env(),
             policy: Policy::default(),
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::client::{Client, encoded_path};
 use crate::fetch::remote::Remote;
-use crate::fetch::transfer::{Source, Wanted};
+use crate::fetch::transfer::{Address, Download};
 use crate::fetch::{FetchProgress, each, missing, usable};
 use crate::fs::file::{lock, replace_in_cache};
 use crate::fs::{hash, space};
@@ -129,7 +129,7 @@ impl RepoFile {
 }
 
 /// Files of one commit that are to be complete on this machine.
-pub(super) struct Wish<'a> {
+pub(super) struct RepositoryDownload<'a> {
     pub(super) repository: Repository<'a>,
     /// 40 hex digits.
     pub(super) commit: &'a str,
@@ -148,9 +148,9 @@ pub(super) struct Outcome {
     pub(super) failed: Vec<MissingFile>,
 }
 
-impl Wish<'_> {
+impl RepositoryDownload<'_> {
     /// Fetches what is missing or wrong; room is looked for before the first byte.
-    pub(super) fn fulfil(&self, remote: &Remote, client: &Client, progress: &dyn FetchProgress) -> Result<Outcome> {
+    pub(super) fn run(&self, remote: &Remote, client: &Client, progress: &dyn FetchProgress) -> Result<Outcome> {
         let files = self.cached(remote)?;
         let whole = each(&files, client.policy.parallel, |file| file.find(progress));
         let mut absent = Vec::new();
@@ -160,7 +160,10 @@ impl Wish<'_> {
             }
         }
         if !absent.is_empty() {
-            let needed = absent.iter().map(|file| file.wanted.size - file.wanted.arrived()).sum();
+            let needed = absent
+                .iter()
+                .map(|file| file.download.size - file.download.arrived())
+                .sum();
             let folder = self.repository.folder(&remote.hub.cache);
             let mut needs = vec![(folder.as_path(), needed)];
             needs.extend(&self.beside);
@@ -170,7 +173,7 @@ impl Wish<'_> {
         let mut failed = Vec::new();
         for (file, outcome) in absent.iter().zip(outcomes) {
             if let Err(sources) = outcome? {
-                failed.push(missing(&file.wanted, &file.pointer, sources));
+                failed.push(missing(&file.download, &file.pointer, sources));
             }
         }
         Ok(Outcome {
@@ -192,8 +195,8 @@ impl Wish<'_> {
                 fs::create_dir_all(above).map_err(Error::io("make", above))?;
             }
             let mirror = remote.mirror.as_deref();
-            let mirror = mirror.map(|base| Source::of_mirror(base, &[self.label, &file.path]));
-            let hub = Source::Url(format!(
+            let mirror = mirror.map(|base| Address::of_mirror(base, &[self.label, &file.path]));
+            let hub = Address::Url(format!(
                 "{}/{}/resolve/{}/{}",
                 remote.hub.endpoint,
                 repository.page(),
@@ -202,7 +205,7 @@ impl Wish<'_> {
             ));
             let up = file.path.split('/').count() + 1;
             files.push(Cached {
-                wanted: Wanted {
+                download: Download {
                     name: format!("{}/{}", self.label, file.path),
                     place: blobs.join(&file.blob),
                     partial: blobs.join(format!("{}.incomplete", file.blob)),
@@ -233,7 +236,7 @@ impl Wish<'_> {
 
 /// One file of the cache: its bytes, and the name that a commit has for them.
 struct Cached {
-    wanted: Wanted,
+    download: Download,
     /// `snapshots/<commit>/<path>`.
     pointer: PathBuf,
     /// From the pointer's folder to the bytes.
@@ -244,7 +247,7 @@ struct Cached {
 impl Cached {
     /// True if the right bytes are there, under the commit's name or under their own: then they get both.
     fn find(&self, progress: &dyn FetchProgress) -> Result<bool> {
-        match self.wanted.check(&self.pointer)? {
+        match self.download.check(&self.pointer)? {
             Ok(()) => {
                 self.remember();
                 return Ok(true);
@@ -254,7 +257,7 @@ impl Cached {
             }
             Err(_) => {}
         }
-        if self.wanted.check(&self.wanted.place)?.is_err() {
+        if self.download.check(&self.download.place)?.is_err() {
             return Ok(false);
         }
         self.link()?;
@@ -264,13 +267,13 @@ impl Cached {
     fn obtain(&self, client: &Client, progress: &dyn FetchProgress) -> Result<Result<(), Vec<(String, String)>>> {
         let _lock = lock(&self.lock, "fetches this file")?;
         // Another process, of ours or of Python's, may have been faster.
-        let there = self.wanted.digest.is_some() && self.wanted.check(&self.wanted.place)?.is_ok();
+        let there = self.download.digest.is_some() && self.download.check(&self.download.place)?.is_ok();
         if !there {
-            if self.wanted.digest.is_none() {
+            if self.download.digest.is_none() {
                 // Nothing would tell whether old bytes and new ones belong together.
-                self.wanted.discard()?;
+                self.download.discard()?;
             }
-            if let Err(sources) = self.wanted.obtain(client, progress)? {
+            if let Err(sources) = self.download.obtain(client, progress)? {
                 return Ok(Err(sources));
             }
         }
@@ -281,7 +284,7 @@ impl Cached {
 
     /// Whoever opens the file next need not hash it again.
     fn remember(&self) {
-        if let Some(("sha256", hash)) = &self.wanted.digest {
+        if let Some(("sha256", hash)) = &self.download.digest {
             hash::keep(&self.pointer, hash);
         }
     }

@@ -20,7 +20,7 @@ use crate::fs::hash::hash;
 
 /// An address of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum Address {
     Url(String),
     /// A URL that may not be asked.
     Offline(String),
@@ -28,7 +28,7 @@ pub(super) enum Source {
     Path(PathBuf),
 }
 
-impl Source {
+impl Address {
     /// `<base>/<part>/<part>…` of a mirror that is a URL or a folder.
     pub(super) fn of_mirror(base: &str, parts: &[&str]) -> Self {
         let folder = base.strip_prefix("file://").unwrap_or(base);
@@ -50,7 +50,7 @@ impl Source {
 
 /// A file that is to be had.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct Download {
     /// Its name in messages.
     pub name: String,
     /// Path it belongs at.
@@ -61,24 +61,24 @@ pub(super) struct Wanted {
     /// Kind and lower-case hex value of its hash.
     pub digest: Option<(&'static str, String)>,
     /// In order of preference.
-    pub sources: Vec<Source>,
+    pub sources: Vec<Address>,
 }
 
 /// Why a source did not give a file.
-pub(super) enum Stop {
+pub(super) enum DownloadError {
     /// Another source may.
-    Source(String),
+    Address(String),
     /// Something on this machine is wrong: no source will.
     Machine(Error),
 }
 
-impl From<Error> for Stop {
+impl From<Error> for DownloadError {
     fn from(error: Error) -> Self {
         Self::Machine(error)
     }
 }
 
-impl Wanted {
+impl Download {
     /// Is this file there, with the right length and hash? `Err` of what is wrong with it.
     pub(super) fn check(&self, path: &Path) -> Result<Result<(), String>> {
         let found = match fs::metadata(path) {
@@ -90,12 +90,12 @@ impl Wanted {
             return Ok(Err(format!("has {found} bytes instead of {}", self.size)));
         }
         match &self.digest {
-            Some((kind, wanted)) => {
+            Some((kind, expected)) => {
                 let found = hash(path, kind)?;
-                Ok(if found == *wanted {
+                Ok(if found == *expected {
                     Ok(())
                 } else {
-                    Err(format!("has {kind} {found} instead of {wanted}"))
+                    Err(format!("has {kind} {found} instead of {expected}"))
                 })
             }
             None => Ok(Ok(())),
@@ -117,9 +117,9 @@ impl Wanted {
         progress.begin(&self.name, self.size, self.arrived());
         for source in &self.sources {
             let outcome = match source {
-                Source::Path(path) => self.copy(path, progress),
-                Source::Url(url) => Transfer::new(self, url, client, progress).run(),
-                Source::Offline(_) => {
+                Address::Path(path) => self.copy(path, progress),
+                Address::Url(url) => Transfer::new(self, url, client, progress).run(),
+                Address::Offline(_) => {
                     let reason = "not asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set";
                     refused.push((source.shown(), reason.into()));
                     continue;
@@ -130,11 +130,11 @@ impl Wanted {
                     progress.end(&self.name, true);
                     return Ok(Ok(()));
                 }
-                Err(Stop::Source(reason)) => {
+                Err(DownloadError::Address(reason)) => {
                     progress.note(&format!("{}: {}: {reason}", self.name, source.shown()));
                     refused.push((source.shown(), reason));
                 }
-                Err(Stop::Machine(error)) => {
+                Err(DownloadError::Machine(error)) => {
                     progress.end(&self.name, false);
                     return Err(error);
                 }
@@ -161,14 +161,17 @@ impl Wanted {
         }
     }
 
-    fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), Stop> {
+    fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), DownloadError> {
         let mut source = match File::open(from) {
             Ok(file) => file,
-            Err(e) => return Err(Stop::Source(e.to_string())),
+            Err(e) => return Err(DownloadError::Address(e.to_string())),
         };
         let length = source.metadata().map_or(0, |metadata| metadata.len());
         if length != self.size {
-            return Err(Stop::Source(format!("has {length} bytes instead of {}", self.size)));
+            return Err(DownloadError::Address(format!(
+                "has {length} bytes instead of {}",
+                self.size
+            )));
         }
         let mut target = File::create(&self.partial).map_err(Error::io("write", &self.partial))?;
         let mut chunk = vec![0; 1 << 20];
@@ -177,7 +180,7 @@ impl Wanted {
             let read = match source.read(&mut chunk) {
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Stop::Source(e.to_string())),
+                Err(e) => return Err(DownloadError::Address(e.to_string())),
             };
             let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
                 break;
@@ -187,8 +190,8 @@ impl Wanted {
             progress.at(&self.name, copied);
         }
         self.check(&self.partial)?.map_err(|reason| match self.discard() {
-            Ok(()) => Stop::Source(reason),
-            Err(error) => Stop::Machine(error),
+            Ok(()) => DownloadError::Address(reason),
+            Err(error) => DownloadError::Machine(error),
         })
     }
 }
@@ -205,7 +208,7 @@ enum Attempt {
 
 /// The transfer of a file from one URL.
 pub(super) struct Transfer<'a> {
-    wanted: &'a Wanted,
+    download: &'a Download,
     url: &'a str,
     client: &'a Client,
     progress: &'a dyn FetchProgress,
@@ -216,9 +219,14 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(wanted: &'a Wanted, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
+    pub(super) fn new(
+        download: &'a Download,
+        url: &'a str,
+        client: &'a Client,
+        progress: &'a dyn FetchProgress,
+    ) -> Self {
         Self {
-            wanted,
+            download,
             url,
             client,
             progress,
@@ -228,11 +236,11 @@ impl<'a> Transfer<'a> {
     }
 
     /// Ends with the right bytes gathered.
-    pub(super) fn run(mut self) -> Result<(), Stop> {
-        let size = self.wanted.size;
+    pub(super) fn run(mut self) -> Result<(), DownloadError> {
+        let size = self.download.size;
         let policy = &self.client.policy;
         // A hundredth more than ever before is progress: attempts are counted anew, but not for ever.
-        let mut furthest = self.wanted.arrived();
+        let mut furthest = self.download.arrived();
         let mut failed = 0;
         loop {
             let outcome = if self.length()? == Some(size) {
@@ -241,38 +249,40 @@ impl<'a> Transfer<'a> {
                 self.attempt()?
             };
             let (reason, after) = match outcome {
-                Attempt::Complete => match self.wanted.check(&self.wanted.partial)? {
+                Attempt::Complete => match self.download.check(&self.download.partial)? {
                     Ok(()) => return Ok(()),
                     Err(reason) => {
                         let alone = self.alone;
                         self.restart()?;
                         if alone {
-                            return Err(Stop::Source(reason));
+                            return Err(DownloadError::Address(reason));
                         }
                         // Nothing is known against this source yet.
                         (furthest, failed) = (0, 0);
                         continue;
                     }
                 },
-                Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(Stop::Source(reason)),
+                Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(DownloadError::Address(reason)),
                 Attempt::Again(Trouble::Passing { reason, after, .. }) => (reason, after),
                 Attempt::Anew(reason) => {
                     self.restart()?;
                     (reason, None)
                 }
             };
-            let arrived = self.wanted.arrived();
+            let arrived = self.download.arrived();
             if arrived >= furthest + size.div_ceil(100).max(1) {
                 (furthest, failed) = (arrived, 0);
             }
             failed += 1;
             if failed >= policy.tries {
-                return Err(Stop::Source(format!("{reason} ({failed} times without progress)")));
+                return Err(DownloadError::Address(format!(
+                    "{reason} ({failed} times without progress)"
+                )));
             }
             let wait = policy.wait(self.url, failed - 1, after);
             self.progress.note(&format!(
                 "{}: {reason} at byte {arrived}, again in {:.2} s",
-                self.wanted.name,
+                self.download.name,
                 wait.as_secs_f64()
             ));
             thread::sleep(wait);
@@ -281,23 +291,23 @@ impl<'a> Transfer<'a> {
 
     /// Bytes gathered; more than there can be are thrown away.
     fn length(&mut self) -> Result<Option<u64>> {
-        match fs::metadata(&self.wanted.partial) {
-            Ok(found) if found.len() > self.wanted.size => self.restart().map(|()| None),
+        match fs::metadata(&self.download.partial) {
+            Ok(found) if found.len() > self.download.size => self.restart().map(|()| None),
             Ok(found) => Ok(Some(found.len())),
             Err(_) => Ok(None),
         }
     }
 
     fn restart(&mut self) -> Result<()> {
-        self.wanted.discard()?;
+        self.download.discard()?;
         (self.alone, self.etag) = (true, None);
-        self.progress.at(&self.wanted.name, 0);
+        self.progress.at(&self.download.name, 0);
         Ok(())
     }
 
     /// One request for what is missing.
     fn attempt(&mut self) -> Result<Attempt> {
-        let size = self.wanted.size;
+        let size = self.download.size;
         let from = self.length()?.unwrap_or(0);
         if from == 0 {
             self.alone = true;
@@ -348,8 +358,8 @@ impl<'a> Transfer<'a> {
 
     /// Appends what a server sends to the bytes before `from`.
     fn receive(&mut self, from: u64, body: &mut dyn Read) -> Result<Attempt> {
-        let size = self.wanted.size;
-        let partial = &self.wanted.partial;
+        let size = self.download.size;
+        let partial = &self.download.partial;
         let failed = || Error::io("write", partial);
         let mut options = OpenOptions::new();
         let mut file = options
@@ -382,7 +392,7 @@ impl<'a> Transfer<'a> {
                 ))));
             }
             file.write_all(bytes).map_err(failed())?;
-            self.progress.at(&self.wanted.name, at);
+            self.progress.at(&self.download.name, at);
             if since.0.elapsed() >= window {
                 if at - since.1 < least && at < size {
                     return Ok(Attempt::Again(Trouble::passing("too slow")));
@@ -399,8 +409,8 @@ impl<'a> Transfer<'a> {
     }
 }
 
-fn wrong_length(found: u64, wanted: u64) -> Trouble {
-    Trouble::lasting(format!("has {found} bytes instead of {wanted}"))
+fn wrong_length(found: u64, expected: u64) -> Trouble {
+    Trouble::lasting(format!("has {found} bytes instead of {expected}"))
 }
 
 /// First byte and length of the whole file, of `bytes 5-9/10` (RFC 9110, 14.4).

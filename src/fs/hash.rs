@@ -51,7 +51,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 const LARGE: u64 = 64 << 20;
 
 /// Known hashes of files, by their real path.
-type Memory = BTreeMap<PathBuf, Known>;
+type HashCache = BTreeMap<PathBuf, KnownHash>;
 
 /// The state of a file: while it is the same, so are the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub struct Stamp {
 
 /// A file that was hashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
+struct KnownHash {
     #[serde(flatten)]
     stamp: Stamp,
     sha256: String,
@@ -108,7 +108,7 @@ pub(crate) fn keep(file: &Path, sha256: &str) {
         let sha256 = sha256.into();
         let memory = cache_folder().join("hashed.json");
         let mut all = read(&memory);
-        all.insert(path, Known { stamp, sha256 });
+        all.insert(path, KnownHash { stamp, sha256 });
         write(&memory, all)
     })();
     if let Err(error) = kept {
@@ -117,19 +117,19 @@ pub(crate) fn keep(file: &Path, sha256: &str) {
 }
 
 fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<String>> {
-    let mut files: Vec<(PathBuf, Known)> = files
+    let mut files: Vec<(PathBuf, KnownHash)> = files
         .iter()
         .map(|file| {
             let path = file.canonicalize().map_err(Error::io("read", file))?;
             let stamp = Stamp::of(&path)?;
             let sha256 = String::new();
-            Ok((path, Known { stamp, sha256 }))
+            Ok((path, KnownHash { stamp, sha256 }))
         })
         .collect::<Result<_>>()?;
     let known = if files.iter().any(|(_, file)| file.stamp.size >= large) {
         read(memory)
     } else {
-        Memory::new()
+        HashCache::new()
     };
     for (path, file) in &mut files {
         if let Some(known) = known.get(path).filter(|known| known.stamp == file.stamp) {
@@ -144,7 +144,7 @@ fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<Strin
     if unknown >= large {
         tracing::info!("hashing {:.1} GB of weights, once", unknown as f64 / 1e9);
     }
-    let hashed: Vec<(PathBuf, Known)> = files
+    let hashed: Vec<(PathBuf, KnownHash)> = files
         .into_par_iter()
         .map(|(path, mut file)| {
             if file.sha256.is_empty() {
@@ -169,14 +169,14 @@ fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<Strin
     Ok(hashed.into_iter().map(|(_, file)| file.sha256).collect())
 }
 
-fn read(memory: &Path) -> Memory {
+fn read(memory: &Path) -> HashCache {
     let json = fs::read(memory).ok();
     json.and_then(|json| serde_json::from_slice(&json).ok())
         .unwrap_or_default()
 }
 
 /// Files that are gone are forgotten.
-fn write(memory: &Path, mut all: Memory) -> Result<()> {
+fn write(memory: &Path, mut all: HashCache) -> Result<()> {
     all.retain(|path, _| path.exists());
     let json = serde_json::to_vec_pretty(&all).map_err(|e| Error::Malformed {
         kind: "list of hashed files",

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::{GateError, Result};
 use crate::gate::folder::{Cell, Folder};
 use crate::gate::noise::{CellNoise, Noise};
-use crate::gate::pair::{Frame, differences};
+use crate::gate::pair::{ImageWeights, differences};
 use crate::gate::problem::{Problem, Role};
 use crate::store::record::Record;
 use crate::store::{Store, promote};
@@ -31,7 +31,7 @@ pub fn measure(baseline: &Folder, repeats: &[Folder]) -> (Noise, Vec<Problem>) {
                 finding: format!("in `{}` {finding}", repeat.path.display()),
             }));
         }
-        let frame = Frame::of(&first.images, first.headline);
+        let frame = ImageWeights::of(&first.images, first.headline);
         let scores: Vec<Vec<f64>> = runs.iter().map(|cell| frame.scores(&cell.right)).collect();
         let places = runs.iter().map(|cell| cell.place.to_string());
         cells.extend(CellNoise::of(key.clone(), &scores).map(|noise| noise.measured_on(places)));

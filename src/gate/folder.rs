@@ -39,7 +39,7 @@ pub struct Cell {
     /// Fingerprint of its predictions.
     pub predictions_sha256: String,
     /// The device and version that computed it.
-    pub place: Place,
+    pub place: Machine,
     /// Its test images, in order of their ids.
     pub images: Images,
     /// Which answers are right.
@@ -273,7 +273,7 @@ fn whole(store: &Store, reader: &mut Reader<'_>, run_id: &str, shared: &mut Shar
     let (images, right) = shared.images(rows, record.reading);
     let cell = Cell {
         value: record.value(),
-        place: Place::of(&record),
+        place: Machine::of(&record),
         run_id: record.run_id,
         classes: shared.classes(record.classes),
         split_sha256: record.split_sha256,
@@ -392,7 +392,7 @@ fn hash(value: &(impl Hash + ?Sized)) -> u64 {
 
 /// The facts that two runs of one cell have to share to come out the same to the byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Machine {
     /// As records tell it: `cpu`, or `cuda:` and a name.
     device: String,
     /// Devices of that kind.
@@ -405,7 +405,7 @@ pub struct Place {
     recipe: u32,
 }
 
-impl Place {
+impl Machine {
     /// The place where a cell was made, and by which version of the numbers.
     #[must_use]
     pub fn of(record: &Record) -> Self {
@@ -439,7 +439,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.device)?;
         if self.devices > 1 {

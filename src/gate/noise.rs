@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::fs::file;
-use crate::gate::folder::Place;
+use crate::gate::folder::Machine;
 use crate::store::record::CellKey;
 
 /// Version of `noise.json`.
@@ -204,7 +204,7 @@ impl Noise {
     /// was made there as well, or they were made in several places and differ. From runs of one machine, which may well
     /// be the same to the byte, nothing follows for another one.
     #[must_use]
-    pub fn at(&self, key: &CellKey, place: &Place) -> Option<RunNoise> {
+    pub fn at(&self, key: &CellKey, place: &Machine) -> Option<RunNoise> {
         let place = place.to_string();
         let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
         let places: BTreeSet<&String> = self.cells.iter().filter(alike).flat_map(|c| &c.places).collect();

@@ -92,7 +92,7 @@ fn test_images(old: &Images, new: &Images) -> Option<String> {
 
 /// The test images of a cell: what each is worth, and which belong together.
 #[derive(Debug)]
-pub struct Frame {
+pub struct ImageWeights {
     /// Share of the headline accuracy of each image, in order of ids.
     worth: Vec<f64>,
     /// Group of each image.
@@ -112,7 +112,7 @@ pub struct Paired {
     pub losses: usize,
 }
 
-impl Frame {
+impl ImageWeights {
     /// The images of `rows`, which are sorted by id. With mean per-class accuracy an image is worth
     /// 1 / (classes × images of its class), otherwise 1 / images.
     #[must_use]

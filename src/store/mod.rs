@@ -47,7 +47,7 @@ use crate::store::identity::{CellKey, Identity};
 use crate::store::partial::PartialPredictions;
 use crate::store::predictions::compact;
 use crate::store::predictions::compact::Cells;
-use crate::store::record::{Account, Failure, Record, SCHEMA};
+use crate::store::record::{CellDetails, Failure, Record, SCHEMA};
 
 /// A results folder.
 #[derive(Debug)]
@@ -356,7 +356,7 @@ impl Store {
     /// # Errors
     /// [`Error::Predictions`] when an answer, a true class or a list of log-probabilities does not fit the
     /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
-    pub fn finish(&self, identity: &Identity, account: Account, rows: &[Prediction]) -> Result<Record> {
+    pub fn finish(&self, identity: &Identity, account: CellDetails, rows: &[Prediction]) -> Result<Record> {
         let run_id = &identity.run_id();
         predictions::check(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
             run_id: run_id.clone(),

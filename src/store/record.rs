@@ -99,7 +99,7 @@ pub fn seal(record: &Value) -> String {
 
 /// Facts of a finished cell beside its [`Identity`] and predictions.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Account {
+pub struct CellDetails {
     /// Reading that makes the headline.
     pub reading: Reading,
     /// Accuracy that makes the headline.
@@ -172,7 +172,7 @@ impl Record {
     /// The record of a cell. Numbers without a JSON form (a rate over zero seconds, a loss that is
     /// not finite) are stored as 0 and absent. `file_sha256` is the hash of the prediction file's bytes.
     #[must_use]
-    pub fn new(identity: &Identity, account: Account, predictions: &[Prediction], file_sha256: String) -> Self {
+    pub fn new(identity: &Identity, account: CellDetails, predictions: &[Prediction], file_sha256: String) -> Self {
         let mut training = account.training;
         training.final_loss = training.final_loss.filter(|loss| loss.is_finite());
         let mut timing = account.timing;

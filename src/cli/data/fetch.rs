@@ -24,23 +24,23 @@ pub(in crate::cli) struct Arguments {
     names: Vec<String>,
     /// In this form only; without it, in the one that the manifest prefers, and if that fails in the other one.
     #[arg(long)]
-    source: Option<Source>,
+    source: Option<FormOption>,
 }
 
 /// The form that is asked for.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Source {
+enum FormOption {
     /// Archives and label files as they were published.
     Archive,
     /// Parquet files of a Hugging Face repository.
     Hub,
 }
 
-impl From<Source> for Form {
-    fn from(source: Source) -> Self {
+impl From<FormOption> for Form {
+    fn from(source: FormOption) -> Self {
         match source {
-            Source::Archive => Self::Archive,
-            Source::Hub => Self::Hub,
+            FormOption::Archive => Self::Archive,
+            FormOption::Hub => Self::Hub,
         }
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 /// One line about the fetched files, for people.
 fn fetch_one(
     name: &str,
-    source: Option<Source>,
+    source: Option<FormOption>,
     places: &Places,
     remote: &Remote,
     live: &DownloadBars,

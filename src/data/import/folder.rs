@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::data::import::{Asked, Found, parquet, table};
+use crate::data::import::{Discovered, ImportOptions, parquet, table};
 use crate::data::layout::folders::{Entries, Tree};
 use crate::data::layout::names::same_class;
-use crate::data::layout::sides::{Part, sides};
+use crate::data::layout::sides::{Side, sides};
 use crate::data::layout::table::{ROLES, read_table};
 use crate::error::{Error, Result};
 use crate::manifest::{Layout, TableForm};
@@ -17,7 +17,7 @@ const METADATA: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet
 /// Folders below the one given that parquet files are looked for in.
 const DEPTH: usize = 3;
 
-pub(super) fn look(directory: &Path, origin: &str, asked: &Asked) -> Result<Found> {
+pub(super) fn look(directory: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
     let mut notes = Vec::new();
     if let Some(found) = with_metadata(directory, origin, asked, &mut notes)? {
         return Ok(found);
@@ -45,7 +45,7 @@ pub(super) fn look(directory: &Path, origin: &str, asked: &Asked) -> Result<Foun
     let tree = tree?;
     notes.extend(tree.notes.iter().cloned());
     notes.extend(differs(directory, &tree));
-    Ok(Found {
+    Ok(Discovered {
         layout: Some(Layout::Folders),
         directory: directory.into(),
         origin: origin.into(),
@@ -55,12 +55,17 @@ pub(super) fn look(directory: &Path, origin: &str, asked: &Asked) -> Result<Foun
         ignored: tree.ignored,
         left_out: tree.left_out,
         notes,
-        ..Found::default()
+        ..Discovered::default()
     })
 }
 
 /// Tables called `metadata` in the folder, or in the folders of its sides, if they have a column of class names.
-fn with_metadata(directory: &Path, origin: &str, asked: &Asked, notes: &mut Vec<String>) -> Result<Option<Found>> {
+fn with_metadata(
+    directory: &Path,
+    origin: &str,
+    asked: &ImportOptions,
+    notes: &mut Vec<String>,
+) -> Result<Option<Discovered>> {
     let of_folder = |folder: &Path| {
         METADATA
             .iter()
@@ -96,7 +101,7 @@ fn with_metadata(directory: &Path, origin: &str, asked: &Asked, notes: &mut Vec<
             match read_table(&path, &form) {
                 Ok(_) if tables.iter().all(|(other, _)| *other != role) => tables.push((role, path)),
                 Ok(_) => notes.push(format!("`{name}` is left out: another folder is that side")),
-                Err(error) if *part == Part::Train => return without(&path, &error, &root, notes),
+                Err(error) if *part == Side::Train => return without(&path, &error, &root, notes),
                 Err(error) => notes.push(format!("`{name}` is unlabelled and left out: {error}")),
             }
         }
@@ -114,7 +119,7 @@ fn with_metadata(directory: &Path, origin: &str, asked: &Asked, notes: &mut Vec<
 }
 
 /// A table without labels is one of captions or the like: the folders say the classes, if there are any.
-fn without(path: &Path, error: &Error, root: &Path, notes: &mut Vec<String>) -> Result<Option<Found>> {
+fn without(path: &Path, error: &Error, root: &Path, notes: &mut Vec<String>) -> Result<Option<Discovered>> {
     let name = path.strip_prefix(root).unwrap_or(path).display();
     let reason = match error {
         Error::Labels { reason, .. } => reason.clone(),

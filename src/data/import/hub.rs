@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::written::Written;
-use super::{Asked, HOLDOUT, free_name, parquet, write_new};
+use super::{HOLDOUT, ImportOptions, free_name, parquet, write_new};
 use crate::data::import::parquet::{Candidates, candidates, footer_length};
 use crate::data::import::written;
-use crate::data::layout::sides::Part;
+use crate::data::layout::sides::Side;
 use crate::error::{Error, Result};
-use crate::fetch::{HubListing, HubPlaces, HubShard, Policy, hub_listing, hub_tail};
+use crate::fetch::{HubListing, HubSettings, HubShard, Policy, hub_listing, hub_tail};
 use crate::manifest::TableForm;
 use crate::manifest::{Hub, Layout, Shard};
 
@@ -45,8 +45,8 @@ pub fn name_hub(
     repo: &str,
     name: &str,
     datasets: &Path,
-    asked: &Asked,
-    places: &HubPlaces,
+    asked: &ImportOptions,
+    places: &HubSettings,
     policy: &Policy,
 ) -> Result<Named> {
     let manifest = free_name(repo, name, datasets)?;
@@ -159,7 +159,7 @@ pub fn name_hub(
 fn columns(
     listing: &HubListing,
     shard: &HubShard,
-    places: &HubPlaces,
+    places: &HubSettings,
     policy: &Policy,
     fail: &dyn Fn(String) -> Error,
 ) -> Result<Candidates> {
@@ -178,10 +178,10 @@ fn sides(listing: &HubListing) -> Result<Sides, String> {
     let splits: BTreeSet<&str> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
     let mut sides = Sides::default();
     for split in &splits {
-        let side = match Part::of_word(split) {
-            Some(Part::Train) => &mut sides.0,
-            Some(Part::Validation) => &mut sides.1,
-            Some(Part::Test) => &mut sides.2,
+        let side = match Side::of_word(split) {
+            Some(Side::Train) => &mut sides.0,
+            Some(Side::Validation) => &mut sides.1,
+            Some(Side::Test) => &mut sides.2,
             None => &mut sides.3,
         };
         side.push((*split).to_owned());

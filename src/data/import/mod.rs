@@ -34,7 +34,7 @@ const NAMED: usize = 20;
 
 /// Options that a user gives for an import.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct ImportOptions {
     /// Column of paths, or of images in parquet files.
     pub path_column: Option<String>,
     /// Column of class names.
@@ -49,7 +49,7 @@ pub struct Asked {
 
 /// Images with their labels, looked at from outside: nothing was decoded or written yet.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Discovered {
     name: String,
     origin: String,
     layout: Option<Layout>,
@@ -93,7 +93,7 @@ pub struct Imported {
     /// Share of each class that is kept for the test, where the images came without a split.
     pub holdout: Option<f64>,
     /// Images on both sides.
-    pub twins: Twins,
+    pub twins: SharedImages,
 }
 
 /// Looks at a folder, table or parquet file that is to become the dataset `name` of the manifests in `datasets`.
@@ -101,7 +101,7 @@ pub struct Imported {
 /// # Errors
 /// [`Error::Import`] when the name cannot be one, the files have another form or two class names become one;
 /// [`Error::Exists`] when there is such a manifest; [`Error::Labels`] naming the row of a table; [`Error::Io`].
-pub fn look(path: &Path, name: &str, datasets: &Path, asked: &Asked) -> Result<Found> {
+pub fn look(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions) -> Result<Discovered> {
     let origin = path.display().to_string();
     free_name(&origin, name, datasets)?;
     let path = path.canonicalize().map_err(Error::io("read", path))?;
@@ -141,7 +141,7 @@ fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
     Ok(manifest)
 }
 
-fn file(path: &Path, origin: &str, asked: &Asked) -> Result<Found> {
+fn file(path: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
     let mut head = Vec::new();
     let file = File::open(path).map_err(Error::io("read", path))?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut head).map_err(Error::io("read", path))?;
@@ -159,7 +159,7 @@ fn file(path: &Path, origin: &str, asked: &Asked) -> Result<Found> {
     table::look(&[("table", path.to_path_buf())], &folder, origin, asked)
 }
 
-impl Found {
+impl Discovered {
     /// Number of images.
     #[must_use]
     pub fn images(&self) -> usize {
@@ -229,7 +229,7 @@ impl Found {
         }
         match opened {
             Ok(dataset) => Ok(Imported {
-                twins: Twins::of(&dataset),
+                twins: SharedImages::of(&dataset),
                 dataset,
                 manifest: path,
                 unreadable,
@@ -426,7 +426,7 @@ type Pair = (String, String);
 
 /// Images that are to learn from and to be tested on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Twins {
+pub struct SharedImages {
     /// The same bytes: id in the pool, id in the test.
     pub same: Vec<Pair>,
     /// Number of other pairs that look alike (difference hashes within [`NEAR`] bits); `None` where there are too many
@@ -436,7 +436,7 @@ pub struct Twins {
     pub first_alike: Vec<Pair>,
 }
 
-impl Twins {
+impl SharedImages {
     fn of(dataset: &Dataset) -> Self {
         let mut by_hash: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for image in &dataset.pool {

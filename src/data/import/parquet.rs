@@ -12,13 +12,13 @@ use ::parquet::file::statistics::Statistics;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use crate::data::import::{Asked, Found};
-use crate::data::layout::sides::Part;
+use crate::data::import::{Discovered, ImportOptions};
+use crate::data::layout::sides::Side;
 use crate::data::layout::table::usual_label;
 use crate::error::{Error, Result};
 use crate::fetch::shards::{number_of_shards, split_of};
 use crate::formats::parquet;
-use crate::formats::parquet::source::Source;
+use crate::formats::parquet::input::ParquetInput;
 use crate::formats::parquet::{said, thrift};
 use crate::fs::hash::hash;
 use crate::manifest::{Layout, OwnParquet, OwnShard};
@@ -32,7 +32,7 @@ pub(super) fn has_images(path: &Path) -> Result<bool> {
 }
 
 /// `files`: in the order of their rows.
-pub(super) fn look(files: &[PathBuf], origin: &str, asked: &Asked) -> Result<Found> {
+pub(super) fn look(files: &[PathBuf], origin: &str, asked: &ImportOptions) -> Result<Discovered> {
     let fail = |reason: String, remedy: &str| Error::Import {
         origin: origin.into(),
         reason,
@@ -40,7 +40,7 @@ pub(super) fn look(files: &[PathBuf], origin: &str, asked: &Asked) -> Result<Fou
     };
     let described: Vec<Candidates> = files.par_iter().map(|path| of_file(path)).collect::<Result<_>>()?;
     // A file of the split to learn from says what there is: the test may have no labels.
-    let is_learned = |path: &PathBuf| Part::of_word(&split_name(path)) == Some(Part::Train);
+    let is_learned = |path: &PathBuf| Side::of_word(&split_name(path)) == Some(Side::Train);
     let at = files.iter().position(is_learned).unwrap_or(0);
     let (Some(first), Some(first_path)) = (described.get(at), files.get(at)) else {
         return Err(fail("it holds no parquet files".into(), "name another folder"));
@@ -91,7 +91,7 @@ pub(super) fn look(files: &[PathBuf], origin: &str, asked: &Asked) -> Result<Fou
         .map(|(_, (rows, _))| rows)
         .sum();
     let labels = first.names.get(&label).cloned().unwrap_or_default();
-    Ok(Found {
+    Ok(Discovered {
         layout: Some(Layout::Parquet),
         origin: origin.into(),
         rows,
@@ -106,12 +106,12 @@ pub(super) fn look(files: &[PathBuf], origin: &str, asked: &Asked) -> Result<Fou
             shards,
         }),
         notes,
-        ..Found::default()
+        ..Discovered::default()
     })
 }
 
 /// The columns of images and of labels, or what is wrong and what to do.
-pub(super) fn choose(found: &Candidates, asked: &Asked) -> Result<(String, String), (String, String)> {
+pub(super) fn choose(found: &Candidates, asked: &ImportOptions) -> Result<(String, String), (String, String)> {
     let named = |columns: &[String]| {
         columns
             .iter()
@@ -190,7 +190,7 @@ fn split_name(path: &Path) -> String {
         .and_then(|name| name.to_str())
         .unwrap_or(ALL);
     let is_numbered = path.to_str().and_then(number_of_shards).is_some();
-    if Part::of_word(name).is_some() || is_numbered {
+    if Side::of_word(name).is_some() || is_numbered {
         name.to_owned()
     } else {
         ALL.to_owned()
@@ -205,11 +205,11 @@ fn sides(splits: &BTreeMap<String, (u64, bool)>, notes: &mut Vec<String>) -> Res
     let [mut train, mut val, mut test] = [const { Vec::<String>::new() }; 3];
     let mut others = Vec::new();
     for (split, (rows, unlabelled)) in splits {
-        let part = Part::of_word(split);
+        let part = Side::of_word(split);
         if *unlabelled {
             notes.push(format!(
                 "the {rows} rows of `{split}` have no labels: left out{}",
-                if part == Some(Part::Test) {
+                if part == Some(Side::Test) {
                     ", and a share of the others is kept for the test"
                 } else {
                     ""
@@ -218,9 +218,9 @@ fn sides(splits: &BTreeMap<String, (u64, bool)>, notes: &mut Vec<String>) -> Res
             continue;
         }
         match part {
-            Some(Part::Train) => train.push(split.clone()),
-            Some(Part::Validation) => val.push(split.clone()),
-            Some(Part::Test) => test.push(split.clone()),
+            Some(Side::Train) => train.push(split.clone()),
+            Some(Side::Validation) => val.push(split.clone()),
+            Some(Side::Test) => test.push(split.clone()),
             None => others.push(split.clone()),
         }
     }
@@ -321,13 +321,13 @@ pub(crate) fn footer_length(tail: &[u8]) -> Result<u64, String> {
 /// # Errors
 /// When the footer is torn or damaged.
 pub(crate) fn candidates(tail: Vec<u8>) -> Result<Candidates, String> {
-    let source = Source::Bytes(Bytes::from([b"PAR1", tail.as_slice()].concat()));
+    let source = ParquetInput::Bytes(Bytes::from([b"PAR1", tail.as_slice()].concat()));
     catch_unwind(AssertUnwindSafe(|| find(&source))).unwrap_or_else(|_| Err("its footer is damaged".into()))
 }
 
-fn find(source: &Source) -> Result<Candidates, String> {
+fn find(source: &ParquetInput) -> Result<Candidates, String> {
     thrift::footer(source)?;
-    let Source::Bytes(bytes) = source else {
+    let ParquetInput::Bytes(bytes) = source else {
         return Err("it is not in memory".into());
     };
     let end = source.len().saturating_sub(8) as usize;
@@ -407,7 +407,7 @@ fn is_unlabelled(column: &ColumnChunkMetaData) -> bool {
 /// # Errors
 /// [`Error::Parquet`] when it is none, or damaged; [`Error::Io`].
 pub(crate) fn of_file(path: &Path) -> Result<Candidates, Error> {
-    let source = Source::file(path)?;
+    let source = ParquetInput::file(path)?;
     let found = catch_unwind(AssertUnwindSafe(|| {
         thrift::footer(&source)?;
         let file = SerializedFileReader::new(source).map_err(said)?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Asked, Found, listed};
+use super::{Discovered, ImportOptions, listed};
 use crate::data::layout::Item;
-use crate::data::layout::sides::Part;
+use crate::data::layout::sides::Side;
 use crate::data::layout::table::{Assembled, ROLES, Table, assemble, file_of, id_of, read_table};
 use crate::error::{Error, Result};
 use crate::manifest::Layout;
@@ -19,7 +19,12 @@ const FOLDERS: usize = 200;
 const SAMPLE: usize = 50;
 
 /// `tables`: roles and files. `root`: the folder given, or the table's own.
-pub(super) fn look(tables: &[(&'static str, PathBuf)], root: &Path, origin: &str, asked: &Asked) -> Result<Found> {
+pub(super) fn look(
+    tables: &[(&'static str, PathBuf)],
+    root: &Path,
+    origin: &str,
+    asked: &ImportOptions,
+) -> Result<Discovered> {
     let fail = |reason: String, remedy: &str| Error::Import {
         origin: origin.into(),
         reason,
@@ -94,7 +99,7 @@ pub(super) fn look(tables: &[(&'static str, PathBuf)], root: &Path, origin: &str
     if form.split_by_folder {
         notes.push("the first folder of each path says its split".into());
     }
-    let parts: Vec<(PathBuf, Option<Part>)> = tables
+    let parts: Vec<(PathBuf, Option<Side>)> = tables
         .iter()
         .map(|(role, path)| {
             let part = ROLES.iter().find(|(name, _)| name == role).and_then(|(_, part)| *part);
@@ -116,7 +121,7 @@ pub(super) fn look(tables: &[(&'static str, PathBuf)], root: &Path, origin: &str
             "paths are relative to the table's own folder, or absolute",
         ));
     }
-    Ok(Found {
+    Ok(Discovered {
         layout: Some(Layout::Table),
         origin: origin.into(),
         tables: tables.to_vec(),
@@ -128,7 +133,7 @@ pub(super) fn look(tables: &[(&'static str, PathBuf)], root: &Path, origin: &str
         directory,
         form,
         notes,
-        ..Found::default()
+        ..Discovered::default()
     })
 }
 
@@ -250,11 +255,11 @@ fn are_split_by_folder(read: &[(PathBuf, Table)], form: &TableForm, directory: &
             let Ok(id) = id_of(&row.path, path, form, directory) else {
                 continue;
             };
-            match id.split_once('/').and_then(|(first, _)| Part::of_word(first)) {
+            match id.split_once('/').and_then(|(first, _)| Side::of_word(first)) {
                 Some(part) => drop(seen.insert(part)),
                 None => return false,
             }
         }
     }
-    seen.contains(&Part::Train) && seen.contains(&Part::Test)
+    seen.contains(&Side::Train) && seen.contains(&Side::Test)
 }

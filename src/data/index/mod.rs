@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Protocol;
+use crate::data::files::DatasetFiles;
 use crate::data::layout::{Item, Listing};
-use crate::data::source::Source;
 use crate::data::split::CoopList;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::{Error, Result};
@@ -36,16 +36,16 @@ pub(super) struct Index {
     mode: Option<Mode>,
     /// By path below the root.
     images: BTreeMap<String, Facts>,
-    protocols: Vec<Listed>,
+    protocols: Vec<ProtocolImages>,
 }
 
 /// Facts about each image: its id, then its path below the root and the facts.
-pub(super) type Surveyed = Vec<(String, Result<(String, Facts)>)>;
+pub(super) type Survey = Vec<(String, Result<(String, Facts)>)>;
 
 /// Classes and sides under one protocol.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Listed {
+pub(super) struct ProtocolImages {
     protocol: Protocol,
     /// Hash of all that this follows from besides the images.
     key: String,
@@ -95,7 +95,7 @@ impl Index {
     }
 
     /// The images of a protocol, if they were looked up before.
-    pub(super) fn listed(&self, key: &str) -> Option<&Listed> {
+    pub(super) fn listed(&self, key: &str) -> Option<&ProtocolImages> {
         self.protocols.iter().find(|listed| listed.key == key)
     }
 
@@ -118,7 +118,7 @@ impl Index {
 
     /// Images of a protocol, or all of them, whose files were touched since they were looked at: by their stamps, which a
     /// glance at each file tells.
-    pub(super) fn touched(&self, listed: Option<&Listed>, root: &Path) -> Vec<String> {
+    pub(super) fn touched(&self, listed: Option<&ProtocolImages>, root: &Path) -> Vec<String> {
         let touched = |file: &&str| {
             let stamp = self.images.get(*file).map(|facts| &facts.stamp);
             stamp.is_none() || Stamp::of(&root.join(file)).ok().as_ref() != stamp
@@ -172,7 +172,7 @@ impl Index {
         file::replace_in_cache(path, &json)
     }
 
-    pub(super) fn dataset(&self, listed: Listed, source: &Source, root: &Path) -> Dataset {
+    pub(super) fn dataset(&self, listed: ProtocolImages, source: &DatasetFiles, root: &Path) -> Dataset {
         let manifest = source.manifest;
         let (mut pool, mut val, mut test) = (Vec::new(), Vec::new(), Vec::new());
         for image in listed.images {
@@ -218,12 +218,12 @@ impl Index {
     /// Checks that labels and images fit together; reads, hashes and decodes every image that is not known yet.
     pub(super) fn add(
         &mut self,
-        source: &Source,
+        source: &DatasetFiles,
         protocol: Protocol,
         key: &str,
         listing: Listing,
         root: &Path,
-    ) -> Result<Listed> {
+    ) -> Result<ProtocolImages> {
         let (listed, found) = self.survey(source, protocol, key, listing, root)?;
         let (listed, found) = if source.is_lenient() {
             without_unreadable(source, listed, found)?
@@ -241,12 +241,12 @@ impl Index {
     /// As [`Index::add`], keeping nothing: what each image not known yet turned out to be, by its path below the root.
     pub(super) fn survey(
         &self,
-        source: &Source,
+        source: &DatasetFiles,
         protocol: Protocol,
         key: &str,
         mut listing: Listing,
         root: &Path,
-    ) -> Result<(Listed, Surveyed)> {
+    ) -> Result<(ProtocolImages, Survey)> {
         let manifest = source.manifest;
         let fail = |reason: String| Error::Dataset {
             dataset: manifest.name.clone(),
@@ -307,7 +307,7 @@ impl Index {
             .collect();
         let look_at = |image: &Labelled| (image.id.clone(), look_at(image));
         let found = unknown.into_par_iter().map(look_at).collect();
-        let listed = Listed {
+        let listed = ProtocolImages {
             protocol,
             key: key.to_owned(),
             classes: listing.classes,
@@ -320,8 +320,12 @@ impl Index {
 }
 
 /// Leaves out images that cannot be decoded, and names them; each class keeps an image on each side.
-fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> Result<(Listed, Surveyed)> {
-    let (read, unreadable): (Surveyed, Surveyed) = found
+fn without_unreadable(
+    source: &DatasetFiles,
+    mut listed: ProtocolImages,
+    found: Survey,
+) -> Result<(ProtocolImages, Survey)> {
+    let (read, unreadable): (Survey, Survey) = found
         .into_iter()
         .partition(|(_, facts)| !matches!(facts, Err(Error::Image { .. })));
     if unreadable.is_empty() {
@@ -359,9 +363,9 @@ fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> R
     Ok((listed, read))
 }
 
-impl Listed {
+impl ProtocolImages {
     /// Compares the counts with those that the manifest promises for this form and protocol.
-    pub(super) fn check_counts(&self, source: &Source) -> Result<()> {
+    pub(super) fn check_counts(&self, source: &DatasetFiles) -> Result<()> {
         let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
             return Ok(());
         };
@@ -406,7 +410,7 @@ impl Listed {
 }
 
 /// Numbers that must be found, and true if they hold for the pool: under `tinker` it is without the validation rows.
-fn promised(source: &Source, protocol: Protocol) -> (Option<Expect>, bool) {
+fn promised(source: &DatasetFiles, protocol: Protocol) -> (Option<Expect>, bool) {
     let manifest = source.manifest;
     match (source.form, protocol, &manifest.hub) {
         (Form::Hub, Protocol::Tinker, Some(hub)) => (hub.expect, hub.val.is_empty()),

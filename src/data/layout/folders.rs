@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::sides::{Part, sides};
+use super::sides::{Side, sides};
 use super::{Item, Listing, Unpacked, names};
 use crate::data::layout::sides;
 use crate::error::{Error, Result};
@@ -77,7 +77,7 @@ impl Tree {
                 return Err(fail("no folder of images: each class needs a folder of its own".into()));
             }
             tree.name_classes(&entries);
-            tree.add(Part::Train, &root, &prefix, "", &entries, fail)?;
+            tree.add(Side::Train, &root, &prefix, "", &entries, fail)?;
             return Ok(tree);
         }
         let is_side = |name: &String| sides.iter().any(|(_, side)| side == name);
@@ -133,7 +133,7 @@ impl Tree {
     /// The classes of one side. `below`: its path in `root`, with `/` at its end.
     fn add(
         &mut self,
-        part: Part,
+        part: Side,
         root: &Path,
         prefix: &str,
         below: &str,
@@ -172,7 +172,7 @@ impl Tree {
             .classes
             .iter()
             .find(|class| !seen.iter().any(|(name, _)| name == *class));
-        if let (Part::Test, Some(odd)) = (part, odd) {
+        if let (Side::Test, Some(odd)) = (part, odd) {
             return Err(fail(format!("class `{odd}` is in `train` but not in `{side}`")));
         }
         let mut items = Vec::new();
@@ -213,7 +213,7 @@ impl Tree {
             }
         }
         match part {
-            Part::Test => self.test.get_or_insert_default().extend(items),
+            Side::Test => self.test.get_or_insert_default().extend(items),
             _ => self.learned.extend(items),
         }
         Ok(())
@@ -232,7 +232,7 @@ impl Tree {
 const NO_NAME: &str = "its name has a backslash or no valid UTF-8";
 
 /// The sides among a folder's folders.
-fn found(root: &Path, top: &Entries) -> Result<Vec<(Part, String)>, (String, String)> {
+fn found(root: &Path, top: &Entries) -> Result<Vec<(Side, String)>, (String, String)> {
     let is_tree = |name: &str| Entries::of(&root.join(name)).is_ok_and(|entries| !entries.folders.is_empty());
     sides(&top.folders, &is_tree)
 }

@@ -14,7 +14,7 @@ pub mod table;
 
 use std::path::{Path, PathBuf};
 
-use super::source::Source;
+use super::files::DatasetFiles;
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::manifest::{Form, Layout, Manifest};
@@ -144,7 +144,7 @@ impl Item {
 /// A dataset's files, unpacked and ready to be read.
 pub(crate) struct Unpacked<'a> {
     pub manifest: &'a Manifest,
-    pub source: &'a Source<'a>,
+    pub source: &'a DatasetFiles<'a>,
     /// Folder that all archives were unpacked into, or the folder that the manifest names.
     pub root: &'a Path,
 }

@@ -8,7 +8,7 @@ use crate::data::layout::Item;
 
 /// The part of a dataset that an image belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum Side {
     /// To learn from.
     Train,
     /// To choose by; shots may be drawn from it.
@@ -17,7 +17,7 @@ pub enum Part {
     Test,
 }
 
-impl Part {
+impl Side {
     /// The part that a word stands for, whatever its case: the keywords of Python's `datasets`, and `trn` and `tst`.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
@@ -69,17 +69,17 @@ fn letters_and_digits(word: &str) -> impl Iterator<Item = &str> {
 pub(crate) fn sides(
     folders: &[String],
     is_tree: &dyn Fn(&str) -> bool,
-) -> Result<Vec<(Part, String)>, (String, String)> {
-    let mut groups: BTreeMap<String, Vec<(Part, String)>> = BTreeMap::new();
+) -> Result<Vec<(Side, String)>, (String, String)> {
+    let mut groups: BTreeMap<String, Vec<(Side, String)>> = BTreeMap::new();
     for name in folders {
-        if let Some((part, rest)) = Part::of_name(name) {
+        if let Some((part, rest)) = Side::of_name(name) {
             groups.entry(rest).or_default().push((part, name.clone()));
         }
     }
     groups.retain(|rest, group| {
         group.sort();
-        let is_pair = group.iter().any(|(part, _)| *part != Part::Train);
-        let learned = group.iter().find(|(part, _)| *part == Part::Train);
+        let is_pair = group.iter().any(|(part, _)| *part != Side::Train);
+        let learned = group.iter().find(|(part, _)| *part == Side::Train);
         (rest.is_empty() || is_pair) && learned.is_some_and(|(_, name)| is_tree(name))
     });
     if let Some(plain) = groups.remove("") {
@@ -88,7 +88,7 @@ pub(crate) fn sides(
     let mut groups = groups.into_values();
     match (groups.next(), groups.next()) {
         (Some(one), Some(other)) => {
-            let name = |group: Vec<(Part, String)>| group.into_iter().next().map_or_else(String::new, |(_, name)| name);
+            let name = |group: Vec<(Side, String)>| group.into_iter().next().map_or_else(String::new, |(_, name)| name);
             Err((name(one), name(other)))
         }
         (only, _) => Ok(only.unwrap_or_default()),
@@ -142,7 +142,7 @@ pub(super) fn split(items: Vec<Item>, share: f64, skip: &[String]) -> (Vec<Item>
 mod tests {
     use super::*;
 
-    fn found(folders: &[&str]) -> Result<Vec<(Part, String)>, (String, String)> {
+    fn found(folders: &[&str]) -> Result<Vec<(Side, String)>, (String, String)> {
         let folders: Vec<String> = folders.iter().map(|name| (*name).to_owned()).collect();
         sides(&folders, &|_| true)
     }
@@ -161,12 +161,12 @@ mod tests {
             ("train", "eval"),
             ("train-images", "evaluation-images"),
         ] {
-            let expected = vec![(Part::Train, train.to_owned()), (Part::Test, test.to_owned())];
+            let expected = vec![(Side::Train, train.to_owned()), (Side::Test, test.to_owned())];
             assert_eq!(found(&[test, train, "docs"]), Ok(expected), "{train}");
         }
         let three = found(&["valid", "test", "train"]).unwrap();
-        let parts: Vec<Part> = three.iter().map(|(part, _)| *part).collect();
-        assert_eq!(parts, [Part::Train, Part::Validation, Part::Test]);
+        let parts: Vec<Side> = three.iter().map(|(part, _)| *part).collect();
+        assert_eq!(parts, [Side::Train, Side::Validation, Side::Test]);
         assert_eq!(
             found(&["a_train", "a_test", "b_train", "b_test"]),
             Err(("a_train".into(), "b_train".into()))

@@ -177,8 +177,8 @@ impl Sweeper<'_> {
             return Ok(Taken::Not(settled));
         }
         let claim = match self.claims.take(&cell.run_id)? {
-            claim::Turn::Ours(claim) => claim,
-            claim::Turn::Theirs(owner) => return Ok(Taken::Not(Turn::Busy(owner))),
+            claim::ClaimOutcome::Ours(claim) => claim,
+            claim::ClaimOutcome::Theirs(owner) => return Ok(Taken::Not(Turn::Busy(owner))),
         };
         // Its owner may have come to an end since the last look: only now nobody can any more.
         Ok(match self.settled(cell, before)? {

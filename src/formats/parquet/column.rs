@@ -10,8 +10,8 @@ use ::parquet::file::reader::FileReader as _;
 use ::parquet::file::serialized_reader::SerializedFileReader;
 use bytes::Bytes;
 
+use crate::formats::parquet::input::ParquetInput;
 use crate::formats::parquet::pages::Pages;
-use crate::formats::parquet::source::Source;
 use crate::formats::parquet::{leaf, said, thrift};
 
 /// Rows decoded at a time.
@@ -49,7 +49,7 @@ pub(super) enum Label {
 impl LabelColumn {
     /// # Errors
     /// When the column is of another kind, or lies outside the file.
-    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(super) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let kind = group
             .columns()
             .get(column)
@@ -128,7 +128,7 @@ pub(super) struct Column<T: DataType> {
 }
 
 impl<T: DataType> Column<T> {
-    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(super) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let described = group
             .columns()
             .get(column)
@@ -189,7 +189,7 @@ pub(crate) type Texts = Vec<Option<String>>;
 /// # Errors
 /// When the file is damaged.
 pub(crate) fn columns(bytes: Vec<u8>) -> Result<Vec<String>, String> {
-    let source = Source::Bytes(Bytes::from(bytes));
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
     guarded(|| {
         thrift::footer(&source)?;
         let file = SerializedFileReader::new(source.clone()).map_err(said)?;
@@ -208,7 +208,7 @@ pub(crate) fn columns(bytes: Vec<u8>) -> Result<Vec<String>, String> {
 /// # Errors
 /// When the file is damaged, or such a column holds neither text nor whole numbers.
 pub(crate) fn read(bytes: Vec<u8>, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
-    let source = Source::Bytes(Bytes::from(bytes));
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
     guarded(|| named(&source, names))
 }
 
@@ -216,7 +216,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the reader gave up on damaged data".into()))
 }
 
-fn named(source: &Source, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
+fn named(source: &ParquetInput, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
     thrift::footer(source)?;
     let file = SerializedFileReader::new(source.clone()).map_err(said)?;
     let schema = file.metadata().file_metadata().schema_descr();
@@ -237,7 +237,7 @@ fn named(source: &Source, names: &[&str]) -> Result<Vec<Option<Texts>>, String> 
     Ok(columns)
 }
 
-fn text(source: &Source, file: &SerializedFileReader<Source>, column: usize) -> Result<Texts, String> {
+fn text(source: &ParquetInput, file: &SerializedFileReader<ParquetInput>, column: usize) -> Result<Texts, String> {
     let (mut texts, mut bytes) = (Vec::new(), 0_usize);
     for group in file.metadata().row_groups() {
         let mut left = usize::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;

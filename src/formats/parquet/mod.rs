@@ -7,8 +7,8 @@
 //! before the parquet library acts on them.
 
 pub(crate) mod column;
+pub(crate) mod input;
 mod pages;
-pub(crate) mod source;
 pub(crate) mod thrift;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::formats::image::Mode;
 use crate::formats::parquet::column::{Column, Group, Label, LabelColumn};
-use crate::formats::parquet::source::Source;
+use crate::formats::parquet::input::ParquetInput;
 
 /// Which columns hold images and labels.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ pub struct Row<'a> {
 
 /// Metadata of a parquet file, for all its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
+pub struct ParquetInfo {
     /// Number of rows.
     pub rows: u64,
     /// Class names in label order; `None` where the labels are names themselves, or integers without names.
@@ -59,12 +59,12 @@ pub struct About {
     /// Labels are integers without names: each is its own name.
     pub is_numbered: bool,
     /// Rows that were read and cannot be taken.
-    pub left_out: LeftOut,
+    pub left_out: SkippedRow,
 }
 
 /// Rows that cannot be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct SkippedRow {
     /// Rows without a label: null, or −1.
     pub unlabelled: u64,
     /// Rows without an image, or whose label has no name.
@@ -73,7 +73,7 @@ pub struct LeftOut {
     pub named: Vec<(u64, String)>,
 }
 
-impl LeftOut {
+impl SkippedRow {
     /// Rows in a message before the rest is counted only.
     const NAMED: usize = 20;
 
@@ -100,8 +100,8 @@ impl LeftOut {
 ///
 /// # Errors
 /// [`Error::Parquet`] when the file is damaged or lacks a column (the message lists those there are).
-pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
-    let source = Source::file(path)?;
+pub fn about(path: &Path, columns: Columns<'_>) -> Result<ParquetInfo> {
+    let source = ParquetInput::file(path)?;
     guarded(path, || Ok(Shard::open(source, columns).map_err(wrong(path))?.about()))
 }
 
@@ -110,8 +110,8 @@ pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
 ///
 /// # Errors
 /// As [`about`], or whatever `tell` returns.
-pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
-    let source = Source::file(path)?;
+pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<ParquetInfo> {
+    let source = ParquetInput::file(path)?;
     guarded(path, || {
         Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
     })
@@ -126,8 +126,8 @@ pub fn read_bytes(
     bytes: Vec<u8>,
     columns: Columns<'_>,
     tell: &mut dyn FnMut(Row<'_>) -> Result<()>,
-) -> Result<About> {
-    let source = Source::Bytes(Bytes::from(bytes));
+) -> Result<ParquetInfo> {
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
     guarded(path, || {
         Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
     })
@@ -141,7 +141,7 @@ pub fn read_bytes(
 pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str) -> Result<Option<Mode>> {
     let mut common = None;
     for path in files {
-        let source = Source::file(path)?;
+        let source = ParquetInput::file(path)?;
         let mode = guarded(path, || {
             thrift::footer(&source).map_err(wrong(path))?;
             let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
@@ -191,19 +191,19 @@ const LABEL_BYTES: usize = 4096;
 
 /// An open file whose columns were found.
 struct Shard {
-    file: SerializedFileReader<Source>,
-    source: Source,
+    file: SerializedFileReader<ParquetInput>,
+    source: ParquetInput,
     /// Leaf column of encoded images.
     image: usize,
     /// Leaf column of file names.
     path: Option<usize>,
     /// Leaf column of labels.
     label: usize,
-    about: About,
+    about: ParquetInfo,
 }
 
 impl Shard {
-    fn open(source: Source, columns: Columns<'_>) -> Result<Self, String> {
+    fn open(source: ParquetInput, columns: Columns<'_>) -> Result<Self, String> {
         thrift::footer(&source)?;
         let file = SerializedFileReader::new(source.clone()).map_err(said)?;
         let metadata = file.metadata().file_metadata();
@@ -233,11 +233,11 @@ impl Shard {
             let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
             rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
         }
-        let about = About {
+        let about = ParquetInfo {
             rows,
             is_numbered: is_number && classes.is_none(),
             classes,
-            left_out: LeftOut::default(),
+            left_out: SkippedRow::default(),
         };
         Ok(Self {
             file,
@@ -249,13 +249,13 @@ impl Shard {
         })
     }
 
-    fn about(self) -> About {
+    fn about(self) -> ParquetInfo {
         self.about
     }
 
-    fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+    fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<ParquetInfo> {
         let mut number = 0;
-        let mut left_out = LeftOut::default();
+        let mut left_out = SkippedRow::default();
         for index in 0..self.file.num_row_groups() {
             let mut group = self.group(index).map_err(wrong(path))?;
             while group.rows > 0 {

@@ -5,7 +5,7 @@ use crate::comparison::curve;
 use crate::comparison::curve::{IntervalKind, Panel, Point, distinct};
 use crate::config::Shots;
 use crate::error::Result;
-use crate::report::figure::canvas::{At, Canvas, Type};
+use crate::report::figure::canvas::{Canvas, Position, TextFormat};
 use crate::report::figure::style::{INK, SMALL, SOFT_INK};
 use crate::report::figure::{cost, panel};
 
@@ -59,12 +59,12 @@ pub(super) fn height(lines: &[Line]) -> f64 {
     lines.len() as f64 * LINE
 }
 
-pub(super) fn draw(sheet: &mut Canvas<'_>, lines: &[Line], (x, y): At) -> Result<()> {
+pub(super) fn draw(sheet: &mut Canvas<'_>, lines: &[Line], (x, y): Position) -> Result<()> {
     for (index, line) in lines.iter().enumerate() {
         let set = if line.caveat {
-            Type::new(SMALL, INK).bold()
+            TextFormat::new(SMALL, INK).bold()
         } else {
-            Type::new(SMALL, SOFT_INK)
+            TextFormat::new(SMALL, SOFT_INK)
         };
         sheet.text((x, y + (index as f64 + 0.5) * LINE), &line.text, set)?;
     }

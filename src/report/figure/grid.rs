@@ -4,7 +4,7 @@ use crate::comparison::curve::Point;
 use crate::comparison::series::reading_name;
 use crate::config::Shots;
 use crate::error::Result;
-use crate::report::figure::canvas::{At, Canvas, Type};
+use crate::report::figure::canvas::{Canvas, Position, TextFormat};
 use crate::report::figure::panel::CURVE_WIDTH;
 use crate::report::figure::style::{CHANCE, CHANCE_DASH, FULL_DATA_DASH, INK, LABEL, ZERO_SHOT_DASH, curve_style};
 use crate::report::figure::{HEAD, MARGIN, panel, shortened};
@@ -25,11 +25,11 @@ pub(super) struct Grid {
     panels: usize,
     pub(super) columns: usize,
     rows: usize,
-    legend: Place,
+    legend: LegendPosition,
     legend_entries: usize,
 }
 
-enum Place {
+enum LegendPosition {
     Beside,
     Free,
     Strip,
@@ -46,11 +46,11 @@ impl Grid {
         };
         let rows = panels.div_ceil(columns);
         let legend = if columns < 3 {
-            Place::Beside
+            LegendPosition::Beside
         } else if panels < columns * rows {
-            Place::Free
+            LegendPosition::Free
         } else {
-            Place::Strip
+            LegendPosition::Strip
         };
         Self {
             panels,
@@ -62,7 +62,7 @@ impl Grid {
     }
 
     pub(super) fn width(&self) -> f64 {
-        let columns = if matches!(self.legend, Place::Beside) {
+        let columns = if matches!(self.legend, LegendPosition::Beside) {
             self.columns + 1
         } else {
             self.columns
@@ -70,12 +70,12 @@ impl Grid {
         Self::place(columns, 0).0 - COLUMN_GAP + MARGIN
     }
 
-    fn place(column: usize, row: usize) -> At {
+    fn place(column: usize, row: usize) -> Position {
         let x = MARGIN + Y_NAME + column as f64 * COLUMN;
         (x, HEAD + row as f64 * panel::HEIGHT)
     }
 
-    pub(super) fn panel_at(&self, index: usize) -> At {
+    pub(super) fn panel_at(&self, index: usize) -> Position {
         Self::place(index % self.columns, index / self.columns)
     }
 
@@ -86,17 +86,19 @@ impl Grid {
 
     pub(super) fn legend_columns(&self) -> usize {
         match self.legend {
-            Place::Strip => STRIP_COLUMNS,
-            Place::Free if self.legend_entries > LEGEND_FITS => (self.columns * self.rows - self.panels).min(2),
-            Place::Free | Place::Beside => 1,
+            LegendPosition::Strip => STRIP_COLUMNS,
+            LegendPosition::Free if self.legend_entries > LEGEND_FITS => {
+                (self.columns * self.rows - self.panels).min(2)
+            }
+            LegendPosition::Free | LegendPosition::Beside => 1,
         }
     }
 
-    pub(super) fn legend_at(&self) -> At {
+    pub(super) fn legend_at(&self) -> Position {
         let (x, y) = match self.legend {
-            Place::Beside => Self::place(self.columns, 0),
-            Place::Free => self.panel_at(self.panels),
-            Place::Strip => {
+            LegendPosition::Beside => Self::place(self.columns, 0),
+            LegendPosition::Free => self.panel_at(self.panels),
+            LegendPosition::Strip => {
                 return (Self::place(0, 0).0 + panel::LEFT, self.panels_bottom() + 4.0);
             }
         };
@@ -168,7 +170,7 @@ pub(super) fn entries(points: &[Point], learners: &[String]) -> Vec<Entry> {
 }
 
 /// Draws the legend with its top left corner at `at`, column by column.
-pub(super) fn draw(sheet: &mut Canvas<'_>, entries: &[Entry], at: At, columns: usize) -> Result<()> {
+pub(super) fn draw(sheet: &mut Canvas<'_>, entries: &[Entry], at: Position, columns: usize) -> Result<()> {
     let rows = entries.len().div_ceil(columns);
     for (index, entry) in entries.iter().enumerate() {
         let x = at.0 + (index / rows) as f64 * COLUMN;
@@ -184,7 +186,7 @@ pub(super) fn draw(sheet: &mut Canvas<'_>, entries: &[Entry], at: At, columns: u
             Line::FullData(learner) => sheet.line(&line, curve_style(learner).colour, 1.6, FULL_DATA_DASH)?,
             Line::Guessing => sheet.line(&line, CHANCE, 1.2, CHANCE_DASH)?,
         }
-        sheet.text((x + SAMPLE + 9.0, y), &entry.name, Type::new(LABEL, INK))?;
+        sheet.text((x + SAMPLE + 9.0, y), &entry.name, TextFormat::new(LABEL, INK))?;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub use crate::report::figure::caption::{MICRO_CAVEAT, describe};
 pub use crate::report::figure::export::pdf;
 pub use crate::report::figure::export::png;
 
-use crate::report::figure::canvas::{Canvas, Type, figure_error};
+use crate::report::figure::canvas::{Canvas, TextFormat, figure_error};
 use crate::report::figure::grid::{Grid, PANEL_WIDTH};
 use crate::report::figure::panel::Published;
 use crate::report::figure::style::{INK, TITLE};
@@ -110,10 +110,10 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
     canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
         sheet.area(&corners((0.0, 0.0), width, height), style::PAPER, 1.0)?;
         let title = "Accuracy by number of labelled examples per class";
-        sheet.text((MARGIN, MARGIN + 8.0), title, Type::new(TITLE, INK).bold())?;
+        sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
         for (index, content) in panels.iter().enumerate() {
             let below = grid.below(index).map(|below| &panels[below]);
-            let frame = panel::Frame {
+            let frame = panel::PanelFrame {
                 at: grid.panel_at(index),
                 width: PANEL_WIDTH,
                 name_x: below.is_none_or(|below| is_cost(below) != is_cost(content)),
@@ -132,7 +132,7 @@ fn is_cost(content: &Content<'_>) -> bool {
 
 fn draw_panel(
     sheet: &mut Canvas<'_>,
-    frame: &panel::Frame,
+    frame: &panel::PanelFrame,
     content: &Content<'_>,
     axis: &panel::Axis,
     learners: &[String],
@@ -172,7 +172,7 @@ fn panels(points: &[Point]) -> Vec<Content<'_>> {
 }
 
 /// The corners of a rectangle.
-fn corners((x, y): canvas::At, width: f64, height: f64) -> [canvas::At; 4] {
+fn corners((x, y): canvas::Position, width: f64, height: f64) -> [canvas::Position; 4] {
     [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 }
 

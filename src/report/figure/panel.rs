@@ -8,7 +8,7 @@ use crate::comparison::curve::{Panel, Point, distinct};
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
 use crate::report::anchor::Anchor;
-use crate::report::figure::canvas::{At, Canvas, Type};
+use crate::report::figure::canvas::{Canvas, Position, TextFormat};
 use crate::report::figure::style::{
     CHANCE, CHANCE_DASH, FULL_DATA_DASH, GREY, GRID, INK, LABEL, PANEL_TITLE, Rgb, SMALL, SOFT_INK, ZERO_SHOT_DASH,
     curve_style,
@@ -83,14 +83,14 @@ fn position(shots: u32) -> f64 {
 }
 
 /// Place of a panel, and the axes it names.
-pub(super) struct Frame {
-    pub(super) at: At,
+pub(super) struct PanelFrame {
+    pub(super) at: Position,
     pub(super) width: f64,
     pub(super) name_x: bool,
     pub(super) name_y: bool,
 }
 
-impl Frame {
+impl PanelFrame {
     pub(super) fn left(&self) -> f64 {
         self.at.0 + LEFT
     }
@@ -123,7 +123,7 @@ impl Frame {
 /// Draws a panel. Learners are styled by their place in `learners`.
 pub(super) fn draw(
     sheet: &mut Canvas<'_>,
-    frame: &Frame,
+    frame: &PanelFrame,
     axis: &Axis,
     points: &[&Point],
     learners: &[String],
@@ -152,32 +152,32 @@ pub(super) fn draw(
     for (index, curve) in curves.iter().rev() {
         band(sheet, frame, axis, curve, *index)?;
     }
-    let mut taken = Taken::default();
+    let mut occupied = OccupiedAreas::default();
     let y = frame.y(first.chance);
     let guessing = [(frame.left(), y), (frame.right(), y)];
     sheet.line(&guessing, CHANCE, 1.2, CHANCE_DASH)?;
-    taken.line(&guessing);
+    occupied.line(&guessing);
     let levels = levels(frame, points, learners);
     for level in &levels {
         level.draw(sheet, frame)?;
-        taken.line(&level.line(frame));
+        occupied.line(&level.line(frame));
     }
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
         let at = |p: &&Point| (frame.x(axis.along(p.place())), frame.y(p.mean));
-        let line: Vec<(At, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
-        draw_curve(sheet, &line, *index, &mut taken)?;
+        let line: Vec<(Position, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
+        draw_curve(sheet, &line, *index, &mut occupied)?;
     }
     capped(sheet, frame, axis, points)?;
     for level in &levels {
-        level.draw_name(sheet, frame, &mut taken)?;
+        level.draw_name(sheet, frame, &mut occupied)?;
     }
-    draw_published(sheet, frame, axis, points, published, &mut taken)
+    draw_published(sheet, frame, axis, points, published, &mut occupied)
 }
 
 /// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
 /// there is room, else above it.
-fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point]) -> Result<()> {
+fn capped(sheet: &mut Canvas<'_>, frame: &PanelFrame, axis: &Axis, points: &[&Point]) -> Result<()> {
     let capped: Vec<Point> = points
         .iter()
         .filter(|p| p.capped.is_some())
@@ -188,7 +188,7 @@ fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point])
         let crowded = axis.marks().iter().any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
         let side = if crowded { -1.0 } else { 1.0 };
         sheet.line(&[(x, frame.bottom()), (x, frame.bottom() + 4.0 * side)], INK, 1.0, &[])?;
-        let set = Type::new(SMALL, INK).anchored(HPos::Center);
+        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
         sheet.text((x, frame.bottom() + 13.0 * side), &format!("{place}*"), set)?;
     }
     Ok(())
@@ -197,16 +197,16 @@ fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point])
 /// A learner's line and markers; those whose flag is set are struck out.
 pub(super) fn draw_curve(
     sheet: &mut Canvas<'_>,
-    points: &[(At, bool)],
+    points: &[(Position, bool)],
     learner: usize,
-    taken: &mut Taken,
+    occupied: &mut OccupiedAreas,
 ) -> Result<()> {
     let style = curve_style(learner);
-    let line: Vec<At> = points.iter().map(|(at, _)| *at).collect();
+    let line: Vec<Position> = points.iter().map(|(at, _)| *at).collect();
     sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
-    taken.line(&line);
+    occupied.line(&line);
     for &(at, red) in points {
-        taken.marker(at);
+        occupied.marker(at);
         if red {
             sheet.struck_marker(at, style.marker, style.colour)?;
         } else {
@@ -247,31 +247,31 @@ fn titles(first: &Point, points: &[&Point]) -> (String, String) {
 }
 
 /// Draws what stands above a panel.
-pub(super) fn head(sheet: &mut Canvas<'_>, frame: &Frame, title: &str, subtitle: &str) -> Result<()> {
+pub(super) fn head(sheet: &mut Canvas<'_>, frame: &PanelFrame, title: &str, subtitle: &str) -> Result<()> {
     let (x, y) = (frame.left(), frame.at.1);
-    sheet.text((x, y + 13.0), title, Type::new(PANEL_TITLE, INK).bold())?;
-    sheet.text((x, y + 31.0), subtitle, Type::new(SMALL, SOFT_INK))
+    sheet.text((x, y + 13.0), title, TextFormat::new(PANEL_TITLE, INK).bold())?;
+    sheet.text((x, y + 31.0), subtitle, TextFormat::new(SMALL, SOFT_INK))
 }
 
 /// Draws both axes: accuracy, and what `ticks` and `name` say.
-pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &Frame, ticks: &[Tick], name: &str) -> Result<()> {
+pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &PanelFrame, ticks: &[Tick], name: &str) -> Result<()> {
     let (left, right, bottom) = (frame.left(), frame.right(), frame.bottom());
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let y = frame.y(f64::from(percent) / 100.0);
         if percent > 0 {
             sheet.line(&[(left, y), (right, y)], GRID, 1.0, &[])?;
         }
-        let label = Type::new(SMALL, INK).anchored(HPos::Right);
+        let label = TextFormat::new(SMALL, INK).anchored(HPos::Right);
         sheet.text((left - 6.0, y), &percent.to_string(), label)?;
     }
     sheet.line(&[(left, bottom), (right, bottom)], INK, 1.0, &[])?;
     for (along, label) in ticks {
         let x = frame.x(*along);
         sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        let set = Type::new(SMALL, INK).anchored(HPos::Center);
+        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
         sheet.text((x, bottom + 13.0), label, set)?;
     }
-    let set = Type::new(LABEL, INK).anchored(HPos::Center);
+    let set = TextFormat::new(LABEL, INK).anchored(HPos::Center);
     if frame.name_x {
         let middle = f64::midpoint(left, right);
         sheet.text((middle, bottom + 31.0), name, set)?;
@@ -284,7 +284,7 @@ pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &Frame, ticks: &[Tick], name: 
 }
 
 /// The interval: an area along the curve, or a whisker where the curve is a single point.
-fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
+fn band(sheet: &mut Canvas<'_>, frame: &PanelFrame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
     let colour = curve_style(index).colour;
     let along = |p: &&Point, share: f64| (frame.x(axis.along(p.place())), frame.y(share));
     if let [point] = curve {
@@ -319,7 +319,7 @@ pub(super) fn is_drawn(point: &Point) -> bool {
 }
 
 /// The levels of a panel, learner by learner.
-pub(super) fn levels(frame: &Frame, points: &[&Point], learners: &[String]) -> Vec<Level> {
+pub(super) fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Vec<Level> {
     let mut levels = Vec::new();
     for (index, learner) in learners.iter().enumerate() {
         for point in points.iter().filter(|p| p.learner == *learner && is_drawn(p)) {
@@ -343,16 +343,21 @@ pub(super) fn levels(frame: &Frame, points: &[&Point], learners: &[String]) -> V
 }
 
 impl Level {
-    pub(super) fn line(&self, frame: &Frame) -> [At; 2] {
+    pub(super) fn line(&self, frame: &PanelFrame) -> [Position; 2] {
         [(frame.left(), self.y), (frame.right(), self.y)]
     }
 
-    pub(super) fn draw(&self, sheet: &mut Canvas<'_>, frame: &Frame) -> Result<()> {
+    pub(super) fn draw(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame) -> Result<()> {
         sheet.line(&self.line(frame), self.colour, 1.6, self.dash)
     }
 
     /// Names the line where most room is: at its right end, else at its left end, else between, above before below.
-    pub(super) fn draw_name(&self, sheet: &mut Canvas<'_>, frame: &Frame, taken: &mut Taken) -> Result<()> {
+    pub(super) fn draw_name(
+        &self,
+        sheet: &mut Canvas<'_>,
+        frame: &PanelFrame,
+        occupied: &mut OccupiedAreas,
+    ) -> Result<()> {
         let width = self.name.chars().count() as f64 * LETTER * SMALL + 2.0;
         let room = frame.right() - frame.left() - width;
         let at = |along: f64, above: bool| {
@@ -367,9 +372,9 @@ impl Level {
         }
         let mut bounds = frame.inner();
         bounds.top -= ABOVE;
-        match taken.freest(&candidates, &bounds) {
+        match occupied.freest(&candidates, &bounds) {
             Some(area) => {
-                let set = Type::new(SMALL, self.colour).anchored(HPos::Center);
+                let set = TextFormat::new(SMALL, self.colour).anchored(HPos::Center);
                 sheet.text(area.middle(), &self.name, set)
             }
             None => Ok(()),
@@ -433,11 +438,11 @@ pub(super) fn footnote(published: &[Published<'_>]) -> String {
 /// Draws those of `published` that are comparable with `points`, the points of one panel.
 pub(super) fn draw_published(
     sheet: &mut Canvas<'_>,
-    frame: &Frame,
+    frame: &PanelFrame,
     axis: &Axis,
     points: &[&Point],
     published: &[Published<'_>],
-    taken: &mut Taken,
+    occupied: &mut OccupiedAreas,
 ) -> Result<()> {
     let own: Vec<&Published<'_>> = published
         .iter()
@@ -448,7 +453,7 @@ pub(super) fn draw_published(
         (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
     };
     for one in &own {
-        taken.marker(at(one));
+        occupied.marker(at(one));
         sheet.ring(at(one), GREY)?;
     }
     for one in own {
@@ -464,8 +469,8 @@ pub(super) fn draw_published(
             (8.0, 9.0),
         ];
         let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
-        if let Some(area) = taken.freest(&candidates, &frame.inner()) {
-            let set = Type::new(SMALL, SOFT_INK).anchored(HPos::Center);
+        if let Some(area) = occupied.freest(&candidates, &frame.inner()) {
+            let set = TextFormat::new(SMALL, SOFT_INK).anchored(HPos::Center);
             sheet.text(area.middle(), &text, set)?;
         }
     }
@@ -483,7 +488,7 @@ pub(super) struct Area {
 
 impl Area {
     /// The rectangle of `width` × `height` around a place.
-    pub(super) fn around((x, y): At, width: f64, height: f64) -> Self {
+    pub(super) fn around((x, y): Position, width: f64, height: f64) -> Self {
         Self {
             left: x - width / 2.0,
             top: y - height / 2.0,
@@ -492,7 +497,7 @@ impl Area {
         }
     }
 
-    pub(super) fn middle(&self) -> At {
+    pub(super) fn middle(&self) -> Position {
         (
             f64::midpoint(self.left, self.right),
             f64::midpoint(self.top, self.bottom),
@@ -516,15 +521,15 @@ impl Area {
 
 /// Areas that are drawn already, each with the cost of covering a square pixel of it.
 #[derive(Default)]
-pub(super) struct Taken(Vec<(Area, f64)>);
+pub(super) struct OccupiedAreas(Vec<(Area, f64)>);
 
 const LINE: f64 = 1.0;
 const MARKER: f64 = 3.0;
 const TEXT: f64 = 100.0;
 
-impl Taken {
+impl OccupiedAreas {
     /// A line through `points`.
-    pub(super) fn line(&mut self, points: &[At]) {
+    pub(super) fn line(&mut self, points: &[Position]) {
         for ends in points.windows(2) {
             let ((x, y), (to_x, to_y)) = (ends[0], ends[1]);
             let steps = ((to_x - x).hypot(to_y - y) / 2.0).ceil().max(1.0);
@@ -536,7 +541,7 @@ impl Taken {
         }
     }
 
-    pub(super) fn marker(&mut self, at: At) {
+    pub(super) fn marker(&mut self, at: Position) {
         self.0.push((Area::around(at, 10.0, 10.0), MARKER));
     }
 
@@ -570,13 +575,13 @@ mod tests {
         let bounds = Area::around((50.0, 50.0), 100.0, 100.0);
         let candidates =
             [(95.0, 20.0), (80.0, 20.0), (20.0, 20.0), (20.0, 80.0)].map(|at| Area::around(at, 30.0, 10.0));
-        let mut taken = Taken::default();
-        taken.line(&[(70.0, 0.0), (70.0, 100.0)]);
-        let found: Vec<_> = (0..4).map(|_| taken.freest(&candidates, &bounds).unwrap()).collect();
+        let mut occupied = OccupiedAreas::default();
+        occupied.line(&[(70.0, 0.0), (70.0, 100.0)]);
+        let found: Vec<_> = (0..4).map(|_| occupied.freest(&candidates, &bounds).unwrap()).collect();
         // The first leaves the bounds; the second is on the line, which costs less than other text, but not under it.
         assert_eq!(found, [candidates[2], candidates[3], candidates[1], candidates[2]]);
-        assert_eq!(taken.freest(&candidates[..1], &bounds), None);
-        let mut marked = Taken::default();
+        assert_eq!(occupied.freest(&candidates[..1], &bounds), None);
+        let mut marked = OccupiedAreas::default();
         marked.marker((80.0, 20.0));
         assert_eq!(marked.freest(&candidates[1..3], &bounds), Some(candidates[2]));
     }

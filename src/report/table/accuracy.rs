@@ -8,7 +8,7 @@ use crate::comparison::series::{READINGS, Series, label, reading_name};
 use crate::comparison::zero_shot::{Against, ZeroShot};
 use crate::config::Shots;
 use crate::report::figure::describe;
-use crate::report::table::{About, Cell, Column, Group, Kind, Row, Table, Value, columns};
+use crate::report::table::{AccuracyKind, Cell, Column, Group, Kind, Row, Table, Value, columns};
 use crate::statistics::Interval;
 use crate::statistics::calibration::{Calibration, Tempered};
 use crate::statistics::metric::{Metrics, Normalised};
@@ -36,7 +36,7 @@ pub fn accuracy(points: &[Point]) -> Table {
             group: Group {
                 dataset: first.dataset.clone(),
                 protocol: first.protocol,
-                about: first.metric.map(|metric| About {
+                about: first.metric.map(|metric| AccuracyKind {
                     metric,
                     regime: first.regime.clone(),
                     n_test: first.n_test,
@@ -96,7 +96,7 @@ pub fn readings(series: &[Series]) -> Table {
             group: Group {
                 dataset: s.dataset.clone(),
                 protocol: s.protocol,
-                about: Some(About {
+                about: Some(AccuracyKind {
                     metric: s.headline(),
                     regime: record.regime.clone(),
                     n_test: record.n_test,
@@ -145,7 +145,7 @@ pub fn zero_shot(levels: &[ZeroShot]) -> Table {
             group: Group {
                 dataset: z.dataset.clone(),
                 protocol: z.protocol,
-                about: Some(About {
+                about: Some(AccuracyKind {
                     metric: z.metric,
                     regime: z.regime.clone(),
                     n_test: z.n_test,

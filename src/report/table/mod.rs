@@ -83,12 +83,12 @@ pub struct Group {
     /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// Kind of its accuracies, in tables of accuracies.
-    pub about: Option<About>,
+    pub about: Option<AccuracyKind>,
 }
 
 /// Kind of the accuracies of a dataset.
 #[derive(Debug, Clone, PartialEq)]
-pub struct About {
+pub struct AccuracyKind {
     /// Which accuracy.
     pub metric: Headline,
     /// "known" or "novel", where that is told.

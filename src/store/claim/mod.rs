@@ -122,7 +122,7 @@ impl Content {
 
 /// Outcome of asking for a cell.
 #[derive(Debug)]
-pub enum Turn {
+pub enum ClaimOutcome {
     /// The cell is this process's to run, as long as the claim is held.
     Ours(Claim),
     /// Another one runs it: who, to be shown.
@@ -180,11 +180,11 @@ impl Claims {
     ///
     /// # Errors
     /// [`Error::Io`] when claims cannot be read or made.
-    pub fn take(&mut self, run_id: &str) -> Result<Turn> {
+    pub fn take(&mut self, run_id: &str) -> Result<ClaimOutcome> {
         self.take_at(run_id, Instant::now())
     }
 
-    fn take_at(&mut self, run_id: &str, now: Instant) -> Result<Turn> {
+    fn take_at(&mut self, run_id: &str, now: Instant) -> Result<ClaimOutcome> {
         for _ in 0..TRIES {
             let Some(judged) = highest(&self.folder, run_id)? else {
                 continue;
@@ -192,7 +192,7 @@ impl Claims {
             let next = match &judged {
                 None => 0,
                 Some((generation, content)) => match self.judge(run_id, *generation, content, now) {
-                    Some(owner) => return Ok(Turn::Theirs(owner)),
+                    Some(owner) => return Ok(ClaimOutcome::Theirs(owner)),
                     None => generation + 1,
                 },
             };
@@ -208,14 +208,14 @@ impl Claims {
                 }
             }
             self.watched.remove(run_id);
-            return Ok(Turn::Ours(claim.beating()));
+            return Ok(ClaimOutcome::Ours(claim.beating()));
         }
         // Never met by kshot's own doing: a listing that a network file system has kept, or something that makes claims.
         tracing::warn!(
             "the claims on {run_id} in `{}` change each time they are looked at",
             self.folder.display()
         );
-        Ok(Turn::Theirs("processes whose claims come and go".into()))
+        Ok(ClaimOutcome::Theirs("processes whose claims come and go".into()))
     }
 
     /// Owner of a claim; `None` when it is stale.

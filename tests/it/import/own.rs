@@ -46,7 +46,12 @@ impl Own {
     }
 
     pub fn import(&self, inside: &str) -> Result<Imported> {
-        let found = import::look(&self.path(inside), "birds", &self.datasets(), &import::Asked::default())?;
+        let found = import::look(
+            &self.path(inside),
+            "birds",
+            &self.datasets(),
+            &import::ImportOptions::default(),
+        )?;
         found.adopt(&self.datasets(), &self.cache())
     }
 

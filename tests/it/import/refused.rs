@@ -62,7 +62,7 @@ fn names_that_cannot_be_or_are_taken() {
             &own.path(""),
             name,
             &own.datasets(),
-            &kshot::data::import::Asked::default(),
+            &kshot::data::import::ImportOptions::default(),
         )
         .unwrap_err();
         assert!(error.to_string().contains("may hold only"), "{error}");

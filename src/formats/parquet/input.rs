@@ -13,19 +13,19 @@ use crate::error::{Error, Result};
 
 /// A file on disk or bytes in memory, cheap to clone.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum ParquetInput {
     File(Arc<File>),
     Bytes(Bytes),
 }
 
-impl Source {
+impl ParquetInput {
     pub(crate) fn file(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read", path))?;
         Ok(Self::File(Arc::new(file)))
     }
 }
 
-impl Length for Source {
+impl Length for ParquetInput {
     fn len(&self) -> u64 {
         match self {
             Self::File(file) => Length::len(file.as_ref()),
@@ -34,7 +34,7 @@ impl Length for Source {
     }
 }
 
-impl ChunkReader for Source {
+impl ChunkReader for ParquetInput {
     type T = Box<dyn Read>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {

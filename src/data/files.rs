@@ -11,30 +11,30 @@ use super::Origin;
 use crate::config::Protocol;
 use crate::error::{Cause, Error, Result};
 use crate::fetch::shards;
-use crate::fetch::{HubPlaces, hub_files};
+use crate::fetch::{HubSettings, hub_files};
 use crate::fs::{file, hash::hash};
 use crate::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
 
 /// One form of a dataset, with the files of it that are on this machine.
 #[derive(Debug)]
-pub(crate) struct Source<'a> {
+pub(crate) struct DatasetFiles<'a> {
     pub manifest: &'a Manifest,
     pub form: Form,
     /// Commit of the repository.
     pub commit: Option<String>,
-    pub files: Vec<Placed>,
+    pub files: Vec<LocalFile>,
 }
 
 /// A file on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Placed {
+pub(crate) struct LocalFile {
     /// Role of an archive or label file, split of a parquet file.
     pub role: String,
     pub name: String,
     pub path: PathBuf,
     /// Bytes, where they are known beforehand.
     pub size: Option<u64>,
-    /// "sha256" or "md5" and its value: the one to be found, or after [`Source::verify`] the one found.
+    /// "sha256" or "md5" and its value: the one to be found, or after [`DatasetFiles::verify`] the one found.
     pub digest: Option<(&'static str, String)>,
     /// Unpacked; label files are read where they lie.
     pub is_archive: bool,
@@ -42,7 +42,7 @@ pub(crate) struct Placed {
 
 /// One archive, label file or parquet file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FileFound {
+pub struct FileCheck {
     /// Its name.
     pub name: String,
     /// Why it is not the file that it should be; nothing when it is.
@@ -58,9 +58,9 @@ struct Stamp {
     digest: String,
 }
 
-impl<'a> Source<'a> {
+impl<'a> DatasetFiles<'a> {
     /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
-    pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubPlaces) -> Result<Self> {
+    pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubSettings) -> Result<Self> {
         let forms = manifest.forms(protocol).map_err(|reason| {
             let dataset = manifest.name.clone();
             Error::Dataset { dataset, reason }.because(Cause::Protocol)
@@ -119,7 +119,7 @@ impl<'a> Source<'a> {
             return Err(missing);
         }
         let roles = manifest.layout.roles();
-        let placed = |file: &SourceFile| Placed {
+        let placed = |file: &SourceFile| LocalFile {
             role: file.role.clone(),
             name: file.name.clone(),
             path: manifest.place(file),
@@ -138,7 +138,7 @@ impl<'a> Source<'a> {
     fn own_parquet(manifest: &'a Manifest, parquet: &OwnParquet) -> Result<Self, Vec<(String, PathBuf)>> {
         let placed = |shard: &OwnShard| {
             let path = manifest.resolve(&shard.path);
-            Placed {
+            LocalFile {
                 role: shard.split.clone(),
                 name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 path,
@@ -147,7 +147,7 @@ impl<'a> Source<'a> {
                 is_archive: true,
             }
         };
-        let files: Vec<Placed> = parquet.shards.iter().map(placed).collect();
+        let files: Vec<LocalFile> = parquet.shards.iter().map(placed).collect();
         let missing = files.iter().filter(|file| !file.path.exists());
         let missing: Vec<_> = missing.map(|file| (file.name.clone(), file.path.clone())).collect();
         if !missing.is_empty() {
@@ -161,7 +161,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn hub(manifest: &'a Manifest, places: &HubPlaces) -> Result<Self, Vec<(String, PathBuf)>> {
+    fn hub(manifest: &'a Manifest, places: &HubSettings) -> Result<Self, Vec<(String, PathBuf)>> {
         let Some(hub) = &manifest.hub else {
             return Err(Vec::new());
         };
@@ -169,7 +169,7 @@ impl<'a> Source<'a> {
         // As fetched by kshot, which keeps a listing; else as Python's client left it.
         let commit = match hub_files(hub, &manifest.downloads, places) {
             Some(fetched) => {
-                files.extend(fetched.shards.into_iter().map(|shard| Placed {
+                files.extend(fetched.shards.into_iter().map(|shard| LocalFile {
                     role: shard.split,
                     name: shard.name,
                     path: shard.path,
@@ -181,7 +181,7 @@ impl<'a> Source<'a> {
             }
             None => {
                 let snapshot = shards::on_disk(hub, &places.cache)?;
-                files.extend(snapshot.shards.into_iter().map(|shard| Placed {
+                files.extend(snapshot.shards.into_iter().map(|shard| LocalFile {
                     role: shard.split,
                     name: shard.name,
                     path: shard.path,
@@ -202,7 +202,7 @@ impl<'a> Source<'a> {
     }
 
     /// The file of a role, if it is there.
-    pub(super) fn file(&self, role: &str) -> Option<&Placed> {
+    pub(super) fn file(&self, role: &str) -> Option<&LocalFile> {
         self.files.iter().find(|file| file.role == role)
     }
 
@@ -234,7 +234,7 @@ impl<'a> Source<'a> {
     }
 
     /// Hashes every file, whatever is known of it, and says of each whether it is the one that it should be.
-    pub(super) fn rehash(&mut self) -> Vec<FileFound> {
+    pub(super) fn rehash(&mut self) -> Vec<FileCheck> {
         let nothing = BTreeMap::new();
         let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &nothing)).collect();
         let mut found = Vec::new();
@@ -247,14 +247,14 @@ impl<'a> Source<'a> {
                 Err(error) => Some(error.to_string()),
             };
             let name = file.name.clone();
-            found.push(FileFound { name, wrong });
+            found.push(FileCheck { name, wrong });
         }
         found
     }
 
     /// For the protocol card.
     pub(super) fn origin(&self) -> Origin {
-        let file = |file: &Placed| {
+        let file = |file: &LocalFile| {
             let (kind, hash) = file.digest.clone().unwrap_or_default();
             format!("{} {kind}:{hash}", file.name)
         };
@@ -272,7 +272,7 @@ impl<'a> Source<'a> {
 }
 
 /// A file's real path and its stamp, once its hash is right.
-fn check(file: &Placed, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, Stamp)> {
+fn check(file: &LocalFile, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, Stamp)> {
     let path = file.path.canonicalize().map_err(Error::io("read", &file.path))?;
     let metadata = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
     let size = metadata.len();
