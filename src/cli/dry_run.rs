@@ -197,7 +197,7 @@ const DIFFERENCE_OF: f64 = 0.02;
 
 /// Expected 95 % intervals of one dataset with the seeds of the sweep.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Precision {
+struct Precision {
     dataset: String,
     seeds: usize,
     test_images: usize,
@@ -211,7 +211,7 @@ pub(super) struct Precision {
 }
 
 /// One for each dataset, in order of the cells.
-pub(super) fn precision(cells: &[Point]) -> Vec<Precision> {
+fn precision(cells: &[Point]) -> Vec<Precision> {
     let mut found: Vec<Precision> = Vec::new();
     for cell in cells.iter().filter(|cell| cell.key.shots.any()) {
         if found.iter().any(|one| one.dataset == cell.key.dataset) {
@@ -235,7 +235,7 @@ pub(super) fn precision(cells: &[Point]) -> Vec<Precision> {
 }
 
 /// As lines of text.
-pub(super) fn lines(all: &[Precision]) -> String {
+fn lines(all: &[Precision]) -> String {
     let mut text = String::new();
     for one in all {
         let needed = match one.seeds_for_2_points {

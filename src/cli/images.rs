@@ -37,7 +37,7 @@ pub(super) struct Images {
 
 impl Images {
     /// The paths in order. Each folder's names are held while it is walked through, a list's lines never.
-    pub(super) fn paths(&self) -> Paths {
+    pub(crate) fn paths(&self) -> Paths {
         let mut open: Vec<Pending> = Vec::new();
         open.extend(self.from.clone().map(Pending::List));
         let named = self.images.iter().rev().map(|path| match path.to_str() {
@@ -49,7 +49,7 @@ impl Images {
     }
 
     /// The one file that is all that was named.
-    pub(super) fn single(&self) -> Option<&Path> {
+    pub(crate) fn single(&self) -> Option<&Path> {
         match (&self.images[..], &self.from) {
             ([one], None) if one.to_str() != Some(STDIN) && !one.is_dir() => Some(one),
             _ => None,
@@ -60,7 +60,7 @@ impl Images {
     ///
     /// # Errors
     /// As [`Paths`].
-    pub(super) fn count(&self) -> Result<Option<u64>> {
+    pub(crate) fn count(&self) -> Result<Option<u64>> {
         let is_stdin = |path: &PathBuf| path.to_str() == Some(STDIN);
         if self.images.iter().chain(&self.from).any(is_stdin) {
             return Ok(None);
@@ -195,7 +195,7 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(paths: Paths, size: usize) -> Self {
+    pub(crate) fn new(paths: Paths, size: usize) -> Self {
         Self {
             paths,
             size: size.max(1),
@@ -218,9 +218,9 @@ impl Iterator for Batches {
 /// An image file that was looked at.
 pub(super) struct DecodedBatch {
     /// Its name in answers.
-    pub(super) name: String,
+    pub name: String,
     /// The image with what the model is to see of it; else why it cannot be seen.
-    pub(super) seen: Result<(LabelledImage, View)>,
+    pub seen: Result<(LabelledImage, View)>,
 }
 
 /// Looks at batches in a thread of their own, which ends when the receiver is dropped, or after an error.

@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 /// A form of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+enum Format {
     /// Aligned, for a terminal; without the longest table.
     Plain,
     /// GitHub-flavoured.
@@ -96,7 +96,7 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
 
 /// Draws the figure of a table of curves that was left beside one, there, and gives the table of accuracies: what
 /// such a table holds.
-pub(super) fn redraw(curves: &Path) -> Result<Vec<Table>> {
+fn redraw(curves: &Path) -> Result<Vec<Table>> {
     let mut points = figure::redraw(curves)?;
     points.retain(|point| point.panel == Panel::Dataset);
     Ok(vec![table::accuracy(&points)])
@@ -121,7 +121,7 @@ fn write(folder: &Path, tables: Vec<Table>) -> Result<Vec<Table>> {
 }
 
 /// Tables one below the other.
-pub(super) fn text(tables: &[Table], format: Format) -> Result<String> {
+fn text(tables: &[Table], format: Format) -> Result<String> {
     let joined = |form: fn(&Table) -> String| tables.iter().map(form).collect::<Vec<_>>().join("\n");
     Ok(match format {
         Format::Plain => plain(tables),

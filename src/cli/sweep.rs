@@ -57,7 +57,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn claims(&self, folder: &Path) -> Result<Claims> {
+    pub(crate) fn claims(&self, folder: &Path) -> Result<Claims> {
         Claims::open(folder, Duration::from_secs(self.seconds))
     }
 }

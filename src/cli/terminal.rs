@@ -81,7 +81,7 @@ struct FileBar {
 }
 
 impl DownloadBars {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             terminal: io::stderr().is_terminal(),
             bars: MultiProgress::new(),
@@ -218,7 +218,7 @@ pub(super) struct SweepBars {
 }
 
 impl SweepBars {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let hidden = ProgressBar::hidden();
         Self {
             terminal: io::stderr().is_terminal(),

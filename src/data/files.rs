@@ -60,7 +60,7 @@ struct Stamp {
 
 impl<'a> DatasetFiles<'a> {
     /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
-    pub(super) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubSettings) -> Result<Self> {
+    pub(crate) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubSettings) -> Result<Self> {
         let forms = manifest.forms(protocol).map_err(|reason| {
             let dataset = manifest.name.clone();
             Error::Dataset { dataset, reason }.because(Cause::Protocol)
@@ -97,7 +97,7 @@ impl<'a> DatasetFiles<'a> {
 
     /// True if rows, classes and images that are no good are left out and told, rather than the end of it: nobody has
     /// looked at these files before.
-    pub(super) fn is_lenient(&self) -> bool {
+    pub(crate) fn is_lenient(&self) -> bool {
         match (self.form, &self.manifest.hub) {
             (Form::Hub, Some(hub)) => self.manifest.class_names.is_empty() && hub.expect.is_none(),
             _ => self.manifest.parquet.is_some(),
@@ -202,7 +202,7 @@ impl<'a> DatasetFiles<'a> {
     }
 
     /// The file of a role, if it is there.
-    pub(super) fn file(&self, role: &str) -> Option<&LocalFile> {
+    pub(crate) fn file(&self, role: &str) -> Option<&LocalFile> {
         self.files.iter().find(|file| file.role == role)
     }
 
@@ -211,7 +211,7 @@ impl<'a> DatasetFiles<'a> {
     /// Files whose size and time of change are those of an earlier check are not hashed again; these
     /// stamps are kept in `cache/verified.json`. A file altered within its size and with its time set back passes:
     /// the stamps guard against accidents, the hashes of the images themselves are in every result.
-    pub(super) fn verify(&mut self, cache: &Path) -> Result<()> {
+    pub(crate) fn verify(&mut self, cache: &Path) -> Result<()> {
         let memory = cache.join("verified.json");
         let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
             .ok()
@@ -234,7 +234,7 @@ impl<'a> DatasetFiles<'a> {
     }
 
     /// Hashes every file, whatever is known of it, and says of each whether it is the one that it should be.
-    pub(super) fn rehash(&mut self) -> Vec<FileCheck> {
+    pub(crate) fn rehash(&mut self) -> Vec<FileCheck> {
         let nothing = BTreeMap::new();
         let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &nothing)).collect();
         let mut found = Vec::new();
@@ -253,7 +253,7 @@ impl<'a> DatasetFiles<'a> {
     }
 
     /// For the protocol card.
-    pub(super) fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         let file = |file: &LocalFile| {
             let (kind, hash) = file.digest.clone().unwrap_or_default();
             format!("{} {kind}:{hash}", file.name)

@@ -520,9 +520,9 @@ fn no_results(path: &Path) -> String {
 #[derive(Debug)]
 pub struct Caused {
     /// The error.
-    pub(super) error: Error,
+    error: Error,
     /// Its cause.
-    pub(super) cause: Cause,
+    cause: Cause,
 }
 
 impl fmt::Display for Caused {

@@ -66,7 +66,7 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// Its cause.
-    pub(super) fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Passing { status, .. } | Self::Lasting { status, .. } => {
                 status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
@@ -74,7 +74,7 @@ impl Trouble {
         }
     }
 
-    pub(super) fn passing(reason: impl Into<String>) -> Self {
+    pub(crate) fn passing(reason: impl Into<String>) -> Self {
         Self::Passing {
             status: None,
             reason: reason.into(),
@@ -82,7 +82,7 @@ impl Trouble {
         }
     }
 
-    pub(super) fn lasting(reason: impl Into<String>) -> Self {
+    pub(crate) fn lasting(reason: impl Into<String>) -> Self {
         Self::Lasting {
             status: None,
             code: None,
@@ -93,7 +93,7 @@ impl Trouble {
 
 impl Client {
     /// Proxies as `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say; roots of `SSL_CERT_FILE`, else Mozilla's.
-    pub(super) fn new(hub: &HubSettings, policy: &Policy) -> Result<Self> {
+    pub(crate) fn new(hub: &HubSettings, policy: &Policy) -> Result<Self> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
             let pem = std::fs::read(&path).map_err(Error::io("read", &path))?;
@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// One request; redirects are followed, refusals are troubles.
-    pub(super) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Response<Body>, Trouble> {
+    pub(crate) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Response<Body>, Trouble> {
         self.get_within(url, headers, None)
     }
 
@@ -191,12 +191,12 @@ impl Client {
     }
 
     /// A small document and its `Link` header, tried again as the policy says.
-    pub(super) fn document(&self, url: &str) -> Result<(Vec<u8>, Option<String>), Trouble> {
+    pub(crate) fn document(&self, url: &str) -> Result<(Vec<u8>, Option<String>), Trouble> {
         self.small(url, &[])
     }
 
     /// The bytes of a file from an offset on, tried again as the policy says.
-    pub(super) fn from(&self, url: &str, offset: u64) -> Result<Vec<u8>, Trouble> {
+    pub(crate) fn from(&self, url: &str, offset: u64) -> Result<Vec<u8>, Trouble> {
         let range = (ureq::http::header::RANGE, format!("bytes={offset}-"));
         Ok(self.small(url, &[range])?.0)
     }

@@ -133,7 +133,7 @@ pub(super) fn fetch(
 }
 
 impl HubShard {
-    pub(super) fn file(&self) -> RepoFile {
+    fn file(&self) -> RepoFile {
         RepoFile {
             path: self.path.clone(),
             size: self.size,
@@ -144,7 +144,7 @@ impl HubShard {
 }
 
 /// The listing of a manifest's repository, as far as this machine knows it.
-pub(super) fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubListing> {
+fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubListing> {
     let kept: Option<HubListing> = std::fs::read(downloads.join("hub.json"))
         .ok()
         .and_then(|json| serde_json::from_slice(&json).ok())
@@ -157,7 +157,7 @@ pub(super) fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Opti
 }
 
 /// Asks the hub for what the manifest leaves open.
-pub(super) fn resolve(hub: &Hub, downloads: &Path, client: &Client, settings: &HubSettings) -> Result<HubListing> {
+fn resolve(hub: &Hub, downloads: &Path, client: &Client, settings: &HubSettings) -> Result<HubListing> {
     if settings.offline {
         let reason = format!(
             "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
@@ -257,7 +257,7 @@ pub fn hub_tail(
 }
 
 /// Keeps a listing for the next time, when no connection may be there.
-pub(super) fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
+fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
     let path = downloads.join("hub.json");
     let json = serde_json::to_vec_pretty(listing).map_err(|e| Error::Malformed {
         kind: "list of hub files",
@@ -387,7 +387,7 @@ fn configuration(shard: &HubShard) -> String {
 
 impl HubListing {
     /// True if every name may become a path on this machine.
-    pub(super) fn is_sound(&self) -> bool {
+    fn is_sound(&self) -> bool {
         let sound = |shard: &HubShard| shard.file().is_sound();
         is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
     }
@@ -401,7 +401,7 @@ const PAGES: usize = 500;
 
 /// Questions about one repository.
 pub(super) struct HubApi<'a> {
-    pub(super) repository: Repository<'a>,
+    pub repository: Repository<'a>,
     client: &'a Client,
     settings: &'a HubSettings,
 }
@@ -433,7 +433,7 @@ struct LargeFile {
 }
 
 impl<'a> HubApi<'a> {
-    pub(super) fn new(repository: Repository<'a>, client: &'a Client, settings: &'a HubSettings) -> Result<Self> {
+    pub(crate) fn new(repository: Repository<'a>, client: &'a Client, settings: &'a HubSettings) -> Result<Self> {
         let api = Self {
             repository,
             client,
@@ -447,7 +447,7 @@ impl<'a> HubApi<'a> {
     }
 
     /// An answer that is not the hub's, unless the caller knows another cause.
-    pub(super) fn fail(&self, reason: impl Into<String>) -> Error {
+    pub(crate) fn fail(&self, reason: impl Into<String>) -> Error {
         let (repo, reason) = (self.repository.name.into(), reason.into());
         Error::Hub { repo, reason }.because(Cause::StrangeAnswer)
     }
@@ -513,7 +513,7 @@ impl<'a> HubApi<'a> {
     }
 
     /// The commit that a branch or tag stands for.
-    pub(super) fn commit(&self, revision: &str) -> Result<String> {
+    pub(crate) fn commit(&self, revision: &str) -> Result<String> {
         if is_hash(revision, 40) {
             return Ok(revision.into());
         }
@@ -528,7 +528,7 @@ impl<'a> HubApi<'a> {
     }
 
     /// All parquet files at a commit; of the converted branch where a branch or tag has none.
-    pub(super) fn listing(&self, revision: &str, commit: String) -> Result<HubListing> {
+    fn listing(&self, revision: &str, commit: String) -> Result<HubListing> {
         let shards_in = |folder| -> Result<Vec<HubShard>> {
             Ok(self.files(&commit, folder)?.into_iter().filter_map(shard).collect())
         };
@@ -559,14 +559,14 @@ impl<'a> HubApi<'a> {
     }
 
     /// The last bytes of a file.
-    pub(super) fn tail(&self, commit: &str, shard: &HubShard, bytes: u64) -> Result<Vec<u8>> {
+    fn tail(&self, commit: &str, shard: &HubShard, bytes: u64) -> Result<Vec<u8>> {
         let url = self.file_address(commit, &shard.path)?;
         let found = self.client.from(&url, shard.size.saturating_sub(bytes));
         found.map_err(|trouble| self.refused(trouble))
     }
 
     /// A whole small file.
-    pub(super) fn document(&self, commit: &str, path: &str) -> Result<Vec<u8>> {
+    pub(crate) fn document(&self, commit: &str, path: &str) -> Result<Vec<u8>> {
         let url = self.file_address(commit, path)?;
         let (bytes, _) = self.client.document(&url).map_err(|trouble| self.refused(trouble))?;
         Ok(bytes)
@@ -580,7 +580,7 @@ impl<'a> HubApi<'a> {
     }
 
     /// All files below a folder (`/data`, or nothing for all) at a commit; none where there is no such folder.
-    pub(super) fn files(&self, commit: &str, folder: &str) -> Result<Vec<RepoFile>> {
+    pub(crate) fn files(&self, commit: &str, folder: &str) -> Result<Vec<RepoFile>> {
         let mut url = self.address(&format!("tree/{commit}{}?recursive=true", encoded_path(folder)))?;
         let mut files = Vec::new();
         for _ in 0..PAGES {

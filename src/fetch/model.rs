@@ -15,9 +15,9 @@ use crate::fetch::{FetchProgress, Fetched};
 use crate::formats::image_processor::{PREPROCESSOR, PROCESSOR, nested};
 use crate::manifest::Form;
 
-pub(super) const CONFIG: &str = "config.json";
-pub(super) const WEIGHTS: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 
 /// `owner/name` of a model on the hub, with `@revision` where it is not that of `main`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ fn lacking(folder: &Path) -> Vec<String> {
 }
 
 /// Names of the files that an index of weights names.
-pub(super) fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
+fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,

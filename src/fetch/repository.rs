@@ -39,7 +39,7 @@ impl<'a> Repository<'a> {
     }
 
     /// Name of its folder in the cache.
-    pub(super) fn folder_name(&self) -> String {
+    fn folder_name(&self) -> String {
         let kind = match self.kind {
             Kind::Dataset => "datasets",
             Kind::Model => "models",
@@ -70,7 +70,7 @@ impl<'a> Repository<'a> {
     }
 
     /// Path of its API below the hub's endpoint.
-    pub(super) fn questions(&self) -> String {
+    pub(crate) fn questions(&self) -> String {
         match self.kind {
             Kind::Dataset => format!("api/datasets/{}", self.name),
             Kind::Model => format!("api/models/{}", self.name),
@@ -78,7 +78,7 @@ impl<'a> Repository<'a> {
     }
 
     /// Its page, and the folder of its files, below the hub's endpoint.
-    pub(super) fn page(&self) -> String {
+    pub(crate) fn page(&self) -> String {
         match self.kind {
             Kind::Dataset => format!("datasets/{}", self.name),
             Kind::Model => self.name.to_owned(),
@@ -109,18 +109,18 @@ pub(super) fn is_hash(text: &str, digits: usize) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RepoFile {
     /// Path inside the repository, with `/`.
-    pub(super) path: String,
+    pub path: String,
     /// Bytes.
-    pub(super) size: u64,
+    pub size: u64,
     /// Lower-case hex SHA-256; unknown for a file that is not in large file storage.
-    pub(super) sha256: Option<String>,
+    pub sha256: Option<String>,
     /// Name of its bytes in the cache: their SHA-256, else their git hash.
-    pub(super) blob: String,
+    pub blob: String,
 }
 
 impl RepoFile {
     /// True if its names may become paths on this machine.
-    pub(super) fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         let hash = self.sha256.as_ref();
         is_inside(&self.path)
             && (is_hash(&self.blob, 64) || is_hash(&self.blob, 40))
@@ -130,27 +130,27 @@ impl RepoFile {
 
 /// Files of one commit that are to be complete on this machine.
 pub(super) struct RepositoryDownload<'a> {
-    pub(super) repository: Repository<'a>,
+    pub repository: Repository<'a>,
     /// 40 hex digits.
-    pub(super) commit: &'a str,
+    pub commit: &'a str,
     /// Its name in messages, and its folder on a mirror.
-    pub(super) label: &'a str,
-    pub(super) files: Vec<RepoFile>,
+    pub label: &'a str,
+    pub files: Vec<RepoFile>,
     /// Other folders that need room, with their bytes.
-    pub(super) beside: Vec<(&'a Path, u64)>,
+    pub beside: Vec<(&'a Path, u64)>,
 }
 
 /// Outcome of a download.
 pub(super) struct Outcome {
     /// Files that were not there before.
-    pub(super) fetched: usize,
+    pub fetched: usize,
     /// Files that could not be had.
-    pub(super) failed: Vec<MissingFile>,
+    pub failed: Vec<MissingFile>,
 }
 
 impl RepositoryDownload<'_> {
     /// Fetches what is missing or wrong; room is looked for before the first byte.
-    pub(super) fn run(&self, remote: &Remote, client: &Client, progress: &dyn FetchProgress) -> Result<Outcome> {
+    pub(crate) fn run(&self, remote: &Remote, client: &Client, progress: &dyn FetchProgress) -> Result<Outcome> {
         let files = self.cached(remote)?;
         let whole = each(&files, client.policy.parallel, |file| file.find(progress));
         let mut absent = Vec::new();
@@ -222,7 +222,7 @@ impl RepositoryDownload<'_> {
     }
 
     /// Notes what a branch or tag stood for; a commit needs no note.
-    pub(super) fn refer(&self, revision: &str, remote: &Remote) -> Result<()> {
+    pub(crate) fn refer(&self, revision: &str, remote: &Remote) -> Result<()> {
         if revision == self.commit {
             return Ok(());
         }

@@ -30,7 +30,7 @@ pub(super) enum Address {
 
 impl Address {
     /// `<base>/<part>/<part>…` of a mirror that is a URL or a folder.
-    pub(super) fn of_mirror(base: &str, parts: &[&str]) -> Self {
+    pub(crate) fn of_mirror(base: &str, parts: &[&str]) -> Self {
         let folder = base.strip_prefix("file://").unwrap_or(base);
         if folder.contains("://") {
             let parts: Vec<String> = parts.iter().map(|part| encoded_path(part)).collect();
@@ -40,7 +40,7 @@ impl Address {
         }
     }
 
-    pub(super) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         match self {
             Self::Url(url) | Self::Offline(url) => shown(url),
             Self::Path(path) => path.display().to_string(),
@@ -65,7 +65,7 @@ pub(super) struct Download {
 }
 
 /// Why a source did not give a file.
-pub(super) enum DownloadError {
+enum DownloadError {
     /// Another source may.
     Address(String),
     /// Something on this machine is wrong: no source will.
@@ -80,7 +80,7 @@ impl From<Error> for DownloadError {
 
 impl Download {
     /// Is this file there, with the right length and hash? `Err` of what is wrong with it.
-    pub(super) fn check(&self, path: &Path) -> Result<Result<(), String>> {
+    pub(crate) fn check(&self, path: &Path) -> Result<Result<(), String>> {
         let found = match fs::metadata(path) {
             Ok(metadata) => metadata.len(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err("not there".into())),
@@ -103,12 +103,12 @@ impl Download {
     }
 
     /// Bytes that have arrived already.
-    pub(super) fn arrived(&self) -> u64 {
+    pub(crate) fn arrived(&self) -> u64 {
         fs::metadata(&self.partial).map_or(0, |found| found.len().min(self.size))
     }
 
     /// Fetches the file; `Ok(Err)` lists every source with its reason.
-    pub(super) fn obtain(
+    pub(crate) fn obtain(
         &self,
         client: &Client,
         progress: &dyn FetchProgress,
@@ -154,7 +154,7 @@ impl Download {
         synced.map_err(Error::io("write", folder))
     }
 
-    pub(super) fn discard(&self) -> Result<()> {
+    pub(crate) fn discard(&self) -> Result<()> {
         match fs::remove_file(&self.partial) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial)(e)),
             _ => Ok(()),
@@ -207,7 +207,7 @@ enum Attempt {
 }
 
 /// The transfer of a file from one URL.
-pub(super) struct Transfer<'a> {
+struct Transfer<'a> {
     download: &'a Download,
     url: &'a str,
     client: &'a Client,
@@ -219,12 +219,7 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(
-        download: &'a Download,
-        url: &'a str,
-        client: &'a Client,
-        progress: &'a dyn FetchProgress,
-    ) -> Self {
+    fn new(download: &'a Download, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
         Self {
             download,
             url,
@@ -236,7 +231,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Ends with the right bytes gathered.
-    pub(super) fn run(mut self) -> Result<(), DownloadError> {
+    fn run(mut self) -> Result<(), DownloadError> {
         let size = self.download.size;
         let policy = &self.client.policy;
         // A hundredth more than ever before is progress: attempts are counted anew, but not for ever.

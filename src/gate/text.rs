@@ -31,7 +31,7 @@ pub(super) fn headline(report: &Report) -> String {
 }
 
 /// Sentence about the folders compared and the tests.
-pub(super) fn procedure(report: &Report) -> String {
+fn procedure(report: &Report) -> String {
     format!(
         "`{}` against `{}`, image by image; one-sided tests of a loss beyond {} points, at {} % over {} (Holm).",
         report.results,
@@ -105,7 +105,7 @@ fn measured(report: &Report, source: &str) -> Vec<String> {
 }
 
 /// Number of cells by verdict.
-pub(super) fn summary(report: &Report) -> String {
+fn summary(report: &Report) -> String {
     let verdicts = [
         Verdict::Loss,
         Verdict::Improvement,
@@ -154,7 +154,7 @@ pub(super) fn finding(cell: &CellReport) -> String {
 }
 
 /// All compared cells.
-pub(super) fn table(report: &Report) -> Table {
+fn table(report: &Report) -> Table {
     let row = |cell: &CellReport| {
         let key = &cell.key;
         let finds = |points: Option<f64>| match points {
@@ -255,7 +255,7 @@ pub(super) fn plain(number: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-pub(super) fn probability(p: f64) -> String {
+fn probability(p: f64) -> String {
     if p < 0.0001 {
         "<0.0001".into()
     } else {

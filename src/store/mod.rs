@@ -211,11 +211,11 @@ impl Store {
     }
 
     /// Path of a cell's sanity controls.
-    pub(super) fn controls_path(&self, run_id: &str) -> PathBuf {
+    fn controls_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("controls").join(format!("{run_id}.json"))
     }
 
-    pub(super) fn failure_path(&self, run_id: &str) -> PathBuf {
+    fn failure_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.failed.json"))
     }
 
@@ -401,7 +401,7 @@ impl Store {
     }
 
     /// Path of the split of a cell.
-    pub(super) fn split_path(&self, key: &CellKey) -> PathBuf {
+    fn split_path(&self, key: &CellKey) -> PathBuf {
         let CellKey {
             dataset,
             protocol,

@@ -222,7 +222,7 @@ impl Record {
     }
 
     /// The [`seal`] of this record as it is now, of the JSON that is written and read again.
-    pub(super) fn computed_seal(&self) -> Option<String> {
+    fn computed_seal(&self) -> Option<String> {
         let json = serde_json::to_vec(self).ok()?;
         Some(seal(&serde_json::from_slice(&json).ok()?))
     }

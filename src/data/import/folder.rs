@@ -251,7 +251,7 @@ impl Peer {
 }
 
 /// One line about what `datasets` would make of this folder, if that is something else.
-pub(super) fn differs(folder: &Path, tree: &Tree) -> Option<String> {
+fn differs(folder: &Path, tree: &Tree) -> Option<String> {
     let mut files = Vec::new();
     collect(folder, "", IMAGE_DEPTH, &mut files);
     let peer = Peer::of(&files);

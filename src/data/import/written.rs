@@ -42,7 +42,7 @@ pub(super) struct Written<'a> {
 }
 
 impl Written<'_> {
-    pub(super) fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         let mut text = String::from("# Written by `kshot data import`; yours to edit.\n");
         let mut line = |key: &str, value: &str| {
             let _ = writeln!(text, "{key} = {}", quoted(value));

@@ -89,18 +89,18 @@ enum Side {
 
 impl Index {
     /// An index of this schema; `None` has it made again.
-    pub(super) fn load(path: &Path) -> Option<Self> {
+    pub(crate) fn load(path: &Path) -> Option<Self> {
         let index: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         (index.schema == SCHEMA).then_some(index)
     }
 
     /// The images of a protocol, if they were looked up before.
-    pub(super) fn listed(&self, key: &str) -> Option<&ProtocolImages> {
+    pub(crate) fn listed(&self, key: &str) -> Option<&ProtocolImages> {
         self.protocols.iter().find(|listed| listed.key == key)
     }
 
     /// An index of nothing yet, of images in this mode.
-    pub(super) fn new(mode: Option<Mode>) -> Self {
+    pub(crate) fn new(mode: Option<Mode>) -> Self {
         Self {
             schema: SCHEMA,
             mode,
@@ -109,7 +109,7 @@ impl Index {
     }
 
     /// The rules by which its images are decoded.
-    pub(super) fn decoding(&self) -> Decoding {
+    pub(crate) fn decoding(&self) -> Decoding {
         Decoding {
             mode: self.mode,
             ..Decoding::default()
@@ -118,7 +118,7 @@ impl Index {
 
     /// Images of a protocol, or all of them, whose files were touched since they were looked at: by their stamps, which a
     /// glance at each file tells.
-    pub(super) fn touched(&self, listed: Option<&ProtocolImages>, root: &Path) -> Vec<String> {
+    pub(crate) fn touched(&self, listed: Option<&ProtocolImages>, root: &Path) -> Vec<String> {
         let touched = |file: &&str| {
             let stamp = self.images.get(*file).map(|facts| &facts.stamp);
             stamp.is_none() || Stamp::of(&root.join(file)).ok().as_ref() != stamp
@@ -132,7 +132,7 @@ impl Index {
 
     /// Hashes files that were touched; those that hold the bytes they did are marked as looked at now, the others are given
     /// back: changed, gone or never seen.
-    pub(super) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
+    pub(crate) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
         let again = |file: &String| {
             let known = self.images.get(file)?;
             let path = root.join(file);
@@ -152,18 +152,18 @@ impl Index {
     }
 
     /// Has images looked at anew when they are listed next.
-    pub(super) fn forget(&mut self, files: &[String]) {
+    pub(crate) fn forget(&mut self, files: &[String]) {
         for file in files {
             self.images.remove(file);
         }
     }
 
     /// Facts about an image of the dataset.
-    pub(super) fn facts(&self, file: &str) -> Option<&Facts> {
+    pub(crate) fn facts(&self, file: &str) -> Option<&Facts> {
         self.images.get(file)
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|e| Error::Malformed {
             kind: "dataset index",
             path: path.into(),
@@ -172,7 +172,7 @@ impl Index {
         file::replace_in_cache(path, &json)
     }
 
-    pub(super) fn dataset(&self, listed: ProtocolImages, source: &DatasetFiles, root: &Path) -> Dataset {
+    pub(crate) fn dataset(&self, listed: ProtocolImages, source: &DatasetFiles, root: &Path) -> Dataset {
         let manifest = source.manifest;
         let (mut pool, mut val, mut test) = (Vec::new(), Vec::new(), Vec::new());
         for image in listed.images {
@@ -216,7 +216,7 @@ impl Index {
     }
 
     /// Checks that labels and images fit together; reads, hashes and decodes every image that is not known yet.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         source: &DatasetFiles,
         protocol: Protocol,
@@ -239,7 +239,7 @@ impl Index {
     }
 
     /// As [`Index::add`], keeping nothing: what each image not known yet turned out to be, by its path below the root.
-    pub(super) fn survey(
+    pub(crate) fn survey(
         &self,
         source: &DatasetFiles,
         protocol: Protocol,
@@ -365,7 +365,7 @@ fn without_unreadable(
 
 impl ProtocolImages {
     /// Compares the counts with those that the manifest promises for this form and protocol.
-    pub(super) fn check_counts(&self, source: &DatasetFiles) -> Result<()> {
+    pub(crate) fn check_counts(&self, source: &DatasetFiles) -> Result<()> {
         let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
             return Ok(());
         };
@@ -392,7 +392,7 @@ impl ProtocolImages {
     }
 
     /// Numbers of classes, pool, validation and test images, and of those that `skip` left out.
-    pub(super) fn counts(&self) -> [usize; 5] {
+    pub(crate) fn counts(&self) -> [usize; 5] {
         let count = |side| self.images.iter().filter(|image| image.side == side).count();
         [
             self.classes.len(),
@@ -404,7 +404,7 @@ impl ProtocolImages {
     }
 
     /// Id of each image and its path below the root.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
         self.images.iter().map(|image| (image.id.as_str(), image.file()))
     }
 }

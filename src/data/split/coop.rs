@@ -17,7 +17,7 @@ use crate::seed;
 const MOST_VAL: u32 = 4;
 
 /// So many validation images of each class go with `shots`: as many as shots, at most four; all with all.
-pub(super) fn val_shots(shots: Shots) -> Shots {
+fn val_shots(shots: Shots) -> Shots {
     match shots {
         Shots::K(k) => Shots::K(k.min(MOST_VAL)),
         Shots::All => Shots::All,
@@ -55,7 +55,7 @@ pub(super) fn coop(dataset: &Dataset, shots: Shots, seed: u64) -> Result<Split> 
 }
 
 /// A split of this protocol from what was drawn.
-pub(super) fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<SplitItem>, val: Vec<SplitItem>) -> Split {
+fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<SplitItem>, val: Vec<SplitItem>) -> Split {
     Split {
         schema: SCHEMA,
         dataset: dataset.name.clone(),

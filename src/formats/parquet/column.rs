@@ -18,7 +18,7 @@ use crate::formats::parquet::{leaf, said, thrift};
 const BATCH: usize = 16;
 
 /// Image, path and label of one row.
-pub(super) type Cells = (Option<ByteArray>, Option<String>, Option<Label>);
+type Cells = (Option<ByteArray>, Option<String>, Option<Label>);
 
 /// Columns of one row group.
 pub(super) struct Group {
@@ -49,7 +49,7 @@ pub(super) enum Label {
 impl LabelColumn {
     /// # Errors
     /// When the column is of another kind, or lies outside the file.
-    pub(super) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let kind = group
             .columns()
             .get(column)
@@ -67,7 +67,7 @@ impl LabelColumn {
     }
 
     /// Exactly the next `n` labels.
-    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<Label>>, String> {
+    fn next(&mut self, n: usize) -> Result<Vec<Option<Label>>, String> {
         fn of<T>(
             values: Vec<Option<T>>,
             label: impl Fn(T) -> Result<Option<Label>, String>,
@@ -98,7 +98,7 @@ impl LabelColumn {
 
 impl Group {
     /// The next rows: image, path, label.
-    pub(super) fn batch(&mut self) -> Result<Vec<Cells>, String> {
+    pub(crate) fn batch(&mut self) -> Result<Vec<Cells>, String> {
         let n = BATCH.min(usize::try_from(self.rows).unwrap_or(BATCH));
         self.rows -= n as u64;
         let images = self.image.next(n)?;
@@ -128,7 +128,7 @@ pub(super) struct Column<T: DataType> {
 }
 
 impl<T: DataType> Column<T> {
-    pub(super) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let described = group
             .columns()
             .get(column)
@@ -144,7 +144,7 @@ impl<T: DataType> Column<T> {
     }
 
     /// Exactly the next `n` values.
-    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
+    fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let mut read = 0;
         while read < n {

@@ -57,7 +57,7 @@ struct Header {
 impl Pages {
     /// # Errors
     /// When the column lies outside the file or is compressed in a way that is not read.
-    pub(super) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let chunk = group.columns().get(column).ok_or("a row group lacks a column")?;
         let name = chunk.column_path().string();
         let outside = || format!("column `{name}` lies outside the file");

@@ -33,7 +33,7 @@ impl<R: Read> Thrift<R> {
     ///
     /// # Errors
     /// When the stream ends early, nests too deeply, or holds a type that there is not.
-    pub(super) fn walk(&mut self, tell: &mut Tell<'_>) -> Result<(), String> {
+    pub(crate) fn walk(&mut self, tell: &mut Tell<'_>) -> Result<(), String> {
         self.structure(&mut Vec::new(), tell)
     }
 

@@ -24,16 +24,16 @@ pub(super) type Position = (f64, f64);
 /// Size, colour and alignment of a text; `at` is its left end, middle or right end, on the middle of the letters' height.
 #[derive(Clone, Copy)]
 pub(super) struct TextFormat {
-    pub(super) size: f64,
-    pub(super) colour: Rgb,
-    pub(super) bold: bool,
-    pub(super) anchor: HPos,
+    size: f64,
+    colour: Rgb,
+    bold: bool,
+    anchor: HPos,
     /// Reads upwards.
-    pub(super) upright: bool,
+    upright: bool,
 }
 
 impl TextFormat {
-    pub(super) fn new(size: f64, colour: Rgb) -> Self {
+    pub(crate) fn new(size: f64, colour: Rgb) -> Self {
         Self {
             size,
             colour,
@@ -43,15 +43,15 @@ impl TextFormat {
         }
     }
 
-    pub(super) fn bold(self) -> Self {
+    pub(crate) fn bold(self) -> Self {
         Self { bold: true, ..self }
     }
 
-    pub(super) fn anchored(self, anchor: HPos) -> Self {
+    pub(crate) fn anchored(self, anchor: HPos) -> Self {
         Self { anchor, ..self }
     }
 
-    pub(super) fn upright(self) -> Self {
+    pub(crate) fn upright(self) -> Self {
         Self { upright: true, ..self }
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn draw(
 
 impl Canvas<'_> {
     /// A line through `points`, broken into dashes of alternating ink and gap.
-    pub(super) fn line(&mut self, points: &[Position], colour: Rgb, width: f64, dash: &[f64]) -> Result<()> {
+    pub(crate) fn line(&mut self, points: &[Position], colour: Rgb, width: f64, dash: &[f64]) -> Result<()> {
         for piece in dashes(points, dash) {
             self.backend
                 .draw_path(piece.into_iter().map(scaled), &stroke(colour, width))
@@ -104,7 +104,7 @@ impl Canvas<'_> {
     }
 
     /// A filled shape without an edge.
-    pub(super) fn area(&mut self, corners: &[Position], colour: Rgb, opacity: f64) -> Result<()> {
+    pub(crate) fn area(&mut self, corners: &[Position], colour: Rgb, opacity: f64) -> Result<()> {
         let fill = ShapeStyle {
             color: rgba(colour, opacity),
             filled: true,
@@ -116,13 +116,13 @@ impl Canvas<'_> {
     }
 
     /// A marker with a thin white edge that lifts it off the lines beneath.
-    pub(super) fn marker(&mut self, at: Position, marker: Marker, colour: Rgb) -> Result<()> {
+    pub(crate) fn marker(&mut self, at: Position, marker: Marker, colour: Rgb) -> Result<()> {
         self.shape(at, marker, 4.7, PAPER)?;
         self.shape(at, marker, 3.7, colour)
     }
 
     /// A marker struck out: its outline only, under a cross.
-    pub(super) fn struck_marker(&mut self, (x, y): Position, marker: Marker, colour: Rgb) -> Result<()> {
+    pub(crate) fn struck_marker(&mut self, (x, y): Position, marker: Marker, colour: Rgb) -> Result<()> {
         // A shape of two strokes has no inside.
         let outline = match marker {
             Marker::Cross | Marker::Plus => Marker::Circle,
@@ -137,7 +137,7 @@ impl Canvas<'_> {
     }
 
     /// A small ring.
-    pub(super) fn ring(&mut self, at: Position, colour: Rgb) -> Result<()> {
+    pub(crate) fn ring(&mut self, at: Position, colour: Rgb) -> Result<()> {
         self.shape(at, Marker::Circle, 3.4, colour)?;
         self.shape(at, Marker::Circle, 2.1, PAPER)
     }
@@ -180,7 +180,7 @@ impl Canvas<'_> {
     }
 
     /// One line of text.
-    pub(super) fn text(&mut self, at: Position, text: &str, set: TextFormat) -> Result<()> {
+    pub(crate) fn text(&mut self, at: Position, text: &str, set: TextFormat) -> Result<()> {
         let style = if set.bold { FontStyle::Bold } else { FontStyle::Normal };
         let transform = if set.upright {
             FontTransform::Rotate270

@@ -37,7 +37,7 @@ pub fn png(svg: &str) -> Result<Vec<u8>> {
 }
 
 /// The drawing, its letters laid out in the fonts of the program.
-pub(super) fn parse(svg: &str) -> Result<Tree> {
+fn parse(svg: &str) -> Result<Tree> {
     let mut options = Options::default();
     for font in FONTS {
         options.fontdb_mut().load_font_data(font.to_vec());

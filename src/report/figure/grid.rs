@@ -15,7 +15,7 @@ const COLUMN_GAP: f64 = 14.0;
 /// Width of a panel with its tick labels.
 pub(super) const PANEL_WIDTH: f64 = 312.0;
 /// From one column of panels to the next.
-pub(super) const COLUMN: f64 = PANEL_WIDTH + COLUMN_GAP;
+const COLUMN: f64 = PANEL_WIDTH + COLUMN_GAP;
 /// Entries of the legend that fit into one panel's place.
 const LEGEND_FITS: usize = 10;
 
@@ -23,7 +23,7 @@ const LEGEND_FITS: usize = 10;
 /// below it.
 pub(super) struct Grid {
     panels: usize,
-    pub(super) columns: usize,
+    pub columns: usize,
     rows: usize,
     legend: LegendPosition,
     legend_entries: usize,
@@ -38,7 +38,7 @@ enum LegendPosition {
 const STRIP_COLUMNS: usize = 3;
 
 impl Grid {
-    pub(super) fn new(panels: usize, legend_entries: usize) -> Self {
+    pub(crate) fn new(panels: usize, legend_entries: usize) -> Self {
         let columns = match panels {
             0 | 1 => 1,
             2 | 4 => 2,
@@ -61,7 +61,7 @@ impl Grid {
         }
     }
 
-    pub(super) fn width(&self) -> f64 {
+    pub(crate) fn width(&self) -> f64 {
         let columns = if matches!(self.legend, LegendPosition::Beside) {
             self.columns + 1
         } else {
@@ -75,16 +75,16 @@ impl Grid {
         (x, HEAD + row as f64 * panel::HEIGHT)
     }
 
-    pub(super) fn panel_at(&self, index: usize) -> Position {
+    pub(crate) fn panel_at(&self, index: usize) -> Position {
         Self::place(index % self.columns, index / self.columns)
     }
 
     /// The panel below this one, if any.
-    pub(super) fn below(&self, index: usize) -> Option<usize> {
+    pub(crate) fn below(&self, index: usize) -> Option<usize> {
         Some(index + self.columns).filter(|below| *below < self.panels)
     }
 
-    pub(super) fn legend_columns(&self) -> usize {
+    pub(crate) fn legend_columns(&self) -> usize {
         match self.legend {
             LegendPosition::Strip => STRIP_COLUMNS,
             LegendPosition::Free if self.legend_entries > LEGEND_FITS => {
@@ -94,7 +94,7 @@ impl Grid {
         }
     }
 
-    pub(super) fn legend_at(&self) -> Position {
+    pub(crate) fn legend_at(&self) -> Position {
         let (x, y) = match self.legend {
             LegendPosition::Beside => Self::place(self.columns, 0),
             LegendPosition::Free => self.panel_at(self.panels),
@@ -110,7 +110,7 @@ impl Grid {
     }
 
     /// The lower end of panels and legend.
-    pub(super) fn bottom(&self) -> f64 {
+    pub(crate) fn bottom(&self) -> f64 {
         let rows = self.legend_entries.div_ceil(self.legend_columns());
         let legend = self.legend_at().1 + rows as f64 * ROW + 2.0;
         self.panels_bottom().max(legend) + 10.0
@@ -118,7 +118,7 @@ impl Grid {
 }
 
 /// Height of an entry.
-pub(super) const ROW: f64 = 23.0;
+const ROW: f64 = 23.0;
 const SAMPLE: f64 = 38.0;
 
 /// A line in the panels and what it is called.

@@ -41,7 +41,7 @@ pub(super) struct Axis {
 impl Axis {
     /// From the smallest to the largest number of shots above zero, on a log2 scale; every number of shots is
     /// labelled while there is room, else the powers of two.
-    pub(super) fn new(points: &[Point]) -> Self {
+    pub(crate) fn new(points: &[Point]) -> Self {
         let mut ticks: Vec<u32> = distinct(points, |p| p.shots)
             .into_iter()
             .filter_map(Shots::count)
@@ -64,7 +64,7 @@ impl Axis {
     }
 
     /// Position along the axis: without examples at its start, the whole pool at its end.
-    pub(super) fn along(&self, shots: Shots) -> f64 {
+    fn along(&self, shots: Shots) -> f64 {
         match shots {
             Shots::K(0) => 0.0,
             Shots::K(k) => (position(k) - self.low) / (self.high - self.low),
@@ -84,17 +84,17 @@ fn position(shots: u32) -> f64 {
 
 /// Place of a panel, and the axes it names.
 pub(super) struct PanelFrame {
-    pub(super) at: Position,
-    pub(super) width: f64,
-    pub(super) name_x: bool,
-    pub(super) name_y: bool,
+    pub at: Position,
+    pub width: f64,
+    pub name_x: bool,
+    pub name_y: bool,
 }
 
 impl PanelFrame {
-    pub(super) fn left(&self) -> f64 {
+    fn left(&self) -> f64 {
         self.at.0 + LEFT
     }
-    pub(super) fn right(&self) -> f64 {
+    fn right(&self) -> f64 {
         self.at.0 + self.width - RIGHT
     }
     fn top(&self) -> f64 {
@@ -103,14 +103,14 @@ impl PanelFrame {
     fn bottom(&self) -> f64 {
         self.at.1 + HEIGHT - BOTTOM
     }
-    pub(super) fn x(&self, along: f64) -> f64 {
+    pub(crate) fn x(&self, along: f64) -> f64 {
         self.left() + along * (self.right() - self.left())
     }
-    pub(super) fn y(&self, share: f64) -> f64 {
+    pub(crate) fn y(&self, share: f64) -> f64 {
         self.bottom() - share.clamp(0.0, 1.0) * (self.bottom() - self.top())
     }
     /// Area of the curves.
-    pub(super) fn inner(&self) -> Area {
+    fn inner(&self) -> Area {
         Area {
             left: self.left(),
             top: self.top(),
@@ -306,7 +306,7 @@ const ABOVE: f64 = 8.0;
 const BETWEEN: usize = 12;
 
 /// A line across the panel.
-pub(super) struct Level {
+struct Level {
     y: f64,
     colour: Rgb,
     dash: &'static [f64],
@@ -319,7 +319,7 @@ pub(super) fn is_drawn(point: &Point) -> bool {
 }
 
 /// The levels of a panel, learner by learner.
-pub(super) fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Vec<Level> {
+fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Vec<Level> {
     let mut levels = Vec::new();
     for (index, learner) in learners.iter().enumerate() {
         for point in points.iter().filter(|p| p.learner == *learner && is_drawn(p)) {
@@ -343,21 +343,16 @@ pub(super) fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String])
 }
 
 impl Level {
-    pub(super) fn line(&self, frame: &PanelFrame) -> [Position; 2] {
+    fn line(&self, frame: &PanelFrame) -> [Position; 2] {
         [(frame.left(), self.y), (frame.right(), self.y)]
     }
 
-    pub(super) fn draw(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame) -> Result<()> {
+    fn draw(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame) -> Result<()> {
         sheet.line(&self.line(frame), self.colour, 1.6, self.dash)
     }
 
     /// Names the line where most room is: at its right end, else at its left end, else between, above before below.
-    pub(super) fn draw_name(
-        &self,
-        sheet: &mut Canvas<'_>,
-        frame: &PanelFrame,
-        occupied: &mut OccupiedAreas,
-    ) -> Result<()> {
+    fn draw_name(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, occupied: &mut OccupiedAreas) -> Result<()> {
         let width = self.name.chars().count() as f64 * LETTER * SMALL + 2.0;
         let room = frame.right() - frame.left() - width;
         let at = |along: f64, above: bool| {
@@ -385,8 +380,8 @@ impl Level {
 /// A published result that a panel of the figure shows.
 pub(super) struct Published<'a> {
     /// Number of the footnote.
-    pub(super) number: usize,
-    pub(super) anchor: &'a Anchor,
+    number: usize,
+    anchor: &'a Anchor,
 }
 
 /// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
@@ -436,7 +431,7 @@ pub(super) fn footnote(published: &[Published<'_>]) -> String {
 }
 
 /// Draws those of `published` that are comparable with `points`, the points of one panel.
-pub(super) fn draw_published(
+fn draw_published(
     sheet: &mut Canvas<'_>,
     frame: &PanelFrame,
     axis: &Axis,
@@ -479,16 +474,16 @@ pub(super) fn draw_published(
 
 /// A rectangle, in pixels right and down.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Area {
-    pub(super) left: f64,
-    pub(super) top: f64,
-    pub(super) right: f64,
-    pub(super) bottom: f64,
+struct Area {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
 }
 
 impl Area {
     /// The rectangle of `width` × `height` around a place.
-    pub(super) fn around((x, y): Position, width: f64, height: f64) -> Self {
+    fn around((x, y): Position, width: f64, height: f64) -> Self {
         Self {
             left: x - width / 2.0,
             top: y - height / 2.0,
@@ -497,7 +492,7 @@ impl Area {
         }
     }
 
-    pub(super) fn middle(&self) -> Position {
+    fn middle(&self) -> Position {
         (
             f64::midpoint(self.left, self.right),
             f64::midpoint(self.top, self.bottom),
@@ -529,7 +524,7 @@ const TEXT: f64 = 100.0;
 
 impl OccupiedAreas {
     /// A line through `points`.
-    pub(super) fn line(&mut self, points: &[Position]) {
+    fn line(&mut self, points: &[Position]) {
         for ends in points.windows(2) {
             let ((x, y), (to_x, to_y)) = (ends[0], ends[1]);
             let steps = ((to_x - x).hypot(to_y - y) / 2.0).ceil().max(1.0);
@@ -541,17 +536,17 @@ impl OccupiedAreas {
         }
     }
 
-    pub(super) fn marker(&mut self, at: Position) {
+    fn marker(&mut self, at: Position) {
         self.0.push((Area::around(at, 10.0, 10.0), MARKER));
     }
 
-    pub(super) fn text(&mut self, area: Area) {
+    fn text(&mut self, area: Area) {
         self.0.push((area, TEXT));
     }
 
     /// The first of `candidates` that covers least, all of it within `bounds`; it is taken then. `None` when none
     /// is within.
-    pub(super) fn freest(&mut self, candidates: &[Area], bounds: &Area) -> Option<Area> {
+    fn freest(&mut self, candidates: &[Area], bounds: &Area) -> Option<Area> {
         let cost = |area: &Area| -> f64 { self.0.iter().map(|(other, each)| each * area.shared(other)).sum() };
         let mut best: Option<(f64, Area)> = None;
         for candidate in candidates.iter().filter(|area| area.inside(bounds)) {

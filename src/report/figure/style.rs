@@ -33,10 +33,10 @@ pub(super) enum Marker {
 /// Look of one learner's curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct CurveStyle {
-    pub(super) colour: Rgb,
+    pub colour: Rgb,
     /// Lengths of ink and gap in turn, in pixels; empty for a solid line.
-    pub(super) dash: &'static [f64],
-    pub(super) marker: Marker,
+    pub dash: &'static [f64],
+    pub marker: Marker,
 }
 
 /// Seven steps of luminance between the black of the line of guessing and what still stands out on white, each

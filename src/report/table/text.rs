@@ -208,7 +208,7 @@ fn examples(number: Bounded, signed: bool, digits: usize) -> String {
 }
 
 /// In %, with one digit after the point.
-pub(super) fn percent(share: f64) -> String {
+fn percent(share: f64) -> String {
     let text = format!("{:.1}", 100.0 * share);
     if text == "-0.0" { "0.0".into() } else { text }
 }
