@@ -406,9 +406,9 @@ fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
     use crate::config::Shots;
     use crate::statistics::metric::Headline;
+    use crate::store::record::tests::{cell, written_cell};
 
     #[test]
     fn without_shots_there_is_one_level_and_old_tables_are_read() {

@@ -105,7 +105,7 @@ pub fn micro_gates(series: &[Series], learner: &str) -> Result<Vec<MicroGate>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
+    use crate::store::record::tests::{cell, written_cell};
 
     /// LoRA at 16 shots right on `many` of 10 images, at one shot on `few`, pixels at 16 on `pixels`.
     fn gate(many: u32, few: u32, pixels: u32) -> MicroGate {

@@ -236,8 +236,8 @@ fn all(mut pairs: Vec<(&Series, &Series)>) -> Result<Vec<Difference>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
     use crate::statistics::{distribution, power};
+    use crate::store::record::tests::{cell, written_cell};
 
     #[test]
     fn the_subject_meets_every_other_at_the_largest_common_k() {

@@ -383,7 +383,7 @@ fn at_shots(stronger: &Curve<'_>, at: usize, weaker: &Curve<'_>, seeds: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::cell;
+    use crate::store::record::tests::cell;
 
     /// Images in 40 drawings; `right` of every eight images are answered, other ones for another seed.
     fn curve(

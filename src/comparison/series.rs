@@ -324,103 +324,11 @@ fn check_same((left, left_test): (&Run, &Arc<TestSet>), (right, right_test): (&R
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::prediction::Reading;
-    use crate::statistics::metric::Metrics;
-    use crate::store::record::{CellDetails, Identity, Timing, TrainingSummary};
+    use crate::store::record::tests::{cell, written_cell};
 
     type Cell = (Record, Vec<Prediction>);
-
-    /// A finished cell with `n` test images of 4 classes in pairs that show one drawing, of which `right`
-    /// says which are answered correctly.
-    pub(crate) fn cell(
-        (dataset, learner, shots, seed): (&str, &str, u32, u64),
-        n: u32,
-        right: impl Fn(u32) -> bool,
-    ) -> Cell {
-        let method = if learner.contains("pixels") { "pixels" } else { "other" };
-        let identity = Identity {
-            key: CellKey {
-                dataset: dataset.into(),
-                protocol: Protocol::Clean,
-                learner: learner.into(),
-                shots: shots.into(),
-                seed,
-            },
-            hyper_parameters: serde_json::json!({ "method": method }),
-            train: vec![],
-            test: vec![],
-            classes: ["ant", "bee", "cat", "dog"].map(String::from).into(),
-            weights: None,
-            dtype: "f32".into(),
-            backend: "local".into(),
-            recipe: 1,
-        };
-        let account = CellDetails {
-            reading: Reading::Likelihood,
-            headline: Headline::Top1,
-            micro: true,
-            regime: Some("novel".into()),
-            split_sha256: "00".into(),
-            card: None,
-            fitted: None,
-            names: None,
-            training: TrainingSummary {
-                trainable_parameters: u64::from(learner.contains("LoRA")),
-                chosen: None,
-                ..TrainingSummary::default()
-            },
-            timing: Timing::default(),
-        };
-        let row = |i: u32| Prediction {
-            id: format!("{i:04}.png"),
-            sha256: format!("{i:02x}"),
-            group: Some(format!("drawing {}", i / 2)),
-            truth: i % 4,
-            free_text: None,
-            free_class: None,
-            trie_class: None,
-            likelihood_class: Some(if right(i) { i % 4 } else { (i + 1) % 4 }),
-            log_probs: None,
-        };
-        let rows: Vec<_> = (0..n).map(row).collect();
-        (Record::new(&identity, account, &rows, String::new()), rows)
-    }
-
-    /// Answers of a writing learner to `n` images as in [`cell`]: by trie and by likelihood right where `chosen` says;
-    /// written right where `written` says, else every second answer names another class and the rest names none.
-    pub(crate) fn written_cell(
-        key: (&str, &str, u32, u64),
-        n: u32,
-        written: impl Fn(u32) -> bool,
-        chosen: impl Fn(u32) -> bool,
-    ) -> Cell {
-        let (mut record, mut rows) = cell(key, n, chosen);
-        for (i, row) in (0..).zip(&mut rows) {
-            let named = if written(i) {
-                Some(row.truth)
-            } else {
-                (i % 2 == 0).then_some((row.truth + 1) % 4)
-            };
-            row.free_text = Some(named.map_or("a yak".into(), |class| record.classes[class as usize].clone()));
-            row.free_class = named;
-            row.trie_class = row.likelihood_class;
-            // A tenth of the probability is on names, four fifths of that on the class chosen.
-            let likely = |class| {
-                if Some(class) == row.trie_class {
-                    0.08_f32
-                } else {
-                    0.02 / 3.0
-                }
-            };
-            row.log_probs = Some((0..4).map(|class| likely(class).ln()).collect());
-        }
-        record.reading = Reading::Free;
-        record.metrics = Metrics::of(&rows, Reading::Free, Headline::Top1);
-        record.predictions_sha256 = crate::store::predictions::fingerprint(&record.classes, &rows);
-        (record, rows)
-    }
 
     #[test]
     fn runs_are_grouped_by_seed_and_images_aligned_by_id() {

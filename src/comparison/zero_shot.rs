@@ -106,7 +106,7 @@ pub fn zero_shots(series: &[Series]) -> Vec<ZeroShot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
+    use crate::store::record::tests::{cell, written_cell};
 
     #[test]
     fn every_reading_is_held_against_guessing() {

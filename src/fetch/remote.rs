@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chrono::NaiveDateTime;
 use rand::Rng as _;
 
 use crate::process::Process;
@@ -212,31 +213,11 @@ impl RetryAfter {
 }
 
 /// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7; the obsolete forms are
-/// not sent any more).
+/// not sent any more). The name of the day says nothing that the date does not.
 fn http_date(text: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    let [_, day, month, year, time, "GMT"] = words.as_slice() else {
-        return None;
-    };
-    let month = MONTHS.iter().position(|name| name == month)? as u64 + 1;
-    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
-    let time: Vec<u64> = time.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let [hour, minute, second] = time.as_slice() else {
-        return None;
-    };
-    let in_range = (1..=31).contains(&day) && (1970..10_000).contains(&year);
-    if !in_range || *hour > 23 || *minute > 59 || *second > 60 {
-        return None;
-    }
-    // Years that begin in March, so that the leap day is the last one: Hinnant, "chrono-compatible low-level date
-    // algorithms", days_from_civil.
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = (365 * year + year / 4 - year / 100 + year / 400 + day_of_year).checked_sub(719_468)?;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+    let (_, date) = text.split_once(", ")?;
+    let time = NaiveDateTime::parse_from_str(date, "%d %b %Y %H:%M:%S GMT").ok()?;
+    u64::try_from(time.and_utc().timestamp()).ok()
 }
 
 #[cfg(test)]

@@ -177,11 +177,7 @@ fn table(report: &Report) -> Table {
             Value::Text(cell.verdict.name().to_owned()),
         ];
         Row {
-            group: Group {
-                dataset: key.dataset.clone(),
-                protocol: key.protocol,
-                about: None,
-            },
+            group: Group::of(&key.dataset, key.protocol),
             micro: report.micro,
             cells: cells.map(Cell::from).into(),
         }

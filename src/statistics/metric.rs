@@ -394,15 +394,8 @@ mod tests {
 
     fn scored(truth: u32, log_probs: &[f32]) -> Prediction {
         Prediction {
-            id: String::new(),
-            sha256: String::new(),
-            group: None,
-            truth,
-            free_text: None,
-            free_class: None,
-            trie_class: None,
-            likelihood_class: None,
             log_probs: Some(log_probs.to_vec()),
+            ..row(truth, None, None)
         }
     }
 

@@ -293,7 +293,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Controls> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::cell;
+    use crate::store::record::tests::cell;
 
     #[test]
     fn controls_belong_to_the_predictions_they_were_made_for() {

@@ -80,13 +80,7 @@ pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
 /// When the CSV writer fails.
 pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record([
-        "dataset",
-        "protocol",
-        "learner",
-        "shots",
-        "seed",
-        "run_id",
+    table.write_record(KEY.iter().chain(&[
         "micro",
         "regime",
         "reading",
@@ -118,7 +112,7 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
         "weights",
         "split_sha256",
         "predictions_sha256",
-    ])?;
+    ]))?;
     for (record, control) in records {
         let (metrics, training) = (&record.metrics, &record.training);
         let right = (metrics.top1 * record.n_test as f64).round() as usize;
@@ -168,13 +162,7 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
 /// When the CSV writer fails.
 pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record([
-        "dataset",
-        "protocol",
-        "learner",
-        "shots",
-        "seed",
-        "run_id",
+    table.write_record(KEY.iter().chain(&[
         "train_seconds",
         "eval_seconds",
         "train_images_per_second",
@@ -183,7 +171,7 @@ pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "threads",
         "finished",
         "commit",
-    ])?;
+    ]))?;
     for record in records {
         let timing = &record.timing;
         let mut row = key(record);
@@ -206,6 +194,9 @@ pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
     }
     finish(table)
 }
+
+/// Columns of [`key`].
+const KEY: [&str; 6] = ["dataset", "protocol", "learner", "shots", "seed", "run_id"];
 
 fn key(record: &Record) -> Vec<String> {
     let key = &record.key;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -286,28 +287,108 @@ pub fn utc_now() -> String {
     rfc3339(since.as_secs())
 }
 
-/// Days to a date by Howard Hinnant's `civil_from_days`, for dates since 1970.
 fn rfc3339(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    let shifted = days + 719_468; // days since 0000-03-01
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    let time = DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::config::Protocol;
+
+    type Cell = (Record, Vec<Prediction>);
+
+    /// A finished cell with `n` test images of 4 classes in pairs that show one drawing, of which `right`
+    /// says which are answered correctly.
+    pub(crate) fn cell(
+        (dataset, learner, shots, seed): (&str, &str, u32, u64),
+        n: u32,
+        right: impl Fn(u32) -> bool,
+    ) -> Cell {
+        let method = if learner.contains("pixels") { "pixels" } else { "other" };
+        let identity = Identity {
+            key: CellKey {
+                dataset: dataset.into(),
+                protocol: Protocol::Clean,
+                learner: learner.into(),
+                shots: shots.into(),
+                seed,
+            },
+            hyper_parameters: serde_json::json!({ "method": method }),
+            train: vec![],
+            test: vec![],
+            classes: ["ant", "bee", "cat", "dog"].map(String::from).into(),
+            weights: None,
+            dtype: "f32".into(),
+            backend: "local".into(),
+            recipe: 1,
+        };
+        let account = CellDetails {
+            reading: Reading::Likelihood,
+            headline: Headline::Top1,
+            micro: true,
+            regime: Some("novel".into()),
+            split_sha256: "00".into(),
+            card: None,
+            fitted: None,
+            names: None,
+            training: TrainingSummary {
+                trainable_parameters: u64::from(learner.contains("LoRA")),
+                chosen: None,
+                ..TrainingSummary::default()
+            },
+            timing: Timing::default(),
+        };
+        let row = |i: u32| Prediction {
+            id: format!("{i:04}.png"),
+            sha256: format!("{i:02x}"),
+            group: Some(format!("drawing {}", i / 2)),
+            truth: i % 4,
+            free_text: None,
+            free_class: None,
+            trie_class: None,
+            likelihood_class: Some(if right(i) { i % 4 } else { (i + 1) % 4 }),
+            log_probs: None,
+        };
+        let rows: Vec<_> = (0..n).map(row).collect();
+        (Record::new(&identity, account, &rows, String::new()), rows)
+    }
+
+    /// Answers of a writing learner to `n` images as in [`cell`]: by trie and by likelihood right where `chosen` says;
+    /// written right where `written` says, else every second answer names another class and the rest names none.
+    pub(crate) fn written_cell(
+        key: (&str, &str, u32, u64),
+        n: u32,
+        written: impl Fn(u32) -> bool,
+        chosen: impl Fn(u32) -> bool,
+    ) -> Cell {
+        let (mut record, mut rows) = cell(key, n, chosen);
+        for (i, row) in (0..).zip(&mut rows) {
+            let named = if written(i) {
+                Some(row.truth)
+            } else {
+                (i % 2 == 0).then_some((row.truth + 1) % 4)
+            };
+            row.free_text = Some(named.map_or("a yak".into(), |class| record.classes[class as usize].clone()));
+            row.free_class = named;
+            row.trie_class = row.likelihood_class;
+            // A tenth of the probability is on names, four fifths of that on the class chosen.
+            let likely = |class| {
+                if Some(class) == row.trie_class {
+                    0.08_f32
+                } else {
+                    0.02 / 3.0
+                }
+            };
+            row.log_probs = Some((0..4).map(|class| likely(class).ln()).collect());
+        }
+        record.reading = Reading::Free;
+        record.metrics = Metrics::of(&rows, Reading::Free, Headline::Top1);
+        record.predictions_sha256 = crate::store::predictions::fingerprint(&record.classes, &rows);
+        (record, rows)
+    }
 
     #[test]
     fn dates() {
@@ -323,7 +404,7 @@ mod tests {
     fn a_failure_carries_causes_and_remedy() {
         let key = CellKey {
             dataset: "mini-pets".into(),
-            protocol: crate::config::Protocol::Clean,
+            protocol: Protocol::Clean,
             learner: "DINOv2 LoRA".into(),
             shots: 4.into(),
             seed: 0,

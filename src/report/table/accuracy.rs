@@ -297,11 +297,7 @@ pub fn wordings(series: &[Series]) -> Table {
 
 fn row_of(series: &Series, cells: Vec<Cell>) -> Row {
     Row {
-        group: Group {
-            dataset: series.dataset.clone(),
-            protocol: series.protocol,
-            about: None,
-        },
+        group: Group::of(&series.dataset, series.protocol),
         micro: series.is_micro(),
         cells,
     }
@@ -335,11 +331,7 @@ pub fn calibration(series: &[Series]) -> Table {
             number(tempered(|t| t.test.nll)),
         ];
         Some(Row {
-            group: Group {
-                dataset: s.dataset.clone(),
-                protocol: s.protocol,
-                about: None,
-            },
+            group: Group::of(&s.dataset, s.protocol),
             micro: s.is_micro(),
             cells,
         })

@@ -23,11 +23,7 @@ fn brackets(seeds: impl Iterator<Item = usize>) -> String {
 }
 
 fn group(difference: &Difference) -> Group {
-    Group {
-        dataset: difference.dataset.clone(),
-        protocol: difference.protocol,
-        about: None,
-    }
+    Group::of(&difference.dataset, difference.protocol)
 }
 
 fn gain(difference: &Difference) -> Cell {
@@ -187,11 +183,7 @@ pub fn images_saved(saved: &[Saved]) -> Table {
             value.marked(s.red)
         };
         Row {
-            group: Group {
-                dataset: s.dataset.clone(),
-                protocol: s.protocol,
-                about: None,
-            },
+            group: Group::of(&s.dataset, s.protocol),
             micro: s.micro,
             cells: vec![
                 Value::text(&s.stronger).into(),

@@ -86,6 +86,18 @@ pub struct Group {
     pub about: Option<AccuracyKind>,
 }
 
+impl Group {
+    /// Rows of a dataset under a protocol.
+    #[must_use]
+    pub fn of(dataset: &str, protocol: Protocol) -> Self {
+        Self {
+            dataset: dataset.into(),
+            protocol,
+            about: None,
+        }
+    }
+}
+
 /// Kind of the accuracies of a dataset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccuracyKind {
