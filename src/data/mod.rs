@@ -18,7 +18,6 @@ pub mod card;
 pub mod check;
 mod extract;
 mod files;
-pub mod import;
 pub mod index;
 pub mod layout;
 pub mod overlap;

@@ -13,10 +13,10 @@ use super::{output, places};
 use crate::cli::terminal::tell;
 use crate::config::Learner;
 use crate::data::Dataset;
-use crate::data::import::{self, ImportOptions, Imported, Named, SharedImages};
 use crate::error::Result;
 use crate::experiment::plan::refuses;
 use crate::fetch::Remote;
+use crate::import::{self, ImportOptions, Imported, Named, SharedImages};
 
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::formats::parquet::input::ParquetInput;
 use crate::formats::parquet::pages::Pages;
-use crate::formats::parquet::{leaf, said, thrift};
+use crate::formats::parquet::{leaf, message, thrift};
 
 /// Rows decoded at a time.
 const BATCH: usize = 16;
@@ -81,7 +81,7 @@ impl LabelColumn {
             value if value.fract() == 0.0 && value.abs() < 1e15 => index(value as i64),
             value => Err(format!("label {value} is no whole number")),
         };
-        let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(said)?.to_owned())));
+        let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(message)?.to_owned())));
         match self {
             // As Python writes them.
             Self::Bool(column) => of(column.next(n)?, |value| {
@@ -152,7 +152,7 @@ impl<T: DataType> Column<T> {
             match self
                 .reader
                 .read_records(n - read, levels, None, &mut values)
-                .map_err(said)?
+                .map_err(message)?
                 .0
             {
                 0 => return Err("a column has fewer values than rows".into()),
@@ -192,7 +192,7 @@ pub(crate) fn columns(bytes: Vec<u8>) -> Result<Vec<String>, String> {
     let source = ParquetInput::Bytes(Bytes::from(bytes));
     guarded(|| {
         thrift::footer(&source)?;
-        let file = SerializedFileReader::new(source.clone()).map_err(said)?;
+        let file = SerializedFileReader::new(source.clone()).map_err(message)?;
         let columns = file.metadata().file_metadata().schema_descr().columns().iter();
         Ok(columns
             .filter_map(|column| match column.path().parts() {
@@ -218,7 +218,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 fn named(source: &ParquetInput, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
     thrift::footer(source)?;
-    let file = SerializedFileReader::new(source.clone()).map_err(said)?;
+    let file = SerializedFileReader::new(source.clone()).map_err(message)?;
     let schema = file.metadata().file_metadata().schema_descr();
     let mut columns = Vec::new();
     for name in names {

@@ -144,7 +144,7 @@ pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str)
         let source = ParquetInput::file(path)?;
         let mode = guarded(path, || {
             thrift::footer(&source).map_err(wrong(path))?;
-            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
+            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(message(e)))?;
             let entries = file
                 .metadata()
                 .file_metadata()
@@ -179,7 +179,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         .unwrap_or_else(|_| Err(wrong(path)("the reader gave up on damaged data".into())))
 }
 
-pub(crate) fn said(error: ParquetError) -> String {
+pub(crate) fn message(error: ParquetError) -> String {
     match error {
         ParquetError::General(reason) | ParquetError::EOF(reason) | ParquetError::NYI(reason) => reason,
         other => other.to_string(),
@@ -205,7 +205,7 @@ struct Shard {
 impl Shard {
     fn open(source: ParquetInput, columns: Columns<'_>) -> Result<Self, String> {
         thrift::footer(&source)?;
-        let file = SerializedFileReader::new(source.clone()).map_err(said)?;
+        let file = SerializedFileReader::new(source.clone()).map_err(message)?;
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
         let image = leaf(schema, &[columns.image, "bytes"])

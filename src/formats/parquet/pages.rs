@@ -14,7 +14,7 @@ use ::parquet::file::reader::{ChunkReader as _, Length as _};
 use bytes::Bytes;
 
 use crate::formats::parquet::input::ParquetInput;
-use crate::formats::parquet::said;
+use crate::formats::parquet::message;
 use crate::formats::parquet::thrift::{HeaderValue, Thrift};
 
 /// Bytes of a page's header, which may hold the least and the greatest value.
@@ -98,7 +98,7 @@ impl Pages {
             if !matches!(header.kind, 0 | 2 | 3) {
                 continue;
             }
-            let bytes = self.source.get_bytes(start, packed as usize).map_err(said)?;
+            let bytes = self.source.get_bytes(start, packed as usize).map_err(message)?;
             let bytes = self.unpack(&header, bytes, unpacked)?;
             return page(&header, bytes, &self.name).map(Some);
         }
@@ -229,12 +229,12 @@ fn hadoop(mut packed: &[u8], expected: usize, whole: &mut Vec<u8>) -> Result<(),
 
 /// The page header at an offset, and its length.
 fn header(source: &ParquetInput, at: u64, room: u64) -> Result<(Header, u64), String> {
-    let from = source.get_read(at).map_err(said)?;
+    let from = source.get_read(at).map_err(message)?;
     let most = room.min(HEADER);
     let mut thrift = Thrift(std::io::BufReader::with_capacity(512, from).take(most));
     let mut header = Header::default();
-    thrift.walk(&mut |place, said| {
-        let HeaderValue::Number(number) = said else {
+    thrift.walk(&mut |place, value| {
+        let HeaderValue::Number(number) = value else {
             return Ok(());
         };
         let field = match place {

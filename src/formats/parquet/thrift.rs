@@ -7,7 +7,7 @@ use std::io::Read;
 use ::parquet::file::reader::{ChunkReader as _, Length as _};
 
 use crate::formats::parquet::input::ParquetInput;
-use crate::formats::parquet::said;
+use crate::formats::parquet::message;
 
 /// Structs within structs: parquet's own go six deep.
 const DEPTH: usize = 32;
@@ -167,15 +167,15 @@ pub(crate) fn footer(source: &ParquetInput) -> Result<(), String> {
     let torn = || "it is no parquet file, or torn".to_owned();
     let size = source.len();
     let tail = size.checked_sub(8).filter(|at| *at >= 4).ok_or_else(torn)?;
-    let tail_bytes = source.get_bytes(tail, 8).map_err(said)?;
+    let tail_bytes = source.get_bytes(tail, 8).map_err(message)?;
     let (length, magic) = tail_bytes.split_first_chunk::<4>().ok_or_else(torn)?;
     let length = u64::from(u32::from_le_bytes(*length));
     let start = tail.checked_sub(length).filter(|_| magic == b"PAR1").ok_or_else(torn)?;
     if length > FOOTER {
         return Err(format!("its footer claims {length} bytes"));
     }
-    let from = source.get_read(start).map_err(said)?;
-    Thrift(std::io::BufReader::new(from).take(length)).walk(&mut |place, said| match (place, said) {
+    let from = source.get_read(start).map_err(message)?;
+    Thrift(std::io::BufReader::new(from).take(length)).walk(&mut |place, value| match (place, value) {
         ([2], HeaderValue::Items(elements)) if elements > SCHEMA_ELEMENTS => {
             Err(format!("its schema claims {elements} elements"))
         }
@@ -189,8 +189,8 @@ mod tests {
 
     fn told(bytes: &[u8]) -> Result<Vec<(Vec<i16>, HeaderValue)>, String> {
         let mut seen = Vec::new();
-        Thrift(bytes).walk(&mut |place, said| {
-            seen.push((place.to_vec(), said));
+        Thrift(bytes).walk(&mut |place, value| {
+            seen.push((place.to_vec(), value));
             Ok(())
         })?;
         Ok(seen)

@@ -51,11 +51,11 @@ fn train_and_test_folders_stay_as_they_are_and_validation_joins_the_pool() {
         .images("data/test/cat", 1)
         .images("data/test/dog", 3)
         .images("data/unlabelled/many", 3);
-    let found = data::import::look(
+    let found = kshot::import::look(
         &own.path(""),
         "birds",
         &own.datasets(),
-        &data::import::ImportOptions::default(),
+        &kshot::import::ImportOptions::default(),
     )
     .unwrap();
     assert_eq!(found.ignored(), ["unlabelled/"]);
@@ -91,11 +91,11 @@ fn images_are_told_by_name_or_first_bytes() {
     fs::rename(own.path("elsewhere"), own.folder.path().join("elsewhere")).unwrap();
     fs::remove_file(own.path("dog")).unwrap();
     std::os::unix::fs::symlink(own.folder.path().join("elsewhere/of/dogs"), own.path("dog")).unwrap();
-    let found = data::import::look(
+    let found = kshot::import::look(
         &own.path(""),
         "birds",
         &own.datasets(),
-        &data::import::ImportOptions::default(),
+        &kshot::import::ImportOptions::default(),
     )
     .unwrap();
     assert_eq!(found.ignored(), ["readme.txt", "cat/Thumbs.db"]);

@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
 use kshot::data::LabelledImage;
-use kshot::data::import;
-use kshot::data::import::{ImportOptions, Imported};
 use kshot::error::Result;
+use kshot::import;
+use kshot::import::{ImportOptions, Imported};
 use serde_json::Value;
 
 use super::own::{Own, png};

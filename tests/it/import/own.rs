@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kshot::data::import;
-use kshot::data::import::Imported;
 use kshot::error::Result;
+use kshot::import;
+use kshot::import::Imported;
 
 /// A folder of images, a datasets folder and a cache.
 pub struct Own {

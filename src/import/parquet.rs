@@ -12,15 +12,15 @@ use ::parquet::file::statistics::Statistics;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use crate::data::import::{Discovered, ImportOptions};
 use crate::data::layout::sides::Side;
 use crate::data::layout::table::usual_label;
 use crate::error::{Error, Result};
 use crate::fetch::shards::{number_of_shards, split_of};
 use crate::formats::parquet;
 use crate::formats::parquet::input::ParquetInput;
-use crate::formats::parquet::{said, thrift};
+use crate::formats::parquet::{message, thrift};
 use crate::fs::hash::hash;
+use crate::import::{Discovered, ImportOptions};
 use crate::manifest::{Layout, OwnParquet, OwnShard};
 
 /// Name of the split of files whose names say none.
@@ -333,7 +333,7 @@ fn find(source: &ParquetInput) -> Result<Candidates, String> {
     let end = source.len().saturating_sub(8) as usize;
     let start = source.len().saturating_sub(footer_length(bytes)?) as usize;
     let footer = bytes.get(start..end).ok_or("it is torn")?;
-    let metadata = ParquetMetaDataReader::decode_metadata(footer).map_err(said)?;
+    let metadata = ParquetMetaDataReader::decode_metadata(footer).map_err(message)?;
     describe(&metadata)
 }
 
@@ -410,7 +410,7 @@ pub(crate) fn of_file(path: &Path) -> Result<Candidates, Error> {
     let source = ParquetInput::file(path)?;
     let found = catch_unwind(AssertUnwindSafe(|| {
         thrift::footer(&source)?;
-        let file = SerializedFileReader::new(source).map_err(said)?;
+        let file = SerializedFileReader::new(source).map_err(message)?;
         describe(file.metadata())
     }));
     found

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::written::Written;
 use super::{HOLDOUT, ImportOptions, free_name, parquet, write_new};
-use crate::data::import::parquet::{Candidates, candidates, footer_length};
-use crate::data::import::written;
 use crate::data::layout::sides::Side;
 use crate::error::{Error, Result};
 use crate::fetch::{HubListing, HubSettings, HubShard, Policy, hub_listing, hub_tail};
+use crate::import::parquet::{Candidates, candidates, footer_length};
+use crate::import::written;
 use crate::manifest::TableForm;
 use crate::manifest::{Hub, Layout, Shard};
 

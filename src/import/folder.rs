@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::data::import::{Discovered, ImportOptions, parquet, table};
 use crate::data::layout::folders::{Entries, Tree};
 use crate::data::layout::names::same_class;
 use crate::data::layout::sides::{Side, sides};
 use crate::data::layout::table::{ROLES, read_table};
 use crate::error::{Error, Result};
+use crate::import::{Discovered, ImportOptions, parquet, table};
 use crate::manifest::{Layout, TableForm};
 
 /// Names of tables that belong to a folder of images, as Python's `datasets` has them.
@@ -351,7 +351,7 @@ mod tests {
     use serde_json::Value;
 
     /// The reading of folders by `datasets` 5.2.0 itself; tests/fixtures/import/make.py asks it.
-    const READ: &str = include_str!("../../../tests/fixtures/import/datasets.json");
+    const READ: &str = include_str!("../../tests/fixtures/import/datasets.json");
 
     #[test]
     fn splits_and_labels_are_those_of_datasets() {
