@@ -32,10 +32,10 @@ use kshot::comparison::paired;
 use kshot::comparison::series::{Run, Series, TestSet};
 use kshot::config::Protocol;
 use kshot::prediction::{Prediction, Reading};
-use kshot::statistics::holm::holm;
+use kshot::statistics::distribution;
+use kshot::statistics::exact::holm;
 use kshot::statistics::metric::Headline;
-use kshot::statistics::normal;
-use kshot::store::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
+use kshot::store::record::{CellDetails, CellKey, Identity, Record, Timing, TrainingSummary};
 use rayon::prelude::*;
 
 const DATASETS: usize = 5;
@@ -150,7 +150,7 @@ fn of_seeds(x: f64, scale: f64, table: &[f32]) -> (f64, f64) {
     let every = 256;
     let steps = (table.len() / every) as f64;
     for a in table.iter().skip(every / 2).step_by(every) {
-        let p = normal::cdf(x + scale * f64::from(*a));
+        let p = distribution::normal_cdf(x + scale * f64::from(*a));
         mean += p / steps;
         square += p * p / steps;
     }
@@ -196,7 +196,7 @@ fn latent(world: &World, sd: f64, accuracy: f64, weights: &[f64], table: &[f32])
             let middle = f64::midpoint(low, high);
             let over = (1.0 + seed * seed).sqrt();
             let mean: f64 = (0..CLASSES)
-                .map(|c| weights[c] * normal::cdf((middle + offset(c)) / over))
+                .map(|c| weights[c] * distribution::normal_cdf((middle + offset(c)) / over))
                 .sum();
             if mean < accuracy {
                 low = middle;
@@ -218,7 +218,9 @@ fn latent(world: &World, sd: f64, accuracy: f64, weights: &[f64], table: &[f32])
     let seed = low;
     let classes: Vec<f64> = (0..CLASSES).map(|c| level(seed) + offset(c)).collect();
     let over = (1.0 + seed * seed).sqrt();
-    let truth = (0..CLASSES).map(|c| weights[c] * normal::cdf(classes[c] / over)).sum();
+    let truth = (0..CLASSES)
+        .map(|c| weights[c] * distribution::normal_cdf(classes[c] / over))
+        .sum();
     Latent { classes, seed, truth }
 }
 
@@ -241,7 +243,7 @@ fn record(world: &World) -> Record {
         backend: "local".into(),
         recipe: 1,
     };
-    let account = Account {
+    let account = CellDetails {
         reading: Reading::Likelihood,
         headline: if world.per_class {
             Headline::MeanPerClass
@@ -465,7 +467,7 @@ fn show(maker: &Maker<'_>, random: &mut Random) -> Shown {
 
 fn table() -> Vec<f32> {
     (0..65_536)
-        .map(|i| normal::quantile((f64::from(i) + 0.5) / 65_536.0) as f32)
+        .map(|i| distribution::normal_quantile((f64::from(i) + 0.5) / 65_536.0) as f32)
         .collect()
 }
 
@@ -574,7 +576,7 @@ fn main() {
                 if let Some(power) = power.filter(|_| differences) {
                     let far = GAP * 100.0 / (oracle_width / 3.919_927_969_080_108);
                     line["power"] = power.into();
-                    line["oracle_power"] = normal::cdf(far - 1.959_963_984_540_054).into();
+                    line["oracle_power"] = distribution::normal_cdf(far - 1.959_963_984_540_054).into();
                 }
                 println!("{line}");
             };

@@ -15,7 +15,7 @@ use kshot::error::{Error, Result};
 use kshot::example::resize::shrink;
 use kshot::example::{ImageCache, seen};
 use kshot::formats::image::decode;
-use kshot::fs::stamps::Stamp;
+use kshot::fs::hash::Stamp;
 use sha2::{Digest as _, Sha256};
 
 /// As in the program itself.

@@ -27,8 +27,9 @@ pub mod formats;
 pub mod manifest;
 
 pub mod fetch;
-// images and labels become splits
+// images and labels become splits; a user's own become a dataset
 pub mod data;
+pub mod import;
 // images and prompts become pixels and tokens
 pub mod example;
 // differentiable pieces

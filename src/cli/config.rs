@@ -23,7 +23,7 @@ pub(super) struct Config {
 
 impl Config {
     /// The sweep, and the folder of its results.
-    pub(super) fn read(&self) -> Result<(Sweep, PathBuf)> {
+    pub(crate) fn read(&self) -> Result<(Sweep, PathBuf)> {
         let (text, origin) = match &self.config {
             Some(path) => (
                 fs::read_to_string(path).map_err(Error::io("read", path))?,
@@ -38,7 +38,7 @@ impl Config {
     }
 
     /// The same options for another verb.
-    pub(super) fn command(&self, verb: &str) -> String {
+    pub(crate) fn command(&self, verb: &str) -> String {
         let mut command = format!("kshot {verb}");
         let mut add = |option: &str, value: String| command += &format!(" {option} {value}");
         if let Some(config) = &self.config {

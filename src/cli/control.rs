@@ -5,8 +5,10 @@ use std::io::{self, Write as _};
 use clap::Args;
 
 use super::config::Config;
+use super::places::places;
 use super::sweep::commit;
-use super::{Verdict, output, places::places, summary};
+use super::{Verdict, output};
+use crate::cli::plot;
 use crate::error::{Error, Result};
 use crate::experiment::control;
 use crate::experiment::plan::{self, Cell};
@@ -68,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     let red = all.iter().filter(|controls| controls.is_red()).count();
     let listed = store.mark_ledger()?;
     if red > 0 && !listed.is_empty() {
-        summary::draw(&store, &listed)?;
+        plot::draw(&store, &listed)?;
     }
     output(&table(&all, red))?;
     Ok((red == 0).into())

@@ -1,11 +1,12 @@
-//! `kshot sweep --dry-run`: what would run, and what it would cost.
+//! `kshot sweep --dry-run`: what would run, what it would cost, and how precise it would be.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{output, precision};
+use crate::cli::output;
+use crate::comparison::curve::ENOUGH_SEEDS;
 use crate::config::Sweep;
 use crate::error::{Error, Result};
 use crate::experiment::estimate::{Estimate, Finished, estimate};
@@ -13,22 +14,23 @@ use crate::experiment::outline::{Outline, Point};
 use crate::experiment::plan::Places;
 use crate::experiment::shard::Shard;
 use crate::fetch::ModelId;
+use crate::statistics::power::{ACCURACY, ASSUMED, DIFFERENCE};
 use crate::store::Store;
 use crate::store::record::CellKey;
 
-/// What `--dry-run --json` prints.
+/// Output of `--dry-run --json`.
 #[derive(Serialize)]
 struct Plan<'a> {
-    cells: &'a [Listed<'a>],
+    cells: &'a [PlannedCell<'a>],
     /// Of the cells that are not finished.
     estimate: &'a Estimate,
     /// Expected widths of the intervals.
-    precision: &'a [precision::Precision],
+    precision: &'a [Precision],
 }
 
 /// A cell of a plan.
 #[derive(Serialize)]
-struct Listed<'a> {
+struct PlannedCell<'a> {
     /// None as long as the dataset or the model is not on this machine.
     run_id: Option<&'a str>,
     key: &'a CellKey,
@@ -63,7 +65,7 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
     let cells = outline.cells.iter().map(|cell| listed(cell, store.as_ref(), &ids));
     let cells = cells.collect::<Result<Vec<_>>>()?;
     let estimate = estimate(&outline, &finished)?;
-    let precision = precision::precision(&outline.cells);
+    let precision = precision(&outline.cells);
     if json {
         let plan = Plan {
             cells: &cells,
@@ -74,7 +76,7 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
         return output(&(text + "\n"));
     }
     let option = cells.first().map_or("", |cell| cell.key.protocol.fetch_option());
-    output(&(list(&cells) + &costs(&estimate, option) + &precision::lines(&precision)))
+    output(&(list(&cells) + &costs(&estimate, option) + &lines(&precision)))
 }
 
 /// The parts of each finished cell that are needed: all their records together would be large.
@@ -86,14 +88,14 @@ fn done(store: &Store) -> Result<Vec<Finished>> {
     Ok(all)
 }
 
-fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<Listed<'a>> {
+fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<PlannedCell<'a>> {
     let run_id = cell.run_id.as_deref();
     let state = match (store, run_id) {
         (Some(_), Some(id)) if finished.contains(id) => "finished",
         (Some(store), Some(id)) if store.failure_mark(id)?.is_some() => "failed",
         _ => "to do",
     };
-    Ok(Listed {
+    Ok(PlannedCell {
         run_id,
         key: &cell.key,
         state,
@@ -102,7 +104,7 @@ fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) 
 }
 
 /// The cells with the images each of them would process.
-fn list(cells: &[Listed]) -> String {
+fn list(cells: &[PlannedCell]) -> String {
     let mut text = String::new();
     for cell in cells {
         let run_id = cell.run_id.unwrap_or("-");
@@ -116,7 +118,7 @@ fn list(cells: &[Listed]) -> String {
     text + &format!("{} cells, {images} images to process\n", cells.len())
 }
 
-/// What is not finished, by learner, and the disk. `option`: what `kshot data fetch` has to be told.
+/// Costs of the unfinished cells, by learner, and the disk. `option`: the one that `kshot data fetch` needs.
 fn costs(estimate: &Estimate, option: &str) -> String {
     let mut text = String::new();
     if !estimate.learners.is_empty() {
@@ -188,4 +190,110 @@ fn rounded(hours: f64) -> String {
 /// 10⁹ bytes.
 fn gigabytes(bytes: u64) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+/// The difference that is asked after, between 0 and 1.
+const DIFFERENCE_OF: f64 = 0.02;
+
+/// Expected 95 % intervals of one dataset with the seeds of the sweep.
+#[derive(Debug, PartialEq, Serialize)]
+struct Precision {
+    dataset: String,
+    seeds: usize,
+    test_images: usize,
+    /// Half the width of the interval of a mean accuracy, between 0 and 1.
+    accuracy_half_width: f64,
+    /// The same of a paired difference of two learners.
+    difference_half_width: f64,
+    /// The fewest seeds with which a true difference of 2 points is found with probability 80 %; none where 100 are not
+    /// enough.
+    seeds_for_2_points: Option<usize>,
+}
+
+/// One for each dataset, in order of the cells.
+fn precision(cells: &[Point]) -> Vec<Precision> {
+    let mut found: Vec<Precision> = Vec::new();
+    for cell in cells.iter().filter(|cell| cell.key.shots.any()) {
+        if found.iter().any(|one| one.dataset == cell.key.dataset) {
+            continue;
+        }
+        let same = |other: &&Point| other.key.dataset == cell.key.dataset && other.key.shots.any();
+        let mut seeds: Vec<u64> = cells.iter().filter(same).map(|other| other.key.seed).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        let (count, images) = (seeds.len(), cell.tested.max(2) as f64);
+        found.push(Precision {
+            dataset: cell.key.dataset.clone(),
+            seeds: count,
+            test_images: cell.tested,
+            accuracy_half_width: ACCURACY.half_width(count, images),
+            difference_half_width: DIFFERENCE.half_width(count, images),
+            seeds_for_2_points: DIFFERENCE.seeds_for(DIFFERENCE_OF, images),
+        });
+    }
+    found
+}
+
+/// As lines of text.
+fn lines(all: &[Precision]) -> String {
+    let mut text = String::new();
+    for one in all {
+        let needed = match one.seeds_for_2_points {
+            Some(seeds) => format!("a difference of 2 points takes {seeds} seeds"),
+            None => "a difference of 2 points is out of reach: too few test images".to_owned(),
+        };
+        text += &format!(
+            "expected of {}: {} seeds, {} test images: accuracy ± {:.1} points, difference of two learners ± {:.1}; {needed}\n",
+            one.dataset,
+            one.seeds,
+            one.test_images,
+            100.0 * one.accuracy_half_width,
+            100.0 * one.difference_half_width,
+        );
+    }
+    if all.iter().any(|one| one.seeds == 1) {
+        text += "expected: one seed says nothing about other draws of the examples; its interval is over test images alone\n";
+    } else if all.iter().any(|one| one.seeds < ENOUGH_SEEDS) {
+        text += "expected: with two seeds an interval is a bound, no result; take five\n";
+    }
+    if !all.is_empty() {
+        text += &format!("assumed: {ASSUMED}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_seeds_narrow_it_and_few_are_warned_of() {
+        let of = |seeds, images| Precision {
+            dataset: "a".into(),
+            seeds,
+            test_images: images as usize,
+            accuracy_half_width: ACCURACY.half_width(seeds, images),
+            difference_half_width: DIFFERENCE.half_width(seeds, images),
+            seeds_for_2_points: DIFFERENCE.seeds_for(DIFFERENCE_OF, images),
+        };
+        let (two, five) = (of(2, 3669.0), of(5, 3669.0));
+        // t with 1 and 4 degrees of freedom on seeds that differ by 2 points: 12.706 and 2.776 standard errors.
+        assert!(
+            two.accuracy_half_width > 0.17 && two.accuracy_half_width < 0.20,
+            "{two:?}"
+        );
+        assert!(
+            five.accuracy_half_width > 0.025 && five.accuracy_half_width < 0.03,
+            "{five:?}"
+        );
+        assert_eq!(two.seeds_for_2_points, five.seeds_for_2_points);
+        assert!(
+            five.seeds_for_2_points.is_some_and(|seeds| (18..=22).contains(&seeds)),
+            "{five:?}"
+        );
+        assert_eq!(of(5, 180.0).seeds_for_2_points, None);
+        let text = lines(&[two]);
+        assert!(text.contains("2 seeds, 3669 test images") && text.contains("take five") && text.contains("assumed: "));
+        assert!(!lines(&[five]).contains("take five"));
+    }
 }

@@ -9,9 +9,10 @@ use std::thread;
 use clap::Args;
 use serde_json::json;
 
-use super::ahead::{self, Batches, Looked};
 use super::images::Images;
 use super::{output, places::places};
+use crate::cli::images;
+use crate::cli::images::{Batches, DecodedBatch};
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::learner::View;
@@ -52,8 +53,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
         let batches = Batches::new(arguments.images.paths(), BATCH);
-        for batch in ahead::look(scope, batches, frozen.clone(), arguments.exif) {
-            let seen = batch?.into_iter().map(|Looked { seen, .. }| seen);
+        for batch in images::look(scope, batches, frozen.clone(), arguments.exif) {
+            let seen = batch?.into_iter().map(|DecodedBatch { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =
                 seen.collect::<Result<Vec<_>>>()?.into_iter().unzip();
             let rows = frozen.features_seen(&views)?;

@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Verdict, output, summary};
+use super::{Verdict, output};
+use crate::cli::plot;
 use crate::error::{Error, GateError, Result};
-use crate::gate::accept::accept;
+use crate::gate::baseline::accept;
 use crate::gate::folder::Folder;
-use crate::gate::images::Shared;
+use crate::gate::folder::Shared;
 use crate::gate::noise::Noise;
 use crate::gate::problem::{Problem, Role};
 use crate::gate::report;
 use crate::gate::report::{NoiseSource, Outcome, Report};
-use crate::gate::{Settings, judge, repeats};
+use crate::gate::{Settings, baseline, judge};
 use crate::store::replacement;
 
 /// Compare results with a baseline, image by image, and say whether any cell really got worse.
@@ -97,7 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
             None => (Noise::default(), NoiseSource::NotMeasured, Vec::new()),
         }
     } else {
-        let (noise, problems) = repeats::measure(&baseline, &repeated);
+        let (noise, problems) = baseline::measure(&baseline, &repeated);
         let folders = arguments.repeat.iter().map(|path| path.display().to_string()).collect();
         (noise, NoiseSource::Repeats { folders }, problems)
     };
@@ -168,7 +169,7 @@ fn read(arguments: &Arguments) -> Result<Read> {
 
 /// There is nothing to compare with yet; repeats are those of the results themselves.
 fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<Verdict> {
-    let (noise, mut problems) = repeats::measure(results, repeated);
+    let (noise, mut problems) = baseline::measure(results, repeated);
     problems.extend(results.problems.clone());
     let listed: String = problems
         .iter()
@@ -186,7 +187,7 @@ fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) ->
 
 /// Number of cells of the new baseline, which has its figure, too.
 fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, problems: &[Problem]) -> Result<usize> {
-    let records = accept(results, &arguments.baseline, noise, problems, summary::draw)?;
+    let records = accept(results, &arguments.baseline, noise, problems, plot::draw)?;
     if records.len() < results.cells.len() {
         tracing::warn!(
             "{} cells of `{}` are not in its ledger, and not in the new baseline",
@@ -197,7 +198,7 @@ fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, probl
     Ok(records.len())
 }
 
-/// What accepting changed.
+/// Changes of the baseline.
 fn replaced(report: &Report, baseline: &Folder, promoted: usize) -> String {
     let lost = report.with(report::Verdict::Loss).count();
     let changed = report

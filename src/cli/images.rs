@@ -1,14 +1,25 @@
-//! Which images a verb is about, one after the other: of a million no list is made.
+//! The images that a verb is about, one after the other (of a million no list is made), read and decoded ahead of the
+//! model by all cores.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Scope;
+use std::{fs, io};
 
 use clap::Args;
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
 
+use crate::data::LabelledImage;
 use crate::data::layout::folders::is_image;
 use crate::error::{Error, Result};
+use crate::formats::image::Decoding;
+use crate::learner::{Eye, View};
 
 /// Names the standard input.
 const STDIN: &str = "-";
@@ -26,30 +37,30 @@ pub(super) struct Images {
 
 impl Images {
     /// The paths in order. Each folder's names are held while it is walked through, a list's lines never.
-    pub(super) fn paths(&self) -> Paths {
-        let mut open: Vec<Source> = Vec::new();
-        open.extend(self.from.clone().map(Source::List));
+    pub(crate) fn paths(&self) -> Paths {
+        let mut open: Vec<Pending> = Vec::new();
+        open.extend(self.from.clone().map(Pending::List));
         let named = self.images.iter().rev().map(|path| match path.to_str() {
-            Some(STDIN) => Source::List(path.clone()),
-            _ => Source::Named(path.clone()),
+            Some(STDIN) => Pending::List(path.clone()),
+            _ => Pending::Named(path.clone()),
         });
         open.extend(named);
         Paths { open }
     }
 
     /// The one file that is all that was named.
-    pub(super) fn single(&self) -> Option<&Path> {
+    pub(crate) fn single(&self) -> Option<&Path> {
         match (&self.images[..], &self.from) {
             ([one], None) if one.to_str() != Some(STDIN) && !one.is_dir() => Some(one),
             _ => None,
         }
     }
 
-    /// How many they are, where that can be known beforehand.
+    /// Their number, where that can be known beforehand.
     ///
     /// # Errors
     /// As [`Paths`].
-    pub(super) fn count(&self) -> Result<Option<u64>> {
+    pub(crate) fn count(&self) -> Result<Option<u64>> {
         let is_stdin = |path: &PathBuf| path.to_str() == Some(STDIN);
         if self.images.iter().chain(&self.from).any(is_stdin) {
             return Ok(None);
@@ -65,11 +76,11 @@ impl Images {
 
 /// Paths of images; an error is that of a folder or list that cannot be read, or of a folder without any image.
 pub(super) struct Paths {
-    /// What is still to be looked into, the next last.
-    open: Vec<Source>,
+    /// Folders and files still to be visited, the next last.
+    open: Vec<Pending>,
 }
 
-enum Source {
+enum Pending {
     /// On the command line: a file or a folder.
     Named(PathBuf),
     /// In a folder.
@@ -102,12 +113,12 @@ impl Iterator for Paths {
 
 impl Paths {
     /// The path that a source begins with, if it is one; what else there is in it is to be looked into next.
-    fn step(&mut self, source: Source) -> Result<Option<PathBuf>> {
+    fn step(&mut self, source: Pending) -> Result<Option<PathBuf>> {
         match source {
-            Source::Named(path) if path.is_dir() => {
+            Pending::Named(path) if path.is_dir() => {
                 let before = self.open.len();
                 let names = names(&path)?;
-                self.open.push(Source::Folder(path.clone(), names));
+                self.open.push(Pending::Folder(path.clone(), names));
                 // Looked for at once: of a folder without any image nothing else would ever be said.
                 while self.open.len() > before {
                     if let Some(next) = self.open.pop()
@@ -118,43 +129,43 @@ impl Paths {
                 }
                 Err(Error::io("find an image in", path)(io::ErrorKind::NotFound.into()))
             }
-            Source::Named(path) => Ok(Some(path)),
-            Source::Found(path) => {
+            Pending::Named(path) => Ok(Some(path)),
+            Pending::Found(path) => {
                 // Links to files are followed; those to folders could lead back.
                 if path.is_symlink() && path.is_dir() {
                     return Ok(None);
                 }
                 if path.is_dir() {
                     let names = names(&path)?;
-                    self.open.push(Source::Folder(path, names));
+                    self.open.push(Pending::Folder(path, names));
                     return Ok(None);
                 }
                 // One that cannot be opened is an image that cannot be read, which is said where it is read.
                 Ok(is_image(&path).unwrap_or(true).then_some(path))
             }
-            Source::Folder(path, mut names) => {
+            Pending::Folder(path, mut names) => {
                 if let Some(name) = names.pop() {
                     let next = path.join(name);
-                    self.open.push(Source::Folder(path, names));
-                    self.open.push(Source::Found(next));
+                    self.open.push(Pending::Folder(path, names));
+                    self.open.push(Pending::Found(next));
                 }
                 Ok(None)
             }
-            Source::List(path) => {
+            Pending::List(path) => {
                 let lines: Box<dyn BufRead + Send> = if path.to_str() == Some(STDIN) {
                     Box::new(BufReader::new(io::stdin()))
                 } else {
                     Box::new(BufReader::new(File::open(&path).map_err(Error::io("read", &path))?))
                 };
-                self.open.push(Source::Lines(path, lines));
+                self.open.push(Pending::Lines(path, lines));
                 Ok(None)
             }
-            Source::Lines(path, mut lines) => {
+            Pending::Lines(path, mut lines) => {
                 let mut line = String::new();
                 if lines.read_line(&mut line).map_err(Error::io("read", &path))? == 0 {
                     return Ok(None);
                 }
-                self.open.push(Source::Lines(path, lines));
+                self.open.push(Pending::Lines(path, lines));
                 let line = line.strip_suffix('\n').unwrap_or(&line);
                 let line = line.strip_suffix('\r').unwrap_or(line);
                 Ok((!line.is_empty()).then(|| line.into()))
@@ -175,6 +186,99 @@ fn names(folder: &Path) -> Result<Vec<OsString>> {
     names.sort_by(|a, b| b.cmp(a));
     names.shrink_to_fit();
     Ok(names)
+}
+
+/// Paths in groups of a fixed number, but for the last.
+pub(super) struct Batches {
+    paths: Paths,
+    size: usize,
+}
+
+impl Batches {
+    pub(crate) fn new(paths: Paths, size: usize) -> Self {
+        Self {
+            paths,
+            size: size.max(1),
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Vec<PathBuf>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch: Result<Vec<PathBuf>> = self.paths.by_ref().take(self.size).collect();
+        match batch {
+            Ok(batch) if batch.is_empty() => None,
+            other => Some(other),
+        }
+    }
+}
+
+/// An image file that was looked at.
+pub(super) struct DecodedBatch {
+    /// Its name in answers.
+    pub name: String,
+    /// The image with what the model is to see of it; else why it cannot be seen.
+    pub seen: Result<(LabelledImage, View)>,
+}
+
+/// Looks at batches in a thread of their own, which ends when the receiver is dropped, or after an error.
+///
+/// It makes one batch while the model has another, and waits with it until the model takes it: were there a queue, memory would
+/// rise at the moment, early or late, when the model is slow enough for it to fill.
+pub(super) fn look<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
+    eye: Arc<dyn Eye>,
+    exif: bool,
+) -> Receiver<Result<Vec<DecodedBatch>>> {
+    let (send, receive) = sync_channel(0);
+    scope.spawn(move || fill(batches, &*eye, exif, &send));
+    receive
+}
+
+fn fill(
+    batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
+    eye: &dyn Eye,
+    exif: bool,
+    send: &SyncSender<Result<Vec<DecodedBatch>>>,
+) {
+    for batch in batches {
+        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye, exif)).collect());
+        let failed = looked.is_err();
+        if send.send(looked).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> DecodedBatch {
+    DecodedBatch {
+        name: path.display().to_string(),
+        // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
+        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, eye, exif))).unwrap_or_else(|_| {
+            Err(Error::Image {
+                image: path.display().to_string(),
+                reason: "its preprocessing broke off".into(),
+            })
+        }),
+    }
+}
+
+/// An image of which nothing is known; its class is a place holder that no answer depends on.
+fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let image = LabelledImage {
+        id: path.display().to_string(),
+        class: 0,
+        sha256: crate::fs::hash::hex(&Sha256::digest(&bytes)),
+        path: path.to_path_buf(),
+        decoding: Decoding { exif, mode: None },
+        ..LabelledImage::default()
+    };
+    let view = eye.view(&image, &bytes)?;
+    Ok((image, view))
 }
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 //!
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
-mod ahead;
-mod arrivals;
 mod bench;
 mod config;
 mod control;
@@ -17,14 +15,11 @@ mod merge;
 mod model;
 mod places;
 mod plot;
-mod precision;
 mod predict;
-mod progress;
 mod promote;
 mod run;
 mod split;
 mod subject;
-mod summary;
 mod sweep;
 mod terminal;
 mod threads;
@@ -72,7 +67,7 @@ enum Verb {
     Bench(bench::Arguments),
 }
 
-/// What a verb that judges comes to when nothing failed; a verb that only does something ends with `Yes`.
+/// Verdict of a verb that judges when nothing failed; a verb that only does something ends with `Yes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// Exit code 0.

@@ -1,4 +1,4 @@
-//! Where kshot finds its datasets and keeps its caches.
+//! The folders of datasets and caches.
 
 use std::env;
 use std::path::{Path, PathBuf};

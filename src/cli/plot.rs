@@ -1,12 +1,19 @@
-//! `kshot plot`: figure and tables again, from stored results.
+//! `kshot plot`: figure and tables of stored results, on disk and as text. A sweep ends with the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{output, summary};
+use crate::cli::output;
+use crate::comparison::curve::Panel;
+use crate::comparison::series::Series;
+use crate::comparison::{curve, micro_gate, paired, reliability, saved, zero_shot};
 use crate::error::Result;
+use crate::fs::file;
+use crate::report::table::Table;
+use crate::report::{figure, table};
 use crate::store::Store;
+use crate::store::record::Record;
 
 /// Draw `figures/` of a results folder again, write its `tables/`, and print the tables; or draw a figure from its
 /// CSV alone, beside it.
@@ -19,16 +26,128 @@ pub(super) struct Arguments {
     /// A results folder, as `kshot sweep` writes it, or the CSV of a figure.
     results: PathBuf,
     /// Form of the printed tables.
-    #[arg(long, value_enum, default_value_t = summary::Format::Plain)]
-    format: summary::Format,
+    #[arg(long, value_enum, default_value_t = Format::Plain)]
+    format: Format,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let tables = if arguments.results.is_file() {
-        summary::redraw(&arguments.results)?
+        redraw(&arguments.results)?
     } else {
         let store = Store::open_existing(&arguments.results)?;
-        summary::draw(&store, &store.records()?)?
+        draw(&store, &store.records()?)?
     };
-    output(&summary::text(&tables, arguments.format)?)
+    output(&text(&tables, arguments.format)?)
+}
+
+/// A form of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Aligned, for a terminal; without the longest table.
+    Plain,
+    /// GitHub-flavoured.
+    Markdown,
+    /// `table` environments; they need the package booktabs.
+    Latex,
+    /// Unrounded numbers, ends of intervals in columns of their own; a line with the name before each table.
+    Csv,
+    /// Unrounded numbers, with columns and notes.
+    Json,
+}
+
+/// Draws the figure of `records` into the store, writes the tables that have rows beside it and gives them:
+/// accuracy; for learners that write their answers, accuracy by reading and without examples, over
+/// wordings of the question and by normalisation of likelihoods; calibration; paired differences
+/// between the trained learners and the others, tested; the labelled images that one trained learner saves against
+/// another; and for micro datasets the bar they have to clear.
+pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
+    let series = Series::load(store, records)?;
+    let points = curve::points(&series);
+    figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
+    figure::reliability::write(&store.figures(), &reliability::rows(store, &series)?)?;
+
+    let subjects = paired::subjects(&series);
+    let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
+    let (mut gains, mut gates) = (Vec::new(), Vec::new());
+    for learner in &subjects {
+        if series.iter().any(|s| s.learner == *learner && s.reading().is_some()) {
+            gains.extend(paired::along_shots(&series, learner, &subjects)?);
+        }
+        gates.extend(micro_gate::micro_gates(&micro, learner)?);
+    }
+    gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
+    gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
+    let tests = paired::tests(&series, &subjects)?;
+    let tables = vec![
+        table::accuracy(&points),
+        table::readings(&series),
+        table::zero_shot(&zero_shot::zero_shots(&series)),
+        table::wordings(&series),
+        table::normalisations(&series),
+        table::calibration(&series),
+        table::differences(&paired::at_most_shots(&tests)),
+        table::along_shots(&gains),
+        table::paired_tests(&tests),
+        table::images_saved(&saved::labelled_images_saved(&series, &subjects)?),
+        table::micro_gates(&gates),
+    ];
+    write(&store.folder().join("tables"), tables)
+}
+
+/// Draws the figure of a table of curves that was left beside one, there, and gives the table of accuracies: what
+/// such a table holds.
+fn redraw(curves: &Path) -> Result<Vec<Table>> {
+    let mut points = figure::redraw(curves)?;
+    points.retain(|point| point.panel == Panel::Dataset);
+    Ok(vec![table::accuracy(&points)])
+}
+
+/// Writes the tables that have rows, and removes the files of those that have none.
+fn write(folder: &Path, tables: Vec<Table>) -> Result<Vec<Table>> {
+    file::make_writable_folder(folder)?;
+    let (tables, empty): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| !table.rows.is_empty());
+    for table in empty {
+        file::remove_if_present(&folder.join(table.name).with_extension("csv"))?;
+    }
+    for table in &tables {
+        let path = folder.join(table.name).with_extension("csv");
+        file::replace_if_changed(&path, &table.csv(&path)?)?;
+    }
+    for (format, ending) in [(Format::Markdown, "md"), (Format::Latex, "tex"), (Format::Json, "json")] {
+        let path = folder.join("tables").with_extension(ending);
+        file::replace_if_changed(&path, text(&tables, format)?.as_bytes())?;
+    }
+    Ok(tables)
+}
+
+/// Tables one below the other.
+fn text(tables: &[Table], format: Format) -> Result<String> {
+    let joined = |form: fn(&Table) -> String| tables.iter().map(form).collect::<Vec<_>>().join("\n");
+    Ok(match format {
+        Format::Plain => plain(tables),
+        Format::Markdown => joined(Table::markdown),
+        Format::Latex => joined(Table::latex),
+        Format::Csv => {
+            let one = |table: &Table| {
+                let csv = table.csv(Path::new("stdout"))?;
+                Ok(format!("# {}\n{}", table.name, String::from_utf8_lossy(&csv)))
+            };
+            tables.iter().map(one).collect::<Result<Vec<_>>>()?.join("\n")
+        }
+        Format::Json => table::json(tables),
+    })
+}
+
+/// For a terminal: long tables are only named.
+pub(super) fn plain(tables: &[Table]) -> String {
+    let one = |table: &Table| match table.long {
+        true => format!(
+            "{}: {} rows in tables/{}.csv\n",
+            table.title,
+            table.rows.len(),
+            table.name
+        ),
+        false => table.plain(),
+    };
+    tables.iter().map(one).collect::<Vec<_>>().join("\n")
 }

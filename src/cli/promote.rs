@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{output, summary};
+use super::output;
+use crate::cli::plot;
 use crate::error::Result;
 use crate::store::Store;
 use crate::store::promote;
@@ -26,11 +27,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // Drawn from what was written, which is thereby read back once.
-    let (records, tables) = promote::promote(
-        &Store::open_existing(&arguments.results)?,
-        &arguments.dir,
-        summary::draw,
-    )?;
+    let (records, tables) = promote::promote(&Store::open_existing(&arguments.results)?, &arguments.dir, plot::draw)?;
     tracing::info!("{} cells are in `{}`", records.len(), arguments.dir.display());
-    output(&summary::plain(&tables))
+    output(&plot::plain(&tables))
 }

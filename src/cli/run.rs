@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::config::Config;
-use super::progress::Live;
 use super::sweep::{Lease, commit};
 use super::{output, places::places};
+use crate::cli::terminal::SweepBars;
 use crate::error::{Error, Result};
 use crate::experiment::plan;
 use crate::experiment::sweep::Sweeper;
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         store: &store,
         claims: arguments.lease.claims(&folder)?,
         commit: commit(&places.home).as_deref(),
-        progress: &mut Live::new(),
+        progress: &mut SweepBars::new(),
     }
     .run_one(cell)?;
     let path = store.cell_path(&record.run_id);

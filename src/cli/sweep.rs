@@ -8,8 +8,10 @@ use clap::Args;
 
 use super::config::Config;
 use super::dry_run;
-use super::progress::Live;
-use super::{output, places::places, summary};
+use super::output;
+use super::places::places;
+use crate::cli::plot;
+use crate::cli::terminal::SweepBars;
 use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell};
 use crate::experiment::shard::Shard;
@@ -46,7 +48,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// How long a process may be silent.
+/// Time for which a process may be silent.
 #[derive(Debug, Args)]
 pub(super) struct Lease {
     /// A process that gives no sign of life for so long loses its cell to another one.
@@ -55,7 +57,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn claims(&self, folder: &Path) -> Result<Claims> {
+    pub(crate) fn claims(&self, folder: &Path) -> Result<Claims> {
         Claims::open(folder, Duration::from_secs(self.seconds))
     }
 }
@@ -73,15 +75,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         store: &store,
         claims: arguments.lease.claims(&folder)?,
         commit: commit(&places.home).as_deref(),
-        progress: &mut Live::new(),
+        progress: &mut SweepBars::new(),
     }
     .run(&cells, arguments.shard)?;
     let tables = sweep::conclude(&cells, &store, |records| match records {
         [] => Ok(Vec::new()),
-        records => summary::draw(&store, records),
+        records => plot::draw(&store, records),
     })?;
     if !tables.is_empty() {
-        output(&summary::plain(&tables))?;
+        output(&plot::plain(&tables))?;
     }
     tracing::info!("results are in `{}`", folder.display());
     if outcome.failed > 0 {

@@ -13,7 +13,7 @@ const CANDLE: &str = "CANDLE_NUM_THREADS";
 /// Without it candle reads /proc/cpuinfo at every product.
 const RAYON: &str = "RAYON_NUM_THREADS";
 
-/// How many milliseconds the allocator keeps freed memory before it gives it back to the system; -1: for ever. Every batch wants
+/// Milliseconds for which the allocator keeps freed memory before it gives it back to the system; -1: for ever. Every batch wants
 /// the same again: kept, what is resident is the same from the first batches on, and nothing waits for the kernel to clear
 /// pages. Given back at once it jumps with every batch and the work takes three times as long; by default it creeps up.
 const MIMALLOC: &str = "MIMALLOC_PURGE_DELAY";

@@ -1,4 +1,4 @@
-//! Whether a micro model learns at all: the bar that a miniature dataset has to clear before its figure is
+//! Proof that a micro model learns at all: the bar that a miniature dataset has to clear before its figure is
 //! worth drawing. At 16 shots the trained learner is right on at least half of the images, 15 points above
 //! nearest neighbours on raw pixels, and 10 points above itself at one shot. One that writes its answers must
 //! also beat itself without shots. Answers count by the learner's headline reading.
@@ -23,7 +23,7 @@ pub struct MicroGate {
     pub dataset: String,
     /// The trained learner, with the reading it counts by.
     pub learner: String,
-    /// Whether it writes its answers, so that it has to beat itself without shots.
+    /// True if it writes its answers, so that it has to beat itself without shots.
     pub writes: bool,
     /// Seeds behind its accuracy.
     pub seeds: usize,
@@ -38,7 +38,7 @@ pub struct MicroGate {
 }
 
 impl MicroGate {
-    /// Whether all three means reach their level.
+    /// True if all three means reach their level.
     #[must_use]
     pub fn reaches_levels(&self) -> bool {
         self.accuracy.mean >= ACCURACY
@@ -46,7 +46,7 @@ impl MicroGate {
             && self.over_one_shot.gain.mean >= OVER_ONE_SHOT
     }
 
-    /// Whether all gains are above zero with 95 % confidence, and none is missing.
+    /// True if all gains are above zero with 95 % confidence, and none is missing.
     #[must_use]
     pub fn gains_are_certain(&self) -> bool {
         let certain = |difference: &Difference| difference.gain.interval.low > 0.0;
@@ -55,7 +55,7 @@ impl MicroGate {
             && self.over_zero_shot.as_ref().map_or(!self.writes, certain)
     }
 
-    /// Whether the dataset clears the bar.
+    /// True if the dataset clears the bar.
     #[must_use]
     pub fn passes(&self) -> bool {
         self.reaches_levels() && self.gains_are_certain()
@@ -105,7 +105,7 @@ pub fn micro_gates(series: &[Series], learner: &str) -> Result<Vec<MicroGate>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
+    use crate::store::record::tests::{cell, written_cell};
 
     /// LoRA at 16 shots right on `many` of 10 images, at one shot on `few`, pixels at 16 on `pixels`.
     fn gate(many: u32, few: u32, pixels: u32) -> MicroGate {

@@ -7,23 +7,23 @@ use rayon::prelude::*;
 use crate::comparison::series::Series;
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
+use crate::statistics::exact::holm;
 use crate::statistics::exact::sign_flip;
-use crate::statistics::holm::holm;
 use crate::statistics::power::{POWER, smallest_detectable};
 use crate::statistics::variance::{Estimate, Scores};
 
 pub use crate::statistics::variance::LEVEL;
 
-/// How much better `learner` is than `other`, paired by seed and image.
+/// Gain of `learner` over `other`, paired by seed and image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// The learner whose gain it is, with its shots. Learners are named with the reading they count by.
     pub learner: (String, Shots),
-    /// What it is compared with.
+    /// The other side of the comparison.
     pub other: (String, Shots),
     /// Seeds that both have.
     pub seeds: usize,
@@ -40,11 +40,11 @@ pub struct Difference {
 /// A [`Difference`] with all that tells whether it is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Test {
-    /// What is tested.
+    /// The hypothesis tested.
     pub difference: Difference,
     /// The exact test of each seed, in order of seeds.
     pub exact: Vec<SeedTest>,
-    /// Whether test images come in groups of dependent ones. If so, the exact test is the sign-flip test over
+    /// True if test images come in groups of dependent ones. If so, the exact test is the sign-flip test over
     /// groups, else it is McNemar's, which is the same test of images that stand alone.
     pub grouped: bool,
     /// Two-sided p value over seeds and images, of the interval of the gain.
@@ -236,8 +236,8 @@ fn all(mut pairs: Vec<(&Series, &Series)>) -> Result<Vec<Difference>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
-    use crate::statistics::{power, student};
+    use crate::statistics::{distribution, power};
+    use crate::store::record::tests::{cell, written_cell};
 
     #[test]
     fn the_subject_meets_every_other_at_the_largest_common_k() {
@@ -336,7 +336,10 @@ mod tests {
         let p: Vec<f64> = knn.iter().map(|test| test.p).collect();
         // Drawings 0 to 3 gain 0, ½, 1 and ½ in both seeds; 20 of them, so t has 19 degrees of freedom.
         let t = 0.5 / (0.125_f64 / 19.0).sqrt();
-        assert!((p[1] / (2.0 * student::cdf(-t, 19.0)) - 1.0).abs() < 1e-9, "{p:?}");
+        assert!(
+            (p[1] / (2.0 * distribution::t_cdf(-t, 19.0)) - 1.0).abs() < 1e-9,
+            "{p:?}"
+        );
         assert!((p[3] - 1.0).abs() < 1e-12, "{p:?}");
         assert_eq!(knn.iter().map(|test| test.holm).collect::<Vec<_>>(), holm(&p));
         // No answer differs: nothing to tell a spread from.

@@ -1,4 +1,4 @@
-//! How often learners are right when they are so sure: the rows behind the reliability diagram.
+//! Accuracy of learners by their confidence: the rows behind the reliability diagram.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::statistics::calibration::{BINS, Judged, equal_width, error, judged};
 use crate::store::Store;
-use crate::store::spreadsheet::cell;
+use crate::store::ledger::cell;
 
 /// The images of one bin of confidence, of one learner at one number of shots, over all datasets and seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

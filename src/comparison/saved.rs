@@ -48,12 +48,12 @@ impl Bounded {
     }
 }
 
-/// What the stronger learner's accuracy at one number of shots costs the weaker.
+/// Shots that the weaker learner needs for the stronger one's accuracy at one number of shots.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saved {
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// From a miniature dataset, or by a micro model.
     pub micro: bool,
@@ -69,7 +69,7 @@ pub struct Saved {
     pub stronger: String,
     /// The other one.
     pub weaker: String,
-    /// How often the stronger is right, between 0 and 1.
+    /// Accuracy of the stronger, between 0 and 1.
     pub accuracy: f64,
     /// Labelled examples per class with which the weaker is right as often.
     pub needed: Bounded,
@@ -241,12 +241,12 @@ enum Side {
 }
 
 /// The difference between the stronger learner and the weaker's curve at one place.
-struct Place {
+struct Position {
     difference: f64,
     half: f64,
 }
 
-impl Place {
+impl Position {
     fn told(&self) -> Option<Side> {
         if self.difference > self.half + 1e-12 {
             Some(Side::Below)
@@ -289,7 +289,7 @@ impl Segment {
     }
 
     /// The difference at `share` of the way.
-    fn at(&self, share: f64) -> Place {
+    fn at(&self, share: f64) -> Position {
         let [left, middle, right] = &self.places;
         let parabola = |of: &dyn Fn(&Components) -> f64| {
             let (a, b, c) = (of(left), of(middle), of(right));
@@ -306,7 +306,7 @@ impl Segment {
             by_image: part(parabola(&|c| c.by_image.variance), middle.by_image.degrees),
             ..*middle
         };
-        Place {
+        Position {
             difference: there.mean,
             half: there.half_width(LEVEL),
         }
@@ -383,7 +383,7 @@ fn at_shots(stronger: &Curve<'_>, at: usize, weaker: &Curve<'_>, seeds: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::cell;
+    use crate::store::record::tests::cell;
 
     /// Images in 40 drawings; `right` of every eight images are answered, other ones for another seed.
     fn curve(

@@ -1,4 +1,4 @@
-//! What a model knows before it has seen an example: its accuracy at k = 0 by every reading, next to guessing.
+//! Accuracy of a model before it has seen an example: at k = 0 by every reading, next to guessing.
 
 use crate::comparison::curve::{IntervalKind, share};
 use crate::comparison::series::{READINGS, Series};
@@ -12,11 +12,11 @@ use crate::statistics::metric::Headline;
 pub struct ZeroShot {
     /// Name of the dataset.
     pub dataset: String,
-    /// How test images were chosen.
+    /// Protocol by which test images were chosen.
     pub protocol: Protocol,
     /// Label of the learner.
     pub learner: String,
-    /// How its answers were read.
+    /// Reading of its answers.
     pub reading: Reading,
     /// "known" or "novel", where that is told.
     pub regime: Option<String>,
@@ -38,7 +38,7 @@ pub struct ZeroShot {
     pub kind: IntervalKind,
 }
 
-/// Where the 95 % interval lies.
+/// Position of the 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Against {
     /// All of it above guessing.
@@ -50,7 +50,7 @@ pub enum Against {
 }
 
 impl ZeroShot {
-    /// Where the interval lies against guessing.
+    /// Position of the interval against guessing.
     #[must_use]
     pub fn against_chance(&self) -> Against {
         if self.interval.low > self.chance {
@@ -62,7 +62,7 @@ impl ZeroShot {
         }
     }
 
-    /// Whether the regime shows: known concepts are told above guessing, novel ones are not told from guessing.
+    /// True if the regime shows: known concepts are told above guessing, novel ones are not told from guessing.
     /// `None` where the regime is not told. The trie's reading alone is held to it: free text may name no class.
     #[must_use]
     pub fn fits_regime(&self) -> Option<bool> {
@@ -106,7 +106,7 @@ pub fn zero_shots(series: &[Series]) -> Vec<ZeroShot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::{cell, written_cell};
+    use crate::store::record::tests::{cell, written_cell};
 
     #[test]
     fn every_reading_is_held_against_guessing() {

@@ -12,9 +12,9 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
-use super::index::{Index, Listed, Surveyed};
+use super::files::DatasetFiles;
+use super::index::{Index, ProtocolImages, Survey};
 use super::layout::{self, Unpacked};
-use super::source::Source;
 use crate::config::Protocol;
 use crate::data::extract;
 use crate::error::{Error, Result};
@@ -30,22 +30,22 @@ use crate::process::temporary;
 /// Raised when the same archives would be read differently.
 const LAYOUT_VERSION: u32 = 2;
 
-/// What is known of a dataset's images, which of them a protocol has, and the folder they lie in.
-pub(super) struct Opened {
+/// An unpacked dataset: its index, the images that a protocol has, and their folder.
+pub(super) struct OpenedDataset {
     pub index: Index,
-    pub listed: Listed,
+    pub listed: ProtocolImages,
     pub root: PathBuf,
 }
 
 /// The index of a dataset under a protocol, unpacking it first if need be.
-pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Opened> {
+pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<OpenedDataset> {
     let (key, of_protocol) = keys(source, protocol)?;
     let folder = cache.join(&key);
     let root = match &source.manifest.directory {
         Some(directory) => source.manifest.resolve(directory),
         None => folder.join("files"),
     };
-    let at_hand = || -> Result<Option<Opened>> {
+    let at_hand = || -> Result<Option<OpenedDataset>> {
         let Some(mut index) = Index::load(&folder.join("index.json")) else {
             return Ok(None);
         };
@@ -64,7 +64,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         }
         listed.check_counts(source)?;
         let root = root.clone();
-        Ok(Some(Opened { index, listed, root }))
+        Ok(Some(OpenedDataset { index, listed, root }))
     };
     if let Some(opened) = at_hand()? {
         return Ok(opened);
@@ -94,7 +94,7 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
             index.forget(&changed);
             let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
             index.write(&folder.join("index.json"))?;
-            return Ok(Opened { index, listed, root });
+            return Ok(OpenedDataset { index, listed, root });
         }
     }
     let partial = Partial(temporary(&folder, "partial"));
@@ -115,11 +115,11 @@ pub(super) fn indexed(source: &Source, protocol: Protocol, cache: &Path) -> Resu
         Err(e) => return Err(Error::io("make", &folder)(e)),
     }
     file::flush(cache)?;
-    Ok(Opened { index, listed, root })
+    Ok(OpenedDataset { index, listed, root })
 }
 
 /// The content of the index, if there is one: nothing is checked.
-pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> Result<Option<Opened>> {
+pub(super) fn as_indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<Option<OpenedDataset>> {
     let (key, of_protocol) = keys(source, protocol)?;
     let folder = cache.join(&key);
     let root = match &source.manifest.directory {
@@ -129,12 +129,12 @@ pub(super) fn as_indexed(source: &Source, protocol: Protocol, cache: &Path) -> R
     let index = Index::load(&folder.join("index.json"));
     Ok(index.and_then(|index| {
         let listed = index.listed(&of_protocol).cloned()?;
-        Some(Opened { index, listed, root })
+        Some(OpenedDataset { index, listed, root })
     }))
 }
 
-/// What each image of a dataset is when it is unpacked anew: nothing is kept, and no failure ends the survey.
-pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Result<(Listed, Surveyed)> {
+/// Surveys the images of a dataset unpacked anew: nothing is kept, and no failure ends the survey.
+pub(super) fn survey(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<(ProtocolImages, Survey)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = file::lock(&cache.join("lock"), "unpacks this dataset")?;
     let partial = Partial(temporary(&cache.join("survey"), "partial"));
@@ -145,7 +145,7 @@ pub(super) fn survey(source: &Source, protocol: Protocol, cache: &Path) -> Resul
 }
 
 /// Brings all files into `folder/files`, or names the folder that the manifest does.
-fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
+fn unpack(source: &DatasetFiles, folder: &Path) -> Result<PathBuf> {
     let manifest = source.manifest;
     if let Some(directory) = &manifest.directory {
         return Ok(manifest.resolve(directory));
@@ -177,7 +177,7 @@ fn unpack(source: &Source, folder: &Path) -> Result<PathBuf> {
 }
 
 /// The mode that the parquet files of a dataset, a user's own or the hub's, ask their images to be brought to.
-fn mode(source: &Source) -> Result<Option<Mode>> {
+fn mode(source: &DatasetFiles) -> Result<Option<Mode>> {
     match (source.form, &source.manifest.hub, &source.manifest.parquet) {
         (_, _, Some(own)) => parquet::image_mode(source.files.iter().map(|file| file.path.as_path()), &own.image),
         (Form::Hub, Some(hub), None) => {
@@ -187,14 +187,20 @@ fn mode(source: &Source) -> Result<Option<Mode>> {
     }
 }
 
-fn read_labels(source: &Source, protocol: Protocol, root: &Path) -> Result<layout::Listing> {
+fn read_labels(source: &DatasetFiles, protocol: Protocol, root: &Path) -> Result<layout::Listing> {
     let manifest = source.manifest;
     let unpacked = Unpacked { manifest, source, root };
     layout::read(&unpacked, protocol).map_err(|e| within_archives(e, manifest, root))
 }
 
 /// Reads labels and examines every image that is not known yet.
-fn list(index: &mut Index, source: &Source, protocol: Protocol, key: &str, root: &Path) -> Result<Listed> {
+fn list(
+    index: &mut Index,
+    source: &DatasetFiles,
+    protocol: Protocol,
+    key: &str,
+    root: &Path,
+) -> Result<ProtocolImages> {
     let listing = read_labels(source, protocol, root)?;
     let listed = index.add(source, protocol, key, listing, root)?;
     listed.check_counts(source)?;
@@ -226,7 +232,7 @@ fn within_archives(error: Error, manifest: &Manifest, root: &Path) -> Error {
 
 /// Keys of what is unpacked, and of a protocol's classes and sides: first 16 hex digits of hashes over everything that
 /// these follow from.
-fn keys(source: &Source, protocol: Protocol) -> Result<(String, String)> {
+fn keys(source: &DatasetFiles, protocol: Protocol) -> Result<(String, String)> {
     let manifest = source.manifest;
     let (mut files, mut labels) = (Sha256::new(), Sha256::new());
     let add = |hasher: &mut Sha256, kind: &str, value: &str| {

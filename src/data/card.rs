@@ -14,11 +14,11 @@ use crate::manifest::Form;
 /// So many pairs of near-duplicates are listed; all are counted.
 const LISTED: usize = 100;
 
-/// What must be known of the data behind a result.
+/// Facts about the data behind a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// In which form the dataset came.
     pub form: Form,

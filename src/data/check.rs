@@ -6,17 +6,17 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::cache::{self, Opened};
-use super::index::{Facts, Listed, look};
+use super::cache::{self, OpenedDataset};
+use super::files::{DatasetFiles, FileCheck};
+use super::index::{Facts, ProtocolImages, look};
 use super::overlap::NEAR;
-use super::source::{FileFound, Source};
 use super::{Dataset, LabelledImage, manifest_of};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
-use crate::fetch::HubPlaces;
+use crate::fetch::HubSettings;
 use crate::manifest::{Form, Manifest};
 
-/// What was found of one form of a dataset.
+/// Findings about one form of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verification {
     /// Name of the dataset.
@@ -28,7 +28,7 @@ pub struct Verification {
     /// The protocol whose images were looked at: the first that this form serves.
     pub protocol: Protocol,
     /// Each source file.
-    pub files: Vec<FileFound>,
+    pub files: Vec<FileCheck>,
     /// Number of classes.
     pub classes: usize,
     /// Images that shots are drawn from, that are set aside for validation, and that are predicted.
@@ -54,12 +54,12 @@ pub struct Verification {
     pub changed: Vec<String>,
     /// Pairs of a pool image and a test image that look alike: not wrong, but good to know.
     pub near_duplicates: usize,
-    /// What else is wrong.
+    /// Other faults.
     pub problems: Vec<String>,
 }
 
 impl Verification {
-    /// Whether nothing is wrong.
+    /// True if nothing is wrong.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.files.iter().all(|file| file.wrong.is_none())
@@ -78,7 +78,7 @@ pub fn verify(
     name: &str,
     datasets: &Path,
     cache: &Path,
-    hub: &HubPlaces,
+    hub: &HubSettings,
     looked_at: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Verification>> {
     let manifest = manifest_of(name, datasets, cache)?;
@@ -86,7 +86,7 @@ pub fn verify(
     let mut found: Vec<Verification> = Vec::new();
     let mut first_error = None;
     for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
-        match Source::choose(&manifest, protocol, hub) {
+        match DatasetFiles::choose(&manifest, protocol, hub) {
             Ok(source) if found.iter().any(|other| other.form == source.form) => {}
             Ok(source) => found.push(of_form(&manifest, source, protocol, &cache, looked_at)),
             Err(error) => first_error = first_error.or(Some(error)),
@@ -100,7 +100,7 @@ pub fn verify(
 
 fn of_form(
     manifest: &Manifest,
-    mut source: Source,
+    mut source: DatasetFiles,
     protocol: Protocol,
     cache: &Path,
     looked_at: &(dyn Fn(usize) + Sync),
@@ -142,7 +142,7 @@ fn of_form(
 }
 
 /// Reads and decodes every image again and compares it with the index.
-fn images(opened: &Opened, source: &Source, looked_at: &(dyn Fn(usize) + Sync), found: &mut Verification) {
+fn images(opened: &OpenedDataset, source: &DatasetFiles, looked_at: &(dyn Fn(usize) + Sync), found: &mut Verification) {
     let files: Vec<(&str, &str)> = opened.listed.files().collect();
     let again = |(id, file): &(&str, &str)| {
         let seen = look(&opened.root.join(file), id, opened.index.decoding());
@@ -175,7 +175,7 @@ fn images(opened: &Opened, source: &Source, looked_at: &(dyn Fn(usize) + Sync), 
     found.near_duplicates = dataset.pool.par_iter().map(near).sum();
 }
 
-fn count(listed: &Listed, found: &mut Verification) {
+fn count(listed: &ProtocolImages, found: &mut Verification) {
     let [classes, pool, val, test, left_out] = listed.counts();
     (found.classes, found.left_out) = (classes, left_out);
     (found.pool, found.val, found.test) = (pool, val, test);

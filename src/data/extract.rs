@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use ::image::ImageFormat;
 use serde::{Deserialize, Serialize};
 
-use crate::data::source::Placed;
+use crate::data::files::LocalFile;
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
-use crate::formats::parquet::{Columns, LeftOut, about, read};
+use crate::formats::parquet::{Columns, SkippedRow, about, read};
 use crate::fs::file;
 
 /// Name of the list of labels, beside the folders of the splits.
@@ -50,7 +50,7 @@ fn malformed(path: &Path, error: &serde_json::Error) -> Error {
 ///
 /// # Errors
 /// [`Error::Parquet`] naming the file and the row, or that two files name their classes differently.
-pub(crate) fn unpack(shards: &[Placed], columns: Columns<'_>, root: &Path) -> Result<()> {
+pub(crate) fn unpack(shards: &[LocalFile], columns: Columns<'_>, root: &Path) -> Result<()> {
     let mut classes: Option<&Option<Vec<String>>> = None;
     let mut rows: BTreeMap<&str, u64> = BTreeMap::new();
     let mut said = Vec::new();
@@ -120,7 +120,7 @@ pub(crate) fn unpack(shards: &[Placed], columns: Columns<'_>, root: &Path) -> Re
 }
 
 /// Says which rows of a file are not taken.
-fn tell(name: &str, left_out: &LeftOut) {
+fn tell(name: &str, left_out: &SkippedRow) {
     if left_out.rows() == 0 {
         return;
     }
@@ -153,7 +153,7 @@ fn folder_of(split: &str, root: &Path, shard: &Path) -> Result<PathBuf> {
     }
 }
 
-/// What the bytes are, whatever the row's path claims.
+/// Format of the bytes, whatever the row's path claims.
 fn extension(image: &[u8]) -> &'static str {
     match ::image::guess_format(image) {
         Ok(ImageFormat::Jpeg) => "jpg",

@@ -8,21 +8,19 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::formats::image::Decoding;
+use crate::fs::hash::Stamp;
 use crate::fs::hash::hex;
-use crate::fs::stamps::Stamp;
 use crate::manifest::{self, Layout, Manifest, Regime};
-use source::Source;
+use files::DatasetFiles;
 
 mod cache;
 pub mod card;
 pub mod check;
 mod extract;
-pub mod import;
-mod index;
+mod files;
+pub mod index;
 pub mod layout;
 pub mod overlap;
-pub mod provenance;
-mod source;
 pub mod split;
 
 /// A dataset whose every image was found, hashed and decoded once.
@@ -40,23 +38,23 @@ pub struct Dataset {
     pub val: Vec<LabelledImage>,
     /// Images that are only ever predicted, sorted by id.
     pub test: Vec<LabelledImage>,
-    /// Where the files came from.
+    /// Origin of the files.
     pub origin: Origin,
     /// Official form it came in.
     pub layout: Layout,
     /// Small stand-in shipped with kshot: its numbers say nothing about the real dataset.
     pub micro: bool,
-    /// Whether the stand-in models met its concepts in pre-training, where that is known.
+    /// Relation of its concepts to the stand-in models' pre-training, where that is known.
     pub regime: Option<Regime>,
     /// Images that the manifest's `skip` left out.
     pub left_out: usize,
     /// Ids of images that were left out since a learner cannot take their size.
     pub refused: Vec<String>,
-    /// How CoOp's files speak of its images, where it was opened for their protocol.
+    /// Its images in CoOp's files, if it was opened for their protocol.
     pub coop: Option<split::CoopList>,
 }
 
-/// Where a dataset's files came from, for the protocol card.
+/// Origin of a dataset's files, for the protocol card.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// In which form.
@@ -210,7 +208,7 @@ pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
 /// # Errors
 /// As [`open`].
 pub fn open_for(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    open_with(name, protocol, datasets, cache, &fetch::HubPlaces::from_env())
+    open_with(name, protocol, datasets, cache, &fetch::HubSettings::from_env())
 }
 
 /// As [`open_for`], with hub files where `hub` says.
@@ -222,11 +220,11 @@ pub fn open_with(
     protocol: Protocol,
     datasets: &Path,
     cache: &Path,
-    hub: &fetch::HubPlaces,
+    hub: &fetch::HubSettings,
 ) -> Result<Dataset> {
     let manifest = manifest_of(name, datasets, cache)?;
     let cache = cache.join("datasets").join(name);
-    let mut source = Source::choose(&manifest, protocol, hub)?;
+    let mut source = DatasetFiles::choose(&manifest, protocol, hub)?;
     source.verify(&cache)?;
     let opened = cache::indexed(&source, protocol, &cache)?;
     Ok(opened.index.dataset(opened.listed, &source, &opened.root))
@@ -238,16 +236,16 @@ pub fn open_with(
 /// # Errors
 /// As [`open`].
 pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    let hub = fetch::HubPlaces::from_env();
+    let hub = fetch::HubSettings::from_env();
     let manifest = manifest_of(name, datasets, cache)?;
-    let source = Source::choose(&manifest, protocol, &hub)?;
+    let source = DatasetFiles::choose(&manifest, protocol, &hub)?;
     match cache::as_indexed(&source, protocol, &cache.join("datasets").join(name))? {
         Some(opened) => Ok(opened.index.dataset(opened.listed, &source, &opened.root)),
         None => open_with(name, protocol, datasets, cache, &hub),
     }
 }
 
-/// Whether a dataset is on this machine.
+/// Presence of a dataset on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
     /// Every file comes with its manifest.
@@ -272,12 +270,12 @@ impl std::fmt::Display for Presence {
 /// Which forms of a dataset are on this machine.
 ///
 /// # Errors
-/// What is wrong with the manifest.
-pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubPlaces) -> Result<Presence> {
+/// Error of the manifest.
+pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubSettings) -> Result<Presence> {
     let manifest = manifest_of(name, datasets, cache)?;
     let mut forms = Vec::new();
     for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
-        if let Ok(source) = Source::choose(&manifest, protocol, hub)
+        if let Ok(source) = DatasetFiles::choose(&manifest, protocol, hub)
             && !forms.contains(&source.form)
         {
             forms.push(source.form);

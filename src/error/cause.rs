@@ -520,9 +520,9 @@ fn no_results(path: &Path) -> String {
 #[derive(Debug)]
 pub struct Caused {
     /// The error.
-    pub(super) error: Error,
+    error: Error,
     /// Its cause.
-    pub(super) cause: Cause,
+    cause: Cause,
 }
 
 impl fmt::Display for Caused {
@@ -588,7 +588,7 @@ impl Error {
             Self::Dataset { .. } => Cause::Dataset,
             Self::Image { .. } => Cause::Image,
             Self::ChangedImage { .. } => Cause::ChangedImage,
-            Self::NotFetchable { files, .. } => super::missing::cause(files),
+            Self::NotFetchable { files, .. } => super::cause_of_missing(files),
             Self::Hub { .. } => Cause::NotFoundThere,
             Self::DiskSpace { .. } => Cause::NoRoom,
             Self::SomeNotFetched { .. } => Cause::ToldAbove,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What keeps the gate from its work.
+/// An obstacle of the gate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GateError {
@@ -56,7 +56,7 @@ pub enum GateError {
 }
 
 impl GateError {
-    /// What the user can do about it.
+    /// Advice for the user.
     pub(super) fn remedy(&self) -> String {
         let remedy = match self {
             Self::NoiseUnknown { remedy, .. } => remedy,

@@ -2,15 +2,12 @@
 
 mod cause;
 mod gate;
-mod missing;
-mod system;
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 pub use cause::{Cause, Caused};
 pub use gate::GateError;
-pub use missing::MissingFile;
 
 /// `Result` with kshot's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -31,18 +28,18 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A file of ours (JSON, TOML, CSV, Parquet) does not parse.
     #[error("`{}` is not a valid {kind}: {reason}", path.display())]
     Malformed {
-        /// What the file should be, e.g. "cell record".
+        /// Kind of file expected, e.g. "cell record".
         kind: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
@@ -52,7 +49,7 @@ pub enum Error {
     Config {
         /// File or `--set` expression.
         origin: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 
@@ -70,7 +67,7 @@ pub enum Error {
     Manifest {
         /// The TOML file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A label or split file (text, MATLAB, JSON, CSV) cannot be understood.
@@ -78,7 +75,7 @@ pub enum Error {
     Labels {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the line or variable.
+        /// The fault, with the line or variable.
         reason: String,
     },
     /// A few-shot index file is not one of this dataset, these shots or this protocol.
@@ -86,7 +83,7 @@ pub enum Error {
     Indices {
         /// The file.
         path: PathBuf,
-        /// What does not fit, with the entry.
+        /// The misfit, with the entry.
         reason: String,
     },
     /// A file's bytes are not those that the manifest promises.
@@ -106,17 +103,17 @@ pub enum Error {
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong, with the entry's name.
+        /// The fault, with the entry's name.
         reason: String,
     },
     /// Files of a dataset are not on this machine.
-    #[error("dataset `{dataset}` is not on this machine: {}", missing::places(missing))]
+    #[error("dataset `{dataset}` is not on this machine: {}", missing_places(missing))]
     NotFetched {
         /// The dataset.
         dataset: String,
         /// Each missing file: its name and where it should lie.
         missing: Vec<(String, PathBuf)>,
-        /// What `kshot data fetch` has to be told for the protocol.
+        /// Option of `kshot data fetch` for the protocol.
         option: &'static str,
     },
     /// A parquet file of images cannot be read, or is not what its repository should hold.
@@ -124,7 +121,7 @@ pub enum Error {
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the row or the column.
+        /// The fault, with the row or the column.
         reason: String,
     },
     /// A dataset's files do not fit together (a label without image, a class without name, …).
@@ -132,7 +129,7 @@ pub enum Error {
     Dataset {
         /// The dataset.
         dataset: String,
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// An image file cannot be decoded.
@@ -140,7 +137,7 @@ pub enum Error {
     Image {
         /// Path or id of the image.
         image: String,
-        /// What the decoder said.
+        /// The decoder's message.
         reason: String,
     },
     /// A file holds other bytes than when its dataset was opened: results are stored under the hash of those.
@@ -158,9 +155,9 @@ pub enum Error {
     Import {
         /// Folder, table or repository.
         origin: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// A class has fewer images than shots are asked for.
@@ -180,13 +177,13 @@ pub enum Error {
     ClassName {
         /// The name as the dataset has it.
         name: String,
-        /// What is wrong with it, with the other name.
+        /// The fault, with the other name.
         reason: String,
     },
 
     // === Fetching ===
     /// Some files could be had from none of their sources.
-    #[error("cannot fetch `{dataset}`:{}", missing::list(files))]
+    #[error("cannot fetch `{dataset}`:{}", missing_files(files))]
     NotFetchable {
         /// The dataset.
         dataset: String,
@@ -198,7 +195,7 @@ pub enum Error {
     Hub {
         /// `owner/name`.
         repo: String,
-        /// What it said or lacks.
+        /// Its answer, or what it lacks.
         reason: String,
     },
     /// A device has too little room for what is about to be fetched and unpacked.
@@ -228,7 +225,7 @@ pub enum Error {
     Model {
         /// The model folder or file.
         path: PathBuf,
-        /// What is missing or does not fit, with tensor names and shapes.
+        /// The missing or misfitting part, with tensor names and shapes.
         reason: String,
     },
     /// A checkpoint is not here, not for everyone, damaged, or of a kind that is not supported.
@@ -236,15 +233,15 @@ pub enum Error {
     Checkpoint {
         /// The file or folder, or the `owner/name` of a repository.
         path: PathBuf,
-        /// What is wrong, with names of files or of tensors and their shapes.
+        /// The fault, with names of files or of tensors and their shapes.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// The device that was asked for is not there.
     #[error("no device: {reason}")]
     Device {
-        /// What was asked for, and what is missing.
+        /// The device asked for, and what is missing.
         reason: String,
     },
     /// A model and what is to be done with it do not fit into memory.
@@ -260,10 +257,10 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
-    /// What a sampler answered is not what it was asked for.
+    /// A sampler's answer does not fit its question.
     #[error("the sampler's answer is of no use: {reason}")]
     Sampler {
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// Training produced a number that is not finite.
@@ -281,7 +278,7 @@ pub enum Error {
     Input {
         /// Which of those given, from 0.
         index: usize,
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// A step of the optimiser was asked for before any gradient was computed.
@@ -298,13 +295,13 @@ pub enum Error {
     State {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// What is asked of a sampler makes no sense.
+    /// A request to a sampler makes no sense.
     #[error("cannot sample: {reason}")]
     Sampling {
-        /// What makes no sense.
+        /// The senseless part.
         reason: String,
     },
 
@@ -314,7 +311,7 @@ pub enum Error {
     Predictions {
         /// The cell.
         run_id: String,
-        /// What does not fit, with the image.
+        /// The misfit, with the image.
         reason: String,
     },
     /// There are no results in this folder.
@@ -342,7 +339,7 @@ pub enum Error {
     TakenOver {
         /// The cell.
         run_id: String,
-        /// How long this process may be silent.
+        /// Time for which this process may be silent.
         lease_seconds: f64,
     },
     /// No cell of that name in the sweep.
@@ -358,7 +355,7 @@ pub enum Error {
     FailedElsewhere {
         /// The cell.
         run_id: String,
-        /// What that process said.
+        /// The error of that process.
         reason: String,
     },
     /// Two results that should be compared were not made under the same conditions.
@@ -368,7 +365,7 @@ pub enum Error {
         left: String,
         /// The other.
         right: String,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
     /// The gate refuses.
@@ -381,7 +378,7 @@ pub enum Error {
         cell: String,
         /// Why not.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// Something is to be written where something lies already.
@@ -396,7 +393,7 @@ pub enum Error {
     Continue {
         /// The file of answers.
         path: PathBuf,
-        /// What does not fit.
+        /// The misfit.
         reason: String,
     },
     /// Not one of the images could be read.
@@ -409,7 +406,147 @@ pub enum Error {
     /// A figure could not be drawn.
     #[error("cannot draw the figure: {reason}")]
     Figure {
-        /// What the drawing library said.
+        /// The drawing library's message.
         reason: String,
     },
+}
+
+impl Error {
+    /// For `map_err` on file operations: `map_err(Error::io("read", path))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The same error of an image that is known by its file: what works on pixels cannot say whose they are.
+    #[must_use]
+    pub fn of_image(self, path: &Path) -> Self {
+        match self {
+            Self::Image { reason, .. } => Self::Image {
+                image: path.display().to_string(),
+                reason,
+            },
+            other => other,
+        }
+    }
+
+    /// True if a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        let first: &(dyn std::error::Error + 'static) = self;
+        std::iter::successors(Some(first), |e| e.source()).any(|e| {
+            let text = e.to_string().to_lowercase();
+            ["out of memory", "out_of_memory"]
+                .iter()
+                .any(|words| text.contains(words))
+        })
+    }
+
+    /// For `map_err` where tensors are written: `map_err(Error::saving(path))`. What the system refused is an
+    /// [`Error::Io`] that names the file.
+    pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |error| {
+            let first: &(dyn std::error::Error + 'static) = &error;
+            let refused = std::iter::successors(Some(first), |e| e.source()).find_map(|e| {
+                let e = e.downcast_ref::<io::Error>()?;
+                let plain = e.raw_os_error().map(io::Error::from_raw_os_error);
+                Some(plain.unwrap_or_else(|| io::Error::new(e.kind(), e.to_string())))
+            });
+            match refused {
+                Some(source) => Self::io("write", path)(source),
+                None => Self::Tensor(error),
+            }
+        }
+    }
+}
+
+/// A file of a dataset that is not on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingFile {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Kind and value of its hash.
+    pub digest: Option<(&'static str, String)>,
+    /// Path it belongs at.
+    pub place: PathBuf,
+    /// Each source that was asked, and why it did not give the file.
+    pub sources: Vec<(String, String)>,
+}
+
+impl fmt::Display for MissingFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({} bytes", self.name, self.size)?;
+        if let Some((kind, value)) = &self.digest {
+            write!(f, ", {kind} {value}")?;
+        }
+        write!(f, ") belongs at `{}`", self.place.display())?;
+        if self.sources.is_empty() {
+            f.write_str("\n    no address of it is known: it has to be put there by hand")?;
+        }
+        for (source, reason) in &self.sources {
+            write!(f, "\n    {source}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One line or more a file, for the text of an error.
+fn missing_files(files: &[MissingFile]) -> String {
+    files.iter().map(|file| format!("\n  {file}")).collect()
+}
+
+/// Names and places, in one line.
+fn missing_places(files: &[(String, PathBuf)]) -> String {
+    let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
+    files.iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
+/// The answer of the last source of the first file: a server's status, that it was not asked, or anything else.
+fn cause_of_missing(files: &[MissingFile]) -> Cause {
+    let reason = files
+        .first()
+        .and_then(|file| file.sources.last())
+        .map(|(_, reason)| reason);
+    let Some(reason) = reason else {
+        return Cause::NoSource;
+    };
+    let status = reason.split_whitespace().next().and_then(|word| word.parse().ok());
+    match status {
+        // The address itself is out of date: no token helps.
+        Some(404 | 410) => Cause::NoSource,
+        Some(status) if (400..600).contains(&status) => Cause::of_status(status),
+        _ if reason.contains("KSHOT_OFFLINE") => Cause::Offline,
+        _ if reason.contains("bytes instead of") || reason.contains(" instead of ") => Cause::NoSource,
+        _ => Cause::Network,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn a_device_without_memory_is_known_by_its_words() {
+        let driver = candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        assert!(Error::Tensor(driver.context("while multiplying")).is_out_of_memory());
+        assert!(!Error::Tensor(candle_core::Error::Msg("shape mismatch".into())).is_out_of_memory());
+        assert!(!Error::NoGradients.is_out_of_memory());
+    }
+
+    #[test]
+    fn tensors_that_cannot_be_written_name_the_file_and_the_remedy() {
+        let tensor = Tensor::zeros((64, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nowhere").join("x.safetensors");
+        let error = tensor
+            .save_safetensors("x", &path)
+            .map_err(Error::saving(&path))
+            .unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write `{}`", path.display()));
+        assert!(error.hint().unwrap().contains("check the path"));
+    }
 }

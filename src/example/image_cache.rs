@@ -225,8 +225,8 @@ mod tests {
     use super::*;
     use crate::error::Error;
     use crate::formats::image::Decoding;
+    use crate::fs::hash::Stamp;
     use crate::fs::hash::hex;
-    use crate::fs::stamps::Stamp;
 
     fn hash(bytes: &[u8]) -> String {
         hex(&Sha256::digest(bytes))

@@ -18,7 +18,7 @@ use crate::manifest::Layout;
 use crate::statistics::metric::Headline;
 use crate::store::Store;
 use crate::store::partial::PartialPredictions;
-use crate::store::record::{Account, Record, Timing, TrainingSummary, utc_now};
+use crate::store::record::{CellDetails, Record, Timing, TrainingSummary, utc_now};
 
 /// What a cell tells while it runs; what an earlier process did is told at once.
 #[derive(Debug, Clone, Copy)]
@@ -165,7 +165,7 @@ impl<'c, 't> Trained<'c, 't> {
         let (partial, fit) = (&self.partial, self.fit);
         let fitted = calibration::fitted(cell, &self.shots, fit.chosen.is_some(), store, &self.keep, on)?;
         let predictions = partial.complete()?;
-        let account = Account {
+        let account = CellDetails {
             reading: cell.learner.reading(),
             headline: headline(&cell.dataset, cell.key.protocol),
             micro: cell.dataset.micro,

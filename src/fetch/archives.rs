@@ -5,8 +5,8 @@ use std::fs;
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch::client::Client;
-use crate::fetch::places::Remote;
-use crate::fetch::wanted::{Source, Wanted};
+use crate::fetch::remote::Remote;
+use crate::fetch::transfer::{Address, Download};
 use crate::fetch::{FetchProgress, Fetched, claim, each, missing, not_fetchable, usable};
 use crate::fs::space;
 use crate::manifest::{Form, Manifest, SourceFile};
@@ -20,17 +20,17 @@ pub(super) fn fetch(
 ) -> Result<Fetched> {
     let folder = &manifest.downloads;
     let _lock = claim(manifest, progress)?;
-    let files: Vec<(&SourceFile, Wanted)> = manifest
+    let files: Vec<(&SourceFile, Download)> = manifest
         .files
         .iter()
         .filter(|file| file.path.is_none())
-        .map(|file| (file, wanted(manifest, file, remote)))
+        .map(|file| (file, download(manifest, file, remote)))
         .collect();
-    let whole = each(&files, client.policy.parallel, |(_, wanted)| {
+    let whole = each(&files, client.policy.parallel, |(_, download)| {
         Ok::<_, Error>(
-            wanted
-                .check(&wanted.place)?
-                .map_err(|reason| set_aside(wanted, &reason, progress)),
+            download
+                .check(&download.place)?
+                .map_err(|reason| set_aside(download, &reason, progress)),
         )
     });
     let mut absent = Vec::new();
@@ -42,19 +42,22 @@ pub(super) fn fetch(
     }
     let total = files.iter().map(|(file, _)| file.size).sum();
     if !absent.is_empty() {
-        let fetched: u64 = absent.iter().map(|(_, wanted)| wanted.size - wanted.arrived()).sum();
+        let fetched: u64 = absent
+            .iter()
+            .map(|(_, download)| download.size - download.arrived())
+            .sum();
         space::check(&[(folder, fetched), (folder, space::unpacked(total))])?;
     }
-    let outcomes = each(&absent, client.policy.parallel, |(_, wanted)| {
-        wanted.obtain(client, progress)
+    let outcomes = each(&absent, client.policy.parallel, |(_, download)| {
+        download.obtain(client, progress)
     });
     let needed = manifest.needed(Protocol::Clean, |file| manifest.place(file).exists());
     let mut failed = Vec::new();
-    for ((file, wanted), outcome) in absent.iter().zip(outcomes) {
+    for ((file, download), outcome) in absent.iter().zip(outcomes) {
         match outcome? {
             Ok(()) => {}
-            Err(sources) if needed.contains(file) => failed.push(missing(wanted, &wanted.place, sources)),
-            Err(_) => progress.note(&format!("{}: left out, only some protocols need it", wanted.name)),
+            Err(sources) if needed.contains(file) => failed.push(missing(download, &download.place, sources)),
+            Err(_) => progress.note(&format!("{}: left out, only some protocols need it", download.name)),
         }
     }
     if !failed.is_empty() {
@@ -70,12 +73,12 @@ pub(super) fn fetch(
     })
 }
 
-fn wanted(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Wanted {
+fn download(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Download {
     let mirror = remote.mirror.as_deref();
-    let mirror = mirror.map(|base| Source::of_mirror(base, &[&manifest.name, &file.name]));
-    let urls = file.urls.iter().cloned().map(Source::Url);
+    let mirror = mirror.map(|base| Address::of_mirror(base, &[&manifest.name, &file.name]));
+    let urls = file.urls.iter().cloned().map(Address::Url);
     let place = manifest.place(file);
-    Wanted {
+    Download {
         name: format!("{}/{}", manifest.name, file.name),
         partial: place.with_file_name(format!("{}.part", file.name)),
         place,
@@ -86,14 +89,14 @@ fn wanted(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Wanted {
 }
 
 /// A file with wrong bytes gives up its name: it is not what anybody may open as that file.
-fn set_aside(wanted: &Wanted, reason: &str, progress: &dyn FetchProgress) -> Result<()> {
-    if !wanted.place.exists() {
+fn set_aside(download: &Download, reason: &str, progress: &dyn FetchProgress) -> Result<()> {
+    if !download.place.exists() {
         return Ok(());
     }
-    let mut aside = wanted.place.clone().into_os_string();
+    let mut aside = download.place.clone().into_os_string();
     aside.push(".rejected");
-    fs::rename(&wanted.place, &aside).map_err(Error::io("rename", &wanted.place))?;
+    fs::rename(&download.place, &aside).map_err(Error::io("rename", &download.place))?;
     let aside = aside.to_string_lossy();
-    progress.note(&format!("{}: {reason}: now `{aside}`", wanted.name));
+    progress.note(&format!("{}: {reason}: now `{aside}`", download.name));
     Ok(())
 }

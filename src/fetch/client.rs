@@ -10,13 +10,13 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, ResponseExt as _};
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::places::HubPlaces;
-use crate::fetch::policy::{Policy, RetryAfter};
+use crate::fetch::remote::HubSettings;
+use crate::fetch::remote::{Policy, RetryAfter};
 
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
 
-/// Where the hub says what exactly is wrong.
+/// Header in which the hub names the exact fault.
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 
 /// Most bytes of an answer that is read whole: lists of 1,000 files take 0.3 MB, the largest configs and indices 10 MB.
@@ -25,7 +25,7 @@ const DOCUMENT: u64 = 64 << 20;
 /// Makes requests; shared by threads.
 pub(super) struct Client {
     agent: Agent,
-    /// Who may see the token, and the header that holds it.
+    /// Host that may see the token, and the header that holds it.
     token: Option<(Origin, String)>,
     pub policy: Policy,
 }
@@ -58,7 +58,7 @@ pub(super) enum Trouble {
     /// This address will not give it.
     Lasting {
         status: Option<StatusCode>,
-        /// What the hub says more exactly than by the status: `X-Error-Code`.
+        /// The hub's fault code, more exact than the status: `X-Error-Code`.
         code: Option<String>,
         reason: String,
     },
@@ -66,7 +66,7 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// Its cause.
-    pub(super) fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Passing { status, .. } | Self::Lasting { status, .. } => {
                 status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
@@ -74,7 +74,7 @@ impl Trouble {
         }
     }
 
-    pub(super) fn passing(reason: impl Into<String>) -> Self {
+    pub(crate) fn passing(reason: impl Into<String>) -> Self {
         Self::Passing {
             status: None,
             reason: reason.into(),
@@ -82,7 +82,7 @@ impl Trouble {
         }
     }
 
-    pub(super) fn lasting(reason: impl Into<String>) -> Self {
+    pub(crate) fn lasting(reason: impl Into<String>) -> Self {
         Self::Lasting {
             status: None,
             code: None,
@@ -93,7 +93,7 @@ impl Trouble {
 
 impl Client {
     /// Proxies as `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say; roots of `SSL_CERT_FILE`, else Mozilla's.
-    pub(super) fn new(hub: &HubPlaces, policy: &Policy) -> Result<Self> {
+    pub(crate) fn new(hub: &HubSettings, policy: &Policy) -> Result<Self> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
             let pem = std::fs::read(&path).map_err(Error::io("read", &path))?;
@@ -118,7 +118,7 @@ impl Client {
             .tls_config(tls.build())
             .build();
         let endpoint = hub.endpoint.parse().ok().as_ref().and_then(Origin::of);
-        let token = hub.token.as_ref().map(crate::fetch::places::Token::header);
+        let token = hub.token.as_ref().map(crate::fetch::remote::Token::header);
         Ok(Self {
             agent: config.into(),
             token: endpoint.zip(token),
@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// One request; redirects are followed, refusals are troubles.
-    pub(super) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Response<Body>, Trouble> {
+    pub(crate) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Response<Body>, Trouble> {
         self.get_within(url, headers, None)
     }
 
@@ -191,12 +191,12 @@ impl Client {
     }
 
     /// A small document and its `Link` header, tried again as the policy says.
-    pub(super) fn document(&self, url: &str) -> Result<(Vec<u8>, Option<String>), Trouble> {
+    pub(crate) fn document(&self, url: &str) -> Result<(Vec<u8>, Option<String>), Trouble> {
         self.small(url, &[])
     }
 
     /// The bytes of a file from an offset on, tried again as the policy says.
-    pub(super) fn from(&self, url: &str, offset: u64) -> Result<Vec<u8>, Trouble> {
+    pub(crate) fn from(&self, url: &str, offset: u64) -> Result<Vec<u8>, Trouble> {
         let range = (ureq::http::header::RANGE, format!("bytes={offset}-"));
         Ok(self.small(url, &[range])?.0)
     }

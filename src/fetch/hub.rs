@@ -1,16 +1,18 @@
-//! Parquet files of a dataset's hub repository, in the cache that Python's `huggingface_hub` uses.
+//! Parquet files of a dataset's hub repository: listed by the hub's API once, kept with the downloads, and fetched into
+//! the cache that Python's `huggingface_hub` uses.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::fetch::blobs::{RepoFile, Wish};
-use crate::fetch::client::Client;
-use crate::fetch::places::{HubPlaces, Remote};
-use crate::fetch::repository::Repository;
-use crate::fetch::{FetchProgress, Fetched, claim, listing, not_fetchable};
-use crate::fs::space;
+use crate::error::{Cause, Error, Result};
+use crate::fetch::client::{Client, Trouble, encoded, encoded_path, join, shown};
+use crate::fetch::remote::{HubSettings, Remote};
+use crate::fetch::repository::{Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name};
+use crate::fetch::shards::split_of;
+use crate::fetch::{FetchProgress, Fetched, claim, not_fetchable};
+use crate::fs::{file, space};
 use crate::manifest::{Form, Hub, Manifest};
 
 /// The parquet files of a repository at one commit.
@@ -20,7 +22,7 @@ pub struct HubListing {
     pub repo: String,
     /// Branch, tag or commit that was asked for.
     pub revision: String,
-    /// What it stood for: 40 hex digits.
+    /// The commit it stood for: 40 hex digits.
     pub commit: String,
     /// The files, by path.
     pub shards: Vec<HubShard>,
@@ -59,7 +61,7 @@ pub struct HubFile {
     pub split: String,
     /// Path inside the repository, with `/`.
     pub name: String,
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
     /// Bytes, checked.
     pub size: u64,
@@ -71,9 +73,9 @@ pub struct HubFile {
 ///
 /// `downloads` is the dataset's folder for downloads, where the listing is kept that its fetching resolved.
 #[must_use]
-pub fn hub_files(hub: &Hub, downloads: &Path, places: &HubPlaces) -> Option<HubFiles> {
-    let known = listing::known(hub, downloads, places)?;
-    let folder = Repository::dataset(&known.repo).snapshot(&known.commit, &places.cache);
+pub fn hub_files(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubFiles> {
+    let known = known(hub, downloads, settings)?;
+    let folder = Repository::dataset(&known.repo).snapshot(&known.commit, &settings.cache);
     let shards = known.shards.into_iter().map(|shard| {
         let path = folder.join(&shard.path);
         let is_whole = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == shard.size);
@@ -102,28 +104,28 @@ pub(super) fn fetch(
 ) -> Result<Fetched> {
     let downloads = &manifest.downloads;
     let _lock = claim(manifest, progress)?;
-    let known = match listing::known(hub, downloads, &remote.hub) {
+    let known = match known(hub, downloads, &remote.hub) {
         Some(known) => known,
-        None => listing::resolve(hub, downloads, client, &remote.hub)?,
+        None => resolve(hub, downloads, client, &remote.hub)?,
     };
-    listing::keep(&known, downloads)?;
+    keep(&known, downloads)?;
     let total = known.shards.iter().map(|shard| shard.size).sum();
-    let wish = Wish {
+    let download = RepositoryDownload {
         repository: Repository::dataset(&known.repo),
         commit: &known.commit,
         label: &manifest.name,
         files: known.shards.iter().map(HubShard::file).collect(),
         beside: vec![(downloads, space::unpacked(total))],
     };
-    let outcome = wish.fulfil(remote, client, progress)?;
+    let outcome = download.run(remote, client, progress)?;
     if !outcome.failed.is_empty() {
         return Err(not_fetchable(manifest, outcome.failed));
     }
-    wish.refer(&known.revision, remote)?;
+    download.refer(&known.revision, remote)?;
     Ok(Fetched {
         form: Form::Hub,
-        folder: wish.repository.snapshot(&known.commit, &remote.hub.cache),
-        files: wish.files.len(),
+        folder: download.repository.snapshot(&known.commit, &remote.hub.cache),
+        files: download.files.len(),
         fetched: outcome.fetched,
         bytes: total,
         commit: Some(known.commit.clone()),
@@ -131,7 +133,7 @@ pub(super) fn fetch(
 }
 
 impl HubShard {
-    pub(super) fn file(&self) -> RepoFile {
+    fn file(&self) -> RepoFile {
         RepoFile {
             path: self.path.clone(),
             size: self.size,
@@ -139,4 +141,498 @@ impl HubShard {
             blob: self.blob.clone(),
         }
     }
+}
+
+/// The listing of a manifest's repository, as far as this machine knows it.
+fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubListing> {
+    let kept: Option<HubListing> = std::fs::read(downloads.join("hub.json"))
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok())
+        .filter(|kept: &HubListing| kept.repo == hub.repo && kept.revision == hub.revision && kept.is_sound());
+    let commit = match &kept {
+        Some(kept) if !is_hash(&hub.revision, 40) => kept.commit.clone(),
+        _ => Repository::dataset(&hub.repo).commit(&hub.revision, &settings.cache)?,
+    };
+    promised(hub, &commit).or_else(|| kept.and_then(|kept| of_manifest(kept, hub).ok()))
+}
+
+/// Asks the hub for what the manifest leaves open.
+fn resolve(hub: &Hub, downloads: &Path, client: &Client, settings: &HubSettings) -> Result<HubListing> {
+    if settings.offline {
+        let reason = format!(
+            "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
+             the dataset, then copy `{}` and `{}` to this machine",
+            Repository::dataset(&hub.repo).folder(&settings.cache).display(),
+            downloads.join("hub.json").display()
+        );
+        let repo = hub.repo.clone();
+        return Err(Error::Hub { repo, reason }.because(Cause::Offline));
+    }
+    let api = HubApi::new(Repository::dataset(&hub.repo), client, settings)?;
+    let commit = api.commit(&hub.revision)?;
+    match promised(hub, &commit) {
+        Some(listing) => Ok(listing),
+        None => of_manifest(api.listing(&hub.revision, commit)?, hub),
+    }
+}
+
+/// All parquet files of a repository's usual configuration, at one commit.
+///
+/// A repository whose revision has none is looked for them in the branch into which the hub converts. `configuration`:
+/// the one to take of several.
+///
+/// # Errors
+/// [`Error::Hub`] when the hub cannot be reached, refuses, or knows no parquet files; [`Error::Import`] when it has
+/// several configurations, none of which is asked for or usual, or not the one that is asked for.
+pub fn hub_listing(
+    repo: &str,
+    revision: &str,
+    configuration: Option<&str>,
+    settings: &HubSettings,
+    policy: &crate::fetch::Policy,
+) -> Result<HubListing> {
+    let client = Client::new(settings, policy)?;
+    let api = HubApi::new(Repository::dataset(repo), &client, settings)?;
+    let commit = api.commit(revision)?;
+    let mut listing = api.listing(revision, commit)?;
+    let names: BTreeSet<String> = listing.shards.iter().map(self::configuration).collect();
+    let fail = |reason: &str, remedy: &str| {
+        let names = names
+            .iter()
+            .map(|name| format!("`{}`", configuration_name(name)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        Err(Error::Import {
+            origin: repo.into(),
+            reason: format!("{reason}: {names}"),
+            remedy: remedy.into(),
+        })
+    };
+    match configuration {
+        Some(name) => {
+            listing
+                .shards
+                .retain(|shard| configuration_name(&self::configuration(shard)) == name);
+            if listing.shards.is_empty() {
+                return fail(
+                    &format!("it has no configuration `{name}`"),
+                    "name one of these with `--config`",
+                );
+            }
+            listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+            Ok(listing)
+        }
+        None if names.len() > 1 && !USUAL.iter().any(|name| names.contains(*name)) => {
+            fail("it has several configurations", "say which with `--config NAME`")
+        }
+        None => one_configuration(listing, &[]),
+    }
+}
+
+/// Configurations that are taken where there are others too.
+const USUAL: [&str; 3] = ["data", "default", ""];
+
+/// A configuration's name for people: its folder, `data/` in front left out.
+fn configuration_name(configuration: &str) -> &str {
+    match configuration {
+        "" => "default",
+        name => name.strip_prefix("data/").unwrap_or(name),
+    }
+}
+
+/// The last bytes of a file of a listing, where parquet files describe themselves.
+///
+/// # Errors
+/// As [`hub_listing`].
+pub fn hub_tail(
+    listing: &HubListing,
+    shard: &HubShard,
+    bytes: u64,
+    settings: &HubSettings,
+    policy: &crate::fetch::Policy,
+) -> Result<Vec<u8>> {
+    let client = Client::new(settings, policy)?;
+    let api = HubApi::new(Repository::dataset(&listing.repo), &client, settings)?;
+    api.tail(&listing.commit, shard, bytes)
+}
+
+/// Keeps a listing for the next time, when no connection may be there.
+fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
+    let path = downloads.join("hub.json");
+    let json = serde_json::to_vec_pretty(listing).map_err(|e| Error::Malformed {
+        kind: "list of hub files",
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    file::replace_in_cache(&path, &json)
+}
+
+/// The listing that the manifest itself gives, if it says everything of each file.
+fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
+    let shards = hub.shards.iter().map(|shard| {
+        let sha256 = shard.sha256.clone()?;
+        Some(HubShard {
+            split: split_of(&shard.path)?.to_owned(),
+            path: shard.path.clone(),
+            size: shard.size?,
+            blob: sha256.clone(),
+            sha256: Some(sha256),
+        })
+    });
+    let shards: Vec<_> = shards.collect::<Option<_>>()?;
+    let listing = HubListing {
+        repo: hub.repo.clone(),
+        revision: hub.revision.clone(),
+        commit: commit.into(),
+        shards,
+    };
+    (!listing.shards.is_empty() && listing.is_sound())
+        .then_some(listing)
+        .and_then(|listing| of_manifest(listing, hub).ok())
+}
+
+/// The files of a listing that the manifest wants, by path; its splits must all be there, its sizes and hashes hold.
+fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
+    let fail = |reason| {
+        let repo = hub.repo.clone();
+        Error::Hub { repo, reason }.because(Cause::LacksFiles)
+    };
+    let wanted: Vec<String> = [&hub.train, &hub.val, &hub.test]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    if hub.shards.is_empty() {
+        listing = one_configuration(listing, &wanted)?;
+    } else {
+        for promise in &hub.shards {
+            let Some(shard) = listing.shards.iter().find(|shard| shard.path == promise.path) else {
+                return Err(fail(format!(
+                    "has no file `{}`, which the manifest lists",
+                    promise.path
+                )));
+            };
+            let differs = promise.size.is_some_and(|size| size != shard.size)
+                || promise.sha256.is_some() && promise.sha256 != shard.sha256;
+            if differs {
+                return Err(fail(format!(
+                    "its `{}` is not the one that the manifest lists",
+                    shard.path
+                )));
+            }
+        }
+        let listed = |path: &str| hub.shards.iter().any(|promise| promise.path == path);
+        listing.shards.retain(|shard| listed(&shard.path));
+    }
+    for split in &wanted {
+        if !listing.shards.iter().any(|shard| shard.split == *split) {
+            let mut found: Vec<_> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
+            found.dedup();
+            let found = found.join(", ");
+            return Err(fail(format!(
+                "has no parquet file of the split `{split}`, only of: {found}"
+            )));
+        }
+    }
+    listing.shards.retain(|shard| wanted.contains(&shard.split));
+    listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(listing)
+}
+
+/// The files of one configuration: the only one with all wanted splits, else the one by a usual name.
+fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubListing> {
+    let mut configurations: BTreeMap<String, Vec<HubShard>> = BTreeMap::new();
+    for shard in listing.shards {
+        configurations.entry(configuration(&shard)).or_default().push(shard);
+    }
+    let names: Vec<String> = configurations.keys().cloned().collect();
+    configurations.retain(|_, shards| {
+        wanted
+            .iter()
+            .all(|split| shards.iter().any(|shard| shard.split == *split))
+    });
+    let usual = USUAL.into_iter().find(|name| configurations.contains_key(*name));
+    let name = match (usual, configurations.keys().next()) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(only)) if configurations.len() == 1 => only.clone(),
+        _ => {
+            let reason = match names.as_slice() {
+                [] => "has no parquet files".to_owned(),
+                _ if configurations.is_empty() => {
+                    format!(
+                        "has no folder with all of the splits {}; it has: {}",
+                        wanted.join(", "),
+                        names.join(", ")
+                    )
+                }
+                _ => format!("has several configurations: {}", names.join(", ")),
+            };
+            let repo = listing.repo;
+            return Err(Error::Hub { repo, reason }.because(Cause::LacksFiles));
+        }
+    };
+    listing.shards = configurations.remove(&name).unwrap_or_default();
+    listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(listing)
+}
+
+/// The folder of a file, without the part that names its split.
+fn configuration(shard: &HubShard) -> String {
+    let folder = shard.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    match folder.rsplit_once('/').unwrap_or(("", folder)) {
+        (above, last) if last == shard.split => above.to_owned(),
+        _ => folder.to_owned(),
+    }
+}
+
+impl HubListing {
+    /// True if every name may become a path on this machine.
+    fn is_sound(&self) -> bool {
+        let sound = |shard: &HubShard| shard.file().is_sound();
+        is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
+    }
+}
+
+/// Branch of parquet files that the hub made itself of other formats.
+const CONVERTED: &str = "refs/convert/parquet";
+
+/// Pages of file names that are read before a repository is taken to have no end.
+const PAGES: usize = 500;
+
+/// Questions about one repository.
+pub(super) struct HubApi<'a> {
+    pub repository: Repository<'a>,
+    client: &'a Client,
+    settings: &'a HubSettings,
+}
+
+/// The hub's answer about a revision.
+#[derive(Deserialize)]
+struct Revision {
+    sha: String,
+}
+
+/// The hub's answer about one file or folder.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type", default)]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    oid: String,
+    lfs: Option<LargeFile>,
+}
+
+/// Of a file in large file storage: its SHA-256.
+#[derive(Deserialize)]
+struct LargeFile {
+    oid: String,
+    size: u64,
+}
+
+impl<'a> HubApi<'a> {
+    pub(crate) fn new(repository: Repository<'a>, client: &'a Client, settings: &'a HubSettings) -> Result<Self> {
+        let api = Self {
+            repository,
+            client,
+            settings,
+        };
+        if is_name(repository.name) {
+            Ok(api)
+        } else {
+            Err(api.fail("is no `owner/name`").because(Cause::RepositoryName))
+        }
+    }
+
+    /// An answer that is not the hub's, unless the caller knows another cause.
+    pub(crate) fn fail(&self, reason: impl Into<String>) -> Error {
+        let (repo, reason) = (self.repository.name.into(), reason.into());
+        Error::Hub { repo, reason }.because(Cause::StrangeAnswer)
+    }
+
+    fn refused(&self, trouble: Trouble) -> Error {
+        let told = match &trouble {
+            Trouble::Lasting { status, code, .. } if self.repository.kind == Kind::Model => {
+                self.model_refused(status.map(|status| status.as_u16()), code.as_deref())
+            }
+            _ => None,
+        };
+        let cause = trouble.cause();
+        let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
+        told.unwrap_or_else(|| {
+            self.fail(format!("{} answers: {reason}", shown(&self.settings.endpoint)))
+                .because(cause)
+        })
+    }
+
+    /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
+    fn model_refused(&self, status: Option<u16>, code: Option<&str>) -> Option<Error> {
+        let (name, hub) = (self.repository.name, shown(&self.settings.endpoint));
+        let sign_in = "set `HF_TOKEN` to a token of that account, or run `hf auth login`";
+        let (reason, remedy) = match (code, status) {
+            (Some("GatedRepo"), _) if self.settings.token.is_some() => (
+                "is gated, and the account of this token has no access to it".to_owned(),
+                format!(
+                    "accept its licence at {hub}/{name} with the account whose token `HF_TOKEN` or `hf auth login` holds"
+                ),
+            ),
+            (Some("GatedRepo"), _) => (
+                "is gated: it is given to those who accepted its licence".to_owned(),
+                format!("accept its licence at {hub}/{name}, then {sign_in}"),
+            ),
+            (Some("RevisionNotFound"), _) => (
+                "has no such branch, tag or commit".to_owned(),
+                format!("{hub}/{name}/tree/main shows the branches and tags"),
+            ),
+            (Some("RepoNotFound"), _) | (None, Some(401 | 403 | 404)) => (
+                format!("{hub} knows no such model, or it is not for everyone"),
+                format!("check its name; if it is private or gated, ask for access at {hub}/{name}, then {sign_in}"),
+            ),
+            _ => return None,
+        };
+        Some(Error::Checkpoint {
+            path: name.into(),
+            reason,
+            remedy,
+        })
+    }
+
+    fn address(&self, rest: &str) -> Result<String> {
+        if self.settings.offline {
+            return Err(self
+                .fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set")
+                .because(Cause::Offline));
+        }
+        Ok(format!(
+            "{}/{}/{rest}",
+            self.settings.endpoint,
+            self.repository.questions()
+        ))
+    }
+
+    /// The commit that a branch or tag stands for.
+    pub(crate) fn commit(&self, revision: &str) -> Result<String> {
+        if is_hash(revision, 40) {
+            return Ok(revision.into());
+        }
+        let url = self.address(&format!("revision/{}", encoded(revision)))?;
+        let (json, _) = self.client.document(&url).map_err(|trouble| self.refused(trouble))?;
+        let found: Revision = serde_json::from_slice(&json).map_err(|e| self.fail(format!("its revision: {e}")))?;
+        if is_hash(&found.sha, 40) {
+            Ok(found.sha)
+        } else {
+            Err(self.fail(format!("says that {revision} is commit `{}`", found.sha)))
+        }
+    }
+
+    /// All parquet files at a commit; of the converted branch where a branch or tag has none.
+    fn listing(&self, revision: &str, commit: String) -> Result<HubListing> {
+        let shards_in = |folder| -> Result<Vec<HubShard>> {
+            Ok(self.files(&commit, folder)?.into_iter().filter_map(shard).collect())
+        };
+        let mut shards = shards_in("/data")?;
+        if shards.is_empty() {
+            shards = shards_in("")?;
+        }
+        if shards.is_empty() && revision != CONVERTED && revision != commit {
+            let converted = self
+                .commit(CONVERTED)
+                .map_err(|_| self.fail("has no parquet files").because(Cause::LacksFiles))?;
+            return Ok(HubListing {
+                revision: revision.into(),
+                ..self.listing(CONVERTED, converted)?
+            });
+        }
+        let listing = HubListing {
+            repo: self.repository.name.into(),
+            revision: revision.into(),
+            commit,
+            shards,
+        };
+        if listing.is_sound() {
+            Ok(listing)
+        } else {
+            Err(self.fail("lists a file whose name or hash is not one"))
+        }
+    }
+
+    /// The last bytes of a file.
+    fn tail(&self, commit: &str, shard: &HubShard, bytes: u64) -> Result<Vec<u8>> {
+        let url = self.file_address(commit, &shard.path)?;
+        let found = self.client.from(&url, shard.size.saturating_sub(bytes));
+        found.map_err(|trouble| self.refused(trouble))
+    }
+
+    /// A whole small file.
+    pub(crate) fn document(&self, commit: &str, path: &str) -> Result<Vec<u8>> {
+        let url = self.file_address(commit, path)?;
+        let (bytes, _) = self.client.document(&url).map_err(|trouble| self.refused(trouble))?;
+        Ok(bytes)
+    }
+
+    fn file_address(&self, commit: &str, path: &str) -> Result<String> {
+        // Says that no connection may be made, where none may.
+        self.address("")?;
+        let (endpoint, page) = (&self.settings.endpoint, self.repository.page());
+        Ok(format!("{endpoint}/{page}/resolve/{commit}/{}", encoded_path(path)))
+    }
+
+    /// All files below a folder (`/data`, or nothing for all) at a commit; none where there is no such folder.
+    pub(crate) fn files(&self, commit: &str, folder: &str) -> Result<Vec<RepoFile>> {
+        let mut url = self.address(&format!("tree/{commit}{}?recursive=true", encoded_path(folder)))?;
+        let mut files = Vec::new();
+        for _ in 0..PAGES {
+            let (json, link) = match self.client.document(&url) {
+                Err(Trouble::Lasting {
+                    status: Some(status), ..
+                }) if status.as_u16() == 404 => return Ok(files),
+                other => other.map_err(|trouble| self.refused(trouble))?,
+            };
+            let entries: Vec<Entry> =
+                serde_json::from_slice(&json).map_err(|e| self.fail(format!("its list of files: {e}")))?;
+            files.extend(entries.into_iter().filter(|entry| entry.kind != "directory").map(file));
+            let base = url.parse().map_err(|_| self.fail("no address"))?;
+            match link.as_deref().and_then(next_page) {
+                Some(next) => url = join(&base, next),
+                None => return Ok(files),
+            }
+        }
+        Err(self.fail(format!("its list of files has more than {PAGES} pages")))
+    }
+}
+
+fn file(entry: Entry) -> RepoFile {
+    let (size, blob, sha256) = match entry.lfs {
+        Some(large) => (large.size, large.oid.clone(), Some(large.oid)),
+        None => (entry.size, entry.oid, None),
+    };
+    RepoFile {
+        path: entry.path,
+        size,
+        sha256,
+        blob,
+    }
+}
+
+fn shard(file: RepoFile) -> Option<HubShard> {
+    Some(HubShard {
+        split: split_of(&file.path)?.to_owned(),
+        path: file.path,
+        size: file.size,
+        sha256: file.sha256,
+        blob: file.blob,
+    })
+}
+
+/// The address of `<address>; rel="next"` (RFC 8288).
+fn next_page(link: &str) -> Option<&str> {
+    link.split(',').find_map(|link| {
+        let (address, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        parameters
+            .split(';')
+            .any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next"))
+            .then_some(address)
+    })
 }

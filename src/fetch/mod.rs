@@ -4,19 +4,13 @@
 //! the manifest promises. Its sources are asked in order: the mirror, then the addresses of the manifest.
 
 mod archives;
-mod asking;
-mod blobs;
 mod client;
 mod hub;
-mod listing;
 mod model;
-mod model_files;
-mod places;
-mod policy;
+mod remote;
 pub(crate) mod repository;
 pub(crate) mod shards;
 mod transfer;
-mod wanted;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -26,12 +20,12 @@ use std::thread;
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::client::Client;
 pub use crate::fetch::hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
-pub use crate::fetch::listing::{hub_listing, hub_tail};
+pub use crate::fetch::hub::{hub_listing, hub_tail};
+pub use crate::fetch::model::ModelListing;
 pub use crate::fetch::model::{CachedModel, ModelId, cached_model};
-pub use crate::fetch::model_files::ModelListing;
-pub use crate::fetch::places::{HubPlaces, Remote, Token};
-pub use crate::fetch::policy::{Policy, RetryAfter};
-use crate::fetch::wanted::{Source, Wanted};
+pub use crate::fetch::remote::{HubSettings, Remote, Token};
+pub use crate::fetch::remote::{Policy, RetryAfter};
+use crate::fetch::transfer::{Address, Download};
 use crate::fs::file::lock;
 use crate::manifest::{Form, Manifest};
 
@@ -56,7 +50,7 @@ pub struct Fetched {
     pub folder: PathBuf,
     /// Number of its files.
     pub files: usize,
-    /// How many of them were not there before.
+    /// Number of those that were not there before.
     pub fetched: usize,
     /// Bytes of all its files.
     pub bytes: u64,
@@ -100,20 +94,20 @@ pub fn fetch(manifest: &Manifest, form: Form, remote: &Remote, progress: &dyn Fe
 }
 
 /// The sources, as far as they may be asked.
-fn usable(sources: impl Iterator<Item = Source>, places: &HubPlaces) -> Vec<Source> {
+fn usable(sources: impl Iterator<Item = Address>, settings: &HubSettings) -> Vec<Address> {
     let usable = |source| match source {
-        Source::Url(url) if places.offline => Source::Offline(url),
+        Address::Url(url) if settings.offline => Address::Offline(url),
         other => other,
     };
     sources.map(usable).collect()
 }
 
 /// A file that none of its sources gave.
-fn missing(wanted: &Wanted, place: &Path, sources: Vec<(String, String)>) -> MissingFile {
+fn missing(download: &Download, place: &Path, sources: Vec<(String, String)>) -> MissingFile {
     MissingFile {
-        name: wanted.name.clone(),
-        size: wanted.size,
-        digest: wanted.digest.clone(),
+        name: download.name.clone(),
+        size: download.size,
+        digest: download.digest.clone(),
         place: place.into(),
         sources,
     }

@@ -10,7 +10,7 @@ use crate::manifest::Hub;
 /// The files of a repository as they lie on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// What the revision stood for.
+    /// The commit that the revision stood for.
     pub commit: String,
     /// Split by split, each in the order of its files' names.
     pub shards: Vec<ShardFile>,
@@ -23,7 +23,7 @@ pub(crate) struct ShardFile {
     pub split: String,
     /// Path inside the repository.
     pub name: String,
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
     /// Bytes, where known.
     pub size: Option<u64>,

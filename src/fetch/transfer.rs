@@ -1,22 +1,202 @@
-//! The bytes of one file from one URL, over as many requests as it takes.
+//! One file from the first of its sources that gives the right bytes.
 //!
-//! What an interrupted transfer leaves is continued, by this process or a later one; bytes of several sources that do
-//! not make the right file together are thrown away and fetched once more from this source alone.
+//! Bytes are gathered beside the file's place and get its name only when length and hash are right. An interrupted
+//! transfer is continued, by this process or a later one; bytes of several sources that do not make the right file
+//! together are thrown away and fetched once more from this source alone.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::thread;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+use std::{fs, io, thread};
 
 use ureq::http::HeaderName;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 
 use crate::error::{Error, Result};
 use crate::fetch::FetchProgress;
-use crate::fetch::client::{Client, Trouble, header};
-use crate::fetch::wanted::{Stop, Wanted};
+use crate::fetch::client::{Client, Trouble, encoded_path, header, shown};
+use crate::fs::hash::hash;
 
-/// What came of one request.
+/// An address of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    Url(String),
+    /// A URL that may not be asked.
+    Offline(String),
+    /// A file of a mirror on this machine.
+    Path(PathBuf),
+}
+
+impl Address {
+    /// `<base>/<part>/<part>…` of a mirror that is a URL or a folder.
+    pub(crate) fn of_mirror(base: &str, parts: &[&str]) -> Self {
+        let folder = base.strip_prefix("file://").unwrap_or(base);
+        if folder.contains("://") {
+            let parts: Vec<String> = parts.iter().map(|part| encoded_path(part)).collect();
+            Self::Url(format!("{base}/{}", parts.join("/")))
+        } else {
+            Self::Path(parts.iter().fold(PathBuf::from(folder), |path, part| path.join(part)))
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Url(url) | Self::Offline(url) => shown(url),
+            Self::Path(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// A file that is to be had.
+#[derive(Debug, Clone)]
+pub(super) struct Download {
+    /// Its name in messages.
+    pub name: String,
+    /// Path it belongs at.
+    pub place: PathBuf,
+    /// Path at which its bytes are gathered, on the same device.
+    pub partial: PathBuf,
+    pub size: u64,
+    /// Kind and lower-case hex value of its hash.
+    pub digest: Option<(&'static str, String)>,
+    /// In order of preference.
+    pub sources: Vec<Address>,
+}
+
+/// Why a source did not give a file.
+enum DownloadError {
+    /// Another source may.
+    Address(String),
+    /// Something on this machine is wrong: no source will.
+    Machine(Error),
+}
+
+impl From<Error> for DownloadError {
+    fn from(error: Error) -> Self {
+        Self::Machine(error)
+    }
+}
+
+impl Download {
+    /// Is this file there, with the right length and hash? `Err` of what is wrong with it.
+    pub(crate) fn check(&self, path: &Path) -> Result<Result<(), String>> {
+        let found = match fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err("not there".into())),
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        if found != self.size {
+            return Ok(Err(format!("has {found} bytes instead of {}", self.size)));
+        }
+        match &self.digest {
+            Some((kind, expected)) => {
+                let found = hash(path, kind)?;
+                Ok(if found == *expected {
+                    Ok(())
+                } else {
+                    Err(format!("has {kind} {found} instead of {expected}"))
+                })
+            }
+            None => Ok(Ok(())),
+        }
+    }
+
+    /// Bytes that have arrived already.
+    pub(crate) fn arrived(&self) -> u64 {
+        fs::metadata(&self.partial).map_or(0, |found| found.len().min(self.size))
+    }
+
+    /// Fetches the file; `Ok(Err)` lists every source with its reason.
+    pub(crate) fn obtain(
+        &self,
+        client: &Client,
+        progress: &dyn FetchProgress,
+    ) -> Result<Result<(), Vec<(String, String)>>> {
+        let mut refused = Vec::new();
+        progress.begin(&self.name, self.size, self.arrived());
+        for source in &self.sources {
+            let outcome = match source {
+                Address::Path(path) => self.copy(path, progress),
+                Address::Url(url) => Transfer::new(self, url, client, progress).run(),
+                Address::Offline(_) => {
+                    let reason = "not asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set";
+                    refused.push((source.shown(), reason.into()));
+                    continue;
+                }
+            };
+            match outcome.and_then(|()| Ok(self.accept()?)) {
+                Ok(()) => {
+                    progress.end(&self.name, true);
+                    return Ok(Ok(()));
+                }
+                Err(DownloadError::Address(reason)) => {
+                    progress.note(&format!("{}: {}: {reason}", self.name, source.shown()));
+                    refused.push((source.shown(), reason));
+                }
+                Err(DownloadError::Machine(error)) => {
+                    progress.end(&self.name, false);
+                    return Err(error);
+                }
+            }
+        }
+        progress.end(&self.name, false);
+        Ok(Err(refused))
+    }
+
+    /// The gathered bytes are right: they get the file's name, for good.
+    fn accept(&self) -> Result<()> {
+        let synced = File::open(&self.partial).and_then(|file| file.sync_all());
+        synced.map_err(Error::io("write", &self.partial))?;
+        fs::rename(&self.partial, &self.place).map_err(Error::io("write", &self.place))?;
+        let folder = self.place.parent().unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Error::io("write", folder))
+    }
+
+    pub(crate) fn discard(&self) -> Result<()> {
+        match fs::remove_file(&self.partial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), DownloadError> {
+        let mut source = match File::open(from) {
+            Ok(file) => file,
+            Err(e) => return Err(DownloadError::Address(e.to_string())),
+        };
+        let length = source.metadata().map_or(0, |metadata| metadata.len());
+        if length != self.size {
+            return Err(DownloadError::Address(format!(
+                "has {length} bytes instead of {}",
+                self.size
+            )));
+        }
+        let mut target = File::create(&self.partial).map_err(Error::io("write", &self.partial))?;
+        let mut chunk = vec![0; 1 << 20];
+        let mut copied = 0;
+        loop {
+            let read = match source.read(&mut chunk) {
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(DownloadError::Address(e.to_string())),
+            };
+            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            target.write_all(bytes).map_err(Error::io("write", &self.partial))?;
+            copied += bytes.len() as u64;
+            progress.at(&self.name, copied);
+        }
+        self.check(&self.partial)?.map_err(|reason| match self.discard() {
+            Ok(()) => DownloadError::Address(reason),
+            Err(error) => DownloadError::Machine(error),
+        })
+    }
+}
+
+/// Outcome of one request.
 enum Attempt {
     /// All bytes have arrived, right or wrong.
     Complete,
@@ -27,8 +207,8 @@ enum Attempt {
 }
 
 /// The transfer of a file from one URL.
-pub(super) struct Transfer<'a> {
-    wanted: &'a Wanted,
+struct Transfer<'a> {
+    download: &'a Download,
     url: &'a str,
     client: &'a Client,
     progress: &'a dyn FetchProgress,
@@ -39,9 +219,9 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(wanted: &'a Wanted, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
+    fn new(download: &'a Download, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
         Self {
-            wanted,
+            download,
             url,
             client,
             progress,
@@ -51,11 +231,11 @@ impl<'a> Transfer<'a> {
     }
 
     /// Ends with the right bytes gathered.
-    pub(super) fn run(mut self) -> Result<(), Stop> {
-        let size = self.wanted.size;
+    fn run(mut self) -> Result<(), DownloadError> {
+        let size = self.download.size;
         let policy = &self.client.policy;
         // A hundredth more than ever before is progress: attempts are counted anew, but not for ever.
-        let mut furthest = self.wanted.arrived();
+        let mut furthest = self.download.arrived();
         let mut failed = 0;
         loop {
             let outcome = if self.length()? == Some(size) {
@@ -64,38 +244,40 @@ impl<'a> Transfer<'a> {
                 self.attempt()?
             };
             let (reason, after) = match outcome {
-                Attempt::Complete => match self.wanted.check(&self.wanted.partial)? {
+                Attempt::Complete => match self.download.check(&self.download.partial)? {
                     Ok(()) => return Ok(()),
                     Err(reason) => {
                         let alone = self.alone;
                         self.restart()?;
                         if alone {
-                            return Err(Stop::Source(reason));
+                            return Err(DownloadError::Address(reason));
                         }
                         // Nothing is known against this source yet.
                         (furthest, failed) = (0, 0);
                         continue;
                     }
                 },
-                Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(Stop::Source(reason)),
+                Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(DownloadError::Address(reason)),
                 Attempt::Again(Trouble::Passing { reason, after, .. }) => (reason, after),
                 Attempt::Anew(reason) => {
                     self.restart()?;
                     (reason, None)
                 }
             };
-            let arrived = self.wanted.arrived();
+            let arrived = self.download.arrived();
             if arrived >= furthest + size.div_ceil(100).max(1) {
                 (furthest, failed) = (arrived, 0);
             }
             failed += 1;
             if failed >= policy.tries {
-                return Err(Stop::Source(format!("{reason} ({failed} times without progress)")));
+                return Err(DownloadError::Address(format!(
+                    "{reason} ({failed} times without progress)"
+                )));
             }
             let wait = policy.wait(self.url, failed - 1, after);
             self.progress.note(&format!(
                 "{}: {reason} at byte {arrived}, again in {:.2} s",
-                self.wanted.name,
+                self.download.name,
                 wait.as_secs_f64()
             ));
             thread::sleep(wait);
@@ -104,23 +286,23 @@ impl<'a> Transfer<'a> {
 
     /// Bytes gathered; more than there can be are thrown away.
     fn length(&mut self) -> Result<Option<u64>> {
-        match fs::metadata(&self.wanted.partial) {
-            Ok(found) if found.len() > self.wanted.size => self.restart().map(|()| None),
+        match fs::metadata(&self.download.partial) {
+            Ok(found) if found.len() > self.download.size => self.restart().map(|()| None),
             Ok(found) => Ok(Some(found.len())),
             Err(_) => Ok(None),
         }
     }
 
     fn restart(&mut self) -> Result<()> {
-        self.wanted.discard()?;
+        self.download.discard()?;
         (self.alone, self.etag) = (true, None);
-        self.progress.at(&self.wanted.name, 0);
+        self.progress.at(&self.download.name, 0);
         Ok(())
     }
 
     /// One request for what is missing.
     fn attempt(&mut self) -> Result<Attempt> {
-        let size = self.wanted.size;
+        let size = self.download.size;
         let from = self.length()?.unwrap_or(0);
         if from == 0 {
             self.alone = true;
@@ -171,8 +353,8 @@ impl<'a> Transfer<'a> {
 
     /// Appends what a server sends to the bytes before `from`.
     fn receive(&mut self, from: u64, body: &mut dyn Read) -> Result<Attempt> {
-        let size = self.wanted.size;
-        let partial = &self.wanted.partial;
+        let size = self.download.size;
+        let partial = &self.download.partial;
         let failed = || Error::io("write", partial);
         let mut options = OpenOptions::new();
         let mut file = options
@@ -205,7 +387,7 @@ impl<'a> Transfer<'a> {
                 ))));
             }
             file.write_all(bytes).map_err(failed())?;
-            self.progress.at(&self.wanted.name, at);
+            self.progress.at(&self.download.name, at);
             if since.0.elapsed() >= window {
                 if at - since.1 < least && at < size {
                     return Ok(Attempt::Again(Trouble::passing("too slow")));
@@ -222,8 +404,8 @@ impl<'a> Transfer<'a> {
     }
 }
 
-fn wrong_length(found: u64, wanted: u64) -> Trouble {
-    Trouble::lasting(format!("has {found} bytes instead of {wanted}"))
+fn wrong_length(found: u64, expected: u64) -> Trouble {
+    Trouble::lasting(format!("has {found} bytes instead of {expected}"))
 }
 
 /// First byte and length of the whole file, of `bytes 5-9/10` (RFC 9110, 14.4).

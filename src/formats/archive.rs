@@ -14,7 +14,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::error::{Cause, Error, Result};
 
-/// How much one archive may unpack to.
+/// Limits of the unpacked size of one archive.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     /// Files and folders. The largest real archive has 14,781 (the annotations of Oxford Pets).
@@ -208,7 +208,7 @@ impl Unpacking<'_> {
         Ok(bytes)
     }
 
-    /// Where the current entry goes; `None` for junk and for the root folder itself.
+    /// Target of the current entry; `None` for junk and for the root folder itself.
     fn place(&self) -> Result<Option<PathBuf>> {
         let parts = plain_parts(&self.at).map_err(|reason| self.refused(reason))?;
         let is_junk = |part: &&str| *part == "__MACOSX" || part.starts_with("._") || *part == ".DS_Store";

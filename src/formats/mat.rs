@@ -26,7 +26,7 @@ pub struct Array {
     pub data: Data,
 }
 
-/// What an [`Array`] holds.
+/// Contents of an [`Array`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
     /// Every numeric and logical class, widened to `f64` (64-bit integers above 2⁵³ are rounded).
@@ -105,7 +105,7 @@ impl MatFile {
     /// Reads a file in memory.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// Description of the fault, for people.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let is_hdf5 = |at| {
             bytes

@@ -119,7 +119,7 @@ pub fn temporary(path: &Path) -> PathBuf {
 /// Writes a file and returns when its bytes are on the disk.
 ///
 /// # Errors
-/// What the system says.
+/// The error of the system.
 pub fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;

@@ -4,11 +4,10 @@ use std::env;
 use std::path::PathBuf;
 
 pub mod file;
-pub(crate) mod hash;
+pub mod hash;
 pub(crate) mod space;
-pub mod stamps;
 
-/// Where unpacked data and hashes of large files are kept: `KSHOT_CACHE`, else in the platform's cache folder.
+/// The folder of unpacked data and of hashes of large files: `KSHOT_CACHE`, else in the platform's cache folder.
 #[must_use]
 pub fn cache_folder() -> PathBuf {
     let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Whether the accuracy of one cell changed, from answers that are paired image by image.
+//! Tests of a change in one cell's accuracy, from answers that are paired image by image.
 //!
 //! With D_g the change that the group g of dependent test images makes to the accuracy, Δ = Σ D_g the change, w_g the
 //! group's share of the accuracy (Σ w_g = 1) and m the margin:
@@ -18,7 +18,7 @@
 use crate::gate::noise::RunNoise;
 use crate::statistics::exact;
 use crate::statistics::exact::Tails;
-use crate::statistics::{Interval, normal, student};
+use crate::statistics::{Interval, distribution};
 
 /// Power for which the smallest loss is stated.
 pub const POWER: f64 = 0.8;
@@ -30,11 +30,11 @@ const STEPS: usize = 8;
 pub struct Group {
     /// Share of the accuracy that its images carry; the shares of all groups add up to 1.
     pub weight: f64,
-    /// What it adds to the change in accuracy: between −`weight` and `weight`.
+    /// Its part of the change in accuracy: between −`weight` and `weight`.
     pub change: f64,
 }
 
-/// What the images of one cell say about a change.
+/// Evidence of a change in the images of one cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// Change in accuracy, between −1 and 1.
@@ -90,14 +90,14 @@ impl Evidence {
         let (m, s, v) = (self.margin, self.mean_weight, self.variance);
         // 2^−j ≤ level for j lost groups, and so many on four nights of five.
         let fewest = (-level.log2()).ceil();
-        let mut loss = (fewest + normal::quantile(POWER) * fewest.sqrt()) * s;
+        let mut loss = (fewest + distribution::normal_quantile(POWER) * fewest.sqrt()) * s;
         // A larger loss has more degrees of freedom and needs a smaller t: from above, the loss settles in a few steps.
         let mut by_margin = 1.0;
         for _ in 0..STEPS {
             let lost = by_margin * s;
             let uncertainty = v * v / self.degrees + lost * s * s;
             let degrees = ((v + lost) * (v + lost) / uncertainty).max(1.0);
-            let distance = student::quantile(1.0 - level, degrees) + student::quantile(POWER, degrees);
+            let distance = distribution::t_quantile(1.0 - level, degrees) + distribution::t_quantile(POWER, degrees);
             // (L − m)² = k² (V + L s), solved for the larger L.
             let k2 = distance * distance;
             let middle = m + k2 * s / 2.0;
@@ -143,7 +143,7 @@ impl Spread {
     /// Probability of so small a `distance` from a bound, or a smaller one, when the truth lies on the bound.
     fn below(self, distance: f64) -> f64 {
         if self.variance > 0.0 {
-            student::cdf(distance / self.variance.sqrt(), self.degrees)
+            distribution::t_cdf(distance / self.variance.sqrt(), self.degrees)
         } else {
             1.0 // not an image changed
         }
@@ -176,7 +176,7 @@ fn interval(groups: &[Group], change: f64, noise: Option<RunNoise>) -> Option<In
     }
     let spread = Spread::with(squares, fourths, noise);
     let half = if spread.variance > 0.0 {
-        student::quantile(0.975, spread.degrees) * spread.variance.sqrt()
+        distribution::t_quantile(0.975, spread.degrees) * spread.variance.sqrt()
     } else {
         0.0
     };

@@ -1,24 +1,23 @@
-//! A results folder, live or compact, as the gate reads it: every cell whole, and all that is wrong named.
+//! A results folder, live or compact, as the gate reads it: every cell whole, with its machine and the images that were
+//! asked and answered rightly, and all that is wrong named.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, fs};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::Shots;
 use crate::error::{Error, Result};
-use crate::gate::images::{Images, Right, Shared};
-use crate::gate::place::Place;
 use crate::gate::problem::{Kind, Problem, Role};
 use crate::prediction::{Prediction, Reading};
 use crate::statistics::metric::{Headline, Metrics};
 use crate::store::control::Controls;
-use crate::store::predictions;
 use crate::store::record::{CellKey, Record};
-use crate::store::{Reader, Store};
+use crate::store::{Reader, Store, predictions};
 
 /// A cell that can be compared: what the gate needs of its record and its predictions.
 #[derive(Debug, Clone)]
@@ -40,7 +39,7 @@ pub struct Cell {
     /// Fingerprint of its predictions.
     pub predictions_sha256: String,
     /// The device and version that computed it.
-    pub place: Place,
+    pub place: Machine,
     /// Its test images, in order of their ids.
     pub images: Images,
     /// Which answers are right.
@@ -50,13 +49,13 @@ pub struct Cell {
 /// All cells of a folder.
 #[derive(Debug)]
 pub struct Folder {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// What it is to the gate.
+    /// Its role for the gate.
     pub role: Role,
     /// Cells that can be compared.
     pub cells: BTreeMap<CellKey, Cell>,
-    /// What is wrong with the others.
+    /// Faults of the others.
     pub problems: Vec<Problem>,
     /// Keys of cells that are there but cannot be compared.
     unusable: BTreeSet<CellKey>,
@@ -116,7 +115,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Whether the folder has something to say about this cell, be it that it cannot be used.
+    /// True if the folder has something to say about this cell, be it that it cannot be used.
     #[must_use]
     pub fn mentions(&self, key: &CellKey) -> bool {
         self.cells.contains_key(key)
@@ -274,7 +273,7 @@ fn whole(store: &Store, reader: &mut Reader<'_>, run_id: &str, shared: &mut Shar
     let (images, right) = shared.images(rows, record.reading);
     let cell = Cell {
         value: record.value(),
-        place: Place::of(&record),
+        place: Machine::of(&record),
         run_id: record.run_id,
         classes: shared.classes(record.classes),
         split_sha256: record.split_sha256,
@@ -303,4 +302,192 @@ fn unsound(record: &Record, rows: &[Prediction]) -> Option<String> {
         let stated = record.value();
         format!("its record states an accuracy of {stated}, its predictions give {again}")
     })
+}
+
+/// One test image; texts are told apart by 64 bits of a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Image {
+    /// Its path in the dataset.
+    pub id: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its true class.
+    pub truth: u32,
+    /// Its group; `None`: its own.
+    pub group: Option<u64>,
+}
+
+/// Test images in order of their ids.
+pub type Images = Arc<[Image]>;
+
+/// Which answers are right, in the order of the images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Right(Vec<u64>);
+
+impl Right {
+    /// One bit an answer.
+    #[must_use]
+    pub fn of(answers: impl IntoIterator<Item = bool>) -> Self {
+        let mut words = Vec::new();
+        for (i, right) in answers.into_iter().enumerate() {
+            if i.is_multiple_of(64) {
+                words.push(0);
+            }
+            if let Some(word) = words.last_mut() {
+                *word |= u64::from(right) << (i % 64);
+            }
+        }
+        words.shrink_to_fit();
+        Self(words)
+    }
+
+    /// The answer to image `i`.
+    #[must_use]
+    pub fn get(&self, i: usize) -> bool {
+        self.0.get(i / 64).is_some_and(|word| word >> (i % 64) & 1 == 1)
+    }
+}
+
+/// Lists that cells have in common, each of them once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    images: HashMap<u64, Vec<Images>>,
+    classes: HashMap<u64, Vec<Arc<[String]>>>,
+}
+
+impl Shared {
+    /// The images of `rows`, and which of them have a right answer by `reading`.
+    pub fn images(&mut self, mut rows: Vec<Prediction>, reading: Reading) -> (Images, Right) {
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        let right = Right::of(rows.iter().map(|row| row.correct(reading)));
+        let image = |row: &Prediction| Image {
+            id: hash(&row.id),
+            bytes: hash(&row.sha256),
+            truth: row.truth,
+            group: row.group.as_ref().map(hash),
+        };
+        (once(&mut self.images, rows.iter().map(image).collect()), right)
+    }
+
+    /// The class list.
+    pub fn classes(&mut self, classes: Vec<String>) -> Arc<[String]> {
+        once(&mut self.classes, classes.into())
+    }
+}
+
+fn once<T: Hash + PartialEq>(known: &mut HashMap<u64, Vec<Arc<[T]>>>, list: Arc<[T]>) -> Arc<[T]> {
+    let alike = known.entry(hash(&list)).or_default();
+    if let Some(found) = alike.iter().find(|found| **found == list) {
+        return Arc::clone(found);
+    }
+    alike.push(Arc::clone(&list));
+    list
+}
+
+fn hash(value: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The facts that two runs of one cell have to share to come out the same to the byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// As records tell it: `cpu`, or `cuda:` and a name.
+    device: String,
+    /// Devices of that kind.
+    devices: usize,
+    /// Threads on the CPU; elsewhere they compute nothing that counts.
+    threads: usize,
+    /// The kind of backend: `local`, or a service.
+    backend: String,
+    dtype: String,
+    recipe: u32,
+}
+
+impl Machine {
+    /// The place where a cell was made, and by which version of the numbers.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        let timing = &record.timing;
+        let on_cpu = timing.device.is_empty() || timing.device == "cpu";
+        Self {
+            device: if on_cpu { "cpu".into() } else { timing.device.clone() },
+            devices: timing.devices,
+            threads: if on_cpu { timing.threads } else { 0 },
+            backend: record.backend.clone(),
+            dtype: record.dtype.clone(),
+            recipe: record.recipe,
+        }
+    }
+
+    /// True if two runs, one here and one there, of unchanged code give the same predictions: both on a CPU of this
+    /// machine's process, in the same way. GPUs add in whatever order their threads come, services promise nothing.
+    #[must_use]
+    pub fn repeats(&self, other: &Self) -> bool {
+        self == other && self.device == "cpu" && self.backend == "local"
+    }
+
+    /// The differences of this from where the baseline was made.
+    #[must_use]
+    pub fn beside(&self, baseline: &Self) -> String {
+        if self == baseline {
+            format!("on {self}, where runs differ by themselves")
+        } else {
+            format!("on {self}, the baseline on {baseline}")
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.device)?;
+        if self.devices > 1 {
+            write!(f, " × {}", self.devices)?;
+        }
+        if self.device == "cpu" {
+            let plural = if self.threads == 1 { "" } else { "s" };
+            write!(f, " with {} thread{plural}", self.threads)?;
+        }
+        if self.backend != "local" {
+            write!(f, " by {}", self.backend)?;
+        }
+        write!(f, " in {}, recipe {}", self.dtype, self.recipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_those_that_were_given() {
+        let answers: Vec<bool> = (0..200).map(|i| i % 3 == 0 || i == 64).collect();
+        let right = Right::of(answers.iter().copied());
+        assert!((0..200).all(|i| right.get(i) == answers[i]));
+        assert!(!right.get(200) && !right.get(10_000));
+    }
+
+    #[test]
+    fn the_same_images_are_kept_once() {
+        let row = |i: u32, answer| Prediction {
+            id: format!("test/{i}.png"),
+            sha256: "ab".into(),
+            group: None,
+            truth: 1,
+            free_text: None,
+            free_class: None,
+            trie_class: None,
+            likelihood_class: Some(answer),
+            log_probs: None,
+        };
+        let mut shared = Shared::default();
+        let (one, right) = shared.images(vec![row(1, 1), row(2, 0)], Reading::Likelihood);
+        let (other, wrong) = shared.images(vec![row(2, 1), row(1, 0)], Reading::Likelihood);
+        assert!(Arc::ptr_eq(&one, &other), "whatever the order of the rows");
+        assert_eq!(
+            [right.get(0), right.get(1), wrong.get(0), wrong.get(1)],
+            [true, false, false, true]
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use crate::gate::problem::Problem;
 use crate::gate::report::{CellNoiseFrom, CellReport, Report, Verdict};
-use crate::gate::wording;
+use crate::gate::text;
 use crate::report::figure::MICRO_CAVEAT;
 use crate::store::record::CellKey;
 
@@ -34,7 +34,7 @@ impl Report {
         let (mut failed, mut in_error) = (0, 0);
         for key in &keys {
             let class = format!("{}.{}.{}", key.dataset, key.protocol, key.learner);
-            let name = format!("{}, seed {}", wording::shots(key.shots), key.seed);
+            let name = format!("{}, seed {}", text::shots(key.shots), key.seed);
             let cell = compared.get(key).copied();
             let problems = errors.get(&Some(*key)).map_or(&[][..], Vec::as_slice);
             let unknown = cell.is_some_and(|cell| cell.verdict == Verdict::NoiseUnknown);
@@ -53,13 +53,13 @@ impl Report {
         let mut properties = String::new();
         let caveat = if self.micro { MICRO_CAVEAT } else { "" };
         for (name, value) in [
-            ("outcome", wording::headline(self)),
+            ("outcome", text::headline(self)),
             ("results", self.results.clone()),
             ("baseline", self.baseline.clone()),
-            ("margin_points", wording::plain(self.margin_points)),
-            ("level", wording::plain(self.level)),
+            ("margin_points", text::plain(self.margin_points)),
+            ("level", text::plain(self.level)),
             ("family", self.family.to_string()),
-            ("noise", wording::noise(self).join(" ")),
+            ("noise", text::noise(self).join(" ")),
             ("caveat", caveat.to_owned()),
         ] {
             let (name, value) = (escaped(name), escaped(&value));
@@ -81,7 +81,7 @@ fn case(class: &str, name: &str, problems: &[&Problem], cell: Option<&CellReport
         inside += &element("error", first.kind.name(), &all.join("\n"), first.remedy());
     }
     if let Some(cell) = cell {
-        let finding = wording::finding(cell);
+        let finding = text::finding(cell);
         if problems.is_empty()
             && let Some(CellNoiseFrom::Unknown { places }) = &cell.noise_from
         {

@@ -13,34 +13,29 @@
 //!   └────▶ repeats · seeds ─▶ noise ──┘
 //! ```
 
-pub mod accept;
+pub mod baseline;
 pub mod change;
 pub mod folder;
-pub mod images;
 pub mod junit;
-pub mod markdown;
 pub mod noise;
 pub mod pair;
-pub mod place;
 pub mod problem;
-pub mod repeats;
 pub mod report;
 pub mod text;
-mod wording;
 
 use std::collections::BTreeMap;
 
 use crate::gate::change::Evidence;
 use crate::gate::folder::{Cell, Folder};
 use crate::gate::noise::{CellNoise, Noise, RunNoise};
-use crate::gate::pair::{Frame, Paired, differences};
+use crate::gate::pair::{ImageWeights, Paired, differences};
 use crate::gate::problem::{Kind, Problem};
 use crate::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
 use crate::statistics::Interval;
-use crate::statistics::holm::holm;
+use crate::statistics::exact::holm;
 use crate::store::record::CellKey;
 
-/// What counts as a loss.
+/// Limits from which on a change counts as a loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Losses up to here are borne: a share, 0.005 is half a point.
@@ -69,7 +64,7 @@ impl Family {
         }
     }
 
-    /// Whether any loss is shown.
+    /// True if any loss is shown.
     #[must_use]
     pub fn is_red(&self, level: f64) -> bool {
         self.losses.iter().any(|p| *p <= level)
@@ -98,7 +93,7 @@ pub fn judge(
             Some(new) => {
                 let found = differences(old, new);
                 if found.is_empty() {
-                    let known = Known::of(key, (old, new), noise, &seeds);
+                    let known = KnownNoise::of(key, (old, new), noise, &seeds);
                     compared.push(Compared::of(key, (old, new), known, settings.margin));
                 }
                 errors.extend(
@@ -194,7 +189,7 @@ fn of_seeds(baseline: &Folder) -> Noise {
 }
 
 /// Knowledge of the run-to-run noise between two runs of a cell.
-enum Known {
+enum KnownNoise {
     /// There is none: they are the same, or would be if nothing had changed.
     None,
     Measured(RunNoise),
@@ -202,7 +197,7 @@ enum Known {
     Unknown(String),
 }
 
-impl Known {
+impl KnownNoise {
     fn of(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> Self {
         if let Some(noise) = measured.at(key, &new.place) {
             return Self::Measured(noise);
@@ -234,13 +229,13 @@ struct Compared<'a> {
     groups: (usize, usize),
     wins: usize,
     losses: usize,
-    known: Known,
+    known: KnownNoise,
     evidence: Evidence,
 }
 
 impl<'a> Compared<'a> {
-    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), known: Known, margin: f64) -> Self {
-        let Paired { groups, wins, losses } = Frame::of(&old.images, old.headline).pair(&old.right, &new.right);
+    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), known: KnownNoise, margin: f64) -> Self {
+        let Paired { groups, wins, losses } = ImageWeights::of(&old.images, old.headline).pair(&old.right, &new.right);
         let mut evidence = Evidence::of(&groups, margin, known.noise());
         if old.predictions_sha256 == new.predictions_sha256 {
             (evidence.loss, evidence.gain) = (1.0, 1.0); // no noise can have done that
@@ -259,7 +254,7 @@ impl<'a> Compared<'a> {
 
     /// True if it can be told from noise at all.
     fn is_judged(&self) -> bool {
-        !matches!(self.known, Known::Unknown(_))
+        !matches!(self.known, KnownNoise::Unknown(_))
     }
 
     fn report(&self, (loss, gain): (f64, f64), level: f64, family: usize) -> CellReport {
@@ -301,9 +296,9 @@ impl<'a> Compared<'a> {
             changed_groups: self.groups.1,
             noise_points: self.known.noise().map(|noise| points(noise.variance.sqrt())),
             noise_from: match &self.known {
-                Known::None | Known::Measured(_) => None,
-                Known::Seeds(_, places) => Some(CellNoiseFrom::Seeds { places: places.clone() }),
-                Known::Unknown(places) => Some(CellNoiseFrom::Unknown { places: places.clone() }),
+                KnownNoise::None | KnownNoise::Measured(_) => None,
+                KnownNoise::Seeds(_, places) => Some(CellNoiseFrom::Seeds { places: places.clone() }),
+                KnownNoise::Unknown(places) => Some(CellNoiseFrom::Unknown { places: places.clone() }),
             },
             degrees: evidence.degrees,
             p_exact: judged(evidence.exact_loss),

@@ -1,4 +1,4 @@
-//! How much the accuracy of a cell changes between runs in which nothing was changed.
+//! Noise: the change of a cell's accuracy between runs in which nothing was changed.
 //!
 //! With K runs of one cell on the same images, U is the mean of Δ² over all pairs of runs, which is twice the variance
 //! of their accuracies and has K − 1 degrees of freedom, and V the mean of Σ D_g² (see [change](crate::gate::change)): what
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::fs::file;
-use crate::gate::place::Place;
+use crate::gate::folder::Machine;
 use crate::store::record::CellKey;
 
 /// Version of `noise.json`.
@@ -27,7 +27,7 @@ pub const SCHEMA: u32 = 1;
 /// Its name, beside the baseline that it was measured with.
 pub const FILE: &str = "noise.json";
 
-/// What the test of one cell has to allow for.
+/// Noise that the test of one cell has to allow for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RunNoise {
     /// τ²: variance of a change in accuracy (a share, squared) beyond what independent images explain.
@@ -49,7 +49,7 @@ pub struct Noise {
     pub cells: Vec<CellNoise>,
 }
 
-/// What repeated runs of one cell gave.
+/// Results of repeated runs of one cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CellNoise {
@@ -145,7 +145,7 @@ impl Noise {
         Self { schema: SCHEMA, cells }
     }
 
-    /// What was stored beside a baseline; `None` where nothing was.
+    /// The noise stored beside a baseline; `None` where none was.
     ///
     /// # Errors
     /// [`Error::Malformed`] when the file is torn or of an unknown schema, [`Error::Io`] when it cannot be read.
@@ -204,7 +204,7 @@ impl Noise {
     /// was made there as well, or they were made in several places and differ. From runs of one machine, which may well
     /// be the same to the byte, nothing follows for another one.
     #[must_use]
-    pub fn at(&self, key: &CellKey, place: &Place) -> Option<RunNoise> {
+    pub fn at(&self, key: &CellKey, place: &Machine) -> Option<RunNoise> {
         let place = place.to_string();
         let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
         let places: BTreeSet<&String> = self.cells.iter().filter(alike).flat_map(|c| &c.places).collect();

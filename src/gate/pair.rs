@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::gate::change::Group;
 use crate::gate::folder::Cell;
-use crate::gate::images::{Image, Images, Right};
+use crate::gate::folder::{Image, Images, Right};
 use crate::gate::problem::Kind;
 use crate::statistics::metric::Headline;
 
@@ -92,7 +92,7 @@ fn test_images(old: &Images, new: &Images) -> Option<String> {
 
 /// The test images of a cell: what each is worth, and which belong together.
 #[derive(Debug)]
-pub struct Frame {
+pub struct ImageWeights {
     /// Share of the headline accuracy of each image, in order of ids.
     worth: Vec<f64>,
     /// Group of each image.
@@ -101,7 +101,7 @@ pub struct Frame {
     groups: Vec<f64>,
 }
 
-/// How the answers to the images differ between two runs.
+/// Differences between the answers of two runs to the images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Paired {
     /// All groups, changed or not.
@@ -112,7 +112,7 @@ pub struct Paired {
     pub losses: usize,
 }
 
-impl Frame {
+impl ImageWeights {
     /// The images of `rows`, which are sorted by id. With mean per-class accuracy an image is worth
     /// 1 / (classes × images of its class), otherwise 1 / images.
     #[must_use]
@@ -153,7 +153,7 @@ impl Frame {
         scores
     }
 
-    /// How two runs on these images differ.
+    /// Differences between two runs on these images.
     #[must_use]
     pub fn pair(&self, baseline: &Right, results: &Right) -> Paired {
         let mut groups: Vec<Group> = self

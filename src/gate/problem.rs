@@ -1,4 +1,4 @@
-//! What keeps a cell from being compared. Each is reported, and none is compared away.
+//! Problems that keep a cell from being compared. Each is reported, and none is compared away.
 
 use serde::Serialize;
 
@@ -7,23 +7,23 @@ use crate::store::record::CellKey;
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// What kind it is.
+    /// Its kind.
     pub kind: Kind,
     /// Which folder it is about.
     pub role: Role,
     /// The cell, where it can be told.
     pub cell: Option<CellKey>,
-    /// What was found, in a sentence.
+    /// The finding, in a sentence.
     pub finding: String,
 }
 
-/// What a folder is to the gate.
+/// Role of a folder for the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The results that are judged.
     Results,
-    /// What they are judged by.
+    /// The results they are judged by.
     Baseline,
     /// An unchanged run of the baseline.
     Repeat,
@@ -54,7 +54,7 @@ pub enum Kind {
 }
 
 impl Problem {
-    /// What to do about it.
+    /// The remedy.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match (self.kind, &self.cell) {
@@ -95,7 +95,7 @@ impl Kind {
         }
     }
 
-    /// Whether a new baseline does away with it: the results are sound, only not those that were expected.
+    /// True if a new baseline does away with it: the results are sound, only not those that were expected.
     #[must_use]
     pub fn ends_with_a_new_baseline(self) -> bool {
         matches!(

@@ -1,10 +1,9 @@
-//! What the gate found, with every number behind it.
+//! Findings of the gate, with every number behind them.
 
 use serde::Serialize;
 
 use crate::gate::noise::Pool;
 use crate::gate::problem::Problem;
-use crate::gate::wording;
 use crate::statistics::Interval;
 use crate::store::record::CellKey;
 
@@ -16,7 +15,7 @@ pub const SCHEMA: u32 = 1;
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// What it comes to.
+    /// Its outcome.
     pub outcome: Outcome,
     /// The folder that was judged.
     pub results: String,
@@ -30,11 +29,11 @@ pub struct Report {
     pub family: usize,
     /// Some of it is from miniature datasets or micro models.
     pub micro: bool,
-    /// Where the noise is known from.
+    /// Source of the noise.
     pub noise_from: NoiseSource,
     /// Run-to-run noise by learner and shots; empty when it was not measured.
     pub noise: Vec<Pool>,
-    /// What could not be compared.
+    /// Faults that kept cells from being compared.
     pub errors: Vec<Problem>,
     /// Cells that the baseline lacks.
     pub new_cells: Vec<CellKey>,
@@ -42,7 +41,7 @@ pub struct Report {
     pub cells: Vec<CellReport>,
 }
 
-/// What a report comes to.
+/// Outcome of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -56,7 +55,7 @@ pub enum Outcome {
     Error,
 }
 
-/// Where the run-to-run noise is known from.
+/// Source of the run-to-run noise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum NoiseSource {
@@ -96,7 +95,7 @@ pub struct CellReport {
     pub run_id: String,
     /// Its run in the baseline.
     pub baseline_run_id: String,
-    /// What was found.
+    /// Findings.
     pub verdict: Verdict,
     /// Test images.
     pub images: usize,
@@ -141,7 +140,7 @@ pub struct CellReport {
     pub finds_in_family_points: Option<f64>,
 }
 
-/// What was found of one cell.
+/// Verdict on one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -180,7 +179,12 @@ impl Report {
     /// The commands that measure the run-to-run noise.
     #[must_use]
     pub fn how_to_measure(&self) -> String {
-        wording::how_to_measure(&self.results, &self.baseline)
+        let Self { results, baseline, .. } = self;
+        format!(
+            "run the baseline's code once more, unchanged, on a machine like tonight's: `kshot sweep --config \
+             {baseline}/sweep.toml --set name=\"repeat\"`; then `kshot gate {results} --baseline {baseline} --repeat \
+             results/repeat`"
+        )
     }
 
     /// As JSON.

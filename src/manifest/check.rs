@@ -1,4 +1,4 @@
-//! What a manifest must not say.
+//! Checks of a manifest.
 
 use std::path::Path;
 

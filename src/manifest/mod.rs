@@ -1,16 +1,14 @@
-//! `datasets/*.toml`: what a dataset is made of, how it is laid out, and what must be found in it.
+//! `datasets/*.toml`: the files of a dataset, its layout, the forms in which it can be had and what must be found in it.
 
 mod check;
-mod form;
-mod need;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Protocol;
 use crate::error::{Error, Result};
-pub use crate::manifest::form::{CoopPaths, Form, Hub, OwnParquet, OwnShard, Shard, TableForm};
 
 /// One dataset as described by its TOML file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -20,7 +18,7 @@ pub struct Manifest {
     pub name: String,
     /// One line for people.
     pub title: String,
-    /// How archives and labels are arranged.
+    /// Arrangement of archives and labels.
     pub layout: Layout,
     /// Licence of images and labels.
     pub licence: String,
@@ -28,7 +26,7 @@ pub struct Manifest {
     pub citation: String,
     /// Page of its makers.
     pub homepage: Option<String>,
-    /// Whether the stand-in models met these concepts in pre-training.
+    /// Relation of the concepts to the stand-in models' pre-training.
     pub regime: Option<Regime>,
     /// Small stand-in: its numbers say nothing about the real dataset.
     #[serde(default)]
@@ -68,22 +66,22 @@ pub struct Manifest {
     /// Which form is taken where a protocol allows both.
     #[serde(default)]
     pub prefer: Form,
-    /// How CoOp's split and index files name the images.
+    /// Form of the images' names in CoOp's split and index files.
     pub coop: Option<CoopPaths>,
     /// Archives and label files.
     #[serde(default, rename = "file")]
     pub files: Vec<SourceFile>,
-    /// What must be found.
+    /// Numbers of classes and images that must be found.
     pub expect: Option<Expect>,
     /// Folder of the manifest: what relative paths are relative to.
     #[serde(skip)]
     pub folder: PathBuf,
-    /// Where files without a `path` were downloaded to.
+    /// Folder that files without a `path` were downloaded to.
     #[serde(skip)]
     pub downloads: PathBuf,
 }
 
-/// How archives and labels are arranged: one per official form.
+/// Arrangement of archives and labels: one per official form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
@@ -103,7 +101,7 @@ pub enum Layout {
     Parquet,
 }
 
-/// Whether the concepts of a micro dataset were met in the pre-training of the stand-in models.
+/// Relation of a micro dataset's concepts to the pre-training of the stand-in models: met there or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Regime {
@@ -126,16 +124,16 @@ impl std::fmt::Display for Regime {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
-    /// What it is for; each layout names its own.
+    /// Its use; each layout names its own.
     pub role: String,
     /// Its official name.
     pub name: String,
-    /// Where it lies, relative to the manifest; without it the file is downloaded.
+    /// Path relative to the manifest; without it the file is downloaded.
     pub path: Option<PathBuf>,
-    /// Where it can be had, in order of preference.
+    /// Addresses that have it, in order of preference.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// Where it was once: nothing answers there any more.
+    /// Former addresses: nothing answers there any more.
     #[serde(default)]
     pub dead_urls: Vec<String>,
     /// Bytes.
@@ -194,7 +192,7 @@ impl Manifest {
         self.files.iter().find(|file| file.role == role)
     }
 
-    /// Where a file lies on this machine, or would lie.
+    /// Path of a file on this machine, whether it is there or not.
     pub(crate) fn place(&self, file: &SourceFile) -> PathBuf {
         match &file.path {
             Some(path) => self.resolve(path),
@@ -208,7 +206,7 @@ impl Manifest {
     }
 }
 
-/// Whether a dataset may have this name: it is the stem of a file, and part of ids and folders.
+/// Checks that a dataset may have this name: it is the stem of a file, and part of ids and folders.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
@@ -263,6 +261,204 @@ fn names(datasets: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// In which form a dataset came to this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Archives and label files in the official layout, or a folder on this machine.
+    #[default]
+    Archive,
+    /// Parquet files of a Hugging Face dataset repository.
+    Hub,
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Archive => "archive",
+            Self::Hub => "hub",
+        })
+    }
+}
+
+/// A Hugging Face dataset repository that holds images and labels as parquet files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    /// `owner/name`.
+    pub repo: String,
+    /// Commit, branch or tag; what it stood for is kept with the files.
+    pub revision: String,
+    /// Column of images: a struct of `bytes` and `path`.
+    #[serde(default = "image_column")]
+    pub image: String,
+    /// Column of labels: integers whose names are in the files' metadata.
+    #[serde(default = "label_column")]
+    pub label: String,
+    /// Splits that shots are drawn from: the first part of a file's name, `train-00000-of-00001.parquet`.
+    #[serde(default = "train_split")]
+    pub train: Vec<String>,
+    /// Validation splits: part of the pool under `clean`, left alone under `tinker`.
+    #[serde(default)]
+    pub val: Vec<String>,
+    /// Splits that are only ever predicted.
+    #[serde(default = "test_split")]
+    pub test: Vec<String>,
+    /// The files with their sizes and hashes where these are known; else the repository is asked.
+    #[serde(default, rename = "shard")]
+    pub shards: Vec<Shard>,
+    /// Numbers that must be found, validation images counted with the pool.
+    pub expect: Option<Expect>,
+}
+
+fn image_column() -> String {
+    "image".into()
+}
+fn label_column() -> String {
+    "label".into()
+}
+fn train_split() -> Vec<String> {
+    vec!["train".into()]
+}
+fn test_split() -> Vec<String> {
+    vec!["test".into()]
+}
+
+/// Parquet files on this machine that hold images and labels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnParquet {
+    /// Column of images: a struct of `bytes` and `path`, or bytes.
+    pub image: String,
+    /// Column of labels.
+    pub label: String,
+    /// Splits that shots are drawn from.
+    pub train: Vec<String>,
+    /// Validation splits: part of the pool.
+    #[serde(default)]
+    pub val: Vec<String>,
+    /// Splits that are only ever predicted.
+    #[serde(default)]
+    pub test: Vec<String>,
+    /// The files, in the order of their rows.
+    #[serde(default, rename = "shard")]
+    pub shards: Vec<OwnShard>,
+}
+
+/// One parquet file on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnShard {
+    /// Its place, absolute or relative to the manifest.
+    pub path: PathBuf,
+    /// Which split its rows belong to.
+    pub split: String,
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hex SHA-256.
+    pub sha256: String,
+}
+
+/// One parquet file of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// Path inside the repository, e.g. `data/train-00000-of-00003.parquet`.
+    pub path: String,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Lower-case hex SHA-256.
+    pub sha256: Option<String>,
+}
+
+/// Form of the images' names in CoOp's files: `./data/<root>/<path>` in index files, `<path>` in split files, where this
+/// dataset's id is `<prefix><path>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoopPaths {
+    /// Image folder as CoOp lays it out, e.g. `oxford_pets/images`.
+    pub root: String,
+    /// Prefix of an id before CoOp's path, e.g. `images/`.
+    #[serde(default)]
+    pub prefix: String,
+}
+
+/// The way in which the rows of a table name images and labels; `[table]` in a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableForm {
+    /// Column of paths; without it, the first of the usual names.
+    pub path_column: Option<String>,
+    /// Column of class names; without it, the first of the usual names.
+    pub label_column: Option<String>,
+    /// Column of splits; without it, the first of the usual names.
+    pub split_column: Option<String>,
+    /// Text in front of each path.
+    pub prefix: String,
+    /// Text behind each path: the ending of the files' names.
+    pub suffix: String,
+    /// The first folder of each path says its split.
+    pub split_by_folder: bool,
+}
+
+impl Manifest {
+    /// Forms that a protocol may be opened from, the preferred one first.
+    ///
+    /// `tinker` is defined on hub repositories, `coop` on CoOp's paths into the official archives; `clean` takes
+    /// either, but where CoOp's list is the clean split (Caltech-101) only the archives have it.
+    ///
+    /// # Errors
+    /// Why there is none, as the end of a sentence about the dataset.
+    pub fn forms(&self, protocol: Protocol) -> Result<Vec<Form>, String> {
+        let has_archive = !self.files.is_empty() || self.directory.is_some() || self.parquet.is_some();
+        let split_by_coop = self.layout == Layout::Caltech101;
+        let mut forms = Vec::new();
+        for form in [Form::Archive, Form::Hub] {
+            let fits = match (form, protocol) {
+                (Form::Hub, Protocol::Clean) => self.hub.is_some() && !(split_by_coop && has_archive),
+                (Form::Hub, Protocol::Tinker) => self.hub.is_some(),
+                (Form::Hub, Protocol::Coop) | (Form::Archive, Protocol::Tinker) => false,
+                (Form::Archive, Protocol::Clean) => has_archive,
+                (Form::Archive, Protocol::Coop) => self.file("coop-split").is_some(),
+            };
+            if fits {
+                forms.push(form);
+            }
+        }
+        forms.sort_by_key(|form| *form != self.prefer);
+        if forms.is_empty() {
+            return Err(match protocol {
+                Protocol::Tinker => {
+                    "the protocol `tinker` needs a hub repository, and its manifest has no `[hub]`".into()
+                }
+                Protocol::Coop => {
+                    "the protocol `coop` needs CoOp's split file, and its manifest has no file of role `coop-split`"
+                        .into()
+                }
+                Protocol::Clean => "its manifest has neither files nor a folder nor a `[hub]`".into(),
+            });
+        }
+        Ok(forms)
+    }
+
+    /// Archives and label files that a protocol cannot do without; where several may stand for one another
+    /// (labels of Stanford Cars' test images), all of them, if `there` says that none is there.
+    pub fn needed(&self, protocol: Protocol, there: impl Fn(&SourceFile) -> bool) -> Vec<&SourceFile> {
+        let alternatives = self.layout.alternatives();
+        let stands_in = |file: &SourceFile| alternatives.contains(&file.role.as_str()) && there(file);
+        let one_is_there = self.files.iter().any(stands_in);
+        let roles = self.layout.roles();
+        let is_needed = |file: &&SourceFile| {
+            roles
+                .iter()
+                .any(|role| role.name == file.role && (role.required || role.is_archive))
+                || (protocol == Protocol::Coop && file.role == "coop-split")
+                || (alternatives.contains(&file.role.as_str()) && !one_is_there)
+        };
+        self.files.iter().filter(is_needed).collect()
+    }
 }
 
 #[cfg(test)]
@@ -331,5 +527,59 @@ test = 4
             panic!()
         };
         assert_eq!(known, ["a", "b"]);
+    }
+
+    const HUB: &str = "\n[hub]\nrepo = \"a/b\"\nrevision = \"main\"\n";
+    const COOP: &str = "\n[[file]]\nrole = \"coop-split\"\nname = \"split.json\"\nsize = 1\nmd5 = \"5c4f3ee8e5d25df40f4fd59a7f44e54c\"\n";
+
+    fn forms(manifest: &Manifest, protocol: Protocol) -> Vec<Form> {
+        manifest.forms(protocol).unwrap_or_default()
+    }
+
+    #[test]
+    fn each_protocol_has_its_forms() {
+        use Form::{Archive, Hub};
+        let plain = read(PETS).unwrap();
+        assert_eq!(forms(&plain, Protocol::Clean), [Archive]);
+        assert!(plain.forms(Protocol::Tinker).unwrap_err().contains("no `[hub]`"));
+        assert!(plain.forms(Protocol::Coop).unwrap_err().contains("coop-split"));
+        let both = read(&format!("{PETS}{COOP}{HUB}")).unwrap();
+        assert_eq!(forms(&both, Protocol::Clean), [Archive, Hub]);
+        assert_eq!(forms(&both, Protocol::Tinker), [Hub]);
+        assert_eq!(forms(&both, Protocol::Coop), [Archive]);
+        let preferring = Manifest { prefer: Hub, ..both };
+        assert_eq!(forms(&preferring, Protocol::Clean), [Hub, Archive]);
+        let caltech = Manifest {
+            layout: Layout::Caltech101,
+            ..preferring
+        };
+        assert_eq!(forms(&caltech, Protocol::Clean), [Archive]);
+    }
+
+    #[test]
+    fn one_of_the_files_that_stand_for_each_other_is_enough() {
+        let mut manifest = read(&format!("{PETS}{COOP}")).unwrap();
+        let roles = |manifest: &Manifest, protocol, there: &[&str]| -> Vec<String> {
+            let needed = manifest.needed(protocol, |file| there.contains(&file.role.as_str()));
+            needed.iter().map(|file| file.role.clone()).collect()
+        };
+        assert_eq!(roles(&manifest, Protocol::Clean, &[]), ["images", "annotations"]);
+        assert_eq!(
+            roles(&manifest, Protocol::Coop, &[]),
+            ["images", "annotations", "coop-split"]
+        );
+        manifest.layout = Layout::StanfordCars;
+        for (file, role) in manifest.files.iter_mut().zip(["devkit", "test-labels", "coop-split"]) {
+            file.role = role.into();
+        }
+        assert_eq!(
+            roles(&manifest, Protocol::Clean, &[]),
+            ["devkit", "test-labels", "coop-split"]
+        );
+        assert_eq!(roles(&manifest, Protocol::Clean, &["coop-split"]), ["devkit"]);
+        assert_eq!(
+            roles(&manifest, Protocol::Coop, &["test-labels"]),
+            ["devkit", "coop-split"]
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::fetch::{CachedModel, HubPlaces, ModelId, cached_model};
+use crate::fetch::{CachedModel, HubSettings, ModelId, cached_model};
 
 /// The folder of a model: one of that path, absolute or below the working folder or `home`; else the snapshot of
 /// `owner/name` or `owner/name@revision` in the hub's cache. Nothing is fetched.
@@ -11,10 +11,10 @@ use crate::fetch::{CachedModel, HubPlaces, ModelId, cached_model};
 /// # Errors
 /// [`Error::Checkpoint`] that says what is not there, with the command that fetches it.
 pub fn locate(model: &Path, home: &Path) -> Result<PathBuf> {
-    locate_in(model, home, &HubPlaces::from_env())
+    locate_in(model, home, &HubSettings::from_env())
 }
 
-fn locate_in(model: &Path, home: &Path, places: &HubPlaces) -> Result<PathBuf> {
+fn locate_in(model: &Path, home: &Path, places: &HubSettings) -> Result<PathBuf> {
     let near = [model.to_path_buf(), home.join(model)];
     if let Some(folder) = near.into_iter().find(|folder| folder.is_dir()) {
         return Ok(folder);
@@ -46,7 +46,7 @@ fn locate_in(model: &Path, home: &Path, places: &HubPlaces) -> Result<PathBuf> {
 }
 
 /// How a model comes onto this machine.
-fn remedy(id: &ModelId, places: &HubPlaces) -> String {
+fn remedy(id: &ModelId, places: &HubSettings) -> String {
     if places.offline {
         format!(
             "KSHOT_OFFLINE or HF_HUB_OFFLINE is set: run `kshot model fetch {id}` where there is a network, then copy \

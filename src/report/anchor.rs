@@ -26,20 +26,20 @@ pub struct Anchor {
     pub metric: String,
     /// Model and what it was pre-trained on.
     pub model: String,
-    /// How it learned, or "zero-shot".
+    /// Method of training, or "zero-shot".
     pub method: String,
     /// Labelled examples per class.
     pub shots: Shots,
     /// In %.
     pub accuracy: f64,
-    /// Where the number stands.
+    /// Source of the number: paper and table.
     pub source: String,
-    /// What was read there, and what is not known of it.
+    /// Remarks: the text of the source, and what is not known of it.
     pub verified: String,
 }
 
 impl Anchor {
-    /// Whether a point of a curve is measured the same way: the same dataset, protocol and metric, and no miniature.
+    /// True if a point of a curve is measured the same way: the same dataset, protocol and metric, and no miniature.
     #[must_use]
     pub fn matches(&self, point: &Point) -> bool {
         !point.micro

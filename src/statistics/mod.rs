@@ -1,17 +1,14 @@
-//! How sure a number is: intervals for one proportion, for a mean over seeds, and for means and paired
+//! Uncertainty of numbers: intervals for one proportion, for a mean over seeds, and for means and paired
 //! differences over seeds and test images at once ([`variance`]); and exact tests, their correction and their reach.
 //! All intervals are two-sided, 95 %.
 
 use serde::{Deserialize, Serialize};
 
 pub mod calibration;
+pub mod distribution;
 pub mod exact;
-pub mod holm;
 pub mod metric;
-pub mod normal;
-pub mod normalisation;
 pub mod power;
-pub mod student;
 pub mod variance;
 
 /// 97.5 % quantile of the normal distribution.
@@ -54,7 +51,7 @@ pub fn mean_interval(values: &[f64]) -> Option<Interval> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    let half = student::quantile(0.975, n - 1.0) * (variance / n).sqrt();
+    let half = distribution::t_quantile(0.975, n - 1.0) * (variance / n).sqrt();
     Some(Interval {
         low: mean - half,
         high: mean + half,

@@ -1,7 +1,7 @@
 //! The smallest difference that a comparison can see, and the seeds that it takes.
 
+use crate::statistics::distribution;
 use crate::statistics::variance::{Components, LEVEL, Part};
-use crate::statistics::{normal, student};
 
 /// Probability with which the smallest detectable difference is detected.
 pub const POWER: f64 = 0.8;
@@ -27,7 +27,7 @@ pub fn power(components: &Components, difference: f64, level: f64) -> f64 {
         return f64::from(u8::from(difference > 0.0));
     }
     let (varying, known) = parts(components);
-    let square = |part: Part| student::upper_quantile(level / 2.0, part.degrees).powi(2) * part.variance;
+    let square = |part: Part| distribution::t_upper_quantile(level / 2.0, part.degrees).powi(2) * part.variance;
     let (varying_square, known_square) = (square(varying), known.map_or(0.0, square));
     let degrees = varying.degrees;
     let (from, to) = ((degrees.sqrt() - 9.0).max(0.0), degrees.sqrt() + 9.0);
@@ -49,7 +49,7 @@ pub fn power(components: &Components, difference: f64, level: f64) -> f64 {
             let density = log.exp() * weight;
             let half = (varying_square * chi * chi / degrees + known_square).sqrt();
             total += density;
-            sum += density * normal::cdf((difference - half) / error);
+            sum += density * distribution::normal_cdf((difference - half) / error);
         }
     }
     sum / total

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::prediction::{Prediction, Reading};
 use crate::statistics::metric::{Headline, Metrics};
 use crate::statistics::variance::{Components, Part, Scores, components};
-use crate::statistics::{exact, holm, mean_interval, normal, power, student, wilson};
+use crate::statistics::{distribution, exact, mean_interval, power, wilson};
 
 const REFERENCE: &str = include_str!("../../tests/fixtures/statistics/reference.json");
 
@@ -83,7 +83,7 @@ fn paired_t() {
         let interval = mean_interval(&differences).unwrap();
         deviation.check(interval.low, &row["low"], &row);
         deviation.check(interval.high, &row["high"], &row);
-        let p = 2.0 * student::cdf(-number(&row["t"]).abs(), differences.len() as f64 - 1.0);
+        let p = 2.0 * distribution::t_cdf(-number(&row["t"]).abs(), differences.len() as f64 - 1.0);
         deviation.check(p, &row["p"], &row);
     }
 }
@@ -108,7 +108,7 @@ fn exact_tests() {
 fn corrections() {
     let mut deviation = Deviation::default();
     for row in rows("holm") {
-        let found = holm::holm(&numbers(&row["p"]));
+        let found = exact::holm(&numbers(&row["p"]));
         let adjusted = row["adjusted"].as_array().unwrap();
         assert_eq!(found.len(), adjusted.len());
         for (found, expected) in found.into_iter().zip(adjusted) {
@@ -122,16 +122,20 @@ fn distributions() {
     let mut deviation = Deviation::default();
     let pairs = |of: &str, function: &str| reference(of)[function].as_array().unwrap().clone();
     for row in pairs("normal", "cdf") {
-        deviation.check(normal::cdf(number(&row[0])), &row[1], &row);
+        deviation.check(distribution::normal_cdf(number(&row[0])), &row[1], &row);
     }
     for row in pairs("normal", "quantile") {
-        deviation.check_quantile(normal::quantile(number(&row[0])), &row[1], &row);
+        deviation.check_quantile(distribution::normal_quantile(number(&row[0])), &row[1], &row);
     }
     for row in pairs("student", "cdf") {
-        deviation.check(student::cdf(number(&row[0]), number(&row[1])), &row[2], &row);
+        deviation.check(distribution::t_cdf(number(&row[0]), number(&row[1])), &row[2], &row);
     }
     for row in pairs("student", "quantile") {
-        deviation.check_quantile(student::quantile(number(&row[0]), number(&row[1])), &row[2], &row);
+        deviation.check_quantile(
+            distribution::t_quantile(number(&row[0]), number(&row[1])),
+            &row[2],
+            &row,
+        );
     }
 }
 

@@ -12,7 +12,7 @@
 //! (Banerjee 1960), which holds its level however few seeds there are, where one Satterthwaite t for both does not.
 //! `docs/statistics.md` derives it and tells how it covers.
 
-use crate::statistics::{Interval, student};
+use crate::statistics::{Interval, distribution};
 
 /// Level of intervals: two-sided, 95 %.
 pub const LEVEL: f64 = 0.05;
@@ -134,7 +134,7 @@ impl Components {
     pub fn half_width(&self, level: f64) -> f64 {
         let square = |part: Part| {
             if part.variance > 0.0 {
-                student::upper_quantile(level / 2.0, part.degrees).powi(2) * part.variance
+                distribution::t_upper_quantile(level / 2.0, part.degrees).powi(2) * part.variance
             } else {
                 0.0
             }
@@ -154,7 +154,7 @@ impl Components {
         let (all_wrong, all_right) = (mean < 1e-12, mean > 1.0 - 1e-12);
         // 1 / (answers that the mean is worth over t²).
         let worth = if all_wrong || all_right {
-            student::upper_quantile(level / 2.0, self.by_image.degrees).powi(2) / self.units
+            distribution::t_upper_quantile(level / 2.0, self.by_image.degrees).powi(2) / self.units
         } else {
             half * half / spread
         };
@@ -171,7 +171,7 @@ impl Components {
     #[must_use]
     pub fn difference_interval(&self, level: f64) -> Interval {
         let half = if self.is_constant() {
-            let square = student::upper_quantile(level / 2.0, self.by_image.degrees).powi(2);
+            let square = distribution::t_upper_quantile(level / 2.0, self.by_image.degrees).powi(2);
             square / (self.units + square)
         } else {
             self.half_width(level)
@@ -197,7 +197,7 @@ impl Components {
         if self.is_constant() {
             // Never below that of a sign test in which every unit agrees.
             let square = distance * self.units / (1.0 - distance).max(1e-300);
-            let tails = 2.0 * student::cdf(-square.sqrt(), self.by_image.degrees);
+            let tails = 2.0 * distribution::t_cdf(-square.sqrt(), self.by_image.degrees);
             return tails.max((1.0 - self.units).exp2()).min(1.0);
         }
         let parts = self.by_seed.into_iter().chain(self.left).chain([self.by_image]);
@@ -205,7 +205,7 @@ impl Components {
         // Were a part alone to make up the distance to zero, or half of its square.
         let alone = |part: &Part, square: f64| {
             let t = distance * (square / part.variance).sqrt();
-            (2.0 * student::cdf(-t, part.degrees)).max(1e-300)
+            (2.0 * distribution::t_cdf(-t, part.degrees)).max(1e-300)
         };
         if let [one] = &parts[..] {
             return alone(one, 1.0);
@@ -488,7 +488,7 @@ impl Degrees {
 mod tests {
     use super::*;
     use crate::seed;
-    use crate::statistics::normal;
+    use crate::statistics::distribution;
 
     fn scores(seeds: usize, units: u32, values: Vec<f64>) -> Scores {
         Scores {
@@ -524,7 +524,7 @@ mod tests {
         let runs = 600;
         for (seeds, of_seeds) in [(2, 0.3_f64), (3, 0.3), (5, 0.3), (5, 0.0)] {
             let level = 0.6;
-            let truth = normal::cdf(level / 1.0_f64.hypot(of_seeds));
+            let truth = distribution::normal_cdf(level / 1.0_f64.hypot(of_seeds));
             let mut random = seed::rng(seeds as u64, "coverage");
             let (mut covered, mut found) = (0, 0);
             for _ in 0..runs {

@@ -1,4 +1,4 @@
-//! What sanity controls of a cell found: `controls/<run_id>.json`.
+//! Findings of a cell's sanity controls: `controls/<run_id>.json`.
 //!
 //! A red control means that the harness or the model does something that makes the cell's accuracy meaningless
 //! (labels leak, an adapter is not applied, …): its numbers are not to be used.
@@ -25,7 +25,7 @@ pub struct Controls {
     pub schema: u32,
     /// The cell.
     pub run_id: String,
-    /// What it is compared by.
+    /// Key that it is compared by.
     pub key: CellKey,
     /// [`Record::predictions_sha256`] of the cell that was controlled: controls of other predictions do not count.
     pub predictions_sha256: String,
@@ -45,7 +45,7 @@ pub struct Controls {
 pub struct Control {
     /// Which one.
     pub name: Name,
-    /// What it says.
+    /// Its text.
     pub verdict: Verdict,
     /// The numbers that it was judged by.
     pub measures: Vec<Measure>,
@@ -84,7 +84,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// What a control says.
+/// Finding of a control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -110,7 +110,7 @@ impl std::fmt::Display for Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measure {
-    /// What was counted.
+    /// Name of the number.
     pub what: String,
     /// By which reading of the answers; `None`: by all that a row holds, to the bit.
     pub reading: Option<Reading>,
@@ -118,7 +118,7 @@ pub struct Measure {
     pub found: usize,
     /// of so many.
     pub of: usize,
-    /// What chance gives on average, where that is the measure.
+    /// Mean by chance, where that is the measure.
     pub by_chance: Option<f64>,
     /// Fewer are red.
     pub at_least: Option<usize>,
@@ -155,7 +155,7 @@ impl Measure {
         self
     }
 
-    /// Whether it is within its limits.
+    /// True if it is within its limits.
     #[must_use]
     pub fn fits(&self) -> bool {
         self.at_most.is_none_or(|most| self.found <= most) && self.at_least.is_none_or(|least| self.found >= least)
@@ -196,7 +196,7 @@ impl Control {
 }
 
 impl Controls {
-    /// Whether any control is red.
+    /// True if any control is red.
     #[must_use]
     pub fn is_red(&self) -> bool {
         self.controls.iter().any(|control| control.verdict == Verdict::Red)
@@ -293,7 +293,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Controls> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comparison::series::tests::cell;
+    use crate::store::record::tests::cell;
 
     #[test]
     fn controls_belong_to_the_predictions_they_were_made_for() {

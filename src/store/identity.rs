@@ -1,4 +1,4 @@
-//! Who a cell is: the key that results are compared by, and the hash that results are stored under.
+//! Identity of a cell: the key that results are compared by, and the hash that they are stored under.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,13 +7,16 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{Learner, Protocol, Shots};
 use crate::fs::hash::hex;
 
+/// Version of the records and prediction files of cells; raised when a field changes its meaning.
+pub const SCHEMA: u32 = 3;
+
 /// The place of a cell in a sweep. Results are compared by this key, never by [`Identity::run_id`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CellKey {
     /// Name of the dataset's manifest.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// Label of the learner.
     pub learner: String,
@@ -105,7 +108,7 @@ pub(super) fn canonical_sha256(value: &Value) -> String {
     hex(&Sha256::digest(canonical.as_bytes()))
 }
 
-/// What shapes the answers of a learner that is not trained; every other setting is about training.
+/// Settings that shape the answers of a learner that is not trained; every other setting is about training.
 const UNTRAINED: [&str; 6] = ["method", "longest_side", "prompt", "reading", "readings", "templates"];
 
 /// A learner's settings without its label (in the cell key) and its model's path (its weights'

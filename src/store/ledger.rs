@@ -1,5 +1,10 @@
 //! One row a cell, as CSV: `ledger.csv` holds what can be compared byte for byte, `timings.csv` what cannot.
+//!
+//! A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return for a formula, quoted or
+//! not. Such text gets a `'` in front, which spreadsheets do not show; numbers stay as they are, and so does all text that
+//! begins with anything else. Reading takes the mark away again. JSON, Parquet and records hold every name as it is.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
@@ -11,7 +16,6 @@ use crate::prediction::Reading;
 use crate::statistics::wilson;
 use crate::store::Store;
 use crate::store::record::Record;
-use crate::store::spreadsheet::cell;
 
 /// Digits after the point of every share and loss.
 const DIGITS: usize = 6;
@@ -76,13 +80,7 @@ pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
 /// When the CSV writer fails.
 pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record([
-        "dataset",
-        "protocol",
-        "learner",
-        "shots",
-        "seed",
-        "run_id",
+    table.write_record(KEY.iter().chain(&[
         "micro",
         "regime",
         "reading",
@@ -114,7 +112,7 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
         "weights",
         "split_sha256",
         "predictions_sha256",
-    ])?;
+    ]))?;
     for (record, control) in records {
         let (metrics, training) = (&record.metrics, &record.training);
         let right = (metrics.top1 * record.n_test as f64).round() as usize;
@@ -164,13 +162,7 @@ pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
 /// When the CSV writer fails.
 pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record([
-        "dataset",
-        "protocol",
-        "learner",
-        "shots",
-        "seed",
-        "run_id",
+    table.write_record(KEY.iter().chain(&[
         "train_seconds",
         "eval_seconds",
         "train_images_per_second",
@@ -179,7 +171,7 @@ pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
         "threads",
         "finished",
         "commit",
-    ])?;
+    ]))?;
     for record in records {
         let timing = &record.timing;
         let mut row = key(record);
@@ -202,6 +194,9 @@ pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
     }
     finish(table)
 }
+
+/// Columns of [`key`].
+const KEY: [&str; 6] = ["dataset", "protocol", "learner", "shots", "seed", "run_id"];
 
 fn key(record: &Record) -> Vec<String> {
     let key = &record.key;
@@ -231,4 +226,52 @@ fn word(value: &impl serde::Serialize) -> Result<String, csv::Error> {
 
 fn finish(table: csv::Writer<Vec<u8>>) -> Result<Vec<u8>, csv::Error> {
     table.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+}
+
+/// True if a text begins as formulas do, after any number of marks, and is neither a number nor a list of numbers.
+fn is_formula(text: &str) -> bool {
+    text.trim_start_matches('\'')
+        .starts_with(['=', '+', '-', '@', '\t', '\r'])
+        && !text.split(' ').all(|word| word.parse::<f64>().is_ok())
+}
+
+/// A text as it stands in a cell.
+#[must_use]
+pub fn cell(text: &str) -> Cow<'_, str> {
+    if is_formula(text) {
+        format!("'{text}").into()
+    } else {
+        text.into()
+    }
+}
+
+/// The text of a cell.
+#[must_use]
+pub fn text(cell: &str) -> &str {
+    match cell.strip_prefix('\'') {
+        Some(text) if is_formula(text) => text,
+        _ => cell,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formulas_are_marked_and_read_back_and_numbers_stay() {
+        for (name, marked) in [
+            ("=HYPERLINK(\"http://x\")", "'=HYPERLINK(\"http://x\")"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+            ("-a", "'-a"),
+            ("'=1", "''=1"),
+            ("\t=1", "'\t=1"),
+        ] {
+            assert_eq!((cell(name).as_ref(), text(marked)), (marked, name));
+        }
+        for kept in ["-0.5", "-5 -5", "+1e-3", "", "7-Up", "a=b", "'quoted'", "'"] {
+            assert_eq!((cell(kept).as_ref(), text(kept)), (kept, kept));
+        }
+    }
 }

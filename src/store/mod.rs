@@ -20,20 +20,21 @@ pub mod claim;
 pub mod control;
 pub mod identity;
 pub mod ledger;
-pub mod leftovers;
 pub mod partial;
 pub mod predictions;
 pub mod promote;
 pub mod record;
 pub mod replacement;
-pub mod spreadsheet;
 pub mod verify;
 
-use std::fs::{self, File};
+use std::collections::HashSet;
+use std::fs;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -46,7 +47,7 @@ use crate::store::identity::{CellKey, Identity};
 use crate::store::partial::PartialPredictions;
 use crate::store::predictions::compact;
 use crate::store::predictions::compact::Cells;
-use crate::store::record::{Account, Failure, Record, SCHEMA};
+use crate::store::record::{CellDetails, Failure, Record, SCHEMA};
 
 /// A results folder.
 #[derive(Debug)]
@@ -185,36 +186,36 @@ impl Store {
         &self.folder
     }
 
-    /// Where the figures go.
+    /// Folder of the figures.
     #[must_use]
     pub fn figures(&self) -> PathBuf {
         self.folder.join("figures")
     }
 
-    /// Where a cell's trained adapter goes, when it is kept.
+    /// Folder of a cell's trained adapter, when it is kept.
     #[must_use]
     pub fn adapter(&self, run_id: &str) -> PathBuf {
         self.folder.join("adapters").join(run_id)
     }
 
-    /// Where a running cell keeps the state of its training.
+    /// Folder of the state of a running cell's training.
     #[must_use]
     pub fn state(&self, run_id: &str) -> PathBuf {
         self.folder.join("states").join(run_id)
     }
 
-    /// Where the record of a cell is stored.
+    /// Path of the record of a cell.
     #[must_use]
     pub fn cell_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.json"))
     }
 
-    /// Where a cell's sanity controls are stored.
-    pub(super) fn controls_path(&self, run_id: &str) -> PathBuf {
+    /// Path of a cell's sanity controls.
+    fn controls_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("controls").join(format!("{run_id}.json"))
     }
 
-    pub(super) fn failure_path(&self, run_id: &str) -> PathBuf {
+    fn failure_path(&self, run_id: &str) -> PathBuf {
         self.folder.join("cells").join(format!("{run_id}.failed.json"))
     }
 
@@ -251,7 +252,7 @@ impl Store {
             .1)
     }
 
-    /// Whether a cell has a record, whole or not: as cheap as it gets.
+    /// True if a cell has a record, whole or not: as cheap as it gets.
     #[must_use]
     pub fn is_stored(&self, run_id: &str) -> bool {
         self.cell_path(run_id).exists()
@@ -355,7 +356,7 @@ impl Store {
     /// # Errors
     /// [`Error::Predictions`] when an answer, a true class or a list of log-probabilities does not fit the
     /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
-    pub fn finish(&self, identity: &Identity, account: Account, rows: &[Prediction]) -> Result<Record> {
+    pub fn finish(&self, identity: &Identity, account: CellDetails, rows: &[Prediction]) -> Result<Record> {
         let run_id = &identity.run_id();
         predictions::check(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
             run_id: run_id.clone(),
@@ -399,8 +400,8 @@ impl Store {
         Ok(hex(&Sha256::digest(&json)))
     }
 
-    /// Where the split of a cell is stored.
-    pub(super) fn split_path(&self, key: &CellKey) -> PathBuf {
+    /// Path of the split of a cell.
+    fn split_path(&self, key: &CellKey) -> PathBuf {
         let CellKey {
             dataset,
             protocol,
@@ -477,4 +478,98 @@ fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
     json.push(b'\n');
     Ok(json)
+}
+
+/// Tells one record of a failure from a later one without asking a clock: inode and time of change, seconds and
+/// nanoseconds, of its file. `None` when the cell has not failed.
+pub type FailureMark = Option<(u64, i64, i64)>;
+
+impl Store {
+    /// Which record of a failure there is of a cell.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn failure_mark(&self, run_id: &str) -> Result<FailureMark> {
+        let path = self.failure_path(run_id);
+        match fs::metadata(&path) {
+            Ok(file) => Ok(Some((file.ino(), file.ctime(), file.ctime_nsec()))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path)(e)),
+        }
+    }
+
+    /// Why a cell failed, in a sentence, as far as its record tells.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read.
+    pub fn failure(&self, run_id: &str) -> Result<String> {
+        /// A record of any schema.
+        #[derive(Deserialize)]
+        struct Reason {
+            error: String,
+        }
+        let bytes = file::read_if_present(&self.failure_path(run_id))?;
+        let reason = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(reason.map_or_else(|| "for a reason that is not known".into(), |Reason { error }| error))
+    }
+
+    /// Removes what processes that ended at the wrong moment left of `finished` cells: claims, predictions and
+    /// training so far, and records of earlier failures.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when something stays.
+    pub fn remove_leftovers(&self, finished: &HashSet<&str>) -> Result<()> {
+        for (path, _) in self.leftovers(|run_id| finished.contains(run_id))? {
+            if path.is_dir() {
+                match fs::remove_dir_all(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
+                    _ => {}
+                }
+            } else {
+                file::remove_if_present(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims, predictions and training so far, and failures of the cells that are asked for, each with its cell; in
+    /// order of their paths.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a folder cannot be read.
+    pub fn leftovers(&self, of: impl Fn(&str) -> bool) -> Result<Vec<(std::path::PathBuf, String)>> {
+        type Parse = fn(&str) -> Option<&str>;
+        let kinds: [(&str, Parse); 4] = [
+            ("claims", |name| claim::parse_name(name).map(|(run_id, _)| run_id)),
+            // Beside a state lie its next and its last one while it is replaced.
+            ("states", |name| name.split('.').next()),
+            ("predictions", |name| name.strip_suffix(".partial.jsonl")),
+            ("cells", |name| name.strip_suffix(".failed.json")),
+        ];
+        let mut found = Vec::new();
+        for (inside, parse) in kinds {
+            let folder = self.folder().join(inside);
+            for name in names(&folder)? {
+                if let Some(run_id) = parse(&name).filter(|run_id| of(run_id)) {
+                    found.push((folder.join(&name), run_id.to_owned()));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+/// Names in a folder that may be absent.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", folder)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(Error::io("read", folder))?.file_name().into_string().ok());
+    }
+    Ok(names)
 }

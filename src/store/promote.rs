@@ -27,10 +27,10 @@ use crate::store::ledger;
 use crate::store::predictions::compact;
 use crate::store::record::Record;
 use crate::store::replacement;
-use crate::store::replacement::Layout;
+use crate::store::replacement::FolderLayout;
 
 /// The files of a compact form.
-const LAYOUT: Layout = Layout {
+const LAYOUT: FolderLayout = FolderLayout {
     is_made,
     inherited: &["noise.json"],
 };

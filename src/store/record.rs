@@ -1,8 +1,9 @@
-//! What is kept of one cell: who it is, what came out, and how long it took.
+//! The record of one cell: its identity, its numbers, and its times.
 
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,13 +12,10 @@ use crate::data::card::Card;
 use crate::error::Error;
 use crate::prediction::{Names, Prediction, Reading};
 use crate::statistics::calibration::{Calibration, Fitted, Tempered};
+use crate::statistics::metric::Normalised;
 use crate::statistics::metric::{Headline, Metrics};
-use crate::statistics::normalisation::Normalised;
 use crate::store::identity;
-pub use crate::store::identity::{CellKey, Identity, hyper_parameters};
-
-/// Version of the files written here; raised when a field changes its meaning.
-pub const SCHEMA: u32 = 3;
+pub use crate::store::identity::{CellKey, Identity, SCHEMA, hyper_parameters};
 
 /// A finished cell, as stored in `cells/<run_id>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,7 +39,7 @@ pub struct Record {
     pub n_groups: usize,
     /// From a miniature dataset, or by a micro model: says nothing about the real ones.
     pub micro: bool,
-    /// Whether the base model met these concepts in pre-training: "known" or "novel", where that is told.
+    /// Relation of the concepts to the base model's pre-training: "known" or "novel", where that is told.
     pub regime: Option<String>,
     /// Settings of the learner.
     pub hyper_parameters: Value,
@@ -59,7 +57,7 @@ pub struct Record {
     pub recipe: u32,
     /// The numbers, all of which can be computed again from the predictions.
     pub metrics: Metrics,
-    /// How far the probabilities can be believed; `None` without probabilities, and in records written before it was
+    /// Calibration of the probabilities; `None` without probabilities, and in records written before it was
     /// kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -76,9 +74,9 @@ pub struct Record {
     pub predictions_sha256: String,
     /// SHA-256 of the prediction file's bytes, checked before they are parsed.
     pub predictions_file_sha256: String,
-    /// How the training went.
+    /// Course of the training.
     pub training: TrainingSummary,
-    /// How long it took and where: no part of the result.
+    /// Times and device: no part of the result.
     pub timing: Timing,
     /// [`identity::digest`] of the training images; `None` in records of before recipe [`identity::DIGESTS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,9 +98,9 @@ pub fn seal(record: &Value) -> String {
     identity::canonical_sha256(&record)
 }
 
-/// What an experiment knows about a finished cell beside its [`Identity`] and predictions.
+/// Facts of a finished cell beside its [`Identity`] and predictions.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Account {
+pub struct CellDetails {
     /// Reading that makes the headline.
     pub reading: Reading,
     /// Accuracy that makes the headline.
@@ -119,13 +117,13 @@ pub struct Account {
     pub fitted: Option<Fitted>,
     /// See [`Record::names`].
     pub names: Option<Names>,
-    /// How the training went.
+    /// Course of the training.
     pub training: TrainingSummary,
-    /// How long it took.
+    /// Its times.
     pub timing: Timing,
 }
 
-/// How a training run went; zeros for a learner that does not train.
+/// Course of a training run; zeros for a learner that does not train.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingSummary {
@@ -140,12 +138,12 @@ pub struct TrainingSummary {
     /// Sequences a pass since the device was out of memory; absent where it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halved_to: Option<usize>,
-    /// What the learner chose inside its shots, if it chooses.
+    /// Settings that the learner chose inside its shots, if it chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,
 }
 
-/// How long a cell took and where.
+/// Times and device of a cell.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timing {
@@ -157,7 +155,7 @@ pub struct Timing {
     pub train_images_per_second: f64,
     /// Test images per second.
     pub eval_images_per_second: f64,
-    /// Where it ran, e.g. "cpu".
+    /// Device it ran on, e.g. "cpu".
     pub device: String,
     /// Threads used.
     pub threads: usize,
@@ -175,7 +173,7 @@ impl Record {
     /// The record of a cell. Numbers without a JSON form (a rate over zero seconds, a loss that is
     /// not finite) are stored as 0 and absent. `file_sha256` is the hash of the prediction file's bytes.
     #[must_use]
-    pub fn new(identity: &Identity, account: Account, predictions: &[Prediction], file_sha256: String) -> Self {
+    pub fn new(identity: &Identity, account: CellDetails, predictions: &[Prediction], file_sha256: String) -> Self {
         let mut training = account.training;
         training.final_loss = training.final_loss.filter(|loss| loss.is_finite());
         let mut timing = account.timing;
@@ -225,7 +223,7 @@ impl Record {
     }
 
     /// The [`seal`] of this record as it is now, of the JSON that is written and read again.
-    pub(super) fn computed_seal(&self) -> Option<String> {
+    fn computed_seal(&self) -> Option<String> {
         let json = serde_json::to_vec(self).ok()?;
         Some(seal(&serde_json::from_slice(&json).ok()?))
     }
@@ -253,11 +251,11 @@ pub struct Failure {
     pub run_id: String,
     /// The cell.
     pub key: CellKey,
-    /// What happened.
+    /// The error.
     pub error: String,
     /// Why, outermost first.
     pub causes: Vec<String>,
-    /// What to do about it.
+    /// The remedy.
     pub hint: Option<String>,
     /// When, RFC 3339 in UTC.
     pub finished: String,
@@ -289,28 +287,108 @@ pub fn utc_now() -> String {
     rfc3339(since.as_secs())
 }
 
-/// Days to a date by Howard Hinnant's `civil_from_days`, for dates since 1970.
 fn rfc3339(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    let shifted = days + 719_468; // days since 0000-03-01
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    let time = DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::config::Protocol;
+
+    type Cell = (Record, Vec<Prediction>);
+
+    /// A finished cell with `n` test images of 4 classes in pairs that show one drawing, of which `right`
+    /// says which are answered correctly.
+    pub(crate) fn cell(
+        (dataset, learner, shots, seed): (&str, &str, u32, u64),
+        n: u32,
+        right: impl Fn(u32) -> bool,
+    ) -> Cell {
+        let method = if learner.contains("pixels") { "pixels" } else { "other" };
+        let identity = Identity {
+            key: CellKey {
+                dataset: dataset.into(),
+                protocol: Protocol::Clean,
+                learner: learner.into(),
+                shots: shots.into(),
+                seed,
+            },
+            hyper_parameters: serde_json::json!({ "method": method }),
+            train: vec![],
+            test: vec![],
+            classes: ["ant", "bee", "cat", "dog"].map(String::from).into(),
+            weights: None,
+            dtype: "f32".into(),
+            backend: "local".into(),
+            recipe: 1,
+        };
+        let account = CellDetails {
+            reading: Reading::Likelihood,
+            headline: Headline::Top1,
+            micro: true,
+            regime: Some("novel".into()),
+            split_sha256: "00".into(),
+            card: None,
+            fitted: None,
+            names: None,
+            training: TrainingSummary {
+                trainable_parameters: u64::from(learner.contains("LoRA")),
+                chosen: None,
+                ..TrainingSummary::default()
+            },
+            timing: Timing::default(),
+        };
+        let row = |i: u32| Prediction {
+            id: format!("{i:04}.png"),
+            sha256: format!("{i:02x}"),
+            group: Some(format!("drawing {}", i / 2)),
+            truth: i % 4,
+            free_text: None,
+            free_class: None,
+            trie_class: None,
+            likelihood_class: Some(if right(i) { i % 4 } else { (i + 1) % 4 }),
+            log_probs: None,
+        };
+        let rows: Vec<_> = (0..n).map(row).collect();
+        (Record::new(&identity, account, &rows, String::new()), rows)
+    }
+
+    /// Answers of a writing learner to `n` images as in [`cell`]: by trie and by likelihood right where `chosen` says;
+    /// written right where `written` says, else every second answer names another class and the rest names none.
+    pub(crate) fn written_cell(
+        key: (&str, &str, u32, u64),
+        n: u32,
+        written: impl Fn(u32) -> bool,
+        chosen: impl Fn(u32) -> bool,
+    ) -> Cell {
+        let (mut record, mut rows) = cell(key, n, chosen);
+        for (i, row) in (0..).zip(&mut rows) {
+            let named = if written(i) {
+                Some(row.truth)
+            } else {
+                (i % 2 == 0).then_some((row.truth + 1) % 4)
+            };
+            row.free_text = Some(named.map_or("a yak".into(), |class| record.classes[class as usize].clone()));
+            row.free_class = named;
+            row.trie_class = row.likelihood_class;
+            // A tenth of the probability is on names, four fifths of that on the class chosen.
+            let likely = |class| {
+                if Some(class) == row.trie_class {
+                    0.08_f32
+                } else {
+                    0.02 / 3.0
+                }
+            };
+            row.log_probs = Some((0..4).map(|class| likely(class).ln()).collect());
+        }
+        record.reading = Reading::Free;
+        record.metrics = Metrics::of(&rows, Reading::Free, Headline::Top1);
+        record.predictions_sha256 = crate::store::predictions::fingerprint(&record.classes, &rows);
+        (record, rows)
+    }
 
     #[test]
     fn dates() {
@@ -326,7 +404,7 @@ mod tests {
     fn a_failure_carries_causes_and_remedy() {
         let key = CellKey {
             dataset: "mini-pets".into(),
-            protocol: crate::config::Protocol::Clean,
+            protocol: Protocol::Clean,
             learner: "DINOv2 LoRA".into(),
             shots: 4.into(),
             seed: 0,

@@ -38,7 +38,7 @@ const ATTEMPTS: usize = 8;
 
 /// The files that a kind of folder is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Layout {
+pub struct FolderLayout {
     /// True if a file, by its path inside the folder, is one of those that are made anew each time.
     pub is_made: fn(&Path) -> bool,
     /// Files that readers look for and that a new folder inherits where it does not bring its own.
@@ -57,7 +57,7 @@ pub fn current(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Those of `build`; [`Error::Io`] when something cannot be written. The old folder then stays as it is.
-pub fn replace<T>(folder: &Path, layout: Layout, build: impl Fn(&Path) -> Result<T>) -> Result<T> {
+pub fn replace<T>(folder: &Path, layout: FolderLayout, build: impl Fn(&Path) -> Result<T>) -> Result<T> {
     let folder = &real(folder)?;
     let exists = folder.is_dir();
     if !exists && fs::symlink_metadata(folder).is_ok() {
@@ -185,7 +185,7 @@ fn is_forbidden(error: &io::Error) -> bool {
 }
 
 /// The way that needs nothing but the folder itself.
-fn inside<T>(folder: &Path, layout: Layout, build: impl Fn(&Path) -> Result<T>) -> Result<T> {
+fn inside<T>(folder: &Path, layout: FolderLayout, build: impl Fn(&Path) -> Result<T>) -> Result<T> {
     let lock = lock(folder)?;
     if current(folder) != folder {
         settle(folder, layout, &lock)?;
@@ -217,7 +217,7 @@ fn lock(folder: &Path) -> Result<File> {
 }
 
 /// Puts the files of a complete replacement in their places. Until all are there, readers see the replacement itself.
-fn settle(folder: &Path, layout: Layout, lock: &File) -> Result<()> {
+fn settle(folder: &Path, layout: FolderLayout, lock: &File) -> Result<()> {
     let pending = folder.join(PENDING);
     let failed = Error::io("write into", folder);
     let settled = || -> io::Result<()> {
@@ -277,7 +277,7 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The files of a folder that a new one takes along; `None` when it is better to leave them where they are.
-fn others(folder: &Path, layout: Layout) -> Result<Option<Vec<PathBuf>>> {
+fn others(folder: &Path, layout: FolderLayout) -> Result<Option<Vec<PathBuf>>> {
     let failed = Error::io("read", folder);
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -346,7 +346,7 @@ fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The files of a layout that are in a folder: at its top or one folder down.
-fn walk_made(folder: &Path, layout: Layout) -> io::Result<Vec<PathBuf>> {
+fn walk_made(folder: &Path, layout: FolderLayout) -> io::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -439,7 +439,7 @@ fn remove_abandoned(folder: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout {
+    const LAYOUT: FolderLayout = FolderLayout {
         is_made: |path| path.starts_with("cells") && path.extension().is_some_and(|ending| ending == "json"),
         inherited: &["noise.json"],
     };

@@ -88,6 +88,73 @@ fn imports_go_down_only() {
     }
 }
 
+/// The rooms of results, and all that each may import: none of it touches a tensor. What the binary links is another
+/// matter: the error type at the bottom wraps candle's.
+const RESULTS: [(&str, &[&str]); 5] = [
+    ("statistics", &["prediction", "seed"]),
+    (
+        "store",
+        &[
+            "config",
+            "data",
+            "error",
+            "fs",
+            "prediction",
+            "process",
+            "seed",
+            "statistics",
+        ],
+    ),
+    ("comparison", &["config", "error", "prediction", "statistics", "store"]),
+    (
+        "report",
+        &[
+            "comparison",
+            "config",
+            "error",
+            "fs",
+            "prediction",
+            "statistics",
+            "store",
+        ],
+    ),
+    (
+        "gate",
+        &["config", "error", "fs", "prediction", "report", "statistics", "store"],
+    ),
+];
+
+/// Crates of tensors and of what feeds them.
+const TENSOR_CRATES: [&str; 6] = [
+    "candle_core",
+    "candle_nn",
+    "candle_transformers",
+    "gemm",
+    "safetensors",
+    "tokenizers",
+];
+
+#[test]
+fn results_are_read_without_tensors() {
+    let floors = floors();
+    for (room, allowed) in RESULTS {
+        for file in rust_files(&root().join("src").join(room)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for other in imported(&text) {
+                let is_allowed = other == room || allowed.contains(&other.as_str());
+                assert!(
+                    is_allowed || !floors.contains_key(&other),
+                    "{} imports `{other}`: {room} may import {allowed:?}",
+                    file.display()
+                );
+            }
+            for name in TENSOR_CRATES {
+                assert!(!text.contains(&format!("{name}::")), "{} uses {name}", file.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn the_import_reader_sees_grouped_and_plain_paths() {
     let text = "use crate::{data::{a, b}, nn};\nlet x = crate::results::y();";

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use kshot::error::Result;
 use kshot::fetch;
-use kshot::fetch::{FetchProgress, Fetched, HubPlaces, Policy, Remote};
+use kshot::fetch::{FetchProgress, Fetched, HubSettings, Policy, Remote};
 use kshot::manifest::{Form, Manifest};
 use sha2::Digest as _;
 use tempfile::TempDir;
@@ -49,7 +49,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let remote = Remote {
             mirror: None,
-            hub: HubPlaces {
+            hub: HubSettings {
                 endpoint: "http://127.0.0.1:9".into(),
                 cache: folder.path().join("hub"),
                 token: None,

@@ -9,8 +9,8 @@ use kshot::experiment::shard::Shard;
 use kshot::prediction::{Prediction, Reading};
 use kshot::statistics::metric::Headline;
 use kshot::store::Store;
-use kshot::store::claim::{Claims, Turn};
-use kshot::store::record::{Account, CellKey, Identity, Timing, TrainingSummary};
+use kshot::store::claim::{ClaimOutcome, Claims};
+use kshot::store::record::{CellDetails, CellKey, Identity, Timing, TrainingSummary};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ fn rows(number: u32) -> Vec<Prediction> {
 
 /// Stores a cell as a process does that took `seconds`.
 fn store(store: &Store, number: u32, seconds: f64) {
-    let account = Account {
+    let account = CellDetails {
         reading: Reading::Likelihood,
         headline: Headline::Top1,
         micro: true,
@@ -127,7 +127,7 @@ proptest! {
                 if opened.finished(&run_id).unwrap().is_some() {
                     continue;
                 }
-                let Turn::Ours(claim) = claims.take(&run_id).unwrap() else {
+                let ClaimOutcome::Ours(claim) = claims.take(&run_id).unwrap() else {
                     panic!("a dead process holds cell {number}");
                 };
                 let cell = folder.path().join(format!("cells/{run_id}.json"));

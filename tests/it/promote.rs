@@ -8,7 +8,7 @@ use kshot::config::Protocol;
 use kshot::prediction::{Prediction, Reading};
 use kshot::statistics::metric::{Headline, Metrics};
 use kshot::store::Store;
-use kshot::store::record::{Account, CellKey, Identity, Timing, TrainingSummary};
+use kshot::store::record::{CellDetails, CellKey, Identity, Timing, TrainingSummary};
 
 use crate::support::{Sandbox, contents, copy, root, stderr};
 
@@ -225,7 +225,7 @@ fn finish(store: &Store, (dataset, learner, shots, seed): (&str, &str, u32, u64)
             log_probs: free.map(|_| (0..4).map(|c| if c == answer(chosen) { -2.5 } else { -4.0 }).collect()),
         }
     };
-    let account = Account {
+    let account = CellDetails {
         reading: if free.is_some() {
             Reading::Free
         } else {

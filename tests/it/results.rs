@@ -9,7 +9,7 @@ use kshot::error::Error;
 use kshot::prediction::{Prediction, Reading};
 use kshot::statistics::metric::{Headline, Metrics};
 use kshot::store::Store;
-use kshot::store::record::{Account, CellKey, Failure, Identity, Record, Timing, TrainingSummary};
+use kshot::store::record::{CellDetails, CellKey, Failure, Identity, Record, Timing, TrainingSummary};
 use proptest::prelude::*;
 
 fn identity(dataset: &str, learner: &str, shots: u32, seed: u64) -> Identity {
@@ -32,8 +32,8 @@ fn identity(dataset: &str, learner: &str, shots: u32, seed: u64) -> Identity {
     }
 }
 
-fn account() -> Account {
-    Account {
+fn account() -> CellDetails {
+    CellDetails {
         reading: Reading::Likelihood,
         headline: Headline::Top1,
         micro: true,

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::places;
-use crate::cli::arrivals::{Live, amount, fetch_each};
+use crate::cli::terminal::{DownloadBars, amount, fetch_each};
 use crate::error::Result;
 use crate::experiment::plan::Places;
 use crate::fetch;
@@ -24,36 +24,42 @@ pub(in crate::cli) struct Arguments {
     names: Vec<String>,
     /// In this form only; without it, in the one that the manifest prefers, and if that fails in the other one.
     #[arg(long)]
-    source: Option<Source>,
+    source: Option<FormOption>,
 }
 
 /// The form that is asked for.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Source {
+enum FormOption {
     /// Archives and label files as they were published.
     Archive,
     /// Parquet files of a Hugging Face repository.
     Hub,
 }
 
-impl From<Source> for Form {
-    fn from(source: Source) -> Self {
+impl From<FormOption> for Form {
+    fn from(source: FormOption) -> Self {
         match source {
-            Source::Archive => Self::Archive,
-            Source::Hub => Self::Hub,
+            FormOption::Archive => Self::Archive,
+            FormOption::Hub => Self::Hub,
         }
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (places, remote, live) = (places(), Remote::from_env(), Live::new());
+    let (places, remote, live) = (places(), Remote::from_env(), DownloadBars::new());
     fetch_each("datasets", &arguments.names, |name| {
         fetch_one(name, arguments.source, &places, &remote, &live)
     })
 }
 
-/// What is where, for people.
-fn fetch_one(name: &str, source: Option<Source>, places: &Places, remote: &Remote, live: &Live) -> Result<String> {
+/// One line about the fetched files, for people.
+fn fetch_one(
+    name: &str,
+    source: Option<FormOption>,
+    places: &Places,
+    remote: &Remote,
+    live: &DownloadBars,
+) -> Result<String> {
     let mut manifest = manifest::load(&places.datasets, name)?;
     manifest.downloads = places.cache.join("downloads").join(name);
     let forms = match source {

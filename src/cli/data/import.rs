@@ -13,10 +13,10 @@ use super::{output, places};
 use crate::cli::terminal::tell;
 use crate::config::Learner;
 use crate::data::Dataset;
-use crate::data::import::{self, Asked, Imported, Named, Twins};
 use crate::error::Result;
 use crate::experiment::plan::refuses;
 use crate::fetch::Remote;
+use crate::import::{self, ImportOptions, Imported, Named, SharedImages};
 
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
@@ -60,7 +60,7 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = places();
-    let asked = Asked {
+    let asked = ImportOptions {
         path_column: arguments.path_column.clone(),
         label_column: arguments.label_column.clone(),
         split_column: arguments.split_column.clone(),
@@ -123,7 +123,7 @@ fn warn(notes: &mut String, items: &[(String, String)], what: &str) {
 }
 
 /// Images on both sides, pair by pair.
-fn twins(twins: &Twins) -> String {
+fn twins(twins: &SharedImages) -> String {
     let mut text = String::new();
     for (pool, test) in twins.same.iter().take(PAIRS) {
         let _ = writeln!(text, "warning: `{pool}` (pool) and `{test}` (test) are the same file");

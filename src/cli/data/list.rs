@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{output, places};
 use crate::data::{self, Presence};
 use crate::error::Result;
-use crate::fetch::HubPlaces;
+use crate::fetch::HubSettings;
 use crate::manifest;
 use crate::manifest::{Form, Manifest};
 
@@ -20,7 +20,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (places, hub) = (places(), HubPlaces::from_env());
+    let (places, hub) = (places(), HubSettings::from_env());
     let mut rows = Vec::new();
     for manifest in manifest::list(&places.datasets)? {
         let presence = data::presence(&manifest.name, &places.datasets, &places.cache, &hub)?;

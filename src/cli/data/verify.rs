@@ -7,7 +7,7 @@ use super::{output, places};
 use crate::cli::Verdict;
 use crate::data::check::{self, Verification};
 use crate::error::{Error, Result};
-use crate::fetch::HubPlaces;
+use crate::fetch::HubSettings;
 
 /// Hash every file of datasets and decode every image again.
 ///
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(in crate::cli) fn run(arguments: &Arguments) -> Result<Verdict> {
-    let (places, hub) = (places(), HubPlaces::from_env());
+    let (places, hub) = (places(), HubSettings::from_env());
     let mut all = Vec::new();
     for name in &arguments.names {
         // Hidden where stderr is no terminal.

@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 use crate::data::overlap;
 use crate::error::{Error, Result};
 use crate::formats::image::{Decoding, orientation};
+use crate::fs::hash::Stamp;
 use crate::fs::hash::hex;
-use crate::fs::stamps::Stamp;
 
-/// What is known of an image file.
+/// Facts about an image file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Facts {

@@ -1,27 +1,27 @@
-//! What is known about every image of an unpacked dataset after it was looked at once.
+//! The index of an unpacked dataset: hashes, sizes and classes of every image, found by reading each once.
+
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use look::all_or_first_error;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Item, Listing};
-use super::source::Source;
-use super::{Dataset, LabelledImage, provenance};
 use crate::config::Protocol;
+use crate::data::files::DatasetFiles;
+use crate::data::layout::{Item, Listing};
+use crate::data::split::CoopList;
+use crate::data::{Dataset, LabelledImage};
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
 use crate::formats::image::{Decoding, Mode};
-use crate::fs::stamps::Stamp;
+use crate::fs::hash::Stamp;
 use crate::fs::{file, hash};
-use crate::manifest::{Expect, Form, Manifest};
-use look::all_or_first_error;
-pub(super) use look::{Facts, look};
-use order::Order;
+use crate::manifest::{CoopPaths, Expect, Form, Manifest};
 
-mod look;
-mod order;
+pub(super) use look::{Facts, look};
 
 /// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
 const SCHEMA: u32 = 3;
@@ -36,16 +36,16 @@ pub(super) struct Index {
     mode: Option<Mode>,
     /// By path below the root.
     images: BTreeMap<String, Facts>,
-    protocols: Vec<Listed>,
+    protocols: Vec<ProtocolImages>,
 }
 
-/// What each image turned out to be: its id, then its path below the root and what is known of it.
-pub(super) type Surveyed = Vec<(String, Result<(String, Facts)>)>;
+/// Facts about each image: its id, then its path below the root and the facts.
+pub(super) type Survey = Vec<(String, Result<(String, Facts)>)>;
 
 /// Classes and sides under one protocol.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Listed {
+pub(super) struct ProtocolImages {
     protocol: Protocol,
     /// Hash of all that this follows from besides the images.
     key: String,
@@ -68,7 +68,7 @@ struct Labelled {
     class: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<String>,
-    /// Where it lies below the root, if not at `id`.
+    /// Its path below the root, if not `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
 }
@@ -89,18 +89,18 @@ enum Side {
 
 impl Index {
     /// An index of this schema; `None` has it made again.
-    pub(super) fn load(path: &Path) -> Option<Self> {
+    pub(crate) fn load(path: &Path) -> Option<Self> {
         let index: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         (index.schema == SCHEMA).then_some(index)
     }
 
-    /// What a protocol has, if that was looked up before.
-    pub(super) fn listed(&self, key: &str) -> Option<&Listed> {
+    /// The images of a protocol, if they were looked up before.
+    pub(crate) fn listed(&self, key: &str) -> Option<&ProtocolImages> {
         self.protocols.iter().find(|listed| listed.key == key)
     }
 
     /// An index of nothing yet, of images in this mode.
-    pub(super) fn new(mode: Option<Mode>) -> Self {
+    pub(crate) fn new(mode: Option<Mode>) -> Self {
         Self {
             schema: SCHEMA,
             mode,
@@ -109,7 +109,7 @@ impl Index {
     }
 
     /// The rules by which its images are decoded.
-    pub(super) fn decoding(&self) -> Decoding {
+    pub(crate) fn decoding(&self) -> Decoding {
         Decoding {
             mode: self.mode,
             ..Decoding::default()
@@ -118,7 +118,7 @@ impl Index {
 
     /// Images of a protocol, or all of them, whose files were touched since they were looked at: by their stamps, which a
     /// glance at each file tells.
-    pub(super) fn touched(&self, listed: Option<&Listed>, root: &Path) -> Vec<String> {
+    pub(crate) fn touched(&self, listed: Option<&ProtocolImages>, root: &Path) -> Vec<String> {
         let touched = |file: &&str| {
             let stamp = self.images.get(*file).map(|facts| &facts.stamp);
             stamp.is_none() || Stamp::of(&root.join(file)).ok().as_ref() != stamp
@@ -132,7 +132,7 @@ impl Index {
 
     /// Hashes files that were touched; those that hold the bytes they did are marked as looked at now, the others are given
     /// back: changed, gone or never seen.
-    pub(super) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
+    pub(crate) fn recheck(&mut self, touched: &[String], root: &Path) -> Vec<String> {
         let again = |file: &String| {
             let known = self.images.get(file)?;
             let path = root.join(file);
@@ -152,18 +152,18 @@ impl Index {
     }
 
     /// Has images looked at anew when they are listed next.
-    pub(super) fn forget(&mut self, files: &[String]) {
+    pub(crate) fn forget(&mut self, files: &[String]) {
         for file in files {
             self.images.remove(file);
         }
     }
 
-    /// What is known of an image of the dataset.
-    pub(super) fn facts(&self, file: &str) -> Option<&Facts> {
+    /// Facts about an image of the dataset.
+    pub(crate) fn facts(&self, file: &str) -> Option<&Facts> {
         self.images.get(file)
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|e| Error::Malformed {
             kind: "dataset index",
             path: path.into(),
@@ -172,7 +172,7 @@ impl Index {
         file::replace_in_cache(path, &json)
     }
 
-    pub(super) fn dataset(&self, listed: Listed, source: &Source, root: &Path) -> Dataset {
+    pub(crate) fn dataset(&self, listed: ProtocolImages, source: &DatasetFiles, root: &Path) -> Dataset {
         let manifest = source.manifest;
         let (mut pool, mut val, mut test) = (Vec::new(), Vec::new(), Vec::new());
         for image in listed.images {
@@ -216,14 +216,14 @@ impl Index {
     }
 
     /// Checks that labels and images fit together; reads, hashes and decodes every image that is not known yet.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
-        source: &Source,
+        source: &DatasetFiles,
         protocol: Protocol,
         key: &str,
         listing: Listing,
         root: &Path,
-    ) -> Result<Listed> {
+    ) -> Result<ProtocolImages> {
         let (listed, found) = self.survey(source, protocol, key, listing, root)?;
         let (listed, found) = if source.is_lenient() {
             without_unreadable(source, listed, found)?
@@ -239,14 +239,14 @@ impl Index {
     }
 
     /// As [`Index::add`], keeping nothing: what each image not known yet turned out to be, by its path below the root.
-    pub(super) fn survey(
+    pub(crate) fn survey(
         &self,
-        source: &Source,
+        source: &DatasetFiles,
         protocol: Protocol,
         key: &str,
         mut listing: Listing,
         root: &Path,
-    ) -> Result<(Listed, Surveyed)> {
+    ) -> Result<(ProtocolImages, Survey)> {
         let manifest = source.manifest;
         let fail = |reason: String| Error::Dataset {
             dataset: manifest.name.clone(),
@@ -307,7 +307,7 @@ impl Index {
             .collect();
         let look_at = |image: &Labelled| (image.id.clone(), look_at(image));
         let found = unknown.into_par_iter().map(look_at).collect();
-        let listed = Listed {
+        let listed = ProtocolImages {
             protocol,
             key: key.to_owned(),
             classes: listing.classes,
@@ -320,8 +320,12 @@ impl Index {
 }
 
 /// Leaves out images that cannot be decoded, and names them; each class keeps an image on each side.
-fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> Result<(Listed, Surveyed)> {
-    let (read, unreadable): (Surveyed, Surveyed) = found
+fn without_unreadable(
+    source: &DatasetFiles,
+    mut listed: ProtocolImages,
+    found: Survey,
+) -> Result<(ProtocolImages, Survey)> {
+    let (read, unreadable): (Survey, Survey) = found
         .into_iter()
         .partition(|(_, facts)| !matches!(facts, Err(Error::Image { .. })));
     if unreadable.is_empty() {
@@ -359,9 +363,9 @@ fn without_unreadable(source: &Source, mut listed: Listed, found: Surveyed) -> R
     Ok((listed, read))
 }
 
-impl Listed {
+impl ProtocolImages {
     /// Compares the counts with those that the manifest promises for this form and protocol.
-    pub(super) fn check_counts(&self, source: &Source) -> Result<()> {
+    pub(crate) fn check_counts(&self, source: &DatasetFiles) -> Result<()> {
         let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
             return Ok(());
         };
@@ -388,7 +392,7 @@ impl Listed {
     }
 
     /// Numbers of classes, pool, validation and test images, and of those that `skip` left out.
-    pub(super) fn counts(&self) -> [usize; 5] {
+    pub(crate) fn counts(&self) -> [usize; 5] {
         let count = |side| self.images.iter().filter(|image| image.side == side).count();
         [
             self.classes.len(),
@@ -400,13 +404,13 @@ impl Listed {
     }
 
     /// Id of each image and its path below the root.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
         self.images.iter().map(|image| (image.id.as_str(), image.file()))
     }
 }
 
-/// What must be found, and whether that goes for the pool: under `tinker` it is without the validation rows.
-fn promised(source: &Source, protocol: Protocol) -> (Option<Expect>, bool) {
+/// Numbers that must be found, and true if they hold for the pool: under `tinker` it is without the validation rows.
+fn promised(source: &DatasetFiles, protocol: Protocol) -> (Option<Expect>, bool) {
     let manifest = source.manifest;
     match (source.form, protocol, &manifest.hub) {
         (Form::Hub, Protocol::Tinker, Some(hub)) => (hub.expect, hub.val.is_empty()),
@@ -462,10 +466,7 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         path: path.clone(),
         reason,
     };
-    let rows: BTreeMap<_, _> = provenance::read(&path)?
-        .into_iter()
-        .map(|row| (row.id.clone(), row))
-        .collect();
+    let rows: BTreeMap<_, _> = read(&path)?.into_iter().map(|row| (row.id.clone(), row)).collect();
     let mut groups = BTreeMap::new();
     for item in listing.pool.iter().chain(&listing.val).chain(&listing.test) {
         let row = rows
@@ -483,4 +484,66 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         groups.insert(item.id.clone(), row.drawing.clone());
     }
     Ok(groups)
+}
+
+/// Ids of each side in the order of the split file, images that the manifest skips included.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    train: Vec<String>,
+    val: Vec<String>,
+    test: Vec<String>,
+}
+
+impl Order {
+    fn of(listing: &Listing) -> Self {
+        let ids = |items: &[Item]| items.iter().map(|item| item.id.clone()).collect();
+        Self {
+            train: ids(&listing.pool),
+            val: ids(&listing.val),
+            test: ids(&listing.test),
+        }
+    }
+
+    fn into_list(self, paths: CoopPaths) -> CoopList {
+        CoopList {
+            paths,
+            train: self.train,
+            val: self.val,
+            test: self.test,
+        }
+    }
+}
+
+/// One row of a provenance file: CSV with a header, one row an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Path inside the dataset.
+    pub id: String,
+    /// Class name.
+    pub class: String,
+    /// The concept drawn.
+    pub concept: String,
+    /// Its designer: a family of drawings by one hand.
+    pub family: String,
+    /// The drawing: images of one drawing are not independent.
+    pub drawing: String,
+    /// Which side of the split it is for.
+    pub role: String,
+}
+
+/// Reads a provenance file.
+///
+/// # Errors
+/// [`Error::Labels`] naming the line.
+pub fn read(path: &Path) -> Result<Vec<Provenance>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let rows = csv::Reader::from_reader(bytes.as_slice())
+        .into_deserialize()
+        .collect::<Result<_, _>>();
+    rows.map_err(|e| Error::Labels {
+        path: path.into(),
+        reason: e.to_string(),
+    })
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::sides::{Part, sides};
-use super::{Item, Listing, Unpacked, holdout, names};
+use super::sides::{Side, sides};
+use super::{Item, Listing, Unpacked, names};
+use crate::data::layout::sides;
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
 
@@ -22,7 +23,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let tree = Tree::read(unpacked.root, &|reason| unpacked.fail(reason))?;
     let (pool, test) = match (tree.test, manifest.holdout) {
         (Some(test), _) => (tree.learned, test),
-        (None, Some(share)) => holdout::split(tree.learned, share, &manifest.skip),
+        (None, Some(share)) => sides::split(tree.learned, share, &manifest.skip),
         (None, None) => {
             let reason = "no folders `train` and `test`, and the manifest gives no `holdout` to split by";
             return Err(unpacked.fail(reason.into()));
@@ -37,7 +38,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     })
 }
 
-/// What lies in a folder of folders.
+/// Contents of a folder of folders.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     /// Names of the class folders, in byte order.
@@ -76,7 +77,7 @@ impl Tree {
                 return Err(fail("no folder of images: each class needs a folder of its own".into()));
             }
             tree.name_classes(&entries);
-            tree.add(Part::Train, &root, &prefix, "", &entries, fail)?;
+            tree.add(Side::Train, &root, &prefix, "", &entries, fail)?;
             return Ok(tree);
         }
         let is_side = |name: &String| sides.iter().any(|(_, side)| side == name);
@@ -132,7 +133,7 @@ impl Tree {
     /// The classes of one side. `below`: its path in `root`, with `/` at its end.
     fn add(
         &mut self,
-        part: Part,
+        part: Side,
         root: &Path,
         prefix: &str,
         below: &str,
@@ -171,7 +172,7 @@ impl Tree {
             .classes
             .iter()
             .find(|class| !seen.iter().any(|(name, _)| name == *class));
-        if let (Part::Test, Some(odd)) = (part, odd) {
+        if let (Side::Test, Some(odd)) = (part, odd) {
             return Err(fail(format!("class `{odd}` is in `train` but not in `{side}`")));
         }
         let mut items = Vec::new();
@@ -212,7 +213,7 @@ impl Tree {
             }
         }
         match part {
-            Part::Test => self.test.get_or_insert_default().extend(items),
+            Side::Test => self.test.get_or_insert_default().extend(items),
             _ => self.learned.extend(items),
         }
         Ok(())
@@ -231,7 +232,7 @@ impl Tree {
 const NO_NAME: &str = "its name has a backslash or no valid UTF-8";
 
 /// The sides among a folder's folders.
-fn found(root: &Path, top: &Entries) -> Result<Vec<(Part, String)>, (String, String)> {
+fn found(root: &Path, top: &Entries) -> Result<Vec<(Side, String)>, (String, String)> {
     let is_tree = |name: &str| Entries::of(&root.join(name)).is_ok_and(|entries| !entries.folders.is_empty());
     sides(&top.folders, &is_tree)
 }
@@ -301,7 +302,7 @@ impl Entries {
     }
 }
 
-/// Whether a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
+/// True if a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
 /// damaged, which is for the decoder to say.
 pub(crate) fn is_image(path: &Path) -> Result<bool> {
     const NAMES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Item, Listing, Unpacked, holdout, names};
+use super::{Item, Listing, Unpacked, names};
 use crate::config::Protocol;
 use crate::data::extract::Labels;
+use crate::data::layout::sides;
 use crate::error::Result;
 
 /// Share of each class that is kept for the test where the rows of the test split turn out to be unlabelled.
@@ -54,7 +55,7 @@ pub(super) fn read(unpacked: &Unpacked, protocol: Protocol, splits: [&Vec<String
         same_words(&mut labels.classes, [&mut pool, &mut test_items]);
     }
     if let (true, Some(share)) = (test_items.is_empty(), share) {
-        (pool, test_items) = holdout::split(pool, share, &manifest.skip);
+        (pool, test_items) = sides::split(pool, share, &manifest.skip);
     }
     let mut classes = labels.classes;
     if manifest.clean_names

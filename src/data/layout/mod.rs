@@ -4,24 +4,22 @@
 mod caltech101;
 pub mod coop;
 pub(crate) mod folders;
-pub(crate) mod holdout;
 mod hub;
 pub(crate) mod names;
 mod oxford_flowers;
 mod oxford_pets;
 pub mod sides;
-mod spare;
 mod stanford_cars;
 pub mod table;
 
 use std::path::{Path, PathBuf};
 
-use super::source::Source;
+use super::files::DatasetFiles;
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::manifest::{Form, Layout, Manifest};
 
-/// What a file of a layout is for.
+/// The use of a file of a layout.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Role {
     pub name: &'static str,
@@ -109,7 +107,7 @@ impl Layout {
     }
 }
 
-/// What the label files say; whether the images are there is checked later, for every layout alike.
+/// Contents of the label files; that the images are there is checked later, for every layout alike.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     /// Class names, in label order.
@@ -127,7 +125,7 @@ pub(crate) struct Listing {
 pub(crate) struct Item {
     /// Path inside the dataset, with `/`.
     pub id: String,
-    /// Where the image lies below the root of the unpacked files, if not at `id`.
+    /// Path of the image below the root of the unpacked files, if not `id`.
     pub file: Option<String>,
     /// Index into [`Listing::classes`].
     pub class: u32,
@@ -146,7 +144,7 @@ impl Item {
 /// A dataset's files, unpacked and ready to be read.
 pub(crate) struct Unpacked<'a> {
     pub manifest: &'a Manifest,
-    pub source: &'a Source<'a>,
+    pub source: &'a DatasetFiles<'a>,
     /// Folder that all archives were unpacked into, or the folder that the manifest names.
     pub root: &'a Path,
 }
@@ -162,7 +160,7 @@ impl Unpacked<'_> {
             .ok_or_else(|| self.fail(format!("no file has the role `{role}`")))
     }
 
-    /// What does not fit together in this dataset.
+    /// Error of a dataset whose parts do not fit together.
     fn fail(&self, reason: String) -> Error {
         Error::Dataset {
             dataset: self.manifest.name.clone(),
@@ -179,7 +177,7 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         (_, Some(files), Form::Archive) => hub::read(unpacked, protocol, [&files.train, &files.val, &files.test])?,
         _ => archive(unpacked, protocol)?,
     };
-    spare::leave_out(&mut listing, &manifest.skip_classes).map_err(|reason| unpacked.fail(reason))?;
+    names::leave_out(&mut listing, &manifest.skip_classes).map_err(|reason| unpacked.fail(reason))?;
     // Under the other protocols names and order are part of the protocol.
     if protocol == Protocol::Clean {
         if !manifest.class_names.is_empty() {
@@ -188,10 +186,10 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
         // Which labels there are in parquet files is known once they are unpacked.
         let all_known = !unpacked.source.is_lenient();
         listing.classes =
-            holdout::renamed(listing.classes, &manifest.rename, all_known).map_err(|reason| unpacked.fail(reason))?;
+            sides::renamed(listing.classes, &manifest.rename, all_known).map_err(|reason| unpacked.fail(reason))?;
     }
     if unpacked.source.is_lenient() {
-        for note in spare::prune(&mut listing) {
+        for note in names::prune(&mut listing) {
             tracing::warn!("dataset `{}`: {note}", manifest.name);
         }
         if listing.classes.len() < 2 {
@@ -225,7 +223,7 @@ fn archive(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
     }
 }
 
-/// What is wrong with a label file.
+/// Error of a label file.
 fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     Error::Labels {
         path: path.into(),

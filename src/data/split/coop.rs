@@ -1,17 +1,23 @@
-//! Protocol `coop`: the shots and validation images of CoOp and Dassl (`generate_fewshot_dataset`), by our own draws.
+//! Protocol `coop`: the shots and validation images of CoOp and Dassl (`generate_fewshot_dataset`), by our own draws or from CoOp's files.
 
-use super::clean::shuffle;
-use super::{SCHEMA, Split, SplitItem, first, of_class};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Protocol, Shots};
+use crate::data::split::clean::shuffle;
+use crate::data::split::{SCHEMA, Split, SplitItem, first, of_class};
 use crate::data::{Dataset, LabelledImage};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
+use crate::manifest::CoopPaths;
 use crate::seed;
 
 /// Most validation images that a class has beside its shots.
 const MOST_VAL: u32 = 4;
 
 /// So many validation images of each class go with `shots`: as many as shots, at most four; all with all.
-pub(super) fn val_shots(shots: Shots) -> Shots {
+fn val_shots(shots: Shots) -> Shots {
     match shots {
         Shots::K(k) => Shots::K(k.min(MOST_VAL)),
         Shots::All => Shots::All,
@@ -49,7 +55,7 @@ pub(super) fn coop(dataset: &Dataset, shots: Shots, seed: u64) -> Result<Split> 
 }
 
 /// A split of this protocol from what was drawn.
-pub(super) fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<SplitItem>, val: Vec<SplitItem>) -> Split {
+fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<SplitItem>, val: Vec<SplitItem>) -> Split {
     Split {
         schema: SCHEMA,
         dataset: dataset.name.clone(),
@@ -64,14 +70,280 @@ pub(super) fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<Split
     }
 }
 
+/// A dataset's images in CoOp's files. Sides are ids in the order of the split file: index files give
+/// places in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoopList {
+    /// Image root and prefix of ids.
+    pub paths: CoopPaths,
+    /// Images to draw from.
+    pub train: Vec<String>,
+    /// Images set aside for validation.
+    pub val: Vec<String>,
+    /// Images that are only ever predicted.
+    pub test: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IndexFile {
+    train: Side,
+    val: Side,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Side {
+    data: Vec<Entry>,
+    /// Place of each entry in the split file's list, from 0.
+    indices: Vec<usize>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// `./data/<root>/<path>`.
+    impath: String,
+    label: u32,
+    classname: String,
+}
+
+/// The parts of index and split files.
+struct Names<'a> {
+    list: &'a CoopList,
+    classes: &'a [String],
+}
+
+/// Reads the split that an index file holds and proves that it is one of this dataset: every entry is an image of
+/// its side with its label, its class name and its place in CoOp's list, none stands twice, and each class has
+/// `shots` training images and the validation images that go with them.
+pub(super) fn read(dataset: &Dataset, shots: Shots, seed: u64, path: &Path) -> Result<Split> {
+    let wrong = |reason: String| Error::Indices {
+        path: path.into(),
+        reason,
+    };
+    let Some(k) = shots.count().filter(|k| *k > 0) else {
+        return Err(wrong(format!("index files are for 1 shot or more, not for {shots}")));
+    };
+    let list = list(dataset)?;
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => wrong("there is no such file".into()),
+        _ => Error::io("read", path)(e),
+    })?;
+    let file: IndexFile = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("no few-shot index file: {e}")))?;
+    let names = Names {
+        list,
+        classes: &dataset.classes,
+    };
+    let train = names
+        .items(&file.train, &dataset.pool, &list.train, k)
+        .map_err(|e| wrong(format!("train {e}")))?;
+    let val_k = val_shots(shots).count().unwrap_or(0);
+    let val = names
+        .items(&file.val, &dataset.val, &list.val, val_k)
+        .map_err(|e| wrong(format!("val {e}")))?;
+    Ok(split(dataset, shots, seed, train, val))
+}
+
+/// The index file of a split.
+///
+/// # Errors
+/// [`Error::Dataset`] for a dataset without CoOp's lists, or an image that is not in them.
+pub fn index_file(dataset: &Dataset, split: &Split) -> Result<String> {
+    let list = list(dataset)?;
+    let names = Names {
+        list,
+        classes: &split.classes,
+    };
+    let side = |items: &[SplitItem], order: &[String]| {
+        let places: BTreeMap<&str, usize> = order.iter().map(String::as_str).zip(0..).collect();
+        let mut side = Side {
+            data: Vec::with_capacity(items.len()),
+            indices: Vec::with_capacity(items.len()),
+        };
+        for item in items {
+            let place = places.get(item.id.as_str());
+            let (Some(place), Some(entry)) = (place, names.entry(&item.id, item.class)) else {
+                return Err(unlisted(dataset, &item.id));
+            };
+            side.indices.push(*place);
+            side.data.push(entry);
+        }
+        Ok(side)
+    };
+    let file = IndexFile {
+        train: side(&split.train, &list.train)?,
+        val: side(&split.val, &list.val)?,
+    };
+    python_json(dataset, &file)
+}
+
+/// CoOp's split file of a dataset: all images of every side.
+///
+/// # Errors
+/// As [`index_file`].
+pub fn split_file(dataset: &Dataset) -> Result<String> {
+    #[derive(Serialize)]
+    struct SplitFile<'a> {
+        train: Vec<(&'a str, u32, &'a str)>,
+        val: Vec<(&'a str, u32, &'a str)>,
+        test: Vec<(&'a str, u32, &'a str)>,
+    }
+    let list = list(dataset)?;
+    python_json(
+        dataset,
+        &SplitFile {
+            train: triples(dataset, list, &dataset.pool, &list.train)?,
+            val: triples(dataset, list, &dataset.val, &list.val)?,
+            test: triples(dataset, list, &dataset.test, &list.test)?,
+        },
+    )
+}
+
+/// Path, label and class name of the images of one side, in the order of the split file.
+fn triples<'a>(
+    dataset: &'a Dataset,
+    list: &CoopList,
+    images: &[LabelledImage],
+    order: &'a [String],
+) -> Result<Vec<(&'a str, u32, &'a str)>> {
+    let labels: BTreeMap<&str, u32> = images.iter().map(|image| (image.id.as_str(), image.class)).collect();
+    let triple = |id: &'a String| {
+        let label = *labels.get(id.as_str())?;
+        Some((list.path(id)?, label, dataset.classes.get(label as usize)?.as_str()))
+    };
+    order
+        .iter()
+        .map(|id| triple(id).ok_or_else(|| unlisted(dataset, id)))
+        .collect()
+}
+
+impl CoopList {
+    /// The path that CoOp's files have for an id.
+    fn path<'a>(&self, id: &'a str) -> Option<&'a str> {
+        id.strip_prefix(self.paths.prefix.as_str())
+    }
+
+    /// Name of the folder of index files: the first part of the image root, without hyphens (`caltech-101/…` has
+    /// `caltech101`).
+    #[must_use]
+    pub fn index_folder(&self) -> String {
+        let first = self.paths.root.split('/').next().unwrap_or_default();
+        first.replace('-', "")
+    }
+}
+
+impl Names<'_> {
+    fn root(&self) -> String {
+        format!("./data/{}/", self.list.paths.root)
+    }
+
+    fn entry(&self, id: &str, class: u32) -> Option<Entry> {
+        Some(Entry {
+            impath: self.root() + self.list.path(id)?,
+            label: class,
+            classname: self.classes.get(class as usize)?.clone(),
+        })
+    }
+
+    /// The images that entries name, in their order, `k` of each class; an error begins with the entry.
+    fn items(&self, side: &Side, images: &[LabelledImage], order: &[String], k: u32) -> Result<Vec<SplitItem>, String> {
+        if side.data.len() != side.indices.len() {
+            return Err(format!(
+                "has {} entries, but {} indices",
+                side.data.len(),
+                side.indices.len()
+            ));
+        }
+        let listed: BTreeMap<&str, &LabelledImage> = images.iter().map(|image| (image.id.as_str(), image)).collect();
+        let mut seen = BTreeSet::new();
+        let mut items = Vec::with_capacity(side.data.len());
+        for (entry, place) in side.data.iter().zip(&side.indices) {
+            let wrong = |reason: String| Err(format!("entry `{}`: {reason}", entry.impath));
+            let root = self.root();
+            let Some(path) = entry.impath.strip_prefix(&root) else {
+                return wrong(format!("does not lie in `{root}`"));
+            };
+            let id = format!("{}{path}", self.list.paths.prefix);
+            let Some(image) = listed.get(id.as_str()) else {
+                return wrong("is no image of this side of the dataset".into());
+            };
+            let class = self.classes.get(image.class as usize).map_or("", String::as_str);
+            if (entry.label, entry.classname.as_str()) != (image.class, class) {
+                return wrong(format!(
+                    "is label {} `{}`, but the dataset has {} `{class}`",
+                    entry.label, entry.classname, image.class
+                ));
+            }
+            if order.get(*place) != Some(&id) {
+                return wrong(format!("is not number {place} of CoOp's list"));
+            }
+            if !seen.insert(path) {
+                return wrong("stands twice".into());
+            }
+            items.push(SplitItem::from(*image));
+        }
+        for (class, name) in (0..).zip(self.classes) {
+            let found = items.iter().filter(|item| item.class == class).count();
+            if found != k as usize {
+                return Err(format!("side: class `{name}` has {found} entries, not {k}"));
+            }
+        }
+        Ok(items)
+    }
+}
+
+fn list(dataset: &Dataset) -> Result<&CoopList> {
+    let unnamed = || Error::Dataset {
+        dataset: dataset.name.clone(),
+        reason: "CoOp's files have no names for its images: it was opened under another protocol, \
+                 or its manifest has no `[coop]` with `root`"
+            .into(),
+    };
+    dataset.coop.as_ref().ok_or_else(|| unnamed().because(Cause::Protocol))
+}
+
+fn unlisted(dataset: &Dataset, id: &str) -> Error {
+    Error::Dataset {
+        dataset: dataset.name.clone(),
+        reason: format!("image `{id}` is not in CoOp's list"),
+    }
+}
+
+/// As Python's `json.dump(value, file, indent=4)`: no final newline, everything beyond ASCII escaped.
+fn python_json(dataset: &Dataset, value: &impl Serialize) -> Result<String> {
+    let fail = |e: &dyn std::fmt::Display| Error::Dataset {
+        dataset: dataset.name.clone(),
+        reason: format!("split as JSON: {e}"),
+    };
+    let mut bytes = Vec::new();
+    let form = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    value
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, form))
+        .map_err(|e| fail(&e))?;
+    let text = String::from_utf8(bytes).map_err(|e| fail(&e))?;
+    let mut ascii = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, ' '..='~' | '\n') {
+            ascii.push(letter);
+        } else {
+            let escaped = letter
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .map(|unit| format!("\\u{unit:04x}"))
+                .collect::<String>();
+            ascii += &escaped;
+        }
+    }
+    Ok(ascii)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
     use crate::data::split::toy;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     /// As many validation images as there are images to draw from.
     fn with_val(sizes: &[usize]) -> Dataset {

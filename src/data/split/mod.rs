@@ -1,12 +1,9 @@
-//! Which images a learner sees, and which it is asked about: one file a protocol.
+//! Splits: the images that a learner is trained on and those that it is tested on, one file a protocol.
 
 mod clean;
 mod coop;
-mod index_file;
 mod python;
 mod tinker;
-#[cfg(test)]
-pub(super) mod toy;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +11,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Dataset, LabelledImage};
 use crate::config::{Protocol, Shots};
+use crate::data::{Dataset, LabelledImage};
 use crate::error::{Cause, Error, Result};
 use crate::fs::hash::hex;
+
 pub use clean::clean;
-pub use index_file::{CoopList, index_file, split_file};
+pub use coop::{CoopList, index_file, split_file};
 
 /// Version of the JSON form.
 const SCHEMA: u32 = 1;
@@ -32,7 +30,7 @@ pub struct Split {
     pub schema: u32,
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
     /// Shots per class.
     pub shots: Shots,
@@ -153,7 +151,7 @@ pub fn draw(
         (Protocol::Clean, None) => clean(dataset, shots, seed),
         (Protocol::Tinker, None) => tinker::tinker(dataset, shots, seed),
         (Protocol::Coop, None) => coop::coop(dataset, shots, seed),
-        (Protocol::Coop, Some(path)) => index_file::read(dataset, shots, seed, path),
+        (Protocol::Coop, Some(path)) => coop::read(dataset, shots, seed, path),
         (Protocol::Clean | Protocol::Tinker, Some(path)) => Err(Error::Indices {
             path: path.into(),
             reason: format!("index files belong to the protocol `coop`, this is `{protocol}`"),
@@ -195,4 +193,48 @@ fn first<'a>(
         asked: wanted,
     })?;
     Ok(drawn.iter().map(|image| SplitItem::from(*image)))
+}
+
+/// A dataset without files for the tests of the protocols.
+#[cfg(test)]
+pub(super) mod toy {
+    use sha2::{Digest as _, Sha256};
+
+    use crate::data::{Dataset, LabelledImage};
+    use crate::fs::hash::hex;
+    use crate::manifest::Layout;
+
+    /// So many images of each class to draw from, and one more of each to predict.
+    pub(crate) fn dataset(sizes: &[usize]) -> Dataset {
+        let image = |side: &str, class: usize, i: usize| LabelledImage {
+            id: format!("{side}/{class}/{i}.png"),
+            class: class as u32,
+            sha256: hex(&Sha256::digest(format!("{side} {class} {i}"))),
+            path: "unused".into(),
+            ..LabelledImage::default()
+        };
+        let images = |side, extra: usize| {
+            let of_class = move |(class, size): (usize, &usize)| {
+                (0..size + extra)
+                    .map(move |i| image(side, class, i))
+                    .collect::<Vec<_>>()
+            };
+            sizes.iter().enumerate().flat_map(of_class).collect()
+        };
+        Dataset {
+            name: "toy".into(),
+            title: "Toy".into(),
+            classes: (0..sizes.len()).map(|c| format!("class {c}")).collect(),
+            pool: images("pool", 0),
+            val: Vec::new(),
+            test: images("test", 1),
+            origin: crate::data::Origin::default(),
+            layout: Layout::Folders,
+            micro: true,
+            regime: None,
+            left_out: 0,
+            refused: Vec::new(),
+            coop: None,
+        }
+    }
 }

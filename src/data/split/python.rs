@@ -15,7 +15,7 @@ pub(super) struct Random {
 
 impl Random {
     /// CPython seeds by an integer's 32-bit words, the lowest first; zero is one word.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
         let key = [low, high];
         Self::by_array(if high == 0 { &key[..1] } else { &key })
@@ -82,7 +82,7 @@ impl Random {
     }
 
     /// `shuffle`, of fewer than 2³² items.
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = self.below(last as u32 + 1);
             items.swap(last, other as usize);

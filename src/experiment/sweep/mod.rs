@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::experiment::cell::{self, Event};
 use crate::experiment::plan::Cell;
 use crate::experiment::shard::Shard;
+use crate::store::FailureMark;
 use crate::store::Store;
 use crate::store::claim;
 use crate::store::claim::{Claim, Claims};
-use crate::store::leftovers::FailureMark;
 use crate::store::record::{Failure, Record};
 
 /// Who watches a sweep.
@@ -177,8 +177,8 @@ impl Sweeper<'_> {
             return Ok(Taken::Not(settled));
         }
         let claim = match self.claims.take(&cell.run_id)? {
-            claim::Turn::Ours(claim) => claim,
-            claim::Turn::Theirs(owner) => return Ok(Taken::Not(Turn::Busy(owner))),
+            claim::ClaimOutcome::Ours(claim) => claim,
+            claim::ClaimOutcome::Theirs(owner) => return Ok(Taken::Not(Turn::Busy(owner))),
         };
         // Its owner may have come to an end since the last look: only now nobody can any more.
         Ok(match self.settled(cell, before)? {

@@ -13,8 +13,8 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::experiment::cell::Trained;
 use crate::experiment::plan::Cell;
+use crate::store::FailureMark;
 use crate::store::claim::Claim;
-use crate::store::leftovers::FailureMark;
 
 /// Cells of one round: each keeps its adapter and optimiser until the round ends, and what one process has claimed no other
 /// can run.

@@ -9,7 +9,7 @@ use crate::formats::jpeg::huffman::{Bits, Table};
 use crate::formats::jpeg::idct;
 use crate::formats::jpeg::idct::Block;
 
-/// Where the coefficients of a block go, row by row, in the order in which they are coded.
+/// Places of a block's coefficients, row by row, in the order in which they are coded.
 const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
     28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
@@ -37,7 +37,7 @@ struct Component {
     before: i32,
 }
 
-/// What the segments before the scan say.
+/// Contents of the segments before the scan.
 #[derive(Default)]
 struct Header {
     quantisation: [Option<[i32; 64]>; 4],

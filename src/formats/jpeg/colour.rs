@@ -7,14 +7,14 @@ const CHUNK: usize = 32;
 
 /// The two chroma planes.
 pub(super) struct Chroma<'a> {
-    pub(super) planes: [&'a [u8]; 2],
-    pub(super) stride: usize,
+    pub planes: [&'a [u8]; 2],
+    pub stride: usize,
     /// Samples that belong to the image.
-    pub(super) width: usize,
-    pub(super) height: usize,
+    pub width: usize,
+    pub height: usize,
     /// Pixels to a sample, across and down: 1 x 1, 2 x 1 or 2 x 2.
-    pub(super) wider: usize,
-    pub(super) higher: usize,
+    pub wider: usize,
+    pub higher: usize,
 }
 
 /// One value for all three colours.

@@ -19,7 +19,7 @@ pub(super) struct Table {
 impl Table {
     /// From the number of codes of each length and their symbols; nothing if there are too many codes.
     /// The library refuses the same tables.
-    pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
+    pub(crate) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         if symbols.len() > 256 {
             return None;
         }
@@ -90,7 +90,7 @@ const MARGIN: usize = 16;
 
 impl<'a> Bits<'a> {
     /// Copies entropy-coded data up to the next marker without stuffed zeros; the marker, and what follows it.
-    pub(super) fn unstuff<'b>(bytes: &'b [u8], data: &mut Vec<u8>) -> Option<(u8, &'b [u8])> {
+    pub(crate) fn unstuff<'b>(bytes: &'b [u8], data: &mut Vec<u8>) -> Option<(u8, &'b [u8])> {
         data.clear();
         let mut rest = bytes;
         loop {
@@ -107,7 +107,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    pub(super) fn new(data: &'a [u8]) -> Self {
+    pub(crate) fn new(data: &'a [u8]) -> Self {
         Self {
             data,
             at: 0,
@@ -152,7 +152,7 @@ impl<'a> Bits<'a> {
 
     /// The difference between two DC coefficients.
     #[inline(always)]
-    pub(super) fn difference(&mut self, table: &Table) -> Option<i32> {
+    pub(crate) fn difference(&mut self, table: &Table) -> Option<i32> {
         self.fill()?;
         let size = u32::from(self.symbol(table)?);
         (size <= 11).then(|| extended(self.take(size), size))
@@ -160,7 +160,7 @@ impl<'a> Bits<'a> {
 
     /// Zeros before a coefficient, and that coefficient; 0 after a run of 0 or 15 means the end or sixteen zeros.
     #[inline(always)]
-    pub(super) fn coefficient(&mut self, table: &Table) -> Option<(usize, i32)> {
+    pub(crate) fn coefficient(&mut self, table: &Table) -> Option<(usize, i32)> {
         self.fill()?;
         let (value, run, length) = table.whole[(self.next >> (64 - LOOK)) as usize];
         if length > 0 {
@@ -175,8 +175,8 @@ impl<'a> Bits<'a> {
         Some((usize::from(symbol >> 4), extended(self.take(size), size)))
     }
 
-    /// Whether all was read, but for less than a byte, and nothing beyond it.
-    pub(super) fn all_read(&self) -> bool {
+    /// True if all was read, but for less than a byte, and nothing beyond it.
+    pub(crate) fn all_read(&self) -> bool {
         let read = 8 * self.at as u64 - u64::from(self.filled);
         let there = 8 * (self.data.len() - MARGIN) as u64;
         (there.saturating_sub(7)..=there).contains(&read)

@@ -44,7 +44,7 @@ fn pixels(bytes: &[u8], limit: u64) -> Result<Option<RgbImage>, String> {
         .ok_or_else(|| "fewer pixels than its header says".into())
 }
 
-/// Whether the markers lead to an end-of-image marker (ITU-T T.81, annex B): where it is missing, the decoder
+/// True if the markers lead to an end-of-image marker (ITU-T T.81, annex B): where it is missing, the decoder
 /// would fill the rest with grey.
 fn ends(bytes: &[u8]) -> bool {
     const START: u8 = 0xd8;

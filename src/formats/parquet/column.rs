@@ -1,19 +1,24 @@
-//! Columns of a row group, a few rows at a time.
+//! Columns of a row group, a few rows at a time: images, labels, texts and numbers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::parquet::basic::Type;
 use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
 use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use ::parquet::file::metadata::RowGroupMetaData;
+use ::parquet::file::reader::FileReader as _;
+use ::parquet::file::serialized_reader::SerializedFileReader;
+use bytes::Bytes;
 
+use crate::formats::parquet::input::ParquetInput;
 use crate::formats::parquet::pages::Pages;
-use crate::formats::parquet::said;
-use crate::formats::parquet::source::Source;
+use crate::formats::parquet::{leaf, message, thrift};
 
 /// Rows decoded at a time.
 const BATCH: usize = 16;
 
 /// Image, path and label of one row.
-pub(super) type Cells = (Option<ByteArray>, Option<String>, Option<Label>);
+type Cells = (Option<ByteArray>, Option<String>, Option<Label>);
 
 /// Columns of one row group.
 pub(super) struct Group {
@@ -44,7 +49,7 @@ pub(super) enum Label {
 impl LabelColumn {
     /// # Errors
     /// When the column is of another kind, or lies outside the file.
-    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let kind = group
             .columns()
             .get(column)
@@ -62,7 +67,7 @@ impl LabelColumn {
     }
 
     /// Exactly the next `n` labels.
-    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<Label>>, String> {
+    fn next(&mut self, n: usize) -> Result<Vec<Option<Label>>, String> {
         fn of<T>(
             values: Vec<Option<T>>,
             label: impl Fn(T) -> Result<Option<Label>, String>,
@@ -76,7 +81,7 @@ impl LabelColumn {
             value if value.fract() == 0.0 && value.abs() < 1e15 => index(value as i64),
             value => Err(format!("label {value} is no whole number")),
         };
-        let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(said)?.to_owned())));
+        let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(message)?.to_owned())));
         match self {
             // As Python writes them.
             Self::Bool(column) => of(column.next(n)?, |value| {
@@ -93,7 +98,7 @@ impl LabelColumn {
 
 impl Group {
     /// The next rows: image, path, label.
-    pub(super) fn batch(&mut self) -> Result<Vec<Cells>, String> {
+    pub(crate) fn batch(&mut self) -> Result<Vec<Cells>, String> {
         let n = BATCH.min(usize::try_from(self.rows).unwrap_or(BATCH));
         self.rows -= n as u64;
         let images = self.image.next(n)?;
@@ -123,7 +128,7 @@ pub(super) struct Column<T: DataType> {
 }
 
 impl<T: DataType> Column<T> {
-    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let described = group
             .columns()
             .get(column)
@@ -139,7 +144,7 @@ impl<T: DataType> Column<T> {
     }
 
     /// Exactly the next `n` values.
-    pub(super) fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
+    fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let mut read = 0;
         while read < n {
@@ -147,7 +152,7 @@ impl<T: DataType> Column<T> {
             match self
                 .reader
                 .read_records(n - read, levels, None, &mut values)
-                .map_err(said)?
+                .map_err(message)?
                 .0
             {
                 0 => return Err("a column has fewer values than rows".into()),
@@ -167,4 +172,91 @@ impl<T: DataType> Column<T> {
             Err("a column has not as many values as rows".into())
         }
     }
+}
+
+/// Rows decoded at a time.
+const TEXT_BATCH: usize = 64;
+/// Bytes of all texts of a column: a dictionary may stand for more than any table holds.
+const MAX_TEXT: usize = 512 << 20;
+/// Rows of a table: nulls take no bytes.
+const MAX_ROWS: usize = 16 << 20;
+
+/// A column: a text or null for each row.
+pub(crate) type Texts = Vec<Option<String>>;
+
+/// Names of the columns that are no structs.
+///
+/// # Errors
+/// When the file is damaged.
+pub(crate) fn columns(bytes: Vec<u8>) -> Result<Vec<String>, String> {
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
+    guarded(|| {
+        thrift::footer(&source)?;
+        let file = SerializedFileReader::new(source.clone()).map_err(message)?;
+        let columns = file.metadata().file_metadata().schema_descr().columns().iter();
+        Ok(columns
+            .filter_map(|column| match column.path().parts() {
+                [name] => Some(name.clone()),
+                _ => None,
+            })
+            .collect())
+    })
+}
+
+/// The columns of some names, whatever their case; `None` for one that is not there. Numbers are written out.
+///
+/// # Errors
+/// When the file is damaged, or such a column holds neither text nor whole numbers.
+pub(crate) fn read(bytes: Vec<u8>, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
+    guarded(|| named(&source, names))
+}
+
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the reader gave up on damaged data".into()))
+}
+
+fn named(source: &ParquetInput, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
+    thrift::footer(source)?;
+    let file = SerializedFileReader::new(source.clone()).map_err(message)?;
+    let schema = file.metadata().file_metadata().schema_descr();
+    let mut columns = Vec::new();
+    for name in names {
+        let fields = schema.root_schema().get_fields();
+        let found = fields
+            .iter()
+            .map(|field| field.name())
+            .find(|found| found.eq_ignore_ascii_case(name));
+        let Some(column) = found.and_then(|found| leaf(schema, &[found])) else {
+            columns.push(None);
+            continue;
+        };
+        let texts = text(source, &file, column).map_err(|reason| format!("column `{name}`: {reason}"))?;
+        columns.push(Some(texts));
+    }
+    Ok(columns)
+}
+
+fn text(source: &ParquetInput, file: &SerializedFileReader<ParquetInput>, column: usize) -> Result<Texts, String> {
+    let (mut texts, mut bytes) = (Vec::new(), 0_usize);
+    for group in file.metadata().row_groups() {
+        let mut left = usize::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
+        let mut reader = LabelColumn::open(source, group, column)?;
+        while left > 0 {
+            let rows = reader.next(left.min(TEXT_BATCH))?;
+            left -= rows.len();
+            for row in rows {
+                let text = row.map(|label| match label {
+                    Label::Index(number) => number.to_string(),
+                    Label::Name(text) => text.trim().to_owned(),
+                });
+                bytes += text.as_ref().map_or(0, String::len);
+                texts.push(text);
+            }
+            if bytes > MAX_TEXT || texts.len() > MAX_ROWS {
+                return Err(format!("more than {MAX_ROWS} rows or {MAX_TEXT} bytes of text"));
+            }
+        }
+    }
+    Ok(texts)
 }

@@ -6,6 +6,11 @@
 //! codec but LZO and every encoding is read. Files are not to be trusted: sizes in headers are compared with the file
 //! before the parquet library acts on them.
 
+pub(crate) mod column;
+pub(crate) mod input;
+mod pages;
+pub(crate) mod thrift;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -15,19 +20,12 @@ use ::parquet::file::reader::FileReader as _;
 use ::parquet::file::serialized_reader::SerializedFileReader;
 use ::parquet::schema::types::SchemaDescriptor;
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::image::Mode;
 use crate::formats::parquet::column::{Column, Group, Label, LabelColumn};
-use crate::formats::parquet::source::Source;
-
-pub(crate) mod check;
-mod column;
-pub(crate) mod names;
-mod pages;
-pub(crate) mod source;
-pub(crate) mod texts;
-mod thrift;
+use crate::formats::parquet::input::ParquetInput;
 
 /// Which columns hold images and labels.
 #[derive(Debug, Clone, Copy)]
@@ -45,15 +43,15 @@ pub struct Row<'a> {
     pub number: u64,
     /// The encoded image.
     pub image: &'a [u8],
-    /// What the file was called where the rows were made, if that is known.
+    /// Name of the file where the rows were made, if that is known.
     pub path: Option<&'a str>,
     /// Class name.
     pub class: &'a str,
 }
 
-/// What a parquet file says of all its rows.
+/// Metadata of a parquet file, for all its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
+pub struct ParquetInfo {
     /// Number of rows.
     pub rows: u64,
     /// Class names in label order; `None` where the labels are names themselves, or integers without names.
@@ -61,12 +59,12 @@ pub struct About {
     /// Labels are integers without names: each is its own name.
     pub is_numbered: bool,
     /// Rows that were read and cannot be taken.
-    pub left_out: LeftOut,
+    pub left_out: SkippedRow,
 }
 
 /// Rows that cannot be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct SkippedRow {
     /// Rows without a label: null, or −1.
     pub unlabelled: u64,
     /// Rows without an image, or whose label has no name.
@@ -75,7 +73,7 @@ pub struct LeftOut {
     pub named: Vec<(u64, String)>,
 }
 
-impl LeftOut {
+impl SkippedRow {
     /// Rows in a message before the rest is counted only.
     const NAMED: usize = 20;
 
@@ -102,8 +100,8 @@ impl LeftOut {
 ///
 /// # Errors
 /// [`Error::Parquet`] when the file is damaged or lacks a column (the message lists those there are).
-pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
-    let source = Source::file(path)?;
+pub fn about(path: &Path, columns: Columns<'_>) -> Result<ParquetInfo> {
+    let source = ParquetInput::file(path)?;
     guarded(path, || Ok(Shard::open(source, columns).map_err(wrong(path))?.about()))
 }
 
@@ -112,8 +110,8 @@ pub fn about(path: &Path, columns: Columns<'_>) -> Result<About> {
 ///
 /// # Errors
 /// As [`about`], or whatever `tell` returns.
-pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
-    let source = Source::file(path)?;
+pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<ParquetInfo> {
+    let source = ParquetInput::file(path)?;
     guarded(path, || {
         Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
     })
@@ -128,8 +126,8 @@ pub fn read_bytes(
     bytes: Vec<u8>,
     columns: Columns<'_>,
     tell: &mut dyn FnMut(Row<'_>) -> Result<()>,
-) -> Result<About> {
-    let source = Source::Bytes(Bytes::from(bytes));
+) -> Result<ParquetInfo> {
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
     guarded(path, || {
         Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
     })
@@ -143,10 +141,10 @@ pub fn read_bytes(
 pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str) -> Result<Option<Mode>> {
     let mut common = None;
     for path in files {
-        let source = Source::file(path)?;
+        let source = ParquetInput::file(path)?;
         let mode = guarded(path, || {
-            check::footer(&source).map_err(wrong(path))?;
-            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(said(e)))?;
+            thrift::footer(&source).map_err(wrong(path))?;
+            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(message(e)))?;
             let entries = file
                 .metadata()
                 .file_metadata()
@@ -156,7 +154,7 @@ pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str)
             let json = entries
                 .filter(|entry| entry.key == "huggingface")
                 .find_map(|entry| entry.value.as_deref());
-            let named = json.and_then(|json| names::image_mode(json, image));
+            let named = json.and_then(|json| mode_of_feature(json, image));
             named.map(|name| Mode::named(&name)).transpose().map_err(wrong(path))
         })?;
         if *common.get_or_insert(mode) != mode {
@@ -181,7 +179,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         .unwrap_or_else(|_| Err(wrong(path)("the reader gave up on damaged data".into())))
 }
 
-pub(crate) fn said(error: ParquetError) -> String {
+pub(crate) fn message(error: ParquetError) -> String {
     match error {
         ParquetError::General(reason) | ParquetError::EOF(reason) | ParquetError::NYI(reason) => reason,
         other => other.to_string(),
@@ -193,21 +191,21 @@ const LABEL_BYTES: usize = 4096;
 
 /// An open file whose columns were found.
 struct Shard {
-    file: SerializedFileReader<Source>,
-    source: Source,
+    file: SerializedFileReader<ParquetInput>,
+    source: ParquetInput,
     /// Leaf column of encoded images.
     image: usize,
     /// Leaf column of file names.
     path: Option<usize>,
     /// Leaf column of labels.
     label: usize,
-    about: About,
+    about: ParquetInfo,
 }
 
 impl Shard {
-    fn open(source: Source, columns: Columns<'_>) -> Result<Self, String> {
-        check::footer(&source)?;
-        let file = SerializedFileReader::new(source.clone()).map_err(said)?;
+    fn open(source: ParquetInput, columns: Columns<'_>) -> Result<Self, String> {
+        thrift::footer(&source)?;
+        let file = SerializedFileReader::new(source.clone()).map_err(message)?;
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
         let image = leaf(schema, &[columns.image, "bytes"])
@@ -227,7 +225,7 @@ impl Shard {
             .find_map(|entry| entry.value.as_deref());
         let classes = json
             .filter(|_| is_number)
-            .map(|json| names::class_names(json, columns.label))
+            .map(|json| class_names(json, columns.label))
             .transpose()?
             .flatten();
         let mut rows = 0_u64;
@@ -235,11 +233,11 @@ impl Shard {
             let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
             rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
         }
-        let about = About {
+        let about = ParquetInfo {
             rows,
             is_numbered: is_number && classes.is_none(),
             classes,
-            left_out: LeftOut::default(),
+            left_out: SkippedRow::default(),
         };
         Ok(Self {
             file,
@@ -251,13 +249,13 @@ impl Shard {
         })
     }
 
-    fn about(self) -> About {
+    fn about(self) -> ParquetInfo {
         self.about
     }
 
-    fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<About> {
+    fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<ParquetInfo> {
         let mut number = 0;
-        let mut left_out = LeftOut::default();
+        let mut left_out = SkippedRow::default();
         for index in 0..self.file.num_row_groups() {
             let mut group = self.group(index).map_err(wrong(path))?;
             while group.rows > 0 {
@@ -348,4 +346,125 @@ fn no_column(schema: &SchemaDescriptor, name: &str, of: &str) -> String {
         .map(|f| format!("`{}`", f.name()))
         .collect();
     format!("no column `{name}` of {of}; it has {}", there.join(", "))
+}
+
+/// Class names of a label column, in label order: from the JSON under the key `huggingface`
+/// (`info.features.<label>.names`), or from the forms of a repository's front matter (`dataset_info`, features as a
+/// list, names by number). `None` when the column has no names there.
+///
+/// # Errors
+/// When there are names, but not one for each label from 0.
+pub(crate) fn class_names(json: &str, label: &str) -> Result<Option<Vec<String>>, String> {
+    let value: Value = serde_json::from_str(json).map_err(|e| format!("its metadata `huggingface` is no JSON: {e}"))?;
+    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
+        .into_iter()
+        .flatten()
+        .find_map(|info| feature(info.get("features")?, label));
+    let names = feature.and_then(|feature| {
+        [
+            Some(feature),
+            feature.get("class_label"),
+            feature.get("dtype").and_then(|t| t.get("class_label")),
+        ]
+        .into_iter()
+        .flatten()
+        .find_map(|holder| holder.get("names"))
+    });
+    match names {
+        None | Some(Value::Null) => Ok(None),
+        Some(names) => ordered(names)
+            .ok_or_else(|| format!("the names of `{label}` in its metadata are no list of texts"))
+            .map(Some),
+    }
+}
+
+/// The mode that a column's `datasets.Image` asks for (`info.features.<image>.mode`, or the forms of front matter).
+fn mode_of_feature(json: &str, image: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
+        .into_iter()
+        .flatten()
+        .find_map(|info| feature(info.get("features")?, image))?;
+    let dtype = feature.get("dtype");
+    let holders = [
+        Some(feature),
+        feature.get("image"),
+        dtype.and_then(|dtype| dtype.get("image")),
+    ];
+    let mode = holders.into_iter().flatten().find_map(|holder| holder.get("mode"))?;
+    // Anything but a name is no mode of Pillow's, and is refused as one.
+    (!mode.is_null()).then(|| mode.as_str().map_or_else(|| mode.to_string(), str::to_owned))
+}
+
+/// A column's description: features are an object by name, or a list of objects with a name.
+fn feature<'a>(features: &'a Value, label: &str) -> Option<&'a Value> {
+    match features {
+        Value::Object(by_name) => by_name.get(label),
+        Value::Array(list) => list
+            .iter()
+            .find(|f| f.get("name").and_then(Value::as_str) == Some(label)),
+        _ => None,
+    }
+}
+
+/// `["a", "b"]`, or `{"0": "a", "1": "b"}`.
+fn ordered(names: &Value) -> Option<Vec<String>> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let names: Vec<String> = match names {
+        Value::Array(list) => list.iter().map(text).collect::<Option<_>>()?,
+        Value::Object(by_number) => (0..by_number.len())
+            .map(|i| by_number.get(&i.to_string()).and_then(text))
+            .collect::<Option<_>>()?,
+        _ => return None,
+    };
+    (!names.is_empty()).then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_every_form() {
+        let cases = [
+            r#"{"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["b", "a"], "_type": "ClassLabel"}}}}"#,
+            r#"{"dataset_info": {"features": [{"name": "image", "dtype": "image"},
+                {"name": "label", "dtype": {"class_label": {"names": {"1": "a", "0": "b"}}}}]}}"#,
+            r#"{"features": {"label": {"class_label": {"names": ["b", "a"]}}}}"#,
+        ];
+        for json in cases {
+            assert_eq!(class_names(json, "label").unwrap().unwrap(), ["b", "a"], "{json}");
+            assert_eq!(class_names(json, "other").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_mode_of_an_image_column_is_found_in_every_form() {
+        let cases = [
+            r#"{"info": {"features": {"image": {"mode": "L", "_type": "Image"}, "label": {"_type": "ClassLabel"}}}}"#,
+            r#"{"dataset_info": {"features": [{"name": "image", "dtype": {"image": {"mode": "L"}}}]}}"#,
+        ];
+        for json in cases {
+            assert_eq!(mode_of_feature(json, "image").as_deref(), Some("L"), "{json}");
+            assert_eq!(mode_of_feature(json, "label"), None);
+        }
+        for none in [
+            r#"{"info": {"features": {"image": {"_type": "Image"}}}}"#,
+            r#"{"info": {"features": {"image": {"mode": null}}}}"#,
+        ] {
+            assert_eq!(mode_of_feature(none, "image"), None);
+        }
+        assert_eq!(
+            mode_of_feature(r#"{"features": {"image": {"mode": 3}}}"#, "image").as_deref(),
+            Some("3")
+        );
+    }
+
+    #[test]
+    fn names_with_a_gap_are_refused() {
+        let json = r#"{"info": {"features": {"label": {"names": {"0": "a", "2": "b"}}}}}"#;
+        assert!(class_names(json, "label").is_err());
+        assert!(class_names(r#"{"info": {"features": {"label": {"names": []}}}}"#, "label").is_err());
+        assert!(class_names("{", "label").is_err());
+    }
 }

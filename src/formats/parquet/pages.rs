@@ -13,9 +13,9 @@ use ::parquet::file::metadata::RowGroupMetaData;
 use ::parquet::file::reader::{ChunkReader as _, Length as _};
 use bytes::Bytes;
 
-use crate::formats::parquet::said;
-use crate::formats::parquet::source::Source;
-use crate::formats::parquet::thrift::{Said, Thrift};
+use crate::formats::parquet::input::ParquetInput;
+use crate::formats::parquet::message;
+use crate::formats::parquet::thrift::{HeaderValue, Thrift};
 
 /// Bytes of a page's header, which may hold the least and the greatest value.
 const HEADER: u64 = 1 << 20;
@@ -30,7 +30,7 @@ const DELTA_VALUES: u64 = 1 << 24;
 
 /// The pages of one column of a row group, in order.
 pub(super) struct Pages {
-    source: Source,
+    source: ParquetInput,
     codec: Compression,
     name: String,
     at: u64,
@@ -57,7 +57,7 @@ struct Header {
 impl Pages {
     /// # Errors
     /// When the column lies outside the file or is compressed in a way that is not read.
-    pub(super) fn open(source: &Source, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+    pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
         let chunk = group.columns().get(column).ok_or("a row group lacks a column")?;
         let name = chunk.column_path().string();
         let outside = || format!("column `{name}` lies outside the file");
@@ -98,7 +98,7 @@ impl Pages {
             if !matches!(header.kind, 0 | 2 | 3) {
                 continue;
             }
-            let bytes = self.source.get_bytes(start, packed as usize).map_err(said)?;
+            let bytes = self.source.get_bytes(start, packed as usize).map_err(message)?;
             let bytes = self.unpack(&header, bytes, unpacked)?;
             return page(&header, bytes, &self.name).map(Some);
         }
@@ -228,13 +228,15 @@ fn hadoop(mut packed: &[u8], expected: usize, whole: &mut Vec<u8>) -> Result<(),
 }
 
 /// The page header at an offset, and its length.
-fn header(source: &Source, at: u64, room: u64) -> Result<(Header, u64), String> {
-    let from = source.get_read(at).map_err(said)?;
+fn header(source: &ParquetInput, at: u64, room: u64) -> Result<(Header, u64), String> {
+    let from = source.get_read(at).map_err(message)?;
     let most = room.min(HEADER);
     let mut thrift = Thrift(std::io::BufReader::with_capacity(512, from).take(most));
     let mut header = Header::default();
-    thrift.walk(&mut |place, said| {
-        let Said::Number(number) = said else { return Ok(()) };
+    thrift.walk(&mut |place, value| {
+        let HeaderValue::Number(number) = value else {
+            return Ok(());
+        };
         let field = match place {
             [1] => &mut header.kind,
             [2] => &mut header.unpacked,

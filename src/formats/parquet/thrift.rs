@@ -1,14 +1,20 @@
-//! Sizes in parquet's own headers (Thrift, compact protocol), read before the parquet library is let near them:
+//! Sizes in parquet's own headers and footers (Thrift, compact protocol), checked before the parquet library is let near them:
 //! it sets aside what a header asks for, however little the file holds.
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
+
+use ::parquet::file::reader::{ChunkReader as _, Length as _};
+
+use crate::formats::parquet::input::ParquetInput;
+use crate::formats::parquet::message;
 
 /// Structs within structs: parquet's own go six deep.
 const DEPTH: usize = 32;
 
-/// What a header says at one place.
+/// A value of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum HeaderValue {
     /// An integer or boolean field.
     Number(i64),
     /// The number of items of a list, before its items.
@@ -16,7 +22,7 @@ pub(super) enum Said {
 }
 
 /// Hears of what a header says, with its place; an error ends the walk.
-type Tell<'a> = dyn FnMut(&[i16], Said) -> Result<(), String> + 'a;
+type Tell<'a> = dyn FnMut(&[i16], HeaderValue) -> Result<(), String> + 'a;
 
 /// A stream of the compact protocol.
 pub(super) struct Thrift<R>(pub R);
@@ -27,7 +33,7 @@ impl<R: Read> Thrift<R> {
     ///
     /// # Errors
     /// When the stream ends early, nests too deeply, or holds a type that there is not.
-    pub(super) fn walk(&mut self, tell: &mut Tell<'_>) -> Result<(), String> {
+    pub(crate) fn walk(&mut self, tell: &mut Tell<'_>) -> Result<(), String> {
         self.structure(&mut Vec::new(), tell)
     }
 
@@ -49,7 +55,7 @@ impl<R: Read> Thrift<R> {
             place.push(id);
             match kind {
                 // A boolean field's value is its type.
-                1 | 2 => tell(place, Said::Number(i64::from(kind == 1)))?,
+                1 | 2 => tell(place, HeaderValue::Number(i64::from(kind == 1)))?,
                 kind => self.value(kind, place, tell)?,
             }
             place.pop();
@@ -62,7 +68,7 @@ impl<R: Read> Thrift<R> {
             1..=3 => self.byte().map(|_| ()),
             4..=6 => {
                 let number = self.zigzag()?;
-                tell(place, Said::Number(number))
+                tell(place, HeaderValue::Number(number))
             }
             7 => self.skip(8),
             8 => {
@@ -75,7 +81,7 @@ impl<R: Read> Thrift<R> {
                     15 => self.varint()?,
                     few => u64::from(few),
                 };
-                tell(place, Said::Items(items))?;
+                tell(place, HeaderValue::Items(items))?;
                 // Each item takes a byte at least, so that the stream ends before a lying number does.
                 for _ in 0..items {
                     self.item(head & 0x0f, place, tell)?;
@@ -151,14 +157,40 @@ fn cut(error: &io::Error) -> String {
     }
 }
 
+/// Bytes of a footer.
+const FOOTER: u64 = 64 << 20;
+/// Groups and columns of a schema: the library descends into them by recursion.
+const SCHEMA_ELEMENTS: u64 = 1000;
+
+/// Looks at a file's footer: its length, and how many elements its schema has.
+pub(crate) fn footer(source: &ParquetInput) -> Result<(), String> {
+    let torn = || "it is no parquet file, or torn".to_owned();
+    let size = source.len();
+    let tail = size.checked_sub(8).filter(|at| *at >= 4).ok_or_else(torn)?;
+    let tail_bytes = source.get_bytes(tail, 8).map_err(message)?;
+    let (length, magic) = tail_bytes.split_first_chunk::<4>().ok_or_else(torn)?;
+    let length = u64::from(u32::from_le_bytes(*length));
+    let start = tail.checked_sub(length).filter(|_| magic == b"PAR1").ok_or_else(torn)?;
+    if length > FOOTER {
+        return Err(format!("its footer claims {length} bytes"));
+    }
+    let from = source.get_read(start).map_err(message)?;
+    Thrift(std::io::BufReader::new(from).take(length)).walk(&mut |place, value| match (place, value) {
+        ([2], HeaderValue::Items(elements)) if elements > SCHEMA_ELEMENTS => {
+            Err(format!("its schema claims {elements} elements"))
+        }
+        _ => Ok(()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(bytes: &[u8]) -> Result<Vec<(Vec<i16>, Said)>, String> {
+    fn told(bytes: &[u8]) -> Result<Vec<(Vec<i16>, HeaderValue)>, String> {
         let mut seen = Vec::new();
-        Thrift(bytes).walk(&mut |place, said| {
-            seen.push((place.to_vec(), said));
+        Thrift(bytes).walk(&mut |place, value| {
+            seen.push((place.to_vec(), value));
             Ok(())
         })?;
         Ok(seen)
@@ -171,11 +203,11 @@ mod tests {
             0x15, 0x05, 0x18, 2, b'a', b'b', 0x3c, 0x16, 0xd8, 0x04, 0, 0x19, 0x25, 2, 4, 0,
         ];
         let expected = [
-            (vec![1], Said::Number(-3)),
-            (vec![5, 1], Said::Number(300)),
-            (vec![6], Said::Items(2)),
-            (vec![6], Said::Number(1)),
-            (vec![6], Said::Number(2)),
+            (vec![1], HeaderValue::Number(-3)),
+            (vec![5, 1], HeaderValue::Number(300)),
+            (vec![6], HeaderValue::Items(2)),
+            (vec![6], HeaderValue::Number(1)),
+            (vec![6], HeaderValue::Number(2)),
         ];
         assert_eq!(told(&bytes).unwrap(), expected);
     }

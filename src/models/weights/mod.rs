@@ -12,8 +12,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::fs::hash;
 use crate::fs::hash::hex;
-use crate::fs::stamps;
 use crate::nn::Place;
 pub(super) use shard::map_file;
 use shard::{Shard, Stored};
@@ -196,7 +196,7 @@ impl Weights {
     /// [`Error::Io`] when a file cannot be read.
     pub fn fingerprint(&self, config: &[u8]) -> Result<String> {
         let paths: Vec<PathBuf> = self.shards.iter().map(|shard| shard.path.clone()).collect();
-        let hashes: Vec<Vec<u8>> = stamps::sha256(&paths)?.iter().map(|hash| unhex(hash)).collect();
+        let hashes: Vec<Vec<u8>> = hash::sha256(&paths)?.iter().map(|hash| unhex(hash)).collect();
         let files = match hashes.as_slice() {
             [one] => one.clone(),
             several => Sha256::digest(several.concat()).to_vec(),

@@ -19,21 +19,21 @@ const PLOTTERS_FONT_SCALE: f64 = 1.24;
 const FONTS: &str = "DejaVu Sans, Verdana, sans-serif";
 
 /// A place in pixels, right and down.
-pub(super) type At = (f64, f64);
+pub(super) type Position = (f64, f64);
 
-/// How a text is set; `at` is its left end, middle or right end, on the middle of the letters' height.
+/// Size, colour and alignment of a text; `at` is its left end, middle or right end, on the middle of the letters' height.
 #[derive(Clone, Copy)]
-pub(super) struct Type {
-    pub(super) size: f64,
-    pub(super) colour: Rgb,
-    pub(super) bold: bool,
-    pub(super) anchor: HPos,
+pub(super) struct TextFormat {
+    size: f64,
+    colour: Rgb,
+    bold: bool,
+    anchor: HPos,
     /// Reads upwards.
-    pub(super) upright: bool,
+    upright: bool,
 }
 
-impl Type {
-    pub(super) fn new(size: f64, colour: Rgb) -> Self {
+impl TextFormat {
+    pub(crate) fn new(size: f64, colour: Rgb) -> Self {
         Self {
             size,
             colour,
@@ -43,15 +43,15 @@ impl Type {
         }
     }
 
-    pub(super) fn bold(self) -> Self {
+    pub(crate) fn bold(self) -> Self {
         Self { bold: true, ..self }
     }
 
-    pub(super) fn anchored(self, anchor: HPos) -> Self {
+    pub(crate) fn anchored(self, anchor: HPos) -> Self {
         Self { anchor, ..self }
     }
 
-    pub(super) fn upright(self) -> Self {
+    pub(crate) fn upright(self) -> Self {
         Self { upright: true, ..self }
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn draw(
 
 impl Canvas<'_> {
     /// A line through `points`, broken into dashes of alternating ink and gap.
-    pub(super) fn line(&mut self, points: &[At], colour: Rgb, width: f64, dash: &[f64]) -> Result<()> {
+    pub(crate) fn line(&mut self, points: &[Position], colour: Rgb, width: f64, dash: &[f64]) -> Result<()> {
         for piece in dashes(points, dash) {
             self.backend
                 .draw_path(piece.into_iter().map(scaled), &stroke(colour, width))
@@ -104,7 +104,7 @@ impl Canvas<'_> {
     }
 
     /// A filled shape without an edge.
-    pub(super) fn area(&mut self, corners: &[At], colour: Rgb, opacity: f64) -> Result<()> {
+    pub(crate) fn area(&mut self, corners: &[Position], colour: Rgb, opacity: f64) -> Result<()> {
         let fill = ShapeStyle {
             color: rgba(colour, opacity),
             filled: true,
@@ -116,13 +116,13 @@ impl Canvas<'_> {
     }
 
     /// A marker with a thin white edge that lifts it off the lines beneath.
-    pub(super) fn marker(&mut self, at: At, marker: Marker, colour: Rgb) -> Result<()> {
+    pub(crate) fn marker(&mut self, at: Position, marker: Marker, colour: Rgb) -> Result<()> {
         self.shape(at, marker, 4.7, PAPER)?;
         self.shape(at, marker, 3.7, colour)
     }
 
     /// A marker struck out: its outline only, under a cross.
-    pub(super) fn struck_marker(&mut self, (x, y): At, marker: Marker, colour: Rgb) -> Result<()> {
+    pub(crate) fn struck_marker(&mut self, (x, y): Position, marker: Marker, colour: Rgb) -> Result<()> {
         // A shape of two strokes has no inside.
         let outline = match marker {
             Marker::Cross | Marker::Plus => Marker::Circle,
@@ -137,13 +137,13 @@ impl Canvas<'_> {
     }
 
     /// A small ring.
-    pub(super) fn ring(&mut self, at: At, colour: Rgb) -> Result<()> {
+    pub(crate) fn ring(&mut self, at: Position, colour: Rgb) -> Result<()> {
         self.shape(at, Marker::Circle, 3.4, colour)?;
         self.shape(at, Marker::Circle, 2.1, PAPER)
     }
 
     /// A filled shape of about `radius`.
-    fn shape(&mut self, (x, y): At, marker: Marker, radius: f64, colour: Rgb) -> Result<()> {
+    fn shape(&mut self, (x, y): Position, marker: Marker, radius: f64, colour: Rgb) -> Result<()> {
         let corners: &[(f64, f64)] = match marker {
             Marker::Circle => {
                 let fill = ShapeStyle {
@@ -172,7 +172,7 @@ impl Canvas<'_> {
             Marker::Inverted => &[(0.0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
             Marker::Diamond => &[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)],
         };
-        let around: Vec<At> = corners
+        let around: Vec<Position> = corners
             .iter()
             .map(|(dx, dy)| (x + radius * dx, y + radius * dy))
             .collect();
@@ -180,7 +180,7 @@ impl Canvas<'_> {
     }
 
     /// One line of text.
-    pub(super) fn text(&mut self, at: At, text: &str, set: Type) -> Result<()> {
+    pub(crate) fn text(&mut self, at: Position, text: &str, set: TextFormat) -> Result<()> {
         let style = if set.bold { FontStyle::Bold } else { FontStyle::Normal };
         let transform = if set.upright {
             FontTransform::Rotate270
@@ -198,12 +198,12 @@ impl Canvas<'_> {
 }
 
 /// Cuts a line into its inked pieces; the pattern runs on through the corners.
-fn dashes(points: &[At], pattern: &[f64]) -> Vec<Vec<At>> {
+fn dashes(points: &[Position], pattern: &[f64]) -> Vec<Vec<Position>> {
     if pattern.is_empty() {
         return vec![points.to_vec()];
     }
     let mut pieces = Vec::new();
-    let mut piece: Vec<At> = points.first().copied().into_iter().collect();
+    let mut piece: Vec<Position> = points.first().copied().into_iter().collect();
     let (mut phase, mut left) = (0, pattern[0]);
     for ends in points.windows(2) {
         let ((mut x, mut y), (to_x, to_y)) = (ends[0], ends[1]);
@@ -234,7 +234,7 @@ fn dashes(points: &[At], pattern: &[f64]) -> Vec<Vec<At>> {
     pieces
 }
 
-fn scaled((x, y): At) -> (i32, i32) {
+fn scaled((x, y): Position) -> (i32, i32) {
     ((x * SCALE).round() as i32, (y * SCALE).round() as i32)
 }
 
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn text_cannot_break_the_document() {
         let svg = draw(100.0, 50.0, "a < b & c", |canvas| {
-            canvas.text((10.0, 10.0), "<x> & \"y\"", Type::new(11.0, Rgb(0, 0, 0)))
+            canvas.text((10.0, 10.0), "<x> & \"y\"", TextFormat::new(11.0, Rgb(0, 0, 0)))
         });
         let svg = svg.unwrap();
         assert!(

@@ -1,13 +1,13 @@
-//! What a reader must know to trust the lines: protocol, seeds, what the bands are, and the caveat of
+//! The caption that a reader needs to trust the lines: protocol, seeds, meaning of the bands, and the caveat of
 //! micro results.
 
 use crate::comparison::curve;
 use crate::comparison::curve::{IntervalKind, Panel, Point, distinct};
 use crate::config::Shots;
 use crate::error::Result;
-use crate::report::figure::canvas::{At, Canvas, Type};
+use crate::report::figure::canvas::{Canvas, Position, TextFormat};
 use crate::report::figure::style::{INK, SMALL, SOFT_INK};
-use crate::report::figure::{cost, level};
+use crate::report::figure::{cost, panel};
 
 /// Printed under every figure and table of micro results.
 pub const MICRO_CAVEAT: &str = "Micro models on miniature datasets: these numbers say nothing about the real ones.";
@@ -33,7 +33,7 @@ pub(super) fn footnotes(points: &[Point], notes: &[String], width: f64) -> Vec<L
         over_datasets(points),
         levels(points, "Zero-shot levels", |p| !p.shots.any()),
         levels(points, "Full-data levels", |p| {
-            p.shots == Shots::All && level::is_drawn(p)
+            p.shots == Shots::All && panel::is_drawn(p)
         }),
         capped(points),
     ];
@@ -59,12 +59,12 @@ pub(super) fn height(lines: &[Line]) -> f64 {
     lines.len() as f64 * LINE
 }
 
-pub(super) fn draw(sheet: &mut Canvas<'_>, lines: &[Line], (x, y): At) -> Result<()> {
+pub(super) fn draw(sheet: &mut Canvas<'_>, lines: &[Line], (x, y): Position) -> Result<()> {
     for (index, line) in lines.iter().enumerate() {
         let set = if line.caveat {
-            Type::new(SMALL, INK).bold()
+            TextFormat::new(SMALL, INK).bold()
         } else {
-            Type::new(SMALL, SOFT_INK)
+            TextFormat::new(SMALL, SOFT_INK)
         };
         sheet.text((x, y + (index as f64 + 0.5) * LINE), &line.text, set)?;
     }
@@ -118,7 +118,7 @@ fn seeds(points: &[Point]) -> String {
     }
 }
 
-/// What the panels of means and of costs show; empty without them.
+/// Sentence about the panels of means and of costs; empty without them.
 fn over_datasets(points: &[Point]) -> String {
     let means: Vec<Point> = points.iter().filter(|p| p.panel == Panel::Mean).cloned().collect();
     let mut sentences = Vec::new();
@@ -140,7 +140,7 @@ fn over_datasets(points: &[Point]) -> String {
     sentences.join(" ")
 }
 
-/// Where fewer shots were there than were asked for; empty without such points.
+/// Sentence about points with fewer shots than were asked for; empty without such points.
 fn capped(points: &[Point]) -> String {
     let of_dataset = |p: &&Point| p.panel == Panel::Dataset && p.capped.is_some();
     let capped: Vec<Point> = points.iter().filter(of_dataset).cloned().collect();

@@ -2,9 +2,9 @@
 
 use crate::comparison::curve::{Point, devices};
 use crate::error::Result;
-use crate::report::figure::canvas::{At, Canvas};
-use crate::report::figure::panel::{Frame, Tick, axes, draw_curve, head};
-use crate::report::figure::place::Taken;
+use crate::report::figure::canvas::{Canvas, Position};
+use crate::report::figure::panel::OccupiedAreas;
+use crate::report::figure::panel::{PanelFrame, Tick, axes, draw_curve, head};
 
 /// Free room beside the outermost points, in powers of ten.
 const PADDING: f64 = 0.15;
@@ -56,19 +56,19 @@ fn plain(power: i32) -> String {
     }
 }
 
-/// Whether there is anything to draw.
+/// True if there is anything to draw.
 pub(super) fn is_timed(points: &[&Point]) -> bool {
     points.iter().any(|p| p.device_seconds.is_some())
 }
 
-/// What the points were measured on.
+/// Devices that the points were measured on.
 pub(super) fn measured_on(points: &[&Point]) -> String {
     let timed = points.iter().filter(|p| p.device_seconds.is_some());
     devices(timed.map(|p| p.device.clone()))
 }
 
 /// Draws the panel: one line a learner, one marker a number of examples, joined from the fewest to the most.
-pub(super) fn draw(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point], learners: &[String]) -> Result<()> {
+pub(super) fn draw(sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Result<()> {
     let Some(first) = points.first() else {
         return Ok(());
     };
@@ -80,19 +80,19 @@ pub(super) fn draw(sheet: &mut Canvas<'_>, frame: &Frame, points: &[&Point], lea
     head(sheet, frame, "cost", &format!("{} · {device}", first.dataset))?;
     let axis = Axis::new(points);
     axes(sheet, frame, &axis.marks(), "device-seconds per cell")?;
-    let mut taken = Taken::default();
+    let mut occupied = OccupiedAreas::default();
     // The first learner of the legend is drawn last, on top.
     for (index, learner) in learners.iter().enumerate().rev() {
         let mut own: Vec<&Point> = points.iter().copied().filter(|p| p.learner == *learner).collect();
         own.sort_by_key(|p| p.shots);
-        let line: Vec<(At, bool)> = own
+        let line: Vec<(Position, bool)> = own
             .iter()
             .filter_map(|p| {
                 let at = (frame.x(axis.along(p.device_seconds?)), frame.y(p.mean));
                 Some((at, p.red))
             })
             .collect();
-        draw_curve(sheet, &line, index, &mut taken)?;
+        draw_curve(sheet, &line, index, &mut occupied)?;
     }
     Ok(())
 }

@@ -20,24 +20,19 @@ use crate::report::anchor::Anchor;
 mod canvas;
 mod caption;
 mod cost;
+mod export;
 mod grid;
-mod legend;
-mod level;
 mod panel;
-mod pdf;
-mod place;
-mod published;
-mod raster;
 pub mod reliability;
 mod style;
 
 pub use crate::report::figure::caption::{MICRO_CAVEAT, describe};
-pub use crate::report::figure::pdf::pdf;
-pub use crate::report::figure::raster::png;
+pub use crate::report::figure::export::pdf;
+pub use crate::report::figure::export::png;
 
-use crate::report::figure::canvas::{Canvas, Type, figure_error};
+use crate::report::figure::canvas::{Canvas, TextFormat, figure_error};
 use crate::report::figure::grid::{Grid, PANEL_WIDTH};
-use crate::report::figure::published::Published;
+use crate::report::figure::panel::Published;
 use crate::report::figure::style::{INK, TITLE};
 
 const MARGIN: f64 = 16.0;
@@ -90,7 +85,7 @@ pub fn svg(points: &[Point]) -> Result<String> {
     draw(points, &anchor::anchors()?)
 }
 
-/// What a panel shows.
+/// Contents of a panel.
 enum Content<'a> {
     /// Of one dataset, or of the mean.
     Accuracy(Vec<&'a Point>),
@@ -103,22 +98,22 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
     }
     let learners = learners(points);
     let panels = panels(points);
-    let entries = legend::entries(points, &learners);
+    let entries = grid::entries(points, &learners);
     let grid = Grid::new(panels.len(), entries.len());
     let axis = panel::Axis::new(points);
-    let published = published::comparable(points, anchors, &axis);
+    let published = panel::comparable(points, anchors, &axis);
     let width = grid.width();
-    let notes = [published::footnote(&published)];
+    let notes = [panel::footnote(&published)];
     let footnotes = caption::footnotes(points, &notes, width - 2.0 * MARGIN);
     let height = grid.bottom() + caption::height(&footnotes) + MARGIN;
 
     canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
         sheet.area(&corners((0.0, 0.0), width, height), style::PAPER, 1.0)?;
         let title = "Accuracy by number of labelled examples per class";
-        sheet.text((MARGIN, MARGIN + 8.0), title, Type::new(TITLE, INK).bold())?;
+        sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
         for (index, content) in panels.iter().enumerate() {
             let below = grid.below(index).map(|below| &panels[below]);
-            let frame = panel::Frame {
+            let frame = panel::PanelFrame {
                 at: grid.panel_at(index),
                 width: PANEL_WIDTH,
                 name_x: below.is_none_or(|below| is_cost(below) != is_cost(content)),
@@ -126,7 +121,7 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
             };
             draw_panel(sheet, &frame, content, &axis, &learners, &published)?;
         }
-        legend::draw(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
+        grid::draw(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
         caption::draw(sheet, &footnotes, (MARGIN, grid.bottom()))
     })
 }
@@ -137,7 +132,7 @@ fn is_cost(content: &Content<'_>) -> bool {
 
 fn draw_panel(
     sheet: &mut Canvas<'_>,
-    frame: &panel::Frame,
+    frame: &panel::PanelFrame,
     content: &Content<'_>,
     axis: &panel::Axis,
     learners: &[String],
@@ -177,7 +172,7 @@ fn panels(points: &[Point]) -> Vec<Content<'_>> {
 }
 
 /// The corners of a rectangle.
-fn corners((x, y): canvas::At, width: f64, height: f64) -> [canvas::At; 4] {
+fn corners((x, y): canvas::Position, width: f64, height: f64) -> [canvas::Position; 4] {
     [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 }
 

@@ -1,17 +1,18 @@
-//! Accuracy against labelled examples per class: title, axes, bands, lines, markers, levels. Of one dataset, or of
-//! the mean of several.
+//! A panel of accuracy against labelled examples per class, of one dataset or of the mean of several: title, axes, bands,
+//! lines and markers; level lines of results without a place on an axis of doublings; published results as grey rings;
+//! and the search for room beside them for names.
 
 use plotters::style::text_anchor::HPos;
 
 use crate::comparison::curve::{Panel, Point, distinct};
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
-use crate::report::figure::canvas::{At, Canvas, Type};
-use crate::report::figure::level;
-use crate::report::figure::place::{Area, Taken};
-use crate::report::figure::published;
-use crate::report::figure::published::Published;
-use crate::report::figure::style::{CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, SMALL, SOFT_INK, curve_style};
+use crate::report::anchor::Anchor;
+use crate::report::figure::canvas::{Canvas, Position, TextFormat};
+use crate::report::figure::style::{
+    CHANCE, CHANCE_DASH, FULL_DATA_DASH, GREY, GRID, INK, LABEL, PANEL_TITLE, Rgb, SMALL, SOFT_INK, ZERO_SHOT_DASH,
+    curve_style,
+};
 use crate::statistics::metric::Headline;
 
 /// Height of a panel with its title, tick labels and the name of the x axis.
@@ -40,7 +41,7 @@ pub(super) struct Axis {
 impl Axis {
     /// From the smallest to the largest number of shots above zero, on a log2 scale; every number of shots is
     /// labelled while there is room, else the powers of two.
-    pub(super) fn new(points: &[Point]) -> Self {
+    pub(crate) fn new(points: &[Point]) -> Self {
         let mut ticks: Vec<u32> = distinct(points, |p| p.shots)
             .into_iter()
             .filter_map(Shots::count)
@@ -62,8 +63,8 @@ impl Axis {
         }
     }
 
-    /// How far along the axis: without examples at its start, the whole pool at its end.
-    pub(super) fn along(&self, shots: Shots) -> f64 {
+    /// Position along the axis: without examples at its start, the whole pool at its end.
+    fn along(&self, shots: Shots) -> f64 {
         match shots {
             Shots::K(0) => 0.0,
             Shots::K(k) => (position(k) - self.low) / (self.high - self.low),
@@ -81,19 +82,19 @@ fn position(shots: u32) -> f64 {
     f64::from(shots.max(1)).log2()
 }
 
-/// Where a panel stands and which axes it names.
-pub(super) struct Frame {
-    pub(super) at: At,
-    pub(super) width: f64,
-    pub(super) name_x: bool,
-    pub(super) name_y: bool,
+/// Place of a panel, and the axes it names.
+pub(super) struct PanelFrame {
+    pub at: Position,
+    pub width: f64,
+    pub name_x: bool,
+    pub name_y: bool,
 }
 
-impl Frame {
-    pub(super) fn left(&self) -> f64 {
+impl PanelFrame {
+    fn left(&self) -> f64 {
         self.at.0 + LEFT
     }
-    pub(super) fn right(&self) -> f64 {
+    fn right(&self) -> f64 {
         self.at.0 + self.width - RIGHT
     }
     fn top(&self) -> f64 {
@@ -102,14 +103,14 @@ impl Frame {
     fn bottom(&self) -> f64 {
         self.at.1 + HEIGHT - BOTTOM
     }
-    pub(super) fn x(&self, along: f64) -> f64 {
+    pub(crate) fn x(&self, along: f64) -> f64 {
         self.left() + along * (self.right() - self.left())
     }
-    pub(super) fn y(&self, share: f64) -> f64 {
+    pub(crate) fn y(&self, share: f64) -> f64 {
         self.bottom() - share.clamp(0.0, 1.0) * (self.bottom() - self.top())
     }
-    /// Where curves are.
-    pub(super) fn inner(&self) -> Area {
+    /// Area of the curves.
+    fn inner(&self) -> Area {
         Area {
             left: self.left(),
             top: self.top(),
@@ -122,7 +123,7 @@ impl Frame {
 /// Draws a panel. Learners are styled by their place in `learners`.
 pub(super) fn draw(
     sheet: &mut Canvas<'_>,
-    frame: &Frame,
+    frame: &PanelFrame,
     axis: &Axis,
     points: &[&Point],
     learners: &[String],
@@ -151,32 +152,32 @@ pub(super) fn draw(
     for (index, curve) in curves.iter().rev() {
         band(sheet, frame, axis, curve, *index)?;
     }
-    let mut taken = Taken::default();
+    let mut occupied = OccupiedAreas::default();
     let y = frame.y(first.chance);
     let guessing = [(frame.left(), y), (frame.right(), y)];
     sheet.line(&guessing, CHANCE, 1.2, CHANCE_DASH)?;
-    taken.line(&guessing);
-    let levels = level::levels(frame, points, learners);
+    occupied.line(&guessing);
+    let levels = levels(frame, points, learners);
     for level in &levels {
         level.draw(sheet, frame)?;
-        taken.line(&level.line(frame));
+        occupied.line(&level.line(frame));
     }
     // The first learner of the legend is drawn last, on top.
     for (index, curve) in curves.iter().rev() {
         let at = |p: &&Point| (frame.x(axis.along(p.place())), frame.y(p.mean));
-        let line: Vec<(At, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
-        draw_curve(sheet, &line, *index, &mut taken)?;
+        let line: Vec<(Position, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
+        draw_curve(sheet, &line, *index, &mut occupied)?;
     }
     capped(sheet, frame, axis, points)?;
     for level in &levels {
-        level.draw_name(sheet, frame, &mut taken)?;
+        level.draw_name(sheet, frame, &mut occupied)?;
     }
-    published::draw(sheet, frame, axis, points, published, &mut taken)
+    draw_published(sheet, frame, axis, points, published, &mut occupied)
 }
 
 /// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
 /// there is room, else above it.
-fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point]) -> Result<()> {
+fn capped(sheet: &mut Canvas<'_>, frame: &PanelFrame, axis: &Axis, points: &[&Point]) -> Result<()> {
     let capped: Vec<Point> = points
         .iter()
         .filter(|p| p.capped.is_some())
@@ -187,7 +188,7 @@ fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point])
         let crowded = axis.marks().iter().any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
         let side = if crowded { -1.0 } else { 1.0 };
         sheet.line(&[(x, frame.bottom()), (x, frame.bottom() + 4.0 * side)], INK, 1.0, &[])?;
-        let set = Type::new(SMALL, INK).anchored(HPos::Center);
+        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
         sheet.text((x, frame.bottom() + 13.0 * side), &format!("{place}*"), set)?;
     }
     Ok(())
@@ -196,16 +197,16 @@ fn capped(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, points: &[&Point])
 /// A learner's line and markers; those whose flag is set are struck out.
 pub(super) fn draw_curve(
     sheet: &mut Canvas<'_>,
-    points: &[(At, bool)],
+    points: &[(Position, bool)],
     learner: usize,
-    taken: &mut Taken,
+    occupied: &mut OccupiedAreas,
 ) -> Result<()> {
     let style = curve_style(learner);
-    let line: Vec<At> = points.iter().map(|(at, _)| *at).collect();
+    let line: Vec<Position> = points.iter().map(|(at, _)| *at).collect();
     sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
-    taken.line(&line);
+    occupied.line(&line);
     for &(at, red) in points {
-        taken.marker(at);
+        occupied.marker(at);
         if red {
             sheet.struck_marker(at, style.marker, style.colour)?;
         } else {
@@ -246,31 +247,31 @@ fn titles(first: &Point, points: &[&Point]) -> (String, String) {
 }
 
 /// Draws what stands above a panel.
-pub(super) fn head(sheet: &mut Canvas<'_>, frame: &Frame, title: &str, subtitle: &str) -> Result<()> {
+pub(super) fn head(sheet: &mut Canvas<'_>, frame: &PanelFrame, title: &str, subtitle: &str) -> Result<()> {
     let (x, y) = (frame.left(), frame.at.1);
-    sheet.text((x, y + 13.0), title, Type::new(PANEL_TITLE, INK).bold())?;
-    sheet.text((x, y + 31.0), subtitle, Type::new(SMALL, SOFT_INK))
+    sheet.text((x, y + 13.0), title, TextFormat::new(PANEL_TITLE, INK).bold())?;
+    sheet.text((x, y + 31.0), subtitle, TextFormat::new(SMALL, SOFT_INK))
 }
 
 /// Draws both axes: accuracy, and what `ticks` and `name` say.
-pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &Frame, ticks: &[Tick], name: &str) -> Result<()> {
+pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &PanelFrame, ticks: &[Tick], name: &str) -> Result<()> {
     let (left, right, bottom) = (frame.left(), frame.right(), frame.bottom());
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let y = frame.y(f64::from(percent) / 100.0);
         if percent > 0 {
             sheet.line(&[(left, y), (right, y)], GRID, 1.0, &[])?;
         }
-        let label = Type::new(SMALL, INK).anchored(HPos::Right);
+        let label = TextFormat::new(SMALL, INK).anchored(HPos::Right);
         sheet.text((left - 6.0, y), &percent.to_string(), label)?;
     }
     sheet.line(&[(left, bottom), (right, bottom)], INK, 1.0, &[])?;
     for (along, label) in ticks {
         let x = frame.x(*along);
         sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        let set = Type::new(SMALL, INK).anchored(HPos::Center);
+        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
         sheet.text((x, bottom + 13.0), label, set)?;
     }
-    let set = Type::new(LABEL, INK).anchored(HPos::Center);
+    let set = TextFormat::new(LABEL, INK).anchored(HPos::Center);
     if frame.name_x {
         let middle = f64::midpoint(left, right);
         sheet.text((middle, bottom + 31.0), name, set)?;
@@ -283,7 +284,7 @@ pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &Frame, ticks: &[Tick], name: 
 }
 
 /// The interval: an area along the curve, or a whisker where the curve is a single point.
-fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
+fn band(sheet: &mut Canvas<'_>, frame: &PanelFrame, axis: &Axis, curve: &[&Point], index: usize) -> Result<()> {
     let colour = curve_style(index).colour;
     let along = |p: &&Point, share: f64| (frame.x(axis.along(p.place())), frame.y(share));
     if let [point] = curve {
@@ -293,4 +294,290 @@ fn band(sheet: &mut Canvas<'_>, frame: &Frame, axis: &Axis, curve: &[&Point], in
     let back = curve.iter().rev().map(|p| along(p, p.low));
     let opacity = BAND_OPACITY[usize::from(!curve[0].subject)];
     sheet.area(&there.chain(back).collect::<Vec<_>>(), colour, opacity)
+}
+
+/// Height of a name's letters with what hangs below the line.
+const NAME_HEIGHT: f64 = 13.0;
+/// Mean advance of the letters of the two names over their size, on the wide side.
+const LETTER: f64 = 0.58;
+/// Height by which a name may rise out of the panel, below its subtitle.
+const ABOVE: f64 = 8.0;
+/// Places along a line where its name is tried, beside the two ends.
+const BETWEEN: usize = 12;
+
+/// A line across the panel.
+struct Level {
+    y: f64,
+    colour: Rgb,
+    dash: &'static [f64],
+    name: String,
+}
+
+/// True if a point is drawn as a level: every result without examples, and full data of the learners in question.
+pub(super) fn is_drawn(point: &Point) -> bool {
+    !point.shots.any() || (point.shots == Shots::All && point.subject)
+}
+
+/// The levels of a panel, learner by learner.
+fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Vec<Level> {
+    let mut levels = Vec::new();
+    for (index, learner) in learners.iter().enumerate() {
+        for point in points.iter().filter(|p| p.learner == *learner && is_drawn(p)) {
+            let (dash, name) = match point.shots {
+                Shots::All => (FULL_DATA_DASH, "full data"),
+                Shots::K(_) => (ZERO_SHOT_DASH, "zero-shot"),
+            };
+            levels.push(Level {
+                y: frame.y(point.mean),
+                colour: curve_style(index).colour,
+                dash,
+                name: if point.red {
+                    format!("{name} (red)")
+                } else {
+                    name.into()
+                },
+            });
+        }
+    }
+    levels
+}
+
+impl Level {
+    fn line(&self, frame: &PanelFrame) -> [Position; 2] {
+        [(frame.left(), self.y), (frame.right(), self.y)]
+    }
+
+    fn draw(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame) -> Result<()> {
+        sheet.line(&self.line(frame), self.colour, 1.6, self.dash)
+    }
+
+    /// Names the line where most room is: at its right end, else at its left end, else between, above before below.
+    fn draw_name(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, occupied: &mut OccupiedAreas) -> Result<()> {
+        let width = self.name.chars().count() as f64 * LETTER * SMALL + 2.0;
+        let room = frame.right() - frame.left() - width;
+        let at = |along: f64, above: bool| {
+            let x = frame.left() + along * room + width / 2.0;
+            let off = NAME_HEIGHT / 2.0 + 1.0;
+            Area::around((x, if above { self.y - off } else { self.y + off }), width, NAME_HEIGHT)
+        };
+        let mut candidates = vec![at(1.0, true), at(1.0, false), at(0.0, true), at(0.0, false)];
+        for step in (1..BETWEEN).rev() {
+            let along = step as f64 / BETWEEN as f64;
+            candidates.extend([at(along, true), at(along, false)]);
+        }
+        let mut bounds = frame.inner();
+        bounds.top -= ABOVE;
+        match occupied.freest(&candidates, &bounds) {
+            Some(area) => {
+                let set = TextFormat::new(SMALL, self.colour).anchored(HPos::Center);
+                sheet.text(area.middle(), &self.name, set)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A published result that a panel of the figure shows.
+pub(super) struct Published<'a> {
+    /// Number of the footnote.
+    number: usize,
+    anchor: &'a Anchor,
+}
+
+/// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
+/// source.
+pub(super) fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
+    let mut names: Vec<[&str; 3]> = Vec::new();
+    let mut found = Vec::new();
+    let placed = anchors
+        .iter()
+        .filter(|anchor| (0.0..=1.0).contains(&axis.along(anchor.shots)));
+    for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
+        let name = published_name(anchor);
+        let known = names.iter().position(|known| *known == name);
+        let number = known.unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        found.push(Published {
+            number: number + 1,
+            anchor,
+        });
+    }
+    found
+}
+
+fn published_name(anchor: &Anchor) -> [&str; 3] {
+    [&anchor.model, &anchor.method, &anchor.source]
+}
+
+/// Meaning of the numbers; empty without published results.
+pub(super) fn footnote(published: &[Published<'_>]) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for one in published {
+        let [model, method, source] = published_name(one.anchor);
+        let text = format!("{}: {model}, {method} ({source})", one.number);
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    if told.is_empty() {
+        return String::new();
+    }
+    format!(
+        "Grey rings: published results of the same dataset, protocol and metric. {}.",
+        told.join("; ")
+    )
+}
+
+/// Draws those of `published` that are comparable with `points`, the points of one panel.
+fn draw_published(
+    sheet: &mut Canvas<'_>,
+    frame: &PanelFrame,
+    axis: &Axis,
+    points: &[&Point],
+    published: &[Published<'_>],
+    occupied: &mut OccupiedAreas,
+) -> Result<()> {
+    let own: Vec<&Published<'_>> = published
+        .iter()
+        .filter(|one| points.iter().any(|p| one.anchor.matches(p)))
+        .collect();
+    let at = |one: &Published<'_>| {
+        let along = axis.along(one.anchor.shots);
+        (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
+    };
+    for one in &own {
+        occupied.marker(at(one));
+        sheet.ring(at(one), GREY)?;
+    }
+    for one in own {
+        let ((x, y), text) = (at(one), one.number.to_string());
+        let (width, height) = (text.len() as f64 * 7.5, 13.0);
+        let beside = [
+            (9.0, 0.0),
+            (-9.0, 0.0),
+            (0.0, -11.0),
+            (0.0, 11.0),
+            (8.0, -9.0),
+            (-8.0, -9.0),
+            (8.0, 9.0),
+        ];
+        let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
+        if let Some(area) = occupied.freest(&candidates, &frame.inner()) {
+            let set = TextFormat::new(SMALL, SOFT_INK).anchored(HPos::Center);
+            sheet.text(area.middle(), &text, set)?;
+        }
+    }
+    Ok(())
+}
+
+/// A rectangle, in pixels right and down.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Area {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
+}
+
+impl Area {
+    /// The rectangle of `width` × `height` around a place.
+    fn around((x, y): Position, width: f64, height: f64) -> Self {
+        Self {
+            left: x - width / 2.0,
+            top: y - height / 2.0,
+            right: x + width / 2.0,
+            bottom: y + height / 2.0,
+        }
+    }
+
+    fn middle(&self) -> Position {
+        (
+            f64::midpoint(self.left, self.right),
+            f64::midpoint(self.top, self.bottom),
+        )
+    }
+
+    /// Up to what rounding does.
+    fn inside(&self, outer: &Self) -> bool {
+        const SLACK: f64 = 1e-6;
+        let (left, top) = (outer.left - SLACK, outer.top - SLACK);
+        let (right, bottom) = (outer.right + SLACK, outer.bottom + SLACK);
+        self.left >= left && self.right <= right && self.top >= top && self.bottom <= bottom
+    }
+
+    fn shared(&self, other: &Self) -> f64 {
+        let wide = self.right.min(other.right) - self.left.max(other.left);
+        let high = self.bottom.min(other.bottom) - self.top.max(other.top);
+        wide.max(0.0) * high.max(0.0)
+    }
+}
+
+/// Areas that are drawn already, each with the cost of covering a square pixel of it.
+#[derive(Default)]
+pub(super) struct OccupiedAreas(Vec<(Area, f64)>);
+
+const LINE: f64 = 1.0;
+const MARKER: f64 = 3.0;
+const TEXT: f64 = 100.0;
+
+impl OccupiedAreas {
+    /// A line through `points`.
+    fn line(&mut self, points: &[Position]) {
+        for ends in points.windows(2) {
+            let ((x, y), (to_x, to_y)) = (ends[0], ends[1]);
+            let steps = ((to_x - x).hypot(to_y - y) / 2.0).ceil().max(1.0);
+            for step in 0..=steps as usize {
+                let share = step as f64 / steps;
+                let at = (x + share * (to_x - x), y + share * (to_y - y));
+                self.0.push((Area::around(at, 2.0, 2.0), LINE));
+            }
+        }
+    }
+
+    fn marker(&mut self, at: Position) {
+        self.0.push((Area::around(at, 10.0, 10.0), MARKER));
+    }
+
+    fn text(&mut self, area: Area) {
+        self.0.push((area, TEXT));
+    }
+
+    /// The first of `candidates` that covers least, all of it within `bounds`; it is taken then. `None` when none
+    /// is within.
+    fn freest(&mut self, candidates: &[Area], bounds: &Area) -> Option<Area> {
+        let cost = |area: &Area| -> f64 { self.0.iter().map(|(other, each)| each * area.shared(other)).sum() };
+        let mut best: Option<(f64, Area)> = None;
+        for candidate in candidates.iter().filter(|area| area.inside(bounds)) {
+            let cost = cost(candidate);
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, *candidate));
+            }
+        }
+        let (_, area) = best?;
+        self.text(area);
+        Some(area)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_freest_places_is_taken() {
+        let bounds = Area::around((50.0, 50.0), 100.0, 100.0);
+        let candidates =
+            [(95.0, 20.0), (80.0, 20.0), (20.0, 20.0), (20.0, 80.0)].map(|at| Area::around(at, 30.0, 10.0));
+        let mut occupied = OccupiedAreas::default();
+        occupied.line(&[(70.0, 0.0), (70.0, 100.0)]);
+        let found: Vec<_> = (0..4).map(|_| occupied.freest(&candidates, &bounds).unwrap()).collect();
+        // The first leaves the bounds; the second is on the line, which costs less than other text, but not under it.
+        assert_eq!(found, [candidates[2], candidates[3], candidates[1], candidates[2]]);
+        assert_eq!(occupied.freest(&candidates[..1], &bounds), None);
+        let mut marked = OccupiedAreas::default();
+        marked.marker((80.0, 20.0));
+        assert_eq!(marked.freest(&candidates[1..3], &bounds), Some(candidates[2]));
+    }
 }

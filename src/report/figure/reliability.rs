@@ -11,7 +11,7 @@ use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::report::figure::canvas;
-use crate::report::figure::canvas::{At, Canvas, Type};
+use crate::report::figure::canvas::{Canvas, Position, TextFormat};
 use crate::report::figure::style::{
     CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, PAPER, SMALL, SOFT_INK, TITLE, curve_style,
 };
@@ -66,7 +66,7 @@ pub fn svg(rows: &[Row]) -> Result<String> {
     canvas::draw(width, height, "Reliability of class probabilities", |sheet| {
         sheet.area(&corners((0.0, 0.0), width, height), PAPER, 1.0)?;
         let title = "How often the most probable class is right, by its probability";
-        sheet.text((MARGIN, MARGIN + 8.0), title, Type::new(TITLE, INK).bold())?;
+        sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
         for (index, learner) in learners.iter().enumerate() {
             let (column, row) = (index % columns, index / columns);
             let at = (
@@ -82,23 +82,29 @@ pub fn svg(rows: &[Row]) -> Result<String> {
         ];
         for (line, note) in notes.iter().enumerate() {
             let y = foot + 8.0 + line as f64 * FOOT;
-            sheet.text((MARGIN, y), note, Type::new(SMALL, SOFT_INK))?;
+            sheet.text((MARGIN, y), note, TextFormat::new(SMALL, SOFT_INK))?;
         }
         if rows.iter().any(|row| row.micro) {
-            let set = Type::new(SMALL, INK).bold();
+            let set = TextFormat::new(SMALL, INK).bold();
             sheet.text((MARGIN, foot + 8.0 + 2.0 * FOOT), MICRO_CAVEAT, set)?;
         }
         Ok(())
     })
 }
 
-fn draw_panel(sheet: &mut Canvas<'_>, (left, top): At, learner: &str, rows: &[&Row], shots: &[Shots]) -> Result<()> {
+fn draw_panel(
+    sheet: &mut Canvas<'_>,
+    (left, top): Position,
+    learner: &str,
+    rows: &[&Row],
+    shots: &[Shots],
+) -> Result<()> {
     let bottom = top + SIDE;
     let place = |x: f64, y: f64| (left + x * SIDE, bottom - y * SIDE);
     sheet.text(
         (left, top - 14.0),
         &shortened(learner, ""),
-        Type::new(PANEL_TITLE, INK).bold(),
+        TextFormat::new(PANEL_TITLE, INK).bold(),
     )?;
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let share = f64::from(percent) / 100.0;
@@ -107,12 +113,20 @@ fn draw_panel(sheet: &mut Canvas<'_>, (left, top): At, learner: &str, rows: &[&R
             sheet.line(&[(left, y), (left + SIDE, y)], GRID, 1.0, &[])?;
         }
         let text = percent.to_string();
-        sheet.text((left - 6.0, y), &text, Type::new(SMALL, INK).anchored(HPos::Right))?;
+        sheet.text(
+            (left - 6.0, y),
+            &text,
+            TextFormat::new(SMALL, INK).anchored(HPos::Right),
+        )?;
         sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        sheet.text((x, bottom + 13.0), &text, Type::new(SMALL, INK).anchored(HPos::Center))?;
+        sheet.text(
+            (x, bottom + 13.0),
+            &text,
+            TextFormat::new(SMALL, INK).anchored(HPos::Center),
+        )?;
     }
     sheet.line(&[(left, bottom), (left + SIDE, bottom)], INK, 1.0, &[])?;
-    let name = Type::new(LABEL, INK).anchored(HPos::Center);
+    let name = TextFormat::new(LABEL, INK).anchored(HPos::Center);
     sheet.text((left + SIDE / 2.0, bottom + 31.0), "probability (%)", name)?;
     sheet.text((left - 36.0, top + SIDE / 2.0), "right (%)", name.upright())?;
     sheet.line(&[place(0.0, 0.0), place(1.0, 1.0)], CHANCE, 1.2, CHANCE_DASH)?;
@@ -123,14 +137,14 @@ fn draw_panel(sheet: &mut Canvas<'_>, (left, top): At, learner: &str, rows: &[&R
             continue;
         };
         let style = curve_style(index);
-        let line: Vec<At> = own.iter().map(|row| place(row.confidence, row.accuracy)).collect();
+        let line: Vec<Position> = own.iter().map(|row| place(row.confidence, row.accuracy)).collect();
         sheet.line(&line, style.colour, 1.6, style.dash)?;
         for at in line {
             sheet.marker(at, style.marker, style.colour)?;
         }
         sheet.marker((left + 12.0, entry), style.marker, style.colour)?;
         let text = format!("k = {k} ({:.1})", 100.0 * first.ece);
-        sheet.text((left + 22.0, entry), &text, Type::new(SMALL, INK))?;
+        sheet.text((left + 22.0, entry), &text, TextFormat::new(SMALL, INK))?;
         entry += LEGEND_ROW;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! How lines look: told apart by shade, by hue, by dash and by marker, so that grey print and colour-blind
+//! Style of lines: told apart by shade, by hue, by dash and by marker, so that grey print and colour-blind
 //! readers lose nothing.
 
 /// A colour, 8 bits a channel.
@@ -33,10 +33,10 @@ pub(super) enum Marker {
 /// Look of one learner's curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct CurveStyle {
-    pub(super) colour: Rgb,
+    pub colour: Rgb,
     /// Lengths of ink and gap in turn, in pixels; empty for a solid line.
-    pub(super) dash: &'static [f64],
-    pub(super) marker: Marker,
+    pub dash: &'static [f64],
+    pub marker: Marker,
 }
 
 /// Seven steps of luminance between the black of the line of guessing and what still stands out on white, each
@@ -90,7 +90,7 @@ pub(super) fn curve_style(index: usize) -> CurveStyle {
     }
 }
 
-/// What grey print and colour vision make of colours.
+/// Colours as grey print and colour-blind eyes show them.
 #[cfg(test)]
 pub(super) mod vision {
     use super::Rgb;

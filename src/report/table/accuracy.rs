@@ -1,13 +1,18 @@
-//! How often learners are right: by shots, by reading, and without examples.
+//! Accuracy of learners: by shots, by reading, without examples, by wording of the question and by normalisation of
+//! likelihoods; and their calibration.
+
+use serde_json::Value as Json;
 
 use crate::comparison::curve::{IntervalKind, Point, distinct};
 use crate::comparison::series::{READINGS, Series, label, reading_name};
 use crate::comparison::zero_shot::{Against, ZeroShot};
 use crate::config::Shots;
 use crate::report::figure::describe;
-use crate::report::table::{About, Cell, Column, Group, Kind, Row, Table, Value, columns};
+use crate::report::table::{AccuracyKind, Cell, Column, Group, Kind, Row, Table, Value, columns};
 use crate::statistics::Interval;
-use crate::statistics::metric::Metrics;
+use crate::statistics::calibration::{Calibration, Tempered};
+use crate::statistics::metric::{Metrics, Normalised};
+use crate::store::record::Record;
 
 /// Accuracy with its 95 % interval: rows dataset × learner, columns shots.
 #[must_use]
@@ -31,7 +36,7 @@ pub fn accuracy(points: &[Point]) -> Table {
             group: Group {
                 dataset: first.dataset.clone(),
                 protocol: first.protocol,
-                about: first.metric.map(|metric| About {
+                about: first.metric.map(|metric| AccuracyKind {
                     metric,
                     regime: first.regime.clone(),
                     n_test: first.n_test,
@@ -91,7 +96,7 @@ pub fn readings(series: &[Series]) -> Table {
             group: Group {
                 dataset: s.dataset.clone(),
                 protocol: s.protocol,
-                about: Some(About {
+                about: Some(AccuracyKind {
                     metric: s.headline(),
                     regime: record.regime.clone(),
                     n_test: record.n_test,
@@ -140,7 +145,7 @@ pub fn zero_shot(levels: &[ZeroShot]) -> Table {
             group: Group {
                 dataset: z.dataset.clone(),
                 protocol: z.protocol,
-                about: Some(About {
+                about: Some(AccuracyKind {
                     metric: z.metric,
                     regime: z.regime.clone(),
                     n_test: z.n_test,
@@ -180,5 +185,180 @@ pub fn zero_shot(levels: &[ZeroShot]) -> Table {
             kinds.join(", or ")
         )],
         long: false,
+    }
+}
+
+/// Accuracy of the most probable name by four normalisations: rows dataset × learner × shots. Empty where no record
+/// has them.
+#[must_use]
+pub fn normalisations(series: &[Series]) -> Table {
+    let row = |s: &Series| {
+        let all: Option<Vec<Normalised>> = s.runs.iter().map(|run| run.record.normalised).collect();
+        let all = all?;
+        let red = s.runs.iter().any(|run| run.red);
+        let mean = |number: fn(&Normalised) -> f64| {
+            let sum: f64 = all.iter().map(number).sum();
+            Value::Share(sum / all.len().max(1) as f64).marked(red)
+        };
+        let cells: Vec<Cell> = vec![
+            Value::text(&s.learner).into(),
+            Cell::from(Value::Shots(s.shots)).capped(s.capped()),
+            Value::Count(s.runs.len()).into(),
+            mean(|n| n.sum),
+            mean(|n| n.per_token),
+            mean(|n| n.per_byte),
+            mean(|n| n.prior_corrected),
+        ];
+        Some(row_of(s, cells))
+    };
+    let mut columns = columns(&[("learner", Kind::Text), ("k", Kind::Count), ("runs", Kind::Count)]);
+    let names = ["sum", "per token", "per byte", "less the prior"];
+    columns.extend(names.map(|name| Column::new(name, Kind::Share)));
+    Table {
+        name: "normalisations",
+        title: "Accuracy of the most probable name by normalisation".into(),
+        columns,
+        rows: series.iter().filter_map(row).collect(),
+        remarks: vec![
+            "In %, mean over runs. Sum: the reading `likelihood`; per token and per byte: over the length of the name; less \
+             the prior: less the log-probability of the name without the picture."
+                .to_owned(),
+        ],
+        long: true,
+    }
+}
+
+/// Accuracy without examples over the wordings of the question: rows dataset × reading, of learners that differ in
+/// nothing else. Empty where there is one wording.
+#[must_use]
+pub fn wordings(series: &[Series]) -> Table {
+    let settings = |s: &Series| -> Option<(Option<String>, Json)> {
+        let record = &s.runs.first()?.record;
+        let mut settings = record.hyper_parameters.clone();
+        settings.as_object_mut()?.remove("prompt");
+        Some((record.weights.clone(), settings))
+    };
+    let unseen: Vec<&Series> = series
+        .iter()
+        .filter(|s| s.shots == Shots::K(0) && s.reading().is_some())
+        .collect();
+    let mut rows = Vec::new();
+    for (index, first) in unseen.iter().enumerate() {
+        let alike =
+            |s: &&&Series| s.dataset == first.dataset && s.protocol == first.protocol && settings(s) == settings(first);
+        if unseen.iter().take(index).any(|s| alike(&s)) {
+            continue;
+        }
+        let group: Vec<&&Series> = unseen.iter().filter(alike).collect();
+        if group.len() < 2 {
+            continue;
+        }
+        let red = group.iter().any(|s| s.runs.iter().any(|run| run.red));
+        for reading in READINGS {
+            let of = |metrics: &Metrics| metrics.value_by(reading);
+            let values: Option<Vec<f64>> = group.iter().map(|s| of(&s.runs.first()?.record.metrics)).collect();
+            let Some(values) = values else {
+                continue;
+            };
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let share = |share: f64| Value::Share(share).marked(red);
+            let cells: Vec<Cell> = vec![
+                Value::text(&first.learner).into(),
+                Value::text(reading_name(reading)).into(),
+                Value::Count(group.len()).into(),
+                share(values.iter().sum::<f64>() / values.len() as f64),
+                share(low),
+                share(high),
+                share(high - low),
+            ];
+            rows.push(row_of(first, cells));
+        }
+    }
+    let mut columns = columns(&[
+        ("learner", Kind::Text),
+        ("reading", Kind::Text),
+        ("wordings", Kind::Count),
+    ]);
+    let names = ["mean", "lowest", "highest", "spread"];
+    columns.extend(names.map(|name| Column::new(name, Kind::Share)));
+    Table {
+        name: "wordings",
+        title: "Zero-shot accuracy over wordings of the question".into(),
+        columns,
+        rows,
+        remarks: vec![
+            "In %, of learners that differ in the wording of the question only, under the name of the first."
+                .to_owned(),
+        ],
+        long: false,
+    }
+}
+
+fn row_of(series: &Series, cells: Vec<Cell>) -> Row {
+    Row {
+        group: Group::of(&series.dataset, series.protocol),
+        micro: series.is_micro(),
+        cells,
+    }
+}
+
+/// Calibration of learners with probabilities, as they are and at a temperature fitted inside the shots: rows dataset ×
+/// learner × shots. Empty where no record has any.
+#[must_use]
+pub fn calibration(series: &[Series]) -> Table {
+    let row = |s: &Series| {
+        let red = s.runs.iter().any(|run| run.red);
+        let mean = |number: &dyn Fn(&Record) -> Option<f64>| {
+            let numbers: Option<Vec<f64>> = s.runs.iter().map(|run| number(&run.record)).collect();
+            numbers.map(|n| n.iter().sum::<f64>() / n.len() as f64)
+        };
+        let plain = |number: fn(&Calibration) -> f64| mean(&|record| record.calibration.as_ref().map(number));
+        let tempered = |number: fn(&Tempered) -> f64| mean(&|record| record.tempered.as_ref().map(number));
+        let share = |share: Option<f64>| share.map_or(Value::Missing, Value::Share).marked(red);
+        let number = |number: Option<f64>| number.map_or(Value::Missing, Value::Nats).marked(red);
+        plain(|c| c.ece)?;
+        let cells: Vec<Cell> = vec![
+            Value::text(&s.learner).into(),
+            Cell::from(Value::Shots(s.shots)).capped(s.capped()),
+            Value::Count(s.runs.len()).into(),
+            share(plain(|c| c.ece)),
+            share(plain(|c| c.ece_equal_mass)),
+            number(plain(|c| c.brier)),
+            number(plain(|c| c.nll)),
+            number(tempered(|t| t.temperature)),
+            share(tempered(|t| t.test.ece)),
+            number(tempered(|t| t.test.nll)),
+        ];
+        Some(Row {
+            group: Group::of(&s.dataset, s.protocol),
+            micro: s.is_micro(),
+            cells,
+        })
+    };
+    let mut columns = columns(&[("learner", Kind::Text), ("k", Kind::Count), ("runs", Kind::Count)]);
+    let numbers = [
+        ("ECE", Kind::Share),
+        ("ECE, equal mass", Kind::Share),
+        ("Brier", Kind::Nats),
+        ("NLL", Kind::Nats),
+        ("T", Kind::Nats),
+        ("ECE at T", Kind::Share),
+        ("NLL at T", Kind::Nats),
+    ];
+    columns.extend(numbers.map(|(name, kind)| Column::new(name, kind)));
+    Table {
+        name: "calibration",
+        title: "Calibration".into(),
+        columns,
+        rows: series.iter().filter_map(row).collect(),
+        remarks: vec![
+            "Mean over runs, of class probabilities normalised over the classes. ECE: expected calibration error in %, 15 \
+             bins of equal width, and of equally many images; Brier: mean squared error summed over classes, 0 to 2; NLL in \
+             nats. T: temperature fitted to held-out shots, where the sweep has `calibration`; no test image had a part in \
+             it."
+            .to_owned(),
+        ],
+        long: true,
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::report::table::text::significant;
 use crate::report::table::{Kind, Row, Table, Value};
 use crate::statistics::Interval;
-use crate::store::spreadsheet::cell;
+use crate::store::ledger::cell;
 
 /// Columns of every row before its own: what it is about.
 const IDENTITY: [&str; 7] = ["dataset", "protocol", "metric", "regime", "n_test", "chance", "micro"];
@@ -21,7 +21,7 @@ const RED: &str = "red";
 const CAPPED: &str = "capped";
 
 impl Kind {
-    /// What a value of it consists of: names added to that of the column, the first for the value itself.
+    /// Parts of a value: names added to that of the column, the first for the value itself.
     fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Text | Self::Count | Self::Share | Self::P | Self::Nats => &[""],

@@ -1,4 +1,4 @@
-//! How much better one learner is than another, or than itself with fewer examples, and what that saves.
+//! Gains of one learner over another, or over itself with fewer examples, and the images they save.
 
 use crate::comparison::curve::{ENOUGH_SEEDS, FEW_SEEDS};
 use crate::comparison::micro_gate::MicroGate;
@@ -23,11 +23,7 @@ fn brackets(seeds: impl Iterator<Item = usize>) -> String {
 }
 
 fn group(difference: &Difference) -> Group {
-    Group {
-        dataset: difference.dataset.clone(),
-        protocol: difference.protocol,
-        about: None,
-    }
+    Group::of(&difference.dataset, difference.protocol)
 }
 
 fn gain(difference: &Difference) -> Cell {
@@ -172,7 +168,7 @@ pub fn paired_tests(tests: &[Test]) -> Table {
     }
 }
 
-/// How many labelled images the stronger of two learners saves.
+/// Labelled images that the stronger of two learners saves.
 #[must_use]
 pub fn images_saved(saved: &[Saved]) -> Table {
     let row = |s: &Saved| {
@@ -187,11 +183,7 @@ pub fn images_saved(saved: &[Saved]) -> Table {
             value.marked(s.red)
         };
         Row {
-            group: Group {
-                dataset: s.dataset.clone(),
-                protocol: s.protocol,
-                about: None,
-            },
+            group: Group::of(&s.dataset, s.protocol),
             micro: s.micro,
             cells: vec![
                 Value::text(&s.stronger).into(),

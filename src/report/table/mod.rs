@@ -10,18 +10,15 @@ use crate::statistics::metric::Headline;
 use crate::statistics::variance::Estimate;
 
 mod accuracy;
-mod calibration;
 mod data;
 mod gains;
-mod latex;
 mod text;
-mod unseen;
 
+pub use crate::report::table::accuracy::calibration;
 pub use crate::report::table::accuracy::{accuracy, readings, zero_shot};
-pub use crate::report::table::calibration::calibration;
+pub use crate::report::table::accuracy::{normalisations, wordings};
 pub use crate::report::table::data::json;
 pub use crate::report::table::gains::{along_shots, differences, images_saved, micro_gates, paired_tests};
-pub use crate::report::table::unseen::{normalisations, wordings};
 
 /// Printed under every table that shows a number of shots which a class does not have.
 pub const CAP_NOTE: &str = "Marked *: fewer examples per class than were asked for, all that the smallest class has";
@@ -34,7 +31,7 @@ pub const RED_NOTE: &str = "† a sanity control of this cell is red: its number
 pub struct Table {
     /// Its file's name, without an ending.
     pub name: &'static str,
-    /// What it shows.
+    /// Its title.
     pub title: String,
     /// Its columns.
     pub columns: Vec<Column>,
@@ -51,11 +48,11 @@ pub struct Table {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// What is in it.
+    /// Kind of its values.
     pub kind: Kind,
 }
 
-/// What the values of a column are.
+/// Kind of the values of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Words.
@@ -78,20 +75,32 @@ pub enum Kind {
     Examples,
 }
 
-/// What a row belongs to.
+/// Group of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Name of the dataset.
     pub dataset: String,
-    /// How shots and test images were chosen.
+    /// Protocol by which shots and test images were chosen.
     pub protocol: Protocol,
-    /// What its accuracies are, in tables of accuracies.
-    pub about: Option<About>,
+    /// Kind of its accuracies, in tables of accuracies.
+    pub about: Option<AccuracyKind>,
 }
 
-/// What the accuracies of a dataset are.
+impl Group {
+    /// Rows of a dataset under a protocol.
+    #[must_use]
+    pub fn of(dataset: &str, protocol: Protocol) -> Self {
+        Self {
+            dataset: dataset.into(),
+            protocol,
+            about: None,
+        }
+    }
+}
+
+/// Kind of the accuracies of a dataset.
 #[derive(Debug, Clone, PartialEq)]
-pub struct About {
+pub struct AccuracyKind {
     /// Which accuracy.
     pub metric: Headline,
     /// "known" or "novel", where that is told.
@@ -105,7 +114,7 @@ pub struct About {
 /// A row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What it belongs to.
+    /// Its group.
     pub group: Group,
     /// From a miniature dataset, or by a micro model.
     pub micro: bool,
@@ -116,7 +125,7 @@ pub struct Row {
 /// A cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell {
-    /// What it holds.
+    /// Its value.
     pub value: Value,
     /// A sanity control behind it is red.
     pub red: bool,
@@ -124,7 +133,7 @@ pub struct Cell {
     pub capped: Option<u32>,
 }
 
-/// What a cell holds. Shares are between 0 and 1, differences of shares between −1 and 1.
+/// Value of a cell. Shares are between 0 and 1, differences of shares between −1 and 1.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Nothing.
@@ -154,7 +163,7 @@ pub enum Value {
         number: Bounded,
         /// Its interval.
         interval: (Bounded, Bounded),
-        /// Whether it is a difference.
+        /// True if it is a difference.
         signed: bool,
         /// Digits after the point.
         digits: usize,
@@ -209,7 +218,7 @@ impl Column {
         }
     }
 
-    /// Whether it holds words, which stand left; numbers stand right.
+    /// True if it holds words, which stand left; numbers stand right.
     fn is_text(&self) -> bool {
         self.kind == Kind::Text
     }
@@ -231,13 +240,13 @@ impl Table {
         notes
     }
 
-    /// Whether any of it is of fewer examples than were asked for.
+    /// True if any of it is of fewer examples than were asked for.
     fn is_capped(&self) -> bool {
         let mut cells = self.rows.iter().flat_map(|row| &row.cells);
         cells.any(|cell| cell.capped.is_some())
     }
 
-    /// Whether any of it is from a miniature dataset, or by a micro model.
+    /// True if any of it is from a miniature dataset, or by a micro model.
     #[must_use]
     pub fn is_micro(&self) -> bool {
         self.rows.iter().any(|row| row.micro)

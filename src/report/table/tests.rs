@@ -6,10 +6,10 @@ use crate::comparison::paired;
 use crate::comparison::paired::{at_most_shots, tests};
 use crate::comparison::saved::labelled_images_saved;
 use crate::comparison::series::Series;
-use crate::comparison::series::tests::{cell, written_cell};
 use crate::comparison::zero_shot::zero_shots;
 use crate::report::table::text::signed;
 use crate::report::table::*;
+use crate::store::record::tests::{cell, written_cell};
 
 fn series() -> Vec<Series> {
     let mut cells = Vec::new();

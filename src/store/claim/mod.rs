@@ -1,4 +1,4 @@
-//! Who runs a cell, when many processes on many machines share one results folder.
+//! Claims on cells, for many processes on many machines that share one results folder.
 //!
 //! A cell is claimed by a file `claims/<run_id>.<generation>.json`, generation 0, 1, 2, …; the highest generation
 //! owns the cell. All that is asked of the file system is that a hard link is made atomically and fails when the
@@ -34,22 +34,22 @@
 //! * *The owner dies between record and removal*: the cell is finished, nobody claims it again, and the next sweep
 //!   removes the claims of finished cells ([`Store::remove_leftovers`](crate::store::Store)).
 
-mod held;
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
-use std::fs;
-use std::io::Read as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::process::{Process, random_token};
-pub use crate::store::claim::held::Claim;
 use crate::store::record::utc_now;
 
 /// Version of the file.
@@ -67,7 +67,7 @@ const TRIES: u32 = 8;
 /// Claims are padded to a multiple of this, so that a beat does not change a file's size.
 const BLOCK: usize = 512;
 
-/// What a claim's file says.
+/// Contents of a claim's file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
@@ -122,7 +122,7 @@ impl Content {
 
 /// Outcome of asking for a cell.
 #[derive(Debug)]
-pub enum Turn {
+pub enum ClaimOutcome {
     /// The cell is this process's to run, as long as the claim is held.
     Ours(Claim),
     /// Another one runs it: who, to be shown.
@@ -138,7 +138,7 @@ pub struct Claims {
     watched: HashMap<String, Watch>,
 }
 
-/// How long a claim has been silent.
+/// Silence of a claim.
 #[derive(Debug)]
 struct Watch {
     generation: u64,
@@ -168,7 +168,7 @@ impl Claims {
         })
     }
 
-    /// How long to sleep between two looks at claims of others.
+    /// Time to sleep between two looks at claims of others.
     #[must_use]
     pub fn pause(&self) -> Duration {
         (self.lease / (2 * BEATS)).min(Duration::from_secs(1))
@@ -180,11 +180,11 @@ impl Claims {
     ///
     /// # Errors
     /// [`Error::Io`] when claims cannot be read or made.
-    pub fn take(&mut self, run_id: &str) -> Result<Turn> {
+    pub fn take(&mut self, run_id: &str) -> Result<ClaimOutcome> {
         self.take_at(run_id, Instant::now())
     }
 
-    fn take_at(&mut self, run_id: &str, now: Instant) -> Result<Turn> {
+    fn take_at(&mut self, run_id: &str, now: Instant) -> Result<ClaimOutcome> {
         for _ in 0..TRIES {
             let Some(judged) = highest(&self.folder, run_id)? else {
                 continue;
@@ -192,7 +192,7 @@ impl Claims {
             let next = match &judged {
                 None => 0,
                 Some((generation, content)) => match self.judge(run_id, *generation, content, now) {
-                    Some(owner) => return Ok(Turn::Theirs(owner)),
+                    Some(owner) => return Ok(ClaimOutcome::Theirs(owner)),
                     None => generation + 1,
                 },
             };
@@ -208,17 +208,17 @@ impl Claims {
                 }
             }
             self.watched.remove(run_id);
-            return Ok(Turn::Ours(claim.beating()));
+            return Ok(ClaimOutcome::Ours(claim.beating()));
         }
         // Never met by kshot's own doing: a listing that a network file system has kept, or something that makes claims.
         tracing::warn!(
             "the claims on {run_id} in `{}` change each time they are looked at",
             self.folder.display()
         );
-        Ok(Turn::Theirs("processes whose claims come and go".into()))
+        Ok(ClaimOutcome::Theirs("processes whose claims come and go".into()))
     }
 
-    /// Who owns a claim; `None` when it is stale.
+    /// Owner of a claim; `None` when it is stale.
     fn judge(&mut self, run_id: &str, generation: u64, bytes: &[u8], now: Instant) -> Option<String> {
         let path = path(&self.folder, run_id, generation);
         let parsed = Content::parse(bytes, run_id);
@@ -317,7 +317,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     match fs::File::open(path).and_then(|file| file.take(READ).read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),
-        Err(e) if held::gone(&e) => Ok(None),
+        Err(e) if gone(&e) => Ok(None),
         Err(e) => Err(Error::io("read", path)(e)),
     }
 }
@@ -352,3 +352,202 @@ fn highest(folder: &Path, run_id: &str) -> Result<Option<Option<Written>>> {
     }
     Ok(Some(Some((generation, bytes))))
 }
+
+/// A cell that this process may run, until dropped. Dropping it removes the claim and those it took over from.
+#[derive(Debug)]
+pub struct Claim {
+    file: Arc<OwnFile>,
+    heart: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+#[derive(Debug)]
+struct OwnFile {
+    folder: PathBuf,
+    path: PathBuf,
+    generation: u64,
+    lease: Duration,
+    content: Mutex<Content>,
+    /// When the claim was last seen to be this process's, on its own clock.
+    seen: Mutex<Instant>,
+    lost: AtomicBool,
+}
+
+impl Claim {
+    fn new(folder: &Path, generation: u64, content: Content, lease: Duration) -> Self {
+        Self {
+            file: Arc::new(OwnFile {
+                folder: folder.into(),
+                path: path(folder, &content.run_id, generation),
+                generation,
+                lease,
+                content: Mutex::new(content),
+                seen: Mutex::new(Instant::now()),
+                lost: AtomicBool::new(false),
+            }),
+            heart: None,
+        }
+    }
+
+    /// Starts the thread that renews the claim.
+    fn beating(mut self) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let file = self.file.clone();
+        let started = thread::Builder::new().name("heartbeat".into()).spawn(move || {
+            let mut silent = false;
+            while stopped.recv_timeout(file.lease / BEATS) == Err(RecvTimeoutError::Timeout) {
+                match file.beat() {
+                    Ok(()) => silent = false,
+                    Err(Error::TakenOver { .. }) => break,
+                    // A disk that is full for now must not cost the cell; others wait for a whole lease.
+                    Err(error) if !silent => {
+                        silent = true;
+                        let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+                        tracing::warn!("the claim is not renewed: {error}{}", cause.unwrap_or_default());
+                    }
+                    Err(_) => {}
+                }
+            }
+        });
+        match started {
+            Ok(thread) => self.heart = Some((stop, thread)),
+            // Without beats it is taken over after a lease at worst, and finds out in `check`.
+            Err(error) => tracing::warn!("the claim on a cell cannot be renewed: {error}"),
+        }
+        self
+    }
+
+    /// Makes sure that the cell has not been taken over. Cheap while the claim beats as it should; looks at the
+    /// disk when the last beat is old, as after a sleep of this process.
+    ///
+    /// # Errors
+    /// As [`Claim::confirm`].
+    pub fn check(&self) -> Result<()> {
+        if self.file.lost.load(Ordering::Relaxed) {
+            return Err(self.file.taken_over());
+        }
+        let seen = *self.file.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.elapsed() > self.file.lease / 2 {
+            return self.confirm();
+        }
+        Ok(())
+    }
+
+    /// Makes sure, by looking at the disk, that the cell has not been taken over.
+    ///
+    /// # Errors
+    /// [`Error::TakenOver`] when it has; [`Error::Io`] when the claim cannot be read.
+    pub fn confirm(&self) -> Result<()> {
+        let own = File::open(&self.file.path);
+        self.file.confirm(own).map(drop)
+    }
+
+    /// Takes the claim back as if it had never been made: those below stay.
+    fn withdraw(self) -> Result<()> {
+        file::remove_if_present(&self.file.path)
+    }
+
+    #[cfg(test)]
+    fn beat(&self) -> Result<()> {
+        self.file.beat()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some((stop, heart)) = self.heart.take() {
+            drop(stop);
+            // It cannot panic; if it did, there is no heart to stop.
+            let _ = heart.join();
+        }
+        if let Err(error) = self.file.remove() {
+            tracing::warn!("a claim stays behind: {error}");
+        }
+    }
+}
+
+impl OwnFile {
+    fn taken_over(&self) -> Error {
+        self.lost.store(true, Ordering::Relaxed);
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        Error::TakenOver {
+            run_id: content.run_id.clone(),
+            lease_seconds: content.lease_seconds,
+        }
+    }
+
+    /// The opened file and its content, if both are this claim's and no higher generation is there.
+    fn confirm(&self, opened: std::io::Result<File>) -> Result<(File, Content)> {
+        let mut own = match opened {
+            Ok(own) => own,
+            Err(e) if gone(&e) => return Err(self.taken_over()),
+            Err(e) => return Err(Error::io("open", &self.path)(e)),
+        };
+        let mut bytes = Vec::new();
+        match own.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            Err(e) if gone(&e) => return Err(self.taken_over()),
+            Err(e) => return Err(Error::io("read", &self.path)(e)),
+        }
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let there = Content::parse(&bytes, &content.run_id);
+        let above = path(&self.folder, &content.run_id, self.generation + 1);
+        // A file of ours that a crash of its server has torn is still ours.
+        let another = there.is_ok_and(|there| there.token != content.token);
+        if another || self.lost.load(Ordering::Relaxed) || read(&above)?.is_some() {
+            return Err(self.taken_over());
+        }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok((own, content))
+    }
+
+    fn beat(&self) -> Result<()> {
+        let opened = OpenOptions::new().read(true).write(true).open(&self.path);
+        let (mut own, mut content) = self.confirm(opened)?;
+        content.beat += 1;
+        content.time = utc_now();
+        let bytes = content
+            .to_bytes()
+            .map_err(|e| Error::io("write", &self.path)(e.into()))?;
+        own.rewind()
+            .and_then(|()| own.write_all(&bytes))
+            .map_err(Error::io("write", &self.path))?;
+        *self.content.lock().unwrap_or_else(PoisonError::into_inner) = content;
+        Ok(())
+    }
+
+    /// Removes the claims below, then this one; only this one, if it is there, when the cell was taken over.
+    fn remove(&self) -> Result<()> {
+        match self.confirm(File::open(&self.path)) {
+            Ok((_, content)) => {
+                let all = generations(&self.folder, &content.run_id)?;
+                // One that cannot be removed must not keep this one here.
+                let lower = all.into_iter().filter(|generation| *generation < self.generation);
+                let removed: Vec<Result<()>> = lower
+                    .map(|lower| file::remove_if_present(&path(&self.folder, &content.run_id, lower)))
+                    .collect();
+                file::remove_if_present(&self.path)?;
+                removed.into_iter().collect()
+            }
+            Err(Error::TakenOver { .. }) => {
+                let own = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let there = read(&self.path)?;
+                match there.and_then(|bytes| Content::parse(&bytes, &own.run_id).ok()) {
+                    Some(there) if there.token == own.token => file::remove_if_present(&self.path),
+                    _ => Ok(()),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// True if a file is no longer there: by name, or by the handle that a server has forgotten.
+fn gone(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::StaleNetworkFileHandle
+    )
+}
+
+#[cfg(test)]
+mod tests;

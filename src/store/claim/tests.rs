@@ -17,18 +17,18 @@ fn machine(results: &TempDir, name: &str) -> Claims {
     Claims::of(results.path(), LEASE, owner).unwrap()
 }
 
-fn ours(turn: Turn) -> Claim {
+fn ours(turn: ClaimOutcome) -> Claim {
     match turn {
-        Turn::Ours(claim) => claim,
-        Turn::Theirs(who) => panic!("the cell is held by {who}"),
+        ClaimOutcome::Ours(claim) => claim,
+        ClaimOutcome::Theirs(who) => panic!("the cell is held by {who}"),
     }
 }
 
 /// Looks every quarter of the lease, `looks` times; whether the cell was got at the last look.
-fn watch(claims: &mut Claims, start: Instant, looks: u32) -> Turn {
+fn watch(claims: &mut Claims, start: Instant, looks: u32) -> ClaimOutcome {
     for look in 0..looks - 1 {
         let turn = claims.take_at(CELL, start + LEASE / 4 * look).unwrap();
-        assert!(matches!(turn, Turn::Theirs(_)), "taken at look {look}");
+        assert!(matches!(turn, ClaimOutcome::Theirs(_)), "taken at look {look}");
     }
     claims.take_at(CELL, start + LEASE / 4 * (looks - 1)).unwrap()
 }
@@ -52,12 +52,12 @@ fn a_claim_is_exclusive_and_goes_when_dropped() {
     let (mut a, mut b) = (machine(&results, "a"), machine(&results, "b"));
     let claim = ours(a.take(CELL).unwrap());
     claim.confirm().unwrap();
-    let Turn::Theirs(who) = b.take(CELL).unwrap() else {
+    let ClaimOutcome::Theirs(who) = b.take(CELL).unwrap() else {
         panic!("two owners")
     };
     assert_eq!(who, "process 7 on a");
     assert!(
-        matches!(a.take(CELL).unwrap(), Turn::Theirs(_)),
+        matches!(a.take(CELL).unwrap(), ClaimOutcome::Theirs(_)),
         "its own process is no exception"
     );
     let other = ours(b.take("fedcba9876543210").unwrap());
@@ -84,7 +84,7 @@ fn of_many_takers_one_wins() {
                     let (mut claims, barrier) = (machine(&results, &format!("m{n}")), &barrier);
                     threads.spawn(move || {
                         if !fresh {
-                            assert!(matches!(watch(&mut claims, start, 4), Turn::Theirs(_)));
+                            assert!(matches!(watch(&mut claims, start, 4), ClaimOutcome::Theirs(_)));
                         }
                         barrier.wait();
                         claims.take_at(CELL, start + LEASE)
@@ -94,8 +94,8 @@ fn of_many_takers_one_wins() {
             let turns = takers.into_iter().map(|taker| taker.join().unwrap().unwrap());
             turns
                 .filter_map(|turn| match turn {
-                    Turn::Ours(claim) => Some(claim),
-                    Turn::Theirs(_) => None,
+                    ClaimOutcome::Ours(claim) => Some(claim),
+                    ClaimOutcome::Theirs(_) => None,
                 })
                 .collect()
         });
@@ -118,7 +118,7 @@ fn a_silent_owner_is_waited_for_a_lease_and_one_that_beats_for_ever() {
     for look in 0..20 {
         assert!(matches!(
             b.take_at(CELL, start + LEASE / 4 * look).unwrap(),
-            Turn::Theirs(_)
+            ClaimOutcome::Theirs(_)
         ));
         if look % 3 == 0 {
             claim.beat().unwrap();
@@ -136,10 +136,10 @@ fn the_sleep_of_the_one_who_waits_is_not_the_silence_of_the_owner() {
     let (mut a, mut b) = (machine(&results, "a"), machine(&results, "b"));
     let _claim = ours(a.take(CELL).unwrap());
     let start = Instant::now();
-    assert!(matches!(b.take_at(CELL, start).unwrap(), Turn::Theirs(_)));
+    assert!(matches!(b.take_at(CELL, start).unwrap(), ClaimOutcome::Theirs(_)));
     let woken = start + LEASE * 1000;
-    assert!(matches!(b.take_at(CELL, woken).unwrap(), Turn::Theirs(_)));
-    assert!(matches!(watch(&mut b, woken, 3), Turn::Theirs(_)));
+    assert!(matches!(b.take_at(CELL, woken).unwrap(), ClaimOutcome::Theirs(_)));
+    assert!(matches!(watch(&mut b, woken, 3), ClaimOutcome::Theirs(_)));
     ours(b.take_at(CELL, woken + LEASE).unwrap());
 }
 
@@ -225,7 +225,7 @@ fn a_process_that_has_ended_is_not_waited_for() {
     // Another live process of this machine is waited for.
     assert!(matches!(
         Claims::open(results.path(), LEASE).unwrap().take(CELL).unwrap(),
-        Turn::Theirs(_)
+        ClaimOutcome::Theirs(_)
     ));
     drop(claim);
     assert!(listed(&results).is_empty());
@@ -243,7 +243,7 @@ fn torn_empty_and_foreign_files_count_as_silent_owners() {
         &[0xff; 512],
     ] {
         fs::write(&path, torn).unwrap();
-        let Turn::Theirs(who) = claims.take(CELL).unwrap() else {
+        let ClaimOutcome::Theirs(who) = claims.take(CELL).unwrap() else {
             panic!("taken at once")
         };
         assert!(who.contains(&generation(4)), "{who}");
@@ -293,7 +293,7 @@ fn what_people_and_other_programs_put_there_holds_no_cell_for_long() {
     let huge = "x".repeat(1 << 20);
     for content in forged.iter().chain([&foreign, &huge]) {
         fs::write(&path, content).unwrap();
-        assert!(matches!(claims.take(CELL).unwrap(), Turn::Theirs(_)));
+        assert!(matches!(claims.take(CELL).unwrap(), ClaimOutcome::Theirs(_)));
         // The claims' own lease of an hour is what it lasts.
         drop(ours(watch(&mut claims, Instant::now() + LEASE, 4)));
         assert!(listed(&results).is_empty(), "{content}");
@@ -331,7 +331,7 @@ fn a_live_owner_in_another_namespace_or_on_a_copy_of_the_machine_is_waited_for()
         change(&mut owner);
         let claim = ours(Claims::of(results.path(), LEASE, owner).unwrap().take(CELL).unwrap());
         let mut here = Claims::open(results.path(), LEASE).unwrap();
-        assert!(matches!(watch(&mut here, Instant::now(), 4), Turn::Theirs(_)));
+        assert!(matches!(watch(&mut here, Instant::now(), 4), ClaimOutcome::Theirs(_)));
         claim.confirm().unwrap();
     }
 }

@@ -26,9 +26,9 @@ use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
-use crate::store::predictions::decode::{Rows, general, guarded, malformed, metadata, open};
+use crate::store::identity::SCHEMA;
 use crate::store::predictions::{COLUMNS, json, open_file, write_column, write_rows};
-use crate::store::record::SCHEMA;
+use crate::store::predictions::{Rows, general, guarded, malformed, metadata, open};
 
 /// Class names and rows of each cell, by `run_id`.
 pub type Cells = BTreeMap<String, (Vec<String>, Vec<Prediction>)>;

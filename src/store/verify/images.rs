@@ -16,7 +16,8 @@ use crate::fs::hash::hex;
 use crate::store::Store;
 use crate::store::identity::{DIGESTS, digest};
 use crate::store::record::Record;
-use crate::store::verify::{Findings, identity};
+use crate::store::verify;
+use crate::store::verify::Findings;
 use sha2::{Digest as _, Sha256};
 
 /// Places of the images.
@@ -122,7 +123,7 @@ fn of_cell(
         None => hex(&Sha256::digest(json.as_bytes())) == record.split_sha256,
     };
     if record.recipe < DIGESTS {
-        identity::prove(store, record, images.clone(), train.clone(), findings);
+        verify::prove(store, record, images.clone(), train.clone(), findings);
     }
     if !same {
         let reason = "drawn again, its training images are others: the dataset is not the one it was run on";

@@ -1,4 +1,7 @@
-//! The proof that a results folder holds what it says: every number is computed again from the stored predictions.
+//! The proof that a results folder holds what it says: every number is computed again from the stored predictions,
+//! every record is the one of its `run_id`, and the cells follow from the `sweep.toml` beside them.
+
+mod images;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,25 +10,21 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::Split;
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
-use crate::prediction::Prediction;
+use crate::prediction::{Prediction, Reading};
 use crate::statistics::calibration::Calibration;
-use crate::statistics::metric::Metrics;
-use crate::statistics::normalisation::Normalised;
-use crate::store::Store;
-use crate::store::ledger;
-use crate::store::record::{Record, count_groups};
-
-mod identity;
-mod images;
-mod sweep;
+use crate::statistics::metric::{Metrics, Normalised};
+use crate::store::identity::{DIGESTS, Identity, digest, hyper_parameters};
+use crate::store::record::{Record, count_groups, seal};
+use crate::store::{Store, ledger};
 
 pub use crate::store::verify::images::{Images, images};
 
-/// What was found.
+/// Findings.
 #[derive(Debug, Default, Serialize)]
 pub struct Findings {
     /// Cells whose record and predictions are whole.
@@ -43,9 +42,9 @@ pub struct Findings {
     pub splits: usize,
     /// Files that came out the same when they were rebuilt.
     pub rebuilt: Vec<String>,
-    /// What does not hold.
+    /// Violations.
     pub problems: Vec<Problem>,
-    /// What is unfinished, which is no fault.
+    /// Unfinished cells, which are no fault.
     pub notes: Vec<String>,
 }
 
@@ -54,12 +53,12 @@ pub struct Findings {
 pub struct Problem {
     /// The file, as seen from the results folder.
     pub file: String,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
 }
 
 impl Findings {
-    /// Whether everything holds.
+    /// True if everything holds.
     #[must_use]
     pub fn hold(&self) -> bool {
         self.problems.is_empty()
@@ -99,7 +98,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
                     findings.problem(store, &store.cell_path(&run_id), reason);
                 }
                 let drawn = split(store, &record, &rows, &mut findings)?;
-                identity::check(store, &record, &rows, drawn.as_ref(), &mut findings)?;
+                check_identity(store, &record, &rows, drawn.as_ref(), &mut findings)?;
                 records.push(record);
             }
             Ok(None) => {} // removed meanwhile
@@ -107,7 +106,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
             Err(error) => return Err(error),
         }
     }
-    identity::swapped(store, &records, &mut findings);
+    swapped(store, &records, &mut findings);
     tables(store, &records, &mut findings)?;
     for (path, _) in store.leftovers(|_| true)? {
         let path = path.strip_prefix(store.folder()).unwrap_or(&path).display().to_string();
@@ -118,7 +117,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
     Ok(findings)
 }
 
-/// How the numbers of a record differ from those that its predictions give.
+/// Differences between the numbers of a record and those that its predictions give.
 fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut compare = |what: &str, stored: &Value, again: &Value| {
@@ -246,7 +245,7 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
             .notes
             .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
     }
-    sweep::check(store, &of_ledger, findings)?;
+    check_sweep(store, &of_ledger, findings)?;
     let tables = match store.tables(&of_ledger) {
         Err(Error::Malformed { path, reason, .. }) => {
             findings.problem(store, &path, reason);
@@ -267,4 +266,290 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
         }
     }
     Ok(())
+}
+
+/// Computes the `run_id` again, and compares every field of the record that something else stored tells too; `split` is the one that
+/// the cell was run on, where it is stored.
+fn check_identity(
+    store: &Store,
+    record: &Record,
+    rows: &[Prediction],
+    split: Option<&Split>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let path = store.cell_path(&record.run_id);
+    for reason in disagreements(record, split) {
+        findings.problem(store, &path, reason);
+    }
+    let json: Option<Value> = file::read_if_present(&path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    match (&record.seal, json) {
+        (Some(sealed), Some(json)) if *sealed != seal(&json) => {
+            findings.problem(
+                store,
+                &path,
+                "its content is not what its `seal` was computed of".into(),
+            );
+        }
+        (None, _) if record.recipe >= DIGESTS => findings.problem(store, &path, "it has no `seal`".into()),
+        _ => {}
+    }
+    let pairs = |items: &[crate::data::split::SplitItem]| -> Vec<(String, String)> {
+        items
+            .iter()
+            .map(|item| (item.id.clone(), item.sha256.clone()))
+            .collect()
+    };
+    let train = split.map(|split| pairs(&split.train));
+    let train_sha256 = train.as_deref().map(digest);
+    if let (Some(stored), Some(drawn)) = (&record.train_sha256, &train_sha256)
+        && stored != drawn
+    {
+        findings.problem(store, &path, "its `train_sha256` is not that of its split".into());
+    }
+    let test = rows.iter().map(|row| (row.id.clone(), row.sha256.clone())).collect();
+    match (&record.train_sha256, train) {
+        (None, _) if record.recipe >= DIGESTS => findings.problem(store, &path, "it has no `train_sha256`".into()),
+        // Of an earlier recipe, and without its split; where there are no shots, the list is known to be empty.
+        (_, None) if record.recipe < DIGESTS && record.n_train > 0 => findings.unproved += 1,
+        (_, train) => prove(store, record, test, train.unwrap_or_default(), findings),
+    }
+    Ok(())
+}
+
+/// Computes the `run_id` of a record again; from recipe [`DIGESTS`] on its digest stands for the training images.
+fn prove(
+    store: &Store,
+    record: &Record,
+    test: Vec<(String, String)>,
+    train: Vec<(String, String)>,
+    findings: &mut Findings,
+) {
+    let identity = Identity {
+        key: record.key.clone(),
+        hyper_parameters: record.hyper_parameters.clone(),
+        train,
+        test,
+        classes: record.classes.clone(),
+        weights: record.weights.clone(),
+        dtype: record.dtype.clone(),
+        backend: record.backend.clone(),
+        recipe: record.recipe,
+    };
+    let again = match &record.train_sha256 {
+        Some(train_sha256) => identity.run_id_with(train_sha256),
+        None => identity.run_id(),
+    };
+    if again == record.run_id {
+        findings.identities += 1;
+    } else {
+        let reason = format!(
+            "it is not the record of {}: cell, settings, classes, weights, number format, recipe and images give the `run_id` {again}",
+            record.run_id
+        );
+        findings.problem(store, &store.cell_path(&record.run_id), reason);
+    }
+}
+
+/// Fields that contradict others.
+fn disagreements(record: &Record, split: Option<&Split>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut compare = |what: &str, stored: String, other: &str, told: String| {
+        if stored != told {
+            found.push(format!("{what} is {stored}, {other} says {told}"));
+        }
+    };
+    // Only a learner that writes has a choice.
+    let reading = record
+        .hyper_parameters
+        .get("reading")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    let reading = reading.unwrap_or_else(|| Reading::Likelihood.to_string());
+    compare("`reading`", record.reading.to_string(), "its learner", reading);
+    if let Some(split) = split {
+        compare(
+            "`n_train`",
+            record.n_train.to_string(),
+            "its split",
+            split.train.len().to_string(),
+        );
+    }
+    if let Some(card) = &record.card {
+        let mut classes = serde_json::to_vec(&record.classes).unwrap_or_default();
+        classes.push(b'\n');
+        let card_is = "its card";
+        compare(
+            "`protocol`",
+            record.key.protocol.to_string(),
+            card_is,
+            card.protocol.to_string(),
+        );
+        compare(
+            "number of classes",
+            record.classes.len().to_string(),
+            card_is,
+            card.classes.to_string(),
+        );
+        compare(
+            "hash of the class names",
+            hex(&Sha256::digest(&classes)),
+            card_is,
+            card.classes_sha256.clone(),
+        );
+        compare(
+            "`headline`",
+            record.metrics.headline.name().into(),
+            card_is,
+            card.headline.clone(),
+        );
+        compare(
+            "`n_test`",
+            record.n_test.to_string(),
+            card_is,
+            card.counts.test.to_string(),
+        );
+        compare(
+            "`n_train`",
+            record.n_train.to_string(),
+            card_is,
+            card.counts.train.to_string(),
+        );
+        let listed = card.near_duplicates.as_ref().map_or(0, |near| near.list.len());
+        let pairs = card.near_duplicates.as_ref().map_or(0, |near| near.pairs.min(100));
+        compare(
+            "number of near-duplicates listed",
+            listed.to_string(),
+            "their count",
+            pairs.to_string(),
+        );
+        if let Some(split) = split {
+            compare(
+                "`capped`",
+                format!("{:?}", card.capped),
+                "its split",
+                format!("{:?}", split.capped),
+            );
+            compare(
+                "`val_drawn`",
+                card.counts.val_drawn.to_string(),
+                "its split",
+                split.val.len().to_string(),
+            );
+        }
+    }
+    found
+}
+
+/// Cells of one key: their `run_id`s differ in what a reader of the table does not see, but never in nothing.
+fn swapped(store: &Store, records: &[Record], findings: &mut Findings) {
+    if findings.unproved > 0 {
+        let count = findings.unproved;
+        findings.notes.push(format!(
+            "the `run_id` of {count} cells of before recipe {DIGESTS} is not computed again: that takes their splits, which the compact \
+             form has not; `kshot verify --images` draws them again from the datasets"
+        ));
+    }
+    // The same images, classes and hash of the split wherever dataset, protocol, shots and seed are the same.
+    let mut first: std::collections::BTreeMap<_, &Record> = std::collections::BTreeMap::new();
+    for record in records {
+        let key = &record.key;
+        let known = *first
+            .entry((&key.dataset, key.protocol, key.shots, key.seed, record.recipe))
+            .or_insert(record);
+        if known.split_sha256 != record.split_sha256
+            || known.classes != record.classes
+            || known.n_train != record.n_train
+        {
+            // Images may have changed between two runs into one folder: then the splits are told apart by their files.
+            if !store.folder().join("splits").is_dir() {
+                let reason = format!("its split is not that of {}, which has the same draw", known.run_id);
+                findings.problem(store, &store.cell_path(&record.run_id), reason);
+            }
+        }
+    }
+}
+
+/// Settings that a record has of its sweep or dataset, not of its learner.
+const OF_OTHERS: [&str; 3] = ["calibration", "exif", "image_mode"];
+
+/// Every cell of the ledger is one of the config: dataset, protocol, shots, seed, learner with its settings.
+fn check_sweep(store: &Store, records: &[Record], findings: &mut Findings) -> Result<()> {
+    let path = store.folder().join("sweep.toml");
+    let Some(bytes) = file::read_if_present(&path)? else {
+        findings.problem(store, &path, "it is missing".into());
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let sweep = match Sweep::parse(&text, "sweep.toml", &[]) {
+        Ok(sweep) => sweep,
+        Err(Error::Config { reason, .. }) => {
+            findings.problem(store, &path, reason);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    for record in records {
+        if let Some(reason) = stranger(&sweep, record) {
+            let reason = format!("{} of `ledger.csv` is no cell of this config: {reason}", record.run_id);
+            findings.problem(store, &path, reason);
+        }
+    }
+    // A larger grid than the ledger's is a sweep that has not come to its end; one that asks for nothing of it is found above.
+    Ok(())
+}
+
+/// Why a record is none of a sweep's.
+fn stranger(sweep: &Sweep, record: &Record) -> Option<String> {
+    let key = &record.key;
+    let (shots, seed) = (key.shots, key.seed);
+    if sweep.protocol != key.protocol {
+        return Some(format!("its protocol is {}", key.protocol));
+    }
+    if !sweep.datasets.contains(&key.dataset) {
+        return Some(format!("its dataset is `{}`", key.dataset));
+    }
+    if !sweep.shots.contains(&shots) {
+        return Some(format!("it has {shots} shots"));
+    }
+    if !sweep.seeds.contains(&seed) {
+        return Some(format!("its seed is {seed}"));
+    }
+    let Some(learner) = sweep.learners.iter().find(|learner| learner.name() == key.learner) else {
+        return Some(format!("its learner is `{}`", key.learner));
+    };
+    settings(sweep, learner, shots, record)
+}
+
+/// The first setting that differs. One that only the record or only this version knows is no contradiction.
+fn settings(sweep: &Sweep, learner: &Learner, shots: Shots, record: &Record) -> Option<String> {
+    let config = hyper_parameters(&learner.under(sweep.protocol, shots), shots);
+    let (Value::Object(config), Value::Object(stored)) = (&config, &record.hyper_parameters) else {
+        return Some("its settings are no object".into());
+    };
+    let differs = |(name, asked): (&String, &Value)| {
+        let known = stored.get(name)?;
+        (known != asked && !OF_OTHERS.contains(&name.as_str())).then(|| format!("`{name}` is {known}, not {asked}"))
+    };
+    if let Some(difference) = config.iter().find_map(differs) {
+        return Some(difference);
+    }
+    let exif = stored.get("exif").is_none_or(|exif| *exif == Value::Bool(true));
+    if exif != sweep.exif {
+        return Some(format!("`exif` is {exif}"));
+    }
+    let folds = stored
+        .get("calibration")
+        .and_then(|fitted| fitted.get("folds"))
+        .and_then(Value::as_u64);
+    let asked = sweep.calibration.as_ref().map(|calibration| calibration.folds as u64);
+    match folds {
+        Some(folds) if asked != Some(folds) => Some(format!("its temperature has {folds} folds")),
+        None if asked.is_some_and(|asked| {
+            learner.has_probabilities() && shots.count().is_none_or(|k| u64::from(k) >= asked)
+        }) =>
+        {
+            Some("it has no temperature".into())
+        }
+        _ => None,
+    }
 }

@@ -8,7 +8,7 @@ use kshot::config::Protocol;
 use kshot::data;
 use kshot::data::{Dataset, LabelledImage};
 use kshot::error::{Error, Result};
-use kshot::fetch::HubPlaces;
+use kshot::fetch::HubSettings;
 use kshot::manifest;
 use kshot::manifest::{Form, Manifest};
 use sha2::{Digest as _, Sha256};
@@ -67,8 +67,8 @@ impl Staged {
         Self { folder, name }
     }
 
-    fn hub(&self) -> HubPlaces {
-        HubPlaces {
+    fn hub(&self) -> HubSettings {
+        HubSettings {
             endpoint: "https://hub.invalid".into(),
             cache: self.folder.path().join("hub"),
             token: None,

@@ -13,7 +13,7 @@ use kshot::config::Protocol;
 use kshot::data;
 use kshot::data::Dataset;
 use kshot::error::Result;
-use kshot::fetch::HubPlaces;
+use kshot::fetch::HubSettings;
 
 use super::fixture::{jpeg, labels, png};
 
@@ -149,7 +149,7 @@ impl HubFixture {
     }
 
     pub(super) fn open(&self, protocol: Protocol) -> Result<Dataset> {
-        let hub = HubPlaces {
+        let hub = HubSettings {
             endpoint: "https://hub.invalid".into(),
             cache: self.path("hub"),
             token: None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kshot::data;
-use kshot::data::{Dataset, LabelledImage, overlap, provenance, split};
+use kshot::data::{Dataset, LabelledImage, index, overlap, split};
 use kshot::manifest;
 use kshot::manifest::Manifest;
 
@@ -80,7 +80,7 @@ fn shots_and_test_images_are_drawn_by_different_families() {
             "{name} does not say whether its concepts are novel"
         );
         let csv = datasets().join(manifest.provenance.unwrap());
-        let rows: BTreeMap<_, _> = provenance::read(&csv)
+        let rows: BTreeMap<_, _> = index::read(&csv)
             .unwrap()
             .into_iter()
             .map(|row| (row.id.clone(), row))

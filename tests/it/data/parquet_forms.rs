@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kshot::data::layout::table;
 use kshot::formats::parquet;
-use kshot::formats::parquet::{About, Columns};
+use kshot::formats::parquet::{Columns, ParquetInfo};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -45,7 +45,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Image in hex, path, class.
 type Told = (String, Option<String>, String);
 
-fn read(bytes: &[u8], label: &str) -> (Vec<Told>, About) {
+fn read(bytes: &[u8], label: &str) -> (Vec<Told>, ParquetInfo) {
     let mut rows = Vec::new();
     let columns = Columns { image: "image", label };
     let about = parquet::read_bytes(Path::new("x.parquet"), bytes.to_vec(), columns, &mut |row| {

@@ -3,7 +3,7 @@
 use kshot::config::Protocol;
 use kshot::data::check;
 use kshot::data::check::Verification;
-use kshot::fetch::HubPlaces;
+use kshot::fetch::HubSettings;
 use kshot::manifest::Form;
 
 use super::bad_input::images;
@@ -11,7 +11,7 @@ use super::fixture::{Fixture, gz, jpeg, png, tar};
 use crate::support::Sandbox;
 
 fn verify(set: &Fixture) -> Verification {
-    let hub = HubPlaces {
+    let hub = HubSettings {
         endpoint: "https://hub.invalid".into(),
         cache: set.folder.path().join("hub"),
         token: None,

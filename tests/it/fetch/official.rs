@@ -7,7 +7,7 @@ use std::path::Path;
 use kshot::config::Protocol;
 use kshot::data;
 use kshot::data::Dataset;
-use kshot::fetch::HubPlaces;
+use kshot::fetch::HubSettings;
 
 use super::hub_server::Repository;
 use super::server::{Reply, Server};
@@ -132,7 +132,7 @@ impl Official {
 
     /// What was fetched, opened without a network.
     pub fn open(&self, user: &User, protocol: Protocol) -> Dataset {
-        let places = HubPlaces {
+        let places = HubSettings {
             endpoint: "http://127.0.0.1:9".into(),
             cache: user.path("hf/hub"),
             token: None,

@@ -8,7 +8,7 @@ use kshot::prediction::{Prediction, Reading};
 use kshot::statistics::metric::Headline;
 use kshot::store::Store;
 use kshot::store::predictions;
-use kshot::store::record::{Account, CellKey, Identity, Record, Timing, TrainingSummary};
+use kshot::store::record::{CellDetails, CellKey, Identity, Record, Timing, TrainingSummary};
 use sha2::{Digest as _, Sha256};
 
 /// A cell as a test wants it; `..Cell::default()` is one of 400 images, three quarters of them right.
@@ -61,7 +61,7 @@ impl Cell {
         store.finish(&identity, account, &rows).unwrap()
     }
 
-    fn parts(&self) -> (Identity, Account, Vec<Prediction>) {
+    fn parts(&self) -> (Identity, CellDetails, Vec<Prediction>) {
         let identity = Identity {
             key: CellKey {
                 dataset: self.dataset.into(),
@@ -90,7 +90,7 @@ impl Cell {
             likelihood_class: Some((i / self.views + u32::from(!(self.right)(i))) % 4),
             log_probs: None,
         };
-        let account = Account {
+        let account = CellDetails {
             reading: Reading::Likelihood,
             headline: self.headline,
             micro: true,

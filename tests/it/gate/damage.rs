@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kshot::gate::folder::Folder;
-use kshot::gate::images::Shared;
+use kshot::gate::folder::Shared;
 use kshot::gate::noise::Noise;
 use kshot::gate::problem::Role;
 use kshot::gate::report::{NoiseSource, Outcome};

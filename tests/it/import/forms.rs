@@ -51,7 +51,13 @@ fn train_and_test_folders_stay_as_they_are_and_validation_joins_the_pool() {
         .images("data/test/cat", 1)
         .images("data/test/dog", 3)
         .images("data/unlabelled/many", 3);
-    let found = data::import::look(&own.path(""), "birds", &own.datasets(), &data::import::Asked::default()).unwrap();
+    let found = kshot::import::look(
+        &own.path(""),
+        "birds",
+        &own.datasets(),
+        &kshot::import::ImportOptions::default(),
+    )
+    .unwrap();
     assert_eq!(found.ignored(), ["unlabelled/"]);
     let imported = found.adopt(&own.datasets(), &own.cache()).unwrap();
     assert_eq!(imported.holdout, None);
@@ -85,7 +91,13 @@ fn images_are_told_by_name_or_first_bytes() {
     fs::rename(own.path("elsewhere"), own.folder.path().join("elsewhere")).unwrap();
     fs::remove_file(own.path("dog")).unwrap();
     std::os::unix::fs::symlink(own.folder.path().join("elsewhere/of/dogs"), own.path("dog")).unwrap();
-    let found = data::import::look(&own.path(""), "birds", &own.datasets(), &data::import::Asked::default()).unwrap();
+    let found = kshot::import::look(
+        &own.path(""),
+        "birds",
+        &own.datasets(),
+        &kshot::import::ImportOptions::default(),
+    )
+    .unwrap();
     assert_eq!(found.ignored(), ["readme.txt", "cat/Thumbs.db"]);
     assert_eq!(found.images(), 5);
     let imported = found.adopt(&own.datasets(), &own.cache()).unwrap();

@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
 use kshot::data::LabelledImage;
-use kshot::data::import;
-use kshot::data::import::{Asked, Imported};
 use kshot::error::Result;
+use kshot::import;
+use kshot::import::{ImportOptions, Imported};
 use serde_json::Value;
 
 use super::own::{Own, png};
@@ -21,14 +21,14 @@ struct Instance {
     before: &'static str,
     make: fn(Own) -> Own,
     from: &'static str,
-    asked: fn(&Own) -> Asked,
+    asked: fn(&Own) -> ImportOptions,
 }
 
-fn nothing(_: &Own) -> Asked {
-    Asked::default()
+fn nothing(_: &Own) -> ImportOptions {
+    ImportOptions::default()
 }
 
-fn imported(own: &Own, from: &str, asked: &Asked) -> Result<(Imported, Vec<String>)> {
+fn imported(own: &Own, from: &str, asked: &ImportOptions) -> Result<(Imported, Vec<String>)> {
     let found = import::look(&own.path(from), "birds", &own.datasets(), asked)?;
     let mut said = found.notes();
     said.extend(
@@ -190,7 +190,7 @@ const INSTANCES: &[Instance] = &[
         make: |own| table(own, "t.csv", format!("path,label\n{FOUR}").replace(',', "|")), from: "t.csv", asked: nothing },
     Instance { name: "columns of other names", before: "no way to name them",
         make: |own| table(own, "t.csv", format!("photo,what\n{FOUR}")), from: "t.csv",
-        asked: |_| Asked { path_column: Some("photo".into()), label_column: Some("what".into()), ..Asked::default() } },
+        asked: |_| ImportOptions { path_column: Some("photo".into()), label_column: Some("what".into()), ..ImportOptions::default() } },
     Instance { name: "columns of other names, not said", before: "refused, no remedy",
         make: |own| table(own, "t.csv", format!("photo,what\n{FOUR}")), from: "t.csv", asked: nothing },
     Instance { name: "absolute paths", before: "refused: path … has an absolute path",
@@ -221,7 +221,7 @@ const INSTANCES: &[Instance] = &[
         make: |own| table(own, "t.csv", "path,label,split\nx/0.png,0,train\nx/1.png,1,train\nx/2.png,0,train\nx/3.png,1,train\nx/4.png,-1,test\n"), from: "t.csv", asked: nothing },
     Instance { name: "numbers and their names", before: "classes `0` and `1`, no names",
         make: |own| table(own, "t.csv", "path,label\nx/0.png,0\nx/1.png,1\nx/2.png,0\nx/3.png,1\n").write("names.txt", "cat\nguinea_pig\n"), from: "t.csv",
-        asked: |own| Asked { names: Some(own.path("names.txt")), ..Asked::default() } },
+        asked: |own| ImportOptions { names: Some(own.path("names.txt")), ..ImportOptions::default() } },
     Instance { name: "splits by the first folder", before: "all in one, a share of it tested on",
         make: |own| own.images("train", 2).images("test", 2).write("t.csv", "path,label\ntrain/0.png,a\ntrain/1.png,b\ntest/0.png,a\ntest/1.png,b\n"), from: "t.csv", asked: nothing },
     Instance { name: "parquet with images", before: "refused: needs the columns `path` and `label`",
@@ -232,7 +232,7 @@ const INSTANCES: &[Instance] = &[
         make: |own| { let mut rows = rows(0, &[Some(0), Some(1), Some(0), Some(1), Some(0), Some(1)]); rows[2].0 = Some(b"broken".to_vec()); own.write("t.parquet", shard(&rows, &["a", "b"])) }, from: "t.parquet", asked: nothing },
     Instance { name: "parquet of numbers with names given", before: "refused: the integers of `label` have no names",
         make: |own| own.write("t.parquet", shard_with(&rows(0, &[Some(0), Some(1), Some(0), Some(1)]), None, ["image", "label"], parquet::basic::Compression::SNAPPY)).write("names.json", "{\"0\": \"cat\", \"1\": \"dog\"}"), from: "t.parquet",
-        asked: |own| Asked { names: Some(own.path("names.json")), ..Asked::default() } },
+        asked: |own| ImportOptions { names: Some(own.path("names.json")), ..ImportOptions::default() } },
     Instance { name: "a folder of parquet, the test without labels", before: "refused: no folder of images",
         make: |own| own.write("data/train-00000-of-00002.parquet", shard(&rows(0, &[Some(0), Some(1)]), &["a", "b"]))
             .write("data/train-00001-of-00002.parquet", shard(&rows(2, &[Some(0), Some(1)]), &["a", "b"]))
@@ -272,7 +272,7 @@ fn folders_are_read_as_datasets_does_or_it_is_said() {
         for (name, text) in tree["texts"].as_object().unwrap() {
             own = own.write(name, text.as_str().unwrap());
         }
-        let found = import::look(&own.path(""), "birds", &own.datasets(), &Asked::default());
+        let found = import::look(&own.path(""), "birds", &own.datasets(), &ImportOptions::default());
         let notes = found.as_ref().map(|found| found.notes().join("\n")).unwrap_or_default();
         let says = notes.contains("reads this folder otherwise");
         // With one image a class nothing is left to learn from: what matters is which side an image is on.
@@ -342,7 +342,7 @@ fn images_of_a_parquet_are_brought_to_its_mode_as_datasets_does() {
             own.path("images.parquet"),
         )
         .unwrap();
-        let (found, _) = imported(&own, "images.parquet", &Asked::default()).unwrap();
+        let (found, _) = imported(&own, "images.parquet", &ImportOptions::default()).unwrap();
         let mut seen: Vec<Vec<u8>> = [&found.dataset.pool, &found.dataset.test]
             .into_iter()
             .flatten()

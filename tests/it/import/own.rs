@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kshot::data::import;
-use kshot::data::import::Imported;
 use kshot::error::Result;
+use kshot::import;
+use kshot::import::Imported;
 
 /// A folder of images, a datasets folder and a cache.
 pub struct Own {
@@ -46,7 +46,12 @@ impl Own {
     }
 
     pub fn import(&self, inside: &str) -> Result<Imported> {
-        let found = import::look(&self.path(inside), "birds", &self.datasets(), &import::Asked::default())?;
+        let found = import::look(
+            &self.path(inside),
+            "birds",
+            &self.datasets(),
+            &import::ImportOptions::default(),
+        )?;
         found.adopt(&self.datasets(), &self.cache())
     }
 

@@ -58,11 +58,11 @@ fn files_that_are_no_tables() {
 fn names_that_cannot_be_or_are_taken() {
     let own = Own::new().images("cat", 3).images("dog", 3);
     for name in ["../up", "a/b", "", ".hidden", "two words"] {
-        let error = kshot::data::import::look(
+        let error = kshot::import::look(
             &own.path(""),
             name,
             &own.datasets(),
-            &kshot::data::import::Asked::default(),
+            &kshot::import::ImportOptions::default(),
         )
         .unwrap_err();
         assert!(error.to_string().contains("may hold only"), "{error}");

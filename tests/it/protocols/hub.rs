@@ -8,7 +8,7 @@ use image::{ExtendedColorType, ImageEncoder as _, codecs};
 use kshot::config::Protocol;
 use kshot::data;
 use kshot::data::{Dataset, split};
-use kshot::fetch::HubPlaces;
+use kshot::fetch::HubSettings;
 use kshot::store::Store;
 
 use super::tinker::{SETS, answers, labels};
@@ -59,7 +59,7 @@ fn picture(row: usize, class: u32) -> Vec<u8> {
 
 fn open(home: &Path, name: &str) -> Dataset {
     let (datasets, cache) = (home.join("datasets"), home.join("cache"));
-    let places = HubPlaces {
+    let places = HubSettings {
         endpoint: "https://hub.invalid".into(),
         cache: hub(home),
         token: None,

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use super::sides::Part;
-use super::{Item, Listing, Unpacked, holdout, names, wrong};
+use super::sides::Side;
+use super::{Item, Listing, Unpacked, names, wrong};
+use crate::data::layout::sides;
 use crate::error::Result;
 use crate::formats::archive::plain_parts;
 use crate::manifest::{Manifest, TableForm};
@@ -25,7 +26,7 @@ pub struct Row {
     /// Name of the class, its Unicode composed; `None` where there is none: an empty cell, null, or −1 among integers.
     pub label: Option<String>,
     /// The side that the table gives.
-    pub split: Option<Part>,
+    pub split: Option<Side>,
 }
 
 /// Images with their labels, put together from one table or one for each side.
@@ -44,18 +45,18 @@ pub(crate) struct Assembled {
 }
 
 /// Tables of a manifest: the file of each, with the side that its role says.
-pub(crate) const ROLES: [(&str, Option<Part>); 4] = [
+pub(crate) const ROLES: [(&str, Option<Side>); 4] = [
     ("table", None),
-    ("train-table", Some(Part::Train)),
-    ("validation-table", Some(Part::Validation)),
-    ("test-table", Some(Part::Test)),
+    ("train-table", Some(Side::Train)),
+    ("validation-table", Some(Side::Validation)),
+    ("test-table", Some(Side::Test)),
 ];
 
 /// Pool = rows of `train` and `val`, test = rows of `test`; without labelled rows of `test` the manifest's `holdout` is
 /// taken of each class. Classes are the labels in byte order.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let manifest = unpacked.manifest;
-    let tables: Vec<(PathBuf, Option<Part>)> = ROLES
+    let tables: Vec<(PathBuf, Option<Side>)> = ROLES
         .iter()
         .filter_map(|(role, part)| Some((unpacked.label_file(role)?, *part)))
         .collect();
@@ -63,7 +64,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let assembled = assemble(&tables, &form, unpacked.root)?;
     let (pool, test) = match (assembled.test, manifest.holdout) {
         (Some(test), _) => (assembled.pool, test),
-        (None, Some(share)) => holdout::split(assembled.pool, share, &manifest.skip),
+        (None, Some(share)) => sides::split(assembled.pool, share, &manifest.skip),
         (None, None) => {
             let reason = "its table has no column `split`, and the manifest gives no `holdout` to split by";
             return Err(unpacked.fail(reason.into()));
@@ -98,9 +99,9 @@ pub(crate) fn listed(manifest: &Manifest, directory: &Path) -> Result<Vec<String
 /// # Errors
 /// [`Io`](crate::error::Error::Io), or [`Labels`](crate::error::Error::Labels) naming column or row when a table is none, lacks a column, or lists an image
 /// twice with two labels or splits.
-pub(crate) fn assemble(tables: &[(PathBuf, Option<Part>)], form: &TableForm, directory: &Path) -> Result<Assembled> {
+pub(crate) fn assemble(tables: &[(PathBuf, Option<Side>)], form: &TableForm, directory: &Path) -> Result<Assembled> {
     let mut found = Assembled::default();
-    let mut placed: Vec<(Item, String, Part)> = Vec::new();
+    let mut placed: Vec<(Item, String, Side)> = Vec::new();
     let mut first_seen: BTreeMap<String, (String, usize)> = BTreeMap::new();
     let mut is_split = false;
     for (path, of_table) in tables {
@@ -135,13 +136,13 @@ pub(crate) fn assemble(tables: &[(PathBuf, Option<Part>)], form: &TableForm, dir
                 id.split('/')
                     .next()
                     .filter(|_| form.split_by_folder)
-                    .and_then(Part::of_word)
+                    .and_then(Side::of_word)
             };
             let side = of_table.or(split).or_else(by_folder);
-            is_split |= side == Some(Part::Test);
-            let side = side.unwrap_or(Part::Train);
+            is_split |= side == Some(Side::Test);
+            let side = side.unwrap_or(Side::Train);
             let Some(label) = label else {
-                if let Some(count) = found.unlabelled.get_mut(usize::from(side == Part::Test)) {
+                if let Some(count) = found.unlabelled.get_mut(usize::from(side == Side::Test)) {
                     *count += 1;
                 }
                 found.left_out.push((row, "no label".into()));
@@ -180,9 +181,9 @@ pub(crate) fn assemble(tables: &[(PathBuf, Option<Part>)], form: &TableForm, dir
 }
 
 /// Classes of the labels; those of the test side are the same where they differ in spelling only.
-fn join(placed: Vec<(Item, String, Part)>, is_split: bool, mut found: Assembled) -> Result<Assembled> {
+fn join(placed: Vec<(Item, String, Side)>, is_split: bool, mut found: Assembled) -> Result<Assembled> {
     let labels_of = |is_test: bool| -> BTreeSet<&String> {
-        let of_side = placed.iter().filter(|(.., side)| (*side == Part::Test) == is_test);
+        let of_side = placed.iter().filter(|(.., side)| (*side == Side::Test) == is_test);
         of_side.map(|(_, label, _)| label).collect()
     };
     let learned: Vec<String> = labels_of(false).into_iter().cloned().collect();
@@ -200,7 +201,7 @@ fn join(placed: Vec<(Item, String, Part)>, is_split: bool, mut found: Assembled)
         let label = stands_for.get(label).copied().unwrap_or(label);
         found.classes.binary_search(label).unwrap_or_default() as u32
     };
-    let items: Vec<(Item, Part)> = placed
+    let items: Vec<(Item, Side)> = placed
         .iter()
         .map(|(item, label, side)| {
             let class = class_of(label);
@@ -209,7 +210,7 @@ fn join(placed: Vec<(Item, String, Part)>, is_split: bool, mut found: Assembled)
         .collect();
     for (item, side) in items {
         match side {
-            Part::Test => test.push(item),
+            Side::Test => test.push(item),
             _ => found.pool.push(item),
         }
     }

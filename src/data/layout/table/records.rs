@@ -7,10 +7,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Row;
-use crate::data::layout::sides::Part;
+use crate::data::layout::sides::Side;
 use crate::data::layout::{names, wrong};
 use crate::error::{Error, Result};
-use crate::formats::parquet::texts;
+use crate::formats::parquet::column;
 use crate::manifest::TableForm;
 
 /// Bytes of a table: a row of 100 bytes for each of two million images.
@@ -103,14 +103,14 @@ pub fn read_table(path: &Path, form: &TableForm) -> Result<Table> {
 
 fn parsed(bytes: Vec<u8>, form: &TableForm) -> Result<Table, String> {
     if bytes.starts_with(b"PAR1") {
-        let header = texts::columns(bytes.clone())?;
+        let header = column::columns(bytes.clone())?;
         let columns = choose(&header, form)?;
         let wanted: Vec<&str> = [Some(&columns.path), Some(&columns.label), columns.split.as_ref()]
             .into_iter()
             .flatten()
             .map(String::as_str)
             .collect();
-        let mut cells = texts::read(bytes, &wanted)?.into_iter().map(Option::unwrap_or_default);
+        let mut cells = column::read(bytes, &wanted)?.into_iter().map(Option::unwrap_or_default);
         let paths = cells.next().unwrap_or_default();
         let labels = cells.next().unwrap_or_default();
         let splits = columns.split.as_ref().map(|_| cells.next().unwrap_or_default());
@@ -298,7 +298,7 @@ fn rows(records: Vec<(String, String, Option<String>)>, columns: Columns) -> Res
     };
     let are_integers = labels().all(|label| whole(label).parse::<i64>().is_ok());
     let splits = || records.iter().filter_map(|(.., split)| split.as_ref()).filter(filled);
-    let unknown = splits().find(|split| Part::of_word(split).is_none());
+    let unknown = splits().find(|split| Side::of_word(split).is_none());
     // A column by one of the other names is one of splits only if it speaks of them throughout.
     let is_sure = columns
         .split
@@ -310,7 +310,7 @@ fn rows(records: Vec<(String, String, Option<String>)>, columns: Columns) -> Res
         let split = match split.as_ref().filter(|_| is_split) {
             None => None,
             Some(text) => Some(
-                Part::of_word(text)
+                Side::of_word(text)
                     .ok_or_else(|| format!("row {number}: split `{text}` is none of train, validation and test"))?,
             ),
         };
@@ -427,14 +427,14 @@ mod tests {
     #[test]
     fn splits_are_told_by_the_words_for_them() {
         let sides =
-            |text: &str| -> Vec<Option<Part>> { read(text).unwrap().rows.iter().map(|row| row.split).collect() };
+            |text: &str| -> Vec<Option<Side>> { read(text).unwrap().rows.iter().map(|row| row.split).collect() };
         assert_eq!(
             sides("path,label,split\na,x,train\nb,x,Validation\nc,x,TEST\nd,x,dev\n"),
             [
-                Some(Part::Train),
-                Some(Part::Validation),
-                Some(Part::Test),
-                Some(Part::Validation)
+                Some(Side::Train),
+                Some(Side::Validation),
+                Some(Side::Test),
+                Some(Side::Validation)
             ]
         );
         // A column that is empty throughout says nothing, nor does one of sets of something else.

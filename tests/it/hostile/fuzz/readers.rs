@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use image::{ExtendedColorType, ImageEncoder as _, ImageFormat};
+use kshot::data::index;
 use kshot::data::layout::table;
-use kshot::data::provenance;
 use kshot::formats::mat::MatFile;
 use kshot::formats::{archive, image as images, parquet};
 use kshot::manifest::Manifest;
@@ -368,7 +368,7 @@ pub const READERS: &[Reader] = &[
         name: "provenance",
         seeds: || text(&["id,class,concept,family,drawing,role\na/1.jpg,a,cat,noto,noto:cat,pool\n"]),
         repair: nothing,
-        read: |bytes, folder| from_disk(bytes, folder, "p.csv", provenance::read),
+        read: |bytes, folder| from_disk(bytes, folder, "p.csv", index::read),
     },
     Reader {
         name: "hub_parquet",

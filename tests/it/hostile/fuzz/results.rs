@@ -7,7 +7,7 @@ use std::time::Duration;
 use kshot::comparison::curve;
 use kshot::config::Sweep;
 use kshot::gate::noise::Noise;
-use kshot::store::claim::{Claims, Turn};
+use kshot::store::claim::{ClaimOutcome, Claims};
 use kshot::store::ledger;
 use serde_json::json;
 
@@ -42,8 +42,8 @@ pub fn read_claim(bytes: &[u8], folder: &Path) -> bool {
     let mut claims = Claims::open(&results, lease).unwrap();
     fs::write(results.join(format!("claims/{CELL}.0.json")), bytes).unwrap();
     let accepted = match claims.take(CELL).unwrap() {
-        Turn::Ours(_) => true,
-        Turn::Theirs(owner) => !owner.contains("unknown owner"),
+        ClaimOutcome::Ours(_) => true,
+        ClaimOutcome::Theirs(owner) => !owner.contains("unknown owner"),
     };
     fs::remove_dir_all(results).unwrap();
     accepted

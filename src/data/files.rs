@@ -1,0 +1,318 @@
+//! Which form of a dataset is on this machine, and are its files those that the manifest promises?
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Origin;
+use crate::config::Protocol;
+use crate::error::{Cause, Error, Result};
+use crate::fetch::shards;
+use crate::fetch::{HubSettings, hub_files};
+use crate::fs::{file, hash::hash};
+use crate::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
+
+/// One form of a dataset, with the files of it that are on this machine.
+#[derive(Debug)]
+pub(crate) struct DatasetFiles<'a> {
+    pub manifest: &'a Manifest,
+    pub form: Form,
+    /// Commit of the repository.
+    pub commit: Option<String>,
+    pub files: Vec<LocalFile>,
+}
+
+/// A file on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalFile {
+    /// Role of an archive or label file, split of a parquet file.
+    pub role: String,
+    pub name: String,
+    pub path: PathBuf,
+    /// Bytes, where they are known beforehand.
+    pub size: Option<u64>,
+    /// "sha256" or "md5" and its value: the one to be found, or after [`DatasetFiles::verify`] the one found.
+    pub digest: Option<(&'static str, String)>,
+    /// Unpacked; label files are read where they lie.
+    pub is_archive: bool,
+}
+
+/// One archive, label file or parquet file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileCheck {
+    /// Its name.
+    pub name: String,
+    /// Why it is not the file that it should be; nothing when it is.
+    pub wrong: Option<String>,
+}
+
+/// A file as it was when its hash was right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    size: u64,
+    /// Nanoseconds since 1970.
+    changed: u128,
+    digest: String,
+}
+
+impl<'a> DatasetFiles<'a> {
+    /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
+    pub(crate) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubSettings) -> Result<Self> {
+        let forms = manifest.forms(protocol).map_err(|reason| {
+            let dataset = manifest.name.clone();
+            Error::Dataset { dataset, reason }.because(Cause::Protocol)
+        })?;
+        let mut missing = Vec::new();
+        for form in forms {
+            let found = match form {
+                Form::Archive => Self::archive(manifest, protocol),
+                Form::Hub => Self::hub(manifest, hub),
+            };
+            match found {
+                Ok(source) => return Ok(source),
+                Err(lacking) if missing.is_empty() => missing = lacking,
+                Err(_) => {}
+            }
+        }
+        // A file that the manifest places is nobody's to fetch.
+        let placed = |path: &PathBuf| {
+            manifest
+                .files
+                .iter()
+                .any(|f| f.path.is_some() && manifest.place(f) == *path)
+                || manifest.parquet.is_some()
+        };
+        if let Some((_, path)) = missing.iter().find(|(_, path)| placed(path)) {
+            return Err(Error::io("read", path)(std::io::ErrorKind::NotFound.into()));
+        }
+        Err(Error::NotFetched {
+            dataset: manifest.name.clone(),
+            missing,
+            option: protocol.fetch_option(),
+        })
+    }
+
+    /// True if rows, classes and images that are no good are left out and told, rather than the end of it: nobody has
+    /// looked at these files before.
+    pub(crate) fn is_lenient(&self) -> bool {
+        match (self.form, &self.manifest.hub) {
+            (Form::Hub, Some(hub)) => self.manifest.class_names.is_empty() && hub.expect.is_none(),
+            _ => self.manifest.parquet.is_some(),
+        }
+    }
+
+    fn archive(manifest: &'a Manifest, protocol: Protocol) -> Result<Self, Vec<(String, PathBuf)>> {
+        if let Some(parquet) = &manifest.parquet {
+            return Self::own_parquet(manifest, parquet);
+        }
+        let there = |file: &SourceFile| manifest.place(file).exists();
+        let missing: Vec<_> = manifest
+            .needed(protocol, there)
+            .into_iter()
+            .filter(|file| !there(file))
+            .map(|file| (file.name.clone(), manifest.place(file)))
+            .collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let roles = manifest.layout.roles();
+        let placed = |file: &SourceFile| LocalFile {
+            role: file.role.clone(),
+            name: file.name.clone(),
+            path: manifest.place(file),
+            size: Some(file.size),
+            digest: file.digest().map(|(kind, hash)| (kind, hash.to_owned())),
+            is_archive: roles.iter().any(|role| role.is_archive && role.name == file.role),
+        };
+        Ok(Self {
+            manifest,
+            form: Form::Archive,
+            commit: None,
+            files: manifest.files.iter().filter(|file| there(file)).map(placed).collect(),
+        })
+    }
+
+    fn own_parquet(manifest: &'a Manifest, parquet: &OwnParquet) -> Result<Self, Vec<(String, PathBuf)>> {
+        let placed = |shard: &OwnShard| {
+            let path = manifest.resolve(&shard.path);
+            LocalFile {
+                role: shard.split.clone(),
+                name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                path,
+                size: Some(shard.size),
+                digest: Some(("sha256", shard.sha256.clone())),
+                is_archive: true,
+            }
+        };
+        let files: Vec<LocalFile> = parquet.shards.iter().map(placed).collect();
+        let missing = files.iter().filter(|file| !file.path.exists());
+        let missing: Vec<_> = missing.map(|file| (file.name.clone(), file.path.clone())).collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        Ok(Self {
+            manifest,
+            form: Form::Archive,
+            commit: None,
+            files,
+        })
+    }
+
+    fn hub(manifest: &'a Manifest, places: &HubSettings) -> Result<Self, Vec<(String, PathBuf)>> {
+        let Some(hub) = &manifest.hub else {
+            return Err(Vec::new());
+        };
+        let mut files = Vec::new();
+        // As fetched by kshot, which keeps a listing; else as Python's client left it.
+        let commit = match hub_files(hub, &manifest.downloads, places) {
+            Some(fetched) => {
+                files.extend(fetched.shards.into_iter().map(|shard| LocalFile {
+                    role: shard.split,
+                    name: shard.name,
+                    path: shard.path,
+                    size: Some(shard.size),
+                    digest: shard.sha256.map(|hash| ("sha256", hash)),
+                    is_archive: true,
+                }));
+                fetched.commit
+            }
+            None => {
+                let snapshot = shards::on_disk(hub, &places.cache)?;
+                files.extend(snapshot.shards.into_iter().map(|shard| LocalFile {
+                    role: shard.split,
+                    name: shard.name,
+                    path: shard.path,
+                    size: shard.size,
+                    digest: shard.sha256.map(|hash| ("sha256", hash)),
+                    is_archive: true,
+                }));
+                snapshot.commit
+            }
+        };
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self {
+            manifest,
+            form: Form::Hub,
+            commit: Some(commit),
+            files,
+        })
+    }
+
+    /// The file of a role, if it is there.
+    pub(crate) fn file(&self, role: &str) -> Option<&LocalFile> {
+        self.files.iter().find(|file| file.role == role)
+    }
+
+    /// Checks size and hash of every file, and keeps the hashes of those of which none was known.
+    ///
+    /// Files whose size and time of change are those of an earlier check are not hashed again; these
+    /// stamps are kept in `cache/verified.json`. A file altered within its size and with its time set back passes:
+    /// the stamps guard against accidents, the hashes of the images themselves are in every result.
+    pub(crate) fn verify(&mut self, cache: &Path) -> Result<()> {
+        let memory = cache.join("verified.json");
+        let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default();
+        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &known)).collect();
+        let mut all = known.clone();
+        for (file, result) in self.files.iter_mut().zip(checked) {
+            let (path, stamp) = result?;
+            file.digest.get_or_insert_with(|| ("sha256", stamp.digest.clone()));
+            all.insert(path, stamp);
+        }
+        if all != known
+            && let Err(error) = remember(&memory, &all)
+        {
+            // Only speed is lost, e.g. with a cache that is read-only.
+            tracing::debug!("{error}: files will be hashed again next time");
+        }
+        Ok(())
+    }
+
+    /// Hashes every file, whatever is known of it, and says of each whether it is the one that it should be.
+    pub(crate) fn rehash(&mut self) -> Vec<FileCheck> {
+        let nothing = BTreeMap::new();
+        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &nothing)).collect();
+        let mut found = Vec::new();
+        for (file, result) in self.files.iter_mut().zip(checked) {
+            let wrong = match result {
+                Ok((_, stamp)) => {
+                    file.digest.get_or_insert(("sha256", stamp.digest));
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            let name = file.name.clone();
+            found.push(FileCheck { name, wrong });
+        }
+        found
+    }
+
+    /// For the protocol card.
+    pub(crate) fn origin(&self) -> Origin {
+        let file = |file: &LocalFile| {
+            let (kind, hash) = file.digest.clone().unwrap_or_default();
+            format!("{} {kind}:{hash}", file.name)
+        };
+        let source = match (&self.manifest.directory, &self.manifest.hub, self.form) {
+            (_, Some(hub), Form::Hub) => hub.repo.clone(),
+            (Some(directory), _, _) => self.manifest.resolve(directory).display().to_string(),
+            _ => self.files.iter().map(file).collect::<Vec<_>>().join(", "),
+        };
+        Origin {
+            form: self.form,
+            source,
+            revision: self.commit.clone(),
+        }
+    }
+}
+
+/// A file's real path and its stamp, once its hash is right.
+fn check(file: &LocalFile, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, Stamp)> {
+    let path = file.path.canonicalize().map_err(Error::io("read", &file.path))?;
+    let metadata = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+    let size = metadata.len();
+    let wrong = |what, found: String, expected: &str| Error::WrongBytes {
+        path: path.clone(),
+        what,
+        found,
+        expected: expected.to_owned(),
+    };
+    if let Some(expected) = file.size.filter(|expected| *expected != size) {
+        return Err(wrong("size", size.to_string(), &expected.to_string()));
+    }
+    let changed = metadata.modified().map_err(Error::io("read", &path))?;
+    let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let stamp = known
+        .get(&path)
+        .filter(|stamp| stamp.size == size && stamp.changed == changed);
+    let digest = match (&file.digest, stamp) {
+        (Some((_, expected)), Some(stamp)) if stamp.digest == *expected => expected.clone(),
+        (None, Some(stamp)) => stamp.digest.clone(),
+        (None, None) => hash(&path, "sha256")?,
+        (Some((what, expected)), _) => {
+            let found = hash(&path, what)?;
+            if found != *expected {
+                return Err(wrong(what, found, expected));
+            }
+            found
+        }
+    };
+    Ok((path, Stamp { size, changed, digest }))
+}
+
+fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
+    let json = serde_json::to_vec_pretty(stamps).map_err(|e| Error::Malformed {
+        kind: "list of verified files",
+        path: memory.into(),
+        reason: e.to_string(),
+    })?;
+    if let Some(folder) = memory.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    }
+    file::replace_in_cache(memory, &json)
+}

@@ -1,0 +1,477 @@
+//! A user's own images become a dataset: a folder of folders, a table of paths and labels, parquet files with images, or
+//! a repository of the Hugging Face hub is looked at, and a manifest is written. From there on it is a dataset like the
+//! others.
+
+mod folder;
+mod hub;
+mod parquet;
+mod table;
+mod written;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+use written::{TableFile, Written};
+
+use crate::data::Dataset;
+use crate::data::layout::Item;
+use crate::data::overlap::{NEAR, count_pairs};
+use crate::error::{Error, Result};
+use crate::fs::hash::hex;
+use crate::manifest;
+use crate::manifest::{Layout, OwnParquet, TableForm};
+
+pub use hub::{Named, name_hub};
+
+/// Share of each class that is kept for the test where the images come without a split; stands in the manifest.
+pub const HOLDOUT: f64 = 0.3;
+/// Names in a message before the rest is counted only.
+const NAMED: usize = 20;
+
+/// Options that a user gives for an import.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// Column of paths, or of images in parquet files.
+    pub path_column: Option<String>,
+    /// Column of class names.
+    pub label_column: Option<String>,
+    /// Column of splits.
+    pub split_column: Option<String>,
+    /// File of class names: lines in label order, or a JSON list or object by label.
+    pub names: Option<PathBuf>,
+    /// Configuration of a hub repository that has several.
+    pub configuration: Option<String>,
+}
+
+/// Images with their labels, looked at from outside: nothing was decoded or written yet.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    name: String,
+    origin: String,
+    layout: Option<Layout>,
+    /// Absolute.
+    directory: PathBuf,
+    /// Tables with their roles.
+    tables: Vec<(&'static str, PathBuf)>,
+    form: TableForm,
+    parquet: Option<OwnParquet>,
+    /// Rows of the parquet files.
+    rows: u64,
+    /// Class names are numbers that nobody gave names to.
+    numbered: bool,
+    /// Class names as the folders or the table have them, in label order.
+    labels: Vec<String>,
+    /// Class names by label, where they differ.
+    rename: BTreeMap<String, String>,
+    learned: Vec<Item>,
+    /// `None`: without a split.
+    test: Option<Vec<Item>>,
+    /// Images that are listed and not there.
+    missing: Vec<(String, String)>,
+    ignored: Vec<String>,
+    left_out: Vec<(String, String)>,
+    notes: Vec<String>,
+}
+
+/// A dataset that was made of a user's images.
+#[derive(Debug)]
+pub struct Imported {
+    /// The dataset, checked and indexed.
+    pub dataset: Dataset,
+    /// Its manifest.
+    pub manifest: PathBuf,
+    /// Class names by label, where they were changed.
+    pub rename: BTreeMap<String, String>,
+    /// Ids of images that cannot be read, each with what the decoder said: they stand under `skip`.
+    pub unreadable: Vec<(String, String)>,
+    /// Classes with too few images, each with the reason: they stand under `skip_classes`.
+    pub small_classes: Vec<(String, String)>,
+    /// Share of each class that is kept for the test, where the images came without a split.
+    pub holdout: Option<f64>,
+    /// Images on both sides.
+    pub twins: SharedImages,
+}
+
+/// Looks at a folder, table or parquet file that is to become the dataset `name` of the manifests in `datasets`.
+///
+/// # Errors
+/// [`Error::Import`] when the name cannot be one, the files have another form or two class names become one;
+/// [`Error::Exists`] when there is such a manifest; [`Error::Labels`] naming the row of a table; [`Error::Io`].
+pub fn look(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions) -> Result<Discovered> {
+    let origin = path.display().to_string();
+    free_name(&origin, name, datasets)?;
+    let path = path.canonicalize().map_err(Error::io("read", path))?;
+    let mut found = if path.is_dir() {
+        folder::look(&path, &origin, asked)?
+    } else {
+        file(&path, &origin, asked)?
+    };
+    found.name = name.into();
+    found.origin = origin;
+    let given = asked.names.as_deref().map(written::read).transpose()?;
+    let renamed = written::renamed(&found.labels, given.as_ref(), found.parquet.is_none());
+    let (rename, numbered) = renamed.map_err(|reason| {
+        let remedy = if given.is_some() {
+            "the file of `--names` has a line for each label from 0, or is a JSON object by label"
+        } else {
+            "rename one of the folders or labels: a model is asked to write the name"
+        };
+        found.fail(reason, remedy.into())
+    })?;
+    found.rename = rename;
+    found.numbered = (found.numbered || numbered) && given.is_none();
+    Ok(found)
+}
+
+/// Checks that a manifest of this name can be written.
+fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
+    manifest::check_name(name).map_err(|reason| Error::Import {
+        origin: origin.into(),
+        reason,
+        remedy: "give another `--name`".into(),
+    })?;
+    let manifest = datasets.join(format!("{name}.toml"));
+    if manifest.exists() {
+        return Err(Error::Exists { path: manifest });
+    }
+    Ok(manifest)
+}
+
+fn file(path: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut head).map_err(Error::io("read", path))?;
+    if head.starts_with(b"PK\x03\x04") || head.starts_with(&[0x1f, 0x8b]) {
+        return Err(Error::Import {
+            origin: origin.into(),
+            reason: "it is an archive".into(),
+            remedy: "unpack it and name the folder".into(),
+        });
+    }
+    if head.starts_with(b"PAR1") && parquet::has_images(path)? {
+        return parquet::look(&[path.to_path_buf()], origin, asked);
+    }
+    let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    table::look(&[("table", path.to_path_buf())], &folder, origin, asked)
+}
+
+impl Discovered {
+    /// Number of images.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        self.items()
+            .count()
+            .max(usize::try_from(self.rows).unwrap_or(usize::MAX))
+    }
+
+    /// Files that are no images, and folders beside `train` and `test`: left out.
+    #[must_use]
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    /// Files, folders and rows that cannot be taken, each with the reason.
+    #[must_use]
+    pub fn left_out(&self) -> &[(String, String)] {
+        &self.left_out
+    }
+
+    /// Notes on the images, a line each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if self.numbered {
+            notes.push(
+                "class names are numbers, of which no model knows what they stand for: `--names FILE` gives names"
+                    .into(),
+            );
+        }
+        notes
+    }
+
+    fn items(&self) -> impl Iterator<Item = &Item> {
+        self.learned.iter().chain(self.test.iter().flatten())
+    }
+
+    fn fail(&self, reason: String, remedy: String) -> Error {
+        Error::Import {
+            origin: self.origin.clone(),
+            reason,
+            remedy,
+        }
+    }
+
+    /// Decodes every image, writes the manifest into `datasets` and the index into `cache`. Images that cannot be
+    /// read are put under the manifest's `skip`, classes that have too few under `skip_classes`.
+    ///
+    /// # Errors
+    /// [`Error::Import`] when fewer than two classes have enough images; [`Error::Exists`]; [`Error::Io`]. No manifest
+    /// is written then.
+    pub fn adopt(self, datasets: &Path, cache: &Path) -> Result<Imported> {
+        let path = free_name(&self.origin, &self.name, datasets)?;
+        let mut unreadable = self.missing.clone();
+        unreadable.sort();
+        let mut small_classes = self.small_classes(&unreadable)?;
+        self.write(&path, &unreadable, &small_classes)?;
+        let mut opened = crate::data::open(&self.name, datasets, cache);
+        // Only when one is broken are the others looked at twice.
+        if let (Err(Error::Image { .. } | Error::Io { .. }), None) = (&opened, &self.parquet) {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            unreadable.extend(self.unreadable(&unreadable)?);
+            unreadable.sort();
+            small_classes = self.small_classes(&unreadable)?;
+            self.write(&path, &unreadable, &small_classes)?;
+            opened = crate::data::open(&self.name, datasets, cache);
+        }
+        match opened {
+            Ok(dataset) => Ok(Imported {
+                twins: SharedImages::of(&dataset),
+                dataset,
+                manifest: path,
+                unreadable,
+                small_classes,
+                holdout: self.holdout(),
+                rename: self.rename,
+            }),
+            Err(error) => {
+                // The first error is the one to report.
+                drop(std::fs::remove_file(&path));
+                Err(self.of_parquet(error))
+            }
+        }
+    }
+
+    /// The error of a user's parquet files, without a manifest that is gone.
+    fn of_parquet(&self, error: Error) -> Error {
+        match (error, &self.parquet) {
+            (Error::Dataset { reason, .. }, Some(_)) => self.fail(
+                reason,
+                "each class needs images to learn from and images to test on, with bytes and labels".into(),
+            ),
+            (error, _) => error,
+        }
+    }
+
+    fn holdout(&self) -> Option<f64> {
+        let without_test = match &self.parquet {
+            Some(parquet) => parquet.test.is_empty(),
+            None => self.test.is_none(),
+        };
+        without_test.then_some(HOLDOUT)
+    }
+
+    /// Images that cannot be read or that the decoder refuses, with the reasons; but for those known already.
+    fn unreadable(&self, known: &[(String, String)]) -> Result<Vec<(String, String)>> {
+        let is_known = |item: &&Item| known.binary_search_by(|(id, _)| id.cmp(&item.id)).is_ok();
+        let items: Vec<&Item> = self.items().filter(|item| !is_known(item)).collect();
+        let look = |item: &&Item| -> Result<Option<(String, String)>> {
+            let path = self.directory.join(item.file.as_deref().unwrap_or(&item.id));
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(e) => return Ok(Some((item.id.clone(), e.to_string()))),
+            };
+            match crate::formats::image::decode(&bytes, &item.id) {
+                Err(Error::Image { reason, .. }) => Ok(Some((item.id.clone(), reason))),
+                other => other.map(|_| None),
+            }
+        };
+        let found: Result<Vec<_>> = items.par_iter().map(look).collect();
+        Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// Classes without an image on each side, each with what it has. `unreadable` is sorted.
+    fn small_classes(&self, unreadable: &[(String, String)]) -> Result<Vec<(String, String)>> {
+        // What is in parquet files is known once they are unpacked.
+        if self.parquet.is_some() {
+            return Ok(Vec::new());
+        }
+        let is_read = |item: &&Item| unreadable.binary_search_by(|(id, _)| id.cmp(&item.id)).is_err();
+        let count = |items: &[Item]| {
+            let mut counts = vec![0_usize; self.labels.len()];
+            for item in items.iter().filter(is_read) {
+                if let Some(count) = counts.get_mut(item.class as usize) {
+                    *count += 1;
+                }
+            }
+            counts
+        };
+        if self.labels.len() < 2 {
+            let remedy = "name the folder above the class folders".into();
+            return Err(self.fail(format!("`{}` is its only class", self.labels.concat()), remedy));
+        }
+        let learned = count(&self.learned);
+        let tested = self.test.as_deref().map(count);
+        let mut small = Vec::new();
+        for (class, label) in self.labels.iter().enumerate() {
+            let at = |counts: &[usize]| counts.get(class).copied().unwrap_or_default();
+            let images = |count: usize| {
+                if count == 1 {
+                    "1 image".to_owned()
+                } else {
+                    format!("{count} images")
+                }
+            };
+            let reason = match (at(&learned), tested.as_deref().map(at)) {
+                (count @ ..2, None) => format!("{}, two are the least", images(count)),
+                (0, Some(_)) => "no image to learn from".into(),
+                (_, Some(0)) => "no image to test on".into(),
+                _ => continue,
+            };
+            small.push((label.clone(), reason));
+        }
+        if self.labels.len() - small.len() < 2 {
+            let names: Vec<String> = small
+                .iter()
+                .map(|(label, reason)| format!("{label} ({reason})"))
+                .collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(self.fail(
+                format!("fewer than two classes have enough images: {}", listed(&names)),
+                "give them more images that can be read".into(),
+            ));
+        }
+        Ok(small)
+    }
+
+    fn write(&self, path: &Path, unreadable: &[(String, String)], small_classes: &[(String, String)]) -> Result<()> {
+        let directory = self.directory.to_str().ok_or_else(|| {
+            self.fail(
+                "its path is not UTF-8".into(),
+                "move it to a folder with a plain name".into(),
+            )
+        })?;
+        let tables = self.tables.iter().map(|(role, path)| table_file(role, path));
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        let stem = Path::new(&self.origin).file_name().and_then(|name| name.to_str());
+        let is_small = |label: &str| small_classes.iter().any(|(small, _)| small == label);
+        // An image of a class that is left out stands in no list.
+        let of_kept = self
+            .items()
+            .filter(|item| !self.labels.get(item.class as usize).is_some_and(|l| is_small(l)));
+        let kept: std::collections::BTreeSet<&str> = of_kept.map(|item| item.id.as_str()).collect();
+        let skip: Vec<(String, String)> = unreadable
+            .iter()
+            .filter(|(id, _)| kept.contains(id.as_str()))
+            .cloned()
+            .collect();
+        let text = Written {
+            name: &self.name,
+            title: &format!("Own images: {}", stem.unwrap_or(&self.name)),
+            licence: "not stated",
+            layout: self.layout.unwrap_or(Layout::Folders),
+            directory: self.parquet.is_none().then_some(directory),
+            tables: &tables,
+            form: &self.form,
+            parquet: self.parquet.as_ref(),
+            holdout: self.holdout(),
+            skip: &skip,
+            skip_classes: small_classes,
+            clean_names: self.parquet.is_some(),
+            rename: self
+                .rename
+                .iter()
+                .filter(|(from, _)| !is_small(from))
+                .map(|(from, to)| (from.as_str(), to.as_str()))
+                .collect(),
+            hub: None,
+        }
+        .to_toml();
+        write_new(path, &text)
+    }
+}
+
+/// Writes a manifest where none is.
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let mut file = File::create_new(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
+        _ => Error::io("write", path)(e),
+    })?;
+    file.write_all(text.as_bytes()).map_err(|e| {
+        drop(std::fs::remove_file(path));
+        Error::io("write", path)(e)
+    })
+}
+
+fn table_file(role: &'static str, path: &Path) -> Result<TableFile> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    Ok(TableFile {
+        role,
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        path: path.to_string_lossy().into_owned(),
+        size: bytes.len() as u64,
+        sha256: hex(&Sha256::digest(&bytes)),
+    })
+}
+
+/// The first names, and how many there are more.
+fn listed(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    let text = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        format!("{text} and {more} more")
+    } else {
+        text
+    }
+}
+
+/// Pairs of hashes that are compared: more would take minutes.
+const COMPARED: usize = 4_000_000_000;
+
+/// A pool image and a test image.
+type Pair = (String, String);
+
+/// Images that are to learn from and to be tested on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SharedImages {
+    /// The same bytes: id in the pool, id in the test.
+    pub same: Vec<Pair>,
+    /// Number of other pairs that look alike (difference hashes within [`NEAR`] bits); `None` where there are too many
+    /// images to compare each with each.
+    pub alike: Option<usize>,
+    /// The first of those.
+    pub first_alike: Vec<Pair>,
+}
+
+impl SharedImages {
+    fn of(dataset: &Dataset) -> Self {
+        let mut by_hash: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for image in &dataset.pool {
+            by_hash.entry(&image.sha256).or_default().push(&image.id);
+        }
+        let mut same = Vec::new();
+        for image in &dataset.test {
+            for twin in by_hash.get(image.sha256.as_str()).into_iter().flatten() {
+                same.push(((*twin).to_owned(), image.id.clone()));
+            }
+        }
+        same.sort();
+        if dataset.pool.len().saturating_mul(dataset.test.len()) > COMPARED {
+            return Self {
+                same,
+                ..Self::default()
+            };
+        }
+        let hashes =
+            |images: &[crate::data::LabelledImage]| images.iter().map(|image| image.dhash).collect::<Vec<u64>>();
+        let (count, first) = count_pairs(&hashes(&dataset.pool), &hashes(&dataset.test), NEAR, NAMED + same.len());
+        let named = first.iter().filter_map(|pair| {
+            Some((
+                dataset.pool.get(pair.pool)?.id.clone(),
+                dataset.test.get(pair.test)?.id.clone(),
+            ))
+        });
+        let first_alike = named
+            .filter(|pair| same.binary_search(pair).is_err())
+            .take(NAMED)
+            .collect();
+        Self {
+            alike: Some(count.saturating_sub(same.len())),
+            first_alike,
+            same,
+        }
+    }
+}

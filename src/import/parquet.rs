@@ -1,0 +1,451 @@
+//! Parquet files of one's own with the images in them; their columns of images and labels are told by the footer alone.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use ::parquet::basic::{Compression, ConvertedType, Type};
+use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
+use ::parquet::file::reader::{FileReader as _, Length as _};
+use ::parquet::file::serialized_reader::SerializedFileReader;
+use ::parquet::file::statistics::Statistics;
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use crate::data::layout::sides::Side;
+use crate::data::layout::table::usual_label;
+use crate::error::{Error, Result};
+use crate::fetch::shards::{number_of_shards, split_of};
+use crate::formats::parquet;
+use crate::formats::parquet::input::ParquetInput;
+use crate::formats::parquet::{message, thrift};
+use crate::fs::hash::hash;
+use crate::import::{Discovered, ImportOptions};
+use crate::manifest::{Layout, OwnParquet, OwnShard};
+
+/// Name of the split of files whose names say none.
+const ALL: &str = "all";
+
+/// True if a file has a column of images.
+pub(super) fn has_images(path: &Path) -> Result<bool> {
+    Ok(!of_file(path)?.images.is_empty())
+}
+
+/// `files`: in the order of their rows.
+pub(super) fn look(files: &[PathBuf], origin: &str, asked: &ImportOptions) -> Result<Discovered> {
+    let fail = |reason: String, remedy: &str| Error::Import {
+        origin: origin.into(),
+        reason,
+        remedy: remedy.into(),
+    };
+    let described: Vec<Candidates> = files.par_iter().map(|path| of_file(path)).collect::<Result<_>>()?;
+    // A file of the split to learn from says what there is: the test may have no labels.
+    let is_learned = |path: &PathBuf| Side::of_word(&split_name(path)) == Some(Side::Train);
+    let at = files.iter().position(is_learned).unwrap_or(0);
+    let (Some(first), Some(first_path)) = (described.get(at), files.get(at)) else {
+        return Err(fail("it holds no parquet files".into(), "name another folder"));
+    };
+    let (image, label) = choose(first, asked).map_err(|(reason, remedy)| fail(reason, &remedy))?;
+    let mut notes = taken(first, &image, &label);
+    let mut splits: BTreeMap<String, (u64, bool)> = BTreeMap::new();
+    let mut shards = Vec::new();
+    for (path, found) in files.iter().zip(&described) {
+        let split = split_name(path);
+        let (rows, unlabelled) = splits.entry(split.clone()).or_insert((0, true));
+        *rows += found.rows;
+        *unlabelled &= found.is_unlabelled(&label);
+        shards.push(OwnShard {
+            split,
+            size: std::fs::metadata(path).map_err(Error::io("read", path))?.len(),
+            sha256: hash(path, "sha256")?,
+            path: path.clone(),
+        });
+        if !found.is_unlabelled(&label) && found.names.get(&label) != first.names.get(&label) {
+            let names = [first_path, path].map(|path| path.display().to_string());
+            return Err(fail(
+                format!("`{}` and `{}` name their classes differently", names[0], names[1]),
+                "import them one by one, or write them with the same features",
+            ));
+        }
+    }
+    if let ([only], Some(path)) = (shards.as_slice(), files.first())
+        && let Some(parts) = path.to_str().and_then(number_of_shards).filter(|parts| *parts > 1)
+    {
+        notes.push(format!(
+            "`{}` is one of {parts} files: name the folder to take them all",
+            only.path.file_name().unwrap_or_default().display()
+        ));
+    }
+    let sides = sides(&splits, &mut notes).map_err(|reason| {
+        fail(
+            reason,
+            "name the files by their splits, as `train-00000-of-00001.parquet`",
+        )
+    })?;
+    let [train, val, test] = sides;
+    let taken = |split: &String| [&train, &val, &test].iter().any(|side| side.contains(split));
+    shards.retain(|shard| taken(&shard.split));
+    let rows = splits
+        .iter()
+        .filter(|(split, _)| taken(split))
+        .map(|(_, (rows, _))| rows)
+        .sum();
+    let labels = first.names.get(&label).cloned().unwrap_or_default();
+    Ok(Discovered {
+        layout: Some(Layout::Parquet),
+        origin: origin.into(),
+        rows,
+        numbered: first.numbers.contains(&label),
+        labels,
+        parquet: Some(OwnParquet {
+            image,
+            label,
+            train,
+            val,
+            test,
+            shards,
+        }),
+        notes,
+        ..Discovered::default()
+    })
+}
+
+/// The columns of images and of labels, or what is wrong and what to do.
+pub(super) fn choose(found: &Candidates, asked: &ImportOptions) -> Result<(String, String), (String, String)> {
+    let named = |columns: &[String]| {
+        columns
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let image = found
+        .image(asked.path_column.as_deref())
+        .cloned()
+        .ok_or_else(|| match found.images.as_slice() {
+            [] => (
+                "it has no column of images".to_owned(),
+                "only parquet files with images and class names are read".to_owned(),
+            ),
+            images => (
+                format!("it has several columns of images: {}", named(images)),
+                "`--path-column` says which".to_owned(),
+            ),
+        })?;
+    let label = found.label(asked.label_column.as_deref()).cloned().ok_or_else(|| {
+        let labels: Vec<String> = found.labels().cloned().collect();
+        match labels.len() {
+            0 => (
+                "it has no column of class names, or of integers".to_owned(),
+                "only parquet files with images and class names are read".to_owned(),
+            ),
+            _ => (
+                format!("which column holds the class names? it has {}", named(&labels)),
+                "`--label-column` says which".to_owned(),
+            ),
+        }
+    })?;
+    match found.unread.iter().find(|unread| [&image, &label].contains(unread)) {
+        Some(unread) => Err((
+            format!("its column `{unread}` is compressed by LZO, which is not read"),
+            "write it with another codec, e.g. zstd: `pyarrow.parquet.write_table(table, path, compression=\"zstd\")`"
+                .to_owned(),
+        )),
+        None => Ok((image, label)),
+    }
+}
+
+/// Says which columns were taken, and which not.
+pub(super) fn taken(found: &Candidates, image: &str, label: &str) -> Vec<String> {
+    let others = |columns: &[String], taken: &str| -> String {
+        let others: Vec<String> = columns
+            .iter()
+            .filter(|name| *name != taken)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        others.join(", ")
+    };
+    let mut notes = vec![format!("columns: images `{image}`, class names `{label}`")];
+    let labels = others(&found.named, label);
+    if !labels.is_empty() {
+        notes.push(format!(
+            "not taken, other columns of class names: {labels} (`--label-column`)"
+        ));
+    }
+    let images = others(&found.images, image);
+    if !images.is_empty() {
+        notes.push(format!(
+            "not taken, other columns of images: {images} (`--path-column`)"
+        ));
+    }
+    notes
+}
+
+/// The split that a file's name or its folder says.
+fn split_name(path: &Path) -> String {
+    let split = path.to_str().and_then(split_of).unwrap_or(ALL);
+    // A name without a number is the name of a split only if it is one of the usual ones.
+    let name = Path::new(split)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or(ALL);
+    let is_numbered = path.to_str().and_then(number_of_shards).is_some();
+    if Side::of_word(name).is_some() || is_numbered {
+        name.to_owned()
+    } else {
+        ALL.to_owned()
+    }
+}
+
+/// Splits to learn from, of validation and of test.
+///
+/// # Errors
+/// When none of several is one to learn from.
+fn sides(splits: &BTreeMap<String, (u64, bool)>, notes: &mut Vec<String>) -> Result<[Vec<String>; 3], String> {
+    let [mut train, mut val, mut test] = [const { Vec::<String>::new() }; 3];
+    let mut others = Vec::new();
+    for (split, (rows, unlabelled)) in splits {
+        let part = Side::of_word(split);
+        if *unlabelled {
+            notes.push(format!(
+                "the {rows} rows of `{split}` have no labels: left out{}",
+                if part == Some(Side::Test) {
+                    ", and a share of the others is kept for the test"
+                } else {
+                    ""
+                }
+            ));
+            continue;
+        }
+        match part {
+            Some(Side::Train) => train.push(split.clone()),
+            Some(Side::Validation) => val.push(split.clone()),
+            Some(Side::Test) => test.push(split.clone()),
+            None => others.push(split.clone()),
+        }
+    }
+    if train.is_empty() && val.is_empty() && test.is_empty() && others.len() == 1 {
+        std::mem::swap(&mut train, &mut others);
+    }
+    if train.is_empty() && test.is_empty() && val.len() == 1 {
+        std::mem::swap(&mut train, &mut val);
+    }
+    if train.is_empty() && val.is_empty() && test.len() == 1 {
+        std::mem::swap(&mut train, &mut test);
+    }
+    if !others.is_empty() && !train.is_empty() {
+        notes.push(format!("not taken, other splits: {}", others.join(", ")));
+    }
+    if train.is_empty() {
+        let names: Vec<&str> = splits.keys().map(String::as_str).collect();
+        return Err(format!("it has no labelled split `train`, only: {}", names.join(", ")));
+    }
+    Ok([train, val, test])
+}
+
+/// Columns in file order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Candidates {
+    /// Structs with `bytes`.
+    pub images: Vec<String>,
+    /// Integers with names in the metadata.
+    pub named: Vec<String>,
+    /// Texts, and booleans.
+    pub texts: Vec<String>,
+    /// Integers without names.
+    pub numbers: Vec<String>,
+    /// Which of the columns of labels have no label in any row, as far as the footer says so: nulls, or −1.
+    pub unlabelled: Vec<String>,
+    /// Class names by column, where the metadata has them.
+    pub names: BTreeMap<String, Vec<String>>,
+    /// Columns of images or labels that are compressed in a way that is not read: LZO.
+    pub unread: Vec<String>,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+impl Candidates {
+    /// Every column that may be one of labels, the surest first.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &String> {
+        self.named.iter().chain(&self.texts).chain(&self.numbers)
+    }
+
+    /// True if no row has a label in a column, as far as the footer says so.
+    pub(crate) fn is_unlabelled(&self, label: &str) -> bool {
+        self.unlabelled.iter().any(|column| column == label) || !self.labels().any(|column| column == label)
+    }
+
+    /// The column of images by its usual name, or the only one.
+    pub(crate) fn image(&self, asked: Option<&str>) -> Option<&String> {
+        match asked {
+            Some(name) => self.images.iter().find(|column| *column == name),
+            None => ["image", "img", "picture", "photo"]
+                .iter()
+                .find_map(|name| self.images.iter().find(|column| column.eq_ignore_ascii_case(name)))
+                .or(match self.images.as_slice() {
+                    [only] => Some(only),
+                    _ => None,
+                }),
+        }
+    }
+
+    /// The column of labels by its usual name, or the only one with class names.
+    pub(crate) fn label(&self, asked: Option<&str>) -> Option<&String> {
+        if let Some(name) = asked {
+            return self.labels().find(|column| *column == name);
+        }
+        let usual = self.labels().filter_map(|column| Some((usual_label(column)?, column)));
+        usual
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, column)| column)
+            .or(match self.named.as_slice() {
+                [only] => Some(only),
+                _ => None,
+            })
+    }
+}
+
+/// Length of the footer that a file ends with, magic and length included; `tail` is at least the last eight bytes.
+///
+/// # Errors
+/// When these are not the last bytes of a parquet file.
+pub(crate) fn footer_length(tail: &[u8]) -> Result<u64, String> {
+    match tail.last_chunk::<8>() {
+        Some([a, b, c, d, b'P', b'A', b'R', b'1']) => Ok(u64::from(u32::from_le_bytes([*a, *b, *c, *d])) + 8),
+        _ => Err("it is no parquet file".into()),
+    }
+}
+
+/// The columns that a footer describes. `tail` is any end of a file that holds its whole footer.
+///
+/// # Errors
+/// When the footer is torn or damaged.
+pub(crate) fn candidates(tail: Vec<u8>) -> Result<Candidates, String> {
+    let source = ParquetInput::Bytes(Bytes::from([b"PAR1", tail.as_slice()].concat()));
+    catch_unwind(AssertUnwindSafe(|| find(&source))).unwrap_or_else(|_| Err("its footer is damaged".into()))
+}
+
+fn find(source: &ParquetInput) -> Result<Candidates, String> {
+    thrift::footer(source)?;
+    let ParquetInput::Bytes(bytes) = source else {
+        return Err("it is not in memory".into());
+    };
+    let end = source.len().saturating_sub(8) as usize;
+    let start = source.len().saturating_sub(footer_length(bytes)?) as usize;
+    let footer = bytes.get(start..end).ok_or("it is torn")?;
+    let metadata = ParquetMetaDataReader::decode_metadata(footer).map_err(message)?;
+    describe(&metadata)
+}
+
+fn describe(metadata: &ParquetMetaData) -> Result<Candidates, String> {
+    let groups = metadata.row_groups();
+    let metadata = metadata.file_metadata();
+    let entries = metadata.key_value_metadata().into_iter().flatten();
+    let json = entries
+        .filter(|entry| entry.key == "huggingface")
+        .find_map(|entry| entry.value.as_deref());
+    let mut found = Candidates {
+        rows: u64::try_from(metadata.num_rows()).unwrap_or(0),
+        ..Candidates::default()
+    };
+    for (at, column) in metadata.schema_descr().columns().iter().enumerate() {
+        let kind = column.physical_type();
+        match column.path().parts() {
+            [name, inner] if inner == "bytes" && kind == Type::BYTE_ARRAY => found.images.push(name.clone()),
+            // Plain bytes that are marked as no text.
+            [name]
+                if kind == Type::BYTE_ARRAY
+                    && column.logical_type_ref().is_none()
+                    && column.converted_type() == ConvertedType::NONE =>
+            {
+                found.images.push(name.clone());
+            }
+            [name] if matches!(kind, Type::BYTE_ARRAY | Type::BOOLEAN) => found.texts.push(name.clone()),
+            [name] if matches!(kind, Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE) => {
+                match json.map(|json| parquet::class_names(json, name)).transpose()?.flatten() {
+                    Some(names) => {
+                        found.named.push(name.clone());
+                        found.names.insert(name.clone(), names);
+                    }
+                    None => found.numbers.push(name.clone()),
+                }
+            }
+            _ => continue,
+        }
+        let chunks = groups.iter().filter_map(|group| group.columns().get(at));
+        if chunks.into_iter().any(|chunk| chunk.compression() == Compression::LZO) {
+            found.unread.extend(column.path().parts().first().cloned());
+        }
+        if let [name] = column.path().parts()
+            && !groups.is_empty()
+            && groups
+                .iter()
+                .all(|group| group.columns().get(at).is_some_and(is_unlabelled))
+        {
+            found.unlabelled.push(name.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// True if a column has nothing but nulls or numbers below 0, as its statistics say.
+fn is_unlabelled(column: &ColumnChunkMetaData) -> bool {
+    let Some(statistics) = column.statistics() else {
+        return false;
+    };
+    let values = u64::try_from(column.num_values()).unwrap_or(u64::MAX);
+    let is_negative = match statistics {
+        Statistics::Int32(range) => range.max_opt().is_some_and(|most| *most < 0),
+        Statistics::Int64(range) => range.max_opt().is_some_and(|most| *most < 0),
+        _ => false,
+    };
+    is_negative || statistics.null_count_opt().is_some_and(|nulls| nulls == values)
+}
+
+/// The columns of a file on this machine.
+///
+/// # Errors
+/// [`Error::Parquet`] when it is none, or damaged; [`Error::Io`].
+pub(crate) fn of_file(path: &Path) -> Result<Candidates, Error> {
+    let source = ParquetInput::file(path)?;
+    let found = catch_unwind(AssertUnwindSafe(|| {
+        thrift::footer(&source)?;
+        let file = SerializedFileReader::new(source).map_err(message)?;
+        describe(file.metadata())
+    }));
+    found
+        .unwrap_or_else(|_| Err("its footer is damaged".into()))
+        .map_err(crate::formats::parquet::wrong(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::parquet::file::metadata::{FileMetaData, RowGroupMetaData};
+    use ::parquet::schema::parser::parse_message_type;
+    use ::parquet::schema::types::SchemaDescriptor;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_codec_that_is_not_read_is_seen_in_the_footer() {
+        let schema = "message rows { required group image { optional binary bytes; } required int64 label; }";
+        let schema = Arc::new(SchemaDescriptor::new(Arc::new(parse_message_type(schema).unwrap())));
+        let with = |codecs: [Compression; 2]| {
+            let chunks = schema.columns().iter().zip(codecs).map(|(column, codec)| {
+                ColumnChunkMetaData::builder(Arc::clone(column))
+                    .set_compression(codec)
+                    .build()
+                    .unwrap()
+            });
+            let group = RowGroupMetaData::builder(Arc::clone(&schema))
+                .set_column_metadata(chunks.collect())
+                .build()
+                .unwrap();
+            let file = FileMetaData::new(1, 0, None, None, Arc::clone(&schema), None);
+            describe(&ParquetMetaData::new(file, vec![group])).unwrap().unread
+        };
+        assert!(with([Compression::SNAPPY; 2]).is_empty());
+        assert_eq!(with([Compression::LZO, Compression::SNAPPY]), ["image"]);
+        assert_eq!(with([Compression::SNAPPY, Compression::LZO]), ["label"]);
+    }
+}
