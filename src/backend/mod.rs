@@ -1,4 +1,4 @@
-//! Where training and sampling run. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
+//! Backends that run training and sampling. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
 //! and blocking; concurrency is a backend's own affair. Losses are weighted sums, as on the wire.
 
 use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, Sight, TokenScore};
@@ -14,7 +14,7 @@ pub use local::LocalBackend;
 pub enum Weights {
     /// The base model.
     Base,
-    /// What [`Trainer::save_weights_for_sampler`] gave: a PEFT folder or a service's path.
+    /// The path that [`Trainer::save_weights_for_sampler`] gave: a PEFT folder or a service's path.
     Saved(String),
 }
 
@@ -23,7 +23,7 @@ pub trait Backend: Send + Sync {
     /// Kind of backend, as stored with results.
     fn kind(&self) -> &'static str;
 
-    /// What tells the base model's weights from all others.
+    /// Hash that tells the base model's weights from all others.
     fn fingerprint(&self) -> &str;
 
     /// Width D of the decoder.
@@ -34,7 +34,7 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// How often pictures were looked up, where that is known.
+    /// Statistics of the cache of image features, where there is one.
     fn sight(&self) -> Option<Sight> {
         None
     }
@@ -113,7 +113,7 @@ pub trait Trainer: Send {
     /// A sampler of the weights as they are now; later steps do not change it.
     ///
     /// # Errors
-    /// What the device or service reports.
+    /// Failures that the device or service reports.
     fn sampler(&mut self) -> Result<Box<dyn Sampler>>;
 }
 

@@ -25,13 +25,13 @@ const ALSO_PRINTED: [&str; 4] = [
     "tokenizer_config.json",
 ];
 
-/// What trained tensors of tower and merger are called.
+/// Prefix of the names of trained tensors in tower and merger.
 pub(super) const VISION: &str = "base_model.model.model.visual.";
 
 /// Bytes of features that are kept where nothing else is said.
 pub const FEATURE_BYTES: usize = 2 << 30;
 
-/// How the engine works; none of it changes what is computed, but for the last bits.
+/// Settings of memory and speed; none of them changes what is computed, but for the last bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Sequences per pass.
@@ -135,7 +135,7 @@ impl Engine {
     /// Waits until the device has done all that it was told.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Failures that the device reports.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.base.device().synchronize()?)
     }
@@ -211,7 +211,7 @@ impl Engine {
     }
 }
 
-/// Whether a model has trained tensors of its own in tower or merger.
+/// True if a model has trained tensors of its own in tower or merger.
 pub(super) fn sees_for_itself(model: &Qwen3Vl) -> bool {
     model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
 }
@@ -221,7 +221,7 @@ fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
     variables.iter().map(shape).collect()
 }
 
-/// Whether two models' updates are scaled alike, but for rounding.
+/// True if two models' updates are scaled alike, but for rounding.
 fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
     let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
     Ok((a - b).abs() <= 1e-9 * b.abs())

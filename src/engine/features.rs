@@ -1,4 +1,4 @@
-//! What the tower sees in pictures; that of the frozen tower is kept, within [`super::Settings::feature_bytes`].
+//! Image features of the vision tower; those of the frozen tower are cached, within [`super::Settings::feature_bytes`].
 //!
 //! On the CPU every picture has a pass of its own, so that what is seen in it does not depend, not even in its last bit, on
 //! which others were new at the same time. Elsewhere a pass of one small picture leaves the device idle: there all new
@@ -19,7 +19,7 @@ use crate::models::qwen3_vl::{Features, Qwen3Vl};
 /// Which picture in which size: pictures of one file may have been shrunk differently.
 type Key = (PictureKey, (u32, u32));
 
-/// How often pictures were looked up, and what that took.
+/// Statistics of the cache of image features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sight {
     /// Pictures whose features were there already.
@@ -72,7 +72,7 @@ impl Engine {
         room / (tokens * each).max(1)
     }
 
-    /// How often pictures were looked up so far.
+    /// Statistics of the feature cache so far.
     #[must_use]
     pub fn lookups(&self) -> Sight {
         self.cache.sight

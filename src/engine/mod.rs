@@ -17,7 +17,7 @@ pub use features::Sight;
 pub use sample::Snapshot;
 pub(crate) use score::ROWS as SCORED_AT_ONCE;
 
-/// What an adapter is made of.
+/// The settings of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
     /// Which layers, how wide.
@@ -45,7 +45,7 @@ pub struct AdamParams {
     pub grad_clip_norm: Option<f64>,
 }
 
-/// What a forward pass over training examples gives.
+/// Result of a forward pass over training examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardOutput {
     /// Sum over all positions of `-weight · ln p(target)`, in nats.
@@ -54,7 +54,7 @@ pub struct ForwardOutput {
     pub logprobs: Vec<Vec<f32>>,
 }
 
-/// How to continue prompts. Temperature 0 is greedy.
+/// Settings of generation. Temperature 0 is greedy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Longest continuation.
@@ -74,11 +74,11 @@ pub struct SampledSequence {
     pub tokens: Vec<u32>,
     /// The log-probability of each under the model (temperature 1), nats.
     pub logprobs: Vec<f32>,
-    /// Whether a stop token ended it, rather than its length.
+    /// True if a stop token ended it, rather than its length.
     pub stopped: bool,
 }
 
-/// What a model thinks of one token in its place.
+/// A model's log-probability of one token in its place.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenScore {
     /// Log-probability of the token, nats.

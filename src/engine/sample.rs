@@ -23,7 +23,7 @@ use crate::seed;
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     model: Qwen3Vl,
-    /// Whether tower or merger are not those of the base.
+    /// True if tower or merger are not those of the base.
     own_eyes: bool,
 }
 

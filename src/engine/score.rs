@@ -8,7 +8,7 @@ use crate::models::qwen3_vl::{Features, Qwen3Vl};
 /// Rows of a pass: tokens of prompts and of the trees of their continuations. One prompt with one continuation
 /// may have more.
 pub(crate) const ROWS: usize = 4096;
-/// Where a prompt is longer than a pass: the rows that its tree may have all the same.
+/// Rows that the tree of a prompt may have even if the prompt alone is longer than a pass.
 const NODES: usize = 512;
 
 /// A prompt and some of its continuations.

@@ -16,7 +16,7 @@ use crate::nn::{Rates, add_gradients, clip_grad_norm};
 struct Examples<'a> {
     inputs: Vec<Input<'a>>,
     batch: Batch,
-    /// Where the weighted targets come from: (example of the call, position).
+    /// Origin of each weighted target: (example of the call, position).
     places: Vec<(usize, usize)>,
     /// Their rows of the batch.
     rows: Vec<u32>,
@@ -164,7 +164,7 @@ impl Engine {
         Ok(self.adapter(id)?.optimiser.steps() as usize)
     }
 
-    /// What goes into one pass each, with the number of its first.
+    /// The examples of each pass, with the number of its first.
     fn chunks<'a>(&self, data: &'a [Datum]) -> impl Iterator<Item = (&'a [Datum], usize)> + use<'a> {
         let size = self.micro_batch();
         data.chunks(size).zip((0..).step_by(size))

@@ -11,7 +11,7 @@ use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 use crate::error::{Error, Result};
 use crate::fs::hash::hex;
 
-/// How a text tower is fed.
+/// Tokenizer and length of a text tower's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     /// The tower reads the text at its end token, and places never look ahead: shorter texts of a batch are filled

@@ -59,7 +59,7 @@ impl ImageCache {
         })
     }
 
-    /// What is kept of the file with this hash, seen with these settings.
+    /// The entry of the file with this hash, preprocessed with these settings.
     fn get(&self, sha256: &str, settings: &str) -> Option<RgbImage> {
         let path = self.path(sha256, settings)?;
         let mut file = File::open(&path).ok()?;
@@ -156,7 +156,7 @@ impl ImageCache {
         Ok(())
     }
 
-    /// Where an entry lies; none for what has no hash.
+    /// Path of an entry; `None` for an image without a hash.
     fn path(&self, sha256: &str, settings: &str) -> Option<PathBuf> {
         let hash = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
         let folder = hash.then(|| sha256.get(..2)).flatten()?;

@@ -195,13 +195,13 @@ impl ImageProcessor {
         (self.size.0 as usize, self.size.1 as usize)
     }
 
-    /// What evaluation sees: normalised values, planar (3, H, W).
+    /// The view of evaluation: normalised values, planar (3, H, W).
     #[must_use]
     pub fn pixels(&self, image: &RgbImage) -> Vec<f32> {
         self.normalised(&self.framed(image))
     }
 
-    /// What training sees: a random part of the image, mirrored half of the time when `flip` is set;
+    /// A view of training: a random part of the image, mirrored half of the time when `flip` is set;
     /// resampled and normalised as [`ImageProcessor::pixels`], (3, H, W).
     ///
     /// The part covers at least `crop_min_area` of the image (torchvision's `RandomResizedCrop`,

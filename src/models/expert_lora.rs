@@ -15,7 +15,7 @@ use super::peft::Folder;
 use crate::error::Result;
 use crate::nn::{ExpertFactors, ExpertUpdate, Experts, Sharing};
 
-/// What gates and what they let through, in one stack.
+/// The stack that holds gate and up projection together.
 const GATE_UP: &str = "gate_up_proj";
 /// Parts of that stack in the shared form.
 const HALVES: [&str; 2] = ["gate_proj", "up_proj"];
@@ -27,7 +27,7 @@ fn parent(stack: &str) -> (&str, bool) {
         .map_or((stack, false), |(parent, end)| (parent, end == GATE_UP))
 }
 
-/// Whether targets mean this stack: by its own name or by that of one of its halves.
+/// True if the targets name this stack, by its own name or by that of one of its halves.
 pub(crate) fn wanted(lora: &Lora, stack: &str) -> bool {
     let (parent, halves) = parent(stack);
     lora.wants(stack) || halves && HALVES.iter().any(|half| lora.wants(&format!("{parent}.{half}")))

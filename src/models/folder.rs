@@ -16,7 +16,7 @@ use crate::process::{owner, temporary};
 /// was there is `<dir>.old` for the moment between.
 ///
 /// # Errors
-/// What `fill` reports; [`Error::Io`]. What was there stays, and nothing half-written is left behind.
+/// Those of `fill`; [`Error::Io`]. What was there stays, and nothing half-written is left behind.
 pub(crate) fn replace(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (new, old) = (temporary(dir, "tmp"), beside(dir, "old"));
     remove_unfinished(dir, |name| owner(name, "tmp").is_some_and(|owner| owner.is_gone()))?;

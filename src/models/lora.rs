@@ -23,7 +23,7 @@ pub struct Lora {
     pub rank: usize,
     /// The update is scaled by alpha / r.
     pub alpha: f64,
-    /// Whether experts share factors.
+    /// Sharing of factors between experts.
     pub experts: ExpertLora,
 }
 
@@ -38,7 +38,7 @@ impl Lora {
         }
     }
 
-    /// Whether the linear layer of this hub name gets an adapter.
+    /// True if the linear layer of this hub name gets an adapter.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
             let mut parts = name.rsplit('.');
@@ -81,10 +81,10 @@ pub(super) trait Adaptable: Clone {
         Vec::new()
     }
 
-    /// Where the model was loaded from.
+    /// The folder the model was loaded from.
     fn origin(&self) -> &str;
 
-    /// Where its tensors are.
+    /// The device of its tensors.
     fn device(&self) -> &Device;
 
     /// Copies of all linear layers (they share their tensors), with their hub names.

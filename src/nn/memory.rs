@@ -1,4 +1,4 @@
-//! How much memory there is, and how much this process has.
+//! Memory of the machine and of this process.
 
 use std::fs;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn host(root: &Path) -> Option<u64> {
     [available, group(root)].into_iter().flatten().min()
 }
 
-/// What the control groups of this process, version 2 or 1, leave: files in the page cache that are not in use give way.
+/// Memory that the control groups of this process, version 2 or 1, leave: files in the page cache that are not in use give way.
 fn group(root: &Path) -> Option<u64> {
     let lines = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut left: Option<u64> = None;

@@ -86,7 +86,7 @@ impl Adam {
         })
     }
 
-    /// What is trained.
+    /// The trained variables.
     #[must_use]
     pub fn vars(&self) -> &[Var] {
         &self.vars
@@ -144,7 +144,7 @@ impl Adam {
 /// Variables that share a learning rate and a weight decay.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// What is trained.
+    /// The trained variables.
     pub vars: Vec<Var>,
     /// Peak learning rate.
     pub lr: f64,

@@ -1,4 +1,4 @@
-//! Where frozen weights are kept, and of which type.
+//! The device and the type of frozen weights.
 
 use candle_core::{DType, Device};
 
@@ -10,7 +10,7 @@ const CHOICE: &str = "KSHOT_DEVICE";
 /// A device and the type that frozen weights have on it. What is trained is f32 everywhere.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// Where tensors are.
+    /// The device of all tensors.
     pub device: Device,
     /// Of the frozen weights: F32, BF16 or F16.
     pub dtype: DType,

@@ -29,7 +29,7 @@ impl Source {
     }
 }
 
-/// What [`VarBuilder`] owns.
+/// Backend of a [`VarBuilder`].
 struct Asked(Arc<Source>);
 
 impl SimpleBackend for Asked {

@@ -1,7 +1,7 @@
 //! CLIP and SigLIP: an image tower and a text tower whose outputs are compared by cosine. Frozen, inference only, by
 //! candle-transformers.
 //!
-//! What candle-transformers' models leave to their caller, and what happens here:
+//! candle-transformers' models leave to their caller, and so this is done here:
 //!
 //! | what | here |
 //! |---|---|
@@ -25,9 +25,9 @@ pub use config::{Config, Family};
 /// A frozen pair of towers.
 pub struct Contrastive {
     towers: Towers,
-    /// What cosines are multiplied by: the exponential of the stored logarithm.
+    /// Factor of the cosines: the exponential of the stored logarithm.
     scale: f64,
-    /// What SigLIP adds to every logit; 0 for CLIP.
+    /// Bias that SigLIP adds to every logit; 0 for CLIP.
     bias: f64,
     config: Config,
     place: Place,

@@ -41,7 +41,7 @@ pub(super) struct Update {
     pub(super) a: Tensor,
     /// (out, r)
     pub(super) b: Tensor,
-    /// What B · A is multiplied with.
+    /// Factor of B · A.
     pub(super) scale: f64,
 }
 
@@ -128,7 +128,7 @@ impl Folder {
         self.settings.experts
     }
 
-    /// Whether the config targets this parameter; nothing if it targets none at all.
+    /// True if the config targets this parameter; `None` if it targets none at all.
     pub(super) fn names_parameter(&self, name: &str) -> Option<bool> {
         let targets = self.settings.parameters.as_ref()?;
         Some(targets.iter().any(|target| is_or_ends(name, target)))
@@ -386,10 +386,10 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// What is written beside the matrices.
+/// The fields of `adapter_config.json` that are written beside the matrices.
 #[derive(Debug)]
 pub(super) struct Description<'a> {
-    /// Where the base model was loaded from.
+    /// The folder or name that the base model was loaded from.
     pub(super) base: &'a str,
     /// `CAUSAL_LM` or nothing.
     pub(super) task: Option<&'a str>,
@@ -397,7 +397,7 @@ pub(super) struct Description<'a> {
     pub(super) targets: Vec<String>,
     /// The same for stacks of experts.
     pub(super) parameters: Vec<String>,
-    /// How these are adapted.
+    /// The form of adapters on these.
     pub(super) experts: ExpertLora,
     /// r
     pub(super) rank: usize,
@@ -449,7 +449,7 @@ pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, T
 /// The common rank and alpha of updates of so many ranks and such scales.
 ///
 /// # Errors
-/// What is wrong with them, in words.
+/// The problem, in words.
 pub(super) fn common_shape(updates: impl Iterator<Item = (usize, f64)>) -> Result<(usize, f64), &'static str> {
     let mut shape = None;
     for (rank, scale) in updates {

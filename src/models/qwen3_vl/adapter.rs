@@ -143,7 +143,7 @@ impl Qwen3Vl {
     }
 }
 
-/// How PEFT is told of a module: by the last part of its name where no module without adapter ends so.
+/// The entry of `target_modules` for a module: the last part of its name where no module without adapter ends so.
 fn target<'a>(name: &'a str, others: &[&str]) -> &'a str {
     let end = name.rsplit('.').next().unwrap_or(name);
     let shared = others.iter().any(|other| other.rsplit('.').next() == Some(end));
@@ -156,7 +156,8 @@ fn stack_end(name: &str) -> &str {
     dots.map_or(name, |(at, _)| &name[at + 1..])
 }
 
-/// How PEFT is told of stacks: by an end of their names, or by whole names where others with that end have no adapter.
+/// The entries of `target_parameters` for stacks: an end of their names, or whole names where others with that end have no
+/// adapter.
 fn parameters(stacks: &[(String, Experts)]) -> Vec<String> {
     let without = |end: &str| {
         let left = |(name, stack): &(String, Experts)| stack.update().is_none() && stack_end(name) == end;

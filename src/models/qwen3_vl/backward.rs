@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::example::Grid;
 use crate::nn::checkpointing;
 
-/// What a backward pass through the decoder gives.
+/// Result of a backward pass through the decoder.
 struct Decoded {
     /// A scalar outside the graph.
     loss: Tensor,

@@ -37,7 +37,7 @@ pub(super) struct Layer {
     pub(super) mlp: Mlp,
 }
 
-/// What a token goes through after attention.
+/// The feed-forward part of a layer.
 #[derive(Debug, Clone)]
 pub(super) enum Mlp {
     Dense {
@@ -48,7 +48,7 @@ pub(super) enum Mlp {
     Experts(Moe),
 }
 
-/// What all layers share: the angles of the rotation, who sees whom, and where images stand.
+/// Inputs that all layers share: the angles of the rotation, the attention mask, and the rows of image tokens.
 pub(super) struct Surroundings {
     cos: Tensor, // (R, K/2)
     sin: Tensor, // (R, K/2)

@@ -51,7 +51,7 @@ pub struct Qwen3Vl {
     head: Projection,
     config: Arc<Config>,
     fingerprint: Arc<str>,
-    /// Where it was loaded from, for the adapter's config.
+    /// The folder it was loaded from, for the adapter's config.
     origin: Arc<str>,
 }
 
@@ -198,7 +198,7 @@ impl Qwen3Vl {
         self.decoder.dtype()
     }
 
-    /// Where the tensors are.
+    /// The device of the tensors.
     #[must_use]
     pub fn device(&self) -> &Device {
         self.decoder.device()

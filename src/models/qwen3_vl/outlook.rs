@@ -1,4 +1,4 @@
-//! What the model expects in a place: log-probabilities of some tokens, and the likeliest of all.
+//! The model's next-token distribution in a place: log-probabilities of some tokens, and the likeliest of all.
 
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use crate::nn::ops::{self, wide, with_values};
 /// Logits that are in memory at one time: 64 MiB of them.
 pub(crate) const LOGITS_AT_ONCE: usize = 1 << 24;
 
-/// What the model expects next.
+/// The parts of a next-token distribution that were asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outlook {
     /// Natural-log probabilities, over the whole vocabulary, of the tokens that were asked for.
@@ -20,7 +20,7 @@ pub struct Outlook {
 }
 
 impl Qwen3Vl {
-    /// What the model expects after some rows of the states that [`Qwen3Vl::forward`] gave: at each of `rows`
+    /// The next-token distributions after some rows of the states that [`Qwen3Vl::forward`] gave: at each of `rows`
     /// the log-probabilities of its `tokens`. Logits are held for few rows at a time.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub struct PrefixTree {
     places: Vec<Vec<usize>>,
 }
 
-/// What a model thinks of one token in its place.
+/// A model's log-probability of one token in its place.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// Natural-log probability of the token.
@@ -82,7 +82,7 @@ impl PrefixTree {
         &self.parents
     }
 
-    /// How many nodes stand above each node.
+    /// Number of nodes above each node.
     pub(super) fn depths(&self) -> impl Iterator<Item = u32> {
         let mut depths = Vec::with_capacity(self.parents.len());
         for parent in &*self.parents {

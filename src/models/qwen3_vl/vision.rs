@@ -25,7 +25,7 @@ pub(super) struct Tower {
     pub(super) config: Arc<VisionConfig>,
 }
 
-/// What the decoder gets of images, in the order of their tokens.
+/// Image features for the decoder, in the order of their tokens.
 #[derive(Debug, Clone)]
 pub struct Features {
     /// (M, D), in place of the placeholders' embeddings.
@@ -34,7 +34,7 @@ pub struct Features {
     pub deepstack: Vec<Tensor>,
 }
 
-/// What all blocks share: the angles of the rotation and who sees whom.
+/// Inputs that all blocks share: the angles of the rotation and the attention mask.
 pub(super) struct Surroundings {
     cos: Tensor, // (N, W / heads / 2)
     sin: Tensor, // (N, W / heads / 2)
@@ -148,7 +148,7 @@ impl Tower {
         Ok(Features { merged, deepstack })
     }
 
-    /// What goes into the first block and comes out of each, outside any graph.
+    /// The input of the first block and the output of each, outside any graph.
     pub(super) fn states(&self, patches: &Tensor, grids: &[Grid]) -> Result<Vec<Tensor>> {
         let (x, surroundings) = (
             self.embed(patches, grids, &mut |_, _, _| {})?,

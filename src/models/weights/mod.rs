@@ -22,7 +22,7 @@ use shard::{Shard, Stored};
 const WEIGHTS: &str = "model.safetensors";
 /// The list of shards, when there are several files.
 const INDEX: &str = "model.safetensors.index.json";
-/// How many names of a kind an error message lists before it only counts.
+/// Number of names of a kind that an error message lists before it only counts.
 const LISTED: usize = 8;
 /// Bytes that may stand in for what does not fit, beside those of the files.
 const SPARE: usize = 64 << 20;
@@ -52,7 +52,7 @@ struct Entry {
     taken: bool,
 }
 
-/// What may be wrong with a tensor, the gravest first.
+/// Problems with tensors, the gravest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Problem {
     Missing,

@@ -35,7 +35,7 @@ pub(super) struct Room {
     right: Vec<f32>,
 }
 
-/// Where a product goes: element (i, j) to `start + i * stride + j`.
+/// Layout of a product in memory: element (i, j) goes to `start + i * stride + j`.
 pub(super) struct Target<'a> {
     pub values: &'a mut [f32],
     pub start: usize,

@@ -8,7 +8,7 @@ use super::super::product::{Matrix, Room, Target};
 use super::super::{softmax, values, with_values};
 use super::{Attention, Segment};
 
-/// What one task gives: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
+/// Result of one task: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
 #[derive(Default)]
 struct Block {
     queries: Vec<f32>,
@@ -213,7 +213,7 @@ impl Attention {
         (0..self.segments.len() * key_heads).into_par_iter().map(task).collect()
     }
 
-    /// Where block `i` belongs.
+    /// The place of block `i`.
     fn place(&self, i: usize) -> (&Segment, usize) {
         (&self.segments[i / self.heads.key], i % self.heads.key)
     }
