@@ -1,7 +1,9 @@
 //! Backends that run training and sampling. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
 //! and blocking; concurrency is a backend's own affair. Losses are weighted sums, as on the wire.
 
-use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, Sight, TokenScore};
+use crate::engine::{
+    AdamParams, AdapterConfig, CacheStats, ForwardOutput, SampledSequence, SamplingParams, TokenScore,
+};
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
 
@@ -30,12 +32,12 @@ pub trait Backend: Send + Sync {
     fn width(&self) -> usize;
 
     /// Pictures of so many tokens of which a frozen tower's features are kept for the next time, where there is a bound.
-    fn room(&self, _tokens: usize) -> Option<usize> {
+    fn feature_capacity(&self, _tokens: usize) -> Option<usize> {
         None
     }
 
     /// Statistics of the cache of image features, where there is one.
-    fn sight(&self) -> Option<Sight> {
+    fn cache_stats(&self) -> Option<CacheStats> {
         None
     }
 

@@ -14,7 +14,7 @@ use crate::example::PatchProcessor;
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::models::qwen3_vl::Qwen3Vl;
-use crate::nn::{Adam, Place};
+use crate::nn::{Adam, DeviceSpec};
 use crate::seed;
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
@@ -86,7 +86,7 @@ pub struct Engine {
     pub(super) halved_to: Option<usize>,
     /// Sequences of a pass that there is memory for.
     #[cfg(test)]
-    pub(super) room: Option<usize>,
+    pub(super) capacity: Option<usize>,
 }
 
 impl Engine {
@@ -94,8 +94,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Model`] when it lacks something, or model and image processor do not fit each other.
-    pub fn load(model_dir: &Path, place: &Place, settings: Settings) -> Result<Self> {
-        let base = Qwen3Vl::load(model_dir, place)?;
+    pub fn load(model_dir: &Path, spec: &DeviceSpec, settings: Settings) -> Result<Self> {
+        let base = Qwen3Vl::load(model_dir, spec)?;
         let processor = PatchProcessor::load(model_dir)?;
         let vision = &base.config().vision_config;
         let (wants, gives) = (
@@ -122,7 +122,7 @@ impl Engine {
             next: 0,
             halved_to: None,
             #[cfg(test)]
-            room: None,
+            capacity: None,
         })
     }
 
@@ -212,7 +212,7 @@ impl Engine {
 }
 
 /// True if a model has trained tensors of its own in tower or merger.
-pub(super) fn sees_for_itself(model: &Qwen3Vl) -> bool {
+pub(super) fn vision_is_trained(model: &Qwen3Vl) -> bool {
     model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
 }
 

@@ -13,7 +13,7 @@ mod score;
 mod train;
 
 pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings, fingerprint};
-pub use features::Sight;
+pub use features::CacheStats;
 pub use sample::Snapshot;
 pub(crate) use score::ROWS as SCORED_AT_ONCE;
 

@@ -104,7 +104,7 @@ fn score_pass(
 
 /// Cuts a prompt's continuations so that each piece fits a pass; those that begin alike stay together.
 fn cut(prompt: usize, length: usize, continuations: &[Vec<u32>], limit: usize) -> Vec<Piece> {
-    let room = limit.saturating_sub(length).max(NODES.min(limit));
+    let capacity = limit.saturating_sub(length).max(NODES.min(limit));
     let mut order: Vec<usize> = (0..continuations.len()).collect();
     order.sort_by(|&a, &b| continuations[a].cmp(&continuations[b]));
     let mut pieces: Vec<Piece> = Vec::new();
@@ -114,7 +114,7 @@ fn cut(prompt: usize, length: usize, continuations: &[Vec<u32>], limit: usize) -
         let shared = last.map_or(0, |last| last.iter().zip(read).take_while(|(a, b)| a == b).count());
         let new = read.len() - shared;
         match pieces.last_mut() {
-            Some(piece) if piece.rows - length + new <= room => {
+            Some(piece) if piece.rows - length + new <= capacity => {
                 piece.members.push(member);
                 piece.rows += new;
             }
@@ -187,7 +187,7 @@ mod tests {
             if !i.is_multiple_of(3) {
                 ids.extend([49, 49, 2]);
                 images.push(grid);
-                features = Some(model.see(&patches, &[grid]).unwrap());
+                features = Some(model.image_features(&patches, &[grid]).unwrap());
             }
             (Sequence { ids, images }, features)
         };

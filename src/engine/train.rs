@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
-use super::base::{VISION, sees_for_itself};
+use super::base::{VISION, vision_is_trained};
 use super::inputs::Input;
 use super::{AdamParams, AdapterId, Engine, ForwardOutput};
 use crate::error::{Error, Result};
@@ -32,13 +32,13 @@ impl Engine {
     pub fn forward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
         let model = self.adapter(id)?.model.clone();
-        let (merged, own_eyes, step) = (model.merged()?, sees_for_itself(&model), self.steps(id)?);
+        let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(&model), self.steps(id)?);
         let mut output = empty(data);
         for (chunk, first) in self.chunks(data) {
             let Some(examples) = self.examples(&merged, chunk, first)? else {
                 continue;
             };
-            let features = self.sight(&merged, own_eyes, &examples.inputs)?;
+            let features = self.image_features(&merged, trained_vision, &examples.inputs)?;
             let states = merged.forward(&examples.batch, features.as_ref(), None)?;
             let (_, logprobs) = examples.loss(&merged, &states, step)?;
             examples.report(&logprobs, &mut output);
@@ -90,14 +90,14 @@ impl Engine {
     fn gradients_of(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         let adapter = self.adapter(id)?;
         let (model, variables) = (adapter.model.clone(), adapter.variables.clone());
-        let (own_eyes, step) = (sees_for_itself(&model), self.steps(id)?);
+        let (trained_vision, step) = (vision_is_trained(&model), self.steps(id)?);
         let checkpointing = self.settings.checkpointing;
         let mut output = empty(data);
         let mut sum = None;
         let mut pictures = false;
         for (chunk, first) in self.chunks(data) {
             #[cfg(test)]
-            if chunk.len() > self.room.unwrap_or(usize::MAX) {
+            if chunk.len() > self.capacity.unwrap_or(usize::MAX) {
                 return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
             }
             let Some(examples) = self.examples(&model, chunk, first)? else {
@@ -111,11 +111,11 @@ impl Engine {
             };
             let seen = examples.inputs.iter().any(|input| !input.pictures.is_empty());
             pictures |= seen;
-            let (_, gradients) = if seen && own_eyes && checkpointing {
+            let (_, gradients) = if seen && trained_vision && checkpointing {
                 let (patches, grids) = self.patches(&examples.inputs)?;
                 model.backward_from_patches(&examples.batch, &patches, &grids, loss)?
             } else {
-                let features = self.sight(&model, own_eyes, &examples.inputs)?;
+                let features = self.image_features(&model, trained_vision, &examples.inputs)?;
                 model.backward(&examples.batch, features.as_ref(), checkpointing, loss)?
             };
             add(&mut sum, &gradients, &variables)?;
@@ -171,8 +171,8 @@ impl Engine {
     }
 
     /// The features of all pictures.
-    fn sight(&mut self, model: &Qwen3Vl, own_eyes: bool, inputs: &[Input]) -> Result<Option<Features>> {
-        if !own_eyes {
+    fn image_features(&mut self, model: &Qwen3Vl, trained_vision: bool, inputs: &[Input]) -> Result<Option<Features>> {
+        if !trained_vision {
             let each = self.frozen_features(inputs)?;
             return Features::cat(&each.iter().flatten().collect::<Vec<_>>());
         }
@@ -180,7 +180,7 @@ impl Engine {
             return Ok(None);
         }
         let (patches, grids) = self.patches(inputs)?;
-        model.see(&patches, &grids).map(Some)
+        model.image_features(&patches, &grids).map(Some)
     }
 
     /// The examples that bear weight, if there are any.
@@ -264,7 +264,7 @@ mod tests {
     use crate::engine::{AdapterConfig, Settings};
     use crate::example::{Chunk, ModelInput};
     use crate::models::lora::Lora;
-    use crate::nn::Place;
+    use crate::nn::DeviceSpec;
 
     /// Texts alone: the micro model's decoder.
     fn lessons() -> Vec<Datum> {
@@ -278,10 +278,10 @@ mod tests {
         (0..6).map(lesson).collect()
     }
 
-    fn engine(room: Option<usize>) -> (Engine, AdapterId) {
+    fn engine(capacity: Option<usize>) -> (Engine, AdapterId) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
-        let mut engine = Engine::load(&folder, &Place::cpu(), Settings::default()).unwrap();
-        engine.room = room;
+        let mut engine = Engine::load(&folder, &DeviceSpec::cpu(), Settings::default()).unwrap();
+        engine.capacity = capacity;
         let lora = Lora {
             targets: vec!["q_proj".into()],
             rank: 2,

@@ -12,7 +12,7 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::example::{ImageCache, ImageProcessor, seen};
 use crate::models::dinov2::Dinov2;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// Images per forward pass.
 pub(crate) const BATCH: usize = 64;
@@ -72,7 +72,7 @@ impl Frozen {
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder lacks something.
-    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, place: &DeviceSpec) -> Result<Self> {
         Ok(Self {
             model: Dinov2::load(dir, place)?,
             processor: ImageProcessor::load(dir)?,

@@ -28,9 +28,13 @@ fn parent(stack: &str) -> (&str, bool) {
 }
 
 /// True if the targets name this stack, by its own name or by that of one of its halves.
-pub(crate) fn wanted(lora: &Lora, stack: &str) -> bool {
+pub(crate) fn is_target(lora: &Lora, stack: &str) -> bool {
     let (parent, halves) = parent(stack);
-    lora.wants(stack) || halves && HALVES.iter().any(|half| lora.wants(&format!("{parent}.{half}")))
+    lora.targets_module(stack)
+        || halves
+            && HALVES
+                .iter()
+                .any(|half| lora.targets_module(&format!("{parent}.{half}")))
 }
 
 /// An update that changes nothing yet.

@@ -39,7 +39,7 @@ impl Lora {
     }
 
     /// True if the linear layer of this hub name gets an adapter.
-    pub(crate) fn wants(&self, name: &str) -> bool {
+    pub(crate) fn targets_module(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
             let mut parts = name.rsplit('.');
             target
@@ -140,7 +140,7 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
     let device = model.device().clone();
     let mut matched = false;
     let adapted = model.map_layers(|name, layer| {
-        if !lora.wants(name) {
+        if !lora.targets_module(name) {
             return Ok(layer.with_update(None));
         }
         matched = true;
@@ -148,7 +148,7 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
         Ok(layer.with_update(Some(update)))
     })?;
     let adapted = adapted.map_experts(|name, stack| {
-        if !expert_lora::wanted(lora, name) {
+        if !expert_lora::is_target(lora, name) {
             return Ok(stack.with_update(None));
         }
         matched = true;
@@ -198,7 +198,7 @@ mod tests {
                 alpha: 1.0,
                 experts: ExpertLora::Each,
             }
-            .wants(name)
+            .targets_module(name)
         };
         assert!(wants("fc1", "encoder.layer.0.mlp.fc1") && wants("mlp.fc1", "mlp.fc1"));
         assert!(!wants("fc1", "encoder.layer.0.mlp.linear_fc1") && !wants("mlp.fc1", "fc1"));

@@ -8,14 +8,14 @@ use candle_core::{DType, Tensor};
 use kshot::example::Sequence;
 use kshot::models::dinov2::Dinov2;
 use kshot::models::qwen3_vl::Qwen3Vl;
-use kshot::nn::{AdamW, Group, Place};
+use kshot::nn::{AdamW, DeviceSpec, Group};
 
 use crate::goldens::{self, Golden, distance, relative_norm, values};
 use crate::qwen_support::Reference;
 
 /// The golden batch, with the model in another type.
 fn narrow(golden: &Golden, dtype: DType) -> Reference {
-    let place = Place {
+    let place = DeviceSpec {
         dtype,
         ..goldens::place()
     };
@@ -32,7 +32,7 @@ fn adapted(golden: &Golden, reference: &Reference) -> Qwen3Vl {
 }
 
 fn backward(reference: &Reference, model: &Qwen3Vl, checkpointing: bool) -> (f64, GradStore) {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let loss = |states: &Tensor| Ok(reference.loss(model, states, "labels_name"));
     let (loss, gradients) = model
         .backward(&reference.batch(), Some(&features), checkpointing, loss)
@@ -116,7 +116,7 @@ fn a_narrow_base_samples_and_scores() {
         // Adapters fixed beside the weights.
         let model = adapted(golden, reference).merged().unwrap();
         assert!(model.trainable().is_empty());
-        let features = model.see(&reference.patches, &reference.grids).unwrap();
+        let features = model.image_features(&reference.patches, &reference.grids).unwrap();
         let prompts: Vec<Sequence> = reference.sequences.clone();
         let written = model.generate(&prompts, Some(&features), 3, &[]).unwrap();
         assert!(written.iter().all(|tokens| tokens.len() == 3));
@@ -139,7 +139,7 @@ fn features_of_a_narrow_dinov2_are_close() {
     for golden in goldens::dinov2() {
         let expected = golden.tensors("forward.safetensors");
         let of = |dtype| {
-            let place = Place {
+            let place = DeviceSpec {
                 dtype,
                 ..goldens::place()
             };

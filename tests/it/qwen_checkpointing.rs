@@ -100,7 +100,7 @@ fn one_step() {
     let (_, gradients) = if part == "tower" && kind == "checkpointing" {
         model.backward_from_patches(&batch, &patches, &grids, loss).unwrap()
     } else {
-        let features = (seen > 0).then(|| model.see(&patches, &grids).unwrap());
+        let features = (seen > 0).then(|| model.image_features(&patches, &grids).unwrap());
         model
             .backward(&batch, features.as_ref(), kind == "checkpointing", loss)
             .unwrap()

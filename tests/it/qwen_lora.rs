@@ -39,7 +39,7 @@ fn cases() -> impl Iterator<Item = (Golden, &'static str)> {
 }
 
 fn backward(reference: &Reference, model: &Qwen3Vl, checkpointing: bool) -> (Tensor, GradStore) {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let loss = |states: &Tensor| Ok(reference.loss(model, states, "labels_name"));
     model
         .backward(&reference.batch(), Some(&features), checkpointing, loss)
@@ -55,7 +55,7 @@ fn from_patches(reference: &Reference, model: &Qwen3Vl) -> (Tensor, GradStore) {
 }
 
 fn logits(reference: &Reference, model: &Qwen3Vl) -> Tensor {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let states = model.forward(&reference.batch(), Some(&features), None).unwrap();
     model.logits(&states, &reference.answer_rows()).unwrap()
 }

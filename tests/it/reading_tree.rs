@@ -46,7 +46,7 @@ impl Asked {
             });
             let count: usize = sequence.images.iter().map(kshot::example::Grid::patches).sum();
             let patches = reference.patches.narrow(0, start, count).unwrap();
-            features.push(reference.model.see(&patches, &sequence.images).unwrap());
+            features.push(reference.model.image_features(&patches, &sequence.images).unwrap());
             start += count;
         }
         Self {

@@ -12,7 +12,7 @@ use kshot::error::Error;
 use kshot::example::{Captions, Fill};
 use kshot::learner::zero_shot::{Pair, ZeroShotClassifier};
 use kshot::models::contrastive::{Contrastive, Family};
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
@@ -104,7 +104,7 @@ fn images(notes: &Value) -> Vec<LabelledImage> {
 }
 
 fn pair(fixture: &Fixture, family: Family) -> Arc<Pair> {
-    Arc::new(Pair::load(fixture.path(), family, &Place::cpu()).unwrap())
+    Arc::new(Pair::load(fixture.path(), family, &DeviceSpec::cpu()).unwrap())
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn features_and_logits_match() {
     for (name, family, fill) in FAMILIES {
         let fixture = Fixture::new(name);
         let (expected, notes) = fixture.goldens();
-        let model = Contrastive::load(fixture.path(), family, &Place::cpu()).unwrap();
+        let model = Contrastive::load(fixture.path(), family, &DeviceSpec::cpu()).unwrap();
         let near = |what: &str, found: &Tensor| {
             let error = relative_to_max(found, &expected[what]);
             assert!(error <= TOLERANCE, "{name}: {what} differs by {error:e}");
@@ -198,7 +198,7 @@ fn a_class_is_the_mean_of_its_templates() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let reason = |fixture: &Fixture, family| match Pair::load(fixture.path(), family, &Place::cpu()) {
+    let reason = |fixture: &Fixture, family| match Pair::load(fixture.path(), family, &DeviceSpec::cpu()) {
         Err(error @ (Error::Model { .. } | Error::Checkpoint { .. })) => error.to_string(),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("loaded"),

@@ -17,7 +17,7 @@ use crate::formats::image::decode;
 use crate::learner::features::stack;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
-use crate::nn::{AdamW, Group, Head, Place, clip_grad_norm, cross_entropy};
+use crate::nn::{AdamW, DeviceSpec, Group, Head, clip_grad_norm, cross_entropy};
 use crate::seed;
 
 pub(super) struct Seer {
@@ -27,7 +27,7 @@ pub(super) struct Seer {
     optimiser: AdamW,
     merged: Option<Dinov2>,
     processor: ImageProcessor,
-    place: Place,
+    place: DeviceSpec,
     /// JPEG files.
     photographs: Vec<Vec<u8>>,
     /// (B, 3, H, W)
@@ -140,7 +140,7 @@ impl Seer {
 }
 
 /// What evaluation sees of JPEG files.
-fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &Place) -> Result<Tensor> {
+fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &DeviceSpec) -> Result<Tensor> {
     let view = |bytes: &Vec<u8>| Ok(processor.pixels(&decode(bytes, "a photograph")?));
     let views: Vec<Vec<f32>> = photographs.par_iter().map(view).collect::<Result<_>>()?;
     stack(&views, processor.size(), &place.device)

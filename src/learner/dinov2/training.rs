@@ -228,7 +228,7 @@ mod tests {
     use super::*;
     use crate::config::Learner;
     use crate::learner::features::Frozen;
-    use crate::nn::Place;
+    use crate::nn::DeviceSpec;
 
     /// Works with a training on six images, in which no variable is zero.
     fn with_training<R>(work: impl FnOnce(&mut Training) -> R) -> R {
@@ -251,7 +251,7 @@ mod tests {
         let Learner::Dinov2Lora(config) = Learner::parse("dinov2-lora", &model, &[]).unwrap() else {
             unreachable!()
         };
-        let base = std::sync::Arc::new(Frozen::load(&model, &Place::cpu()).unwrap());
+        let base = std::sync::Arc::new(Frozen::load(&model, &DeviceSpec::cpu()).unwrap());
         let classifier = Dinov2Classifier::new(base, config, 6, 0);
         let plan = Plan::new("", shots.len(), 12, 6, 0);
         let mut training = Training::new(&classifier, &shots, &plan).unwrap();

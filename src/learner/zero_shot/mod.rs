@@ -21,7 +21,7 @@ use crate::fs::hash::hex;
 use crate::learner::features::views;
 use crate::learner::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 use crate::prediction::Prediction;
 
 /// Images, and texts, in a forward pass.
@@ -41,7 +41,7 @@ impl Pair {
     ///
     /// # Errors
     /// [`Error::Model`] when the folder lacks something, or its parts do not fit together.
-    pub fn load(dir: &Path, family: Family, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, family: Family, place: &DeviceSpec) -> Result<Self> {
         let model = Contrastive::load(dir, family, place)?;
         let settings = image_settings(dir)?;
         let processor = ImageProcessor::load(dir)?;

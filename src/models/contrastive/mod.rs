@@ -19,7 +19,7 @@ use candle_core::{D, DType, Tensor};
 use candle_transformers::models::{clip, siglip};
 
 use crate::error::Result;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 pub use config::{Config, Family};
 
 /// A frozen pair of towers.
@@ -30,7 +30,7 @@ pub struct Contrastive {
     /// Bias that SigLIP adds to every logit; 0 for CLIP.
     bias: f64,
     config: Config,
-    place: Place,
+    spec: DeviceSpec,
     fingerprint: String,
 }
 
@@ -64,7 +64,7 @@ impl Contrastive {
     /// # Errors
     /// Tensor failures.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = pixels.to_device(&self.place.device)?.to_dtype(self.place.dtype)?;
+        let pixels = pixels.to_device(&self.spec.device)?.to_dtype(self.spec.dtype)?;
         let features = match &self.towers {
             Towers::Clip(model) => model.get_image_features(&pixels)?,
             Towers::Siglip(model) => model.get_image_features(&pixels)?,
@@ -78,7 +78,7 @@ impl Contrastive {
     /// # Errors
     /// Tensor failures.
     pub fn text_features(&self, ids: &Tensor) -> Result<Tensor> {
-        let ids = ids.to_device(&self.place.device)?;
+        let ids = ids.to_device(&self.spec.device)?;
         let features = match &self.towers {
             Towers::Clip(model) => model.get_text_features(&ids)?,
             Towers::Siglip(model) => model.get_text_features(&ids)?,

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::lora::ExpertLora;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::nn::{ExpertFactors, LowRank, Place, Sharing};
+use crate::nn::{DeviceSpec, ExpertFactors, LowRank, Sharing};
 use initial::Initial;
 use settings::{Init, Settings};
 use targets::is_or_ends;
@@ -155,8 +155,8 @@ impl Folder {
     /// # Errors
     /// When the device fails; what does not fit is reported by [`Folder::finish`].
     pub(super) fn take_saved(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
-        let place = &on(device);
-        self.weights.take(name, shape, place)
+        let spec = &on(device);
+        self.weights.take(name, shape, spec)
     }
 
     /// Marks tensors as read elsewhere.
@@ -223,13 +223,13 @@ impl Folder {
         };
         self.same_rank(module, stored, self.rank(module))?;
         self.found = true;
-        let place = &on(device);
+        let spec = &on(device);
         let a = self
             .weights
-            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], place)?;
+            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], spec)?;
         let b = self
             .weights
-            .take(&format!("{module}.lora_B.weight"), &[out, stored], place)?;
+            .take(&format!("{module}.lora_B.weight"), &[out, stored], spec)?;
         let update = Update { a, b, scale };
         let taken = match self.settings.init {
             Init::Plain => None,
@@ -286,10 +286,10 @@ impl Folder {
         };
         self.same_rank(module, self.settings.rank(stack), Some(rank))?;
         self.found = true;
-        let place = &on(device);
+        let spec = &on(device);
         let (a, b) = ExpertFactors::shapes(sizes, rank, sharing);
-        let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, place)?;
-        let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, place)?;
+        let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, spec)?;
+        let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, spec)?;
         let factors = ExpertFactors {
             a: Var::from_tensor(&a)?,
             b: Var::from_tensor(&b)?,
@@ -350,8 +350,8 @@ impl Folder {
 }
 
 /// Factors are f32 wherever they are.
-fn on(device: &Device) -> Place {
-    Place {
+fn on(device: &Device) -> DeviceSpec {
+    DeviceSpec {
         device: device.clone(),
         dtype: DType::F32,
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Batch, Features, Outlook, Qwen3Vl};
+use super::{Batch, Features, NextToken, Qwen3Vl};
 use crate::error::Result;
 use crate::example::Sequence;
 
@@ -94,14 +94,14 @@ impl PrefixTree {
         depths.into_iter()
     }
 
-    /// The scores of all tokens of all continuations from the outlooks in the N + 1 places.
-    fn scores(&self, continuations: &[Vec<u32>], outlooks: &[Outlook]) -> Vec<Vec<Score>> {
+    /// The scores of all tokens of all continuations from the distributions in the N + 1 places.
+    fn scores(&self, continuations: &[Vec<u32>], next_tokens: &[NextToken]) -> Vec<Vec<Score>> {
         let score = |(&token, &place): (&u32, &usize)| {
-            let outlook = &outlooks[place];
+            let next_token = &next_tokens[place];
             let at = self.next[place].partition_point(|&other| other < token);
             Score {
-                log_prob: outlook.log_probs[at],
-                likeliest: outlook.likeliest,
+                log_prob: next_token.log_probs[at],
+                likeliest: next_token.likeliest,
             }
         };
         let path = |(tokens, places): (&Vec<u32>, &Vec<usize>)| tokens.iter().zip(places).map(score).collect();
@@ -138,8 +138,8 @@ impl Qwen3Vl {
             tokens.extend(tree.next.iter().map(Vec::as_slice));
             end = first + tree.next.len() as u32;
         }
-        let outlooks = self.outlooks(&states, &rows, &tokens)?;
-        let mut rest = &outlooks[..];
+        let next_tokens = self.next_tokens(&states, &rows, &tokens)?;
+        let mut rest = &next_tokens[..];
         let mut scores = Vec::with_capacity(prompts.len());
         for ((_, continuations), tree) in prompts.iter().zip(&trees) {
             let (own, others) = rest.split_at(tree.next.len());
@@ -163,15 +163,15 @@ mod tests {
         assert_eq!(tree.depths().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(tree.next, [vec![3, 7], vec![4, 9], vec![5, 9], vec![9]]);
         assert_eq!(tree.places[2], [0, 1, 2, 3]);
-        let outlook = |place: usize| Outlook {
+        let next_token = |place: usize| NextToken {
             log_probs: tree.next[place]
                 .iter()
                 .map(|&token| -(100.0 * place as f32) - token as f32)
                 .collect(),
             likeliest: place as u32,
         };
-        let outlooks: Vec<Outlook> = (0..4).map(outlook).collect();
-        let scores = tree.scores(&continuations, &outlooks);
+        let next_tokens: Vec<NextToken> = (0..4).map(next_token).collect();
+        let scores = tree.scores(&continuations, &next_tokens);
         let found: Vec<(f32, u32)> = scores[2]
             .iter()
             .map(|score| (score.log_prob, score.likeliest))

@@ -9,14 +9,14 @@ const CHOICE: &str = "KSHOT_DEVICE";
 
 /// A device and the type that frozen weights have on it. What is trained is f32 everywhere.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct DeviceSpec {
     /// The device of all tensors.
     pub device: Device,
     /// Of the frozen weights: F32, BF16 or F16.
     pub dtype: DType,
 }
 
-impl Place {
+impl DeviceSpec {
     /// Main memory, f32.
     #[must_use]
     pub fn cpu() -> Self {
