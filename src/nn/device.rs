@@ -20,8 +20,14 @@ impl DeviceSpec {
     /// Main memory, f32.
     #[must_use]
     pub fn cpu() -> Self {
+        Self::f32(&Device::Cpu)
+    }
+
+    /// Any device, with weights in f32.
+    #[must_use]
+    pub fn f32(device: &Device) -> Self {
         Self {
-            device: Device::Cpu,
+            device: device.clone(),
             dtype: DType::F32,
         }
     }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use candle_core::Device;
 use image::{Rgb, RgbImage};
 use kshot::backend::{LocalBackend, Sampler};
+use kshot::config::ExpertLora;
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey};
-use kshot::models::lora::{ExpertLora, Lora};
+use kshot::models::lora::Lora;
 use kshot::nn::DeviceSpec;
 use tempfile::TempDir;
 

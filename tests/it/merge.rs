@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use kshot::models::lora::ExpertLora;
+use kshot::config::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
 use kshot::nn::DeviceSpec;
 use kshot::seed;

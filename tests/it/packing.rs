@@ -3,8 +3,8 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
+use kshot::config::ExpertLora;
 use kshot::example::{Grid, Sequence};
-use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Features, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;

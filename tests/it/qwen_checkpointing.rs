@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
+use kshot::config::ExpertLora;
 use kshot::example::{Grid, Sequence};
-use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
-use kshot::models::lora::ExpertLora;
+use kshot::config::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
 use kshot::nn::{AdamW, Group};
 use kshot::seed;

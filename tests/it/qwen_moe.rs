@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use kshot::config::ExpertLora;
 use kshot::example::Sequence;
-use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
 use kshot::nn::{DeviceSpec, cross_entropy};
 use kshot::seed;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
-use kshot::models::lora::ExpertLora;
+use kshot::config::ExpertLora;
 use kshot::models::qwen3_vl::Qwen3Vl;
 use kshot::nn::DeviceSpec;
 use kshot::seed;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use kshot::backend::local::LocalBackend;
 use kshot::backend::{Backend as _, Weights};
+use kshot::config::ExpertLora;
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Datum, Renderer};
 use kshot::experiment::plan::Cell;
 use kshot::learner::reading::{Answer, Answers};
-use kshot::models::lora::{ExpertLora, Lora};
+use kshot::models::lora::Lora;
 use kshot::nn::DeviceSpec;
 use kshot::prediction::{Prediction, Reading};
 use kshot::seed::rng;

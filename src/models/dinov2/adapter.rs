@@ -12,8 +12,9 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use super::Dinov2;
+use crate::config::ExpertLora;
 use crate::error::Result;
-use crate::models::lora::{Adaptable as _, ExpertLora};
+use crate::models::lora::Adaptable as _;
 use crate::models::peft::{self, Description, Folder, Update};
 use crate::nn::LowRank;
 

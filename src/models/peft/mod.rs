@@ -9,10 +9,10 @@ mod targets;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
-use super::lora::ExpertLora;
 use super::weights::Weights;
+use crate::config::ExpertLora;
 use crate::error::{Error, Result};
 use crate::nn::{DeviceSpec, ExpertFactors, LowRank, Sharing};
 use initial::Initial;
@@ -62,7 +62,6 @@ pub(super) struct Folder {
     path: PathBuf,
     settings: Settings,
     weights: Weights,
-    shapes: BTreeMap<String, Vec<usize>>,
     /// The prefix of the model's own names: `dinov2.` of a classifier's adapter.
     prefix: String,
     /// Modules that the config targets and the file does not have.
@@ -80,7 +79,7 @@ impl Folder {
     pub(super) fn open(dir: &Path, prefixes: &[&str], origin: &str) -> Result<Self> {
         let path = dir.join(CONFIG);
         let settings = Settings::read(&path)?;
-        base::check(&settings, &path, origin)?;
+        base::check_origin(&settings, &path, origin)?;
         let file = dir.join(WEIGHTS);
         if !file.exists() && dir.join(PICKLED).exists() {
             return Err(Error::Checkpoint {
@@ -103,15 +102,10 @@ impl Folder {
         let starts = |prefix: &&&str| weights.shapes().any(|(name, _)| name.starts_with(**prefix));
         let prefix = prefixes.iter().find(starts).map_or("", |prefix| *prefix);
         weights = weights.without_prefix(prefix);
-        let shapes = weights
-            .shapes()
-            .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
-            .collect();
         Ok(Self {
             path,
             settings,
             weights,
-            shapes,
             prefix: prefix.to_owned(),
             absent: Vec::new(),
             found: false,
@@ -155,7 +149,7 @@ impl Folder {
     /// # Errors
     /// When the device fails; what does not fit is reported by [`Folder::finish`].
     pub(super) fn take_saved(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
-        let spec = &on(device);
+        let spec = &DeviceSpec::f32(device);
         self.weights.take(name, shape, spec)
     }
 
@@ -166,7 +160,7 @@ impl Folder {
 
     /// The shape of a tensor of the file.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.shapes.get(name).map(Vec::as_slice)
+        self.weights.shape(name)
     }
 
     /// True if A and B stand on another base than the model's own.
@@ -175,7 +169,7 @@ impl Folder {
     }
 
     fn rank(&self, module: &str) -> Option<usize> {
-        let shape = self.shapes.get(&format!("{module}.lora_A.weight"))?;
+        let shape = self.weights.shape(&format!("{module}.lora_A.weight"))?;
         shape.first().copied().filter(|&rank| rank > 0)
     }
 
@@ -223,7 +217,7 @@ impl Folder {
         };
         self.same_rank(module, stored, self.rank(module))?;
         self.found = true;
-        let spec = &on(device);
+        let spec = &DeviceSpec::f32(device);
         let a = self
             .weights
             .take(&format!("{module}.lora_A.weight"), &[stored, inputs], spec)?;
@@ -241,7 +235,8 @@ impl Folder {
                 )
             })?),
         };
-        self.same_base(module, weight, taken.as_ref().map(|taken| (taken, scale)))?;
+        let taken_out = taken.as_ref().map(|taken| (taken, scale));
+        self.same_weight(&format!("{module}.base_layer.weight"), weight, taken_out)?;
         // B · A − B₀ · A₀ is of twice the rank, and its base is the model's own.
         Ok(Some(match taken {
             None => update,
@@ -251,6 +246,19 @@ impl Folder {
                 scale,
             },
         }))
+    }
+
+    /// Compares a weight of the base in the file, if it is there, with the base's.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when they are not the same.
+    pub(super) fn same_as(&mut self, key: &str, weight: &Tensor) -> Result<()> {
+        self.same_weight(key, weight, None)
+    }
+
+    fn same_weight(&mut self, key: &str, weight: &Tensor, taken: Option<(&Initial, f64)>) -> Result<()> {
+        let file = self.path.with_file_name(WEIGHTS);
+        base::check_weight(&mut self.weights, &file, key, weight, taken)
     }
 
     fn same_rank(&self, module: &str, wanted: usize, found: Option<usize>) -> Result<()> {
@@ -276,17 +284,17 @@ impl Folder {
         sharing: Sharing,
         device: &Device,
     ) -> Result<Option<(ExpertFactors, f64)>> {
-        let Some(shape) = self.shapes.get(&format!("{module}.lora_A.weight")) else {
+        let Some(shape) = self.weights.shape(&format!("{module}.lora_A.weight")) else {
             return Ok(None);
         };
-        let rank = match (sharing, &shape[..]) {
+        let rank = match (sharing, shape) {
             (Sharing::Nothing, [rows, ..]) => rows / sizes.0.max(1),
             (Sharing::Inputs, [rank, ..]) | (Sharing::Outputs, [_, rank, ..]) => *rank,
             _ => 0,
         };
         self.same_rank(module, self.settings.rank(stack), Some(rank))?;
         self.found = true;
-        let spec = &on(device);
+        let spec = &DeviceSpec::f32(device);
         let (a, b) = ExpertFactors::shapes(sizes, rank, sharing);
         let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, spec)?;
         let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, spec)?;
@@ -346,14 +354,6 @@ impl Folder {
             reason,
             remedy: remedy.into(),
         }
-    }
-}
-
-/// Factors are f32 wherever they are.
-fn on(device: &Device) -> DeviceSpec {
-    DeviceSpec {
-        device: device.clone(),
-        dtype: DType::F32,
     }
 }
 

@@ -7,8 +7,7 @@ use candle_core::Var;
 
 use super::Qwen3Vl;
 use crate::error::Result;
-use crate::models::expert_lora;
-use crate::models::lora::Adaptable as _;
+use crate::models::lora::{self, Adaptable as _};
 use crate::models::peft::{self, Description, Folder};
 use crate::nn::Experts;
 
@@ -61,7 +60,7 @@ impl Qwen3Vl {
         };
         let matrices = |(name, a, b): (String, &Var, &Var)| (name, a.as_detached_tensor(), b.as_detached_tensor());
         let of_layers = adapted().map(|(name, update)| matrices((name.to_owned(), &update.a, &update.b)));
-        let factors = expert_lora::named(&stacks);
+        let factors = lora::expert_factors(&stacks);
         let of_stacks = factors
             .iter()
             .map(|(name, part)| matrices((name.clone(), &part.a, &part.b)));
@@ -81,7 +80,7 @@ impl Qwen3Vl {
             parameters: parameters(&stacks),
             experts: stacks
                 .iter()
-                .find_map(|(_, stack)| Some(expert_lora::form(stack.update()?)))
+                .find_map(|(_, stack)| Some(lora::expert_form(stack.update()?)))
                 .unwrap_or_default(),
             rank,
             ranks,
@@ -135,7 +134,7 @@ impl Qwen3Vl {
         folder.same_as("model.language_model.embed_tokens.weight", &self.decoder.embedding)?;
         folder.same_as("lm_head.weight", self.head.weight())?;
         let model = model.map_experts(|name, stack| {
-            let update = expert_lora::take(&mut folder, name, stack, self.device())?;
+            let update = lora::take_expert_update(&mut folder, name, stack, self.device())?;
             Ok(stack.with_update(update))
         })?;
         folder.finish()?;

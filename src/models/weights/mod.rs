@@ -187,6 +187,12 @@ impl Weights {
             .map(|(name, entry)| (name.as_str(), entry.stored.shape.as_slice()))
     }
 
+    /// The shape of a tensor, if it is there.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.stored.shape.as_slice())
+    }
+
     /// Lower-case hex SHA-256 of `config`, followed by the SHA-256 of the file; of several files, by that of their
     /// SHA-256s in the order of their names, so that they are hashed side by side.
     ///
