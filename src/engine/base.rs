@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Var;
-use candle_core::backprop::GradStore;
 use sha2::{Digest as _, Sha256};
 
 use super::AdapterConfig;
 use super::features::FeatureCache;
+use super::train_state::TrainState;
 use crate::error::{Cause, Error, Result};
 use crate::example::PatchProcessor;
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::models::qwen3_vl::Qwen3Vl;
-use crate::nn::{Adam, DeviceSpec};
+use crate::nn::{DeviceSpec, MicroBatches, ParamGroup};
 use crate::seed;
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
@@ -66,10 +66,7 @@ pub(super) struct Adapter {
     pub(super) config: AdapterConfig,
     /// The base with the adapter's variables; the frozen tensors are shared.
     pub(super) model: Qwen3Vl,
-    pub(super) variables: Vec<(String, Var)>,
-    pub(super) optimiser: Adam,
-    /// Sums over the calls since the last step.
-    pub(super) gradients: Option<GradStore>,
+    pub(super) training: TrainState,
 }
 
 /// One device, one frozen base, many adapters.
@@ -82,11 +79,8 @@ pub struct Engine {
     adapters: BTreeMap<AdapterId, Adapter>,
     next: u64,
     fingerprint: String,
-    /// See [`Engine::halved_to`].
-    pub(super) halved_to: Option<usize>,
-    /// Sequences of a pass that there is memory for.
-    #[cfg(test)]
-    pub(super) capacity: Option<usize>,
+    /// Sequences of a pass.
+    pub(super) micro_batches: MicroBatches,
 }
 
 impl Engine {
@@ -120,9 +114,7 @@ impl Engine {
             cache: FeatureCache::default(),
             adapters: BTreeMap::new(),
             next: 0,
-            halved_to: None,
-            #[cfg(test)]
-            capacity: None,
+            micro_batches: MicroBatches::of(settings.micro_batch),
         })
     }
 
@@ -168,19 +160,19 @@ impl Engine {
             model = loaded;
         }
         let variables = model.trainable();
-        let optimiser = Adam::new(variables.iter().map(|(_, var)| var.clone()).collect())?;
+        let group = ParamGroup {
+            vars: variables.iter().map(|(_, var)| var.clone()).collect(),
+            lr: 1.0,
+            weight_decay: 1.0,
+        };
         let id = AdapterId(self.next);
         self.next += 1;
-        self.adapters.insert(
-            id,
-            Adapter {
-                config: config.clone(),
-                model,
-                variables,
-                optimiser,
-                gradients: None,
-            },
-        );
+        let adapter = Adapter {
+            config: config.clone(),
+            model,
+            training: TrainState::new(variables, vec![group])?,
+        };
+        self.adapters.insert(id, adapter);
         Ok(id)
     }
 
@@ -194,7 +186,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
-        Ok(shapes(&self.adapter(id)?.variables))
+        Ok(shapes(self.adapter(id)?.training.variables()))
     }
 
     pub(super) fn adapter(&self, id: AdapterId) -> Result<&Adapter> {
@@ -203,11 +195,6 @@ impl Engine {
 
     pub(super) fn adapter_mut(&mut self, id: AdapterId) -> Result<&mut Adapter> {
         self.adapters.get_mut(&id).ok_or(Error::NoAdapter { id: id.0 })
-    }
-
-    /// Sequences per pass, at least one.
-    pub(super) fn micro_batch(&self) -> usize {
-        self.settings.micro_batch.max(1)
     }
 }
 

@@ -3,19 +3,21 @@
 use std::path::PathBuf;
 
 use crate::models::lora::Lora;
+pub use crate::nn::AdamParams;
 
 mod base;
-mod checkpoint;
 mod features;
 mod inputs;
 mod sample;
 mod score;
 mod train;
+mod train_state;
 
 pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings, fingerprint};
 pub use features::CacheStats;
 pub use sample::Snapshot;
 pub(crate) use score::ROWS as SCORED_AT_ONCE;
+pub(crate) use train_state::TrainState;
 
 /// The settings of an adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,23 +28,6 @@ pub struct AdapterConfig {
     pub seed: u64,
     /// A PEFT adapter folder to start from instead of a fresh adapter.
     pub start: Option<PathBuf>,
-}
-
-/// One step of AdamW, in Tinker's terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamParams {
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Decay of the running mean of gradients.
-    pub beta1: f64,
-    /// Decay of the running mean of their squares.
-    pub beta2: f64,
-    /// Added to the root of the second.
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Global gradient norm above which gradients are scaled down; `None`: never.
-    pub grad_clip_norm: Option<f64>,
 }
 
 /// Result of a forward pass over training examples.

@@ -81,7 +81,7 @@ impl Engine {
         }
         let mut asked = HashMap::new();
         let mut sampled = Vec::with_capacity(prompts.len());
-        let size = self.micro_batch();
+        let size = self.micro_batches.size();
         for (chunk, first) in prompts.chunks(size).zip((0..).step_by(size)) {
             let inputs = self.read(chunk, first)?;
             let mut draws = draws(&inputs, params, &mut asked);
@@ -145,7 +145,7 @@ impl Engine {
             }
         }
         let mut scores = Vec::with_capacity(prompts.len());
-        let size = self.micro_batch();
+        let size = self.micro_batches.size();
         for ((prompts, continuations), first) in prompts
             .chunks(size)
             .zip(continuations.chunks(size))

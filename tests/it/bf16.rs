@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use kshot::example::Sequence;
 use kshot::models::dinov2::Dinov2;
 use kshot::models::qwen3_vl::Qwen3Vl;
-use kshot::nn::{AdamW, DeviceSpec, Group};
+use kshot::nn::{AdamParams, AdamW, DeviceSpec, ParamGroup};
 
 use crate::goldens::{self, Golden, distance, relative_norm, values};
 use crate::qwen_support::Reference;
@@ -60,19 +60,19 @@ fn twenty_losses_are_those_of_transformers_and_peft() {
     for (golden, expected) in all {
         let reference = narrow(&golden, DType::BF16);
         let model = adapted(&golden, &reference);
-        let group = Group {
+        let group = ParamGroup {
             vars: model.trainable().into_iter().map(|(_, var)| var).collect(),
             lr: expected["lr"].as_f64().unwrap(),
             weight_decay: 0.0,
         };
-        let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
+        let mut optimiser = AdamW::new(vec![group]).unwrap();
         let expected: Vec<f64> = serde_json::from_value(expected["bf16"].clone()).unwrap();
         assert_eq!(expected.len(), 20);
         let mut found = Vec::new();
         for _ in &expected {
-            let (loss, gradients) = backward(&reference, &model, false);
+            let (loss, mut gradients) = backward(&reference, &model, false);
             found.push(loss);
-            optimiser.step(&gradients, 1.0).unwrap();
+            optimiser.step(&mut gradients, &AdamParams::default()).unwrap();
         }
         let off = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs());
         let off = off.fold(0.0, f64::max);
