@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::backprop::GradStore;
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 
 use super::base::{Adapter, VISION, vision_is_trained};
 use super::inputs::Input;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::view::{Eye, View};
 use crate::data::LabelledImage;
 use crate::error::Result;
-use crate::example::{ImageCache, ImageProcessor, seen};
+use crate::example::{ImageCache, ImageLoader, ImageProcessor};
 use crate::models::dinov2::Dinov2;
 use crate::nn::DeviceSpec;
 
@@ -22,9 +22,8 @@ const KEPT: usize = 1 << 30;
 /// A frozen model with its image processor and the features it has computed so far.
 pub struct Frozen {
     model: Dinov2,
-    processor: ImageProcessor,
+    images: ImageLoader<ImageProcessor>,
     device: Device,
-    images: Option<Arc<ImageCache>>,
     known: Mutex<Known>,
 }
 
@@ -75,9 +74,8 @@ impl Frozen {
     pub fn load(dir: &Path, place: &DeviceSpec) -> Result<Self> {
         Ok(Self {
             model: Dinov2::load(dir, place)?,
-            processor: ImageProcessor::load(dir)?,
+            images: ImageLoader::new(ImageProcessor::load(dir)?),
             device: place.device.clone(),
-            images: None,
             known: Mutex::default(),
         })
     }
@@ -85,7 +83,7 @@ impl Frozen {
     /// The same, keeping resized images.
     #[must_use]
     pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = images;
+        self.images = self.images.with_cache(images);
         self
     }
 
@@ -98,7 +96,7 @@ impl Frozen {
     /// The model's image processor.
     #[must_use]
     pub fn processor(&self) -> &ImageProcessor {
-        &self.processor
+        self.images.resizer()
     }
 
     /// Where the model lives.
@@ -153,7 +151,7 @@ impl Frozen {
             View::Picture(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into())),
         });
         let values = values.collect::<Result<Vec<_>, _>>()?;
-        stack(&values, self.processor.size(), &self.device)
+        stack(&values, self.processor().size(), &self.device)
     }
 
     /// The evaluation view of a batch: (B, 3, H, W).
@@ -161,31 +159,28 @@ impl Frozen {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        views(images, &self.processor, self.images.as_deref(), &self.device)
+        pixel_values(images, &self.images, &self.device)
     }
 }
 
 impl Eye for Frozen {
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
-        Ok(View::Values(self.processor.pixels(&image.decoded(bytes)?)))
+        let framed = self.images.decode(image, bytes)?;
+        Ok(View::Values(self.processor().normalised(&framed)))
     }
 }
 
-/// Evaluation views of images, framed ones kept in a cache if there is one: (B, 3, H, W).
+/// Evaluation views of images: (B, 3, H, W).
 ///
 /// # Errors
 /// Unreadable images.
-pub(super) fn views(
+pub(super) fn pixel_values(
     images: &[LabelledImage],
-    processor: &ImageProcessor,
-    cache: Option<&ImageCache>,
+    loader: &ImageLoader<ImageProcessor>,
     device: &Device,
 ) -> Result<Tensor> {
-    let settings = processor.settings();
-    let view = |image| -> Result<Vec<f32>> {
-        let framed = seen(cache, image, &settings, |whole| processor.framed(&whole))?;
-        Ok(processor.normalised(&framed))
-    };
+    let processor = loader.resizer();
+    let view = |image| Ok(processor.normalised(&loader.load(image)?));
     let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
     stack(&views, processor.size(), device)
 }

@@ -15,10 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::example::{Captions, Fill, ImageCache, ImageProcessor, written};
+use crate::example::{Captions, Fill, ImageCache, ImageLoader, ImageProcessor, written};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
-use crate::learner::features::views;
+use crate::learner::features::pixel_values;
 use crate::learner::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
 use crate::nn::DeviceSpec;
@@ -30,9 +30,8 @@ const BATCH: usize = 32;
 /// Both towers with what feeds them.
 pub struct Pair {
     model: Contrastive,
-    processor: ImageProcessor,
+    images: ImageLoader<ImageProcessor>,
     captions: Captions,
-    images: Option<Arc<ImageCache>>,
     fingerprint: String,
 }
 
@@ -66,16 +65,15 @@ impl Pair {
         Ok(Self {
             fingerprint: hex(&fingerprint),
             model,
-            processor,
+            images: ImageLoader::new(processor),
             captions,
-            images: None,
         })
     }
 
     /// The same, keeping resized images.
     #[must_use]
     pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = images;
+        self.images = self.images.with_cache(images);
         self
     }
 
@@ -96,7 +94,7 @@ impl Pair {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        views(images, &self.processor, self.images.as_deref(), &Device::Cpu)
+        pixel_values(images, &self.images, &Device::Cpu)
     }
 
     /// Text features of texts, not normalised: (N, P).
