@@ -5,12 +5,13 @@
 //! pictures of a call share one packed pass, without padding, each attending within itself. Products of other heights may be
 //! summed in another order there, so that the last bits of features depend on what was in the cache.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Engine;
+use super::fifo::FifoCache;
 use super::inputs::Input;
 use crate::error::Result;
 use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
@@ -33,27 +34,17 @@ pub struct CacheStats {
 /// Features of pictures as the frozen tower sees them.
 #[derive(Debug, Default)]
 pub(super) struct FeatureCache {
-    kept: HashMap<Key, Features>,
-    /// Oldest first.
-    order: VecDeque<Key>,
-    stats: CacheStats,
+    features: FifoCache<Key, Features>,
+    hits: u64,
+    misses: u64,
 }
 
 impl FeatureCache {
-    /// Keeps what was seen for one call; of older features as many as fit.
-    fn insert(&mut self, seen: Vec<(Key, Features)>, capacity: usize) {
-        let new = seen.len();
-        for (key, features) in seen {
-            self.stats.bytes += bytes(&features);
-            self.order.push_back(key.clone());
-            self.kept.insert(key, features);
-        }
-        while self.stats.bytes > capacity
-            && self.order.len() > new
-            && let Some(oldest) = self.order.pop_front()
-        {
-            let gone = self.kept.remove(&oldest);
-            self.stats.bytes -= gone.as_ref().map_or(0, bytes);
+    fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits,
+            misses: self.misses,
+            bytes: self.features.bytes(),
         }
     }
 }
@@ -75,7 +66,7 @@ impl Engine {
     /// Statistics of the feature cache so far.
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
-        self.cache.stats
+        self.cache.stats()
     }
 
     /// The features of each input's pictures, as the frozen tower sees them.
@@ -86,19 +77,19 @@ impl Engine {
         let mut new: Vec<(Key, &Picture)> = Vec::new();
         for picture in inputs.iter().flat_map(|input| &input.pictures) {
             let key = key(picture);
-            if !self.cache.kept.contains_key(&key) && new.iter().all(|(other, _)| *other != key) {
+            if self.cache.features.get(&key).is_none() && new.iter().all(|(other, _)| *other != key) {
                 new.push((key, picture));
             }
         }
         let pictures: Vec<&Picture> = new.iter().map(|(_, picture)| *picture).collect();
         let seen = encode(&self.base, &self.processor, &pictures)?;
         let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
-        self.cache.stats.misses += new.len() as u64;
-        self.cache.stats.hits += asked.saturating_sub(new.len() as u64);
+        self.cache.misses += new.len() as u64;
+        self.cache.hits += asked.saturating_sub(new.len() as u64);
         let seen: HashMap<Key, Features> = new.into_iter().map(|(key, _)| key).zip(seen).collect();
         let of = |picture: &Picture| {
             let key = key(picture);
-            seen.get(&key).or_else(|| self.cache.kept.get(&key))
+            seen.get(&key).or_else(|| self.cache.features.get(&key))
         };
         let gathered = inputs.iter().map(|input| {
             let own: Vec<&Features> = input.pictures.iter().filter_map(|picture| of(picture)).collect();
@@ -108,11 +99,17 @@ impl Engine {
         if self.settings.cache_features {
             let mut seen: Vec<_> = seen.into_iter().collect();
             seen.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
-            if !seen.is_empty() {
-                self.cache.insert(seen, self.settings.feature_bytes);
+            let new = seen.len();
+            for (key, features) in seen {
+                let bytes = bytes(&features);
+                self.cache.features.insert(key, features, bytes);
+            }
+            // Of older features as many as fit.
+            if new > 0 {
+                self.cache.features.evict(self.settings.feature_bytes, new);
             }
         }
-        tracing::debug!("features: {:?}", self.cache.stats);
+        tracing::debug!("features: {:?}", self.cache.stats());
         Ok(gathered)
     }
 
@@ -196,7 +193,6 @@ fn bytes(features: &Features) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use candle_core::Device;
     use image::RgbImage;
 
     use super::*;
@@ -250,27 +246,5 @@ mod tests {
             }
         }
         assert!(encode_packed(&model, &processor, &[]).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_oldest_go_first_and_the_last_call_stays() {
-        let features = |tokens: usize| Features {
-            merged: Tensor::zeros((tokens, 4), candle_core::DType::F32, &Device::Cpu).unwrap(),
-            deepstack: Vec::new(),
-        };
-        let named = |number: u32| -> Key { (picture(number, (1, 1)).key, (1, 1)) };
-        let call = |numbers: &[u32]| numbers.iter().map(|&number| (named(number), features(1))).collect();
-        for (capacity, expected) in [(64, vec![2, 3, 4, 5]), (32, vec![4, 5]), (0, vec![4, 5])] {
-            let mut cache = FeatureCache::default();
-            cache.insert(call(&[1, 2, 3]), capacity);
-            cache.insert(call(&[4, 5]), capacity);
-            let mut kept: Vec<u32> = cache.kept.keys().map(|(key, _)| key.sha256.parse().unwrap()).collect();
-            kept.sort_unstable();
-            assert_eq!(
-                (&kept, cache.stats.bytes),
-                (&expected, 16 * expected.len()),
-                "room for {capacity}"
-            );
-        }
     }
 }

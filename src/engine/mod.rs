@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use crate::models::lora::Lora;
+pub use crate::models::qwen3_vl::TokenScore;
 pub use crate::nn::AdamParams;
 
 mod base;
 mod features;
+mod fifo;
 mod inputs;
 mod sample;
 mod score;
@@ -15,6 +17,7 @@ mod train_state;
 
 pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings, fingerprint};
 pub use features::CacheStats;
+pub(crate) use fifo::FifoCache;
 pub use sample::Snapshot;
 pub(crate) use score::ROWS as SCORED_AT_ONCE;
 pub(crate) use train_state::TrainState;
@@ -61,13 +64,4 @@ pub struct SampledSequence {
     pub logprobs: Vec<f32>,
     /// True if a stop token ended it, rather than its length.
     pub stopped: bool,
-}
-
-/// A model's log-probability of one token in its place.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenScore {
-    /// Log-probability of the token, nats.
-    pub logprob: f32,
-    /// The likeliest token in its place.
-    pub likeliest: u32,
 }

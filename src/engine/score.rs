@@ -90,16 +90,7 @@ fn score_pass(
         .iter()
         .filter_map(|piece| prompts[piece.prompt].1.as_ref())
         .collect();
-    let scores = model.score(&asked, Features::cat(&features)?.as_ref())?;
-    let token = |score: crate::models::qwen3_vl::Score| TokenScore {
-        logprob: score.log_prob,
-        likeliest: score.likeliest,
-    };
-    let tokens = |scores: Vec<_>| scores.into_iter().map(token).collect();
-    Ok(scores
-        .into_iter()
-        .map(|scores| scores.into_iter().map(tokens).collect())
-        .collect())
+    model.score(&asked, Features::cat(&features)?.as_ref())
 }
 
 /// Cuts a prompt's continuations so that each piece fits a pass; those that begin alike stay together.

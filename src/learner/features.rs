@@ -1,6 +1,5 @@
 //! Frozen DINOv2 features, computed once per image and shared by every probe of a sweep.
 
-use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +8,7 @@ use rayon::prelude::*;
 
 use super::view::{Eye, View};
 use crate::data::LabelledImage;
+use crate::engine::FifoCache;
 use crate::error::Result;
 use crate::example::{ImageCache, ImageLoader, ImageProcessor};
 use crate::models::dinov2::Dinov2;
@@ -24,46 +24,8 @@ pub struct Frozen {
     model: Dinov2,
     images: ImageLoader<ImageProcessor>,
     device: Device,
-    known: Mutex<Known>,
-}
-
-/// Features so far.
-#[derive(Debug)]
-struct Known {
-    /// [`LabelledImage::content`] → [CLS; mean patch], 2·D numbers.
-    features: HashMap<String, Arc<[f32]>>,
-    /// Oldest first.
-    order: VecDeque<String>,
-    bytes: usize,
-    /// Bytes that may be kept.
-    room: usize,
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self {
-            features: HashMap::new(),
-            order: VecDeque::new(),
-            bytes: 0,
-            room: KEPT,
-        }
-    }
-}
-
-impl Known {
-    fn keep(&mut self, content: &str, features: Arc<[f32]>) {
-        self.bytes += size_of_val(&*features);
-        if let Some(old) = self.features.insert(content.to_owned(), features) {
-            self.bytes -= size_of_val(&*old);
-        } else {
-            self.order.push_back(content.to_owned());
-        }
-        while self.bytes > self.room
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.bytes -= self.features.remove(&oldest).map_or(0, |gone| size_of_val(&*gone));
-        }
-    }
+    /// By [`LabelledImage::content`]: [CLS; mean patch], 2·D numbers.
+    known: Mutex<FifoCache<String, Arc<[f32]>>>,
 }
 
 impl Frozen {
@@ -113,7 +75,7 @@ impl Frozen {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Option<Arc<[f32]>>> = images
             .iter()
-            .map(|image| known.features.get(&image.content()).cloned())
+            .map(|image| known.get(&image.content()).cloned())
             .collect();
         let new: Vec<usize> = (0..images.len()).filter(|&i| found[i].is_none()).collect();
         for batch in new.chunks(BATCH) {
@@ -121,7 +83,8 @@ impl Frozen {
             let rows = self.rows(&self.pixels(&own)?)?;
             for (&i, row) in batch.iter().zip(rows) {
                 let row: Arc<[f32]> = row.into();
-                known.keep(&images[i].content(), row.clone());
+                known.insert(images[i].content(), row.clone(), size_of_val(&*row));
+                known.evict(KEPT, 0);
                 found[i] = Some(row);
             }
         }
@@ -192,24 +155,4 @@ pub(crate) fn stack<V: AsRef<[f32]>>(views: &[V], (height, width): (usize, usize
         values.extend_from_slice(view.as_ref());
     }
     Ok(Tensor::from_vec(values, (views.len(), 3, height, width), device)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_features_go_when_there_is_no_room() {
-        let mut known = Known {
-            room: 3 * 8,
-            ..Known::default()
-        };
-        for name in ["a", "b", "c", "b", "d"] {
-            known.keep(name, vec![1.0, 2.0].into());
-            assert!(known.bytes <= known.room && known.order.len() == known.features.len());
-        }
-        let mut kept: Vec<&str> = known.features.keys().map(String::as_str).collect();
-        kept.sort_unstable();
-        assert_eq!((kept, known.bytes), (vec!["b", "c", "d"], 24));
-    }
 }

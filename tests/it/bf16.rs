@@ -124,7 +124,7 @@ fn a_narrow_base_samples_and_scores() {
         let asked: Vec<(&Sequence, &[Vec<u32>])> = prompts.iter().map(|prompt| (prompt, &continuations[..])).collect();
         let scores = model.score(&asked, Some(&features)).unwrap();
         let scores = scores.into_iter().flatten().flatten();
-        scores.map(|score| f64::from(score.log_prob)).collect::<Vec<f64>>()
+        scores.map(|score| f64::from(score.logprob)).collect::<Vec<f64>>()
     };
     let (exact, found) = (of(&Reference::load(golden)), of(&narrow(golden, DType::BF16)));
     assert_eq!(exact.len(), found.len());

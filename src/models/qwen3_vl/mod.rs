@@ -36,7 +36,7 @@ use decoder::Decoder;
 pub use expert_config::ExpertConfig;
 pub(crate) use next_token::LOGITS_AT_ONCE;
 pub use next_token::NextToken;
-pub use tree::{PrefixTree, Score};
+pub use tree::{PrefixTree, TokenScore};
 pub use vision::Features;
 use vision::Tower;
 

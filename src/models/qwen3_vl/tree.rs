@@ -25,9 +25,9 @@ pub struct PrefixTree {
 
 /// A model's log-probability of one token in its place.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Score {
+pub struct TokenScore {
     /// Natural-log probability of the token.
-    pub log_prob: f32,
+    pub logprob: f32,
     /// The likeliest token in its place; the lowest of equals.
     pub likeliest: u32,
 }
@@ -95,12 +95,12 @@ impl PrefixTree {
     }
 
     /// The scores of all tokens of all continuations from the distributions in the N + 1 places.
-    fn scores(&self, continuations: &[Vec<u32>], next_tokens: &[NextToken]) -> Vec<Vec<Score>> {
+    fn scores(&self, continuations: &[Vec<u32>], next_tokens: &[NextToken]) -> Vec<Vec<TokenScore>> {
         let score = |(&token, &place): (&u32, &usize)| {
             let next_token = &next_tokens[place];
             let at = self.next[place].partition_point(|&other| other < token);
-            Score {
-                log_prob: next_token.log_probs[at],
+            TokenScore {
+                logprob: next_token.log_probs[at],
                 likeliest: next_token.likeliest,
             }
         };
@@ -120,7 +120,7 @@ impl Qwen3Vl {
         &self,
         prompts: &[(&Sequence, &[Vec<u32>])],
         features: Option<&Features>,
-    ) -> Result<Vec<Vec<Vec<Score>>>> {
+    ) -> Result<Vec<Vec<Vec<TokenScore>>>> {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
@@ -172,15 +172,12 @@ mod tests {
         };
         let next_tokens: Vec<NextToken> = (0..4).map(next_token).collect();
         let scores = tree.scores(&continuations, &next_tokens);
-        let found: Vec<(f32, u32)> = scores[2]
-            .iter()
-            .map(|score| (score.log_prob, score.likeliest))
-            .collect();
+        let found: Vec<(f32, u32)> = scores[2].iter().map(|score| (score.logprob, score.likeliest)).collect();
         assert_eq!(found, [(-3.0, 0), (-104.0, 1), (-205.0, 2), (-309.0, 3)]);
         assert_eq!(
             scores[3],
-            [Score {
-                log_prob: -7.0,
+            [TokenScore {
+                logprob: -7.0,
                 likeliest: 0
             }]
         );
