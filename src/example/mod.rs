@@ -15,7 +15,7 @@ mod render;
 pub mod resize;
 mod tokens;
 
-pub use captions::{Captions, Fill};
+pub use captions::{CaptionTokenizer, Padding};
 pub use chat::{ChatTemplate, Message, Part, Role};
 pub use grid::Grid;
 pub use image_cache::{ImageCache, cached};

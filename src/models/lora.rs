@@ -284,7 +284,7 @@ pub(super) fn take_expert_update(
 ) -> Result<Option<ExpertUpdate>> {
     let form = folder.experts();
     let (parent, _) = parent_module(name);
-    let inner = folder.holds(&format!("{parent}.base_layer"));
+    let inner = folder.has(&format!("{parent}.base_layer"));
     // A stack that is alone in its layer has the module's own name, whichever it is: the config says which.
     let alone = form == ExpertLora::Each && !inner;
     if alone && folder.names_parameter(name) != Some(true) {

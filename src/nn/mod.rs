@@ -28,6 +28,6 @@ pub use low_rank::LowRank;
 pub use micro_batch::MicroBatches;
 pub use moe::{Moe, Routing};
 pub use norm::{LayerNorm, RmsNorm};
-pub use optim::{AdamParams, AdamW, Moments, ParamGroup, add_gradients, clip_grad_norm};
+pub use optim::{AdamParams, AdamW, Moments, ParamGroup, add_gradients};
 pub use projection::Projection;
 pub use schedule::warmup_cosine;

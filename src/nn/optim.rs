@@ -179,7 +179,7 @@ impl AdamW {
 ///
 /// # Errors
 /// When a variable has no gradient.
-pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f64> {
+fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f64> {
     let mut squares = Vec::with_capacity(vars.len());
     for var in vars {
         squares.push(sum_of_squares(gradient(grads, var)?)?);

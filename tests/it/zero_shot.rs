@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Error;
-use kshot::example::{Captions, Fill};
+use kshot::example::{CaptionTokenizer, Padding};
 use kshot::learner::zero_shot::{Pair, ZeroShotClassifier};
 use kshot::models::contrastive::{Contrastive, Family};
 use kshot::nn::DeviceSpec;
@@ -21,9 +21,9 @@ use tempfile::TempDir;
 use crate::goldens::{Tensors, relative_to_max, values};
 use crate::support::{Sandbox, predict, root, stderr};
 
-const FAMILIES: [(&str, Family, Fill); 2] = [
-    ("clip", Family::Clip, Fill::AfterEnd),
-    ("siglip", Family::Siglip, Fill::Whole),
+const FAMILIES: [(&str, Family, Padding); 2] = [
+    ("clip", Family::Clip, Padding::Longest),
+    ("siglip", Family::Siglip, Padding::MaxLength),
 ];
 /// Share of the largest value of a tensor.
 const TOLERANCE: f64 = 1e-5;
@@ -125,13 +125,13 @@ fn pixels_and_tokens_match() {
         );
 
         let context = expected["input_ids"].dim(1).unwrap();
-        let captions = Captions::load(fixture.path(), fill, 40).unwrap();
+        let captions = CaptionTokenizer::load(fixture.path(), fill, 40).unwrap();
         let ids = captions.encode(&texts(&notes)).unwrap();
         let reference: Vec<f64> = values(&expected["input_ids"]);
         let end = reference.iter().copied().fold(0.0, f64::max) as u32;
         for (row, expected) in ids.iter().zip(reference.chunks(context)) {
             let mut expected: Vec<u32> = expected.iter().map(|id| *id as u32).collect();
-            if fill == Fill::AfterEnd {
+            if fill == Padding::Longest {
                 // transformers fills up with the end token, which changes nothing either.
                 let length = expected.iter().position(|id| *id == end).unwrap() + 1;
                 expected[length..].fill(0);
@@ -154,7 +154,7 @@ fn features_and_logits_match() {
         };
         let image = model.image_features(&expected["pixel_values"]).unwrap();
         near("image_features", &image);
-        let rows = Captions::load(fixture.path(), fill, 40)
+        let rows = CaptionTokenizer::load(fixture.path(), fill, 40)
             .unwrap()
             .encode(&texts(&notes))
             .unwrap();
@@ -266,7 +266,7 @@ fn what_does_not_fit_is_named() {
     };
     let fixture = Fixture::new("clip");
     ends(&fixture);
-    let captions = Captions::load(fixture.path(), Fill::AfterEnd, 40).unwrap();
+    let captions = CaptionTokenizer::load(fixture.path(), Padding::Longest, 40).unwrap();
     let refused = captions.encode(&["a cat".into()]).unwrap_err().to_string();
     assert!(refused.contains("highest"), "{refused}");
 }

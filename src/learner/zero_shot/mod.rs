@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::example::{Captions, Fill, ImageCache, ImageLoader, ImageProcessor, written};
+use crate::example::{CaptionTokenizer, ImageCache, ImageLoader, ImageProcessor, Padding, written};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::learner::features::pixel_values;
@@ -31,7 +31,7 @@ const BATCH: usize = 32;
 pub struct Pair {
     model: Contrastive,
     images: ImageLoader<ImageProcessor>,
-    captions: Captions,
+    captions: CaptionTokenizer,
     fingerprint: String,
 }
 
@@ -52,11 +52,11 @@ impl Pair {
                 reason: format!("makes images of {width} x {height} pixels, `config.json` asks for {side} x {side}"),
             });
         }
-        let fill = match family {
-            Family::Clip => Fill::AfterEnd,
-            Family::Siglip => Fill::Whole,
+        let padding = match family {
+            Family::Clip => Padding::Longest,
+            Family::Siglip => Padding::MaxLength,
         };
-        let captions = Captions::load(dir, fill, model.config().context())?;
+        let captions = CaptionTokenizer::load(dir, padding, model.config().context())?;
         let fingerprint = Sha256::new()
             .chain_update(model.fingerprint())
             .chain_update(&settings.text)

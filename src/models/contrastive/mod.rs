@@ -73,7 +73,7 @@ impl Contrastive {
     }
 
     /// Text features as transformers' `get_text_features` has them, f32, not normalised.
-    /// `ids`: (B, T) u32, padded as [`crate::example::Captions`] does; gives (B, P).
+    /// `ids`: (B, T) u32, padded as [`crate::example::CaptionTokenizer`] does; gives (B, P).
     ///
     /// # Errors
     /// Tensor failures.

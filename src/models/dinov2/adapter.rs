@@ -77,13 +77,13 @@ impl Dinov2 {
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
         let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
         if !folder.saved(&[CLASSIFIER])?.is_empty() {
-            folder.leave(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
+            folder.ignore(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
         }
         let device = self.device();
         let model = self.map_layers(|name, layer| {
             let weight = layer.weight();
             let update = match split(name) {
-                Some([gate, up]) if !folder.holds(name) => {
+                Some([gate, up]) if !folder.has(name) => {
                     let half = layer.outputs() / 2;
                     join(
                         folder.take(&[&gate], &weight.narrow(0, 0, half)?, device)?,
@@ -125,7 +125,7 @@ impl Dinov2 {
             folder.take_saved(&weight, &[classes, features], self.device())?,
             folder.take_saved(&bias, &[classes], self.device())?,
         );
-        folder.leave(|_| true);
+        folder.ignore(|_| true);
         folder.finish_saved()?;
         Ok(Some(found))
     }

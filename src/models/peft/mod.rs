@@ -113,7 +113,7 @@ impl Folder {
     }
 
     /// Tells whether the module has an update.
-    pub(super) fn holds(&self, module: &str) -> bool {
+    pub(super) fn has(&self, module: &str) -> bool {
         self.rank(module).is_some()
     }
 
@@ -154,7 +154,7 @@ impl Folder {
     }
 
     /// Marks tensors as read elsewhere.
-    pub(super) fn leave(&mut self, unneeded: impl Fn(&str) -> bool) {
+    pub(super) fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
         self.weights.ignore(unneeded);
     }
 
@@ -180,12 +180,12 @@ impl Folder {
     /// another; other things that do not fit are reported by [`Folder::finish`].
     pub(super) fn take(&mut self, names: &[&str], weight: &Tensor, device: &Device) -> Result<Option<Update>> {
         let full = |module: &str| format!("{}{module}", self.prefix);
-        let Some(module) = names.iter().find(|name| self.holds(name)) else {
+        let Some(module) = names.iter().find(|name| self.has(name)) else {
             let known = !self.settings.targets.unknown();
             let wanted = names
                 .iter()
                 .map(|name| full(name))
-                .find(|name| self.settings.targets.hold(name));
+                .find(|name| self.settings.targets.contain(name));
             self.absent.extend(wanted.filter(|_| known));
             return Ok(None);
         };
@@ -193,7 +193,7 @@ impl Folder {
         let targeted = names
             .iter()
             .map(|name| full(name))
-            .find(|name| self.settings.targets.hold(name));
+            .find(|name| self.settings.targets.contain(name));
         let Some(name) = targeted else {
             let name = full(module);
             return Err(self.refuse(

@@ -115,7 +115,7 @@ impl Qwen3Vl {
             let update = folder.take(&[name], layer.weight(), device)?;
             Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
         })?;
-        if self.config.tied() && folder.holds(HEAD) {
+        if self.config.tied() && folder.has(HEAD) {
             if folder.changes_base() {
                 return Err(crate::error::Error::Checkpoint {
                     path: dir.to_path_buf(),
