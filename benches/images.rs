@@ -13,7 +13,7 @@ use image::RgbImage;
 use kshot::data::LabelledImage;
 use kshot::error::{Error, Result};
 use kshot::example::resize::shrink;
-use kshot::example::{ImageCache, seen};
+use kshot::example::{ImageCache, cached};
 use kshot::formats::image::decode;
 use kshot::fs::hash::Stamp;
 use sha2::{Digest as _, Sha256};
@@ -73,7 +73,7 @@ fn measure(path: PathBuf, seconds: f64) -> Result<()> {
         ..LabelledImage::default()
     };
     let shrunk = |whole: RgbImage| shrink(&whole, LONGEST);
-    let kept = milliseconds(seconds / 2.0, || seen(cache.as_ref(), &image, "bench", shrunk))?;
+    let kept = milliseconds(seconds / 2.0, || cached(cache.as_ref(), &image, "bench", shrunk))?;
     let hashed = milliseconds(seconds / 2.0, || Ok(Sha256::digest(&bytes)))?;
     println!("{name}\t{plain:.5}\t{}\t{kept:.5}\t{hashed:.5}", folder.exists());
     Ok(())

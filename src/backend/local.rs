@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Backend, Sampler, Trainer, Weights};
 use crate::engine::{
-    AdamParams, AdapterConfig, AdapterId, Engine, ForwardOutput, SampledSequence, SamplingParams, Settings, Sight,
+    AdamParams, AdapterConfig, AdapterId, CacheStats, Engine, ForwardOutput, SampledSequence, SamplingParams, Settings,
     Snapshot, TokenScore,
 };
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// A base model on a device of this machine. Its trainers and samplers take turns.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ impl LocalBackend {
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] when it lacks something.
-    pub fn load(model_dir: &Path, place: &Place, settings: Settings) -> Result<Self> {
-        let engine = Engine::load(model_dir, place, settings)?;
+    pub fn load(model_dir: &Path, spec: &DeviceSpec, settings: Settings) -> Result<Self> {
+        let engine = Engine::load(model_dir, spec, settings)?;
         Ok(Self {
             fingerprint: engine.fingerprint().into(),
             width: engine.width(),
@@ -53,12 +53,12 @@ impl Backend for LocalBackend {
         self.width
     }
 
-    fn room(&self, tokens: usize) -> Option<usize> {
-        Some(lock(&self.engine).room(tokens))
+    fn feature_capacity(&self, tokens: usize) -> Option<usize> {
+        Some(lock(&self.engine).feature_capacity(tokens))
     }
 
-    fn sight(&self) -> Option<Sight> {
-        Some(lock(&self.engine).lookups())
+    fn cache_stats(&self) -> Option<CacheStats> {
+        Some(lock(&self.engine).cache_stats())
     }
 
     fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>> {

@@ -1,7 +1,9 @@
-//! Where training and sampling run. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
+//! Backends that run training and sampling. The verbs are Tinker's (<https://tinker-docs.thinkingmachines.ai>), batch first
 //! and blocking; concurrency is a backend's own affair. Losses are weighted sums, as on the wire.
 
-use crate::engine::{AdamParams, AdapterConfig, ForwardOutput, SampledSequence, SamplingParams, Sight, TokenScore};
+use crate::engine::{
+    AdamParams, AdapterConfig, CacheStats, ForwardOutput, SampledSequence, SamplingParams, TokenScore,
+};
 use crate::error::Result;
 use crate::example::{Datum, ModelInput};
 
@@ -14,7 +16,7 @@ pub use local::LocalBackend;
 pub enum Weights {
     /// The base model.
     Base,
-    /// What [`Trainer::save_weights_for_sampler`] gave: a PEFT folder or a service's path.
+    /// The path that [`Trainer::save_weights_for_sampler`] gave: a PEFT folder or a service's path.
     Saved(String),
 }
 
@@ -23,19 +25,19 @@ pub trait Backend: Send + Sync {
     /// Kind of backend, as stored with results.
     fn kind(&self) -> &'static str;
 
-    /// What tells the base model's weights from all others.
+    /// Hash that tells the base model's weights from all others.
     fn fingerprint(&self) -> &str;
 
     /// Width D of the decoder.
     fn width(&self) -> usize;
 
     /// Pictures of so many tokens of which a frozen tower's features are kept for the next time, where there is a bound.
-    fn room(&self, _tokens: usize) -> Option<usize> {
+    fn feature_capacity(&self, _tokens: usize) -> Option<usize> {
         None
     }
 
-    /// How often pictures were looked up, where that is known.
-    fn sight(&self) -> Option<Sight> {
+    /// Statistics of the cache of image features, where there is one.
+    fn cache_stats(&self) -> Option<CacheStats> {
         None
     }
 
@@ -113,7 +115,7 @@ pub trait Trainer: Send {
     /// A sampler of the weights as they are now; later steps do not change it.
     ///
     /// # Errors
-    /// What the device or service reports.
+    /// Failures that the device or service reports.
     fn sampler(&mut self) -> Result<Box<dyn Sampler>>;
 }
 

@@ -11,7 +11,7 @@ use super::{output, places, sweep, terminal};
 use crate::error::{Error, Result};
 use crate::experiment::bench::{DATASETS, Dataset, Report, Request, Steps, run as measure};
 use crate::models::shapes::NAMES;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 use crate::process::temporary;
 
 /// Measure training, answering and image reading on this machine: any model shape, random weights.
@@ -95,7 +95,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.batch == 0 || arguments.steps == 0 || arguments.rank == Some(0) || arguments.layers == Some(0) {
         return Err(wrong("--batch, --steps, --rank, --layers", "must be above 0".into()));
     }
-    let mut place = Place::best()?;
+    let mut place = DeviceSpec::best()?;
     if let Some(dtype) = arguments.dtype {
         place.dtype = match dtype {
             Type::F32 => DType::F32,

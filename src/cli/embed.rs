@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::learner::View;
 use crate::learner::features::Frozen;
 use crate::models::repository;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 use crate::process::temporary;
 
 /// DINOv2 features of images: the CLS token and the mean patch token after the final layer norm.
@@ -48,7 +48,7 @@ const BATCH: usize = 64;
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let frozen = Arc::new(Frozen::load(
         &repository::locate(&arguments.model, &places().home)?,
-        &Place::best()?,
+        &DeviceSpec::best()?,
     )?);
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::models::repository;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// Write a Qwen3-VL with an adapter added into its weights as a full checkpoint, for programs that know no adapters.
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let base = repository::locate(&arguments.model, &places().home)?;
-    let model = Qwen3Vl::load(&base, &Place::cpu())?;
+    let model = Qwen3Vl::load(&base, &DeviceSpec::cpu())?;
     if let Some(origin) = Origin::read(&arguments.adapter)? {
         origin.check_base(&arguments.adapter, Some(&engine::fingerprint(&model, &base)?))?;
     }

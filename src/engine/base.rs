@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Var;
-use candle_core::backprop::GradStore;
 use sha2::{Digest as _, Sha256};
 
 use super::AdapterConfig;
 use super::features::FeatureCache;
+use super::train_state::TrainState;
 use crate::error::{Cause, Error, Result};
 use crate::example::PatchProcessor;
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::models::qwen3_vl::Qwen3Vl;
-use crate::nn::{Adam, Place};
+use crate::nn::{DeviceSpec, MicroBatches, ParamGroup};
 use crate::seed;
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
@@ -25,13 +25,13 @@ const ALSO_PRINTED: [&str; 4] = [
     "tokenizer_config.json",
 ];
 
-/// What trained tensors of tower and merger are called.
+/// Prefix of the names of trained tensors in tower and merger.
 pub(super) const VISION: &str = "base_model.model.model.visual.";
 
 /// Bytes of features that are kept where nothing else is said.
 pub const FEATURE_BYTES: usize = 2 << 30;
 
-/// How the engine works; none of it changes what is computed, but for the last bits.
+/// Settings of memory and speed; none of them changes what is computed, but for the last bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Sequences per pass.
@@ -66,10 +66,7 @@ pub(super) struct Adapter {
     pub(super) config: AdapterConfig,
     /// The base with the adapter's variables; the frozen tensors are shared.
     pub(super) model: Qwen3Vl,
-    pub(super) variables: Vec<(String, Var)>,
-    pub(super) optimiser: Adam,
-    /// Sums over the calls since the last step.
-    pub(super) gradients: Option<GradStore>,
+    pub(super) training: TrainState,
 }
 
 /// One device, one frozen base, many adapters.
@@ -82,11 +79,8 @@ pub struct Engine {
     adapters: BTreeMap<AdapterId, Adapter>,
     next: u64,
     fingerprint: String,
-    /// See [`Engine::halved_to`].
-    pub(super) halved_to: Option<usize>,
-    /// Sequences of a pass that there is memory for.
-    #[cfg(test)]
-    pub(super) room: Option<usize>,
+    /// Sequences of a pass.
+    pub(super) micro_batches: MicroBatches,
 }
 
 impl Engine {
@@ -94,8 +88,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Model`] when it lacks something, or model and image processor do not fit each other.
-    pub fn load(model_dir: &Path, place: &Place, settings: Settings) -> Result<Self> {
-        let base = Qwen3Vl::load(model_dir, place)?;
+    pub fn load(model_dir: &Path, spec: &DeviceSpec, settings: Settings) -> Result<Self> {
+        let base = Qwen3Vl::load(model_dir, spec)?;
         let processor = PatchProcessor::load(model_dir)?;
         let vision = &base.config().vision_config;
         let (wants, gives) = (
@@ -120,9 +114,7 @@ impl Engine {
             cache: FeatureCache::default(),
             adapters: BTreeMap::new(),
             next: 0,
-            halved_to: None,
-            #[cfg(test)]
-            room: None,
+            micro_batches: MicroBatches::of(settings.micro_batch),
         })
     }
 
@@ -135,7 +127,7 @@ impl Engine {
     /// Waits until the device has done all that it was told.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Failures that the device reports.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.base.device().synchronize()?)
     }
@@ -168,19 +160,19 @@ impl Engine {
             model = loaded;
         }
         let variables = model.trainable();
-        let optimiser = Adam::new(variables.iter().map(|(_, var)| var.clone()).collect())?;
+        let group = ParamGroup {
+            vars: variables.iter().map(|(_, var)| var.clone()).collect(),
+            lr: 1.0,
+            weight_decay: 1.0,
+        };
         let id = AdapterId(self.next);
         self.next += 1;
-        self.adapters.insert(
-            id,
-            Adapter {
-                config: config.clone(),
-                model,
-                variables,
-                optimiser,
-                gradients: None,
-            },
-        );
+        let adapter = Adapter {
+            config: config.clone(),
+            model,
+            training: TrainState::new(variables, vec![group])?,
+        };
+        self.adapters.insert(id, adapter);
         Ok(id)
     }
 
@@ -194,7 +186,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
-        Ok(shapes(&self.adapter(id)?.variables))
+        Ok(shapes(self.adapter(id)?.training.variables()))
     }
 
     pub(super) fn adapter(&self, id: AdapterId) -> Result<&Adapter> {
@@ -204,15 +196,10 @@ impl Engine {
     pub(super) fn adapter_mut(&mut self, id: AdapterId) -> Result<&mut Adapter> {
         self.adapters.get_mut(&id).ok_or(Error::NoAdapter { id: id.0 })
     }
-
-    /// Sequences per pass, at least one.
-    pub(super) fn micro_batch(&self) -> usize {
-        self.settings.micro_batch.max(1)
-    }
 }
 
-/// Whether a model has trained tensors of its own in tower or merger.
-pub(super) fn sees_for_itself(model: &Qwen3Vl) -> bool {
+/// True if a model has trained tensors of its own in tower or merger.
+pub(super) fn vision_is_trained(model: &Qwen3Vl) -> bool {
     model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
 }
 
@@ -221,7 +208,7 @@ fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
     variables.iter().map(shape).collect()
 }
 
-/// Whether two models' updates are scaled alike, but for rounding.
+/// True if two models' updates are scaled alike, but for rounding.
 fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
     let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
     Ok((a - b).abs() <= 1e-9 * b.abs())

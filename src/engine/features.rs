@@ -1,16 +1,17 @@
-//! What the tower sees in pictures; that of the frozen tower is kept, within [`super::Settings::feature_bytes`].
+//! Image features of the vision tower; those of the frozen tower are cached, within [`super::Settings::feature_bytes`].
 //!
 //! On the CPU every picture has a pass of its own, so that what is seen in it does not depend, not even in its last bit, on
 //! which others were new at the same time. Elsewhere a pass of one small picture leaves the device idle: there all new
 //! pictures of a call share one packed pass, without padding, each attending within itself. Products of other heights may be
 //! summed in another order there, so that the last bits of features depend on what was in the cache.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Engine;
+use super::fifo::FifoCache;
 use super::inputs::Input;
 use crate::error::Result;
 use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
@@ -19,9 +20,9 @@ use crate::models::qwen3_vl::{Features, Qwen3Vl};
 /// Which picture in which size: pictures of one file may have been shrunk differently.
 type Key = (PictureKey, (u32, u32));
 
-/// How often pictures were looked up, and what that took.
+/// Statistics of the cache of image features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sight {
+pub struct CacheStats {
     /// Pictures whose features were there already.
     pub hits: u64,
     /// Pictures that the frozen tower had to see.
@@ -33,27 +34,17 @@ pub struct Sight {
 /// Features of pictures as the frozen tower sees them.
 #[derive(Debug, Default)]
 pub(super) struct FeatureCache {
-    kept: HashMap<Key, Features>,
-    /// Oldest first.
-    order: VecDeque<Key>,
-    sight: Sight,
+    features: FifoCache<Key, Features>,
+    hits: u64,
+    misses: u64,
 }
 
 impl FeatureCache {
-    /// Keeps what was seen for one call; of older features as many as there is room for.
-    fn keep(&mut self, seen: Vec<(Key, Features)>, room: usize) {
-        let new = seen.len();
-        for (key, features) in seen {
-            self.sight.bytes += bytes(&features);
-            self.order.push_back(key.clone());
-            self.kept.insert(key, features);
-        }
-        while self.sight.bytes > room
-            && self.order.len() > new
-            && let Some(oldest) = self.order.pop_front()
-        {
-            let gone = self.kept.remove(&oldest);
-            self.sight.bytes -= gone.as_ref().map_or(0, bytes);
+    fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits,
+            misses: self.misses,
+            bytes: self.features.bytes(),
         }
     }
 }
@@ -61,21 +52,21 @@ impl FeatureCache {
 impl Engine {
     /// Pictures of so many tokens whose features fit into what is kept; counted in f32.
     #[must_use]
-    pub fn room(&self, tokens: usize) -> usize {
+    pub fn feature_capacity(&self, tokens: usize) -> usize {
         let vision = &self.base.config().vision_config;
         let each = (1 + vision.deepstack_visual_indexes.len()) * vision.out_hidden_size * size_of::<f32>();
-        let room = if self.settings.cache_features {
+        let capacity = if self.settings.cache_features {
             self.settings.feature_bytes
         } else {
             0
         };
-        room / (tokens * each).max(1)
+        capacity / (tokens * each).max(1)
     }
 
-    /// How often pictures were looked up so far.
+    /// Statistics of the feature cache so far.
     #[must_use]
-    pub fn lookups(&self) -> Sight {
-        self.cache.sight
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// The features of each input's pictures, as the frozen tower sees them.
@@ -86,19 +77,19 @@ impl Engine {
         let mut new: Vec<(Key, &Picture)> = Vec::new();
         for picture in inputs.iter().flat_map(|input| &input.pictures) {
             let key = key(picture);
-            if !self.cache.kept.contains_key(&key) && new.iter().all(|(other, _)| *other != key) {
+            if self.cache.features.get(&key).is_none() && new.iter().all(|(other, _)| *other != key) {
                 new.push((key, picture));
             }
         }
         let pictures: Vec<&Picture> = new.iter().map(|(_, picture)| *picture).collect();
-        let seen = see(&self.base, &self.processor, &pictures)?;
+        let seen = encode(&self.base, &self.processor, &pictures)?;
         let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
-        self.cache.sight.misses += new.len() as u64;
-        self.cache.sight.hits += asked.saturating_sub(new.len() as u64);
+        self.cache.misses += new.len() as u64;
+        self.cache.hits += asked.saturating_sub(new.len() as u64);
         let seen: HashMap<Key, Features> = new.into_iter().map(|(key, _)| key).zip(seen).collect();
         let of = |picture: &Picture| {
             let key = key(picture);
-            seen.get(&key).or_else(|| self.cache.kept.get(&key))
+            seen.get(&key).or_else(|| self.cache.features.get(&key))
         };
         let gathered = inputs.iter().map(|input| {
             let own: Vec<&Features> = input.pictures.iter().filter_map(|picture| of(picture)).collect();
@@ -108,11 +99,17 @@ impl Engine {
         if self.settings.cache_features {
             let mut seen: Vec<_> = seen.into_iter().collect();
             seen.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
-            if !seen.is_empty() {
-                self.cache.keep(seen, self.settings.feature_bytes);
+            let new = seen.len();
+            for (key, features) in seen {
+                let bytes = bytes(&features);
+                self.cache.features.insert(key, features, bytes);
+            }
+            // Of older features as many as fit.
+            if new > 0 {
+                self.cache.features.evict(self.settings.feature_bytes, new);
             }
         }
-        tracing::debug!("features: {:?}", self.cache.sight);
+        tracing::debug!("features: {:?}", self.cache.stats());
         Ok(gathered)
     }
 
@@ -120,9 +117,9 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::frozen_features`].
-    pub(super) fn own_features(&self, model: &Qwen3Vl, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
+    pub(super) fn trained_features(&self, model: &Qwen3Vl, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
         let one = |input: &Input| {
-            let seen = see_apart(model, &self.processor, &input.pictures)?;
+            let seen = encode_each(model, &self.processor, &input.pictures)?;
             Features::cat(&seen.iter().collect::<Vec<_>>())
         };
         inputs.iter().map(one).collect()
@@ -139,19 +136,19 @@ impl Engine {
 }
 
 /// The features of each picture, as the device is best asked.
-fn see(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
+fn encode(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
     if model.device().is_cpu() {
-        see_apart(model, processor, pictures)
+        encode_each(model, processor, pictures)
     } else {
-        see_packed(model, processor, pictures)
+        encode_packed(model, processor, pictures)
     }
 }
 
 /// Each picture in a pass of its own.
-fn see_apart(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
+fn encode_each(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
     let one = |picture: &&Picture| {
         let (patches, grids) = patches(model, processor, &[picture])?;
-        Ok(model.see(&patches, &grids)?.detached())
+        Ok(model.image_features(&patches, &grids)?.detached())
     };
     if model.device().is_cpu() {
         pictures.par_iter().map(one).collect()
@@ -161,13 +158,13 @@ fn see_apart(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture])
 }
 
 /// All pictures in one pass, one after the other, each attending within itself.
-fn see_packed(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
+fn encode_packed(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
     if pictures.is_empty() {
         return Ok(Vec::new());
     }
     let (patches, grids) = patches(model, processor, pictures)?;
     let tokens: Vec<usize> = grids.iter().map(|grid| grid.tokens(processor.merge())).collect();
-    model.see(&patches, &grids)?.detached().split(&tokens)
+    model.image_features(&patches, &grids)?.detached().split(&tokens)
 }
 
 /// (N, patch numbers) of pictures, one after the other, with their grids.
@@ -196,16 +193,15 @@ fn bytes(features: &Features) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use candle_core::Device;
     use image::RgbImage;
 
     use super::*;
-    use crate::nn::Place;
+    use crate::nn::DeviceSpec;
 
     fn tower() -> (Qwen3Vl, PatchProcessor) {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
         (
-            Qwen3Vl::load(&folder, &Place::cpu()).unwrap(),
+            Qwen3Vl::load(&folder, &DeviceSpec::cpu()).unwrap(),
             PatchProcessor::load(&folder).unwrap(),
         )
     }
@@ -231,8 +227,8 @@ mod tests {
             .map(|(size, number)| picture(number, size))
             .collect();
         let pictures: Vec<&Picture> = pictures.iter().collect();
-        let apart = see_apart(&model, &processor, &pictures).unwrap();
-        let packed = see_packed(&model, &processor, &pictures).unwrap();
+        let apart = encode_each(&model, &processor, &pictures).unwrap();
+        let packed = encode_packed(&model, &processor, &pictures).unwrap();
         assert_eq!(packed.len(), apart.len());
         for (packed, apart) in packed.iter().zip(&apart) {
             assert_eq!(packed.deepstack.len(), apart.deepstack.len());
@@ -249,28 +245,6 @@ mod tests {
                 assert!(off <= 1e-5 * size, "{off} of {size}");
             }
         }
-        assert!(see_packed(&model, &processor, &[]).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_oldest_go_first_and_the_last_call_stays() {
-        let features = |tokens: usize| Features {
-            merged: Tensor::zeros((tokens, 4), candle_core::DType::F32, &Device::Cpu).unwrap(),
-            deepstack: Vec::new(),
-        };
-        let named = |number: u32| -> Key { (picture(number, (1, 1)).key, (1, 1)) };
-        let call = |numbers: &[u32]| numbers.iter().map(|&number| (named(number), features(1))).collect();
-        for (room, expected) in [(64, vec![2, 3, 4, 5]), (32, vec![4, 5]), (0, vec![4, 5])] {
-            let mut cache = FeatureCache::default();
-            cache.keep(call(&[1, 2, 3]), room);
-            cache.keep(call(&[4, 5]), room);
-            let mut kept: Vec<u32> = cache.kept.keys().map(|(key, _)| key.sha256.parse().unwrap()).collect();
-            kept.sort_unstable();
-            assert_eq!(
-                (&kept, cache.sight.bytes),
-                (&expected, 16 * expected.len()),
-                "room for {room}"
-            );
-        }
+        assert!(encode_packed(&model, &processor, &[]).unwrap().is_empty());
     }
 }

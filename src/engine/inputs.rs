@@ -1,4 +1,4 @@
-//! What the engine is given, checked against the model.
+//! Inputs of the engine, checked against the model.
 
 use super::Engine;
 use crate::error::{Error, Result};

@@ -3,21 +3,26 @@
 use std::path::PathBuf;
 
 use crate::models::lora::Lora;
+pub use crate::models::qwen3_vl::TokenScore;
+pub use crate::nn::AdamParams;
 
 mod base;
-mod checkpoint;
 mod features;
+mod fifo;
 mod inputs;
 mod sample;
 mod score;
 mod train;
+mod train_state;
 
 pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings, fingerprint};
-pub use features::Sight;
+pub use features::CacheStats;
+pub(crate) use fifo::FifoCache;
 pub use sample::Snapshot;
 pub(crate) use score::ROWS as SCORED_AT_ONCE;
+pub(crate) use train_state::TrainState;
 
-/// What an adapter is made of.
+/// The settings of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
     /// Which layers, how wide.
@@ -28,24 +33,7 @@ pub struct AdapterConfig {
     pub start: Option<PathBuf>,
 }
 
-/// One step of AdamW, in Tinker's terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamParams {
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Decay of the running mean of gradients.
-    pub beta1: f64,
-    /// Decay of the running mean of their squares.
-    pub beta2: f64,
-    /// Added to the root of the second.
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Global gradient norm above which gradients are scaled down; `None`: never.
-    pub grad_clip_norm: Option<f64>,
-}
-
-/// What a forward pass over training examples gives.
+/// Result of a forward pass over training examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardOutput {
     /// Sum over all positions of `-weight · ln p(target)`, in nats.
@@ -54,7 +42,7 @@ pub struct ForwardOutput {
     pub logprobs: Vec<Vec<f32>>,
 }
 
-/// How to continue prompts. Temperature 0 is greedy.
+/// Settings of generation. Temperature 0 is greedy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Longest continuation.
@@ -74,15 +62,6 @@ pub struct SampledSequence {
     pub tokens: Vec<u32>,
     /// The log-probability of each under the model (temperature 1), nats.
     pub logprobs: Vec<f32>,
-    /// Whether a stop token ended it, rather than its length.
+    /// True if a stop token ended it, rather than its length.
     pub stopped: bool,
-}
-
-/// What a model thinks of one token in its place.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenScore {
-    /// Log-probability of the token, nats.
-    pub logprob: f32,
-    /// The likeliest token in its place.
-    pub likeliest: u32,
 }

@@ -8,7 +8,7 @@ use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest as _, Sha256};
 
-use super::base::sees_for_itself;
+use super::base::vision_is_trained;
 use super::inputs::Input;
 use super::score::score;
 use super::{AdapterId, Engine, SampledSequence, SamplingParams, TokenScore};
@@ -23,14 +23,14 @@ use crate::seed;
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     model: Qwen3Vl,
-    /// Whether tower or merger are not those of the base.
-    own_eyes: bool,
+    /// True if tower or merger are not those of the base.
+    trained_vision: bool,
 }
 
 impl Snapshot {
     fn of(model: &Qwen3Vl) -> Result<Self> {
         Ok(Self {
-            own_eyes: sees_for_itself(model),
+            trained_vision: vision_is_trained(model),
             model: model.merged()?,
         })
     }
@@ -81,7 +81,7 @@ impl Engine {
         }
         let mut asked = HashMap::new();
         let mut sampled = Vec::with_capacity(prompts.len());
-        let size = self.micro_batch();
+        let size = self.micro_batches.size();
         for (chunk, first) in prompts.chunks(size).zip((0..).step_by(size)) {
             let inputs = self.read(chunk, first)?;
             let mut draws = draws(&inputs, params, &mut asked);
@@ -145,7 +145,7 @@ impl Engine {
             }
         }
         let mut scores = Vec::with_capacity(prompts.len());
-        let size = self.micro_batch();
+        let size = self.micro_batches.size();
         for ((prompts, continuations), first) in prompts
             .chunks(size)
             .zip(continuations.chunks(size))
@@ -160,8 +160,8 @@ impl Engine {
     }
 
     fn features(&mut self, snapshot: &Snapshot, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
-        if snapshot.own_eyes {
-            self.own_features(&snapshot.model, inputs)
+        if snapshot.trained_vision {
+            self.trained_features(&snapshot.model, inputs)
         } else {
             self.frozen_features(inputs)
         }

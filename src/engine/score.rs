@@ -8,7 +8,7 @@ use crate::models::qwen3_vl::{Features, Qwen3Vl};
 /// Rows of a pass: tokens of prompts and of the trees of their continuations. One prompt with one continuation
 /// may have more.
 pub(crate) const ROWS: usize = 4096;
-/// Where a prompt is longer than a pass: the rows that its tree may have all the same.
+/// Rows that the tree of a prompt may have even if the prompt alone is longer than a pass.
 const NODES: usize = 512;
 
 /// A prompt and some of its continuations.
@@ -90,21 +90,12 @@ fn score_pass(
         .iter()
         .filter_map(|piece| prompts[piece.prompt].1.as_ref())
         .collect();
-    let scores = model.score(&asked, Features::cat(&features)?.as_ref())?;
-    let token = |score: crate::models::qwen3_vl::Score| TokenScore {
-        logprob: score.log_prob,
-        likeliest: score.likeliest,
-    };
-    let tokens = |scores: Vec<_>| scores.into_iter().map(token).collect();
-    Ok(scores
-        .into_iter()
-        .map(|scores| scores.into_iter().map(tokens).collect())
-        .collect())
+    model.score(&asked, Features::cat(&features)?.as_ref())
 }
 
 /// Cuts a prompt's continuations so that each piece fits a pass; those that begin alike stay together.
 fn cut(prompt: usize, length: usize, continuations: &[Vec<u32>], limit: usize) -> Vec<Piece> {
-    let room = limit.saturating_sub(length).max(NODES.min(limit));
+    let capacity = limit.saturating_sub(length).max(NODES.min(limit));
     let mut order: Vec<usize> = (0..continuations.len()).collect();
     order.sort_by(|&a, &b| continuations[a].cmp(&continuations[b]));
     let mut pieces: Vec<Piece> = Vec::new();
@@ -114,7 +105,7 @@ fn cut(prompt: usize, length: usize, continuations: &[Vec<u32>], limit: usize) -
         let shared = last.map_or(0, |last| last.iter().zip(read).take_while(|(a, b)| a == b).count());
         let new = read.len() - shared;
         match pieces.last_mut() {
-            Some(piece) if piece.rows - length + new <= room => {
+            Some(piece) if piece.rows - length + new <= capacity => {
                 piece.members.push(member);
                 piece.rows += new;
             }
@@ -187,7 +178,7 @@ mod tests {
             if !i.is_multiple_of(3) {
                 ids.extend([49, 49, 2]);
                 images.push(grid);
-                features = Some(model.see(&patches, &[grid]).unwrap());
+                features = Some(model.image_features(&patches, &[grid]).unwrap());
             }
             (Sequence { ids, images }, features)
         };

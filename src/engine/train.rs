@@ -1,22 +1,27 @@
-//! Losses, gradients, steps.
+//! Losses, gradients, steps, and their states on disk.
 
+use std::fs;
+use std::path::Path;
+
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
 
-use super::base::{VISION, sees_for_itself};
+use super::base::{Adapter, VISION, vision_is_trained};
 use super::inputs::Input;
-use super::{AdamParams, AdapterId, Engine, ForwardOutput};
+use super::train_state::{WEIGHTS, unfit};
+use super::{AdapterId, Engine, ForwardOutput};
 use crate::error::{Error, Result};
 use crate::example::Datum;
+use crate::models::folder;
 use crate::models::qwen3_vl::{Batch, Features, Qwen3Vl};
 use crate::nn::loss::log_softmax;
-use crate::nn::{Rates, add_gradients, clip_grad_norm};
+use crate::nn::{AdamParams, add_gradients};
 
 /// Examples of one pass, packed.
 struct Examples<'a> {
     inputs: Vec<Input<'a>>,
     batch: Batch,
-    /// Where the weighted targets come from: (example of the call, position).
+    /// Origin of each weighted target: (example of the call, position).
     places: Vec<(usize, usize)>,
     /// Their rows of the batch.
     rows: Vec<u32>,
@@ -32,13 +37,13 @@ impl Engine {
     pub fn forward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
         let model = self.adapter(id)?.model.clone();
-        let (merged, own_eyes, step) = (model.merged()?, sees_for_itself(&model), self.steps(id)?);
+        let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(&model), self.steps(id)?);
         let mut output = empty(data);
         for (chunk, first) in self.chunks(data) {
             let Some(examples) = self.examples(&merged, chunk, first)? else {
                 continue;
             };
-            let features = self.sight(&merged, own_eyes, &examples.inputs)?;
+            let features = self.image_features(&merged, trained_vision, &examples.inputs)?;
             let states = merged.forward(&examples.batch, features.as_ref(), None)?;
             let (_, logprobs) = examples.loss(&merged, &states, step)?;
             examples.report(&logprobs, &mut output);
@@ -54,24 +59,20 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
     pub fn forward_backward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
-        let first = self.gradients_of(id, data);
-        let (size, passes) = (self.micro_batch(), data.len().min(self.micro_batch()));
-        match first {
-            Err(error) if error.is_out_of_memory() && passes > 1 && self.halved_to.is_none() => {
-                let half = passes.div_ceil(2);
-                tracing::warn!("{error}: out of memory with {passes} sequences a pass of {size}, going on with {half}");
-                self.settings.micro_batch = half;
-                self.halved_to = Some(half);
-                self.gradients_of(id, data)
+        loop {
+            let size = self.micro_batches.size();
+            let pass = format!("sequences a pass of {size}");
+            match self.gradients_of(id, data) {
+                Err(error) if self.micro_batches.halve(&error, data.len(), &pass) => {}
+                other => return other,
             }
-            other => other,
         }
     }
 
     /// Sequences a pass since the device was out of memory, if it was.
     #[must_use]
     pub fn halved_to(&self) -> Option<usize> {
-        self.halved_to
+        self.micro_batches.halved_to()
     }
 
     /// The gradients so far, of the variables that have one, by name.
@@ -79,27 +80,19 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn gradients(&self, id: AdapterId) -> Result<Vec<(String, Tensor)>> {
-        let adapter = self.adapter(id)?;
-        let found = |(name, var): &(String, Var)| {
-            let gradient = adapter.gradients.as_ref()?.get(var)?;
-            Some((name.clone(), gradient.clone()))
-        };
-        Ok(adapter.variables.iter().filter_map(found).collect())
+        Ok(self.adapter(id)?.training.gradients())
     }
 
     fn gradients_of(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         let adapter = self.adapter(id)?;
-        let (model, variables) = (adapter.model.clone(), adapter.variables.clone());
-        let (own_eyes, step) = (sees_for_itself(&model), self.steps(id)?);
+        let (model, variables) = (adapter.model.clone(), adapter.training.variables().to_vec());
+        let (trained_vision, step) = (vision_is_trained(&model), self.steps(id)?);
         let checkpointing = self.settings.checkpointing;
         let mut output = empty(data);
-        let mut sum = None;
+        let mut sum: Option<GradStore> = None;
         let mut pictures = false;
         for (chunk, first) in self.chunks(data) {
-            #[cfg(test)]
-            if chunk.len() > self.room.unwrap_or(usize::MAX) {
-                return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
-            }
+            self.micro_batches.check_memory(chunk.len())?;
             let Some(examples) = self.examples(&model, chunk, first)? else {
                 continue;
             };
@@ -111,14 +104,18 @@ impl Engine {
             };
             let seen = examples.inputs.iter().any(|input| !input.pictures.is_empty());
             pictures |= seen;
-            let (_, gradients) = if seen && own_eyes && checkpointing {
+            let (_, gradients) = if seen && trained_vision && checkpointing {
                 let (patches, grids) = self.patches(&examples.inputs)?;
                 model.backward_from_patches(&examples.batch, &patches, &grids, loss)?
             } else {
-                let features = self.sight(&model, own_eyes, &examples.inputs)?;
+                let features = self.image_features(&model, trained_vision, &examples.inputs)?;
                 model.backward(&examples.batch, features.as_ref(), checkpointing, loss)?
             };
-            add(&mut sum, &gradients, &variables)?;
+            add_gradients(
+                sum.get_or_insert_default(),
+                &gradients,
+                variables.iter().map(|(_, var)| var),
+            )?;
             examples.report(&logprobs, &mut output);
         }
         let Some(mut sum) = sum else { return Ok(output) };
@@ -128,7 +125,7 @@ impl Engine {
                 sum.insert(var, var.zeros_like()?);
             }
         }
-        add(&mut self.adapter_mut(id)?.gradients, &sum, &variables)?;
+        self.adapter_mut(id)?.training.add_gradients(&sum)?;
         Ok(output)
     }
 
@@ -138,41 +135,61 @@ impl Engine {
     /// [`Error::NoGradients`]; [`Error::NotFinite`] when one is not; [`Error::Tensor`] when a variable has none.
     /// The weights are unchanged then.
     pub fn optim_step(&mut self, id: AdapterId, params: &AdamParams) -> Result<f64> {
-        let step = self.steps(id)?;
-        let adapter = self.adapter_mut(id)?;
-        let mut gradients = adapter.gradients.take().ok_or(Error::NoGradients)?;
-        let max = params.grad_clip_norm.unwrap_or(f64::INFINITY);
-        let norm = clip_grad_norm(adapter.optimiser.vars(), &mut gradients, max)?;
-        if !norm.is_finite() {
-            return Err(Error::NotFinite {
-                what: "gradient norm",
-                step,
-            });
-        }
-        let rates = Rates {
-            lr: params.learning_rate,
-            beta1: params.beta1,
-            beta2: params.beta2,
-            eps: params.eps,
-            weight_decay: params.weight_decay,
-        };
-        adapter.optimiser.step(&gradients, &rates)?;
-        Ok(norm)
+        self.adapter_mut(id)?.training.optim_step(params)
+    }
+
+    /// Keeps an adapter with its optimiser in a folder, in place of what it held: a PEFT adapter folder with more beside it.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
+    /// it cannot be written: what was there stays.
+    pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let Adapter {
+            config,
+            model,
+            training,
+        } = self.adapter(id)?;
+        check_place(dir)?;
+        folder::replace(dir, |new| {
+            model.save_adapter(new)?;
+            training.save(new, self.fingerprint(), &config.lora)
+        })
+    }
+
+    /// Goes back to a kept state; training then continues as if it had never stopped. Gradients that were not
+    /// stepped with are dropped.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
+    pub fn load_state(&mut self, id: AdapterId, dir: &Path) -> Result<()> {
+        let (base, device) = (self.fingerprint().to_owned(), self.base.device().clone());
+        let Adapter { config, training, .. } = self.adapter_mut(id)?;
+        training.load(&folder::current(dir), &base, &config.lora, &device)
+    }
+
+    /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
+    ///
+    /// # Errors
+    /// As [`Engine::save_state`].
+    pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let adapter = self.adapter(id)?;
+        check_place(dir)?;
+        folder::replace(dir, |new| adapter.model.save_adapter(new))
     }
 
     fn steps(&self, id: AdapterId) -> Result<usize> {
-        Ok(self.adapter(id)?.optimiser.steps() as usize)
+        Ok(self.adapter(id)?.training.steps())
     }
 
-    /// What goes into one pass each, with the number of its first.
+    /// The examples of each pass, with the number of its first.
     fn chunks<'a>(&self, data: &'a [Datum]) -> impl Iterator<Item = (&'a [Datum], usize)> + use<'a> {
-        let size = self.micro_batch();
+        let size = self.micro_batches.size();
         data.chunks(size).zip((0..).step_by(size))
     }
 
     /// The features of all pictures.
-    fn sight(&mut self, model: &Qwen3Vl, own_eyes: bool, inputs: &[Input]) -> Result<Option<Features>> {
-        if !own_eyes {
+    fn image_features(&mut self, model: &Qwen3Vl, trained_vision: bool, inputs: &[Input]) -> Result<Option<Features>> {
+        if !trained_vision {
             let each = self.frozen_features(inputs)?;
             return Features::cat(&each.iter().flatten().collect::<Vec<_>>());
         }
@@ -180,7 +197,7 @@ impl Engine {
             return Ok(None);
         }
         let (patches, grids) = self.patches(inputs)?;
-        model.see(&patches, &grids).map(Some)
+        model.image_features(&patches, &grids).map(Some)
     }
 
     /// The examples that bear weight, if there are any.
@@ -252,19 +269,23 @@ fn empty(data: &[Datum]) -> ForwardOutput {
     }
 }
 
-fn add(sum: &mut Option<GradStore>, new: &GradStore, variables: &[(String, Var)]) -> Result<()> {
-    add_gradients(sum.get_or_insert_default(), new, variables.iter().map(|(_, var)| var))
+/// Only an adapter's folder is replaced: another may hold somebody's work.
+fn check_place(dir: &Path) -> Result<()> {
+    let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !dir.join(WEIGHTS).is_file() {
+        let reason = "holds other files: an adapter needs a folder of its own".into();
+        return Err(unfit(dir, reason));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::engine::{AdapterConfig, Settings};
     use crate::example::{Chunk, ModelInput};
     use crate::models::lora::Lora;
-    use crate::nn::Place;
+    use crate::nn::DeviceSpec;
 
     /// Texts alone: the micro model's decoder.
     fn lessons() -> Vec<Datum> {
@@ -278,10 +299,10 @@ mod tests {
         (0..6).map(lesson).collect()
     }
 
-    fn engine(room: Option<usize>) -> (Engine, AdapterId) {
+    fn engine(capacity: Option<usize>) -> (Engine, AdapterId) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
-        let mut engine = Engine::load(&folder, &Place::cpu(), Settings::default()).unwrap();
-        engine.room = room;
+        let mut engine = Engine::load(&folder, &DeviceSpec::cpu(), Settings::default()).unwrap();
+        engine.micro_batches.memory_for = capacity;
         let lora = Lora {
             targets: vec!["q_proj".into()],
             rank: 2,

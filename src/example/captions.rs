@@ -11,39 +11,39 @@ use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 use crate::error::{Error, Result};
 use crate::fs::hash::hex;
 
-/// How a text tower is fed.
+/// Padding of texts to rows of one length, in transformers' terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
+pub enum Padding {
     /// The tower reads the text at its end token, and places never look ahead: shorter texts of a batch are filled
     /// up to its longest with token 0, which changes nothing.
-    AfterEnd,
+    Longest,
     /// The tower reads the text at the last place and sees the padding (SigLIP is trained so): every text is filled
     /// up to the whole context.
-    Whole,
+    MaxLength,
 }
 
 /// A tokenizer of whole captions.
 #[derive(Debug, Clone)]
-pub struct Captions {
+pub struct CaptionTokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
-    fill: Fill,
+    padding: Padding,
     context: usize,
     pad: u32,
     canonical: bool,
     fingerprint: String,
 }
 
-impl Captions {
+impl CaptionTokenizer {
     /// Reads `tokenizer.json` of a model folder, for a tower of `context` tokens.
     ///
-    /// The pad token of [`Fill::Whole`] is `tokenizer_config.json`'s `pad_token`, `</s>` where that says nothing. If its
+    /// The pad token of [`Padding::MaxLength`] is `tokenizer_config.json`'s `pad_token`, `</s>` where that says nothing. If its
     /// tokenizer is a `SiglipTokenizer`, which `tokenizer.json` alone may not show, texts are lower-cased and lose
     /// ASCII punctuation first, as transformers' does.
     ///
     /// # Errors
     /// [`Error::Model`] when a file is missing or malformed, or there is no such pad token.
-    pub fn load(model_dir: &Path, fill: Fill, context: usize) -> Result<Self> {
+    pub fn load(model_dir: &Path, padding: Padding, context: usize) -> Result<Self> {
         let path = model_dir.join("tokenizer.json");
         let fail = |reason: String| Error::Model {
             path: path.clone(),
@@ -69,16 +69,16 @@ impl Captions {
         let stated: serde_json::Value = serde_json::from_slice(&settings).unwrap_or_default();
         let pad = stated.get("pad_token").map(|pad| pad.get("content").unwrap_or(pad));
         let pad = pad.and_then(serde_json::Value::as_str).unwrap_or("</s>");
-        let pad = match fill {
-            Fill::AfterEnd => 0,
-            Fill::Whole => inner
+        let pad = match padding {
+            Padding::Longest => 0,
+            Padding::MaxLength => inner
                 .token_to_id(pad)
                 .ok_or_else(|| fail(format!("there is no token `{pad}` to fill texts up with")))?,
         };
         let class = stated.get("tokenizer_class").and_then(serde_json::Value::as_str);
         Ok(Self {
             inner,
-            fill,
+            padding,
             context,
             pad,
             canonical: class.is_some_and(|class| class.starts_with("SiglipTokenizer")),
@@ -97,7 +97,7 @@ impl Captions {
     ///
     /// # Errors
     /// [`Error::Model`] when the tokenizer refuses a text, or ends it with a token that is not the highest of its ids,
-    /// by which [`Fill::AfterEnd`] finds the end.
+    /// by which [`Padding::Longest`] finds the end.
     pub fn encode(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         let fail = |reason: String| Error::Model {
             path: self.path.clone(),
@@ -112,14 +112,14 @@ impl Captions {
                 .map_err(|e| fail(format!("cannot encode a text: {e}")))?;
             let ids = encoding.get_ids().to_vec();
             let end = ids.last().copied().unwrap_or(0);
-            if self.fill == Fill::AfterEnd && ids.iter().rev().skip(1).any(|id| *id >= end) {
+            if self.padding == Padding::Longest && ids.iter().rev().skip(1).any(|id| *id >= end) {
                 return Err(fail(format!("`{text}` does not end with the highest of its token ids")));
             }
             rows.push(ids);
         }
-        let length = match self.fill {
-            Fill::AfterEnd => rows.iter().map(Vec::len).max().unwrap_or(0),
-            Fill::Whole => self.context,
+        let length = match self.padding {
+            Padding::Longest => rows.iter().map(Vec::len).max().unwrap_or(0),
+            Padding::MaxLength => self.context,
         };
         for row in &mut rows {
             row.resize(length, self.pad);

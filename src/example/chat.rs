@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The role of the speaker.
     pub role: Role,
     /// Images and texts, in order.
     pub content: Vec<Part>,
 }
 
-/// Who speaks.
+/// The role of the speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions.
     System,
-    /// Who asks.
+    /// The one who asks.
     User,
     /// The model.
     Assistant,

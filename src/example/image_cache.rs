@@ -59,7 +59,7 @@ impl ImageCache {
         })
     }
 
-    /// What is kept of the file with this hash, seen with these settings.
+    /// The entry of the file with this hash, preprocessed with these settings.
     fn get(&self, sha256: &str, settings: &str) -> Option<RgbImage> {
         let path = self.path(sha256, settings)?;
         let mut file = File::open(&path).ok()?;
@@ -102,7 +102,7 @@ impl ImageCache {
         let size = bytes.len() as u64;
         if self.written.fetch_add(size, Ordering::Relaxed) >= self.bound / LOOKS {
             self.written.store(0, Ordering::Relaxed);
-            self.make_room()?;
+            self.evict()?;
         }
         let partial = temporary(path, "partial");
         let written = fs::create_dir_all(partial.parent().unwrap_or(&self.folder))
@@ -116,7 +116,7 @@ impl ImageCache {
     }
 
     /// Removes what was not used for longest until nine tenths of the bound are left. One process at a time does so.
-    fn make_room(&self) -> io::Result<()> {
+    fn evict(&self) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let lock = File::create(self.folder.join("lock"))?;
         if matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)) {
@@ -156,7 +156,7 @@ impl ImageCache {
         Ok(())
     }
 
-    /// Where an entry lies; none for what has no hash.
+    /// Path of an entry; `None` for an image without a hash.
     fn path(&self, sha256: &str, settings: &str) -> Option<PathBuf> {
         let hash = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
         let folder = hash.then(|| sha256.get(..2)).flatten()?;
@@ -173,7 +173,7 @@ impl ImageCache {
 ///
 /// # Errors
 /// As [`LabelledImage::pixels`].
-pub fn seen(
+pub fn cached(
     cache: Option<&ImageCache>,
     image: &LabelledImage,
     settings: &str,
@@ -263,10 +263,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = ImageCache::new(&folder.path().join("images"), None).unwrap();
         let image = labelled(folder.path(), 1);
-        let plain = seen(None, &image, "a", half).unwrap();
-        assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
+        let plain = cached(None, &image, "a", half).unwrap();
+        assert_eq!(cached(Some(&cache), &image, "a", half).unwrap(), plain);
         let never = |_| panic!("decoded again");
-        assert_eq!(seen(Some(&cache), &image, "a", never).unwrap(), plain);
+        assert_eq!(cached(Some(&cache), &image, "a", never).unwrap(), plain);
         let as_stored = LabelledImage {
             decoding: Decoding {
                 exif: false,
@@ -280,7 +280,7 @@ mod tests {
                 decoded = true;
                 half(whole)
             };
-            seen(Some(&cache), other, settings, view).unwrap();
+            cached(Some(&cache), other, settings, view).unwrap();
             assert!(decoded, "another entry");
         }
         // Other bytes of the same size, with the time of change that the file had.
@@ -297,7 +297,7 @@ mod tests {
             .unwrap()
             .set_modified(changed)
             .unwrap();
-        let refused = seen(Some(&cache), &image, "a", half).unwrap_err();
+        let refused = cached(Some(&cache), &image, "a", half).unwrap_err();
         assert!(
             matches!(&refused, Error::ChangedImage { id, .. } if id == "1"),
             "{refused}"
@@ -305,9 +305,9 @@ mod tests {
         assert!(refused.to_string().contains("1.png"), "{refused}");
         // The same bytes put back serve, whatever became of the file; a file that is gone does not.
         fs::write(&image.path, bytes).unwrap();
-        assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
+        assert_eq!(cached(Some(&cache), &image, "a", half).unwrap(), plain);
         fs::remove_file(&image.path).unwrap();
-        assert!(matches!(seen(Some(&cache), &image, "a", half), Err(Error::Io { .. })));
+        assert!(matches!(cached(Some(&cache), &image, "a", half), Err(Error::Io { .. })));
     }
 
     #[test]
@@ -315,18 +315,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("images");
         let cache = ImageCache::new(&kept, None).unwrap();
-        seen(Some(&cache), &labelled(folder.path(), 1), "a", |image| image).unwrap();
+        cached(Some(&cache), &labelled(folder.path(), 1), "a", |image| image).unwrap();
         let small = LabelledImage {
             sha256: String::new(),
             ..labelled(folder.path(), 3)
         };
         RgbImage::new(319, 240).save(&small.path).unwrap();
-        seen(Some(&cache), &small, "a", half).unwrap();
+        cached(Some(&cache), &small, "a", half).unwrap();
         let without = LabelledImage {
             sha256: String::new(),
             ..labelled(folder.path(), 2)
         };
-        seen(Some(&cache), &without, "a", half).unwrap();
+        cached(Some(&cache), &without, "a", half).unwrap();
         assert!(cache.path(&("../".repeat(21) + "x"), "a").is_none());
         assert!(!kept.exists());
         assert!(ImageCache::new(&kept, Some(0.0)).is_none());
@@ -338,7 +338,7 @@ mod tests {
         let kept = folder.path().join("images");
         let cache = ImageCache::new(&kept, None).unwrap();
         let image = labelled(folder.path(), 1);
-        let plain = seen(Some(&cache), &image, "a", half).unwrap();
+        let plain = cached(Some(&cache), &image, "a", half).unwrap();
         let entry = entries(&kept).remove(0);
         let whole = fs::read(&entry).unwrap();
         let flipped = |at: usize| {
@@ -348,7 +348,7 @@ mod tests {
         };
         for damaged in [flipped(40), flipped(whole.len() - 1), whole[..60].to_vec(), Vec::new()] {
             fs::write(&entry, damaged).unwrap();
-            assert_eq!(seen(Some(&cache), &image, "a", half).unwrap(), plain);
+            assert_eq!(cached(Some(&cache), &image, "a", half).unwrap(), plain);
             assert_eq!(fs::read(&entry).unwrap(), whole);
         }
     }
@@ -359,11 +359,11 @@ mod tests {
         let kept = folder.path().join("images");
         let one = {
             let cache = ImageCache::new(&kept, None).unwrap();
-            seen(Some(&cache), &labelled(folder.path(), 0), "a", half).unwrap();
+            cached(Some(&cache), &labelled(folder.path(), 0), "a", half).unwrap();
             fs::metadata(entries(&kept).remove(0)).unwrap().len()
         };
-        let room_for_ten = one as f64 * 10.0 / 1e9;
-        let cache = ImageCache::new(&kept, Some(room_for_ten)).unwrap();
+        let for_ten = one as f64 * 10.0 / 1e9;
+        let cache = ImageCache::new(&kept, Some(for_ten)).unwrap();
         let of = |number: u8| labelled(folder.path(), number).sha256;
         let age = |number: u8, hours: u64| {
             let path = cache.path(&of(number), "a").unwrap();
@@ -376,7 +376,7 @@ mod tests {
                 .unwrap();
         };
         for number in 0..40 {
-            seen(Some(&cache), &labelled(folder.path(), number), "a", half).unwrap();
+            cached(Some(&cache), &labelled(folder.path(), number), "a", half).unwrap();
             age(number, 100 - u64::from(number));
             // Used again and again: it is never the oldest.
             assert!(cache.get(&of(0), "a").is_some(), "after {number}");
@@ -397,7 +397,7 @@ mod tests {
         let images: Vec<LabelledImage> = (0..6).map(|number| labelled(folder.path(), number)).collect();
         let plain: Vec<RgbImage> = images
             .iter()
-            .map(|image| seen(None, image, "a", half).unwrap())
+            .map(|image| cached(None, image, "a", half).unwrap())
             .collect();
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -406,7 +406,7 @@ mod tests {
                     let cache = ImageCache::new(&kept, Some(3e-6)).unwrap();
                     for round in 0..20 {
                         let at = round % images.len();
-                        assert_eq!(seen(Some(&cache), &images[at], "a", half).unwrap(), plain[at]);
+                        assert_eq!(cached(Some(&cache), &images[at], "a", half).unwrap(), plain[at]);
                     }
                 });
             }
@@ -426,7 +426,7 @@ mod tests {
         let cache = ImageCache::new(&blocked, Some(1.0)).unwrap();
         let image = labelled(folder.path(), 1);
         for _ in 0..2 {
-            assert_eq!(seen(Some(&cache), &image, "a", half).unwrap().dimensions(), (20, 15));
+            assert_eq!(cached(Some(&cache), &image, "a", half).unwrap().dimensions(), (20, 15));
         }
         assert!(cache.ended.load(Ordering::Relaxed));
     }

@@ -1,4 +1,4 @@
-//! What a vision-language model is given: tokens and pictures in order, and what it is to say.
+//! Inputs of a vision-language model: tokens and pictures in order, and the targets of training.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub struct ModelInput {
 /// `target_tokens[i]` next, with weight `weights[i]`. Positions of weight 0 are not computed.
 #[derive(Debug, Clone)]
 pub struct Datum {
-    /// What the model reads; T positions, pictures counted with their tokens.
+    /// The model's input; T positions, pictures counted with their tokens.
     pub input: ModelInput,
     /// T token ids.
     pub target_tokens: Vec<u32>,

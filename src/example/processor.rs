@@ -74,7 +74,7 @@ enum Size {
 fn yes() -> bool {
     true
 }
-fn bicubic() -> u32 {
+pub(super) fn bicubic() -> u32 {
     BICUBIC
 }
 fn shortest_edge_224() -> Size {
@@ -86,14 +86,44 @@ fn square_224() -> Size {
         width: 224,
     }
 }
-fn one_255th() -> f64 {
+pub(super) fn one_255th() -> f64 {
     1.0 / 255.0
 }
-fn clip_mean() -> [f64; 3] {
+pub(super) fn clip_mean() -> [f64; 3] {
     [0.481_454_66, 0.457_827_5, 0.408_210_73]
 }
-fn clip_std() -> [f64; 3] {
+pub(super) fn clip_std() -> [f64; 3] {
     [0.268_629_54, 0.261_302_58, 0.275_777_11]
+}
+
+/// The normalised value of each 8-bit value, by channel.
+///
+/// # Errors
+/// In words, when one is not finite.
+pub(super) fn levels(scale: f64, mean: [f64; 3], std: [f64; 3]) -> Result<[[f32; 256]; 3], String> {
+    let mut levels = [[0f32; 256]; 3];
+    for (levels, (mean, std)) in levels.iter_mut().zip(mean.into_iter().zip(std)) {
+        for (value, level) in levels.iter_mut().enumerate() {
+            *level = ((value as f64 * scale - mean) / std) as f32;
+        }
+    }
+    if levels.iter().flatten().any(|level| !level.is_finite()) {
+        return Err("`image_std` or `rescale_factor` makes pixels that are not finite".into());
+    }
+    Ok(levels)
+}
+
+/// Refuses other filters than the bicubic one.
+///
+/// # Errors
+/// In words.
+pub(super) fn check_filter(resample: u32) -> Result<(), String> {
+    match resample {
+        BICUBIC => Ok(()),
+        _ => Err(format!(
+            "`resample` is {resample}, only {BICUBIC} (bicubic) is supported"
+        )),
+    }
 }
 
 impl ImageProcessor {
@@ -141,11 +171,8 @@ impl ImageProcessor {
             Size::Number(edge) | Size::ShortestEdge { shortest_edge: edge } => Some(Resize::ShortestEdge(edge)),
             Size::Exact { height, width } => Some(Resize::To { height, width }),
         };
-        if config.do_resize && config.resample != BICUBIC {
-            return Err(format!(
-                "`resample` is {}, only {BICUBIC} (bicubic) is supported",
-                config.resample
-            ));
+        if config.do_resize {
+            check_filter(config.resample)?;
         }
         let crop = match config.crop_size {
             _ if !config.do_center_crop => None,
@@ -168,19 +195,11 @@ impl ImageProcessor {
             ));
         }
         let scale = if config.do_rescale { config.rescale_factor } else { 1.0 };
-        let mut levels = [[0f32; 256]; 3];
-        for (channel, levels) in levels.iter_mut().enumerate() {
-            let (mean, std) = match config.do_normalize {
-                true => (config.image_mean[channel], config.image_std[channel]),
-                false => (0.0, 1.0),
-            };
-            for (value, level) in levels.iter_mut().enumerate() {
-                *level = ((value as f64 * scale - mean) / std) as f32;
-            }
-        }
-        if levels.iter().flatten().any(|level| !level.is_finite()) {
-            return Err("`image_std` or `rescale_factor` makes pixels that are not finite".into());
-        }
+        let (mean, std) = match config.do_normalize {
+            true => (config.image_mean, config.image_std),
+            false => ([0.0; 3], [1.0; 3]),
+        };
+        let levels = levels(scale, mean, std)?;
         Ok(Self {
             resize,
             crop,
@@ -195,13 +214,13 @@ impl ImageProcessor {
         (self.size.0 as usize, self.size.1 as usize)
     }
 
-    /// What evaluation sees: normalised values, planar (3, H, W).
+    /// The view of evaluation: normalised values, planar (3, H, W).
     #[must_use]
     pub fn pixels(&self, image: &RgbImage) -> Vec<f32> {
         self.normalised(&self.framed(image))
     }
 
-    /// What training sees: a random part of the image, mirrored half of the time when `flip` is set;
+    /// A view of training: a random part of the image, mirrored half of the time when `flip` is set;
     /// resampled and normalised as [`ImageProcessor::pixels`], (3, H, W).
     ///
     /// The part covers at least `crop_min_area` of the image (torchvision's `RandomResizedCrop`,

@@ -9,12 +9,12 @@ use super::tokens::Tokenizer;
 use crate::config::Wording;
 use crate::error::{Error, Result};
 
-/// What the user asks about an image.
+/// The user's question about an image.
 pub const QUESTION: &str = "What is the name of the subject in this photo?";
-/// How the model's answer starts; the class name follows after a space.
+/// The start of the model's answer; the class name follows after a space.
 pub const PREFILL: &str = "The subject in this photo is:";
 
-/// What stands between the class name and the end token where the loss is on the whole message.
+/// Text between the class name and the end token where the loss is on the whole message.
 pub const MESSAGE_END: &str = "\n";
 
 /// The question and the start of the answer in a wording.

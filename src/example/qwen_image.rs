@@ -6,12 +6,11 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use super::grid::Grid;
+use super::processor::{bicubic, check_filter, clip_mean, clip_std, levels, one_255th};
 use super::resize::resize;
 use crate::error::{Cause, Error, Result};
 use crate::formats::image_processor::{ImageSettings, image_settings};
 
-/// Pillow's number of the bicubic filter.
-const BICUBIC: u32 = 3;
 /// Pixels per side of a patch, at most.
 const LARGEST_PATCH: usize = 1 << 10;
 /// Patches per side of a merged one, and frames of a patch, at most.
@@ -85,18 +84,6 @@ fn patch_size() -> usize {
 fn two() -> usize {
     2
 }
-fn bicubic() -> u32 {
-    BICUBIC
-}
-fn one_255th() -> f64 {
-    1.0 / 255.0
-}
-fn clip_mean() -> [f64; 3] {
-    [0.481_454_66, 0.457_827_5, 0.408_210_73]
-}
-fn clip_std() -> [f64; 3] {
-    [0.268_629_54, 0.261_302_58, 0.275_777_11]
-}
 
 impl PatchProcessor {
     /// Reads `preprocessor_config.json` of a model folder, or `processor_config.json`.
@@ -125,12 +112,7 @@ impl PatchProcessor {
             .or(size.map(|size| size.longest_edge))
             .unwrap_or(28 * 28 * 1280);
         let (patch, merge, frames) = (config.patch_size, config.merge_size, config.temporal_patch_size);
-        if config.resample != BICUBIC {
-            return Err(format!(
-                "`resample` is {}, only {BICUBIC} (bicubic) is supported",
-                config.resample
-            ));
-        }
+        check_filter(config.resample)?;
         if patch == 0 || merge == 0 || frames == 0 || min_pixels == 0 || max_pixels < min_pixels {
             return Err(format!(
                 "patches of {frames} x {patch} px, {merge} x {merge} merged, {min_pixels} to {max_pixels} pixels"
@@ -147,16 +129,7 @@ impl PatchProcessor {
                 return Err(format!("`{name}` is {value}, the most that is read is {most}"));
             }
         }
-        let mut levels = [[0f32; 256]; 3];
-        for (channel, levels) in levels.iter_mut().enumerate() {
-            let (mean, std) = (config.image_mean[channel], config.image_std[channel]);
-            for (value, level) in levels.iter_mut().enumerate() {
-                *level = ((value as f64 * config.rescale_factor - mean) / std) as f32;
-            }
-        }
-        if levels.iter().flatten().any(|level| !level.is_finite()) {
-            return Err("`image_std` or `rescale_factor` makes pixels that are not finite".into());
-        }
+        let levels = levels(config.rescale_factor, config.image_mean, config.image_std)?;
         Ok(Self {
             patch,
             merge,

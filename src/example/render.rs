@@ -8,11 +8,11 @@ use image::RgbImage;
 
 use super::chat::Message;
 use super::grid::Grid;
-use super::image_cache::{ImageCache, seen};
+use super::image_cache::ImageCache;
 use super::input::{Chunk, ModelInput, Picture, PictureKey};
+use super::loader::{ImageLoader, LongestSide, Resizer as _};
 use super::prompt::Prompter;
 use super::qwen_image::PatchProcessor;
-use super::resize::shrink;
 use crate::config::Wording;
 use crate::data::LabelledImage;
 use crate::error::Result;
@@ -22,8 +22,7 @@ use crate::error::Result;
 pub struct Renderer {
     prompter: Prompter,
     processor: PatchProcessor,
-    longest_side: Option<u32>,
-    images: Option<Arc<ImageCache>>,
+    images: ImageLoader<LongestSide>,
 }
 
 impl Renderer {
@@ -36,15 +35,14 @@ impl Renderer {
         Ok(Self {
             prompter: Prompter::load(model_dir, processor.merge())?,
             processor,
-            longest_side,
-            images: None,
+            images: ImageLoader::new(LongestSide(longest_side)),
         })
     }
 
     /// The same, keeping shrunk images.
     #[must_use]
     pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = images;
+        self.images = self.images.with_cache(images);
         self
     }
 
@@ -65,8 +63,8 @@ impl Renderer {
     #[must_use]
     pub fn most_tokens(&self) -> Option<usize> {
         let side = self.processor.token_side().max(1);
-        self.longest_side
-            .map(|longest| (longest as usize).div_ceil(side).pow(2))
+        let longest = self.images.resizer().0?;
+        Some((longest as usize).div_ceil(side).pow(2))
     }
 
     /// The image of a file as the model is to see it.
@@ -74,16 +72,7 @@ impl Renderer {
     /// # Errors
     /// [`crate::error::Error::Io`], [`crate::error::Error::Image`] when it cannot be read or decoded, or is empty or far too long.
     pub fn picture_of(&self, image: &LabelledImage, mirrored: bool) -> Result<Picture> {
-        let pixels = match self.longest_side {
-            Some(longest) => seen(self.images.as_deref(), image, &format!("lanczos{longest}"), |whole| {
-                if whole.width().max(whole.height()) > longest {
-                    shrink(&whole, longest)
-                } else {
-                    whole
-                }
-            })?,
-            None => seen(None, image, "", |whole| whole)?,
-        };
+        let pixels = self.images.load(image)?;
         self.shown(pixels, &image.content(), mirrored)
             .map_err(|error| error.of_image(&image.path))
     }
@@ -93,8 +82,8 @@ impl Renderer {
     /// # Errors
     /// [`crate::error::Error::Image`] when they cannot be decoded, or the image is far too long.
     pub fn picture_in(&self, image: &LabelledImage, bytes: &[u8], mirrored: bool) -> Result<Picture> {
-        let pixels = image.decoded(bytes)?;
-        self.picture(&pixels, &image.content(), mirrored)
+        let pixels = self.images.decode(image, bytes)?;
+        self.shown(pixels, &image.content(), mirrored)
             .map_err(|error| error.of_image(&image.path))
     }
 
@@ -103,11 +92,7 @@ impl Renderer {
     /// # Errors
     /// [`crate::error::Error::Image`] when it is empty or far too long.
     pub fn picture(&self, image: &RgbImage, content: &str, mirrored: bool) -> Result<Picture> {
-        let pixels = match self.longest_side {
-            Some(longest) => shrink(image, longest),
-            None => image.clone(),
-        };
-        self.shown(pixels, content, mirrored)
+        self.shown(self.images.resizer().resize(image.clone()), content, mirrored)
     }
 
     fn shown(&self, mut pixels: RgbImage, content: &str, mirrored: bool) -> Result<Picture> {

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::{Dtype, Learner, Wording};
-use crate::engine::Sight;
+use crate::engine::CacheStats;
 use crate::error::{Cause, Error, Result};
 use crate::example::{ImageCache, Renderer};
 use crate::experiment::estimate;
@@ -24,7 +24,7 @@ use crate::learner::vlm::VlmClassifier;
 use crate::learner::zero_shot::{Pair, ZeroShotClassifier, templates};
 use crate::models::contrastive::Family;
 use crate::models::repository;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// What a learner stands on.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ pub enum Base {
 pub struct Bases {
     home: PathBuf,
     /// The device, known once it is needed.
-    device: Option<Place>,
+    device: Option<DeviceSpec>,
     images: Option<Arc<ImageCache>>,
     feature_bytes: Option<usize>,
     vision: HashMap<(PathBuf, DType), (Arc<Frozen>, Arc<str>)>,
@@ -94,13 +94,13 @@ impl Bases {
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub fn place(&mut self, learner: &Learner) -> Result<Place> {
+    pub fn place(&mut self, learner: &Learner) -> Result<DeviceSpec> {
         if learner.model().is_none() {
-            return Ok(Place::cpu());
+            return Ok(DeviceSpec::cpu());
         }
         let best = match &self.device {
             Some(place) => place.clone(),
-            None => self.device.insert(Place::best()?).clone(),
+            None => self.device.insert(DeviceSpec::best()?).clone(),
         };
         let dtype = match learner.dtype() {
             Dtype::Auto => best.dtype,
@@ -108,7 +108,7 @@ impl Bases {
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,
         };
-        Ok(Place { dtype, ..best })
+        Ok(DeviceSpec { dtype, ..best })
     }
 
     /// The same; each model that writes keeps at most so many bytes of what its tower saw in pictures.
@@ -227,16 +227,16 @@ impl Base {
     /// Pictures of which it keeps what its tower saw, where there is a bound.
     pub(super) fn room(&self) -> Option<usize> {
         match self {
-            Self::Writing { backend, renderer } => backend.room(renderer.most_tokens()?),
+            Self::Writing { backend, renderer } => backend.feature_capacity(renderer.most_tokens()?),
             Self::None | Self::Vision { .. } | Self::Contrastive(_) => None,
         }
     }
 
     /// How often pictures were looked up since it was loaded, for a model that keeps what its tower saw in them.
     #[must_use]
-    pub fn sight(&self) -> Option<Sight> {
+    pub fn sight(&self) -> Option<CacheStats> {
         match self {
-            Self::Writing { backend, .. } => backend.sight(),
+            Self::Writing { backend, .. } => backend.cache_stats(),
             Self::None | Self::Vision { .. } | Self::Contrastive(_) => None,
         }
     }
@@ -300,7 +300,7 @@ impl Base {
 }
 
 /// A vision model, and what tells its weights and preprocessing from all others.
-fn vision(dir: &Path, place: &Place, images: Option<Arc<ImageCache>>) -> Result<(Arc<Frozen>, Arc<str>)> {
+fn vision(dir: &Path, place: &DeviceSpec, images: Option<Arc<ImageCache>>) -> Result<(Arc<Frozen>, Arc<str>)> {
     let frozen = Frozen::load(dir, place)?.keeping(images);
     let settings = image_settings(dir)?;
     let fingerprint = Sha256::new()

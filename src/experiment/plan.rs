@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
-use crate::engine::Sight;
+use crate::engine::CacheStats;
 use crate::error::Result;
 use crate::example::{ImageCache, PatchProcessor, shrunk};
 use crate::experiment::base::{Base, Bases};
 use crate::learner::Classifier;
 use crate::learner::zero_shot::templates;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 use crate::store::identity::{CellKey, Identity, hyper_parameters};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones. 3: photographs are
@@ -61,7 +61,7 @@ pub struct Cell {
     /// The base model, shared by all cells that use it.
     base: Base,
     /// Where it is.
-    place: Place,
+    place: DeviceSpec,
 }
 
 /// All cells of a sweep, in the order in which they run: dataset, seed, shots, learner.
@@ -261,7 +261,7 @@ impl Cell {
 
     /// How often pictures were looked up by its base model so far, all cells together.
     #[must_use]
-    pub fn sight(&self) -> Option<Sight> {
+    pub fn sight(&self) -> Option<CacheStats> {
         self.base.sight()
     }
 

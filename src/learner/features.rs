@@ -1,6 +1,5 @@
 //! Frozen DINOv2 features, computed once per image and shared by every probe of a sweep.
 
-use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,10 +8,11 @@ use rayon::prelude::*;
 
 use super::view::{Eye, View};
 use crate::data::LabelledImage;
+use crate::engine::FifoCache;
 use crate::error::Result;
-use crate::example::{ImageCache, ImageProcessor, seen};
+use crate::example::{ImageCache, ImageLoader, ImageProcessor};
 use crate::models::dinov2::Dinov2;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// Images per forward pass.
 pub(crate) const BATCH: usize = 64;
@@ -22,49 +22,10 @@ const KEPT: usize = 1 << 30;
 /// A frozen model with its image processor and the features it has computed so far.
 pub struct Frozen {
     model: Dinov2,
-    processor: ImageProcessor,
+    images: ImageLoader<ImageProcessor>,
     device: Device,
-    images: Option<Arc<ImageCache>>,
-    known: Mutex<Known>,
-}
-
-/// Features so far.
-#[derive(Debug)]
-struct Known {
-    /// [`LabelledImage::content`] → [CLS; mean patch], 2·D numbers.
-    features: HashMap<String, Arc<[f32]>>,
-    /// Oldest first.
-    order: VecDeque<String>,
-    bytes: usize,
-    /// Bytes that may be kept.
-    room: usize,
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self {
-            features: HashMap::new(),
-            order: VecDeque::new(),
-            bytes: 0,
-            room: KEPT,
-        }
-    }
-}
-
-impl Known {
-    fn keep(&mut self, content: &str, features: Arc<[f32]>) {
-        self.bytes += size_of_val(&*features);
-        if let Some(old) = self.features.insert(content.to_owned(), features) {
-            self.bytes -= size_of_val(&*old);
-        } else {
-            self.order.push_back(content.to_owned());
-        }
-        while self.bytes > self.room
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.bytes -= self.features.remove(&oldest).map_or(0, |gone| size_of_val(&*gone));
-        }
-    }
+    /// By [`LabelledImage::content`]: [CLS; mean patch], 2·D numbers.
+    known: Mutex<FifoCache<String, Arc<[f32]>>>,
 }
 
 impl Frozen {
@@ -72,12 +33,11 @@ impl Frozen {
     ///
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder lacks something.
-    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, place: &DeviceSpec) -> Result<Self> {
         Ok(Self {
             model: Dinov2::load(dir, place)?,
-            processor: ImageProcessor::load(dir)?,
+            images: ImageLoader::new(ImageProcessor::load(dir)?),
             device: place.device.clone(),
-            images: None,
             known: Mutex::default(),
         })
     }
@@ -85,7 +45,7 @@ impl Frozen {
     /// The same, keeping resized images.
     #[must_use]
     pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = images;
+        self.images = self.images.with_cache(images);
         self
     }
 
@@ -98,7 +58,7 @@ impl Frozen {
     /// The model's image processor.
     #[must_use]
     pub fn processor(&self) -> &ImageProcessor {
-        &self.processor
+        self.images.resizer()
     }
 
     /// Where the model lives.
@@ -115,7 +75,7 @@ impl Frozen {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Option<Arc<[f32]>>> = images
             .iter()
-            .map(|image| known.features.get(&image.content()).cloned())
+            .map(|image| known.get(&image.content()).cloned())
             .collect();
         let new: Vec<usize> = (0..images.len()).filter(|&i| found[i].is_none()).collect();
         for batch in new.chunks(BATCH) {
@@ -123,7 +83,8 @@ impl Frozen {
             let rows = self.rows(&self.pixels(&own)?)?;
             for (&i, row) in batch.iter().zip(rows) {
                 let row: Arc<[f32]> = row.into();
-                known.keep(&images[i].content(), row.clone());
+                known.insert(images[i].content(), row.clone(), size_of_val(&*row));
+                known.evict(KEPT, 0);
                 found[i] = Some(row);
             }
         }
@@ -153,7 +114,7 @@ impl Frozen {
             View::Picture(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into())),
         });
         let values = values.collect::<Result<Vec<_>, _>>()?;
-        stack(&values, self.processor.size(), &self.device)
+        stack(&values, self.processor().size(), &self.device)
     }
 
     /// The evaluation view of a batch: (B, 3, H, W).
@@ -161,31 +122,28 @@ impl Frozen {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        views(images, &self.processor, self.images.as_deref(), &self.device)
+        pixel_values(images, &self.images, &self.device)
     }
 }
 
 impl Eye for Frozen {
     fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
-        Ok(View::Values(self.processor.pixels(&image.decoded(bytes)?)))
+        let framed = self.images.decode(image, bytes)?;
+        Ok(View::Values(self.processor().normalised(&framed)))
     }
 }
 
-/// Evaluation views of images, framed ones kept in a cache if there is one: (B, 3, H, W).
+/// Evaluation views of images: (B, 3, H, W).
 ///
 /// # Errors
 /// Unreadable images.
-pub(super) fn views(
+pub(super) fn pixel_values(
     images: &[LabelledImage],
-    processor: &ImageProcessor,
-    cache: Option<&ImageCache>,
+    loader: &ImageLoader<ImageProcessor>,
     device: &Device,
 ) -> Result<Tensor> {
-    let settings = processor.settings();
-    let view = |image| -> Result<Vec<f32>> {
-        let framed = seen(cache, image, &settings, |whole| processor.framed(&whole))?;
-        Ok(processor.normalised(&framed))
-    };
+    let processor = loader.resizer();
+    let view = |image| Ok(processor.normalised(&loader.load(image)?));
     let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
     stack(&views, processor.size(), device)
 }
@@ -197,24 +155,4 @@ pub(crate) fn stack<V: AsRef<[f32]>>(views: &[V], (height, width): (usize, usize
         values.extend_from_slice(view.as_ref());
     }
     Ok(Tensor::from_vec(values, (views.len(), 3, height, width), device)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_features_go_when_there_is_no_room() {
-        let mut known = Known {
-            room: 3 * 8,
-            ..Known::default()
-        };
-        for name in ["a", "b", "c", "b", "d"] {
-            known.keep(name, vec![1.0, 2.0].into());
-            assert!(known.bytes <= known.room && known.order.len() == known.features.len());
-        }
-        let mut kept: Vec<&str> = known.features.keys().map(String::as_str).collect();
-        kept.sort_unstable();
-        assert_eq!((kept, known.bytes), (vec!["b", "c", "d"], 24));
-    }
 }

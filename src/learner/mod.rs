@@ -22,7 +22,7 @@ use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::error::{Cause, Error, Result};
 use crate::prediction::{Names, Prediction};
-pub use training::Keep;
+pub use state::Keep;
 pub use view::{Eye, View};
 
 /// One way of learning from k shots.

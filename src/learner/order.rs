@@ -1,4 +1,4 @@
-//! What is decided before the first step of a training: in which order shots are seen.
+//! Decisions before the first step of a training: the order of the shots.
 
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
@@ -12,13 +12,13 @@ use crate::seed::rng;
 pub(super) struct Plan {
     /// Fingerprint of the base model.
     pub(super) base: String,
-    /// What all decisions come from, also those that a learner makes step by step.
+    /// The seed of all decisions, also of those that a learner makes step by step.
     pub(super) seed: u64,
     /// Images per step.
     pub(super) batch: usize,
     /// Which shot is seen when; whole batches.
     pub(super) order: Vec<usize>,
-    /// Whether it is mirrored then; empty where the learner draws views of its own from seed and place.
+    /// True if it is mirrored then; empty where the learner draws views of its own from seed and place.
     pub(super) mirrored: Vec<bool>,
 }
 

@@ -1,5 +1,5 @@
-//! The state of a training on disk: weights and optimiser as the learner writes them, the position in the training, and
-//! the SHA-256 of every file, in a folder that is replaced as a whole.
+//! The checkpoint of a training: weights and optimiser as the learner writes them, the position in the training, and the SHA-256
+//! of every file, in a folder that is replaced as a whole.
 //!
 //! ```text
 //! states/<run_id>/training.json   the position
@@ -8,21 +8,40 @@
 //! ```
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::learner::order::Plan;
-use crate::learner::training::Keep;
 use crate::models::folder;
 
 const SCHEMA: u32 = 1;
 const POSITION: &str = "training.json";
 const LEARNER: &str = "learner";
-const SUMS: &str = "SHA256SUMS";
 
-/// How far a training has come: `training.json` less what tells whose it is.
+/// The folder where a training keeps its checkpoint.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    /// A folder of its own; each checkpoint takes the place of the one before.
+    pub folder: PathBuf,
+    /// Optimiser steps between two checkpoints; a last one follows the last step.
+    pub every: usize,
+    /// The cell that is trained: nothing goes on from the checkpoint of another.
+    pub run_id: String,
+}
+
+impl Keep {
+    /// Removes the checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it stays.
+    pub fn forget(&self) -> Result<()> {
+        folder::forget(&self.folder)
+    }
+}
+
+/// The position in a training: `training.json` less what tells whose it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
@@ -47,7 +66,7 @@ struct State {
     schema: u32,
     run_id: String,
     position: Position,
-    /// Where weights and optimiser are, if not in the folder beside this file.
+    /// The path of weights and optimiser, if not the folder beside this file.
     elsewhere: Option<String>,
 }
 
@@ -65,7 +84,7 @@ impl Position {
     }
 }
 
-/// Replaces the state. `save` writes weights and optimiser under a name, as [`super::training::Steps::save`].
+/// Replaces the state. `save` writes weights and optimiser under a name, as a learner does.
 ///
 /// # Errors
 /// Those of `save`; [`Error::Io`]. The state before stays.
@@ -83,10 +102,9 @@ pub(super) fn write(
             elsewhere,
         };
         let path = new.join(POSITION);
-        let text = serde_json::to_string_pretty(&state).map_err(|e| torn(&path, &e.to_string()))?;
+        let text = serde_json::to_string_pretty(&state).map_err(|e| folder::torn(&path, &e.to_string()))?;
         fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
-        let (sums, path) = (sums(new)?, new.join(SUMS));
-        fs::write(&path, sums).map_err(Error::io("write", &path))
+        folder::write_sums(new)
     })
 }
 
@@ -99,10 +117,10 @@ pub(super) fn read(keep: &Keep, plan: &Plan) -> Result<Option<(Position, String)
     if !dir.is_dir() {
         return Ok(None);
     }
-    check(&dir)?;
+    folder::check_sums(&dir)?;
     let path = dir.join(POSITION);
-    let text = fs::read(&path).map_err(|e| torn(&path, &e.to_string()))?;
-    let state: State = serde_json::from_slice(&text).map_err(|e| torn(&path, &e.to_string()))?;
+    let text = fs::read(&path).map_err(|e| folder::torn(&path, &e.to_string()))?;
+    let state: State = serde_json::from_slice(&text).map_err(|e| folder::torn(&path, &e.to_string()))?;
     let start = Position::start(plan);
     let fits = state.schema == SCHEMA
         && state.run_id == keep.run_id
@@ -120,55 +138,4 @@ pub(super) fn read(keep: &Keep, plan: &Plan) -> Result<Option<(Position, String)
         .elsewhere
         .unwrap_or_else(|| dir.join(LEARNER).display().to_string());
     Ok(Some((state.position, name)))
-}
-
-/// Every file is there with the bytes that were written, and no other.
-fn check(dir: &Path) -> Result<()> {
-    let path = dir.join(SUMS);
-    let written = fs::read(&path).map_err(|e| torn(&path, &e.to_string()))?;
-    let written = String::from_utf8_lossy(&written);
-    let found = sums(dir)?;
-    if written == found {
-        return Ok(());
-    }
-    let unlike = |line: &&str| !written.lines().any(|other| other == *line);
-    let named = found.lines().find(unlike).and_then(|line| line.split_once("  "));
-    Err(match named {
-        Some((_, file)) => torn(&dir.join(file), "its bytes are not those that SHA256SUMS names"),
-        None => torn(&path, "it does not fit the files beside it"),
-    })
-}
-
-/// `sha256  path` of every file below the folder but the sums themselves, sorted by path.
-fn sums(dir: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    list(dir, &mut files)?;
-    files.sort();
-    let mut sums = String::new();
-    for path in files {
-        let name = path.strip_prefix(dir).unwrap_or(&path);
-        if name != Path::new(SUMS) {
-            sums += &format!("{}  {}\n", folder::sha256(&path)?, name.display());
-        }
-    }
-    Ok(sums)
-}
-
-fn list(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let path = entry.map_err(Error::io("read", dir))?.path();
-        if path.is_dir() {
-            list(&path, into)?;
-        } else {
-            into.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn torn(path: &Path, reason: &str) -> Error {
-    Error::State {
-        path: path.to_path_buf(),
-        reason: format!("is torn: {reason}"),
-    }
 }

@@ -1,4 +1,4 @@
-//! What kind of model a folder holds: `model_type` of its `config.json`.
+//! The kind of model that a folder holds: `model_type` of its `config.json`.
 
 use std::path::Path;
 

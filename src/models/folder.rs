@@ -12,11 +12,13 @@ use crate::error::{Error, Result};
 use crate::fs::hash::hex;
 use crate::process::{owner, temporary};
 
+const SUMS: &str = "SHA256SUMS";
+
 /// Lets `fill` write into a folder beside `dir` that no other process uses, flushes what it wrote to the disk and puts it in the place of `dir`. What
 /// was there is `<dir>.old` for the moment between.
 ///
 /// # Errors
-/// What `fill` reports; [`Error::Io`]. What was there stays, and nothing half-written is left behind.
+/// Those of `fill`; [`Error::Io`]. What was there stays, and nothing half-written is left behind.
 pub(crate) fn replace(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (new, old) = (temporary(dir, "tmp"), beside(dir, "old"));
     remove_unfinished(dir, |name| owner(name, "tmp").is_some_and(|owner| owner.is_gone()))?;
@@ -76,6 +78,63 @@ pub(crate) fn sha256(path: &Path) -> Result<String> {
     }
 }
 
+/// Writes `SHA256SUMS` of all files below the folder, as sha256sum writes it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn write_sums(dir: &Path) -> Result<()> {
+    let path = dir.join(SUMS);
+    fs::write(&path, sums(dir)?).map_err(Error::io("write", &path))
+}
+
+/// Checks that every file of `SHA256SUMS` is there with the bytes that were written, and no other.
+///
+/// # Errors
+/// [`Error::State`] that names the first file that is not.
+pub(crate) fn check_sums(dir: &Path) -> Result<()> {
+    let path = dir.join(SUMS);
+    let written = fs::read(&path).map_err(|e| torn(&path, &e.to_string()))?;
+    let written = String::from_utf8_lossy(&written);
+    let found = sums(dir)?;
+    if written == found {
+        return Ok(());
+    }
+    let only_in = |these: &'_ str, others: &str| {
+        let new = |line: &&str| !others.lines().any(|other| other == *line);
+        let line = these.lines().find(new)?;
+        line.split_once("  ").map(|(_, file)| dir.join(file))
+    };
+    if let Some(file) = only_in(&found, &written) {
+        return Err(torn(&file, "its bytes are not those that SHA256SUMS names"));
+    }
+    Err(match only_in(&written, &found) {
+        Some(file) => torn(&file, "SHA256SUMS names it, and it is not there"),
+        None => torn(&path, "it does not fit the files beside it"),
+    })
+}
+
+/// `sha256  path` of every file below the folder but the sums themselves, sorted by path.
+fn sums(dir: &Path) -> Result<String> {
+    let (mut files, _) = contents(dir)?;
+    files.sort();
+    let mut sums = String::new();
+    for path in files {
+        let name = path.strip_prefix(dir).unwrap_or(&path);
+        if name != Path::new(SUMS) {
+            sums += &format!("{}  {}\n", sha256(&path)?, name.display());
+        }
+    }
+    Ok(sums)
+}
+
+/// The error of a file that is not as it was written.
+pub(crate) fn torn(path: &Path, reason: &str) -> Error {
+    Error::State {
+        path: path.to_path_buf(),
+        reason: format!("is torn: {reason}"),
+    }
+}
+
 /// Lower-case hex SHA-256 of the names and bytes of a folder's files; folders inside it do not count.
 ///
 /// # Errors
@@ -99,8 +158,8 @@ pub(crate) fn fingerprint(dir: &Path) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// All files at once, since a disk that is asked at once answers at once; then the folders.
-fn flush(folder: &Path) -> Result<()> {
+/// All files below a folder, and all folders with itself.
+fn contents(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
     let mut next = 0;
     while let Some(folder) = folders.get(next).cloned() {
@@ -110,6 +169,12 @@ fn flush(folder: &Path) -> Result<()> {
         }
         next += 1;
     }
+    Ok((files, folders))
+}
+
+/// All files at once, since a disk that is asked at once answers at once; then the folders.
+fn flush(folder: &Path) -> Result<()> {
+    let (files, folders) = contents(folder)?;
     for all in [files, folders] {
         thread::scope(|scope| {
             let begun: Vec<_> = all.iter().map(|path| scope.spawn(|| sync(path))).collect();

@@ -1,15 +1,21 @@
-//! Adapters on the linear layers of a model, whatever its architecture.
+//! Adapters on the linear layers and stacks of experts of a model, whatever its architecture.
+//!
+//! With [`ExpertLora::Each`] a folder is what PEFT's `target_parameters` write: modules `…mlp.experts.base_layer`
+//! for the stack `gate_up_proj` (`…mlp.experts` where `down_proj` has no adapter) and `…mlp.experts` for `down_proj`,
+//! with factors as [`Sharing::Nothing`] has them. With [`ExpertLora::Shared`] it is kshot's own: modules
+//! `…mlp.experts.gate_proj` and `up_proj`, each A (r, D) for all experts and B (E, middle, r); `…mlp.experts.down_proj`
+//! with A (E, r, middle) and B (D, r) for all experts. The `peft_type` of its config is `KSHOT_LORA`, so that PEFT
+//! refuses it instead of loading half of it; `Qwen3Vl::save_adapter_for_peft` writes the same update as PEFT's.
 
 use std::path::Path;
 
 use candle_core::{Device, Var};
 use rand_chacha::ChaCha8Rng;
 
-use super::expert_lora;
-pub use crate::config::ExpertLora;
-use crate::config::{Dinov2Lora, Qwen3VlLora};
+use super::peft::{self, Folder};
+use crate::config::{Dinov2Lora, ExpertLora, Qwen3VlLora};
 use crate::error::{Error, Result};
-use crate::nn::{Experts, LowRank, Projection};
+use crate::nn::{ExpertFactors, ExpertUpdate, Experts, LowRank, Projection, Sharing};
 
 /// Low-rank adapters to add; by default none.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +29,7 @@ pub struct Lora {
     pub rank: usize,
     /// The update is scaled by alpha / r.
     pub alpha: f64,
-    /// Whether experts share factors.
+    /// Sharing of factors between experts.
     pub experts: ExpertLora,
 }
 
@@ -38,8 +44,8 @@ impl Lora {
         }
     }
 
-    /// Whether the linear layer of this hub name gets an adapter.
-    pub(crate) fn wants(&self, name: &str) -> bool {
+    /// True if the linear layer of this hub name gets an adapter.
+    pub(crate) fn targets_module(&self, name: &str) -> bool {
         self.targets.iter().any(|target| {
             let mut parts = name.rsplit('.');
             target
@@ -81,10 +87,10 @@ pub(super) trait Adaptable: Clone {
         Vec::new()
     }
 
-    /// Where the model was loaded from.
+    /// The folder the model was loaded from.
     fn origin(&self) -> &str;
 
-    /// Where its tensors are.
+    /// The device of its tensors.
     fn device(&self) -> &Device;
 
     /// Copies of all linear layers (they share their tensors), with their hub names.
@@ -140,7 +146,7 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
     let device = model.device().clone();
     let mut matched = false;
     let adapted = model.map_layers(|name, layer| {
-        if !lora.wants(name) {
+        if !lora.targets_module(name) {
             return Ok(layer.with_update(None));
         }
         matched = true;
@@ -148,11 +154,11 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
         Ok(layer.with_update(Some(update)))
     })?;
     let adapted = adapted.map_experts(|name, stack| {
-        if !expert_lora::wanted(lora, name) {
+        if !is_expert_target(lora, name) {
             return Ok(stack.with_update(None));
         }
         matched = true;
-        let update = expert_lora::fresh(name, stack, lora, rng, &device)?;
+        let update = fresh_expert_update(name, stack, lora, rng, &device)?;
         Ok(stack.with_update(Some(update)))
     })?;
     if matched {
@@ -174,15 +180,130 @@ pub(super) fn trainable<M: Adaptable>(model: &M) -> Vec<(String, Var)> {
     let mut all = Vec::new();
     for (name, layer) in model.layers() {
         if let Some(update) = layer.update() {
-            all.push((super::peft::key(&name, "A"), update.a.clone()));
-            all.push((super::peft::key(&name, "B"), update.b.clone()));
+            all.push((peft::key(&name, "A"), update.a.clone()));
+            all.push((peft::key(&name, "B"), update.b.clone()));
         }
     }
-    for (module, factors) in expert_lora::named(&model.stacks()) {
-        all.push((super::peft::key(&module, "A"), factors.a));
-        all.push((super::peft::key(&module, "B"), factors.b));
+    for (module, factors) in expert_factors(&model.stacks()) {
+        all.push((peft::key(&module, "A"), factors.a));
+        all.push((peft::key(&module, "B"), factors.b));
     }
     all
+}
+
+/// The stack that holds gate and up projection together.
+const GATE_UP: &str = "gate_up_proj";
+/// Parts of that stack in the shared form.
+const HALVES: [&str; 2] = ["gate_proj", "up_proj"];
+
+/// The name without its last part, and whether that is `gate_up_proj`.
+fn parent_module(stack: &str) -> (&str, bool) {
+    stack
+        .rsplit_once('.')
+        .map_or((stack, false), |(parent, end)| (parent, end == GATE_UP))
+}
+
+/// True if the targets name this stack, by its own name or by that of one of its halves.
+pub(crate) fn is_expert_target(lora: &Lora, stack: &str) -> bool {
+    let (parent, halves) = parent_module(stack);
+    lora.targets_module(stack)
+        || halves
+            && HALVES
+                .iter()
+                .any(|half| lora.targets_module(&format!("{parent}.{half}")))
+}
+
+/// An update that changes nothing yet.
+pub(super) fn fresh_expert_update(
+    name: &str,
+    stack: &Experts,
+    lora: &Lora,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Result<ExpertUpdate> {
+    let parts = expert_parts(name, stack, lora.experts);
+    let part = |(sizes, sharing)| ExpertFactors::fresh(sizes, lora.rank, sharing, rng, device);
+    Ok(ExpertUpdate {
+        parts: parts.into_iter().map(part).collect::<Result<_>>()?,
+        scale: lora.alpha / lora.rank as f64,
+    })
+}
+
+/// Sizes and sharing of the parts of an update.
+fn expert_parts(name: &str, stack: &Experts, form: ExpertLora) -> Vec<((usize, usize, usize), Sharing)> {
+    let (experts, inputs, outputs) = stack.sizes();
+    match (form, parent_module(name).1) {
+        (ExpertLora::Each, _) => vec![((experts, inputs, outputs), Sharing::Nothing)],
+        (ExpertLora::Shared, true) => vec![((experts, inputs, outputs / 2), Sharing::Inputs); 2],
+        (ExpertLora::Shared, false) => vec![((experts, inputs, outputs), Sharing::Outputs)],
+    }
+}
+
+/// The modules of the parts of an update; `both` where the two stacks of a layer have one.
+fn expert_modules(name: &str, form: ExpertLora, both: bool) -> Vec<String> {
+    let (parent, halves) = parent_module(name);
+    match (form, halves) {
+        (ExpertLora::Each, true) if both => vec![format!("{parent}.base_layer")],
+        (ExpertLora::Each, _) => vec![parent.to_owned()],
+        (ExpertLora::Shared, true) => HALVES.map(|half| format!("{parent}.{half}")).into(),
+        (ExpertLora::Shared, false) => vec![name.to_owned()],
+    }
+}
+
+/// The form of an update.
+pub(super) fn expert_form(update: &ExpertUpdate) -> ExpertLora {
+    let own = update.parts.iter().all(|part| part.sharing == Sharing::Nothing);
+    if own { ExpertLora::Each } else { ExpertLora::Shared }
+}
+
+/// The factors of all stacks with their modules.
+pub(super) fn expert_factors(stacks: &[(String, Experts)]) -> Vec<(String, ExpertFactors)> {
+    let adapted = |parent_of: &str| {
+        let of_it = |(name, stack): &&(String, Experts)| parent_module(name).0 == parent_of && stack.update().is_some();
+        stacks.iter().filter(of_it).count() > 1
+    };
+    let mut all = Vec::new();
+    for (name, stack) in stacks {
+        if let Some(update) = stack.update() {
+            let modules = expert_modules(name, expert_form(update), adapted(parent_module(name).0));
+            all.extend(modules.into_iter().zip(update.parts.iter().cloned()));
+        }
+    }
+    all
+}
+
+/// The update of a stack in an adapter folder, if there is one.
+///
+/// # Errors
+/// When the device fails; what does not fit is reported by [`Folder::finish`].
+pub(super) fn take_expert_update(
+    folder: &mut Folder,
+    name: &str,
+    stack: &Experts,
+    device: &Device,
+) -> Result<Option<ExpertUpdate>> {
+    let form = folder.experts();
+    let (parent, _) = parent_module(name);
+    let inner = folder.has(&format!("{parent}.base_layer"));
+    // A stack that is alone in its layer has the module's own name, whichever it is: the config says which.
+    let alone = form == ExpertLora::Each && !inner;
+    if alone && folder.names_parameter(name) != Some(true) {
+        return Ok(None);
+    }
+    let modules = expert_modules(name, form, inner);
+    let mut found = Vec::new();
+    let mut scale = None;
+    for (module, (sizes, sharing)) in modules.iter().zip(expert_parts(name, stack, form)) {
+        if let Some((factors, own)) = folder.take_experts((module, name), sizes, sharing, device)? {
+            found.push(factors);
+            scale = Some(own);
+        }
+    }
+    // Half an update is left to be reported as missing.
+    let whole = found.len() == modules.len();
+    Ok(scale
+        .filter(|_| whole)
+        .map(|scale| ExpertUpdate { parts: found, scale }))
 }
 
 #[cfg(test)]
@@ -198,7 +319,7 @@ mod tests {
                 alpha: 1.0,
                 experts: ExpertLora::Each,
             }
-            .wants(name)
+            .targets_module(name)
         };
         assert!(wants("fc1", "encoder.layer.0.mlp.fc1") && wants("mlp.fc1", "mlp.fc1"));
         assert!(!wants("fc1", "encoder.layer.0.mlp.linear_fc1") && !wants("mlp.fc1", "fc1"));

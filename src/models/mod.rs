@@ -4,7 +4,6 @@ pub mod architecture;
 mod bounds;
 pub mod contrastive;
 pub mod dinov2;
-pub(crate) mod expert_lora;
 pub(crate) mod folder;
 pub mod lora;
 mod peft;

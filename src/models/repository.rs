@@ -1,4 +1,4 @@
-//! Where a model lies that a config or a command line names.
+//! The folder of a model that a config or a command line names.
 
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ fn locate_in(model: &Path, home: &Path, places: &HubSettings) -> Result<PathBuf>
     })
 }
 
-/// How a model comes onto this machine.
+/// The command that brings a model onto this machine.
 fn remedy(id: &ModelId, places: &HubSettings) -> String {
     if places.offline {
         format!(

@@ -6,7 +6,7 @@ use candle_core::{Tensor, Var};
 
 use crate::error::Result;
 
-/// What a backward pass gives.
+/// Result of a backward pass.
 #[derive(Debug)]
 pub struct Backward {
     /// The loss, a scalar outside the graph.
@@ -22,7 +22,7 @@ pub struct Backward {
 /// gradients are those of a plain backward pass.
 ///
 /// # Errors
-/// What `layer` and `loss` report.
+/// Those of `layer` and `loss`.
 pub fn backward(
     layers: usize,
     input: &Tensor,
@@ -37,7 +37,7 @@ pub fn backward(
 /// The input and what comes out of each of so many layers, outside any graph.
 ///
 /// # Errors
-/// What `layer` reports.
+/// Those of `layer`.
 pub fn states(layers: usize, input: &Tensor, layer: impl Fn(usize, &Tensor) -> Result<Tensor>) -> Result<Vec<Tensor>> {
     let mut states = vec![input.detach()];
     for i in 0..layers {
@@ -52,7 +52,7 @@ pub fn states(layers: usize, input: &Tensor, layer: impl Fn(usize, &Tensor) -> R
 /// reported as the loss is `loss(x)` alone).
 ///
 /// # Errors
-/// What `layer`, `side` and `loss` report.
+/// Those of `layer`, `side` and `loss`.
 pub fn backward_over(
     mut states: Vec<Tensor>,
     below: bool,

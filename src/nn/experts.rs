@@ -12,7 +12,7 @@ use crate::error::Result;
 pub struct Experts {
     weight: Tensor, // (E, in, out)
     update: Option<ExpertUpdate>,
-    /// Whether the update is a copy that is not trained.
+    /// True if the update is a copy that is not trained.
     fixed: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct ExpertFactors {
     pub sharing: Sharing,
 }
 
-/// Whether a factor serves all experts.
+/// Sharing of factors between experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// Each expert has its own, as PEFT's `ParamWrapper` lays them out: A (E·r, in) with row `e·r + j`, B (out, r·E)
@@ -160,7 +160,7 @@ impl Experts {
     }
 }
 
-/// How a variable is used: as part of the graph or not.
+/// Use of a variable: as part of the graph or not.
 type Use<'a> = dyn Fn(&Var) -> Tensor + 'a;
 
 impl ExpertFactors {

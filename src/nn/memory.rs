@@ -1,4 +1,4 @@
-//! How much memory there is, and how much this process has.
+//! Memory of the machine and of this process.
 
 use std::fs;
 use std::path::Path;
@@ -29,14 +29,14 @@ pub fn resident() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// The most that [`resident`] was since the process began, or since [`forget_peak`].
+/// The most that [`resident`] was since the process began, or since [`reset_peak`].
 #[must_use]
 pub fn peak() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
 /// Lets [`peak`] begin anew; says whether the kernel did.
-pub fn forget_peak() -> bool {
+pub fn reset_peak() -> bool {
     // `proc(5)`: 5 resets the peak resident set size.
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
@@ -48,7 +48,7 @@ fn host(root: &Path) -> Option<u64> {
     [available, group(root)].into_iter().flatten().min()
 }
 
-/// What the control groups of this process, version 2 or 1, leave: files in the page cache that are not in use give way.
+/// Memory that the control groups of this process, version 2 or 1, leave: files in the page cache that are not in use give way.
 fn group(root: &Path) -> Option<u64> {
     let lines = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut left: Option<u64> = None;
@@ -137,7 +137,7 @@ mod tests {
         let with = peak().unwrap();
         assert!(with >= before);
         drop(large);
-        if forget_peak() {
+        if reset_peak() {
             assert!(peak().unwrap() <= with);
         }
         assert!(free(&Device::Cpu).unwrap().unwrap() > 0);

@@ -6,26 +6,28 @@
 //! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
 
 pub mod checkpointing;
+pub mod device;
 pub mod experts;
 pub mod head;
 pub mod loss;
 pub mod low_rank;
 pub mod memory;
+pub mod micro_batch;
 pub mod moe;
 pub mod norm;
 pub mod ops;
 pub mod optim;
-pub mod place;
 pub mod projection;
 pub mod schedule;
 
+pub use device::DeviceSpec;
 pub use experts::{ExpertFactors, ExpertUpdate, Experts, Sharing};
 pub use head::Head;
 pub use loss::cross_entropy;
 pub use low_rank::LowRank;
+pub use micro_batch::MicroBatches;
 pub use moe::{Moe, Routing};
 pub use norm::{LayerNorm, RmsNorm};
-pub use optim::{Adam, AdamW, Group, Moments, Rates, add_gradients, clip_grad_norm};
-pub use place::Place;
+pub use optim::{AdamParams, AdamW, Moments, ParamGroup, add_gradients};
 pub use projection::Projection;
 pub use schedule::warmup_cosine;

@@ -20,7 +20,7 @@ pub struct Moe {
     pub chosen: usize,
 }
 
-/// Where a router sends rows.
+/// The experts that a router chose for each row.
 #[derive(Debug, Clone)]
 pub struct Routing {
     /// (R, E)

@@ -6,19 +6,36 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::ops::fused;
 use crate::error::{Error, Result};
 
-/// The settings of one step of AdamW.
+/// The settings of one step of AdamW, in Tinker's terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rates {
+pub struct AdamParams {
     /// Learning rate of this step.
-    pub lr: f64,
+    pub learning_rate: f64,
     /// Decay of the running mean of gradients.
     pub beta1: f64,
     /// Decay of the running mean of their squares.
     pub beta2: f64,
     /// Added to the root of the second.
     pub eps: f64,
-    /// Decoupled weight decay: each step shrinks the weights by `lr · weight_decay`.
+    /// Decoupled weight decay: each step shrinks the weights by `learning_rate · weight_decay`.
     pub weight_decay: f64,
+    /// Global gradient norm above which gradients are scaled down; `None`: never.
+    pub grad_clip_norm: Option<f64>,
+}
+
+impl Default for AdamParams {
+    /// A learning rate of 1 without weight decay and clipping; moment decay rates and epsilon are those of every training
+    /// (DESIGN: start values).
+    fn default() -> Self {
+        Self {
+            learning_rate: 1.0,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            grad_clip_norm: None,
+        }
+    }
 }
 
 /// Adds the gradients of the variables that have one. candle's gradients may hang on the graph that they were
@@ -38,15 +55,6 @@ pub fn add_gradients<'v>(sum: &mut GradStore, new: &GradStore, vars: impl IntoIt
     Ok(())
 }
 
-/// AdamW (<https://arxiv.org/abs/1711.05101>) for variables that share all settings, with the arithmetic of
-/// `torch.optim.AdamW`; state in f32.
-#[derive(Debug)]
-pub struct Adam {
-    vars: Vec<Var>,
-    moments: Vec<Moments>,
-    steps: u32,
-}
-
 /// Running means of a variable's gradient and of its square.
 #[derive(Debug, Clone)]
 pub struct Moments {
@@ -62,34 +70,44 @@ impl Moments {
     }
 }
 
-fn unfit() -> Error {
-    candle_core::Error::Msg("moments of an optimiser do not fit the variables".into()).into()
+/// Variables that share a learning rate and a weight decay.
+#[derive(Debug, Clone)]
+pub struct ParamGroup {
+    /// The trained variables.
+    pub vars: Vec<Var>,
+    /// Learning rate where [`AdamParams::learning_rate`] is 1.
+    pub lr: f64,
+    /// Decoupled weight decay where [`AdamParams::weight_decay`] is 1.
+    pub weight_decay: f64,
 }
 
-impl Adam {
+/// AdamW (<https://arxiv.org/abs/1711.05101>) with the arithmetic of `torch.optim.AdamW`; state in f32.
+#[derive(Debug)]
+pub struct AdamW {
+    groups: Vec<ParamGroup>,
+    /// In the order of the groups and their variables.
+    moments: Vec<Moments>,
+    steps: u32,
+}
+
+impl AdamW {
     /// An optimiser with zeroed moments.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn new(vars: Vec<Var>) -> Result<Self> {
+    pub fn new(groups: Vec<ParamGroup>) -> Result<Self> {
         let zeroed = |var: &Var| {
             Ok(Moments {
                 first: var.zeros_like()?,
                 second: var.zeros_like()?,
             })
         };
-        let moments = vars.iter().map(zeroed).collect::<Result<_>>()?;
+        let vars = groups.iter().flat_map(|group| &group.vars);
         Ok(Self {
-            vars,
-            moments,
+            moments: vars.map(zeroed).collect::<Result<_>>()?,
+            groups,
             steps: 0,
         })
-    }
-
-    /// What is trained.
-    #[must_use]
-    pub fn vars(&self) -> &[Var] {
-        &self.vars
     }
 
     /// Steps so far.
@@ -98,91 +116,10 @@ impl Adam {
         self.steps
     }
 
-    /// The running means, in the order of the variables.
+    /// The running means, in the order of the groups and their variables.
     #[must_use]
     pub fn moments(&self) -> &[Moments] {
         &self.moments
-    }
-
-    /// Goes on from kept moments, in the order of the variables, after so many steps.
-    ///
-    /// # Errors
-    /// When they do not fit the variables; nothing is changed then.
-    pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
-        if moments.len() != self.vars.len() || !self.vars.iter().zip(&moments).all(|(var, moments)| moments.fit(var)) {
-            return Err(unfit());
-        }
-        (self.moments, self.steps) = (moments, steps);
-        Ok(())
-    }
-
-    /// One update.
-    ///
-    /// # Errors
-    /// When a variable has no gradient: candle drops gradients silently, so nothing is changed then.
-    pub fn step(&mut self, grads: &GradStore, rates: &Rates) -> Result<()> {
-        for var in &self.vars {
-            gradient(grads, var)?;
-        }
-        self.steps += 1;
-        let Rates { lr, beta1, beta2, .. } = *rates;
-        let steps = self.steps.min(i32::MAX as u32) as i32;
-        let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
-        for (var, moments) in self.vars.iter().zip(&mut self.moments) {
-            let grad = gradient(grads, var)?;
-            moments.first = ((&moments.first * beta1)? + (grad * (1.0 - beta1))?)?;
-            moments.second = ((&moments.second * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?;
-            let deviation = ((moments.second.sqrt()? / correction2.sqrt())? + rates.eps)?;
-            let decayed = (var.as_tensor().detach() * (1.0 - lr * rates.weight_decay))?;
-            let update = ((&moments.first / deviation)? * (lr / correction1))?;
-            var.set(&(decayed - update)?)?;
-        }
-        Ok(())
-    }
-}
-
-/// Variables that share a learning rate and a weight decay.
-#[derive(Debug, Clone)]
-pub struct Group {
-    /// What is trained.
-    pub vars: Vec<Var>,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Decoupled weight decay: each step shrinks the weights by `lr · weight_decay`.
-    pub weight_decay: f64,
-}
-
-/// [`Adam`] for groups of variables whose learning rates follow one schedule.
-#[derive(Debug)]
-pub struct AdamW {
-    /// Each with its rates at the peak of the schedule.
-    groups: Vec<(Adam, Rates)>,
-}
-
-impl AdamW {
-    /// An optimiser with zeroed moments.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn new(groups: Vec<Group>, beta1: f64, beta2: f64, eps: f64) -> Result<Self> {
-        let with_rates = |group: Group| {
-            let rates = Rates {
-                lr: group.lr,
-                beta1,
-                beta2,
-                eps,
-                weight_decay: group.weight_decay,
-            };
-            Ok((Adam::new(group.vars)?, rates))
-        };
-        Ok(Self {
-            groups: groups.into_iter().map(with_rates).collect::<Result<_>>()?,
-        })
-    }
-
-    /// The running means, in the order of the groups and their variables.
-    pub fn moments(&self) -> impl Iterator<Item = &Moments> {
-        self.groups.iter().flat_map(|(adam, _)| adam.moments())
     }
 
     /// Goes on from kept moments, in the same order, after so many steps.
@@ -190,35 +127,50 @@ impl AdamW {
     /// # Errors
     /// When they do not fit the variables; nothing is changed then.
     pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
-        let count: usize = self.groups.iter().map(|(adam, _)| adam.vars.len()).sum();
-        let vars = self.groups.iter().flat_map(|(adam, _)| &adam.vars);
-        if count != moments.len() || !vars.zip(&moments).all(|(var, moments)| moments.fit(var)) {
-            return Err(unfit());
+        if moments.len() != self.moments.len() || !self.vars().zip(&moments).all(|(var, moments)| moments.fit(var)) {
+            return Err(candle_core::Error::Msg("moments of an optimiser do not fit the variables".into()).into());
         }
-        let mut moments = moments.into_iter();
-        for (adam, _) in &mut self.groups {
-            let own = moments.by_ref().take(adam.vars.len()).collect();
-            adam.restore(own, steps)?;
-        }
+        (self.moments, self.steps) = (moments, steps);
         Ok(())
     }
 
-    /// One update with learning rates of `lr_factor` times their peak.
+    /// Clips the gradients and takes one step; gives their norm before clipping.
     ///
     /// # Errors
-    /// When a variable has no gradient: candle drops gradients silently, so nothing is changed then.
-    pub fn step(&mut self, grads: &GradStore, lr_factor: f64) -> Result<()> {
-        for var in self.groups.iter().flat_map(|(adam, _)| &adam.vars) {
-            gradient(grads, var)?;
+    /// [`Error::NotFinite`] when the norm is not; [`Error::Tensor`] when a variable has no gradient: candle drops gradients
+    /// silently. No variable is changed then.
+    pub fn step(&mut self, grads: &mut GradStore, params: &AdamParams) -> Result<f64> {
+        let vars: Vec<Var> = self.vars().cloned().collect();
+        let norm = clip_grad_norm(&vars, grads, params.grad_clip_norm.unwrap_or(f64::INFINITY))?;
+        if !norm.is_finite() {
+            return Err(Error::NotFinite {
+                what: "gradient norm",
+                step: self.steps as usize,
+            });
         }
-        for (adam, peak) in &mut self.groups {
-            let rates = Rates {
-                lr: peak.lr * lr_factor,
-                ..*peak
-            };
-            adam.step(grads, &rates)?;
+        self.steps += 1;
+        let AdamParams { beta1, beta2, .. } = *params;
+        let steps = self.steps.min(i32::MAX as u32) as i32;
+        let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
+        let mut all = self.moments.iter_mut();
+        for group in &self.groups {
+            let lr = group.lr * params.learning_rate;
+            let weight_decay = group.weight_decay * params.weight_decay;
+            for (var, moments) in group.vars.iter().zip(all.by_ref()) {
+                let grad = gradient(grads, var)?;
+                moments.first = ((&moments.first * beta1)? + (grad * (1.0 - beta1))?)?;
+                moments.second = ((&moments.second * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?;
+                let deviation = ((moments.second.sqrt()? / correction2.sqrt())? + params.eps)?;
+                let decayed = (var.as_tensor().detach() * (1.0 - lr * weight_decay))?;
+                let update = ((&moments.first / deviation)? * (lr / correction1))?;
+                var.set(&(decayed - update)?)?;
+            }
         }
-        Ok(())
+        Ok(norm)
+    }
+
+    fn vars(&self) -> impl Iterator<Item = &Var> {
+        self.groups.iter().flat_map(|group| &group.vars)
     }
 }
 
@@ -227,7 +179,7 @@ impl AdamW {
 ///
 /// # Errors
 /// When a variable has no gradient.
-pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f64> {
+fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, max: f64) -> Result<f64> {
     let mut squares = Vec::with_capacity(vars.len());
     for var in vars {
         squares.push(sum_of_squares(gradient(grads, var)?)?);
@@ -265,6 +217,14 @@ fn gradient<'a>(grads: &'a GradStore, var: &Var) -> Result<&'a Tensor> {
 mod tests {
     use super::*;
 
+    fn at(learning_rate: f64) -> AdamParams {
+        AdamParams {
+            learning_rate,
+            weight_decay: 1.0,
+            ..AdamParams::default()
+        }
+    }
+
     fn quadratic(var: &Var) -> GradStore {
         var.as_tensor().sqr().unwrap().sum_all().unwrap().backward().unwrap()
     }
@@ -272,12 +232,12 @@ mod tests {
     #[test]
     fn matches_the_formula_by_hand() {
         let var = Var::new(&[2f32, -1.0], &Device::Cpu).unwrap();
-        let group = Group {
+        let group = ParamGroup {
             vars: vec![var.clone()],
             lr: 0.1,
             weight_decay: 0.5,
         };
-        let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
+        let mut optimiser = AdamW::new(vec![group]).unwrap();
         let (mut expected, mut m, mut v) = ([2f64, -1.0], [0f64; 2], [0f64; 2]);
         for step in 1..=3 {
             let lr = 0.1 * 0.5;
@@ -288,7 +248,7 @@ mod tests {
                 let (m_hat, v_hat) = (m[i] / (1.0 - 0.9f64.powi(step)), v[i] / (1.0 - 0.95f64.powi(step)));
                 expected[i] = expected[i] * (1.0 - lr * 0.5) - lr * m_hat / (v_hat.sqrt() + 1e-8);
             }
-            optimiser.step(&quadratic(&var), 0.5).unwrap();
+            optimiser.step(&mut quadratic(&var), &at(0.5)).unwrap();
         }
         for (found, expected) in var.to_vec1::<f32>().unwrap().iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
@@ -302,13 +262,13 @@ mod tests {
             Var::new(&[1f32], &Device::Cpu).unwrap(),
         );
         let vars = vec![used.clone(), unused];
-        let group = Group {
+        let group = ParamGroup {
             vars: vars.clone(),
             lr: 0.1,
             weight_decay: 0.0,
         };
-        let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
-        assert!(optimiser.step(&quadratic(&used), 1.0).is_err());
+        let mut optimiser = AdamW::new(vec![group]).unwrap();
+        assert!(optimiser.step(&mut quadratic(&used), &at(1.0)).is_err());
         assert_eq!(used.to_vec1::<f32>().unwrap(), [1.0]);
         assert!(clip_grad_norm(&vars, &mut quadratic(&used), 1.0).is_err());
     }
@@ -317,18 +277,18 @@ mod tests {
     fn groups_go_on_from_kept_moments_as_if_never_stopped() {
         let fresh = || {
             let vars = [vec![2f32, -1.0], vec![0.5]].map(|values| Var::new(values, &Device::Cpu).unwrap());
-            let group = |var: &Var, lr| Group {
+            let group = |var: &Var, lr| ParamGroup {
                 vars: vec![var.clone()],
                 lr,
                 weight_decay: 0.1,
             };
             let groups = vec![group(&vars[0], 0.1), group(&vars[1], 0.3)];
-            (AdamW::new(groups, 0.9, 0.95, 1e-8).unwrap(), vars)
+            (AdamW::new(groups).unwrap(), vars)
         };
         let step = |optimiser: &mut AdamW, vars: &[Var; 2]| {
             let loss = vars.iter().map(|var| var.as_tensor().sqr().unwrap().sum_all().unwrap());
-            let grads = loss.reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap();
-            optimiser.step(&grads, 0.5).unwrap();
+            let mut grads = loss.reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap();
+            optimiser.step(&mut grads, &at(0.5)).unwrap();
         };
         let bits = |vars: &[Var; 2]| -> Vec<u32> {
             let all = vars.iter().flat_map(|var| var.to_vec1::<f32>().unwrap());
@@ -336,7 +296,7 @@ mod tests {
         };
         let (mut whole, vars) = fresh();
         (0..3).for_each(|_| step(&mut whole, &vars));
-        let kept: Vec<Moments> = whole.moments().cloned().collect();
+        let kept: Vec<Moments> = whole.moments().to_vec();
         let weights = vars.each_ref().map(|var| var.as_tensor().copy().unwrap());
         let (mut resumed, again) = fresh();
         assert!(resumed.restore(kept[1..].to_vec(), 3).is_err());

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use candle_core::Device;
 use image::{Rgb, RgbImage};
 use kshot::backend::{LocalBackend, Sampler};
+use kshot::config::ExpertLora;
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey};
-use kshot::models::lora::{ExpertLora, Lora};
-use kshot::nn::Place;
+use kshot::models::lora::Lora;
+use kshot::nn::DeviceSpec;
 use tempfile::TempDir;
 
 use crate::goldens::{self, Golden};
@@ -47,7 +48,7 @@ pub fn outspoken(golden: &Golden) -> TempDir {
 }
 
 pub fn local(model: &Path, settings: Settings) -> LocalBackend {
-    LocalBackend::load(model, &Place::cpu(), settings).unwrap()
+    LocalBackend::load(model, &DeviceSpec::cpu(), settings).unwrap()
 }
 
 pub fn adapter(targets: &[&str]) -> AdapterConfig {

@@ -8,14 +8,14 @@ use candle_core::{DType, Tensor};
 use kshot::example::Sequence;
 use kshot::models::dinov2::Dinov2;
 use kshot::models::qwen3_vl::Qwen3Vl;
-use kshot::nn::{AdamW, Group, Place};
+use kshot::nn::{AdamParams, AdamW, DeviceSpec, ParamGroup};
 
 use crate::goldens::{self, Golden, distance, relative_norm, values};
 use crate::qwen_support::Reference;
 
 /// The golden batch, with the model in another type.
 fn narrow(golden: &Golden, dtype: DType) -> Reference {
-    let place = Place {
+    let place = DeviceSpec {
         dtype,
         ..goldens::place()
     };
@@ -32,7 +32,7 @@ fn adapted(golden: &Golden, reference: &Reference) -> Qwen3Vl {
 }
 
 fn backward(reference: &Reference, model: &Qwen3Vl, checkpointing: bool) -> (f64, GradStore) {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let loss = |states: &Tensor| Ok(reference.loss(model, states, "labels_name"));
     let (loss, gradients) = model
         .backward(&reference.batch(), Some(&features), checkpointing, loss)
@@ -60,19 +60,19 @@ fn twenty_losses_are_those_of_transformers_and_peft() {
     for (golden, expected) in all {
         let reference = narrow(&golden, DType::BF16);
         let model = adapted(&golden, &reference);
-        let group = Group {
+        let group = ParamGroup {
             vars: model.trainable().into_iter().map(|(_, var)| var).collect(),
             lr: expected["lr"].as_f64().unwrap(),
             weight_decay: 0.0,
         };
-        let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
+        let mut optimiser = AdamW::new(vec![group]).unwrap();
         let expected: Vec<f64> = serde_json::from_value(expected["bf16"].clone()).unwrap();
         assert_eq!(expected.len(), 20);
         let mut found = Vec::new();
         for _ in &expected {
-            let (loss, gradients) = backward(&reference, &model, false);
+            let (loss, mut gradients) = backward(&reference, &model, false);
             found.push(loss);
-            optimiser.step(&gradients, 1.0).unwrap();
+            optimiser.step(&mut gradients, &AdamParams::default()).unwrap();
         }
         let off = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs());
         let off = off.fold(0.0, f64::max);
@@ -116,7 +116,7 @@ fn a_narrow_base_samples_and_scores() {
         // Adapters fixed beside the weights.
         let model = adapted(golden, reference).merged().unwrap();
         assert!(model.trainable().is_empty());
-        let features = model.see(&reference.patches, &reference.grids).unwrap();
+        let features = model.image_features(&reference.patches, &reference.grids).unwrap();
         let prompts: Vec<Sequence> = reference.sequences.clone();
         let written = model.generate(&prompts, Some(&features), 3, &[]).unwrap();
         assert!(written.iter().all(|tokens| tokens.len() == 3));
@@ -124,7 +124,7 @@ fn a_narrow_base_samples_and_scores() {
         let asked: Vec<(&Sequence, &[Vec<u32>])> = prompts.iter().map(|prompt| (prompt, &continuations[..])).collect();
         let scores = model.score(&asked, Some(&features)).unwrap();
         let scores = scores.into_iter().flatten().flatten();
-        scores.map(|score| f64::from(score.log_prob)).collect::<Vec<f64>>()
+        scores.map(|score| f64::from(score.logprob)).collect::<Vec<f64>>()
     };
     let (exact, found) = (of(&Reference::load(golden)), of(&narrow(golden, DType::BF16)));
     assert_eq!(exact.len(), found.len());
@@ -139,7 +139,7 @@ fn features_of_a_narrow_dinov2_are_close() {
     for golden in goldens::dinov2() {
         let expected = golden.tensors("forward.safetensors");
         let of = |dtype| {
-            let place = Place {
+            let place = DeviceSpec {
                 dtype,
                 ..goldens::place()
             };

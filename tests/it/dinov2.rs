@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor, Var};
 use kshot::models::dinov2::Dinov2;
-use kshot::nn::{AdamW, Group, Head, cross_entropy};
+use kshot::nn::{AdamParams, AdamW, Head, ParamGroup, cross_entropy};
 
 use crate::goldens::{self, Golden, Gradients, Tensors, distance, relative_to_max, tolerance};
 
@@ -171,12 +171,16 @@ fn three_adamw_steps_match() {
             let (model, head) = trainable(&golden, &expected);
             let variables = variables(&model, &head);
             let vars = variables.iter().map(|(_, var)| var.clone()).collect();
-            let group = Group {
+            let group = ParamGroup {
                 vars,
                 lr: 1e-3,
-                weight_decay,
+                weight_decay: 1.0,
             };
-            let mut optimiser = AdamW::new(vec![group], 0.9, 0.95, 1e-8).unwrap();
+            let params = AdamParams {
+                weight_decay,
+                ..AdamParams::default()
+            };
+            let mut optimiser = AdamW::new(vec![group]).unwrap();
             let loss = || {
                 let features = model.features(&forward["pixel_values"]).unwrap();
                 cross_entropy(&head.forward(&features).unwrap(), &forward["labels"]).unwrap()
@@ -190,7 +194,7 @@ fn three_adamw_steps_match() {
                     "{} {tag} {step}",
                     golden.name
                 );
-                optimiser.step(&loss.backward().unwrap(), 1.0).unwrap();
+                optimiser.step(&mut loss.backward().unwrap(), &params).unwrap();
             }
             for (name, var) in &variables {
                 let exact = expected.get(&format!("f64.{tag}.{name}"));

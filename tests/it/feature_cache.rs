@@ -1,7 +1,7 @@
 //! What the frozen tower sees in a picture is kept within a stated budget, and shared by all adapters that meet it.
 
 use kshot::backend::{Backend, Sampler, Weights};
-use kshot::engine::{Settings, Sight};
+use kshot::engine::{CacheStats, Settings};
 use kshot::example::{Chunk, ModelInput, Picture};
 
 use crate::backend_support::{LANGUAGE, adam, adapter, data, local, picture};
@@ -19,7 +19,7 @@ fn ask(sampler: &mut dyn Sampler, pictures: &[Picture]) -> Vec<f32> {
 }
 
 /// Several adapters are asked about the same test set, batch by batch; what it took, and what they said.
-fn asked(room: usize) -> (Sight, Vec<Vec<f32>>) {
+fn asked(room: usize) -> (CacheStats, Vec<Vec<f32>>) {
     let golden = &goldens::qwen3_vl()[0];
     let settings = Settings {
         feature_bytes: room,
@@ -37,13 +37,13 @@ fn asked(room: usize) -> (Sight, Vec<Vec<f32>>) {
         }
         samplers.push(trainer.sampler().unwrap());
     }
-    let before = backend.sight().unwrap();
+    let before = backend.cache_stats().unwrap();
     let mut said = Vec::new();
     for sampler in &mut samplers {
         said.push(test.chunks(4).flat_map(|batch| ask(&mut **sampler, batch)).collect());
     }
-    let after = backend.sight().unwrap();
-    let sight = Sight {
+    let after = backend.cache_stats().unwrap();
+    let sight = CacheStats {
         hits: after.hits - before.hits,
         misses: after.misses - before.misses,
         bytes: after.bytes,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{DType, Tensor};
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 
 /// One fixture with its goldens.
 pub struct Golden {
@@ -24,10 +24,10 @@ pub struct Golden {
 pub type Tensors = HashMap<String, Tensor>;
 
 /// Where the models under test are: on the CPU, or on the GPU where the tests were built for one; f32.
-pub fn place() -> Place {
-    static PLACE: LazyLock<Place> = LazyLock::new(|| Place {
+pub fn place() -> DeviceSpec {
+    static PLACE: LazyLock<DeviceSpec> = LazyLock::new(|| DeviceSpec {
         dtype: DType::F32,
-        ..Place::best().unwrap()
+        ..DeviceSpec::best().unwrap()
     });
     PLACE.clone()
 }

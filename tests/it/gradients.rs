@@ -2,8 +2,8 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
+use kshot::config::ExpertLora;
 use kshot::models::dinov2::{Dinov2, Lora};
-use kshot::models::lora::ExpertLora;
 use kshot::nn::{Head, cross_entropy};
 use kshot::seed;
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use kshot::models::lora::ExpertLora;
+use kshot::config::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use kshot::seed;
 
 use crate::goldens::{self, Golden, distance};
@@ -39,7 +39,7 @@ fn adapted(base: &Qwen3Vl, all: bool) -> Qwen3Vl {
 }
 
 fn logits(reference: &Reference, model: &Qwen3Vl) -> Tensor {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let states = model.forward(&reference.batch(), Some(&features), None).unwrap();
     model.logits(&states, &reference.answer_rows()).unwrap().detach()
 }
@@ -89,12 +89,12 @@ fn a_merged_checkpoint_computes_what_the_adapted_model_does() {
         let scratch = tempfile::tempdir().unwrap();
         let base_dir = scratch.path().join("base");
         in_f32(&golden, &base_dir);
-        let base = Qwen3Vl::load(&base_dir, &Place::cpu()).unwrap();
+        let base = Qwen3Vl::load(&base_dir, &DeviceSpec::cpu()).unwrap();
         for all in [false, true] {
             let model = adapted(&base, all);
             let out = scratch.path().join(format!("merged-{all}"));
             model.save_merged(&base_dir, &out).unwrap();
-            let merged = Qwen3Vl::load(&out, &Place::cpu()).unwrap();
+            let merged = Qwen3Vl::load(&out, &DeviceSpec::cpu()).unwrap();
             let (found, expected) = (logits(&reference, &merged), logits(&reference, &model));
             assert_eq!(distance(&found, &expected), 0.0, "{}", golden.name);
             assert!(distance(&expected, &logits(&reference, &base)) > 1e-3);
@@ -158,7 +158,7 @@ fn merged_checkpoints_for_transformers() {
             let model = adapted(&reference.model, all);
             let folder = out.join(format!("{}-{}", golden.name, if all { "all" } else { "language" }));
             model.save_merged(&golden.model, &folder).unwrap();
-            let merged = Qwen3Vl::load(&folder, &Place::cpu()).unwrap();
+            let merged = Qwen3Vl::load(&folder, &DeviceSpec::cpu()).unwrap();
             let mut tensors = reference.tensors.clone();
             tensors.insert("pixel_values".into(), reference.patches.clone());
             tensors.insert("logits".into(), logits(&reference, &merged));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use kshot::models::dinov2::Dinov2;
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -23,7 +23,7 @@ fn load(change: impl FnOnce(&mut Tensors, &mut serde_json::Value, &Path)) -> Res
         candle_core::safetensors::save(&tensors, folder.path().join(WEIGHTS)).unwrap();
     }
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Dinov2::load(folder.path(), &Place::cpu()).map_err(|error| {
+    Dinov2::load(folder.path(), &DeviceSpec::cpu()).map_err(|error| {
         assert!(error.hint().is_some());
         error.to_string()
     })

@@ -3,8 +3,8 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
+use kshot::config::ExpertLora;
 use kshot::example::{Grid, Sequence};
-use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Features, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;
@@ -90,7 +90,11 @@ fn pass(model: &Qwen3Vl, samples: &[&Sample]) -> (Option<Features>, Tensor, f32,
     let sequences: Vec<Sequence> = samples.iter().map(|sample| sample.sequence.clone()).collect();
     let grids: Vec<Grid> = sequences.iter().flat_map(|sequence| sequence.images.clone()).collect();
     let patches: Vec<&Tensor> = samples.iter().map(|sample| &sample.patches).collect();
-    let features = (!grids.is_empty()).then(|| model.see(&Tensor::cat(&patches, 0).unwrap(), &grids).unwrap());
+    let features = (!grids.is_empty()).then(|| {
+        model
+            .image_features(&Tensor::cat(&patches, 0).unwrap(), &grids)
+            .unwrap()
+    });
     let batch = model.batch(&sequences).unwrap();
     let states = model.forward(&batch, features.as_ref(), None).unwrap();
     let last = |(i, sequence): (usize, &Sequence)| batch.row(i, sequence.ids.len() - 1).unwrap();

@@ -114,7 +114,10 @@ fn logits_and_losses_match() {
     for golden in goldens::every_qwen3_vl() {
         let (reference, expected) = (Reference::load(&golden), golden.tensors("forward.safetensors"));
         let checks = &golden.notes()["checks"];
-        let features = reference.model.see(&reference.patches, &reference.grids).unwrap();
+        let features = reference
+            .model
+            .image_features(&reference.patches, &reference.grids)
+            .unwrap();
         let states = reference
             .model
             .forward(&reference.batch(), Some(&features), None)
@@ -140,7 +143,7 @@ fn per_image(reference: &Reference) -> Vec<Features> {
     let one = |grid: &kshot::example::Grid| {
         let patches = reference.patches.narrow(0, start, grid.patches()).unwrap();
         start += grid.patches();
-        reference.model.see(&patches, &[*grid]).unwrap()
+        reference.model.image_features(&patches, &[*grid]).unwrap()
     };
     reference.grids.iter().map(one).collect()
 }
@@ -150,7 +153,7 @@ fn a_batch_equals_its_sequences_one_by_one() {
     for golden in goldens::every_qwen3_vl() {
         let reference = Reference::load(&golden);
         let model = &reference.model;
-        let together = model.see(&reference.patches, &reference.grids).unwrap();
+        let together = model.image_features(&reference.patches, &reference.grids).unwrap();
         let whole = model.forward(&reference.batch(), Some(&together), None).unwrap();
         let images = per_image(&reference);
         let apart = Features::cat(&images.iter().collect::<Vec<_>>()).unwrap().unwrap();
@@ -197,7 +200,10 @@ fn greedy_text_matches_batched_and_alone() {
         let config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(golden.model.join("generation_config.json")).unwrap()).unwrap();
         let stop: Vec<u32> = serde_json::from_value(config["eos_token_id"].clone()).unwrap();
-        let features = reference.model.see(&reference.patches, &reference.grids).unwrap();
+        let features = reference
+            .model
+            .image_features(&reference.patches, &reference.grids)
+            .unwrap();
         let limit = 8;
         let batched = reference
             .model
@@ -234,7 +240,7 @@ fn cached_logits_match_step_by_step() {
         let (reference, expected) = (Reference::load(&golden), golden.tensors("forward.safetensors"));
         let prompts = prompts(&reference, &expected);
         let model = &reference.model;
-        let features = model.see(&reference.patches, &reference.grids).unwrap();
+        let features = model.image_features(&reference.patches, &reference.grids).unwrap();
         // An answer may have ended early.
         let steps = (0..prompts.len()).map(|i| tokens(&expected, i).len()).min().unwrap();
         let capacity = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap() + steps;
@@ -280,7 +286,7 @@ fn features_that_do_not_fit_are_errors() {
     let golden = &goldens::qwen3_vl()[0];
     let reference = Reference::load(golden);
     let model = &reference.model;
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     assert!(model.forward(&reference.batch(), None, None).is_err());
     let text = kshot::example::Sequence {
         ids: vec![1, 2, 3],
@@ -289,7 +295,7 @@ fn features_that_do_not_fit_are_errors() {
     let text = model.batch(&[text]).unwrap();
     assert!(model.forward(&text, Some(&features), None).is_err());
     assert!(model.forward(&text, None, None).is_ok());
-    assert!(model.see(&reference.patches, &reference.grids[1..]).is_err());
+    assert!(model.image_features(&reference.patches, &reference.grids[1..]).is_err());
     let narrow: Tensor = reference.patches.narrow(1, 0, 8).unwrap();
-    assert!(model.see(&narrow, &reference.grids).is_err());
+    assert!(model.image_features(&narrow, &reference.grids).is_err());
 }

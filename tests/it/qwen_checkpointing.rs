@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
+use kshot::config::ExpertLora;
 use kshot::example::{Grid, Sequence};
-use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
 use kshot::nn::cross_entropy;
 use kshot::seed;
@@ -100,7 +100,7 @@ fn one_step() {
     let (_, gradients) = if part == "tower" && kind == "checkpointing" {
         model.backward_from_patches(&batch, &patches, &grids, loss).unwrap()
     } else {
-        let features = (seen > 0).then(|| model.see(&patches, &grids).unwrap());
+        let features = (seen > 0).then(|| model.image_features(&patches, &grids).unwrap());
         model
             .backward(&batch, features.as_ref(), kind == "checkpointing", loss)
             .unwrap()

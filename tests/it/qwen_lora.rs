@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
-use kshot::models::lora::ExpertLora;
+use kshot::config::ExpertLora;
 use kshot::models::qwen3_vl::{Lora, Qwen3Vl};
-use kshot::nn::{AdamW, Group};
+use kshot::nn::{AdamParams, AdamW, ParamGroup};
 use kshot::seed;
 
 use crate::goldens::{self, Golden, Gradients, Tensors, distance, relative_norm, tolerance, values};
@@ -39,7 +39,7 @@ fn cases() -> impl Iterator<Item = (Golden, &'static str)> {
 }
 
 fn backward(reference: &Reference, model: &Qwen3Vl, checkpointing: bool) -> (Tensor, GradStore) {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let loss = |states: &Tensor| Ok(reference.loss(model, states, "labels_name"));
     model
         .backward(&reference.batch(), Some(&features), checkpointing, loss)
@@ -55,7 +55,7 @@ fn from_patches(reference: &Reference, model: &Qwen3Vl) -> (Tensor, GradStore) {
 }
 
 fn logits(reference: &Reference, model: &Qwen3Vl) -> Tensor {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let states = model.forward(&reference.batch(), Some(&features), None).unwrap();
     model.logits(&states, &reference.answer_rows()).unwrap()
 }
@@ -118,19 +118,18 @@ fn three_adamw_steps_match() {
             let model = adapted(&golden, tag, &reference);
             let variables = model.trainable();
             let vars = variables.iter().map(|(_, var)| var.clone()).collect();
-            let mut optimiser = AdamW::new(
-                vec![Group {
-                    vars,
-                    lr: LEARNING_RATE,
-                    weight_decay,
-                }],
-                0.9,
-                0.95,
-                1e-8,
-            )
-            .unwrap();
+            let group = ParamGroup {
+                vars,
+                lr: LEARNING_RATE,
+                weight_decay: 1.0,
+            };
+            let params = AdamParams {
+                weight_decay,
+                ..AdamParams::default()
+            };
+            let mut optimiser = AdamW::new(vec![group]).unwrap();
             for step in 0..3 {
-                let (loss, slopes) = backward(&reference, &model, false);
+                let (loss, mut slopes) = backward(&reference, &model, false);
                 let found = loss.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
                 // Where a gradient is all rounding, Adam's first step is one of chance: some references carry much noise.
                 let single = notes[format!("{run}_losses")][step].as_f64().unwrap();
@@ -145,7 +144,7 @@ fn three_adamw_steps_match() {
                     "{} {run} step {step}: {found} {expected}",
                     golden.name
                 );
-                optimiser.step(&slopes, 1.0).unwrap();
+                optimiser.step(&mut slopes, &params).unwrap();
             }
             for (name, var) in &variables {
                 let expected = exact.get(name.as_str()).or_else(|| single.get(name.as_str()));

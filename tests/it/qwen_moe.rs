@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use kshot::config::ExpertLora;
 use kshot::example::Sequence;
-use kshot::models::lora::ExpertLora;
 use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
-use kshot::nn::{Place, cross_entropy};
+use kshot::nn::{DeviceSpec, cross_entropy};
 use kshot::seed;
 
 use crate::goldens::{self, distance, relative_norm, values};
@@ -53,7 +53,7 @@ pub fn train(model: &Qwen3Vl) {
 }
 
 pub fn logits(reference: &Reference, model: &Qwen3Vl) -> Tensor {
-    let features = model.see(&reference.patches, &reference.grids).unwrap();
+    let features = model.image_features(&reference.patches, &reference.grids).unwrap();
     let states = model.forward(&reference.batch(), Some(&features), None).unwrap();
     model.logits(&states, &reference.answer_rows()).unwrap().detach()
 }
@@ -67,7 +67,7 @@ fn every_factor_gets_a_gradient_plain_and_checkpointed() {
             let base = logits(&reference, &reference.model);
             assert_eq!(distance(&base, &logits(&reference, &model)), 0.0, "{}", golden.name);
             train(&model);
-            let features = model.see(&reference.patches, &reference.grids).unwrap();
+            let features = model.image_features(&reference.patches, &reference.grids).unwrap();
             let backward = |checkpointing| {
                 let loss = |states: &Tensor| Ok(reference.loss(&model, states, "labels_name"));
                 let done = model.backward(&reference.batch(), Some(&features), checkpointing, loss);
@@ -89,7 +89,7 @@ fn every_factor_gets_a_gradient_plain_and_checkpointed() {
 #[test]
 fn experts_without_tokens_have_zeros_as_their_gradient() {
     let golden = &goldens::qwen3_vl_moe()[0];
-    let base = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
+    let base = Qwen3Vl::load(&golden.model, &DeviceSpec::cpu()).unwrap();
     let text = &base.config().text_config;
     let (layer, experts) = (0..text.num_hidden_layers)
         .find_map(|i| Some((i, text.experts(i)?)))
@@ -115,7 +115,7 @@ fn experts_without_tokens_have_zeros_as_their_gradient() {
 #[test]
 fn the_shared_form_has_the_size_that_tinker_states() {
     for golden in goldens::qwen3_vl_moe() {
-        let base = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
+        let base = Qwen3Vl::load(&golden.model, &DeviceSpec::cpu()).unwrap();
         let model = fresh(&base, ExpertLora::Shared);
         let text = &base.config().text_config;
         let of_layer = |i| {
@@ -162,7 +162,7 @@ fn both_layouts_of_experts_are_read_and_merged_in_their_own() {
         let other = folder.path().join("other");
         fs::create_dir(&other).unwrap();
         changed(&golden, &other, turned);
-        let model = Qwen3Vl::load(&other, &Place::cpu()).unwrap();
+        let model = Qwen3Vl::load(&other, &DeviceSpec::cpu()).unwrap();
         let expected = logits(&reference, &reference.model);
         assert_eq!(distance(&logits(&reference, &model), &expected), 0.0, "{}", golden.name);
         let model = fresh(&model, ExpertLora::Each);
@@ -188,7 +188,9 @@ fn fewer_experts_than_the_config_says_are_refused_by_name() {
         let count = config["text_config"]["num_experts"].as_u64().unwrap();
         config["text_config"]["num_experts"] = (count + 2).into();
         fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let error = Qwen3Vl::load(folder.path(), &Place::cpu()).unwrap_err().to_string();
+        let error = Qwen3Vl::load(folder.path(), &DeviceSpec::cpu())
+            .unwrap_err()
+            .to_string();
         for part in [
             "mlp.experts.gate_up_proj` has shape",
             &format!("[{count}, "),
@@ -203,7 +205,7 @@ fn fewer_experts_than_the_config_says_are_refused_by_name() {
 #[test]
 fn a_router_is_never_adapted() {
     let golden = &goldens::qwen3_vl_moe()[0];
-    let base = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
+    let base = Qwen3Vl::load(&golden.model, &DeviceSpec::cpu()).unwrap();
     let lora = lora(&["mlp.gate", "gate"], ExpertLora::Each);
     let error = base
         .with_lora(&lora, &mut seed::rng(0, "lora"))

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
-use kshot::models::lora::ExpertLora;
+use kshot::config::ExpertLora;
 use kshot::models::qwen3_vl::Qwen3Vl;
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use kshot::seed;
 
 use crate::goldens::{self, distance, relative_norm, relative_to_max};
@@ -83,7 +83,7 @@ fn a_saved_adapter_comes_back_to_the_bit() {
 #[test]
 fn adapters_on_some_layers_come_back() {
     for golden in goldens::qwen3_vl_moe() {
-        let base = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
+        let base = Qwen3Vl::load(&golden.model, &DeviceSpec::cpu()).unwrap();
         let text = &base.config().text_config;
         let layer = (0..text.num_hidden_layers)
             .find(|&i| text.experts(i).is_some())
@@ -135,7 +135,7 @@ fn gradients_of_shared_factors_are_sums_over_experts() {
         shared.save_adapter_for_peft(folder.path()).unwrap();
         let expanded = reference.model.load_adapter(folder.path()).unwrap();
         let gradients = |model: &Qwen3Vl| -> HashMap<String, Tensor> {
-            let features = model.see(&reference.patches, &reference.grids).unwrap();
+            let features = model.image_features(&reference.patches, &reference.grids).unwrap();
             let loss = |states: &Tensor| Ok(reference.loss(model, states, "labels_name"));
             let (_, all) = model
                 .backward(&reference.batch(), Some(&features), false, loss)
@@ -195,12 +195,12 @@ fn a_merged_checkpoint_computes_the_same() {
             let scratch = tempfile::tempdir().unwrap();
             let base_dir = scratch.path().join("base");
             crate::merge::in_f32(&golden, &base_dir);
-            let base = Qwen3Vl::load(&base_dir, &Place::cpu()).unwrap();
+            let base = Qwen3Vl::load(&base_dir, &DeviceSpec::cpu()).unwrap();
             let model = fresh(&base, experts);
             train(&model);
             let out = scratch.path().join("merged");
             model.save_merged(&base_dir, &out).unwrap();
-            let merged = Qwen3Vl::load(&out, &Place::cpu()).unwrap();
+            let merged = Qwen3Vl::load(&out, &DeviceSpec::cpu()).unwrap();
             let error = relative_to_max(&logits(&reference, &merged), &logits(&reference, &model));
             assert!(error <= 1e-5, "{}: {error:e}", golden.name);
         }
@@ -210,7 +210,7 @@ fn a_merged_checkpoint_computes_the_same() {
 #[test]
 fn what_does_not_fit_the_experts_is_refused_by_name() {
     let golden = &goldens::qwen3_vl_moe()[0];
-    let base = Qwen3Vl::load(&golden.model, &Place::cpu()).unwrap();
+    let base = Qwen3Vl::load(&golden.model, &DeviceSpec::cpu()).unwrap();
     let model = fresh(&base, ExpertLora::Each);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapter_model.safetensors");
@@ -230,7 +230,7 @@ fn what_does_not_fit_the_experts_is_refused_by_name() {
     // The experts of a dense layer, or of another model.
     model.save_adapter(folder.path()).unwrap();
     let dense = &goldens::qwen3_vl()[0];
-    let other = Qwen3Vl::load(&dense.model, &Place::cpu()).unwrap();
+    let other = Qwen3Vl::load(&dense.model, &DeviceSpec::cpu()).unwrap();
     assert!(other.load_adapter(folder.path()).is_err());
 }
 
@@ -266,7 +266,7 @@ fn merged_experts_for_transformers() {
             train(&model);
             let folder = out.join(format!("{}-{form}", golden.name));
             model.save_merged(&golden.model, &folder).unwrap();
-            let merged = Qwen3Vl::load(&folder, &Place::cpu()).unwrap();
+            let merged = Qwen3Vl::load(&folder, &DeviceSpec::cpu()).unwrap();
             let mut tensors = reference.tensors.clone();
             tensors.insert("pixel_values".into(), reference.patches.clone());
             tensors.insert("logits".into(), logits(&reference, &merged));

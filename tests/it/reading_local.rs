@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage};
 use kshot::backend::{Backend, LocalBackend, Sampler, Weights};
+use kshot::config::ExpertLora;
 use kshot::engine::{AdamParams, AdapterConfig, SamplingParams, Settings};
 use kshot::example::{Datum, Grid, ModelInput, PatchProcessor, Picture, Renderer};
 use kshot::learner::reading::{Answer, Answers};
-use kshot::models::lora::{ExpertLora, Lora};
+use kshot::models::lora::Lora;
 use kshot::models::qwen3_vl::Qwen3Vl;
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use kshot::prediction::Reading;
 
 use crate::goldens::{self, Golden, tolerance};
@@ -35,7 +36,7 @@ fn known() -> Vec<Golden> {
 }
 
 fn backend(model: &Path) -> LocalBackend {
-    LocalBackend::load(model, &Place::cpu(), Settings::default()).unwrap()
+    LocalBackend::load(model, &DeviceSpec::cpu(), Settings::default()).unwrap()
 }
 
 /// Reads prompts one at a time.
@@ -208,7 +209,7 @@ impl Pupil {
 #[test]
 fn a_taught_model_is_read_the_same_in_every_way() {
     let (pupil, mut sampler) = Pupil::teach();
-    let base = Qwen3Vl::load(&pupil.model, &Place::cpu()).unwrap();
+    let base = Qwen3Vl::load(&pupil.model, &DeviceSpec::cpu()).unwrap();
     let taught = base.load_adapter(&pupil.adapter.path().join("adapter")).unwrap();
     assert!(read_in_every_way(&pupil, &mut *sampler, &taught) > 10);
     // What has learned nothing writes no names: everything is decoded.
@@ -258,7 +259,7 @@ fn read_in_every_way(pupil: &Pupil, sampler: &mut dyn Sampler, model: &Qwen3Vl) 
         let patches = processor.patches(&picture.pixels, false).unwrap();
         let grid: Grid = patches.grid;
         let values = Tensor::from_vec(patches.values, (grid.patches(), processor.patch_width()), &Device::Cpu).unwrap();
-        let features = model.see(&values, &[grid]).unwrap();
+        let features = model.image_features(&values, &[grid]).unwrap();
         let sequence = prompter.question(grid).unwrap();
         let said = model
             .generate(&[sequence], Some(&features), longest + 8, &[end])

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 use kshot::example::Sequence;
-use kshot::models::qwen3_vl::{Features, Score};
+use kshot::models::qwen3_vl::{Features, TokenScore};
 
 use crate::goldens::{self, Golden, tolerance, values};
 use crate::qwen_support::Reference;
@@ -46,7 +46,7 @@ impl Asked {
             });
             let count: usize = sequence.images.iter().map(kshot::example::Grid::patches).sum();
             let patches = reference.patches.narrow(0, start, count).unwrap();
-            features.push(reference.model.see(&patches, &sequence.images).unwrap());
+            features.push(reference.model.image_features(&patches, &sequence.images).unwrap());
             start += count;
         }
         Self {
@@ -58,7 +58,7 @@ impl Asked {
     }
 
     /// Every prompt with these continuations, in one pass.
-    fn together(&self, continuations: &[Vec<Vec<u32>>]) -> Vec<Vec<Vec<Score>>> {
+    fn together(&self, continuations: &[Vec<Vec<u32>>]) -> Vec<Vec<Vec<TokenScore>>> {
         let asked: Vec<(&Sequence, &[Vec<u32>])> = self
             .prompts
             .iter()
@@ -69,7 +69,7 @@ impl Asked {
     }
 
     /// A prompt and one continuation as a packed sequence, without a tree.
-    fn alone(&self, prompt: usize, continuation: &[u32]) -> Vec<Score> {
+    fn alone(&self, prompt: usize, continuation: &[u32]) -> Vec<TokenScore> {
         let mut sequence = self.prompts[prompt].clone();
         let first = sequence.ids.len() - 1;
         sequence.ids.extend(continuation);
@@ -82,8 +82,8 @@ impl Asked {
         let log_probs = log_softmax(&logits);
         let scores = continuation.iter().zip(log_probs).zip(likeliest);
         scores
-            .map(|((&token, log_probs), likeliest)| Score {
-                log_prob: log_probs[token as usize] as f32,
+            .map(|((&token, log_probs), likeliest)| TokenScore {
+                logprob: log_probs[token as usize] as f32,
                 likeliest,
             })
             .collect()
@@ -121,7 +121,7 @@ fn a_tree_equals_its_continuations_one_by_one() {
                 let expected = asked.alone(prompt, continuation);
                 assert_eq!(found.len(), expected.len());
                 for (found, expected) in found.iter().zip(&expected) {
-                    let error = (found.log_prob - expected.log_prob).abs();
+                    let error = (found.logprob - expected.logprob).abs();
                     assert!(error <= SAME, "{} prompt {prompt}: {error:e}", golden.name);
                     assert_eq!(found.likeliest, expected.likeliest);
                 }
@@ -131,7 +131,7 @@ fn a_tree_equals_its_continuations_one_by_one() {
 }
 
 /// Scores of the golden answer of each prompt, whichever way they were found.
-fn match_goldens(golden: &Golden, asked: &Asked, found: &[Vec<Score>]) {
+fn match_goldens(golden: &Golden, asked: &Asked, found: &[Vec<TokenScore>]) {
     let (expected, notes) = (golden.tensors("forward.safetensors"), golden.notes());
     let allowed = tolerance(LOG_PROB, &notes["checks"]["noise_fp32_logits_max_abs"]);
     // The log-probability of each token whose logits are kept.
@@ -146,22 +146,22 @@ fn match_goldens(golden: &Golden, asked: &Asked, found: &[Vec<Score>]) {
         let Some(&id) = asked.answers[sample].get(token) else {
             continue;
         };
-        let error = (f64::from(found[sample][token].log_prob) - log_probs[id as usize]).abs();
+        let error = (f64::from(found[sample][token].logprob) - log_probs[id as usize]).abs();
         assert!(error <= allowed, "{}: {error:e}", golden.name);
         compared += 1;
     }
     assert!(compared > 0, "{}: no answer position to compare", golden.name);
-    let loss = |found: &[&[Score]]| {
+    let loss = |found: &[&[TokenScore]]| {
         let count: usize = found.iter().map(|tokens| tokens.len()).sum();
         let sum: f64 = found
             .iter()
             .flat_map(|tokens| *tokens)
-            .map(|score| f64::from(score.log_prob))
+            .map(|score| f64::from(score.logprob))
             .sum();
         -sum / count as f64
     };
-    let whole: Vec<&[Score]> = found.iter().map(Vec::as_slice).collect();
-    let names: Vec<&[Score]> = found.iter().map(|tokens| &tokens[..tokens.len() - 1]).collect();
+    let whole: Vec<&[TokenScore]> = found.iter().map(Vec::as_slice).collect();
+    let names: Vec<&[TokenScore]> = found.iter().map(|tokens| &tokens[..tokens.len() - 1]).collect();
     for (name, found) in [("f64.loss_name_eos", &whole), ("f64.loss_name", &names)] {
         let error = (loss(found) - values(&expected[name])[0]).abs();
         assert!(error <= LOSS, "{}: {name} differs by {error:e}", golden.name);
@@ -217,7 +217,7 @@ fn what_cannot_be_scored_is_an_error() {
     for continuation in [vec![], vec![image, 3], vec![3, beyond], vec![beyond, 3]] {
         assert!(score(&[vec![4, 5], continuation]).is_err());
     }
-    assert_eq!(score(&[]).unwrap(), [Vec::<Vec<Score>>::new()]);
+    assert_eq!(score(&[]).unwrap(), [Vec::<Vec<TokenScore>>::new()]);
     assert!(model.score(&[], None).unwrap().is_empty());
     assert!(model.score(&[(prompt, &[vec![4]])], None).is_err());
 }

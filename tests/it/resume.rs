@@ -13,7 +13,7 @@ use kshot::experiment::cell::Event;
 use kshot::experiment::plan::Cell;
 use kshot::learner::features::Frozen;
 use kshot::learner::{Classifier, Fit, Keep};
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use kshot::prediction::Prediction;
 use kshot::store::Store;
 use kshot::store::record::Record;
@@ -334,7 +334,7 @@ fn a_cell_that_was_stopped_again_and_again_leaves_the_same_files() {
 /// After a kill other images are new at the same time; what is seen in each must not depend on that.
 #[test]
 fn features_of_an_image_do_not_depend_on_its_company() {
-    let frozen = || Frozen::load(&support::model(), &Place::cpu()).unwrap();
+    let frozen = || Frozen::load(&support::model(), &DeviceSpec::cpu()).unwrap();
     let test = trained().remove(0).test().unwrap();
     let bits = |frozen: &Frozen, images| -> Vec<Vec<u32>> {
         let all = frozen.features(images).unwrap();

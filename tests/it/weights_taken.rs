@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use kshot::error::Error;
 use kshot::models::weights::Weights;
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use safetensors::tensor::View as _;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -34,7 +34,10 @@ fn each_type_comes_out_as_each_other_one_to_the_bit() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             let (_folder, path) = file_of(&[("a", stored.clone())]);
             let mut weights = Weights::from_files(&path, std::slice::from_ref(&path)).unwrap();
-            let place = Place { dtype, ..Place::cpu() };
+            let place = DeviceSpec {
+                dtype,
+                ..DeviceSpec::cpu()
+            };
             let taken = weights.take("a", &[13, 7], &place).unwrap();
             weights.finish().unwrap();
             let expected = stored.to_dtype(dtype).unwrap();
@@ -50,7 +53,10 @@ fn what_a_type_cannot_hold_is_refused() {
     let (_folder, path) = file_of(&[("a", large)]);
     let take = |dtype| {
         let mut weights = Weights::from_files(&path, std::slice::from_ref(&path)).unwrap();
-        let place = Place { dtype, ..Place::cpu() };
+        let place = DeviceSpec {
+            dtype,
+            ..DeviceSpec::cpu()
+        };
         weights.take("a", &[2], &place).unwrap();
         weights.finish()
     };
@@ -89,7 +95,7 @@ fn taken_tensors_leave_the_map() {
     let path = path.canonicalize().unwrap();
     let mut weights = Weights::from_files(&path, std::slice::from_ref(&path)).unwrap();
     for name in &names {
-        weights.take(name, &[512, 1024], &Place::cpu()).unwrap();
+        weights.take(name, &[512, 1024], &DeviceSpec::cpu()).unwrap();
         let left = mapped(&path);
         assert!(left < 1024, "{left} kB of the file stay in memory after {name}");
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use kshot::backend::local::LocalBackend;
 use kshot::backend::{Backend as _, Weights};
+use kshot::config::ExpertLora;
 use kshot::engine::{AdamParams, AdapterConfig, Settings};
 use kshot::example::{Datum, Renderer};
 use kshot::experiment::plan::Cell;
 use kshot::learner::reading::{Answer, Answers};
-use kshot::models::lora::{ExpertLora, Lora};
-use kshot::nn::Place;
+use kshot::models::lora::Lora;
+use kshot::nn::DeviceSpec;
 use kshot::prediction::{Prediction, Reading};
 use kshot::seed::rng;
 use kshot::statistics;
@@ -108,7 +109,7 @@ fn an_adapter_saved_and_reloaded_answers_the_same_and_says_nothing_without_an_im
     let model = writing_model();
     let renderer = Renderer::load(&model, Some(480)).unwrap();
     let answers = Answers::new(&renderer, &cell.split.classes).unwrap();
-    let backend = Arc::new(LocalBackend::load(&model, &Place::cpu(), Settings::default()).unwrap());
+    let backend = Arc::new(LocalBackend::load(&model, &DeviceSpec::cpu(), Settings::default()).unwrap());
     let weights = Weights::Saved(folder.path().display().to_string());
     let mut sampler = backend.sampler(&weights).unwrap();
     let blind = vec![renderer.question(None).unwrap(); test.len()];
@@ -164,7 +165,7 @@ fn one_batch_is_learned_by_heart() {
         })
         .collect();
     assert_eq!(batch.len(), 10);
-    let backend = LocalBackend::load(&model, &Place::cpu(), Settings::default()).unwrap();
+    let backend = LocalBackend::load(&model, &DeviceSpec::cpu(), Settings::default()).unwrap();
     let lora = Lora {
         targets: ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from).into(),
         rank: 16,

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Error;
-use kshot::example::{Captions, Fill};
+use kshot::example::{CaptionTokenizer, Padding};
 use kshot::learner::zero_shot::{Pair, ZeroShotClassifier};
 use kshot::models::contrastive::{Contrastive, Family};
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use tempfile::TempDir;
 use crate::goldens::{Tensors, relative_to_max, values};
 use crate::support::{Sandbox, predict, root, stderr};
 
-const FAMILIES: [(&str, Family, Fill); 2] = [
-    ("clip", Family::Clip, Fill::AfterEnd),
-    ("siglip", Family::Siglip, Fill::Whole),
+const FAMILIES: [(&str, Family, Padding); 2] = [
+    ("clip", Family::Clip, Padding::Longest),
+    ("siglip", Family::Siglip, Padding::MaxLength),
 ];
 /// Share of the largest value of a tensor.
 const TOLERANCE: f64 = 1e-5;
@@ -104,7 +104,7 @@ fn images(notes: &Value) -> Vec<LabelledImage> {
 }
 
 fn pair(fixture: &Fixture, family: Family) -> Arc<Pair> {
-    Arc::new(Pair::load(fixture.path(), family, &Place::cpu()).unwrap())
+    Arc::new(Pair::load(fixture.path(), family, &DeviceSpec::cpu()).unwrap())
 }
 
 #[test]
@@ -125,13 +125,13 @@ fn pixels_and_tokens_match() {
         );
 
         let context = expected["input_ids"].dim(1).unwrap();
-        let captions = Captions::load(fixture.path(), fill, 40).unwrap();
+        let captions = CaptionTokenizer::load(fixture.path(), fill, 40).unwrap();
         let ids = captions.encode(&texts(&notes)).unwrap();
         let reference: Vec<f64> = values(&expected["input_ids"]);
         let end = reference.iter().copied().fold(0.0, f64::max) as u32;
         for (row, expected) in ids.iter().zip(reference.chunks(context)) {
             let mut expected: Vec<u32> = expected.iter().map(|id| *id as u32).collect();
-            if fill == Fill::AfterEnd {
+            if fill == Padding::Longest {
                 // transformers fills up with the end token, which changes nothing either.
                 let length = expected.iter().position(|id| *id == end).unwrap() + 1;
                 expected[length..].fill(0);
@@ -147,14 +147,14 @@ fn features_and_logits_match() {
     for (name, family, fill) in FAMILIES {
         let fixture = Fixture::new(name);
         let (expected, notes) = fixture.goldens();
-        let model = Contrastive::load(fixture.path(), family, &Place::cpu()).unwrap();
+        let model = Contrastive::load(fixture.path(), family, &DeviceSpec::cpu()).unwrap();
         let near = |what: &str, found: &Tensor| {
             let error = relative_to_max(found, &expected[what]);
             assert!(error <= TOLERANCE, "{name}: {what} differs by {error:e}");
         };
         let image = model.image_features(&expected["pixel_values"]).unwrap();
         near("image_features", &image);
-        let rows = Captions::load(fixture.path(), fill, 40)
+        let rows = CaptionTokenizer::load(fixture.path(), fill, 40)
             .unwrap()
             .encode(&texts(&notes))
             .unwrap();
@@ -198,7 +198,7 @@ fn a_class_is_the_mean_of_its_templates() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let reason = |fixture: &Fixture, family| match Pair::load(fixture.path(), family, &Place::cpu()) {
+    let reason = |fixture: &Fixture, family| match Pair::load(fixture.path(), family, &DeviceSpec::cpu()) {
         Err(error @ (Error::Model { .. } | Error::Checkpoint { .. })) => error.to_string(),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("loaded"),
@@ -266,7 +266,7 @@ fn what_does_not_fit_is_named() {
     };
     let fixture = Fixture::new("clip");
     ends(&fixture);
-    let captions = Captions::load(fixture.path(), Fill::AfterEnd, 40).unwrap();
+    let captions = CaptionTokenizer::load(fixture.path(), Padding::Longest, 40).unwrap();
     let refused = captions.encode(&["a cat".into()]).unwrap_err().to_string();
     assert!(refused.contains("highest"), "{refused}");
 }

@@ -12,7 +12,7 @@ use passes::{Horizontal, Vertical};
 /// Fractional bits of a weight: 32, less 8 of the pixel, less 2 for sums that overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// How neighbours are weighted.
+/// The interpolation kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
     /// Keys' cubic kernel with a = -0.5.

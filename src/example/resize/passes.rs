@@ -9,7 +9,7 @@ const ROWS: usize = 16;
 const CHUNK: usize = 64;
 /// Bytes of a row that are transposed at once: eight blocks of 8 x 8 side by side.
 const WIDE: usize = 64;
-/// What a sum starts from, so that cutting its fraction off rounds it.
+/// Initial value of a sum, so that cutting its fraction off rounds it.
 const HALF: i32 = 1 << (PRECISION - 1);
 
 #[inline(always)]

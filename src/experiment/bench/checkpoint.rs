@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::models::dinov2::Dinov2;
     use crate::models::qwen3_vl::Qwen3Vl;
-    use crate::nn::Place;
+    use crate::nn::DeviceSpec;
 
     #[test]
     fn what_is_written_is_loaded_in_one_file_or_several() {
@@ -155,7 +155,7 @@ mod tests {
             let dir = scratch.path().join(limit.to_string());
             write_in_shards(&dir, &config, limit).unwrap();
             let files = std::fs::read_dir(&dir).unwrap().count();
-            let model = Qwen3Vl::load(&dir, &Place::cpu()).unwrap();
+            let model = Qwen3Vl::load(&dir, &DeviceSpec::cpu()).unwrap();
             let weights = model.linear_weights().into_iter().map(|(name, weight)| {
                 let sum = weight.abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
                 (name, sum)
@@ -176,7 +176,7 @@ mod tests {
             shapes::cut(&mut config, 1);
             let dir = scratch.path().join(name);
             write(&dir, &config).unwrap();
-            Dinov2::load(&dir, &Place::cpu()).unwrap();
+            Dinov2::load(&dir, &DeviceSpec::cpu()).unwrap();
         }
         assert!(write(&scratch.path().join("x"), &json!({})).is_err());
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::report::Hardware;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// This machine.
-pub(super) fn here(place: &Place) -> Hardware {
+pub(super) fn here(place: &DeviceSpec) -> Hardware {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |line: &str| line.split_once(':').map(|(_, value)| value.trim().to_owned());
     let of = |name: &'static str| info.lines().filter(move |line| line.starts_with(name));
@@ -34,7 +34,7 @@ pub(super) fn here(place: &Place) -> Hardware {
 }
 
 #[cfg(feature = "cuda")]
-fn gpu(place: &Place) -> Option<String> {
+fn gpu(place: &DeviceSpec) -> Option<String> {
     match &place.device {
         candle_core::Device::Cuda(device) => device.cuda_stream().context().name().ok(),
         _ => None,
@@ -42,6 +42,6 @@ fn gpu(place: &Place) -> Option<String> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn gpu(_: &Place) -> Option<String> {
+fn gpu(_: &DeviceSpec) -> Option<String> {
     None
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::error::{Cause, Error, Result};
 use crate::experiment::estimate::shape::Shape;
 use crate::models::shapes;
-use crate::nn::{Place, memory};
+use crate::nn::{DeviceSpec, memory};
 use crate::store::record::utc_now;
 
 mod checkpoint;
@@ -37,7 +37,7 @@ pub struct Request {
     /// Layers to keep; all by default.
     pub layers: Option<usize>,
     /// Device, and type of the frozen weights.
-    pub place: Place,
+    pub place: DeviceSpec,
     /// Images a step, and asked about at once.
     pub batch: usize,
     /// Rank of the adapters; that of the learner by default.
@@ -141,7 +141,7 @@ pub fn run(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Report> {
         speed / 1e12
     ));
     let free = memory::free(&request.place.device)?;
-    memory::forget_peak();
+    memory::reset_peak();
     let baseline = memory::resident();
 
     let start = Instant::now();
@@ -155,7 +155,7 @@ pub fn run(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Report> {
     for &name in subject.phases() {
         // The first warms up; while it runs the allocator gives back what the phase before left, which is none of this one's.
         subject.repeat(name)?;
-        memory::forget_peak();
+        memory::reset_peak();
         let mut seconds = Vec::with_capacity(request.steps);
         for _ in 0..request.steps {
             let start = Instant::now();
@@ -232,12 +232,12 @@ fn unknown(request: &Request) -> Error {
     }
 }
 
-fn side(place: &Place) -> usize {
+fn side(place: &DeviceSpec) -> usize {
     if place.device.is_cpu() { SIDE } else { GPU_SIDE }
 }
 
 /// Operations a second in a large product: the median of five, after one. The CPU computes in f32 whatever the weights are.
-fn product_speed(place: &Place) -> Result<f64> {
+fn product_speed(place: &DeviceSpec) -> Result<f64> {
     let side = side(place);
     let dtype = if place.device.is_cpu() { DType::F32 } else { place.dtype };
     let a = Tensor::randn(0f32, 1.0, (side, side), &Device::Cpu)?;

@@ -17,7 +17,7 @@ use crate::formats::image::decode;
 use crate::learner::features::stack;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
-use crate::nn::{AdamW, Group, Head, Place, clip_grad_norm, cross_entropy};
+use crate::nn::{AdamParams, AdamW, DeviceSpec, Head, ParamGroup, cross_entropy};
 use crate::seed;
 
 pub(super) struct Seer {
@@ -27,7 +27,7 @@ pub(super) struct Seer {
     optimiser: AdamW,
     merged: Option<Dinov2>,
     processor: ImageProcessor,
-    place: Place,
+    place: DeviceSpec,
     /// JPEG files.
     photographs: Vec<Vec<u8>>,
     /// (B, 3, H, W)
@@ -78,7 +78,7 @@ impl Seer {
             &Tensor::zeros(dataset.classes, candle_core::DType::F32, &place.device)?,
         )?;
         let adapter = model.trainable();
-        let group = |vars: &[(String, Var)], lr: f64| Group {
+        let group = |vars: &[(String, Var)], lr: f64| ParamGroup {
             vars: vars.iter().map(|(_, var)| var.clone()).collect(),
             lr,
             weight_decay: 0.0,
@@ -93,7 +93,7 @@ impl Seer {
             .collect();
         Ok(Self {
             variables: adapter.into_iter().chain(head.trainable()).collect(),
-            optimiser: AdamW::new(groups, 0.9, 0.95, 1e-8)?,
+            optimiser: AdamW::new(groups)?,
             model,
             head,
             merged: None,
@@ -118,9 +118,12 @@ impl Seer {
     fn train(&mut self, factor: f64) -> Result<()> {
         self.merged = None;
         let (_, mut gradients) = self.gradients()?;
-        let all: Vec<Var> = self.variables.iter().map(|(_, var)| var.clone()).collect();
-        clip_grad_norm(&all, &mut gradients, 1.0)?;
-        self.optimiser.step(&gradients, factor)
+        let params = AdamParams {
+            learning_rate: factor,
+            grad_clip_norm: Some(1.0),
+            ..AdamParams::default()
+        };
+        self.optimiser.step(&mut gradients, &params).map(drop)
     }
 
     fn see(&mut self, pixels: &Tensor) -> Result<()> {
@@ -140,7 +143,7 @@ impl Seer {
 }
 
 /// What evaluation sees of JPEG files.
-fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &Place) -> Result<Tensor> {
+fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &DeviceSpec) -> Result<Tensor> {
     let view = |bytes: &Vec<u8>| Ok(processor.pixels(&decode(bytes, "a photograph")?));
     let views: Vec<Vec<f32>> = photographs.par_iter().map(view).collect::<Result<_>>()?;
     stack(&views, processor.size(), &place.device)

@@ -172,11 +172,8 @@ impl Writer {
 fn step(rate: f64) -> AdamParams {
     AdamParams {
         learning_rate: rate,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.0,
         grad_clip_norm: Some(1.0),
+        ..AdamParams::default()
     }
 }
 

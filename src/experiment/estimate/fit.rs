@@ -15,7 +15,7 @@ use crate::example::{ImageProcessor, PatchProcessor};
 use crate::experiment::sweep::TOGETHER;
 use crate::learner::features::BATCH;
 use crate::models::lora::Lora;
-use crate::nn::{Place, memory};
+use crate::nn::{DeviceSpec, memory};
 
 /// Tokens of text around a picture, and of these the longest answers of the datasets we know.
 const TEXT: f64 = 52.0;
@@ -43,7 +43,7 @@ const WAYS: [(usize, bool); 9] = [
 ///
 /// # Errors
 /// [`Error::Memory`] when no way to work fits.
-pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &Place) -> Result<Settings> {
+pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &DeviceSpec) -> Result<Settings> {
     let default = Settings {
         checkpointing: config.checkpointing,
         ..Settings::default()
@@ -79,7 +79,13 @@ pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &Place) -> Re
 ///
 /// # Errors
 /// [`Error::Memory`] when no way to work fits.
-pub(crate) fn fitting(shape: &Shape, how: &Use, default: Settings, place: &Place, folder: &Path) -> Result<Settings> {
+pub(crate) fn fitting(
+    shape: &Shape,
+    how: &Use,
+    default: Settings,
+    place: &DeviceSpec,
+    folder: &Path,
+) -> Result<Settings> {
     match memory::free(&place.device)? {
         Some(free) => choose(shape, how, default, free, folder),
         None => Ok(default),
@@ -137,7 +143,7 @@ fn tell(folder: &Path, train: &Demand, needed: u64, free: u64, micro_batch: usiz
 ///
 /// # Errors
 /// [`Error::Memory`] when not even one image fits, or what is asked about at once does not.
-pub(crate) fn images_of_a_pass(learner: &Learner, folder: &Path, place: &Place, loaded: bool) -> Result<usize> {
+pub(crate) fn images_of_a_pass(learner: &Learner, folder: &Path, place: &DeviceSpec, loaded: bool) -> Result<usize> {
     let trained = match learner {
         Learner::Dinov2Lora(config) => Some(config),
         _ => None,
@@ -196,7 +202,7 @@ fn pass_within(batch: usize, free: u64, needed: impl Fn(usize) -> u64) -> Option
     halves.into_iter().find(|pass| needed(*pass) <= free)
 }
 
-fn bytes(place: &Place) -> f64 {
+fn bytes(place: &DeviceSpec) -> f64 {
     if place.dtype == DType::F32 { 4.0 } else { 2.0 }
 }
 
@@ -291,16 +297,22 @@ mod tests {
     fn the_micro_model_works_as_ever() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
         let config: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
-        assert_eq!(settings(&config, &folder, &Place::cpu()).unwrap(), Settings::default());
+        assert_eq!(
+            settings(&config, &folder, &DeviceSpec::cpu()).unwrap(),
+            Settings::default()
+        );
     }
 
     #[test]
     fn a_vision_model_learns_in_passes_that_fit() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-dinov2");
         let learner = Learner::parse("dinov2-lora", &folder, &[]).unwrap();
-        assert_eq!(images_of_a_pass(&learner, &folder, &Place::cpu(), false).unwrap(), 32);
+        assert_eq!(
+            images_of_a_pass(&learner, &folder, &DeviceSpec::cpu(), false).unwrap(),
+            32
+        );
         let huge = Learner::parse("dinov2-lora", &folder, &["batch=100000000".into()]).unwrap();
-        let pass = images_of_a_pass(&huge, &folder, &Place::cpu(), false).unwrap();
+        let pass = images_of_a_pass(&huge, &folder, &DeviceSpec::cpu(), false).unwrap();
         assert!((32..100_000_000).contains(&pass), "{pass}");
 
         let needed = |pass: usize| 10 * pass as u64;

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::models::lora::{ExpertLora, Lora};
-use crate::models::{expert_lora, shapes};
+use crate::config::ExpertLora;
+use crate::models::lora::{self, Lora};
+use crate::models::shapes;
 
 /// A model's sizes.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +105,7 @@ impl Shape {
                 [out, inputs] => {
                     let layer = name.strip_suffix(".weight");
                     // The router is never adapted.
-                    if layer.is_none_or(|layer| layer.ends_with("mlp.gate") || !lora.wants(layer)) {
+                    if layer.is_none_or(|layer| layer.ends_with("mlp.gate") || !lora.targets_module(layer)) {
                         continue;
                     }
                     let (out, inputs) = (out as f64, inputs as f64);
@@ -114,7 +115,7 @@ impl Shape {
                     adapted.largest = adapted.largest.max(out * inputs);
                     adapted.outputs += out;
                 }
-                [experts, inputs, out] if expert_lora::wanted(lora, name) => {
+                [experts, inputs, out] if lora::is_expert_target(lora, name) => {
                     let [experts, inputs, out] = [experts, inputs, out].map(|side| side as f64);
                     let of = |count: f64| match lora.experts {
                         ExpertLora::Each => count * (inputs + out),

@@ -14,7 +14,7 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::learner::features::{BATCH, Frozen};
 use crate::learner::order::Plan;
-use crate::learner::training::train;
+use crate::learner::training::{Schedule, train};
 use crate::learner::{Classifier, Eye, Fit, Keep, Step, View, argmax, row, untrained};
 use crate::models::dinov2::Dinov2;
 use crate::nn::head::Head;
@@ -93,16 +93,17 @@ impl Classifier for Dinov2Classifier {
     ) -> Result<Fit> {
         let (base, images) = (self.base.model(), self.config.images_per_class * self.classes);
         let plan = Plan::new(base.fingerprint(), shots.len(), images, self.config.batch, self.seed);
+        // The peak is that of each parameter group.
+        let schedule = Schedule {
+            peak: 1.0,
+            warmup: self.config.warmup,
+            weight_decay: self.config.weight_decay,
+            clip: self.config.clip,
+        };
         let mut training = Training::new(self, shots, &plan)?;
-        let fit = train(&plan, &mut training, keep, on_step)?;
-        let halved_to = training.halved_to();
-        let (trained, trainable_parameters) = training.trained();
-        (self.trained, self.asked) = (Some(trained), None);
-        Ok(Fit {
-            trainable_parameters,
-            halved_to,
-            ..fit
-        })
+        let fit = train(&plan, &schedule, &mut training, keep, on_step)?;
+        (self.trained, self.asked) = (Some(training.trained()), None);
+        Ok(fit)
     }
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {

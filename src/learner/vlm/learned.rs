@@ -1,4 +1,4 @@
-//! What a classifier that writes has learned, and who answers by it.
+//! The weights that a generating classifier has learned, and the sampler that answers by them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Learned {
         })
     }
 
-    /// Who answers.
+    /// The sampler of these weights.
     ///
     /// # Errors
     /// As [`Trainer::sampler`] or [`Backend::sampler`].

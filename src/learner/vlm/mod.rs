@@ -16,15 +16,11 @@ use crate::error::{Error, Result};
 use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
 use crate::learner::order::Plan;
 use crate::learner::reading::{Answer, Answers};
-use crate::learner::training::{Steps, train};
+use crate::learner::training::{Schedule, Trainable, train};
 use crate::learner::{Classifier, Eye, Fit, Keep, Step, View, argmax};
-use crate::nn::schedule::warmup_cosine;
 use crate::prediction::{Names, Prediction, Reading};
 use learned::Learned;
 
-/// AdamW's moment decay rates and epsilon (DESIGN: start values).
-const BETAS: (f64, f64) = (0.9, 0.95);
-const EPSILON: f64 = 1e-8;
 /// Test images asked about at once.
 const BATCH: usize = 32;
 
@@ -175,27 +171,21 @@ impl Classifier for VlmClassifier {
         if config.flip {
             plan = plan.with_flips();
         }
+        let schedule = Schedule {
+            peak: config.peak_rate(self.backend.width()),
+            warmup: config.warmup,
+            weight_decay: config.weight_decay,
+            clip: config.clip,
+        };
         let mut training = Training {
             classifier: &*self,
             trainer,
             shots,
             plan: &plan,
-            warmup: (config.warmup * plan.steps() as f64).round() as usize,
-            peak: config.peak_rate(self.backend.width()),
         };
-        let fit = train(&plan, &mut training, keep, on_step)?;
-        let trainer = training.trainer;
-        let trained = trainer.trainable();
-        let halved_to = trainer.halved_to();
-        self.learned = Learned::by(trainer)?;
-        Ok(Fit {
-            trainable_parameters: trained
-                .iter()
-                .map(|(_, shape)| shape.iter().product::<usize>() as u64)
-                .sum(),
-            halved_to,
-            ..fit
-        })
+        let fit = train(&plan, &schedule, &mut training, keep, on_step)?;
+        self.learned = Learned::by(training.trainer)?;
+        Ok(fit)
     }
 
     fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
@@ -263,36 +253,16 @@ struct Training<'a> {
     trainer: Box<dyn Trainer>,
     shots: &'a [LabelledImage],
     plan: &'a Plan,
-    /// Steps in which the learning rate rises.
-    warmup: usize,
-    /// Peak learning rate.
-    peak: f64,
 }
 
-impl Steps for Training<'_> {
-    fn step(&mut self, number: usize, batch: &[usize]) -> Result<f64> {
-        let config = &self.classifier.config;
+impl Trainable for Training<'_> {
+    fn train_step(&mut self, number: usize, batch: &[usize], params: &AdamParams) -> Result<f64> {
         let shots: Vec<LabelledImage> = batch.iter().map(|&i| self.shots[i].clone()).collect();
         let first = number * self.plan.batch;
         let mirrored = |place: usize| self.plan.mirrored.get(first + place).copied().unwrap_or(false);
         let mirrored: Vec<bool> = (0..batch.len()).map(mirrored).collect();
-        let params = AdamParams {
-            learning_rate: self.peak * warmup_cosine(number, self.plan.steps(), self.warmup),
-            beta1: BETAS.0,
-            beta2: BETAS.1,
-            eps: EPSILON,
-            weight_decay: config.weight_decay,
-            grad_clip_norm: Some(config.clip),
-        };
         let examples = self.classifier.examples(&shots, &mirrored)?;
-        let loss = self.trainer.train_step(&examples, &params)?.loss_sum;
-        if loss.is_finite() {
-            return Ok(loss);
-        }
-        Err(Error::NotFinite {
-            what: "loss",
-            step: number,
-        })
+        Ok(self.trainer.train_step(&examples, params)?.loss_sum)
     }
 
     fn save(&mut self, name: &str) -> Result<Option<String>> {
@@ -300,8 +270,17 @@ impl Steps for Training<'_> {
         Ok((path != name).then_some(path))
     }
 
-    fn restore(&mut self, name: &str, _: usize) -> Result<()> {
+    fn restore(&mut self, name: &str) -> Result<()> {
         self.trainer.load_state(name)
+    }
+
+    fn trainable_parameters(&self) -> u64 {
+        let numbers = |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>() as u64;
+        self.trainer.trainable().iter().map(numbers).sum()
+    }
+
+    fn halved_to(&self) -> Option<usize> {
+        self.trainer.halved_to()
     }
 }
 

@@ -15,13 +15,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::example::{Captions, Fill, ImageCache, ImageProcessor, written};
+use crate::example::{CaptionTokenizer, ImageCache, ImageLoader, ImageProcessor, Padding, written};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
-use crate::learner::features::views;
+use crate::learner::features::pixel_values;
 use crate::learner::{Classifier, Fit, Keep, Step, argmax, row};
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 use crate::prediction::Prediction;
 
 /// Images, and texts, in a forward pass.
@@ -30,9 +30,8 @@ const BATCH: usize = 32;
 /// Both towers with what feeds them.
 pub struct Pair {
     model: Contrastive,
-    processor: ImageProcessor,
-    captions: Captions,
-    images: Option<Arc<ImageCache>>,
+    images: ImageLoader<ImageProcessor>,
+    captions: CaptionTokenizer,
     fingerprint: String,
 }
 
@@ -41,7 +40,7 @@ impl Pair {
     ///
     /// # Errors
     /// [`Error::Model`] when the folder lacks something, or its parts do not fit together.
-    pub fn load(dir: &Path, family: Family, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, family: Family, place: &DeviceSpec) -> Result<Self> {
         let model = Contrastive::load(dir, family, place)?;
         let settings = image_settings(dir)?;
         let processor = ImageProcessor::load(dir)?;
@@ -53,11 +52,11 @@ impl Pair {
                 reason: format!("makes images of {width} x {height} pixels, `config.json` asks for {side} x {side}"),
             });
         }
-        let fill = match family {
-            Family::Clip => Fill::AfterEnd,
-            Family::Siglip => Fill::Whole,
+        let padding = match family {
+            Family::Clip => Padding::Longest,
+            Family::Siglip => Padding::MaxLength,
         };
-        let captions = Captions::load(dir, fill, model.config().context())?;
+        let captions = CaptionTokenizer::load(dir, padding, model.config().context())?;
         let fingerprint = Sha256::new()
             .chain_update(model.fingerprint())
             .chain_update(&settings.text)
@@ -66,16 +65,15 @@ impl Pair {
         Ok(Self {
             fingerprint: hex(&fingerprint),
             model,
-            processor,
+            images: ImageLoader::new(processor),
             captions,
-            images: None,
         })
     }
 
     /// The same, keeping resized images.
     #[must_use]
     pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = images;
+        self.images = self.images.with_cache(images);
         self
     }
 
@@ -96,7 +94,7 @@ impl Pair {
     /// # Errors
     /// Unreadable images.
     pub fn pixels(&self, images: &[LabelledImage]) -> Result<Tensor> {
-        views(images, &self.processor, self.images.as_deref(), &Device::Cpu)
+        pixel_values(images, &self.images, &Device::Cpu)
     }
 
     /// Text features of texts, not normalised: (N, P).

@@ -32,7 +32,7 @@ pub struct Config {
     projection: usize,
 }
 
-/// What a tower's part of `config.json` may say.
+/// A tower's part of `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 struct Part {
     hidden_size: Option<usize>,

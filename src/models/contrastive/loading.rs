@@ -11,25 +11,25 @@ use candle_transformers::models::{clip, siglip};
 use super::{Config, Contrastive, Family, Towers};
 use crate::error::{Error, Result};
 use crate::models::weights::Weights;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 
 /// [`Weights`] as candle's models ask for them.
 struct Source {
     weights: Mutex<Option<Weights>>,
-    place: Place,
+    spec: DeviceSpec,
 }
 
 impl Source {
     fn take(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         match weights.as_mut() {
-            Some(weights) => weights.take(name, shape, &self.place),
-            None => Ok(Tensor::zeros(shape, self.place.dtype, &self.place.device)?),
+            Some(weights) => weights.take(name, shape, &self.spec),
+            None => Ok(Tensor::zeros(shape, self.spec.dtype, &self.spec.device)?),
         }
     }
 }
 
-/// What [`VarBuilder`] owns.
+/// Backend of a [`VarBuilder`].
 struct Asked(Arc<Source>);
 
 impl SimpleBackend for Asked {
@@ -53,7 +53,7 @@ impl Contrastive {
     /// # Errors
     /// [`Error::Model`] for a configuration of another architecture or with unsupported settings, and one that lists
     /// the tensors that are missing, mis-shaped, unexpected or not finite.
-    pub fn load(dir: &Path, family: Family, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, family: Family, spec: &DeviceSpec) -> Result<Self> {
         let (config, bytes) = Config::load(dir, family)?;
         let mut weights = Weights::open(dir)?;
         // Buffers of older checkpoints: the numbers 0, 1, 2, ….
@@ -61,9 +61,9 @@ impl Contrastive {
         let fingerprint = weights.fingerprint(&bytes)?;
         let source = Arc::new(Source {
             weights: Mutex::new(Some(weights)),
-            place: place.clone(),
+            spec: spec.clone(),
         });
-        let builder = || VarBuilder::from_backend(Box::new(Asked(source.clone())), place.dtype, place.device.clone());
+        let builder = || VarBuilder::from_backend(Box::new(Asked(source.clone())), spec.dtype, spec.device.clone());
         let (towers, scale, bias) = match family {
             Family::Clip => {
                 let towers = Towers::Clip(clip::ClipModel::new(builder(), &config.clip())?);
@@ -89,7 +89,7 @@ impl Contrastive {
             scale,
             bias,
             config,
-            place: place.clone(),
+            spec: spec.clone(),
             fingerprint,
         })
     }

@@ -1,7 +1,7 @@
 //! CLIP and SigLIP: an image tower and a text tower whose outputs are compared by cosine. Frozen, inference only, by
 //! candle-transformers.
 //!
-//! What candle-transformers' models leave to their caller, and what happens here:
+//! candle-transformers' models leave to their caller, and so this is done here:
 //!
 //! | what | here |
 //! |---|---|
@@ -19,18 +19,18 @@ use candle_core::{D, DType, Tensor};
 use candle_transformers::models::{clip, siglip};
 
 use crate::error::Result;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 pub use config::{Config, Family};
 
 /// A frozen pair of towers.
 pub struct Contrastive {
     towers: Towers,
-    /// What cosines are multiplied by: the exponential of the stored logarithm.
+    /// Factor of the cosines: the exponential of the stored logarithm.
     scale: f64,
-    /// What SigLIP adds to every logit; 0 for CLIP.
+    /// Bias that SigLIP adds to every logit; 0 for CLIP.
     bias: f64,
     config: Config,
-    place: Place,
+    spec: DeviceSpec,
     fingerprint: String,
 }
 
@@ -64,7 +64,7 @@ impl Contrastive {
     /// # Errors
     /// Tensor failures.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = pixels.to_device(&self.place.device)?.to_dtype(self.place.dtype)?;
+        let pixels = pixels.to_device(&self.spec.device)?.to_dtype(self.spec.dtype)?;
         let features = match &self.towers {
             Towers::Clip(model) => model.get_image_features(&pixels)?,
             Towers::Siglip(model) => model.get_image_features(&pixels)?,
@@ -73,12 +73,12 @@ impl Contrastive {
     }
 
     /// Text features as transformers' `get_text_features` has them, f32, not normalised.
-    /// `ids`: (B, T) u32, padded as [`crate::example::Captions`] does; gives (B, P).
+    /// `ids`: (B, T) u32, padded as [`crate::example::CaptionTokenizer`] does; gives (B, P).
     ///
     /// # Errors
     /// Tensor failures.
     pub fn text_features(&self, ids: &Tensor) -> Result<Tensor> {
-        let ids = ids.to_device(&self.place.device)?;
+        let ids = ids.to_device(&self.spec.device)?;
         let features = match &self.towers {
             Towers::Clip(model) => model.get_text_features(&ids)?,
             Towers::Siglip(model) => model.get_text_features(&ids)?,

@@ -12,8 +12,9 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use super::Dinov2;
+use crate::config::ExpertLora;
 use crate::error::Result;
-use crate::models::lora::{Adaptable as _, ExpertLora};
+use crate::models::lora::Adaptable as _;
 use crate::models::peft::{self, Description, Folder, Update};
 use crate::nn::LowRank;
 
@@ -76,13 +77,13 @@ impl Dinov2 {
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
         let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
         if !folder.saved(&[CLASSIFIER])?.is_empty() {
-            folder.leave(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
+            folder.ignore(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
         }
         let device = self.device();
         let model = self.map_layers(|name, layer| {
             let weight = layer.weight();
             let update = match split(name) {
-                Some([gate, up]) if !folder.holds(name) => {
+                Some([gate, up]) if !folder.has(name) => {
                     let half = layer.outputs() / 2;
                     join(
                         folder.take(&[&gate], &weight.narrow(0, 0, half)?, device)?,
@@ -124,7 +125,7 @@ impl Dinov2 {
             folder.take_saved(&weight, &[classes, features], self.device())?,
             folder.take_saved(&bias, &[classes], self.device())?,
         );
-        folder.leave(|_| true);
+        folder.ignore(|_| true);
         folder.finish_saved()?;
         Ok(Some(found))
     }

@@ -44,7 +44,7 @@ pub struct Config {
     /// Colour channels.
     #[serde(default = "num_channels")]
     pub num_channels: usize,
-    /// Whether query, key and value have a bias.
+    /// True if query, key and value have a bias.
     #[serde(default = "yes")]
     pub qkv_bias: bool,
     /// Register tokens; 4 by default with registers, none without.

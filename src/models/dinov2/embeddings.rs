@@ -30,7 +30,7 @@ pub(super) struct Positions {
     pub(super) table: Tensor,
     /// G, patches per side of the table.
     pub(super) grid: usize,
-    /// Whether shrinking averages over the patches it skips.
+    /// True if shrinking averages over the patches it skips (antialiasing).
     pub(super) antialias: bool,
     pub(super) cache: Arc<Mutex<HashMap<(usize, usize), Tensor>>>,
 }

@@ -14,7 +14,7 @@ use super::{Config, Dinov2, ModelType};
 use crate::error::Result;
 use crate::models::weights::Weights;
 use crate::nn::ops::compute_type;
-use crate::nn::{LayerNorm, Place, Projection};
+use crate::nn::{DeviceSpec, LayerNorm, Projection};
 
 impl Dinov2 {
     /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
@@ -24,7 +24,7 @@ impl Dinov2 {
     ///
     /// # Errors
     /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
-    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, spec: &DeviceSpec) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?
             .without_prefix("dinov2.")
@@ -32,7 +32,7 @@ impl Dinov2 {
         weights.ignore(|name| name == "embeddings.mask_token" || name.starts_with("classifier."));
         let fingerprint = weights.fingerprint(&bytes)?;
         let model = Self::build(&config, &fingerprint, &dir.to_string_lossy(), |name, shape| {
-            weights.take(name, shape, place)
+            weights.take(name, shape, spec)
         })?;
         weights.finish()?;
         Ok(model)

@@ -34,7 +34,7 @@ pub struct Dinov2 {
     norm: LayerNorm,
     registers: usize,
     fingerprint: Arc<str>,
-    /// Where it was loaded from, for the adapter's config.
+    /// The folder it was loaded from, for the adapter's config.
     origin: Arc<str>,
 }
 

@@ -3,16 +3,16 @@
 //! PEFT notes where its base came from, not what it held. Where that and the base at hand are both models of the hub,
 //! names and commits are compared; the weight under an adapter that PEFT saved beside it is compared number by number.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use super::initial::Initial;
 use super::settings::Settings;
-use super::{Folder, on};
 use crate::error::{Error, Result};
 use crate::fetch::ModelId;
-use crate::models::weights::snapshot_of;
+use crate::models::weights::{Weights, snapshot_of};
+use crate::nn::DeviceSpec;
 
 /// Numbers that were computed twice differ by less, as a share of the largest.
 const TWICE: f64 = 2e-5;
@@ -21,7 +21,7 @@ const TWICE: f64 = 2e-5;
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when they are different models of the hub, or different commits.
-pub(super) fn check(settings: &Settings, path: &Path, origin: &str) -> Result<()> {
+pub(super) fn check_origin(settings: &Settings, path: &Path, origin: &str) -> Result<()> {
     let (Some(named), Some((repository, commit))) = (&settings.base, snapshot_of(Path::new(origin))) else {
         return Ok(());
     };
@@ -57,54 +57,48 @@ pub(super) fn check(settings: &Settings, path: &Path, origin: &str) -> Result<()
     }
 }
 
-impl Folder {
-    /// Compares the weight that PEFT saved under a module's adapter, as it always does for `lm_head`, with the base's,
-    /// without what is taken out of it.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] when they are not the same.
-    pub(super) fn same_base(&mut self, module: &str, weight: &Tensor, taken: Option<(&Initial, f64)>) -> Result<()> {
-        self.compare(&format!("{module}.base_layer.weight"), weight, taken)
+/// Compares a weight of the base that `file` holds under `key`, as PEFT always saves `lm_head`, with the base's, without what
+/// is taken out of it.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when they are not the same.
+pub(super) fn check_weight(
+    weights: &mut Weights,
+    file: &Path,
+    key: &str,
+    weight: &Tensor,
+    taken: Option<(&Initial, f64)>,
+) -> Result<()> {
+    let Some(shape) = weights.shape(key) else {
+        return Ok(());
+    };
+    let mut same = shape == weight.dims();
+    if same {
+        let stored = weights.take(key, weight.dims(), &DeviceSpec::cpu())?;
+        let base = weight.to_device(&candle_core::Device::Cpu)?;
+        let wide = |x: &Tensor| x.to_dtype(DType::F32);
+        let expected = match taken {
+            None => wide(&base)?,
+            Some((initial, scale)) => (wide(&base)? - (initial.b.matmul(&initial.a)? * scale)?)?,
+        };
+        let largest = |x: Tensor| x.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
+        let off = largest((wide(&stored.to_dtype(base.dtype())?)? - &expected)?)?;
+        let bound = if taken.is_some() {
+            TWICE * f64::from(largest(wide(&base)?)?)
+        } else {
+            0.0
+        };
+        same = f64::from(off) <= bound;
     }
-
-    /// Compares a weight of the base in the file, if it is there, with the base's.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] when they are not the same.
-    pub(in crate::models) fn same_as(&mut self, key: &str, weight: &Tensor) -> Result<()> {
-        self.compare(key, weight, None)
+    if same {
+        return Ok(());
     }
-
-    fn compare(&mut self, key: &str, weight: &Tensor, taken: Option<(&Initial, f64)>) -> Result<()> {
-        let Some(shape) = self.shape(key) else { return Ok(()) };
-        let mut same = shape == weight.dims();
-        if same {
-            let stored = self.weights.take(key, weight.dims(), &on(&candle_core::Device::Cpu))?;
-            let base = weight.to_device(&candle_core::Device::Cpu)?;
-            let wide = |x: &Tensor| x.to_dtype(DType::F32);
-            let expected = match taken {
-                None => wide(&base)?,
-                Some((initial, scale)) => (wide(&base)? - (initial.b.matmul(&initial.a)? * scale)?)?,
-            };
-            let largest = |x: Tensor| x.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
-            let off = largest((wide(&stored.to_dtype(base.dtype())?)? - &expected)?)?;
-            let bound = if taken.is_some() {
-                TWICE * f64::from(largest(wide(&base)?)?)
-            } else {
-                0.0
-            };
-            same = f64::from(off) <= bound;
-        }
-        if same {
-            return Ok(());
-        }
-        let path: PathBuf = self.path.with_file_name(super::WEIGHTS);
-        Err(Error::Checkpoint {
-            path,
-            reason: format!("holds `{key}`, a weight of the base, and it is not that of this base"),
-            remedy: "give the model that the adapter was trained on as `--model`; if the base was trained too, merge with PEFT \
+    Err(Error::Checkpoint {
+        path: file.to_path_buf(),
+        reason: format!("holds `{key}`, a weight of the base, and it is not that of this base"),
+        remedy:
+            "give the model that the adapter was trained on as `--model`; if the base was trained too, merge with PEFT \
                      (`model.merge_and_unload().save_pretrained(DIR)`) and give that folder"
                 .into(),
-        })
-    }
+    })
 }

@@ -9,12 +9,12 @@ mod targets;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
-use super::lora::ExpertLora;
 use super::weights::Weights;
+use crate::config::ExpertLora;
 use crate::error::{Error, Result};
-use crate::nn::{ExpertFactors, LowRank, Place, Sharing};
+use crate::nn::{DeviceSpec, ExpertFactors, LowRank, Sharing};
 use initial::Initial;
 use settings::{Init, Settings};
 use targets::is_or_ends;
@@ -41,7 +41,7 @@ pub(super) struct Update {
     pub(super) a: Tensor,
     /// (out, r)
     pub(super) b: Tensor,
-    /// What B · A is multiplied with.
+    /// Factor of B · A.
     pub(super) scale: f64,
 }
 
@@ -62,7 +62,6 @@ pub(super) struct Folder {
     path: PathBuf,
     settings: Settings,
     weights: Weights,
-    shapes: BTreeMap<String, Vec<usize>>,
     /// The prefix of the model's own names: `dinov2.` of a classifier's adapter.
     prefix: String,
     /// Modules that the config targets and the file does not have.
@@ -80,7 +79,7 @@ impl Folder {
     pub(super) fn open(dir: &Path, prefixes: &[&str], origin: &str) -> Result<Self> {
         let path = dir.join(CONFIG);
         let settings = Settings::read(&path)?;
-        base::check(&settings, &path, origin)?;
+        base::check_origin(&settings, &path, origin)?;
         let file = dir.join(WEIGHTS);
         if !file.exists() && dir.join(PICKLED).exists() {
             return Err(Error::Checkpoint {
@@ -103,15 +102,10 @@ impl Folder {
         let starts = |prefix: &&&str| weights.shapes().any(|(name, _)| name.starts_with(**prefix));
         let prefix = prefixes.iter().find(starts).map_or("", |prefix| *prefix);
         weights = weights.without_prefix(prefix);
-        let shapes = weights
-            .shapes()
-            .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
-            .collect();
         Ok(Self {
             path,
             settings,
             weights,
-            shapes,
             prefix: prefix.to_owned(),
             absent: Vec::new(),
             found: false,
@@ -119,7 +113,7 @@ impl Folder {
     }
 
     /// Tells whether the module has an update.
-    pub(super) fn holds(&self, module: &str) -> bool {
+    pub(super) fn has(&self, module: &str) -> bool {
         self.rank(module).is_some()
     }
 
@@ -128,7 +122,7 @@ impl Folder {
         self.settings.experts
     }
 
-    /// Whether the config targets this parameter; nothing if it targets none at all.
+    /// True if the config targets this parameter; `None` if it targets none at all.
     pub(super) fn names_parameter(&self, name: &str) -> Option<bool> {
         let targets = self.settings.parameters.as_ref()?;
         Some(targets.iter().any(|target| is_or_ends(name, target)))
@@ -155,18 +149,18 @@ impl Folder {
     /// # Errors
     /// When the device fails; what does not fit is reported by [`Folder::finish`].
     pub(super) fn take_saved(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
-        let place = &on(device);
-        self.weights.take(name, shape, place)
+        let spec = &DeviceSpec::f32(device);
+        self.weights.take(name, shape, spec)
     }
 
     /// Marks tensors as read elsewhere.
-    pub(super) fn leave(&mut self, unneeded: impl Fn(&str) -> bool) {
+    pub(super) fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
         self.weights.ignore(unneeded);
     }
 
     /// The shape of a tensor of the file.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.shapes.get(name).map(Vec::as_slice)
+        self.weights.shape(name)
     }
 
     /// True if A and B stand on another base than the model's own.
@@ -175,7 +169,7 @@ impl Folder {
     }
 
     fn rank(&self, module: &str) -> Option<usize> {
-        let shape = self.shapes.get(&format!("{module}.lora_A.weight"))?;
+        let shape = self.weights.shape(&format!("{module}.lora_A.weight"))?;
         shape.first().copied().filter(|&rank| rank > 0)
     }
 
@@ -186,12 +180,12 @@ impl Folder {
     /// another; other things that do not fit are reported by [`Folder::finish`].
     pub(super) fn take(&mut self, names: &[&str], weight: &Tensor, device: &Device) -> Result<Option<Update>> {
         let full = |module: &str| format!("{}{module}", self.prefix);
-        let Some(module) = names.iter().find(|name| self.holds(name)) else {
+        let Some(module) = names.iter().find(|name| self.has(name)) else {
             let known = !self.settings.targets.unknown();
             let wanted = names
                 .iter()
                 .map(|name| full(name))
-                .find(|name| self.settings.targets.hold(name));
+                .find(|name| self.settings.targets.contain(name));
             self.absent.extend(wanted.filter(|_| known));
             return Ok(None);
         };
@@ -199,7 +193,7 @@ impl Folder {
         let targeted = names
             .iter()
             .map(|name| full(name))
-            .find(|name| self.settings.targets.hold(name));
+            .find(|name| self.settings.targets.contain(name));
         let Some(name) = targeted else {
             let name = full(module);
             return Err(self.refuse(
@@ -223,13 +217,13 @@ impl Folder {
         };
         self.same_rank(module, stored, self.rank(module))?;
         self.found = true;
-        let place = &on(device);
+        let spec = &DeviceSpec::f32(device);
         let a = self
             .weights
-            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], place)?;
+            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], spec)?;
         let b = self
             .weights
-            .take(&format!("{module}.lora_B.weight"), &[out, stored], place)?;
+            .take(&format!("{module}.lora_B.weight"), &[out, stored], spec)?;
         let update = Update { a, b, scale };
         let taken = match self.settings.init {
             Init::Plain => None,
@@ -241,7 +235,8 @@ impl Folder {
                 )
             })?),
         };
-        self.same_base(module, weight, taken.as_ref().map(|taken| (taken, scale)))?;
+        let taken_out = taken.as_ref().map(|taken| (taken, scale));
+        self.same_weight(&format!("{module}.base_layer.weight"), weight, taken_out)?;
         // B · A − B₀ · A₀ is of twice the rank, and its base is the model's own.
         Ok(Some(match taken {
             None => update,
@@ -251,6 +246,19 @@ impl Folder {
                 scale,
             },
         }))
+    }
+
+    /// Compares a weight of the base in the file, if it is there, with the base's.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when they are not the same.
+    pub(super) fn same_as(&mut self, key: &str, weight: &Tensor) -> Result<()> {
+        self.same_weight(key, weight, None)
+    }
+
+    fn same_weight(&mut self, key: &str, weight: &Tensor, taken: Option<(&Initial, f64)>) -> Result<()> {
+        let file = self.path.with_file_name(WEIGHTS);
+        base::check_weight(&mut self.weights, &file, key, weight, taken)
     }
 
     fn same_rank(&self, module: &str, wanted: usize, found: Option<usize>) -> Result<()> {
@@ -276,20 +284,20 @@ impl Folder {
         sharing: Sharing,
         device: &Device,
     ) -> Result<Option<(ExpertFactors, f64)>> {
-        let Some(shape) = self.shapes.get(&format!("{module}.lora_A.weight")) else {
+        let Some(shape) = self.weights.shape(&format!("{module}.lora_A.weight")) else {
             return Ok(None);
         };
-        let rank = match (sharing, &shape[..]) {
+        let rank = match (sharing, shape) {
             (Sharing::Nothing, [rows, ..]) => rows / sizes.0.max(1),
             (Sharing::Inputs, [rank, ..]) | (Sharing::Outputs, [_, rank, ..]) => *rank,
             _ => 0,
         };
         self.same_rank(module, self.settings.rank(stack), Some(rank))?;
         self.found = true;
-        let place = &on(device);
+        let spec = &DeviceSpec::f32(device);
         let (a, b) = ExpertFactors::shapes(sizes, rank, sharing);
-        let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, place)?;
-        let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, place)?;
+        let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, spec)?;
+        let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, spec)?;
         let factors = ExpertFactors {
             a: Var::from_tensor(&a)?,
             b: Var::from_tensor(&b)?,
@@ -349,14 +357,6 @@ impl Folder {
     }
 }
 
-/// Factors are f32 wherever they are.
-fn on(device: &Device) -> Place {
-    Place {
-        device: device.clone(),
-        dtype: DType::F32,
-    }
-}
-
 /// The kind of a tensor that is left over, where its name tells.
 fn kind(name: &str) -> &'static str {
     const KINDS: [(&str, &str); 6] = [
@@ -386,10 +386,10 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// What is written beside the matrices.
+/// The fields of `adapter_config.json` that are written beside the matrices.
 #[derive(Debug)]
 pub(super) struct Description<'a> {
-    /// Where the base model was loaded from.
+    /// The folder or name that the base model was loaded from.
     pub(super) base: &'a str,
     /// `CAUSAL_LM` or nothing.
     pub(super) task: Option<&'a str>,
@@ -397,7 +397,7 @@ pub(super) struct Description<'a> {
     pub(super) targets: Vec<String>,
     /// The same for stacks of experts.
     pub(super) parameters: Vec<String>,
-    /// How these are adapted.
+    /// The form of adapters on these.
     pub(super) experts: ExpertLora,
     /// r
     pub(super) rank: usize,
@@ -449,7 +449,7 @@ pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, T
 /// The common rank and alpha of updates of so many ranks and such scales.
 ///
 /// # Errors
-/// What is wrong with them, in words.
+/// The problem, in words.
 pub(super) fn common_shape(updates: impl Iterator<Item = (usize, f64)>) -> Result<(usize, f64), &'static str> {
     let mut shape = None;
     for (rank, scale) in updates {

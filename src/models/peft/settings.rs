@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::targets::{Modules, Targets, whole};
+use crate::config::ExpertLora;
 use crate::error::{Error, Result};
-use crate::models::lora::ExpertLora;
 
 /// The largest rank that is read; more than any layer of a known model has inputs.
 pub(super) const MOST_RANK: usize = 1 << 20;

@@ -29,7 +29,7 @@ pub(super) enum Modules {
 }
 
 impl Modules {
-    fn hold(&self, name: &str) -> bool {
+    fn contain(&self, name: &str) -> bool {
         match self {
             Self::Named(names) => names.iter().any(|end| is_or_ends(name, end)),
             Self::Pattern(pattern) => whole(pattern, name),
@@ -41,8 +41,11 @@ impl Modules {
 
 impl Targets {
     /// True if the module of this name gets an adapter (`check_target_module_exists` of PEFT).
-    pub(super) fn hold(&self, name: &str) -> bool {
-        if self.excluded.hold(name) || self.saved.iter().any(|saved| whole(saved, name)) || !self.modules.hold(name) {
+    pub(super) fn contain(&self, name: &str) -> bool {
+        if self.excluded.contain(name)
+            || self.saved.iter().any(|saved| whole(saved, name))
+            || !self.modules.contain(name)
+        {
             return false;
         }
         // A pattern speaks for itself.
@@ -93,23 +96,23 @@ mod tests {
 
     #[test]
     fn names_count_as_a_whole_or_from_a_dot() {
-        assert!(targets(named(&["q_proj"]), &[]).hold(Q));
-        assert!(targets(named(&[Q]), &[]).hold(Q));
-        assert!(!targets(named(&["proj"]), &[]).hold(Q));
-        assert!(targets(named(&["q_proj"]), &[11]).hold(Q));
-        assert!(!targets(named(&["q_proj"]), &[1]).hold(Q));
+        assert!(targets(named(&["q_proj"]), &[]).contain(Q));
+        assert!(targets(named(&[Q]), &[]).contain(Q));
+        assert!(!targets(named(&["proj"]), &[]).contain(Q));
+        assert!(targets(named(&["q_proj"]), &[11]).contain(Q));
+        assert!(!targets(named(&["q_proj"]), &[1]).contain(Q));
         let excluding = Targets {
             excluded: named(&["self_attn.q_proj"]),
             ..targets(named(&["q_proj"]), &[])
         };
-        assert!(!excluding.hold(Q));
+        assert!(!excluding.contain(Q));
     }
 
     #[test]
     fn expressions_look_ahead() {
         let pattern = |text: &str| Modules::Pattern(Regex::new(&format!("^(?:{text})$")).unwrap());
-        assert!(targets(pattern(r"^(?!.*visual).*(?:q|v)_proj"), &[]).hold(Q));
-        assert!(!targets(pattern(r"^(?!.*language_model).*(?:q|v)_proj"), &[]).hold(Q));
-        assert!(!targets(pattern("q_proj"), &[]).hold(Q));
+        assert!(targets(pattern(r"^(?!.*visual).*(?:q|v)_proj"), &[]).contain(Q));
+        assert!(!targets(pattern(r"^(?!.*language_model).*(?:q|v)_proj"), &[]).contain(Q));
+        assert!(!targets(pattern("q_proj"), &[]).contain(Q));
     }
 }

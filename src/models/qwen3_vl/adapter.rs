@@ -7,8 +7,7 @@ use candle_core::Var;
 
 use super::Qwen3Vl;
 use crate::error::Result;
-use crate::models::expert_lora;
-use crate::models::lora::Adaptable as _;
+use crate::models::lora::{self, Adaptable as _};
 use crate::models::peft::{self, Description, Folder};
 use crate::nn::Experts;
 
@@ -61,7 +60,7 @@ impl Qwen3Vl {
         };
         let matrices = |(name, a, b): (String, &Var, &Var)| (name, a.as_detached_tensor(), b.as_detached_tensor());
         let of_layers = adapted().map(|(name, update)| matrices((name.to_owned(), &update.a, &update.b)));
-        let factors = expert_lora::named(&stacks);
+        let factors = lora::expert_factors(&stacks);
         let of_stacks = factors
             .iter()
             .map(|(name, part)| matrices((name.clone(), &part.a, &part.b)));
@@ -81,7 +80,7 @@ impl Qwen3Vl {
             parameters: parameters(&stacks),
             experts: stacks
                 .iter()
-                .find_map(|(_, stack)| Some(expert_lora::form(stack.update()?)))
+                .find_map(|(_, stack)| Some(lora::expert_form(stack.update()?)))
                 .unwrap_or_default(),
             rank,
             ranks,
@@ -116,7 +115,7 @@ impl Qwen3Vl {
             let update = folder.take(&[name], layer.weight(), device)?;
             Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
         })?;
-        if self.config.tied() && folder.holds(HEAD) {
+        if self.config.tied() && folder.has(HEAD) {
             if folder.changes_base() {
                 return Err(crate::error::Error::Checkpoint {
                     path: dir.to_path_buf(),
@@ -135,7 +134,7 @@ impl Qwen3Vl {
         folder.same_as("model.language_model.embed_tokens.weight", &self.decoder.embedding)?;
         folder.same_as("lm_head.weight", self.head.weight())?;
         let model = model.map_experts(|name, stack| {
-            let update = expert_lora::take(&mut folder, name, stack, self.device())?;
+            let update = lora::take_expert_update(&mut folder, name, stack, self.device())?;
             Ok(stack.with_update(update))
         })?;
         folder.finish()?;
@@ -143,7 +142,7 @@ impl Qwen3Vl {
     }
 }
 
-/// How PEFT is told of a module: by the last part of its name where no module without adapter ends so.
+/// The entry of `target_modules` for a module: the last part of its name where no module without adapter ends so.
 fn target<'a>(name: &'a str, others: &[&str]) -> &'a str {
     let end = name.rsplit('.').next().unwrap_or(name);
     let shared = others.iter().any(|other| other.rsplit('.').next() == Some(end));
@@ -156,7 +155,8 @@ fn stack_end(name: &str) -> &str {
     dots.map_or(name, |(at, _)| &name[at + 1..])
 }
 
-/// How PEFT is told of stacks: by an end of their names, or by whole names where others with that end have no adapter.
+/// The entries of `target_parameters` for stacks: an end of their names, or whole names where others with that end have no
+/// adapter.
 fn parameters(stacks: &[(String, Experts)]) -> Vec<String> {
     let without = |end: &str| {
         let left = |(name, stack): &(String, Experts)| stack.update().is_none() && stack_end(name) == end;

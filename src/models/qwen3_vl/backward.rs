@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::example::Grid;
 use crate::nn::checkpointing;
 
-/// What a backward pass through the decoder gives.
+/// Result of a backward pass through the decoder.
 struct Decoded {
     /// A scalar outside the graph.
     loss: Tensor,
@@ -66,7 +66,7 @@ impl Qwen3Vl {
     /// run twice, and only the states between them are kept.
     ///
     /// # Errors
-    /// As [`Qwen3Vl::see`] and [`Qwen3Vl::forward`].
+    /// As [`Qwen3Vl::image_features`] and [`Qwen3Vl::forward`].
     pub fn backward_from_patches(
         &self,
         batch: &Batch,
@@ -99,11 +99,8 @@ impl Qwen3Vl {
         let mut vars: Vec<Var> = self.trainable().into_iter().map(|(_, var)| var).collect();
         vars.extend(cut.iter().cloned());
         let input = self.decoder.embed(batch, features)?;
-        let surroundings = self.decoder.surroundings(batch, None)?;
-        let layer = |i: usize, x: &Tensor| {
-            self.decoder
-                .layer(i, x, &surroundings, features, None, &mut |_, _, _| {})
-        };
+        let context = self.decoder.context(batch, None)?;
+        let layer = |i: usize, x: &Tensor| self.decoder.layer(i, x, &context, features, None, &mut |_, _, _| {});
         let end = |x: &Tensor| loss(&self.decoder.norm.forward(x)?);
         let done = checkpointing::backward(self.decoder.layers.len(), &input, layer, end, &vars)?;
         let mut gradients = done.gradients;

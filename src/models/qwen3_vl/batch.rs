@@ -29,7 +29,7 @@ pub struct Batch {
     pub(super) ids: Vec<u32>,
     /// Rows of each sequence.
     pub(super) lengths: Vec<usize>,
-    /// Who sees whom in each sequence.
+    /// The attention mask of each sequence.
     masks: Vec<Mask>,
     /// Time, height and width of each token, R each.
     pub(super) axes: [Vec<u32>; 3],

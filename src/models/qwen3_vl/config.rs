@@ -43,7 +43,7 @@ pub struct TextConfig {
     pub vocab_size: usize,
     /// Epsilon of every RMS norm.
     pub rms_norm_eps: f64,
-    /// Whether the attention's linear layers have a bias.
+    /// True if the attention's linear layers have a bias.
     #[serde(default)]
     pub attention_bias: bool,
     hidden_act: String,
@@ -119,7 +119,7 @@ impl Config {
     /// A config from the text of `config.json`.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The first problem with it, in words.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let any: serde_json::Value = serde_json::from_slice(text).map_err(|e| format!("not JSON: {e}"))?;
         let experts = match any.get("model_type").and_then(serde_json::Value::as_str) {
@@ -233,7 +233,7 @@ impl Config {
         text.check_rope()
     }
 
-    /// Whether the embedding table is also the head.
+    /// True if the embedding table is also the head.
     #[must_use]
     pub fn tied(&self) -> bool {
         self.tie_word_embeddings

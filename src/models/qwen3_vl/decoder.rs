@@ -37,7 +37,7 @@ pub(super) struct Layer {
     pub(super) mlp: Mlp,
 }
 
-/// What a token goes through after attention.
+/// The feed-forward part of a layer.
 #[derive(Debug, Clone)]
 pub(super) enum Mlp {
     Dense {
@@ -48,8 +48,8 @@ pub(super) enum Mlp {
     Experts(Moe),
 }
 
-/// What all layers share: the angles of the rotation, who sees whom, and where images stand.
-pub(super) struct Surroundings {
+/// Inputs that all layers share: the angles of the rotation, the attention mask, and the rows of image tokens.
+pub(super) struct AttentionContext {
     cos: Tensor, // (R, K/2)
     sin: Tensor, // (R, K/2)
     segments: Arc<[Segment]>,
@@ -79,8 +79,8 @@ impl Decoder {
         Ok(embedded.broadcast_mul(&text)?.index_add(&visual, &features.merged, 0)?)
     }
 
-    /// The surroundings of a batch, behind what `cache` holds already.
-    pub(super) fn surroundings(&self, batch: &Batch, cache: Option<&KvCache>) -> Result<Surroundings> {
+    /// The context of a batch, after the tokens that `cache` holds.
+    pub(super) fn context(&self, batch: &Batch, cache: Option<&KvCache>) -> Result<AttentionContext> {
         let segments = match cache {
             Some(cache) => cache.segments(&batch.lengths)?,
             None => batch.segments(),
@@ -100,7 +100,7 @@ impl Decoder {
             }
         }
         let angles = |values| Tensor::from_vec(values, (batch.ids.len(), half), self.device());
-        Ok(Surroundings {
+        Ok(AttentionContext {
             cos: angles(cos)?,
             sin: angles(sin)?,
             segments,
@@ -113,18 +113,15 @@ impl Decoder {
         &self,
         i: usize,
         x: &Tensor,
-        surroundings: &Surroundings,
+        context: &AttentionContext,
         features: Option<&Features>,
         cache: Option<&mut KvCache>,
         visit: &mut super::Visit,
     ) -> Result<Tensor> {
         visit("text.layer_in", i, x);
-        let x = self.layers[i].forward(i, x, surroundings, cache, visit)?;
+        let x = self.layers[i].forward(i, x, context, cache, visit)?;
         visit("text.layer_out", i, &x);
-        match (
-            features.and_then(|features| features.deepstack.get(i)),
-            &surroundings.visual,
-        ) {
+        match (features.and_then(|features| features.deepstack.get(i)), &context.visual) {
             (Some(deep), Some(visual)) => Ok(x.index_add(visual, deep, 0)?),
             _ => Ok(x),
         }
@@ -196,11 +193,11 @@ impl Layer {
         &self,
         i: usize,
         x: &Tensor,
-        surroundings: &Surroundings,
+        context: &AttentionContext,
         cache: Option<&mut KvCache>,
         visit: &mut super::Visit,
     ) -> Result<Tensor> {
-        let attended = self.attention(i, &self.input_norm.forward(x)?, surroundings, cache)?;
+        let attended = self.attention(i, &self.input_norm.forward(x)?, context, cache)?;
         visit("text.attn_out", i, &attended);
         let x = (x + attended)?;
         let normed = self.post_norm.forward(&x)?;
@@ -225,10 +222,10 @@ impl Layer {
         &self,
         i: usize,
         x: &Tensor,
-        surroundings: &Surroundings,
+        context: &AttentionContext,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
-        let Surroundings { cos, sin, segments, .. } = surroundings;
+        let AttentionContext { cos, sin, segments, .. } = context;
         let (rows, _) = x.dims2()?;
         let turned = |layer: &Projection, norm: &RmsNorm, heads: usize| -> Result<Tensor> {
             let head_dim = norm.weight.elem_count();

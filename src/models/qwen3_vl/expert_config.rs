@@ -9,7 +9,7 @@ use crate::models::bounds;
 pub struct ExpertConfig {
     /// E
     pub count: usize,
-    /// How many of them a token goes through.
+    /// Number of experts that a token goes through.
     pub chosen: usize,
     /// Width of an expert's middle.
     pub middle: usize,
@@ -34,7 +34,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// What is wrong with the experts of a `qwen3_vl_moe`, in words.
+    /// The first problem with the experts of a `qwen3_vl_moe`, in words.
     pub(super) fn check(&self) -> Result<(), String> {
         bounds::check(&[
             ("num_experts", self.num_experts.unwrap_or(0), bounds::HEADS),

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::models::lora::Adaptable as _;
 use crate::models::weights::Weights;
 use crate::nn::ops::Heads;
-use crate::nn::{Experts, LayerNorm, Moe, Place, Projection, RmsNorm};
+use crate::nn::{DeviceSpec, Experts, LayerNorm, Moe, Projection, RmsNorm};
 
 /// Epsilon of the vision tower's layer norms, fixed in the reference.
 const VISION_EPS: f64 = 1e-6;
@@ -29,7 +29,7 @@ impl Qwen3Vl {
     ///
     /// # Errors
     /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
-    pub fn load(dir: &Path, place: &Place) -> Result<Self> {
+    pub fn load(dir: &Path, spec: &DeviceSpec) -> Result<Self> {
         let (config, bytes) = Config::load(dir)?;
         let mut weights = Weights::open(dir)?;
         if config.tied() {
@@ -44,10 +44,10 @@ impl Qwen3Vl {
             &dir.to_string_lossy(),
             &mut |name, shape| match *shape {
                 [experts, from, to] if transposed.contains(name) => {
-                    let stored = weights.take(name, &[experts, to, from], place)?;
+                    let stored = weights.take(name, &[experts, to, from], spec)?;
                     Ok(stored.transpose(1, 2)?.contiguous()?)
                 }
-                _ => weights.take(name, shape, place),
+                _ => weights.take(name, shape, spec),
             },
         )?;
         weights.finish()?;

@@ -68,7 +68,7 @@ impl Qwen3Vl {
     }
 }
 
-/// What has an adapter. The sum is made when its file is written: all sums of a large model at once would not fit.
+/// A weight with an adapter. The sum is made when its file is written: all sums of a large model at once would not fit.
 enum Adapted {
     Layer(Projection),
     Experts(Experts),

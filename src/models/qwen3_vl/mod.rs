@@ -24,7 +24,7 @@ mod expert_config;
 mod generate;
 mod loading;
 mod merge;
-mod outlook;
+mod next_token;
 mod tree;
 mod vision;
 
@@ -34,9 +34,9 @@ pub use cache::KvCache;
 pub use config::{Config, TextConfig, VisionConfig};
 use decoder::Decoder;
 pub use expert_config::ExpertConfig;
-pub(crate) use outlook::LOGITS_AT_ONCE;
-pub use outlook::Outlook;
-pub use tree::{PrefixTree, Score};
+pub(crate) use next_token::LOGITS_AT_ONCE;
+pub use next_token::NextToken;
+pub use tree::{PrefixTree, TokenScore};
 pub use vision::Features;
 use vision::Tower;
 
@@ -51,7 +51,7 @@ pub struct Qwen3Vl {
     head: Projection,
     config: Arc<Config>,
     fingerprint: Arc<str>,
-    /// Where it was loaded from, for the adapter's config.
+    /// The folder it was loaded from, for the adapter's config.
     origin: Arc<str>,
 }
 
@@ -77,7 +77,7 @@ impl Qwen3Vl {
     ///
     /// # Errors
     /// When patches and grids do not fit.
-    pub fn see(&self, patches: &Tensor, grids: &[Grid]) -> Result<Features> {
+    pub fn image_features(&self, patches: &Tensor, grids: &[Grid]) -> Result<Features> {
         self.check_patches(patches, grids)?;
         self.tower.forward(patches, grids, &mut |_, _, _| {})
     }
@@ -114,7 +114,7 @@ impl Qwen3Vl {
     /// All states on the way, under the names of the golden files (`vision.block_out.0`, `text.attn_out.1`, …).
     ///
     /// # Errors
-    /// As [`Qwen3Vl::see`] and [`Qwen3Vl::forward`].
+    /// As [`Qwen3Vl::image_features`] and [`Qwen3Vl::forward`].
     pub fn states(&self, batch: &Batch, patches: &Tensor, grids: &[Grid]) -> Result<Vec<(String, Tensor)>> {
         self.check_patches(patches, grids)?;
         let mut states = Vec::new();
@@ -133,11 +133,11 @@ impl Qwen3Vl {
         visit: &mut Visit,
     ) -> Result<Tensor> {
         let mut x = self.decoder.embed(batch, features)?;
-        let surroundings = self.decoder.surroundings(batch, cache.as_deref())?;
+        let context = self.decoder.context(batch, cache.as_deref())?;
         for i in 0..self.decoder.layers.len() {
             x = self
                 .decoder
-                .layer(i, &x, &surroundings, features, cache.as_deref_mut(), visit)?;
+                .layer(i, &x, &context, features, cache.as_deref_mut(), visit)?;
         }
         if let Some(cache) = cache {
             cache.advance(&batch.lengths);
@@ -198,7 +198,7 @@ impl Qwen3Vl {
         self.decoder.dtype()
     }
 
-    /// Where the tensors are.
+    /// The device of the tensors.
     #[must_use]
     pub fn device(&self) -> &Device {
         self.decoder.device()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Batch, Features, Outlook, Qwen3Vl};
+use super::{Batch, Features, NextToken, Qwen3Vl};
 use crate::error::Result;
 use crate::example::Sequence;
 
@@ -23,11 +23,11 @@ pub struct PrefixTree {
     places: Vec<Vec<usize>>,
 }
 
-/// What a model thinks of one token in its place.
+/// A model's log-probability of one token in its place.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Score {
+pub struct TokenScore {
     /// Natural-log probability of the token.
-    pub log_prob: f32,
+    pub logprob: f32,
     /// The likeliest token in its place; the lowest of equals.
     pub likeliest: u32,
 }
@@ -82,7 +82,7 @@ impl PrefixTree {
         &self.parents
     }
 
-    /// How many nodes stand above each node.
+    /// Number of nodes above each node.
     pub(super) fn depths(&self) -> impl Iterator<Item = u32> {
         let mut depths = Vec::with_capacity(self.parents.len());
         for parent in &*self.parents {
@@ -94,14 +94,14 @@ impl PrefixTree {
         depths.into_iter()
     }
 
-    /// The scores of all tokens of all continuations from the outlooks in the N + 1 places.
-    fn scores(&self, continuations: &[Vec<u32>], outlooks: &[Outlook]) -> Vec<Vec<Score>> {
+    /// The scores of all tokens of all continuations from the distributions in the N + 1 places.
+    fn scores(&self, continuations: &[Vec<u32>], next_tokens: &[NextToken]) -> Vec<Vec<TokenScore>> {
         let score = |(&token, &place): (&u32, &usize)| {
-            let outlook = &outlooks[place];
+            let next_token = &next_tokens[place];
             let at = self.next[place].partition_point(|&other| other < token);
-            Score {
-                log_prob: outlook.log_probs[at],
-                likeliest: outlook.likeliest,
+            TokenScore {
+                logprob: next_token.log_probs[at],
+                likeliest: next_token.likeliest,
             }
         };
         let path = |(tokens, places): (&Vec<u32>, &Vec<usize>)| tokens.iter().zip(places).map(score).collect();
@@ -120,7 +120,7 @@ impl Qwen3Vl {
         &self,
         prompts: &[(&Sequence, &[Vec<u32>])],
         features: Option<&Features>,
-    ) -> Result<Vec<Vec<Vec<Score>>>> {
+    ) -> Result<Vec<Vec<Vec<TokenScore>>>> {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
@@ -138,8 +138,8 @@ impl Qwen3Vl {
             tokens.extend(tree.next.iter().map(Vec::as_slice));
             end = first + tree.next.len() as u32;
         }
-        let outlooks = self.outlooks(&states, &rows, &tokens)?;
-        let mut rest = &outlooks[..];
+        let next_tokens = self.next_tokens(&states, &rows, &tokens)?;
+        let mut rest = &next_tokens[..];
         let mut scores = Vec::with_capacity(prompts.len());
         for ((_, continuations), tree) in prompts.iter().zip(&trees) {
             let (own, others) = rest.split_at(tree.next.len());
@@ -163,24 +163,21 @@ mod tests {
         assert_eq!(tree.depths().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(tree.next, [vec![3, 7], vec![4, 9], vec![5, 9], vec![9]]);
         assert_eq!(tree.places[2], [0, 1, 2, 3]);
-        let outlook = |place: usize| Outlook {
+        let next_token = |place: usize| NextToken {
             log_probs: tree.next[place]
                 .iter()
                 .map(|&token| -(100.0 * place as f32) - token as f32)
                 .collect(),
             likeliest: place as u32,
         };
-        let outlooks: Vec<Outlook> = (0..4).map(outlook).collect();
-        let scores = tree.scores(&continuations, &outlooks);
-        let found: Vec<(f32, u32)> = scores[2]
-            .iter()
-            .map(|score| (score.log_prob, score.likeliest))
-            .collect();
+        let next_tokens: Vec<NextToken> = (0..4).map(next_token).collect();
+        let scores = tree.scores(&continuations, &next_tokens);
+        let found: Vec<(f32, u32)> = scores[2].iter().map(|score| (score.logprob, score.likeliest)).collect();
         assert_eq!(found, [(-3.0, 0), (-104.0, 1), (-205.0, 2), (-309.0, 3)]);
         assert_eq!(
             scores[3],
-            [Score {
-                log_prob: -7.0,
+            [TokenScore {
+                logprob: -7.0,
                 likeliest: 0
             }]
         );

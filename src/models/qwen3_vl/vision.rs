@@ -25,7 +25,7 @@ pub(super) struct Tower {
     pub(super) config: Arc<VisionConfig>,
 }
 
-/// What the decoder gets of images, in the order of their tokens.
+/// Image features for the decoder, in the order of their tokens.
 #[derive(Debug, Clone)]
 pub struct Features {
     /// (M, D), in place of the placeholders' embeddings.
@@ -34,8 +34,8 @@ pub struct Features {
     pub deepstack: Vec<Tensor>,
 }
 
-/// What all blocks share: the angles of the rotation and who sees whom.
-pub(super) struct Surroundings {
+/// Inputs that all blocks share: the angles of the rotation and the attention mask.
+pub(super) struct AttentionContext {
     cos: Tensor, // (N, W / heads / 2)
     sin: Tensor, // (N, W / heads / 2)
     segments: Arc<[Segment]>,
@@ -131,11 +131,11 @@ impl Tower {
     /// of the golden files.
     pub(super) fn forward(&self, patches: &Tensor, grids: &[Grid], visit: &mut super::Visit) -> Result<Features> {
         let mut x = self.embed(patches, grids, visit)?;
-        let surroundings = self.surroundings(grids)?;
+        let context = self.context(grids)?;
         visit("vision.block_in", 0, &x);
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &surroundings)?;
+            x = block.forward(&x, &context)?;
             visit("vision.block_out", i, &x);
             if let Some((tap, merger)) = self.tap(i) {
                 let merged = merger.forward(&x)?;
@@ -148,13 +148,10 @@ impl Tower {
         Ok(Features { merged, deepstack })
     }
 
-    /// What goes into the first block and comes out of each, outside any graph.
+    /// The input of the first block and the output of each, outside any graph.
     pub(super) fn states(&self, patches: &Tensor, grids: &[Grid]) -> Result<Vec<Tensor>> {
-        let (x, surroundings) = (
-            self.embed(patches, grids, &mut |_, _, _| {})?,
-            self.surroundings(grids)?,
-        );
-        checkpointing::states(self.blocks.len(), &x, |i, x| self.blocks[i].forward(x, &surroundings))
+        let (x, context) = (self.embed(patches, grids, &mut |_, _, _| {})?, self.context(grids)?);
+        checkpointing::states(self.blocks.len(), &x, |i, x| self.blocks[i].forward(x, &context))
     }
 
     /// The features that belong to these states.
@@ -178,7 +175,7 @@ impl Tower {
         upstream: &[Option<Tensor>],
         vars: &[Var],
     ) -> Result<GradStore> {
-        let surroundings = self.surroundings(grids)?;
+        let context = self.context(grids)?;
         let part = |merger: &Merger, x: &Tensor, place: usize| -> Result<Tensor> {
             let merged = merger.forward(x)?;
             // A feature that reaches no loss has a gradient of zero.
@@ -195,7 +192,7 @@ impl Tower {
             let before = (0..i).filter(|&i| self.tap(i).is_some()).count();
             part(merger, x, 1 + before).map(Some)
         };
-        let layer = |i: usize, x: &Tensor| self.blocks[i].forward(x, &surroundings);
+        let layer = |i: usize, x: &Tensor| self.blocks[i].forward(x, &context);
         let loss = |x: &Tensor| part(&self.merger, x, 0);
         Ok(checkpointing::backward_over(states, false, layer, side, loss, vars)?.gradients)
     }
@@ -245,7 +242,7 @@ impl Tower {
         sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()).into())
     }
 
-    fn surroundings(&self, grids: &[Grid]) -> Result<Surroundings> {
+    fn context(&self, grids: &[Grid]) -> Result<AttentionContext> {
         let quarter = self.config.head_dim() / 4;
         let theta = self.config.rope_theta();
         let frequencies: Vec<f32> = (0..quarter)
@@ -272,7 +269,7 @@ impl Tower {
             });
         }
         let angles = |values| Tensor::from_vec(values, (start, 2 * quarter), self.device());
-        Ok(Surroundings {
+        Ok(AttentionContext {
             cos: angles(cos)?,
             sin: angles(sin)?,
             segments: segments.into(),
@@ -321,17 +318,17 @@ fn neighbours(index: usize, size: usize, side: usize) -> [(usize, f32); 2] {
 
 impl Block {
     /// (N, W) → (N, W).
-    fn forward(&self, x: &Tensor, surroundings: &Surroundings) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, context: &AttentionContext) -> Result<Tensor> {
         let (_, width) = x.dims2()?;
         let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
         let part = |i: usize| qkv.narrow(1, i * width, width);
-        let (cos, sin) = (&surroundings.cos, &surroundings.sin);
+        let (cos, sin) = (&context.cos, &context.sin);
         let (q, k) = (rotary(&part(0)?, cos, sin)?, rotary(&part(1)?, cos, sin)?);
         let heads = Heads {
             query: self.heads,
             key: self.heads,
         };
-        let attended = segment_attention(&q, &k, &part(2)?, heads, &surroundings.segments)?;
+        let attended = segment_attention(&q, &k, &part(2)?, heads, &context.segments)?;
         let x = (x + self.proj.forward(&attended)?)?;
         let wide = gelu_tanh(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
         Ok((&x + self.fc2.forward(&wide)?)?)

@@ -25,7 +25,7 @@ pub fn tensors(config: &Value) -> Option<Vec<(String, Vec<usize>)>> {
     Some(list.0)
 }
 
-/// How many numbers these tensors hold.
+/// Number of elements of these tensors.
 #[must_use]
 pub fn numbers(tensors: &[(String, Vec<usize>)]) -> u64 {
     let count = |(_, shape): &(String, Vec<usize>)| shape.iter().map(|&side| side as u64).product::<u64>();
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// What the committed micro models hold, tensor by tensor.
+    /// The contents of the committed micro models, tensor by tensor.
     #[test]
     fn the_same_tensors_as_in_files() {
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models");

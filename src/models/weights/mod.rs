@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::fs::hash;
 use crate::fs::hash::hex;
-use crate::nn::Place;
+use crate::nn::DeviceSpec;
 pub(super) use shard::map_file;
 use shard::{Shard, Stored};
 
@@ -22,7 +22,7 @@ use shard::{Shard, Stored};
 const WEIGHTS: &str = "model.safetensors";
 /// The list of shards, when there are several files.
 const INDEX: &str = "model.safetensors.index.json";
-/// How many names of a kind an error message lists before it only counts.
+/// Number of names of a kind that an error message lists before it only counts.
 const LISTED: usize = 8;
 /// Bytes that may stand in for what does not fit, beside those of the files.
 const SPARE: usize = 64 << 20;
@@ -52,7 +52,7 @@ struct Entry {
     taken: bool,
 }
 
-/// What may be wrong with a tensor, the gravest first.
+/// Problems with tensors, the gravest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Problem {
     Missing,
@@ -187,6 +187,12 @@ impl Weights {
             .map(|(name, entry)| (name.as_str(), entry.stored.shape.as_slice()))
     }
 
+    /// The shape of a tensor, if it is there.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.stored.shape.as_slice())
+    }
+
     /// Lower-case hex SHA-256 of `config`, followed by the SHA-256 of the file; of several files, by that of their
     /// SHA-256s in the order of their names, so that they are hashed side by side.
     ///
@@ -210,8 +216,8 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when those zeros would be more bytes than the files have; when the device fails.
-    pub fn take(&mut self, name: &str, shape: &[usize], place: &Place) -> Result<Tensor> {
-        match self.read(name, shape, place)? {
+    pub fn take(&mut self, name: &str, shape: &[usize], spec: &DeviceSpec) -> Result<Tensor> {
+        match self.read(name, shape, spec)? {
             Ok(tensor) => Ok(tensor),
             Err((problem, reason)) => {
                 let which = self.which(name);
@@ -221,17 +227,17 @@ impl Weights {
                     .push(format!("{which} {reason}"));
                 // What stands in for it takes no more memory than the files could fill.
                 let numbers = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
-                let bytes = numbers.and_then(|numbers| numbers.checked_mul(place.dtype.size_in_bytes()));
+                let bytes = numbers.and_then(|numbers| numbers.checked_mul(spec.dtype.size_in_bytes()));
                 match bytes.and_then(|bytes| self.spare.checked_sub(bytes.max(SMALLEST))) {
                     Some(left) => self.spare = left,
                     None => return Err(self.report()),
                 }
-                Ok(Tensor::zeros(shape, place.dtype, &place.device)?)
+                Ok(Tensor::zeros(shape, spec.dtype, &spec.device)?)
             }
         }
     }
 
-    fn read(&mut self, name: &str, shape: &[usize], place: &Place) -> Result<Result<Tensor, (Problem, String)>> {
+    fn read(&mut self, name: &str, shape: &[usize], spec: &DeviceSpec) -> Result<Result<Tensor, (Problem, String)>> {
         let Some(entry) = self.entries.get_mut(name) else {
             return Ok(Err((Problem::Missing, "is missing".into())));
         };
@@ -252,17 +258,17 @@ impl Weights {
         let Some((shard, bytes)) = found.and_then(|shard| Some((shard, shard.bytes(&stored.range)?))) else {
             return Ok(Err((Problem::Missing, "ends after the end of the file".into())));
         };
-        if let Err(reason) = values::check(bytes, dtype, place.dtype) {
+        if let Err(reason) = values::check(bytes, dtype, spec.dtype) {
             return Ok(Err((Problem::Values, reason)));
         }
-        let tensor = if dtype == place.dtype {
-            Tensor::from_raw_buffer(bytes, dtype, shape, &place.device)?
+        let tensor = if dtype == spec.dtype {
+            Tensor::from_raw_buffer(bytes, dtype, shape, &spec.device)?
         } else {
             Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?
         };
         // Before the type changes: a copy, the pages it came from and its new form would be three.
         shard.release(&stored.range);
-        Ok(Ok(tensor.to_dtype(place.dtype)?.to_device(&place.device)?))
+        Ok(Ok(tensor.to_dtype(spec.dtype)?.to_device(&spec.device)?))
     }
 
     /// A tensor by name, and where there are several files by that of its file.

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 /// Bytes that one thread looks at in one go; a multiple of every type's size.
 const PART: usize = 1 << 20;
 
-/// Whether each value of `bytes` (little-endian, of type `from`) is finite, and stays so as type `to`.
+/// Checks that each value of `bytes` (little-endian, of type `from`) is finite, and stays so as type `to`.
 ///
 /// # Errors
-/// What is wrong with them, as the end of a sentence about a tensor.
+/// The problem, as the end of a sentence about a tensor.
 pub(super) fn check(bytes: &[u8], from: DType, to: DType) -> Result<(), String> {
     let finite = match from {
         // A value is infinite or no number when all bits of its exponent are set.
@@ -75,7 +75,7 @@ mod tests {
         safetensors::tensor::View::data(&tensor).into_owned()
     }
 
-    /// Whether candle's own conversion keeps the value finite.
+    /// True if candle's own conversion keeps the value finite.
     fn stays(value: f64, from: DType, to: DType) -> bool {
         let tensor = Tensor::new(&[value], &Device::Cpu).unwrap().to_dtype(from).unwrap();
         let there = tensor.to_dtype(to).unwrap().to_dtype(DType::F64).unwrap();

@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::product::{Matrix, Room, Target};
+use super::product::{Matrix, Scratch, Target};
 use super::{fused, softmax, values, wide, with_values};
 
 /// `softmax(q · kᵀ / sqrt(K)) · v` per head for `q`, `k`, `v` of (B, T, H·K); gives (B, T, H·K).
@@ -102,19 +102,19 @@ impl Attention {
 
     /// `target = a · bᵀ` of (T, K) each: (T, T).
     #[inline(always)]
-    fn outer<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
+    fn outer<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, a: Matrix, b: Matrix, target: &mut [f32]) {
         let target = Target {
             values: target,
             start: 0,
             stride: self.tokens,
         };
-        room.multiply(simd, (self.tokens, self.tokens, self.head_dim), a, b, target);
+        scratch.multiply(simd, (self.tokens, self.tokens, self.head_dim), a, b, target);
     }
 
     /// `target = a · b` of (T, T) and (T, K): (T, K).
     #[inline(always)]
-    fn weighted<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: Target) {
-        room.multiply(
+    fn weighted<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, a: Matrix, b: Matrix, target: Target) {
+        scratch.multiply(
             simd,
             (self.tokens, self.head_dim, self.tokens),
             a,
@@ -125,8 +125,8 @@ impl Attention {
 
     /// softmax(q · kᵀ · scale) of one head: (T, T).
     #[inline(always)]
-    fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, q: Matrix, k: Matrix, target: &mut [f32]) {
-        self.outer(simd, room, q, k, target);
+    fn probabilities<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, q: Matrix, k: Matrix, target: &mut [f32]) {
+        self.outer(simd, scratch, q, k, target);
         for row in target.chunks_exact_mut(self.tokens) {
             softmax::forward(row, self.scale());
         }
@@ -135,7 +135,7 @@ impl Attention {
     /// The weighted values of one sequence, as (T, H·K).
     #[inline(always)]
     fn sequence<S: pulp::Simd>(&self, simd: S, [q, k, v]: [&[f32]; 3], sequence: usize, out: &mut [f32]) {
-        let mut room = Room::default();
+        let mut scratch = Scratch::default();
         let mut probabilities = vec![0f32; self.tokens * self.tokens];
         for head in 0..self.heads {
             let (q, k, v) = (
@@ -143,8 +143,14 @@ impl Attention {
                 self.head(k, sequence, head),
                 self.head(v, sequence, head),
             );
-            self.probabilities(simd, &mut room, q, k, &mut probabilities);
-            self.weighted(simd, &mut room, self.square(&probabilities), v, self.target(out, head));
+            self.probabilities(simd, &mut scratch, q, k, &mut probabilities);
+            self.weighted(
+                simd,
+                &mut scratch,
+                self.square(&probabilities),
+                v,
+                self.target(out, head),
+            );
         }
     }
 
@@ -157,7 +163,7 @@ impl Attention {
         sequence: usize,
         [to_q, to_k, to_v]: [&mut [f32]; 3],
     ) {
-        let mut room = Room::default();
+        let mut scratch = Scratch::default();
         let mut probabilities = vec![0f32; self.tokens * self.tokens];
         let mut scores = probabilities.clone();
         for head in 0..self.heads {
@@ -167,8 +173,8 @@ impl Attention {
                 self.head(v, sequence, head),
             );
             let upstream = self.head(upstream, sequence, head);
-            self.probabilities(simd, &mut room, q, k, &mut probabilities);
-            self.outer(simd, &mut room, upstream, v, &mut scores); // gradient of the probabilities
+            self.probabilities(simd, &mut scratch, q, k, &mut probabilities);
+            self.outer(simd, &mut scratch, upstream, v, &mut scores); // gradient of the probabilities
             let rows = scores
                 .chunks_exact_mut(self.tokens)
                 .zip(probabilities.chunks_exact(self.tokens));
@@ -176,11 +182,11 @@ impl Attention {
                 softmax::backward(row, p, self.scale());
             }
             let (probabilities, scores) = (self.square(&probabilities), self.square(&scores));
-            self.weighted(simd, &mut room, scores, k, self.target(to_q, head));
-            self.weighted(simd, &mut room, scores.transposed(), q, self.target(to_k, head));
+            self.weighted(simd, &mut scratch, scores, k, self.target(to_q, head));
+            self.weighted(simd, &mut scratch, scores.transposed(), q, self.target(to_k, head));
             self.weighted(
                 simd,
-                &mut room,
+                &mut scratch,
                 probabilities.transposed(),
                 upstream,
                 self.target(to_v, head),

@@ -37,7 +37,7 @@ pub use segment_attention::{Heads, Mask, Segment, segment_attention};
 pub use swiglu::swiglu;
 pub(crate) use widen::widened;
 
-/// Whether operations on this device are fused. Where the environment variable `KSHOT_FUSED` is 0 they are fused
+/// True if operations on this device are fused. Where the environment variable `KSHOT_FUSED` is 0 they are fused
 /// nowhere, and the CPU does what a GPU would do.
 pub(crate) fn fused(device: &Device) -> bool {
     static SWITCH: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KSHOT_FUSED").is_none_or(|value| value != "0"));
@@ -82,7 +82,7 @@ pub(crate) fn with_values<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> Resul
     }
 }
 
-/// What an operation does to one row.
+/// The forward and backward pass of an operation on one row.
 ///
 /// Implementations are `#[inline(always)]`: only then are they compiled for the widest vector
 /// instructions of the machine that they run on.

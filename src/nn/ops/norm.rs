@@ -51,7 +51,7 @@ fn rms_norm_composite(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         .to_dtype(x.dtype())
 }
 
-/// What a normalisation does to one row of D values; `bias` is empty where it has none. Implementations are
+/// A normalisation of one row of D values; `bias` is empty where it has none. Implementations are
 /// `#[inline(always)]`, see [`Row`].
 trait Norm: Copy + Send + Sync + 'static {
     const NAME: &'static str;

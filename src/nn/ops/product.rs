@@ -28,21 +28,21 @@ impl Matrix<'_> {
     }
 }
 
-/// Room for packed operands, kept from product to product.
+/// Memory for packed operands, kept from product to product.
 #[derive(Default)]
-pub(super) struct Room {
+pub(super) struct Scratch {
     left: Vec<f32>,
     right: Vec<f32>,
 }
 
-/// Where a product goes: element (i, j) to `start + i * stride + j`.
+/// Layout of a product in memory: element (i, j) goes to `start + i * stride + j`.
 pub(super) struct Target<'a> {
     pub values: &'a mut [f32],
     pub start: usize,
     pub stride: usize,
 }
 
-impl Room {
+impl Scratch {
     /// `target = a · bᵀ` for `a` of (rows, depth) and `b` of (columns, depth).
     #[inline(always)]
     pub(super) fn multiply<S: Simd>(
@@ -108,7 +108,7 @@ mod tests {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
-            Room::default().multiply(simd, self.sizes, self.a, self.b, self.target);
+            Scratch::default().multiply(simd, self.sizes, self.a, self.b, self.target);
         }
     }
 

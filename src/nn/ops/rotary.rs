@@ -51,11 +51,11 @@ struct Rotary {
 }
 
 /// One row.
-struct Turn {
+struct Rotation {
     direction: f32,
 }
 
-impl Row<3> for Turn {
+impl Row<3> for Rotation {
     #[inline(always)]
     fn apply(&self, [x, cos, sin]: [&[f32]; 3], out: &mut [f32]) {
         let half = cos.len();
@@ -85,7 +85,7 @@ impl CustomOp1 for Rotary {
         with_values(&self.cos, |cos| {
             with_values(&self.sin, |sin| {
                 by_rows(
-                    &Turn {
+                    &Rotation {
                         direction: self.direction,
                     },
                     [x, cos, sin],

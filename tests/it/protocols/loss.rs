@@ -10,7 +10,7 @@ use kshot::example::{Chunk, Datum, MESSAGE_END, Renderer, written};
 use kshot::learner::Classifier as _;
 use kshot::learner::reading::Answers;
 use kshot::learner::vlm::VlmClassifier;
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 
 use crate::support::{self, writing_model};
 
@@ -85,7 +85,7 @@ fn batch(learner: &Learner) -> (Vec<Datum>, Vec<String>) {
     .remove(0);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let backend = Recorder {
-        local: LocalBackend::load(&writing_model(), &Place::cpu(), Settings::default()).unwrap(),
+        local: LocalBackend::load(&writing_model(), &DeviceSpec::cpu(), Settings::default()).unwrap(),
         seen: seen.clone(),
     };
     let renderer = Arc::new(Renderer::load(&writing_model(), Some(480)).unwrap());

@@ -4,11 +4,11 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::super::product::{Matrix, Room, Target};
+use super::super::product::{Matrix, Scratch, Target};
 use super::super::{softmax, values, with_values};
 use super::{Attention, Segment};
 
-/// What one task gives: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
+/// Result of one task: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
 #[derive(Default)]
 struct Block {
     queries: Vec<f32>,
@@ -70,16 +70,22 @@ impl<'a> Task<'a> {
 
     /// `target = a · bᵀ` of (T, K) and (S, K): (T, S).
     #[inline(always)]
-    fn outer<S: pulp::Simd>(&self, simd: S, room: &mut Room, a: Matrix, b: Matrix, target: &mut [f32]) {
+    fn outer<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, a: Matrix, b: Matrix, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
-        room.multiply(simd, (t, s, self.op.head_dim), a, b, contiguous(target, s));
+        scratch.multiply(simd, (t, s, self.op.head_dim), a, b, contiguous(target, s));
     }
 
     /// Softmax of the scaled scores: (T, S), zeros where a query does not see a key.
     #[inline(always)]
-    fn probabilities<S: pulp::Simd>(&self, simd: S, room: &mut Room, head: usize, target: &mut [f32]) {
+    fn probabilities<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, head: usize, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
-        self.outer(simd, room, self.of_queries(self.q, head), self.of_keys(self.k), target);
+        self.outer(
+            simd,
+            scratch,
+            self.of_queries(self.q, head),
+            self.of_keys(self.k),
+            target,
+        );
         let (mut nodes, mut path) = (Vec::new(), Vec::new());
         for (i, row) in target.chunks_exact_mut(s).enumerate() {
             let visible = self.segment.mask.visible(i, (t, s), &mut nodes);
@@ -106,13 +112,13 @@ impl<'a> Task<'a> {
     #[inline(always)]
     fn forward<S: pulp::Simd>(&self, simd: S) -> Block {
         let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
-        let mut room = Room::default();
+        let mut scratch = Scratch::default();
         let mut probabilities = vec![0f32; t * s];
         let mut queries = vec![0f32; self.op.group() * t * k];
         for (head, out) in queries.chunks_exact_mut(t * k).enumerate() {
-            self.probabilities(simd, &mut room, head, &mut probabilities);
+            self.probabilities(simd, &mut scratch, head, &mut probabilities);
             let values = self.of_keys(self.v).transposed();
-            room.multiply(simd, (t, k, s), matrix(&probabilities, s), values, contiguous(out, k));
+            scratch.multiply(simd, (t, k, s), matrix(&probabilities, s), values, contiguous(out, k));
         }
         Block {
             queries,
@@ -123,7 +129,7 @@ impl<'a> Task<'a> {
     #[inline(always)]
     fn backward<S: pulp::Simd>(&self, simd: S) -> Block {
         let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
-        let mut room = Room::default();
+        let mut scratch = Scratch::default();
         let (mut probabilities, mut scores) = (vec![0f32; t * s], vec![0f32; t * s]);
         let mut part = vec![0f32; s * k];
         let mut block = Block {
@@ -132,14 +138,14 @@ impl<'a> Task<'a> {
             values: vec![0f32; s * k],
         };
         for (head, to_queries) in block.queries.chunks_exact_mut(t * k).enumerate() {
-            self.probabilities(simd, &mut room, head, &mut probabilities);
+            self.probabilities(simd, &mut scratch, head, &mut probabilities);
             let upstream = self.of_queries(self.upstream, head);
-            self.outer(simd, &mut room, upstream, self.of_keys(self.v), &mut scores); // gradient of the probabilities
+            self.outer(simd, &mut scratch, upstream, self.of_keys(self.v), &mut scores); // gradient of the probabilities
             for (row, p) in scores.chunks_exact_mut(s).zip(probabilities.chunks_exact(s)) {
                 softmax::backward(row, p, self.op.scale());
             }
             let (of_scores, of_probabilities) = (matrix(&scores, s), matrix(&probabilities, s));
-            room.multiply(
+            scratch.multiply(
                 simd,
                 (t, k, s),
                 of_scores,
@@ -147,7 +153,7 @@ impl<'a> Task<'a> {
                 contiguous(to_queries, k),
             );
             let queries = self.of_queries(self.q, head).transposed();
-            room.multiply(
+            scratch.multiply(
                 simd,
                 (s, k, t),
                 of_scores.transposed(),
@@ -155,7 +161,7 @@ impl<'a> Task<'a> {
                 contiguous(&mut part, k),
             );
             add(&mut block.keys, &part);
-            room.multiply(
+            scratch.multiply(
                 simd,
                 (s, k, t),
                 of_probabilities.transposed(),
@@ -213,7 +219,7 @@ impl Attention {
         (0..self.segments.len() * key_heads).into_par_iter().map(task).collect()
     }
 
-    /// Where block `i` belongs.
+    /// The place of block `i`.
     fn place(&self, i: usize) -> (&Segment, usize) {
         (&self.segments[i / self.heads.key], i % self.heads.key)
     }

@@ -38,7 +38,7 @@ pub enum Mask {
 }
 
 impl Mask {
-    /// Whether it fits `queries` queries and `keys` keys.
+    /// True if it fits `queries` queries and `keys` keys.
     fn fits(&self, queries: usize, keys: usize) -> bool {
         match self {
             Self::Full => true,
@@ -51,7 +51,7 @@ impl Mask {
         }
     }
 
-    /// What query `i` of `queries` sees of `keys` keys: all below the number, and the places in `nodes`, which
+    /// The keys that query `i` of `queries` attends to, out of `keys`: all below the number, and the places in `nodes`, which
     /// is filled in ascending order.
     fn visible(&self, i: usize, (queries, keys): (usize, usize), nodes: &mut Vec<usize>) -> usize {
         nodes.clear();
@@ -75,7 +75,7 @@ impl Mask {
     }
 }
 
-/// How rows are cut into heads.
+/// The split of rows into heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
     /// Heads of a query row.

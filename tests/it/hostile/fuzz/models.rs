@@ -10,7 +10,7 @@ use kshot::formats::image::decode;
 use kshot::models::architecture::Architecture;
 use kshot::models::dinov2::Dinov2;
 use kshot::models::qwen3_vl::Qwen3Vl;
-use kshot::nn::Place;
+use kshot::nn::DeviceSpec;
 
 use crate::hostile::made::encoded;
 use crate::support::{model, root, writing_model};
@@ -48,8 +48,8 @@ pub fn read_config(bytes: &[u8], folder: &Path) -> bool {
     let weights = if vision { model() } else { writing_model() }.join("model.safetensors");
     beside(folder, "config.json", bytes, &[weights], |dir| {
         match Architecture::of(dir) {
-            Ok(Architecture::Dinov2) => Dinov2::load(dir, &Place::cpu()).is_ok(),
-            Ok(Architecture::Qwen3Vl) => Qwen3Vl::load(dir, &Place::cpu()).is_ok(),
+            Ok(Architecture::Dinov2) => Dinov2::load(dir, &DeviceSpec::cpu()).is_ok(),
+            Ok(Architecture::Qwen3Vl) => Qwen3Vl::load(dir, &DeviceSpec::cpu()).is_ok(),
             _ => false,
         }
     })
@@ -97,7 +97,7 @@ pub fn read_nested_processor(bytes: &[u8], folder: &Path) -> bool {
 
 fn base() -> &'static Qwen3Vl {
     static BASE: OnceLock<Qwen3Vl> = OnceLock::new();
-    BASE.get_or_init(|| Qwen3Vl::load(&writing_model(), &Place::cpu()).unwrap())
+    BASE.get_or_init(|| Qwen3Vl::load(&writing_model(), &DeviceSpec::cpu()).unwrap())
 }
 
 /// Of adapters on the same layers, so that the weights of one fit the config of another.

@@ -1,4 +1,4 @@
-//! Where frozen weights are kept, and of which type.
+//! The device and the type of frozen weights.
 
 use candle_core::{DType, Device};
 
@@ -9,19 +9,25 @@ const CHOICE: &str = "KSHOT_DEVICE";
 
 /// A device and the type that frozen weights have on it. What is trained is f32 everywhere.
 #[derive(Debug, Clone)]
-pub struct Place {
-    /// Where tensors are.
+pub struct DeviceSpec {
+    /// The device of all tensors.
     pub device: Device,
     /// Of the frozen weights: F32, BF16 or F16.
     pub dtype: DType,
 }
 
-impl Place {
+impl DeviceSpec {
     /// Main memory, f32.
     #[must_use]
     pub fn cpu() -> Self {
+        Self::f32(&Device::Cpu)
+    }
+
+    /// Any device, with weights in f32.
+    #[must_use]
+    pub fn f32(device: &Device) -> Self {
         Self {
-            device: Device::Cpu,
+            device: device.clone(),
             dtype: DType::F32,
         }
     }

@@ -1,4 +1,4 @@
-//! What the model expects in a place: log-probabilities of some tokens, and the likeliest of all.
+//! The model's next-token distribution in a place: log-probabilities of some tokens, and the likeliest of all.
 
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
@@ -10,9 +10,9 @@ use crate::nn::ops::{self, wide, with_values};
 /// Logits that are in memory at one time: 64 MiB of them.
 pub(crate) const LOGITS_AT_ONCE: usize = 1 << 24;
 
-/// What the model expects next.
+/// The parts of a next-token distribution that were asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outlook {
+pub struct NextToken {
     /// Natural-log probabilities, over the whole vocabulary, of the tokens that were asked for.
     pub log_probs: Vec<f32>,
     /// The likeliest token of the vocabulary; the lowest of equals.
@@ -20,24 +20,24 @@ pub struct Outlook {
 }
 
 impl Qwen3Vl {
-    /// What the model expects after some rows of the states that [`Qwen3Vl::forward`] gave: at each of `rows`
+    /// The next-token distributions after some rows of the states that [`Qwen3Vl::forward`] gave: at each of `rows`
     /// the log-probabilities of its `tokens`. Logits are held for few rows at a time.
     ///
     /// # Errors
     /// When a row or token is not there.
-    pub fn outlooks(&self, states: &Tensor, rows: &[u32], tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
+    pub fn next_tokens(&self, states: &Tensor, rows: &[u32], tokens: &[&[u32]]) -> Result<Vec<NextToken>> {
         let vocabulary = self.config.text_config.vocab_size;
         let count = (LOGITS_AT_ONCE / vocabulary.max(1)).max(1);
-        let mut outlooks = Vec::with_capacity(rows.len());
+        let mut next_tokens = Vec::with_capacity(rows.len());
         for (rows, tokens) in rows.chunks(count).zip(tokens.chunks(count)) {
-            outlooks.extend(read(&self.logits(states, rows)?.detach(), tokens)?);
+            next_tokens.extend(read(&self.logits(states, rows)?.detach(), tokens)?);
         }
-        Ok(outlooks)
+        Ok(next_tokens)
     }
 }
 
 /// Reads logits (rows, V).
-fn read(logits: &Tensor, tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
+fn read(logits: &Tensor, tokens: &[&[u32]]) -> Result<Vec<NextToken>> {
     let (_, vocabulary) = logits.dims2()?;
     let logits = &wide(logits)?;
     let (normalisers, likeliest) = if ops::fused(logits.device()) {
@@ -63,7 +63,7 @@ fn read(logits: &Tensor, tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
         }
     };
     let mut asked = asked.into_iter();
-    let outlook = |((tokens, normaliser), likeliest): ((&&[u32], f32), u32)| Outlook {
+    let next_token = |((tokens, normaliser), likeliest): ((&&[u32], f32), u32)| NextToken {
         log_probs: asked
             .by_ref()
             .take(tokens.len())
@@ -71,7 +71,7 @@ fn read(logits: &Tensor, tokens: &[&[u32]]) -> Result<Vec<Outlook>> {
             .collect(),
         likeliest,
     };
-    Ok(tokens.iter().zip(normalisers).zip(likeliest).map(outlook).collect())
+    Ok(tokens.iter().zip(normalisers).zip(likeliest).map(next_token).collect())
 }
 
 /// `ln Σ exp` and the first largest of each row, row by row in main memory.

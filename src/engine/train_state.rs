@@ -1,0 +1,212 @@
+//! Variables in training with their gradients and optimiser, and the one form that they have on disk.
+//!
+//! ```text
+//! adapter_model.safetensors   the variables by name
+//! optimiser.safetensors       `first.<name>` and `second.<name>`: the moments of each
+//! state.json                  steps, base model and adapter
+//! SHA256SUMS                  of all of these, as sha256sum writes it
+//! ```
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::models::folder;
+use crate::models::lora::Lora;
+use crate::nn::{AdamParams, AdamW, Moments, ParamGroup, add_gradients};
+
+/// 2: hashes are in a file of their own.
+const SCHEMA: u32 = 2;
+const STATE: &str = "state.json";
+/// The variables, under the name of PEFT's file, which has them by the same names.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+const OPTIMISER: &str = "optimiser.safetensors";
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    schema: u32,
+    /// Steps of the optimiser so far.
+    steps: u32,
+    /// Fingerprint of the model under the adapter.
+    base: String,
+    targets: Vec<String>,
+    rank: usize,
+    alpha: f64,
+}
+
+impl State {
+    fn new(steps: u32, base: &str, lora: &Lora) -> Self {
+        Self {
+            schema: SCHEMA,
+            steps,
+            base: base.to_owned(),
+            targets: lora.targets.clone(),
+            rank: lora.rank,
+            alpha: lora.alpha,
+        }
+    }
+}
+
+/// Variables in training. Gradients add up until a step.
+#[derive(Debug)]
+pub(crate) struct TrainState {
+    variables: Vec<(String, Var)>,
+    optimiser: AdamW,
+    gradients: Option<GradStore>,
+}
+
+impl TrainState {
+    /// The variables of `groups`, in their order, by name; their optimiser has not taken a step.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub(crate) fn new(variables: Vec<(String, Var)>, groups: Vec<ParamGroup>) -> Result<Self> {
+        Ok(Self {
+            variables,
+            optimiser: AdamW::new(groups)?,
+            gradients: None,
+        })
+    }
+
+    /// Names and variables.
+    pub(crate) fn variables(&self) -> &[(String, Var)] {
+        &self.variables
+    }
+
+    /// The gradients so far, of the variables that have one, by name.
+    pub(crate) fn gradients(&self) -> Vec<(String, Tensor)> {
+        let found = |(name, var): &(String, Var)| Some((name.clone(), self.gradients.as_ref()?.get(var)?.clone()));
+        self.variables.iter().filter_map(found).collect()
+    }
+
+    /// Steps so far.
+    pub(crate) fn steps(&self) -> usize {
+        self.optimiser.steps() as usize
+    }
+
+    /// Adds gradients to those that are there.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub(crate) fn add_gradients(&mut self, new: &GradStore) -> Result<()> {
+        let vars = self.variables.iter().map(|(_, var)| var);
+        add_gradients(self.gradients.get_or_insert_default(), new, vars)
+    }
+
+    /// Drops the gradients and takes one step with them; gives their norm before clipping.
+    ///
+    /// # Errors
+    /// [`Error::NoGradients`]; as [`AdamW::step`].
+    pub(crate) fn optim_step(&mut self, params: &AdamParams) -> Result<f64> {
+        let mut gradients = self.gradients.take().ok_or(Error::NoGradients)?;
+        self.optimiser.step(&mut gradients, params)
+    }
+
+    /// Writes the variables into a folder. A model whose adapter folder holds them already has no need of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn save_variables(&self, dir: &Path) -> Result<()> {
+        let tensors = self
+            .variables
+            .iter()
+            .map(|(name, var)| (name.as_str(), var.as_tensor().detach()));
+        save_tensors(&tensors.collect(), &dir.join(WEIGHTS))
+    }
+
+    /// Writes the optimiser beside the variables, and the hashes of all files of the folder. `base` is the fingerprint of
+    /// the model under the adapter.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn save(&self, dir: &Path, base: &str, lora: &Lora) -> Result<()> {
+        let moments = self.variables.iter().zip(self.optimiser.moments());
+        let both = |((name, _), moments): (&(String, Var), &Moments)| {
+            [
+                (format!("first.{name}"), moments.first.clone()),
+                (format!("second.{name}"), moments.second.clone()),
+            ]
+        };
+        save_tensors(&moments.flat_map(both).collect(), &dir.join(OPTIMISER))?;
+        let path = dir.join(STATE);
+        let state = State::new(self.optimiser.steps(), base, lora);
+        let text = serde_json::to_string_pretty(&state).map_err(|e| folder::torn(&path, &e.to_string()))?;
+        fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
+        folder::write_sums(dir)
+    }
+
+    /// Goes back to what was saved; training then continues as if it had never stopped. Gradients are dropped.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is not there, torn, or of another adapter or model; nothing has changed then.
+    pub(crate) fn load(&mut self, dir: &Path, base: &str, lora: &Lora, device: &Device) -> Result<()> {
+        let steps = read(dir, base, lora)?;
+        let load = |name: &str| {
+            let path = dir.join(name);
+            candle_core::safetensors::load(&path, device).map_err(|e| unfit(&path, e.to_string()))
+        };
+        let (weights, moments) = (load(WEIGHTS)?, load(OPTIMISER)?);
+        let take = |from: &HashMap<String, Tensor>, name: &str, var: &Var| {
+            let found = from.get(name).filter(|tensor| tensor.shape() == var.shape());
+            found
+                .cloned()
+                .ok_or_else(|| unfit(dir, format!("lacks `{name}` of {:?}", var.shape())))
+        };
+        let (mut values, mut restored) = (Vec::new(), Vec::new());
+        for (name, var) in &self.variables {
+            values.push(take(&weights, name, var)?);
+            restored.push(Moments {
+                first: take(&moments, &format!("first.{name}"), var)?,
+                second: take(&moments, &format!("second.{name}"), var)?,
+            });
+        }
+        self.optimiser.restore(restored, steps)?;
+        for ((_, var), value) in self.variables.iter().zip(values) {
+            var.set(&value)?;
+        }
+        self.gradients = None;
+        Ok(())
+    }
+}
+
+/// The steps behind a state that is whole, and of this base and adapter.
+fn read(dir: &Path, base: &str, lora: &Lora) -> Result<u32> {
+    folder::check_sums(dir)?;
+    let path = dir.join(STATE);
+    let text = fs::read(&path).map_err(|e| unfit(&path, format!("cannot be read: {e}")))?;
+    let state: State = serde_json::from_slice(&text).map_err(|e| folder::torn(&path, &e.to_string()))?;
+    if state.schema != SCHEMA {
+        return Err(unfit(&path, format!("has schema {}, not {SCHEMA}", state.schema)));
+    }
+    if state.base != base {
+        return Err(unfit(dir, "belongs to another base model".into()));
+    }
+    if (&state.targets, state.rank, state.alpha) != (&lora.targets, lora.rank, lora.alpha) {
+        let reason = format!(
+            "is of an adapter of targets {:?}, rank {}, alpha {}, not {:?}, {}, {}",
+            state.targets, state.rank, state.alpha, lora.targets, lora.rank, lora.alpha
+        );
+        return Err(unfit(dir, reason));
+    }
+    Ok(state.steps)
+}
+
+fn save_tensors<K: AsRef<str> + Ord + std::fmt::Display + std::hash::Hash>(
+    tensors: &HashMap<K, Tensor>,
+    path: &Path,
+) -> Result<()> {
+    candle_core::safetensors::save(tensors, path).map_err(Error::saving(path))
+}
+
+pub(super) fn unfit(path: &Path, reason: String) -> Error {
+    Error::State {
+        path: path.to_path_buf(),
+        reason,
+    }
+}
