@@ -14,7 +14,7 @@ use super::images::Paths;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::formats::image::Decoding;
-use crate::learner::{Eye, View};
+use crate::learner::{Preprocessor, View};
 
 /// Paths in groups of a fixed number, but for the last.
 pub(super) struct Batches {
@@ -43,9 +43,9 @@ impl Iterator for Batches {
     }
 }
 
-/// An image file that was looked at.
+/// An image file that was preprocessed.
 pub(super) struct Looked {
-    /// What it is called in answers.
+    /// Its name in answers.
     pub(super) name: String,
     /// The image with what the model is to see of it; else why it cannot be seen.
     pub(super) seen: Result<(LabelledImage, View)>,
@@ -58,22 +58,27 @@ pub(super) struct Looked {
 pub(super) fn look<'scope>(
     scope: &'scope Scope<'scope, '_>,
     batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
-    eye: Arc<dyn Eye>,
+    preprocessor: Arc<dyn Preprocessor>,
     exif: bool,
 ) -> Receiver<Result<Vec<Looked>>> {
     let (send, receive) = sync_channel(0);
-    scope.spawn(move || fill(batches, &*eye, exif, &send));
+    scope.spawn(move || fill(batches, &*preprocessor, exif, &send));
     receive
 }
 
 fn fill(
     batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
-    eye: &dyn Eye,
+    preprocessor: &dyn Preprocessor,
     exif: bool,
     send: &SyncSender<Result<Vec<Looked>>>,
 ) {
     for batch in batches {
-        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye, exif)).collect());
+        let looked = batch.map(|paths| {
+            paths
+                .into_par_iter()
+                .map(|path| look_at(path, preprocessor, exif))
+                .collect()
+        });
         let failed = looked.is_err();
         if send.send(looked).is_err() || failed {
             return;
@@ -81,11 +86,11 @@ fn fill(
     }
 }
 
-fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> Looked {
+fn look_at(path: PathBuf, preprocessor: &dyn Preprocessor, exif: bool) -> Looked {
     Looked {
         name: path.display().to_string(),
         // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
-        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, eye, exif))).unwrap_or_else(|_| {
+        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, preprocessor, exif))).unwrap_or_else(|_| {
             Err(Error::Image {
                 image: path.display().to_string(),
                 reason: "its preprocessing broke off".into(),
@@ -95,7 +100,7 @@ fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> Looked {
 }
 
 /// An image of which nothing is known; its class is a place holder that no answer depends on.
-fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)> {
+fn seen(path: &Path, preprocessor: &dyn Preprocessor, exif: bool) -> Result<(LabelledImage, View)> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     let image = LabelledImage {
         id: path.display().to_string(),
@@ -105,6 +110,6 @@ fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)>
         decoding: Decoding { exif, mode: None },
         ..LabelledImage::default()
     };
-    let view = eye.view(&image, &bytes)?;
+    let view = preprocessor.preprocess(&image, &bytes)?;
     Ok((image, view))
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{output, precision};
-use crate::config::Sweep;
 use crate::error::{Error, Result};
+use crate::experiment::config::Sweep;
 use crate::experiment::estimate::{Estimate, Finished, estimate};
 use crate::experiment::outline::{Outline, Point};
 use crate::experiment::plan::Places;

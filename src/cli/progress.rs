@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::terminal::{harmless, tell};
 use crate::error::Error;
-use crate::experiment::cell::Event;
+use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
 use crate::experiment::sweep::Progress;
 use crate::store::record::Record;

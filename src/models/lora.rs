@@ -7,7 +7,6 @@ use rand_chacha::ChaCha8Rng;
 
 use super::expert_lora;
 pub use crate::config::ExpertLora;
-use crate::config::{Dinov2Lora, Qwen3VlLora};
 use crate::error::{Error, Result};
 use crate::nn::{Experts, LowRank, Projection};
 
@@ -46,28 +45,6 @@ impl Lora {
                 .rsplit('.')
                 .all(|wanted| parts.next().is_some_and(|part| wanted == "*" || wanted == part))
         })
-    }
-}
-
-impl From<&Dinov2Lora> for Lora {
-    fn from(config: &Dinov2Lora) -> Self {
-        Self {
-            targets: config.targets.clone(),
-            rank: config.rank,
-            alpha: config.alpha,
-            experts: ExpertLora::default(),
-        }
-    }
-}
-
-impl From<&Qwen3VlLora> for Lora {
-    fn from(config: &Qwen3VlLora) -> Self {
-        Self {
-            targets: config.targets.clone(),
-            rank: config.rank,
-            alpha: config.alpha,
-            experts: config.experts,
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::statistics::calibration::{Calibration, Fitted, Tempered};
 use crate::statistics::metric::{Headline, Metrics};
 use crate::statistics::normalisation::Normalised;
 use crate::store::identity;
-pub use crate::store::identity::{CellKey, Identity, hyper_parameters};
+pub use crate::store::identity::{CellKey, Identity};
 
 /// Version of the files written here; raised when a field changes its meaning.
 pub const SCHEMA: u32 = 3;

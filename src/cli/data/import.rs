@@ -11,12 +11,11 @@ use indicatif::ProgressBar;
 
 use super::{output, places};
 use crate::cli::terminal::tell;
-use crate::config::Learner;
 use crate::data::Dataset;
 use crate::data::import::{self, Asked, Imported, Named, Twins};
 use crate::error::Result;
-use crate::experiment::plan::refuses;
 use crate::fetch::Remote;
+use crate::learner::Learner;
 
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
@@ -157,7 +156,7 @@ fn too_long(dataset: &Dataset) -> Vec<(String, String)> {
     };
     let sides = [&dataset.pool, &dataset.val, &dataset.test];
     let refused = sides.into_iter().flatten().filter_map(|image| {
-        let (width, height) = image.size.filter(|(width, height)| refuses(&writer, *width, *height))?;
+        let (width, height) = image.size.filter(|(width, height)| writer.refuses(*width, *height))?;
         let reason = format!("{width} × {height} pixels, of which no side may be more than 200 times the other");
         Some((image.id.clone(), reason))
     });

@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::cost::shape::Shape;
 use crate::error::{Cause, Error, Result};
-use crate::experiment::estimate::shape::Shape;
 use crate::models::shapes;
 use crate::nn::{Place, memory};
 use crate::store::record::utc_now;

@@ -8,12 +8,12 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Dataset, Request, Subject, Work};
-use crate::config::Dinov2Lora;
+use crate::cost::memory::{Use, answering, training};
+use crate::cost::shape::{Blocks, Kind, Shape};
 use crate::error::{Error, Result};
 use crate::example::ImageProcessor;
-use crate::experiment::estimate::memory::{Use, answering, training};
-use crate::experiment::estimate::shape::{Blocks, Kind, Shape};
 use crate::formats::image::decode;
+use crate::learner::dinov2_lora::Dinov2Lora;
 use crate::learner::features::stack;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;

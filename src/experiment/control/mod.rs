@@ -29,8 +29,8 @@ use std::time::Instant;
 
 use crate::config::Shots;
 use crate::error::{Error, Result};
-use crate::experiment::base::Bases;
 use crate::experiment::plan::Cell;
+use crate::learner::base::Bases;
 use crate::store::Store;
 use crate::store::control::{Controls, Name, SCHEMA};
 use crate::store::record::{Record, utc_now};
@@ -106,8 +106,8 @@ pub fn run(
         name: &format!("{}/{}", cell.key.dataset, learner.name()),
         fresh: &|| cell.classifier(),
         pristine: &|| {
-            let base = Bases::new(home).of(learner)?;
-            base.classifier(learner, &cell.split.classes, cell.key.seed, None)
+            let base = learner.load(&mut Bases::new(home))?;
+            base.classifier(&cell.split.classes, cell.key.seed)
         },
         scratch: store.folder().join("controls").join(format!("{}.tmp", cell.run_id)),
     };

@@ -24,6 +24,7 @@ mod images;
 mod sweep;
 
 pub use crate::store::verify::images::{Images, images};
+pub use crate::store::verify::sweep::{Config, ReadConfig};
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -76,11 +77,11 @@ impl Findings {
 }
 
 /// Reads every cell, checks the hashes of record, predictions and split, computes all metrics again and compares them
-/// to the last bit, and rebuilds ledger and timings.
+/// to the last bit, and rebuilds ledger and timings; `read` reads the config beside them.
 ///
 /// # Errors
 /// [`Error::Io`] when something cannot be read; [`Error::NoResults`] when there is no cell at all.
-pub fn verify(store: &Store) -> Result<Findings> {
+pub fn verify(store: &Store, read: ReadConfig<'_>) -> Result<Findings> {
     let stored = store.stored()?;
     if stored.is_empty() {
         return Err(Error::NoResults {
@@ -108,7 +109,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
         }
     }
     identity::swapped(store, &records, &mut findings);
-    tables(store, &records, &mut findings)?;
+    tables(store, &records, read, &mut findings)?;
     for (path, _) in store.leftovers(|_| true)? {
         let path = path.strip_prefix(store.folder()).unwrap_or(&path).display().to_string();
         findings
@@ -209,7 +210,7 @@ fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Fin
 }
 
 /// Rebuilds the tables of the cells that the ledger lists.
-fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<()> {
+fn tables(store: &Store, records: &[Record], read: ReadConfig<'_>, findings: &mut Findings) -> Result<()> {
     let path = store.folder().join("ledger.csv");
     if !path.exists() {
         let note = "there is no `ledger.csv` yet: `kshot sweep` writes it at its end";
@@ -246,7 +247,7 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
             .notes
             .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
     }
-    sweep::check(store, &of_ledger, findings)?;
+    sweep::check(store, &of_ledger, read, findings)?;
     let tables = match store.tables(&of_ledger) {
         Err(Error::Malformed { path, reason, .. }) => {
             findings.problem(store, &path, reason);

@@ -226,7 +226,7 @@ fn keys(name: &str) -> [String; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Learner;
+    use crate::learner::Learner;
     use crate::learner::features::Frozen;
     use crate::nn::Place;
 

@@ -58,7 +58,7 @@ pub(crate) struct Use {
 
 /// Bytes, by what takes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
-pub(crate) struct Demand {
+pub struct Demand {
     /// Frozen weights.
     pub(crate) weights: u64,
     /// What is trained, its gradients and the optimiser's moments; copies of weights with an update merged in.

@@ -9,7 +9,7 @@ use crate::models::{expert_lora, shapes};
 
 /// A model's sizes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shape {
+pub struct Shape {
     pub(crate) kind: Kind,
     /// Names and shapes of all tensors.
     tensors: Vec<(String, Vec<usize>)>,
@@ -17,7 +17,7 @@ pub(crate) struct Shape {
 
 /// The two architectures.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A decoder with a vision tower.
     Writing(Writing),
     /// A vision transformer.
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
 
 /// A Qwen3-VL.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Writing {
+pub struct Writing {
     pub(crate) hidden: f64,
     pub(crate) layers: f64,
     /// Heads of the queries.
@@ -49,7 +49,7 @@ pub(crate) struct Writing {
 
 /// The blocks of a vision transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Blocks {
+pub struct Blocks {
     pub(crate) width: f64,
     pub(crate) depth: f64,
     pub(crate) middle: f64,
