@@ -12,7 +12,7 @@ pub(crate) use overrides::patch;
 pub use protocol::Protocol;
 pub use shots::Shots;
 
-/// What the adapters of a mixture of experts consist of.
+/// Factors in the adapters of a mixture of experts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExpertLora {
@@ -50,7 +50,7 @@ impl Wording {
     }
 }
 
-/// What a learner chose inside its shots.
+/// Settings that a learner chose inside its shots.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chosen {

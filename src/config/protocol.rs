@@ -1,8 +1,8 @@
-//! How shots and test images are chosen.
+//! Rules by which shots and test images are chosen.
 
 use serde::{Deserialize, Serialize};
 
-/// How shots and test images are chosen; printed on every number.
+/// The rule by which shots and test images are chosen; printed on every number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
@@ -16,7 +16,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// What `kshot data fetch` has to be told for it, where not every form of a dataset will do.
+    /// Option of `kshot data fetch` for it, where not every form of a dataset will do.
     #[must_use]
     pub fn fetch_option(self) -> &'static str {
         match self {

@@ -159,7 +159,7 @@ pub(crate) fn bytes(place: &Place) -> f64 {
     if place.dtype == DType::F32 { 4.0 } else { 2.0 }
 }
 
-/// How a learner fills memory.
+/// Settings by which a learner fills memory.
 pub(crate) struct Footprint {
     /// Adapters, if it trains.
     pub(crate) lora: Option<Lora>,

@@ -1,4 +1,4 @@
-//! The sizes of a model that decide what it costs.
+//! The sizes of a model that decide its cost.
 
 use std::path::Path;
 
@@ -91,7 +91,7 @@ impl Shape {
         shapes::numbers(&self.tensors) as f64
     }
 
-    /// What an adapter adds to.
+    /// The layers that an adapter adds to.
     pub(crate) fn adapted(&self, lora: &Lora) -> Adapted {
         let mut adapted = Adapted::default();
         let rank = lora.rank as f64;

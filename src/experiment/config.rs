@@ -19,7 +19,7 @@ pub const QUICKSTART: &str = include_str!("../../configs/quickstart.toml");
 pub struct Sweep {
     /// Name of the results folder.
     pub name: String,
-    /// How shots and test images are chosen.
+    /// Rule by which shots and test images are chosen.
     #[serde(default)]
     pub protocol: Protocol,
     /// Names of manifests in `datasets/`.

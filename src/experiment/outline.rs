@@ -164,7 +164,7 @@ impl Outline {
         })
     }
 
-    /// What is missing: names of datasets, and of models.
+    /// Names of missing datasets, and of missing models.
     #[must_use]
     pub fn missing(&self) -> (Vec<&str>, Vec<&Path>) {
         let datasets = self.sources.iter().filter(|source| !source.here);
@@ -191,7 +191,7 @@ impl Images {
     }
 }
 
-/// How often a cell trains: once, and once for each part of the shots that is held out for its temperature.
+/// Trainings of a cell: one, and one for each part of the shots that is held out for its temperature.
 fn trainings(folds: Option<usize>) -> usize {
     1 + folds.unwrap_or(0)
 }

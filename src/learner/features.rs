@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
+use crate::config::Dtype;
 use crate::cost::fit::images_of_a_pass;
 use crate::data::LabelledImage;
 use crate::error::Result;
@@ -16,7 +17,6 @@ use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::learner::base::Bases;
 use crate::learner::interleaved::{Preprocessor, View};
-use crate::learner::settings::LearnerSettings;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
 use crate::nn::Place;
@@ -108,7 +108,7 @@ impl Frozen {
         &self.processor
     }
 
-    /// Where the model lives.
+    /// Device of the model.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
@@ -190,24 +190,23 @@ pub(super) struct Vision {
 }
 
 impl Vision {
-    /// The model of a learner, loaded once; `training`: its adapters and its batch, if it trains.
+    /// The model of the learner of this name, loaded once; `training`: its adapters and its batch, if it trains.
     ///
     /// # Errors
     /// As [`Frozen::load`]; [`crate::error::Error::Memory`] when there is not enough.
     pub(super) fn load(
-        learner: &dyn LearnerSettings,
+        learner: &str,
         model: &Path,
+        dtype: Dtype,
         training: Option<(&Lora, usize)>,
         bases: &mut Bases,
     ) -> Result<Self> {
         let dir = bases.folder(model)?;
-        let place = bases.place(Some(model), learner.dtype())?;
+        let place = bases.place(Some(model), dtype)?;
         let key = (dir, place.dtype);
         let loaded = bases.has::<(Arc<Frozen>, Arc<str>)>(&key);
         // Asked once a learner: with its model loaded there is less memory.
-        let pass = bases.once(&learner.name(), || {
-            images_of_a_pass(training, BATCH, &key.0, &place, loaded)
-        })?;
+        let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
         let images = bases.images();
         let shared = bases.once(&key, || {
             let frozen = Frozen::load(&key.0, &place)?.keeping(images);

@@ -56,6 +56,13 @@ macro_rules! learners {
                 })
             }
 
+            /// One learner of every method with a base model, its settings the defaults.
+            pub(crate) fn defaults() -> Vec<Self> {
+                let methods = [$($(stringify!($settings),)+)+].map(kebab_case);
+                let parsed = methods.iter().map(|method| Self::parse(method, Path::new("model"), &[]));
+                parsed.filter_map(Result::ok).collect()
+            }
+
             /// The method by which a model of this architecture is trained and asked where nothing else is said.
             #[must_use]
             pub fn method_of(architecture: Architecture) -> Option<String> {
@@ -174,6 +181,11 @@ impl Learner {
         Value::Object(fields)
     }
 }
+
+// The worked example of `docs/adding-a-learner.md` is compiled and tested as any learner.
+#[cfg(test)]
+#[path = "../../docs/examples/nearest_median/mod.rs"]
+pub mod nearest_median_example;
 
 #[cfg(test)]
 mod tests {

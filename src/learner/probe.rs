@@ -5,13 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::Chosen;
+use crate::config::{Chosen, Dtype};
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::learner::base::{Base, Bases};
 use crate::learner::features::{BATCH, Frozen, Vision};
 use crate::learner::folds;
-use crate::learner::settings::LearnerSettings;
 use crate::learner::{Classifier, Fit, Keep, Step, row};
 use crate::prediction::Prediction;
 
@@ -51,18 +50,18 @@ pub(super) struct ProbeBase {
 }
 
 impl ProbeBase {
-    /// The base of a learner, whose rule for so many classes `rule` makes.
+    /// The base of the learner of this name, whose rule for so many classes `rule` makes.
     ///
     /// # Errors
     /// As [`Vision::load`].
     pub(super) fn load(
-        learner: &dyn LearnerSettings,
+        learner: &str,
         model: &Path,
         bases: &mut Bases,
         rule: impl Fn(usize) -> Box<dyn Rule> + Send + Sync + 'static,
     ) -> Result<Arc<dyn Base>> {
         Ok(Arc::new(Self {
-            vision: Vision::load(learner, model, None, bases)?,
+            vision: Vision::load(learner, model, Dtype::Auto, None, bases)?,
             rule: Box::new(rule),
         }))
     }

@@ -139,7 +139,7 @@ impl Seer {
     }
 }
 
-/// What evaluation sees of JPEG files.
+/// Evaluation views of JPEG files.
 fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &Place) -> Result<Tensor> {
     let view = |bytes: &Vec<u8>| Ok(processor.pixels(&decode(bytes, "a photograph")?));
     let views: Vec<Vec<f32>> = photographs.par_iter().map(view).collect::<Result<_>>()?;

@@ -30,6 +30,7 @@ use std::time::Instant;
 use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::experiment::plan::Cell;
+use crate::learner::Learner;
 use crate::learner::base::Bases;
 use crate::store::Store;
 use crate::store::control::{Controls, Name, SCHEMA};
@@ -71,10 +72,12 @@ pub fn choose<'a>(cells: &'a [Cell], seed: Option<u64>, asked: &[String]) -> Res
         }
     }
     if chosen.is_empty() {
+        let with_adapter = Learner::defaults().into_iter().filter(|learner| learner.has_adapter());
+        let methods: Vec<String> = with_adapter.map(|learner| format!("`{}`", learner.method())).collect();
         return Err(Error::Uncontrolled {
             cell: "this config".into(),
             reason: "no learner has an adapter that is trained on a number of shots".into(),
-            remedy: "controls are of `dinov2-lora` and `qwen3-vl-lora` with shots above 0".into(),
+            remedy: format!("controls are of {} with shots above 0", methods.join(" and ")),
         });
     }
     Ok(chosen)

@@ -92,7 +92,13 @@ impl LearnerSettings for Dinov2Lora {
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
-        let vision = Vision::load(self, &self.model, Some((&self.into(), self.batch)), bases)?;
+        let vision = Vision::load(
+            &self.name,
+            &self.model,
+            self.dtype,
+            Some((&self.into(), self.batch)),
+            bases,
+        )?;
         Ok(Arc::new(Dinov2Base {
             vision,
             config: self.clone(),

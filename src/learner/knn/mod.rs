@@ -67,7 +67,7 @@ impl LearnerSettings for Knn {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let config = self.clone();
-        ProbeBase::load(self, &self.model, bases, move |classes| {
+        ProbeBase::load(&self.name, &self.model, bases, move |classes| {
             Box::new(Neighbours {
                 config: config.clone(),
                 shots: Vec::new(),

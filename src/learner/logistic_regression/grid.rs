@@ -24,7 +24,7 @@ const FITTING: (f64, usize) = (1e-7, 1_000);
 
 /// The rule that chooses.
 pub(super) struct Grid {
-    /// Where there are too few shots to choose by.
+    /// The rule for too few shots to choose by.
     fixed: Logistic,
     chosen: Option<Chosen>,
     solution: Solution,

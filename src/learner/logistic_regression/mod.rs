@@ -74,7 +74,7 @@ impl LearnerSettings for LogisticRegression {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let (l2, grid) = (self.l2, self.grid);
-        ProbeBase::load(self, &self.model, bases, move |_| -> Box<dyn Rule> {
+        ProbeBase::load(&self.name, &self.model, bases, move |_| -> Box<dyn Rule> {
             if grid {
                 Box::new(Grid::new(l2))
             } else {

@@ -41,7 +41,7 @@ impl LearnerSettings for NearestMean {
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
-        ProbeBase::load(self, &self.model, bases, |_| Box::new(Means::default()))
+        ProbeBase::load(&self.name, &self.model, bases, |_| Box::new(Means::default()))
     }
 }
 

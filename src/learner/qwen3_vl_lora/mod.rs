@@ -29,7 +29,7 @@ use crate::prediction::{Names, Prediction, Reading};
 use learned::Learned;
 pub use settings::{Loss, Qwen3VlLora};
 
-/// AdamW's moment decay rates and epsilon (DESIGN: start values).
+/// AdamW's moment decay rates and epsilon.
 const BETAS: (f64, f64) = (0.9, 0.95);
 const EPSILON: f64 = 1e-8;
 /// Test images asked about at once.
@@ -300,7 +300,7 @@ impl VlmClassifier {
         Ok(pairs.into_iter().map(datum).collect())
     }
 
-    /// What is given, and the tokens that the model learns to write after it.
+    /// The prompt, and the tokens that the model learns to write after it.
     fn lesson(&self, picture: &Picture, name: &[u32]) -> Result<(ModelInput, Vec<u32>)> {
         match self.config.loss() {
             Loss::Name => Ok((self.renderer.question(Some(picture))?, name.to_vec())),

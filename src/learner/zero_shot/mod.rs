@@ -196,7 +196,7 @@ impl Pair {
     /// Text features of texts, not normalised: (N, P).
     ///
     /// # Errors
-    /// What the tokenizer refuses, tensor failures.
+    /// A text that the tokenizer refuses, tensor failures.
     pub fn text_features(&self, texts: &[String]) -> Result<Tensor> {
         let mut parts = Vec::new();
         for batch in texts.chunks(BATCH) {
