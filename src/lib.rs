@@ -40,7 +40,9 @@ pub mod models;
 pub mod engine;
 // where it runs
 pub mod backend;
-// how one learns
+// memory and operations of a model, before it is loaded
+pub mod cost;
+// learners
 pub mod learner;
 // numbers from answers
 pub mod statistics;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{QUICKSTART, Sweep};
 use crate::error::{Error, Result};
+use crate::experiment::config::{QUICKSTART, Sweep};
 
 #[derive(Debug, Args)]
 pub(super) struct Config {

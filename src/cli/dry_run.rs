@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::cli::output;
 use crate::comparison::curve::ENOUGH_SEEDS;
-use crate::config::Sweep;
 use crate::error::{Error, Result};
+use crate::experiment::config::Sweep;
 use crate::experiment::estimate::{Estimate, Finished, estimate};
 use crate::experiment::outline::{Outline, Point};
 use crate::experiment::plan::Places;

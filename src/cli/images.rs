@@ -19,7 +19,7 @@ use crate::data::LabelledImage;
 use crate::data::layout::folders::is_image;
 use crate::error::{Error, Result};
 use crate::formats::image::Decoding;
-use crate::learner::{Eye, View};
+use crate::learner::{Preprocessor, View};
 
 /// Names the standard input.
 const STDIN: &str = "-";
@@ -230,22 +230,27 @@ pub(super) struct DecodedBatch {
 pub(super) fn look<'scope>(
     scope: &'scope Scope<'scope, '_>,
     batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
-    eye: Arc<dyn Eye>,
+    preprocessor: Arc<dyn Preprocessor>,
     exif: bool,
 ) -> Receiver<Result<Vec<DecodedBatch>>> {
     let (send, receive) = sync_channel(0);
-    scope.spawn(move || fill(batches, &*eye, exif, &send));
+    scope.spawn(move || fill(batches, &*preprocessor, exif, &send));
     receive
 }
 
 fn fill(
     batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
-    eye: &dyn Eye,
+    preprocessor: &dyn Preprocessor,
     exif: bool,
     send: &SyncSender<Result<Vec<DecodedBatch>>>,
 ) {
     for batch in batches {
-        let looked = batch.map(|paths| paths.into_par_iter().map(|path| look_at(path, eye, exif)).collect());
+        let looked = batch.map(|paths| {
+            paths
+                .into_par_iter()
+                .map(|path| look_at(path, preprocessor, exif))
+                .collect()
+        });
         let failed = looked.is_err();
         if send.send(looked).is_err() || failed {
             return;
@@ -253,11 +258,11 @@ fn fill(
     }
 }
 
-fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> DecodedBatch {
+fn look_at(path: PathBuf, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedBatch {
     DecodedBatch {
         name: path.display().to_string(),
         // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
-        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, eye, exif))).unwrap_or_else(|_| {
+        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, preprocessor, exif))).unwrap_or_else(|_| {
             Err(Error::Image {
                 image: path.display().to_string(),
                 reason: "its preprocessing broke off".into(),
@@ -267,7 +272,7 @@ fn look_at(path: PathBuf, eye: &dyn Eye, exif: bool) -> DecodedBatch {
 }
 
 /// An image of which nothing is known; its class is a place holder that no answer depends on.
-fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)> {
+fn seen(path: &Path, preprocessor: &dyn Preprocessor, exif: bool) -> Result<(LabelledImage, View)> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     let image = LabelledImage {
         id: path.display().to_string(),
@@ -277,7 +282,7 @@ fn seen(path: &Path, eye: &dyn Eye, exif: bool) -> Result<(LabelledImage, View)>
         decoding: Decoding { exif, mode: None },
         ..LabelledImage::default()
     };
-    let view = eye.view(&image, &bytes)?;
+    let view = preprocessor.preprocess(&image, &bytes)?;
     Ok((image, view))
 }
 

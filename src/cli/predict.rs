@@ -19,9 +19,8 @@ use crate::cli::subject::{Ready, Subject};
 use crate::cli::{images, output};
 use crate::error::{Cause, Error, Result};
 use crate::fs::file;
-use crate::learner::{Classifier, View};
+use crate::learner::{Interleaved, View};
 use crate::prediction::{Prediction, Reading};
-use crate::store::identity::hyper_parameters;
 
 /// Raised when a file of answers can no longer be gone on with. 2: photographs are upright.
 const SCHEMA: u32 = 2;
@@ -70,10 +69,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut ready = arguments.subject.ready(&places().home, &classes)?;
     let exif = arguments.subject.exif()?;
-    let mut batches = Batches::new(arguments.images.paths(), ready.classifier.batch());
+    let settings = settings(&ready, &classes, exif);
+    let classifier = ready.classifier.interleaved().ok_or_else(|| Error::Model {
+        path: ready.learner.model().unwrap_or(Path::new("")).into(),
+        reason: format!(
+            "`{}` answers about test sets, not about single images",
+            ready.learner.method()
+        ),
+    })?;
+    let mut batches = Batches::new(arguments.images.paths(), classifier.batch());
     let (mut out, mut kept) = (None, ResumeState::default());
     if let Some(path) = &arguments.out {
-        let mut answers = Answers::open(path, &settings(&ready, &classes, exif))?;
+        let mut answers = Answers::open(path, &settings)?;
         kept = answers.keep(&mut batches)?;
         if kept.answers > 0 {
             tracing::info!("{} answers are in `{}` already", kept.answers, path.display());
@@ -93,9 +100,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let looked = images::look(scope, batches, ready.classifier.eye(), exif);
+        let looked = images::look(scope, batches, classifier.preprocessor(), exif);
         for batch in looked {
-            run.batch(batch?, &mut *ready.classifier)?;
+            run.batch(batch?, &mut *classifier)?;
             bar.set_position(run.done as u64);
         }
         Ok::<(), Error>(())
@@ -130,7 +137,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Answers one batch. Only what can be seen goes to the model; lines come in the order of the images.
-    fn batch(&mut self, batch: Vec<DecodedBatch>, classifier: &mut dyn Classifier) -> Result<()> {
+    fn batch(&mut self, batch: Vec<DecodedBatch>, classifier: &mut dyn Interleaved) -> Result<()> {
         let count = batch.len();
         let (mut images, mut views, mut places) = (Vec::new(), Vec::<View>::new(), Vec::with_capacity(count));
         for DecodedBatch { name, seen } in batch {
@@ -152,7 +159,7 @@ impl Run<'_> {
         }
         let rows = match &images[..] {
             [] => Vec::new(),
-            images => classifier.predict_seen(images, &views)?,
+            images => classifier.predict_views(images, &views)?,
         };
         tracing::debug!("answered {} to {}", self.done, self.done + count);
         let mut rows = rows.into_iter();
@@ -181,9 +188,9 @@ impl Run<'_> {
     }
 }
 
-/// Settings that answers depend on besides the images.
+/// The settings that answers depend on besides the images.
 fn settings(ready: &Ready, classes: &[String], exif: bool) -> Value {
-    let learner = hyper_parameters(&ready.learner, 1.into());
+    let learner = ready.learner.identity(1.into());
     json!({
         "schema": SCHEMA, "base model": ready.base, "adapter": ready.adapter, "learner": learner, "list of labels": classes,
         "EXIF orientation": exif,

@@ -1,14 +1,13 @@
-//! Which model a verb is about: `--model`, `--adapter` and `--set`.
+//! The model that a verb is about: `--model`, `--adapter` and `--set`.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::Learner;
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
-use crate::experiment::base::{Base, Bases};
-use crate::learner::Classifier;
+use crate::learner::base::Bases;
+use crate::learner::{Classifier, Learner};
 use crate::models::architecture::Architecture;
 use crate::models::{folder, repository};
 
@@ -68,9 +67,9 @@ impl Subject {
                 reason: "has no class names of its own: it answers only with an adapter (`--adapter DIR`)".into(),
             });
         }
-        // Whoever asks so asks about each image once: nothing is to be kept of it.
-        let base: Base = Bases::new(home).with_feature_bytes(0).of(&learner)?;
-        let mut classifier = base.classifier(&learner, classes, 0, None)?;
+        // A verb asks about each image once: nothing is to be kept of it.
+        let base = learner.load(&mut Bases::new(home).with_feature_bytes(0))?;
+        let mut classifier = base.classifier(classes, 0)?;
         if let Some(adapter) = &self.adapter {
             if let Some(origin) = self.origin()? {
                 origin.check_base(adapter, base.fingerprint())?;
@@ -88,11 +87,7 @@ impl Subject {
 
 /// The learner that a model, by folder or by name, is for.
 pub(super) fn learner(model: &Path, home: &Path, set: &[String]) -> Result<Learner> {
-    let method = match Architecture::of(&repository::locate(model, home)?)? {
-        Architecture::Qwen3Vl => "qwen3-vl-lora",
-        Architecture::Dinov2 => "dinov2-lora",
-        Architecture::Clip => "clip-zero-shot",
-        Architecture::Siglip => "siglip-zero-shot",
-    };
-    Learner::parse(method, model, set)
+    let architecture = Architecture::of(&repository::locate(model, home)?)?;
+    let method = Learner::method_of(architecture).unwrap_or_default();
+    Learner::parse(&method, model, set)
 }

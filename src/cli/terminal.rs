@@ -12,7 +12,7 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::{output, report};
 use crate::error::{Error, Result};
-use crate::experiment::cell::Event;
+use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
 use crate::experiment::sweep::Progress;
 use crate::fetch::FetchProgress;

@@ -1,6 +1,6 @@
 //! `kshot train`: one model on one split.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,11 +8,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{output, places::places, subject};
 use crate::config::{Protocol, Shots};
 use crate::data::{self, split};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::experiment::adapter::Origin;
-use crate::experiment::base::Bases;
 use crate::experiment::plan::without_refused;
 use crate::learner::Step;
+use crate::learner::base::Bases;
 
 /// Train one model on k shots of a dataset and write a PEFT adapter folder.
 #[derive(Debug, Args)]
@@ -68,13 +68,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let dataset = without_refused(dataset, std::slice::from_ref(&learner));
     let split = split::draw(&dataset, arguments.protocol, arguments.shots, arguments.seed, None)?;
     let shots = split.train_images(&dataset)?;
-    let base = Bases::new(&places.home).keeping(places.image_cache()).of(&learner)?;
+    let base = learner.load(&mut Bases::new(&places.home).keeping(places.image_cache()))?;
     if let Some(start) = &arguments.start
         && let Some(origin) = Origin::read(start)?
     {
         origin.check_base(start, base.fingerprint())?;
     }
-    let mut classifier = base.classifier(&learner, &split.classes, arguments.seed, arguments.start.as_deref())?;
+    let mut classifier = match &arguments.start {
+        None => base.classifier(&split.classes, arguments.seed)?,
+        Some(start) => {
+            let classifier = base.classifier_from(start, &split.classes, arguments.seed)?;
+            classifier.ok_or_else(|| {
+                let path = learner.model().unwrap_or(Path::new("")).into();
+                let reason = "of this kind cannot start from an adapter".into();
+                Error::Model { path, reason }.because(Cause::NoWeights)
+            })?
+        }
+    };
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),

@@ -8,8 +8,8 @@ use super::places::places;
 use super::{Verdict, output};
 use crate::error::{Error, Result};
 use crate::experiment::plan::Places;
+use crate::experiment::verify;
 use crate::store::Store;
-use crate::store::verify;
 use crate::store::verify::{Findings, Images};
 
 /// Prove that a results folder holds what it says.

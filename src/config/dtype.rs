@@ -18,7 +18,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    pub(super) fn is_auto(&self) -> bool {
+    pub(crate) fn is_auto(&self) -> bool {
         *self == Self::Auto
     }
 }

@@ -1,4 +1,4 @@
-//! How many labelled examples per class a learner sees.
+//! Number of labelled examples per class.
 
 use std::cmp::Ordering;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ impl Shots {
         }
     }
 
-    /// Whether there is anything to learn from.
+    /// True if there is anything to learn from.
     #[must_use]
     pub fn any(self) -> bool {
         self != Self::K(0)

@@ -1,29 +1,30 @@
-//! What lies beside a trained adapter, so that it can be asked again without repeating how it was made.
+//! The origin of a trained adapter, written beside it, so that it can be asked again without repeating how it was made.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Learner, Protocol, Shots};
+use crate::config::{Protocol, Shots};
 use crate::error::{Cause, Error, Result};
+use crate::learner::Learner;
 
 /// Version of the file.
 const SCHEMA: u32 = 1;
 const FILE: &str = "kshot.json";
 
-/// Where an adapter comes from: `kshot.json` in its folder.
+/// The origin of an adapter: `kshot.json` in its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     /// Version of this form.
     pub schema: u32,
-    /// Who learned, with every setting.
+    /// The learner with every setting.
     pub learner: Learner,
     /// Class names in label order.
     pub classes: Vec<String>,
     /// Name of the dataset's manifest.
     pub dataset: String,
-    /// How the shots were drawn.
+    /// Rule by which the shots were drawn.
     pub protocol: Protocol,
     /// Labelled examples per class.
     pub shots: Shots,
@@ -31,7 +32,7 @@ pub struct Origin {
     pub seed: u64,
     /// SHA-256 of the split.
     pub split_sha256: String,
-    /// What tells the base model from all others.
+    /// Tells the base model from all others.
     pub base: Option<String>,
     /// True if photographs were turned as their EXIF orientation says.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]

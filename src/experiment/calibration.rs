@@ -4,7 +4,7 @@
 
 use crate::data::LabelledImage;
 use crate::error::Result;
-use crate::experiment::cell::Event;
+use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
 use crate::learner::{Keep, Step, folds};
 use crate::statistics::calibration::Fitted;

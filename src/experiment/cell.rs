@@ -6,30 +6,21 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::config::{Protocol, Sweep};
+use crate::config::Protocol;
 use crate::data::card::Card;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
 use crate::experiment::calibration;
+use crate::experiment::config::Sweep;
+use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
-use crate::learner::{Classifier, Fit, Keep, Step, View};
+use crate::learner::{Classifier, Fit, Keep, View};
 use crate::manifest::Layout;
 use crate::statistics::metric::Headline;
 use crate::store::Store;
 use crate::store::partial::PartialPredictions;
 use crate::store::record::{CellDetails, Record, Timing, TrainingSummary, utc_now};
-
-/// What a cell tells while it runs; what an earlier process did is told at once.
-#[derive(Debug, Clone, Copy)]
-pub enum Event {
-    /// Optimiser steps were done.
-    Trained(Step),
-    /// So many more test images were predicted.
-    Predicted(usize),
-    /// All is computed, the record is stored next.
-    Complete,
-}
 
 /// Trains and evaluates one cell of a sweep and stores its record; where the sweep says so, also the trained weights.
 /// `commit` is that of the source tree, where known.
@@ -91,7 +82,7 @@ impl<'c, 't> Trained<'c, 't> {
         })
     }
 
-    /// Which cell.
+    /// The cell.
     pub(super) fn cell(&self) -> &'c Cell {
         self.cell
     }
@@ -102,19 +93,22 @@ impl<'c, 't> Trained<'c, 't> {
     }
 
     /// Images that are predicted at once.
-    pub(super) fn batch(&self) -> usize {
-        self.classifier.batch()
+    pub(super) fn batch(&mut self) -> usize {
+        self.classifier.interleaved().map_or(1, |classifier| classifier.batch())
     }
 
     /// Gives back memory that is not needed until it is asked again.
-    pub(super) fn rest(&mut self) {
-        self.classifier.rest();
+    pub(super) fn release(&mut self) {
+        if let Some(classifier) = self.classifier.interleaved() {
+            classifier.release();
+        }
     }
 
-    /// The images as its model is to see them.
-    pub(super) fn look(&self, images: &[LabelledImage]) -> Result<Vec<View>> {
-        let eye = self.classifier.eye();
-        images.par_iter().map(|image| eye.look(image)).collect()
+    /// Views of images for its model; `None` where one cannot be read, or the classifier reads files itself.
+    pub(super) fn preprocess(&mut self, images: &[LabelledImage]) -> Option<Vec<View>> {
+        let preprocessor = self.classifier.interleaved()?.preprocessor();
+        let views = images.par_iter().map(|image| preprocessor.preprocess_file(image));
+        views.collect::<Result<_>>().ok()
     }
 
     /// Predicts the test images that are missing.
@@ -127,8 +121,8 @@ impl<'c, 't> Trained<'c, 't> {
         })
     }
 
-    /// Predicts the next test images, which were [looked](Self::look) at in `seconds`.
-    pub(super) fn predict_seen(
+    /// Predicts the next test images, which were [preprocessed](Self::preprocess) in `seconds`.
+    pub(super) fn predict_views(
         &mut self,
         images: &[LabelledImage],
         views: &[View],
@@ -136,7 +130,10 @@ impl<'c, 't> Trained<'c, 't> {
         on: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<()> {
         let start = Instant::now();
-        let rows = self.classifier.predict_seen(images, views)?;
+        let Some(classifier) = self.classifier.interleaved() else {
+            return Ok(());
+        };
+        let rows = classifier.predict_views(images, views)?;
         self.partial.append(&rows, seconds + start.elapsed().as_secs_f64())?;
         on(Event::Predicted(rows.len()))
     }
@@ -150,7 +147,7 @@ impl<'c, 't> Trained<'c, 't> {
         on: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<Record> {
         let cell = self.cell;
-        if let Some(sight) = cell.sight() {
+        if let Some(sight) = cell.lookups() {
             let megabytes = sight.bytes as f64 / 1e6;
             let (hits, misses) = (sight.hits, sight.misses);
             tracing::info!(
@@ -161,7 +158,10 @@ impl<'c, 't> Trained<'c, 't> {
         if sweep.save_adapters && cell.learner.has_adapter() && !self.shots.is_empty() {
             self.classifier.save(&store.adapter(&cell.run_id))?;
         }
-        let names = self.classifier.names()?;
+        let names = match self.classifier.prompted() {
+            Some(classifier) => classifier.names()?,
+            None => None,
+        };
         let (partial, fit) = (&self.partial, self.fit);
         let fitted = calibration::fitted(cell, &self.shots, fit.chosen.is_some(), store, &self.keep, on)?;
         let predictions = partial.complete()?;
@@ -209,7 +209,7 @@ impl<'c, 't> Trained<'c, 't> {
     }
 }
 
-/// Fits the classifier to the shots, if there are any; what it did, and the seconds it took in all processes.
+/// Fits the classifier to the shots, if there are any; gives its account, and the seconds it took in all processes.
 fn learn(
     classifier: &mut dyn Classifier,
     shots: &[LabelledImage],
@@ -245,6 +245,7 @@ pub fn card(dataset: &Dataset, split: &Split) -> Result<Card> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learner::Step;
     use crate::prediction::Prediction;
 
     /// Counts how often it is fitted, and to how many images.

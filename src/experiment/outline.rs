@@ -1,11 +1,12 @@
-//! What a sweep would do, also where its datasets or models are not on this machine yet.
+//! The cells of a sweep in numbers, also where its datasets or models are not on this machine yet.
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Learner, Sweep};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
+use crate::experiment::config::Sweep;
 use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_refused};
+use crate::learner::Learner;
 use crate::manifest;
 use crate::manifest::{Expect, Form, Manifest};
 use crate::models::repository;
@@ -23,11 +24,11 @@ pub struct Outline {
 
 /// A cell in numbers.
 pub struct Point {
-    /// What it is compared by.
+    /// Key that results are compared by.
     pub key: CellKey,
     /// Its hash, where datasets and models are there.
     pub run_id: Option<String>,
-    /// Who learns.
+    /// The learner with its settings.
     pub learner: Learner,
     /// Classes to choose among.
     pub classes: usize,
@@ -43,7 +44,7 @@ pub struct Point {
 pub struct Images {
     /// Name of its manifest.
     pub name: String,
-    /// Whether it is on this machine.
+    /// True if it is on this machine.
     pub here: bool,
     /// Images that shots are drawn from.
     pub pool: usize,
@@ -103,7 +104,7 @@ impl Outline {
         })
     }
 
-    /// That of a config whose datasets or models may be missing: of those, what the manifests promise.
+    /// That of a config whose datasets or models may be missing: of those, the counts that the manifests promise.
     ///
     /// # Errors
     /// As [`plan::plan`], but not for what is only missing; a dataset without counts in its manifest is
@@ -163,7 +164,7 @@ impl Outline {
         })
     }
 
-    /// What is missing: names of datasets, and of models.
+    /// Names of missing datasets, and of missing models.
     #[must_use]
     pub fn missing(&self) -> (Vec<&str>, Vec<&Path>) {
         let datasets = self.sources.iter().filter(|source| !source.here);
@@ -190,7 +191,7 @@ impl Images {
     }
 }
 
-/// How often a cell trains: once, and once for each part of the shots that is held out for its temperature.
+/// Trainings of a cell: one, and one for each part of the shots that is held out for its temperature.
 fn trainings(folds: Option<usize>) -> usize {
     1 + folds.unwrap_or(0)
 }
@@ -223,7 +224,7 @@ fn promise(manifest: &Manifest, form: Form) -> Option<(Images, Expect)> {
 
 fn models<'a>(learners: impl Iterator<Item = &'a Learner>, home: &Path) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();
-    for name in learners.filter_map(Learner::model) {
+    for name in learners.filter_map(|learner| learner.model()) {
         if models.iter().all(|model| model.name != name) {
             models.push(Model {
                 name: name.to_path_buf(),

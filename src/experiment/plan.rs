@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::config::{Learner, Shots, Sweep};
+use crate::config::Shots;
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::engine::CacheStats;
 use crate::error::Result;
-use crate::example::{ImageCache, PatchProcessor, shrunk};
-use crate::experiment::base::{Base, Bases};
-use crate::learner::Classifier;
-use crate::learner::zero_shot::templates;
+use crate::example::ImageCache;
+use crate::experiment::config::Sweep;
+use crate::learner::base::{Base, Bases};
+use crate::learner::{Classifier, Learner};
 use crate::nn::DeviceSpec;
-use crate::store::identity::{CellKey, Identity, hyper_parameters};
+use crate::store::identity::{CellKey, Identity};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones. 3: photographs are
 /// upright, colours of 16 bits and the first frames of GIFs are Pillow's.
 pub const RECIPE: u32 = 3;
 
-/// Where things lie on this machine.
+/// Folders and bounds on this machine.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// Relative model folders are looked up here.
@@ -32,12 +32,12 @@ pub struct Places {
     pub cache: PathBuf,
     /// Bound of the cache of shrunk images below `cache`, as [`ImageCache::new`] takes it.
     pub image_cache_gigabytes: Option<f64>,
-    /// Bound of what each model that writes keeps of what its tower saw, in 10⁹ bytes; `None`: 2 GiB.
+    /// Bound of the features of pictures that each model that writes keeps, in 10⁹ bytes; `None`: 2 GiB.
     pub feature_gigabytes: Option<f64>,
 }
 
 impl Places {
-    /// Where shrunk images are kept; none if the bound is 0.
+    /// The cache of shrunk images; none if the bound is 0.
     #[must_use]
     pub fn image_cache(&self) -> Option<ImageCache> {
         ImageCache::new(&self.cache.join("images"), self.image_cache_gigabytes)
@@ -46,21 +46,21 @@ impl Places {
 
 /// One point of one curve, ready to run.
 pub struct Cell {
-    /// What it is compared by.
+    /// Key that results are compared by.
     pub key: CellKey,
     /// Hash of everything that may change its numbers.
     pub run_id: String,
-    /// Who learns, with hyper-parameters.
+    /// The learner with its settings.
     pub learner: Learner,
     /// The dataset.
     pub dataset: Arc<Dataset>,
-    /// Which images are learned from and predicted.
+    /// The images that are learned from and predicted.
     pub split: Arc<Split>,
     /// Parts of the shots for its temperature, where one is fitted.
     pub folds: Option<usize>,
     /// The base model, shared by all cells that use it.
-    base: Base,
-    /// Where it is.
+    base: Arc<dyn Base>,
+    /// Its device, and the type of its weights.
     place: DeviceSpec,
 }
 
@@ -88,7 +88,7 @@ pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Resul
         bases = bases.with_feature_bytes((gigabytes * 1e9) as usize);
     }
     for learner in &sweep.learners {
-        bases.of(learner)?;
+        learner.load(&mut bases)?;
     }
     for name in &sweep.datasets {
         let dataset = data::open_for(name, sweep.protocol, &places.datasets, &places.cache)?.with_exif(sweep.exif);
@@ -102,7 +102,9 @@ pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Resul
                 let indices = index_file(sweep, &dataset, shots, seed);
                 let split = split::draw(&dataset, sweep.protocol, shots, seed, indices.as_deref())?;
                 let split = Arc::new(split);
-                for learner in learners {
+                for own in learners {
+                    let mut learner = own.under(sweep.protocol, shots);
+                    learner.describe(Some(dataset.layout));
                     let mut cell = Cell {
                         key: CellKey {
                             dataset: dataset.name.clone(),
@@ -112,12 +114,12 @@ pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Resul
                             seed,
                         },
                         run_id: String::new(),
-                        learner: templates::asked(learner.under(sweep.protocol, shots), Some(dataset.layout)),
                         dataset: dataset.clone(),
                         split: split.clone(),
-                        folds: folds(sweep, learner, shots),
-                        base: bases.of(learner)?,
-                        place: bases.place(learner)?,
+                        folds: folds(sweep, own, shots),
+                        base: learner.load(&mut bases)?,
+                        place: bases.place(learner.model(), learner.dtype())?,
+                        learner,
                     };
                     cell.run_id = cell.identity().run_id();
                     take(cell);
@@ -132,7 +134,7 @@ pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Resul
 /// the same images.
 #[must_use]
 pub fn without_refused(dataset: Dataset, learners: &[Learner]) -> Dataset {
-    let dataset = dataset.without(|width, height| learners.iter().any(|learner| refuses(learner, width, height)));
+    let dataset = dataset.without(|width, height| learners.iter().any(|learner| learner.refuses(width, height)));
     if let [first, ..] = &dataset.refused[..] {
         let (name, count) = (&dataset.name, dataset.refused.len());
         tracing::warn!(
@@ -143,25 +145,13 @@ pub fn without_refused(dataset: Dataset, learners: &[Learner]) -> Dataset {
     dataset
 }
 
-/// True if a learner's preprocessor takes no image of this size.
-#[must_use]
-pub fn refuses(learner: &Learner, width: u32, height: u32) -> bool {
-    match learner {
-        Learner::Qwen3VlLora(config) => {
-            let (width, height) = shrunk((width, height), config.longest_side);
-            PatchProcessor::refuses(width, height)
-        }
-        _ => false,
-    }
-}
-
 /// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing
 /// to look up.
 fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
     split::index_path(sweep.indices.as_deref()?, dataset, shots, seed)
 }
 
-/// Who has a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
+/// The learners that have a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
 /// learners that can answer unseen have one, and only under the first seed; with shots, those that learn.
 pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
     let drawn = shots.any();
@@ -188,7 +178,7 @@ impl Cell {
     /// lists of all cells together would be large.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        let mut hyper_parameters = hyper_parameters(&self.learner, self.key.shots);
+        let mut hyper_parameters = self.learner.identity(self.key.shots);
         if let (Some(folds), Value::Object(fields)) = (self.folds, &mut hyper_parameters) {
             // No number of before depends on it, but a cell without a temperature is not one with it.
             fields.insert("calibration".into(), json!({"folds": folds}));
@@ -237,8 +227,7 @@ impl Cell {
     /// # Errors
     /// As [`Base::classifier`].
     pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
-        self.base
-            .classifier(&self.learner, &self.split.classes, self.key.seed, None)
+        self.base.classifier(&self.split.classes, self.key.seed)
     }
 
     /// Name of the device that this cell runs on.
@@ -247,22 +236,25 @@ impl Cell {
         self.place.device_name()
     }
 
-    /// Whether another cell asks about the same test images, seen by the same model.
-    pub(super) fn sees_as(&self, other: &Self) -> bool {
+    /// True if another cell asks about the same test images, preprocessed alike for the same vision tower.
+    pub(super) fn shares_views_with(&self, other: &Self) -> bool {
+        let identity = |cell: &Self| cell.base.tower().map(|tower| tower.identity);
         Arc::ptr_eq(&self.dataset, &other.dataset)
-            && self.base.sees_as(&other.base)
+            && identity(self).is_some()
+            && identity(self) == identity(other)
             && self.split.test == other.split.test
     }
 
-    /// Test images of which its model keeps what the tower saw, where these are not all.
-    pub(super) fn room(&self) -> Option<usize> {
-        self.base.room().filter(|room| *room < self.split.test.len())
+    /// Test images of which its vision tower keeps features, where these are not all.
+    pub(super) fn capacity(&self) -> Option<usize> {
+        let capacity = self.base.tower()?.capacity;
+        capacity.filter(|capacity| *capacity < self.split.test.len())
     }
 
-    /// How often pictures were looked up by its base model so far, all cells together.
+    /// Look-ups of pictures by its base model so far, all cells together.
     #[must_use]
-    pub fn sight(&self) -> Option<CacheStats> {
-        self.base.sight()
+    pub fn lookups(&self) -> Option<CacheStats> {
+        self.base.tower()?.lookups
     }
 
     /// Images that pass through a model when this cell runs: its share of the sweep's progress bar.

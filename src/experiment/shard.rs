@@ -13,7 +13,7 @@ impl Shard {
     /// All cells.
     pub const WHOLE: Self = Self { index: 0, of: 1 };
 
-    /// Whether the cell of that place in the plan is part of it: cells I, I+N, I+2N, …, so that every part has its
+    /// True if the cell of that place in the plan is part of it: cells I, I+N, I+2N, …, so that every part has its
     /// share of every dataset.
     #[must_use]
     pub fn has(self, cell: usize) -> bool {

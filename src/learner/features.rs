@@ -5,13 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
 
-use super::view::{Eye, View};
+use crate::config::Dtype;
+use crate::cost::fit::images_of_a_pass;
 use crate::data::LabelledImage;
 use crate::engine::FifoCache;
 use crate::error::Result;
 use crate::example::{ImageCache, ImageLoader, ImageProcessor};
+use crate::formats::image_processor::image_settings;
+use crate::fs::hash::hex;
+use crate::learner::base::Bases;
+use crate::learner::interleaved::{Preprocessor, View};
 use crate::models::dinov2::Dinov2;
+use crate::models::lora::Lora;
 use crate::nn::DeviceSpec;
 
 /// Images per forward pass.
@@ -61,7 +68,7 @@ impl Frozen {
         self.images.resizer()
     }
 
-    /// Where the model lives.
+    /// Device of the model.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
@@ -91,7 +98,7 @@ impl Frozen {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Features of images that were [seen](Eye) already, rows as of [`Frozen::features`]; none of them is kept.
+    /// Features of images that were [preprocessed](Preprocessor) already, rows as of [`Frozen::features`]; none of them is kept.
     ///
     /// # Errors
     /// Tensor failures.
@@ -104,10 +111,10 @@ impl Frozen {
         Ok(self.model.features(pixels)?.to_vec2::<f32>()?)
     }
 
-    /// Views of this eye as one tensor: (B, 3, H, W).
+    /// Views of this model's processor as one tensor: (B, 3, H, W).
     ///
     /// # Errors
-    /// When one of them was made by another eye.
+    /// When one of them was made by another preprocessor.
     pub(crate) fn stacked(&self, views: &[View]) -> Result<Tensor> {
         let values = views.iter().map(|view| match view {
             View::Values(values) => Ok(values.as_slice()),
@@ -126,14 +133,62 @@ impl Frozen {
     }
 }
 
-impl Eye for Frozen {
-    fn view(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
+impl Preprocessor for Frozen {
+    fn preprocess(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
         let framed = self.images.decode(image, bytes)?;
         Ok(View::Values(self.processor().normalised(&framed)))
     }
 }
 
-/// Evaluation views of images: (B, 3, H, W).
+/// A frozen model as the learners on it share it.
+#[derive(Clone)]
+pub(super) struct Vision {
+    /// The model and its features so far.
+    pub(super) frozen: Arc<Frozen>,
+    /// Tells weights and preprocessing from all others.
+    pub(super) fingerprint: Arc<str>,
+    /// Images of a pass in training that there is memory for.
+    pub(super) pass: usize,
+}
+
+impl Vision {
+    /// The model of the learner of this name, loaded once; `training`: its adapters and its batch, if it trains.
+    ///
+    /// # Errors
+    /// As [`Frozen::load`]; [`crate::error::Error::Memory`] when there is not enough.
+    pub(super) fn load(
+        learner: &str,
+        model: &Path,
+        dtype: Dtype,
+        training: Option<(&Lora, usize)>,
+        bases: &mut Bases,
+    ) -> Result<Self> {
+        let dir = bases.folder(model)?;
+        let place = bases.place(Some(model), dtype)?;
+        let key = (dir, place.dtype);
+        let loaded = bases.has::<(Arc<Frozen>, Arc<str>)>(&key);
+        // Asked once a learner: with its model loaded there is less memory.
+        let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
+        let images = bases.images();
+        let shared = bases.once(&key, || {
+            let frozen = Frozen::load(&key.0, &place)?.keeping(images);
+            let settings = image_settings(&key.0)?;
+            let fingerprint = Sha256::new()
+                .chain_update(frozen.model().fingerprint())
+                .chain_update(&settings.text)
+                .finalize();
+            Ok((Arc::new(frozen), Arc::<str>::from(hex(&fingerprint))))
+        })?;
+        let (frozen, fingerprint) = (*shared).clone();
+        Ok(Self {
+            frozen,
+            fingerprint,
+            pass: *pass,
+        })
+    }
+}
+
+/// Evaluation views of images, framed ones kept in a cache if there is one: (B, 3, H, W).
 ///
 /// # Errors
 /// Unreadable images.

@@ -1,209 +1,246 @@
-//! How one learns: a classifier sees k labelled images per class, then says what is in an image.
+//! Learners: a classifier sees k labelled images per class, then says what is in an image.
+//!
+//! Each learner has a folder of its own with its settings, the way it is loaded, its cost, and the classifier that fits and
+//! predicts. The list in this file is all that the rest of the program knows of them by name; `docs/adding-a-learner.md`
+//! adds one.
 
-pub mod dinov2;
+pub mod base;
+mod classifier;
 pub mod features;
 pub mod folds;
+mod interleaved;
 mod order;
-pub mod pixels;
-pub mod probe;
+mod probe;
 pub mod reading;
+mod settings;
 mod state;
 mod training;
-mod view;
-pub mod vlm;
-pub mod zero_shot;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use toml::Table;
 
-use crate::config::Chosen;
-use crate::data::LabelledImage;
-use crate::error::{Cause, Error, Result};
-use crate::prediction::{Names, Prediction};
+use crate::config::{Protocol, Shots, patch};
+use crate::error::{Error, Result};
+use crate::models::architecture::Architecture;
+pub use classifier::{Classifier, Fit, Prompted, Step};
+pub(crate) use classifier::{argmax, read_images, row, untrained};
+pub(crate) use interleaved::TOGETHER;
+pub use interleaved::{Interleaved, Preprocessor, View};
+pub use settings::{Cost, HyperParameters, LearnerSettings};
 pub use state::Keep;
-pub use view::{Eye, View};
 
-/// One way of learning from k shots.
-pub trait Classifier {
-    /// Learns from the shots; `on_step` hears of every optimiser step. With `keep`, a learner that trains by steps
-    /// keeps its state, and goes on from one that is there already to the bit as if it had never stopped; one that
-    /// does not ignores it.
-    ///
-    /// # Errors
-    /// Unreadable images, tensor failures, a loss that is not finite, a state that cannot be written, whatever
-    /// `on_step` reports: training ends there, and what was kept stays.
-    fn fit(
-        &mut self,
-        shots: &[LabelledImage],
-        keep: Option<&Keep>,
-        on_step: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit>;
+/// Makes modules and [`Learner`] of the list of learners.
+macro_rules! learners {
+    ($($folder:ident: $($settings:ident)|+;)+) => {
+        $(pub mod $folder;)+
 
-    /// Predicts every image, in order; `sink` gets the rows of one batch at a time. Going on where an earlier call
-    /// was cut short, after a whole number of its batches, gives the same rows to the bit.
-    ///
-    /// # Errors
-    /// Unreadable images, tensor failures, whatever `sink` reports.
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()>;
-
-    /// As [`Classifier::predict`], but asked without the pictures: a control. Says whether it can be asked so; a
-    /// method that is given nothing but the picture cannot.
-    ///
-    /// # Errors
-    /// As [`Classifier::predict`].
-    fn predict_blind(
-        &mut self,
-        _images: &[LabelledImage],
-        _sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
-    ) -> Result<bool> {
-        Ok(false)
-    }
-
-    /// Lengths of the class names and their likelihoods without a picture, of a method that reads likelihoods of names.
-    ///
-    /// # Errors
-    /// As [`Classifier::predict`].
-    fn names(&mut self) -> Result<Option<Names>> {
-        Ok(None)
-    }
-
-    /// How it sees images: what can be done for images before the model has time for them.
-    fn eye(&self) -> Arc<dyn Eye> {
-        view::decoding()
-    }
-
-    /// Images that [`Classifier::predict`] takes at once.
-    fn batch(&self) -> usize {
-        features::BATCH
-    }
-
-    /// Predicts images that its [`Classifier::eye`] has seen, one view each, at most [`Classifier::batch`] of them: the rows
-    /// that [`Classifier::predict`] gives for these images, to the bit if it takes them at once too.
-    ///
-    /// # Errors
-    /// As [`Classifier::predict`].
-    fn predict_seen(&mut self, images: &[LabelledImage], _views: &[View]) -> Result<Vec<Prediction>> {
-        let mut rows = Vec::with_capacity(images.len());
-        self.predict(images, &mut |batch| {
-            rows.extend_from_slice(batch);
-            Ok(())
-        })?;
-        Ok(rows)
-    }
-
-    /// Frees what it can make again, to the bit, from what it has learned: others are asked meanwhile.
-    fn rest(&mut self) {}
-
-    /// Writes what was learned to a folder.
-    ///
-    /// # Errors
-    /// [`Error::Io`], or nothing was learned yet; by default that there is nothing to write.
-    fn save(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
-    }
-
-    /// Reads what [`Classifier::save`] wrote; predictions are then the same to the bit.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Model`] when the folder does not fit; by default that there can be nothing to read.
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        Err(nothing_to_save(dir))
-    }
-}
-
-/// Progress of training. Steps that an earlier process did are told at once.
-#[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// Steps done.
-    pub done: usize,
-    /// Steps in all.
-    pub of: usize,
-    /// Images seen since the last time.
-    pub images: usize,
-    /// Mean cross-entropy of the last step's batch, nats.
-    pub loss: f64,
-}
-
-/// What training did.
-#[derive(Debug, Clone, Default)]
-pub struct Fit {
-    /// Optimiser steps.
-    pub steps: u64,
-    /// Images passed through the model, repeats counted.
-    pub images_seen: u64,
-    /// Mean loss of the last tenth of the steps, nats.
-    pub final_loss: Option<f64>,
-    /// Numbers that were trained.
-    pub trainable_parameters: u64,
-    /// What it chose inside the shots, if it chooses.
-    pub chosen: Option<Chosen>,
-    /// Seconds of training up to the kept state that it went on from; 0 for one that started anew.
-    pub seconds_before: f64,
-    /// Sequences a pass since the device was out of memory, if it was.
-    pub halved_to: Option<usize>,
-}
-
-/// Reads and decodes images in parallel, in order.
-///
-/// # Errors
-/// The first unreadable image, by name.
-pub(crate) fn read_images(images: &[LabelledImage]) -> Result<Vec<image::RgbImage>> {
-    images.par_iter().map(LabelledImage::pixels).collect()
-}
-
-/// The row for one image of a classifier that names one class and perhaps a distribution.
-pub(crate) fn row(image: &LabelledImage, class: u32, log_probs: Option<Vec<f32>>) -> Prediction {
-    Prediction {
-        id: image.id.clone(),
-        sha256: image.sha256.clone(),
-        group: image.group.clone(),
-        truth: image.class,
-        free_text: None,
-        free_class: None,
-        trie_class: None,
-        likelihood_class: Some(class),
-        log_probs,
-    }
-}
-
-/// Methods without trained weights refuse to be saved, rather than write an empty folder.
-fn nothing_to_save(dir: &Path) -> Error {
-    Error::Model {
-        path: dir.to_path_buf(),
-        reason: "this method has no adapter: it is refitted from the shots".into(),
-    }
-    .because(Cause::NoWeights)
-}
-
-/// Nothing was trained that could be written to `dir`.
-pub(crate) fn untrained(dir: &Path) -> Error {
-    Error::Model {
-        path: dir.to_path_buf(),
-        reason: "the classifier was neither trained nor loaded".into(),
-    }
-    .because(Cause::Fault)
-}
-
-/// Index of the largest value; the first of equals, so that ties do not depend on anything.
-pub(crate) fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
+        /// One way of learning from k shots, with its settings; it derefs to [`LearnerSettings`].
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "method", rename_all = "kebab-case")]
+        pub enum Learner {
+            $($(
+                #[doc = concat!("See [`", stringify!($folder), "`].")]
+                $settings($folder::$settings),
+            )+)+
         }
-    }
-    best as u32
+
+        impl Learner {
+            /// The tag `method` in configs and records.
+            #[must_use]
+            pub fn method(&self) -> String {
+                kebab_case(match self {
+                    $($(Self::$settings(_) => stringify!($settings),)+)+
+                })
+            }
+
+            /// One learner of every method with a base model, its settings the defaults.
+            pub(crate) fn defaults() -> Vec<Self> {
+                let methods = [$($(stringify!($settings),)+)+].map(kebab_case);
+                let parsed = methods.iter().map(|method| Self::parse(method, Path::new("model"), &[]));
+                parsed.filter_map(Result::ok).collect()
+            }
+
+            /// The method by which a model of this architecture is trained and asked where nothing else is said.
+            #[must_use]
+            pub fn method_of(architecture: Architecture) -> Option<String> {
+                let known = [$($(
+                    (stringify!($settings), <$folder::$settings as LearnerSettings>::architecture()),
+                )+)+];
+                let found = known.into_iter().find(|(_, own)| *own == Some(architecture));
+                found.map(|(method, _)| kebab_case(method))
+            }
+        }
+
+        impl std::ops::Deref for Learner {
+            type Target = dyn LearnerSettings;
+
+            fn deref(&self) -> &Self::Target {
+                match self {
+                    $($(Self::$settings(settings) => settings,)+)+
+                }
+            }
+        }
+
+        impl std::ops::DerefMut for Learner {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                match self {
+                    $($(Self::$settings(settings) => settings,)+)+
+                }
+            }
+        }
+    };
 }
+
+// One line a learner: its folder, and the type of its settings, whose name in kebab case is the tag `method`. `cargo fmt` does
+// not follow modules out of a macro: `cargo fmt -- src/learner/*/mod.rs` formats them.
+learners! {
+    dinov2_lora: Dinov2Lora;
+    qwen3_vl_lora: Qwen3VlLora;
+    nearest_mean: NearestMean;
+    knn: Knn;
+    logistic_regression: LogisticRegression;
+    pixels: Pixels;
+    zero_shot: ClipZeroShot | SiglipZeroShot;
+}
+
+/// `Dinov2Lora` → `dinov2-lora`, as serde writes it.
+fn kebab_case(name: &str) -> String {
+    let mut text = String::new();
+    for (place, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && place > 0 {
+            text.push('-');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
+impl Learner {
+    /// One learner by its method and model, other settings by `field=value`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the override or the field.
+    pub fn parse(method: &str, model: &Path, overrides: &[String]) -> Result<Self> {
+        let mut table = Table::new();
+        table.insert("method".into(), method.into());
+        Self::patched(table, model, overrides)
+    }
+
+    /// The same learner on a model that lies elsewhere, with settings changed by `field=value`.
+    ///
+    /// # Errors
+    /// As [`Learner::parse`].
+    pub fn at(&self, model: &Path, overrides: &[String]) -> Result<Self> {
+        let table = Table::try_from(self).map_err(|e| Error::Config {
+            origin: self.name().to_owned(),
+            reason: e.to_string(),
+        })?;
+        Self::patched(table, model, overrides)
+    }
+
+    fn patched(mut table: Table, model: &Path, overrides: &[String]) -> Result<Self> {
+        let config = |origin: String| move |reason: String| Error::Config { origin, reason };
+        table.insert("model".into(), model.display().to_string().into());
+        for text in overrides {
+            patch(&mut table, text).map_err(config(format!("override `{text}`")))?;
+        }
+        let origin = "settings of the learner".to_owned();
+        let learner: Self = table
+            .try_into()
+            .map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())
+            .map_err(config(origin.clone()))?;
+        learner.check().map_err(config(origin))?;
+        Ok(learner)
+    }
+
+    /// The learner as it trains under a protocol on so many shots: at `all` it sees `images_per_class_of_all` images
+    /// per class, and under `tinker` the loss is on the whole message unless it says otherwise. What is the same to
+    /// a learner has one form: a loss on the name, or one where nothing is trained, is none.
+    #[must_use]
+    pub fn under(&self, protocol: Protocol, shots: Shots) -> Self {
+        let mut learner = self.clone();
+        learner.specialise(protocol, shots);
+        learner
+    }
+
+    /// The settings that may change numbers of a cell with so many shots, as its identity and its record have them: without
+    /// label and paths, and without those of the training where there is none.
+    #[must_use]
+    pub fn identity(&self, shots: Shots) -> Value {
+        let HyperParameters {
+            training,
+            prediction: mut fields,
+        } = self.hyper_parameters();
+        fields.insert("method".into(), self.method().into());
+        if shots.any() {
+            fields.extend(training);
+        }
+        Value::Object(fields)
+    }
+}
+
+// The worked example of `docs/adding-a-learner.md` is compiled and tested as any learner.
+#[cfg(test)]
+#[path = "../../docs/examples/nearest_median/mod.rs"]
+pub mod nearest_median_example;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn argmax_takes_the_first_of_equals() {
-        assert_eq!(argmax(&[0.0, 2.0, 2.0, 1.0]), 1);
-        assert_eq!(argmax(&[3.0]), 0);
+    fn the_method_is_the_tag_in_a_config() {
+        for method in ["dinov2-lora", "qwen3-vl-lora", "nearest-mean", "siglip-zero-shot"] {
+            let learner = Learner::parse(method, Path::new("m"), &[]).unwrap();
+            assert_eq!(
+                (learner.method(), &json!(learner)["method"]),
+                (method.to_owned(), &json!(method))
+            );
+        }
+        assert_eq!(Learner::method_of(Architecture::Clip).unwrap(), "clip-zero-shot");
+    }
+
+    #[test]
+    fn the_order_of_readings_is_no_hyper_parameter() {
+        let with = |readings: &str| {
+            let set = [format!("readings={readings}")];
+            let learner = Learner::parse("qwen3-vl-lora", Path::new("m"), &set).unwrap();
+            learner.identity(Shots::K(1))
+        };
+        let default = with("['free', 'trie', 'likelihood']");
+        assert_eq!(default["readings"], json!(["free", "trie", "likelihood"]));
+        assert_eq!(with("['likelihood', 'free', 'trie', 'free']"), default);
+        assert_ne!(with("['free', 'trie']"), default);
+    }
+
+    #[test]
+    fn settings_of_the_training_are_none_of_a_cell_without_one() {
+        let with = |set: &str, shots| {
+            let learner = Learner::parse("qwen3-vl-lora", Path::new("m"), &[set.into()]).unwrap();
+            learner.identity(Shots::K(shots))
+        };
+        for training in [
+            "rank=8",
+            "learning_rate=1e-3",
+            "images_per_class=9",
+            "flip=false",
+            "checkpointing=true",
+        ] {
+            assert_eq!(with(training, 0), with("rank=32", 0), "{training}");
+            assert_ne!(with(training, 1), with("rank=32", 1), "{training}");
+        }
+        assert_eq!(with("dtype='bf16'", 1), with("dtype='auto'", 1));
+        for answering in [
+            "longest_side=64",
+            "prompt='show'",
+            "readings=['free']",
+            "reading='trie'",
+        ] {
+            assert_ne!(with(answering, 0), with("rank=32", 0), "{answering}");
+        }
     }
 }

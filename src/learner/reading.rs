@@ -28,10 +28,10 @@ pub struct Answers {
     end: u32,
 }
 
-/// What a model answers about one image, by the readings that were asked for.
+/// A model's answer about one image, by the readings that were asked for.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Answer {
-    /// What greedy decoding writes, without the space before it.
+    /// The text that greedy decoding writes, without the space before it.
     pub free_text: Option<String>,
     /// The class that this text names after [`compared`]; `None`: it names none or has no end.
     pub free_class: Option<u32>,
@@ -107,7 +107,7 @@ impl Answers {
     /// not other than guessed need not be decoded: hints make the free answers cheaper and never change them.
     ///
     /// # Errors
-    /// What the sampler reports; [`Error::Sampler`] when it does not answer what it was asked.
+    /// Those of the sampler; [`Error::Sampler`] when it does not answer what it was asked.
     pub fn read(
         &self,
         sampler: &mut dyn Sampler,

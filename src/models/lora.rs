@@ -13,7 +13,7 @@ use candle_core::{Device, Var};
 use rand_chacha::ChaCha8Rng;
 
 use super::peft::{self, Folder};
-use crate::config::{Dinov2Lora, ExpertLora, Qwen3VlLora};
+pub use crate::config::ExpertLora;
 use crate::error::{Error, Result};
 use crate::nn::{ExpertFactors, ExpertUpdate, Experts, LowRank, Projection, Sharing};
 
@@ -52,28 +52,6 @@ impl Lora {
                 .rsplit('.')
                 .all(|wanted| parts.next().is_some_and(|part| wanted == "*" || wanted == part))
         })
-    }
-}
-
-impl From<&Dinov2Lora> for Lora {
-    fn from(config: &Dinov2Lora) -> Self {
-        Self {
-            targets: config.targets.clone(),
-            rank: config.rank,
-            alpha: config.alpha,
-            experts: ExpertLora::default(),
-        }
-    }
-}
-
-impl From<&Qwen3VlLora> for Lora {
-    fn from(config: &Qwen3VlLora) -> Self {
-        Self {
-            targets: config.targets.clone(),
-            rank: config.rank,
-            alpha: config.alpha,
-            experts: config.experts,
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{Learner, Protocol, Shots};
+use crate::config::{Protocol, Shots};
 use crate::fs::hash::hex;
 
 /// Version of the records and prediction files of cells; raised when a field changes its meaning.
@@ -48,7 +48,8 @@ impl std::fmt::Display for CellKey {
 pub struct Identity {
     /// The cell.
     pub key: CellKey,
-    /// Hyper-parameters of the learner, see [`hyper_parameters`].
+    /// Hyper-parameters of the learner, without its label and its model's path, and without those of the training where there is
+    /// none.
     pub hyper_parameters: Value,
     /// Training images in order: id and SHA-256.
     pub train: Vec<(String, String)>,
@@ -106,35 +107,6 @@ pub(super) fn canonical_sha256(value: &Value) -> String {
     let mut canonical = String::new();
     write_canonical(value, &mut canonical);
     hex(&Sha256::digest(canonical.as_bytes()))
-}
-
-/// Settings that shape the answers of a learner that is not trained; every other setting is about training.
-const UNTRAINED: [&str; 6] = ["method", "longest_side", "prompt", "reading", "readings", "templates"];
-
-/// A learner's settings without its label (in the cell key) and its model's path (its weights'
-/// fingerprint is in the identity), and without those of the training where there is none.
-#[must_use]
-pub fn hyper_parameters(learner: &Learner, shots: Shots) -> Value {
-    let mut learner = learner.clone();
-    if let Learner::Qwen3VlLora(writer) = &mut learner {
-        // In which order readings are taken changes none of them.
-        writer.readings.sort_unstable();
-        writer.readings.dedup();
-    }
-    // A learner is plain numbers, strings and lists, which always have a JSON form.
-    let mut value = serde_json::to_value(learner).unwrap_or_default();
-    if let Value::Object(fields) = &mut value {
-        fields.remove("name");
-        fields.remove("model");
-        // `auto` and the type that it stands for are the same; which one it is, the identity says.
-        fields.remove("dtype");
-        // Where it counts it has taken the place of `images_per_class`, see [`Learner::under`].
-        fields.remove("images_per_class_of_all");
-        if !shots.any() {
-            fields.retain(|name, _| UNTRAINED.contains(&name.as_str()));
-        }
-    }
-    value
 }
 
 /// JSON whose bytes depend on the content only: object keys sorted at every depth.
@@ -240,56 +212,6 @@ mod tests {
             let mut changed = identity();
             change(&mut changed);
             assert!(seen.insert(changed.run_id()), "change {n} went unnoticed");
-        }
-    }
-
-    #[test]
-    fn hyper_parameters_hold_no_path_and_no_label() {
-        let sweep: crate::config::Sweep = toml::from_str(crate::config::QUICKSTART).unwrap();
-        for learner in &sweep.learners {
-            let value = hyper_parameters(learner, Shots::K(1));
-            assert!(value.get("model").is_none() && value.get("name").is_none(), "{value}");
-            assert!(value.get("method").is_some(), "{value}");
-        }
-    }
-
-    #[test]
-    fn the_order_of_readings_is_no_hyper_parameter() {
-        let with = |readings: &str| {
-            let set = [format!("readings={readings}")];
-            let learner = Learner::parse("qwen3-vl-lora", std::path::Path::new("m"), &set).unwrap();
-            hyper_parameters(&learner, Shots::K(1))
-        };
-        let default = with("['free', 'trie', 'likelihood']");
-        assert_eq!(default["readings"], json!(["free", "trie", "likelihood"]));
-        assert_eq!(with("['likelihood', 'free', 'trie', 'free']"), default);
-        assert_ne!(with("['free', 'trie']"), default);
-    }
-
-    #[test]
-    fn settings_of_the_training_are_none_of_a_cell_without_one() {
-        let with = |set: &str, shots| {
-            let learner = Learner::parse("qwen3-vl-lora", std::path::Path::new("m"), &[set.into()]).unwrap();
-            hyper_parameters(&learner, Shots::K(shots))
-        };
-        for training in [
-            "rank=8",
-            "learning_rate=1e-3",
-            "images_per_class=9",
-            "flip=false",
-            "checkpointing=true",
-        ] {
-            assert_eq!(with(training, 0), with("rank=32", 0), "{training}");
-            assert_ne!(with(training, 1), with("rank=32", 1), "{training}");
-        }
-        assert_eq!(with("dtype='bf16'", 1), with("dtype='auto'", 1));
-        for answering in [
-            "longest_side=64",
-            "prompt='show'",
-            "readings=['free']",
-            "reading='trie'",
-        ] {
-            assert_ne!(with(answering, 0), with("rank=32", 0), "{answering}");
         }
     }
 

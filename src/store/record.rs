@@ -15,7 +15,7 @@ use crate::statistics::calibration::{Calibration, Fitted, Tempered};
 use crate::statistics::metric::Normalised;
 use crate::statistics::metric::{Headline, Metrics};
 use crate::store::identity;
-pub use crate::store::identity::{CellKey, Identity, SCHEMA, hyper_parameters};
+pub use crate::store::identity::{CellKey, Identity, SCHEMA};
 
 /// A finished cell, as stored in `cells/<run_id>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kshot::config::Sweep;
+use kshot::experiment::config::Sweep;
 use kshot::experiment::plan::Cell;
 use kshot::experiment::{cell, control};
 use kshot::store::Store;

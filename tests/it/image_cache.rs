@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use kshot::config::Sweep;
+use kshot::experiment::config::Sweep;
 use kshot::experiment::plan;
 use kshot::experiment::plan::{Cell, Places};
 use kshot::prediction::Prediction;

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Result;
 use kshot::experiment::control::subject::Subject;
-use kshot::learner::{Classifier, Fit, Keep, Step};
+use kshot::learner::{Classifier, Fit, Keep, Prompted, Step};
 use kshot::prediction::{Prediction, Reading};
 use kshot::store::control::{Control, Name, Verdict};
 
@@ -131,22 +131,6 @@ impl Classifier for Learner {
         rows.chunks(7).try_for_each(sink)
     }
 
-    fn predict_blind(
-        &mut self,
-        images: &[LabelledImage],
-        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
-    ) -> Result<bool> {
-        let told = |image: &LabelledImage| {
-            if self.fault == Fault::PromptHoldsTheAnswer {
-                image.class
-            } else {
-                4
-            }
-        };
-        let rows: Vec<Prediction> = images.iter().map(|image| self.row(image, told(image))).collect();
-        rows.chunks(7).try_for_each(sink).map(|()| true)
-    }
-
     fn save(&mut self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).unwrap();
         // From 1, because an update of zeros is none.
@@ -180,6 +164,28 @@ impl Classifier for Learner {
             learned[2] = (learned[2] + 1) % CLASSES;
         }
         Ok(())
+    }
+
+    fn prompted(&mut self) -> Option<&mut dyn Prompted> {
+        Some(self)
+    }
+}
+
+impl Prompted for Learner {
+    fn predict_without_image(
+        &mut self,
+        images: &[LabelledImage],
+        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
+    ) -> Result<()> {
+        let told = |image: &LabelledImage| {
+            if self.fault == Fault::PromptHoldsTheAnswer {
+                image.class
+            } else {
+                4
+            }
+        };
+        let rows: Vec<Prediction> = images.iter().map(|image| self.row(image, told(image))).collect();
+        rows.chunks(7).try_for_each(sink)
     }
 }
 

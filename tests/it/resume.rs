@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use kshot::config::Sweep;
 use kshot::error::{Error, Result};
 use kshot::experiment::cell;
-use kshot::experiment::cell::Event;
+use kshot::experiment::config::Sweep;
+use kshot::experiment::event::Event;
 use kshot::experiment::plan::Cell;
 use kshot::learner::features::Frozen;
 use kshot::learner::{Classifier, Fit, Keep};

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use kshot::config::Sweep;
 use kshot::data::LabelledImage;
+use kshot::experiment::config::Sweep;
 use kshot::experiment::plan;
 use kshot::experiment::plan::{Cell, Places};
 use kshot::learner::Classifier;

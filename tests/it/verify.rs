@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use kshot::experiment::verify::verify as findings;
 use kshot::store::Store;
 use kshot::store::record::seal;
-use kshot::store::verify::verify as findings;
 use serde_json::Value;
 
 use crate::support::{Sandbox, contents, copy};

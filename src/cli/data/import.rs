@@ -11,12 +11,11 @@ use indicatif::ProgressBar;
 
 use super::{output, places};
 use crate::cli::terminal::tell;
-use crate::config::Learner;
 use crate::data::Dataset;
 use crate::error::Result;
-use crate::experiment::plan::refuses;
 use crate::fetch::Remote;
 use crate::import::{self, ImportOptions, Imported, Named, SharedImages};
+use crate::learner::Learner;
 
 /// Names in a message before the rest is counted only.
 const NAMED: usize = 20;
@@ -150,14 +149,13 @@ fn twins(twins: &SharedImages) -> String {
     text
 }
 
-/// Images that a kind of model refuses for their size.
+/// Images that a learner refuses for their size.
 fn too_long(dataset: &Dataset) -> Vec<(String, String)> {
-    let Ok(writer) = Learner::parse("qwen3-vl-lora", Path::new("model"), &[]) else {
-        return Vec::new();
-    };
+    let learners = Learner::defaults();
+    let refuses = |width, height| learners.iter().any(|learner| learner.refuses(width, height));
     let sides = [&dataset.pool, &dataset.val, &dataset.test];
     let refused = sides.into_iter().flatten().filter_map(|image| {
-        let (width, height) = image.size.filter(|(width, height)| refuses(&writer, *width, *height))?;
+        let (width, height) = image.size.filter(|(width, height)| refuses(*width, *height))?;
         let reason = format!("{width} × {height} pixels, of which no side may be more than 200 times the other");
         Some((image.id.clone(), reason))
     });

@@ -1,4 +1,4 @@
-//! What a measurement ran on.
+//! The hardware of a measurement.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! How fast a model of some shape trains and answers on this machine, with random weights: the engine's own verbs on
+//! Speed of a model of some shape in training and at answers on this machine, with random weights: the engine's own verbs on
 //! photographs and texts of the sizes that the datasets have, beside what the hardware can do and what was estimated.
 
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::cost::shape::Shape;
 use crate::error::{Cause, Error, Result};
-use crate::experiment::estimate::shape::Shape;
 use crate::models::shapes;
 use crate::nn::{DeviceSpec, memory};
 use crate::store::record::utc_now;
@@ -29,7 +29,7 @@ const SIDE: usize = 2048;
 /// Of the same on a GPU.
 const GPU_SIDE: usize = 8192;
 
-/// What is to be measured.
+/// Settings of a measurement.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// One of [`shapes::NAMES`].
@@ -46,13 +46,13 @@ pub struct Request {
     pub dataset: Dataset,
     /// Repetitions that count, after one that does not.
     pub steps: usize,
-    /// Where the checkpoint is, or will be.
+    /// Folder of the checkpoint, which is made if it is not there.
     pub checkpoint: PathBuf,
     /// Commit of the source tree, where known.
     pub commit: Option<String>,
 }
 
-/// What one repetition of a phase computes.
+/// Work of one repetition of a phase.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Work {
     pub(super) images: usize,
@@ -66,10 +66,10 @@ pub(super) struct Work {
 
 /// A loaded model with its workload.
 pub(super) trait Subject {
-    /// What can be measured, in order.
+    /// Phases that can be measured, in order.
     fn phases(&self) -> &'static [&'static str];
 
-    /// What a phase computes.
+    /// Work of a phase.
     fn work(&self, phase: &str) -> Work;
 
     /// One repetition of a phase, until the device is done.
@@ -102,7 +102,7 @@ impl Steps {
     /// and the adapter as a PEFT folder; gives what there is to know beside.
     ///
     /// # Errors
-    /// What training reports; [`Error::Io`].
+    /// Those of training; [`Error::Io`].
     pub fn exchange(&mut self, dir: &Path) -> Result<Value> {
         self.0.exchange(dir)
     }

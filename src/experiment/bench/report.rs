@@ -1,4 +1,4 @@
-//! What came out of a benchmark.
+//! The report of a benchmark.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +31,9 @@ pub struct Report {
     pub baseline_bytes: Option<u64>,
     /// Memory of a GPU that was taken between before loading and the end.
     pub device_bytes: Option<u64>,
-    /// What was measured, in order.
+    /// Measured phases, in order.
     pub phases: Vec<Phase>,
-    /// What it ran on.
+    /// Its hardware.
     pub hardware: Hardware,
     /// When it ended, RFC 3339 in UTC.
     pub date: String,
@@ -63,7 +63,7 @@ pub struct Hardware {
 /// One thing that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// What.
+    /// Its name.
     pub name: String,
     /// Of each repetition.
     pub seconds: Vec<f64>,

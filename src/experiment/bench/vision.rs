@@ -8,12 +8,12 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Dataset, Request, Subject, Work};
-use crate::config::Dinov2Lora;
+use crate::cost::memory::{Use, answering, training};
+use crate::cost::shape::{Blocks, Kind, Shape};
 use crate::error::{Error, Result};
 use crate::example::ImageProcessor;
-use crate::experiment::estimate::memory::{Use, answering, training};
-use crate::experiment::estimate::shape::{Blocks, Kind, Shape};
 use crate::formats::image::decode;
+use crate::learner::dinov2_lora::Dinov2Lora;
 use crate::learner::features::stack;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
@@ -142,7 +142,7 @@ impl Seer {
     }
 }
 
-/// What evaluation sees of JPEG files.
+/// Evaluation views of JPEG files.
 fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &DeviceSpec) -> Result<Tensor> {
     let view = |bytes: &Vec<u8>| Ok(processor.pixels(&decode(bytes, "a photograph")?));
     let views: Vec<Vec<f32>> = photographs.par_iter().map(view).collect::<Result<_>>()?;

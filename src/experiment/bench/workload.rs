@@ -1,4 +1,4 @@
-//! What a benchmark shows a model: photographs and texts of the sizes that the datasets have.
+//! Inputs of a benchmark: photographs and texts of the sizes that the datasets have.
 
 use std::io::Cursor;
 use std::sync::Arc;

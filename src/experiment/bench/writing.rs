@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::workload::{lessons, pictures, questions, unseen};
 use super::{Dataset, Request, Subject, Work};
-use crate::config::Qwen3VlLora;
+use crate::cost::fit::fitting;
+use crate::cost::memory::{Use, answering, training};
+use crate::cost::operations::Pass;
+use crate::cost::shape::{Kind, Shape, Writing};
 use crate::engine::{AdamParams, AdapterConfig, AdapterId, Engine, SamplingParams, Settings, Snapshot};
 use crate::error::{Error, Result};
 use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture};
-use crate::experiment::estimate;
-use crate::experiment::estimate::memory::{Use, answering, training};
-use crate::experiment::estimate::shape::{Kind, Shape, Writing};
-use crate::experiment::estimate::work::Pass;
+use crate::learner::qwen3_vl_lora::Qwen3VlLora;
 use crate::models::lora::Lora;
 use crate::models::qwen3_vl::{Config, PrefixTree};
 
@@ -79,7 +79,7 @@ impl Writer {
             pictures: 0.0,
             threads: rayon::current_num_threads() as f64,
         };
-        let settings = estimate::fitting(&shape, &how, default, &request.place, dir)?;
+        let settings = fitting(&shape, &how, default, &request.place, dir)?;
         how.micro_batch = settings.micro_batch as f64;
         how.checkpointing = settings.checkpointing;
         let mut engine = Engine::load(dir, &request.place, settings)?;

@@ -1,4 +1,4 @@
-//! What accuracy is when nothing but chance joins answers and true classes.
+//! Accuracy when nothing but chance joins answers and true classes.
 //!
 //! Both shuffled controls are randomisation tests: the shuffle was drawn by us, so what it could have given is known
 //! exactly, however alike test images of one drawing are and however few there are. What was found is held against
@@ -134,7 +134,7 @@ mod tests {
         (0..classes * each).map(|row| row / each).collect()
     }
 
-    /// How often a control is red, of answers drawn anew each time.
+    /// Share of red controls, of answers drawn anew each time.
     fn share_red(night: impl Fn(u64) -> bool) -> f64 {
         let nights = 300;
         (0..nights).filter(|&seed| night(seed)).count() as f64 / nights as f64

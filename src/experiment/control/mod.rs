@@ -29,8 +29,9 @@ use std::time::Instant;
 
 use crate::config::Shots;
 use crate::error::{Error, Result};
-use crate::experiment::base::Bases;
 use crate::experiment::plan::Cell;
+use crate::learner::Learner;
+use crate::learner::base::Bases;
 use crate::store::Store;
 use crate::store::control::{Controls, Name, SCHEMA};
 use crate::store::record::{Record, utc_now};
@@ -71,10 +72,12 @@ pub fn choose<'a>(cells: &'a [Cell], seed: Option<u64>, asked: &[String]) -> Res
         }
     }
     if chosen.is_empty() {
+        let with_adapter = Learner::defaults().into_iter().filter(|learner| learner.has_adapter());
+        let methods: Vec<String> = with_adapter.map(|learner| format!("`{}`", learner.method())).collect();
         return Err(Error::Uncontrolled {
             cell: "this config".into(),
             reason: "no learner has an adapter that is trained on a number of shots".into(),
-            remedy: "controls are of `dinov2-lora` and `qwen3-vl-lora` with shots above 0".into(),
+            remedy: format!("controls are of {} with shots above 0", methods.join(" and ")),
         });
     }
     Ok(chosen)
@@ -106,8 +109,8 @@ pub fn run(
         name: &format!("{}/{}", cell.key.dataset, learner.name()),
         fresh: &|| cell.classifier(),
         pristine: &|| {
-            let base = Bases::new(home).of(learner)?;
-            base.classifier(learner, &cell.split.classes, cell.key.seed, None)
+            let base = learner.load(&mut Bases::new(home))?;
+            base.classifier(&cell.split.classes, cell.key.seed)
         },
         scratch: store.folder().join("controls").join(format!("{}.tmp", cell.run_id)),
     };

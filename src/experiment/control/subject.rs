@@ -20,9 +20,9 @@ pub type Make<'a> = &'a dyn Fn() -> Result<Box<dyn Classifier>>;
 
 /// A cell as its controls see it.
 pub struct Subject<'a> {
-    /// What it learned from: as many of each class.
+    /// The images it learned from: as many of each class.
     pub shots: &'a [LabelledImage],
-    /// What it was tested on.
+    /// The images it was tested on.
     pub test: &'a [LabelledImage],
     /// The predictions that are stored.
     pub stored: &'a [Prediction],
@@ -30,11 +30,11 @@ pub struct Subject<'a> {
     pub classes: usize,
     /// Readings of its answers.
     pub readings: &'a [Reading],
-    /// Whether it can answer before it has learned.
+    /// True if it can answer before it has learned.
     pub answers_unseen: bool,
     /// Seed of the cell, and of all draws here.
     pub seed: u64,
-    /// What tells its draws from those of other cells under that seed.
+    /// Tells its draws from those of other cells under that seed.
     pub name: &'a str,
     /// Makes classifiers that share one base model.
     pub fresh: Make<'a>,
@@ -208,7 +208,7 @@ impl Subject<'_> {
         counts
     }
 
-    /// What the base model answers as it lies on the disk; where it needs a head to answer, under the trained one.
+    /// Answers of the base model as it lies on the disk; where it needs a head to answer, under the trained one.
     fn base(&self, off: &Path) -> Result<Vec<Prediction>> {
         let mut base = (self.pristine)()?;
         if !self.answers_unseen {
@@ -244,14 +244,14 @@ impl Subject<'_> {
 
     /// `None` for a classifier that has no question beside the picture.
     fn without_image(&self, trained: &mut dyn Classifier) -> Result<Option<Control>> {
+        let Some(trained) = trained.prompted() else {
+            return Ok(None);
+        };
         let mut rows = Vec::with_capacity(self.test.len());
-        let asked = trained.predict_blind(self.test, &mut |batch| {
+        trained.predict_without_image(self.test, &mut |batch| {
             rows.extend_from_slice(batch);
             Ok(())
         })?;
-        if !asked {
-            return Ok(None);
-        }
         let answer = |row: &Prediction| {
             let classes = (row.free_class, row.trie_class, row.likelihood_class);
             (row.free_text.clone(), classes)

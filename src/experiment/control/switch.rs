@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// The tensors of a PEFT folder.
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// Where an update is `B · A`, a B of zeros makes none.
+/// An update is `B · A`: a B of zeros makes none.
 const ZEROED: &str = "lora_B";
 
 /// Copies an adapter folder to `off`, its updates zero; whatever else it holds, such as a head, stays as it is.

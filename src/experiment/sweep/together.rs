@@ -8,17 +8,14 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::{Sweeper, Taken, Turn, hear};
+use super::attempt::{Attempt, Sweeper, Taken, hear};
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::experiment::cell::Trained;
 use crate::experiment::plan::Cell;
+use crate::learner::TOGETHER;
 use crate::store::FailureMark;
 use crate::store::claim::Claim;
-
-/// Cells of one round: each keeps its adapter and optimiser until the round ends, and what one process has claimed no other
-/// can run.
-pub(crate) const TOGETHER: usize = 4;
 
 /// Most batches of a block. For each block every adapter is added into a copy of the adapted weights again, which takes one
 /// multiplication a weight and rank where answers take one a weight and token; the images of eight batches, at 480 pixels,
@@ -30,7 +27,10 @@ pub(super) fn rounds<'c>(cells: &[&'c Cell]) -> Vec<Vec<&'c Cell>> {
     let mut rounds: Vec<Vec<&Cell>> = Vec::new();
     for &cell in cells {
         let fits = |round: &&mut Vec<&Cell>| {
-            round.len() < TOGETHER && round.iter().all(|other| other.room().is_some() && other.sees_as(cell))
+            round.len() < TOGETHER
+                && round
+                    .iter()
+                    .all(|other| other.capacity().is_some() && other.shares_views_with(cell))
         };
         match rounds.iter_mut().find(fits) {
             Some(round) => round.push(cell),
@@ -46,7 +46,7 @@ impl Sweeper<'_> {
         &mut self,
         round: &[&'c Cell],
         before: &HashMap<String, FailureMark>,
-    ) -> Result<Vec<(&'c Cell, Turn)>> {
+    ) -> Result<Vec<(&'c Cell, Attempt)>> {
         let (mut turns, mut ours) = (Vec::new(), Vec::new());
         for &cell in round {
             match self.take(cell, before)? {
@@ -70,7 +70,7 @@ impl Sweeper<'_> {
             let on = &mut |event| hear(self.progress, cell, &claim, event);
             match Trained::train(cell, &test, self.store, self.sweep, on) {
                 Ok(mut done) => {
-                    done.rest();
+                    done.release();
                     trained.push((done, claim));
                 }
                 Err(error) => turns.push((cell, self.failed(cell, &claim, error)?)),
@@ -96,18 +96,20 @@ impl Sweeper<'_> {
         &mut self,
         mut trained: Vec<(Trained<'c, 't>, Claim)>,
         test: &'t [LabelledImage],
-        turns: &mut Vec<(&'c Cell, Turn)>,
+        turns: &mut Vec<(&'c Cell, Attempt)>,
     ) -> Result<Vec<(Trained<'c, 't>, Claim)>> {
         let mut at = trained.iter().map(|(one, _)| one.predicted()).min().unwrap_or(0);
-        while let Some((first, _)) = trained.first()
+        while let Some((first, _)) = trained.first_mut()
             && at < test.len()
         {
             let batch = first.batch().max(1);
-            let block = batch * (first.cell().room().unwrap_or(0) / batch).clamp(1, BATCHES);
+            let block = batch * (first.cell().capacity().unwrap_or(0) / batch).clamp(1, BATCHES);
             let images = test.get(at..test.len().min(at + block)).unwrap_or_default();
             let start = Instant::now();
-            let Ok(views) = first.look(images) else { break };
-            let looking = start.elapsed().as_secs_f64() / (trained.len() * images.len()) as f64;
+            let Some(views) = first.preprocess(images) else {
+                break;
+            };
+            let preprocessing = start.elapsed().as_secs_f64() / (trained.len() * images.len()) as f64;
             let mut others = Vec::with_capacity(trained.len());
             for (mut one, claim) in trained {
                 let cell = one.cell();
@@ -116,10 +118,10 @@ impl Sweeper<'_> {
                 for (number, (images, views)) in images.chunks(batch).zip(views.chunks(batch)).enumerate() {
                     // An earlier process has asked this one further than others.
                     if asked.is_ok() && one.predicted() == at + number * batch {
-                        asked = one.predict_seen(images, views, looking * images.len() as f64, on);
+                        asked = one.predict_views(images, views, preprocessing * images.len() as f64, on);
                     }
                 }
-                one.rest();
+                one.release();
                 match asked {
                     Ok(()) => others.push((one, claim)),
                     Err(error) => turns.push((cell, self.failed(cell, &claim, error)?)),

@@ -5,7 +5,8 @@
 //! the log-softmax of the logits over the classes: CLIP's own; SigLIP's sigmoids are not a distribution over
 //! classes, and under the softmax its bias cancels.
 
-pub mod templates;
+mod settings;
+mod templates;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,14 +19,107 @@ use crate::error::{Error, Result};
 use crate::example::{CaptionTokenizer, ImageCache, ImageLoader, ImageProcessor, Padding, written};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
-use crate::learner::features::pixel_values;
-use crate::learner::{Classifier, Fit, Keep, Step, argmax, row};
+use crate::learner::base::{Base, Bases};
+use crate::learner::features::{self, pixel_values};
+use crate::learner::interleaved::Decoding;
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group};
+use crate::learner::{Classifier, Fit, Interleaved, Keep, Preprocessor, Step, View, argmax, row};
+use crate::manifest::Layout;
+use crate::models::architecture::Architecture;
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
 use crate::nn::DeviceSpec;
 use crate::prediction::Prediction;
+use settings::Published;
+pub use settings::{ClipZeroShot, SiglipZeroShot, ZeroShot};
 
 /// Images, and texts, in a forward pass.
 const BATCH: usize = 32;
+
+impl<F: Published + 'static> LearnerSettings for ZeroShot<F> {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(F::NAME)
+    }
+
+    fn model(&self) -> Option<&Path> {
+        Some(&self.model)
+    }
+
+    fn hyper_parameters(&self) -> HyperParameters {
+        let Self {
+            name: _,
+            model: _,
+            templates,
+            family: _,
+        } = self;
+        HyperParameters {
+            prediction: group!(; optional templates),
+            ..HyperParameters::default()
+        }
+    }
+
+    fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
+        let dir = bases.folder(&self.model)?;
+        let place = bases.place(Some(&self.model), self.dtype())?;
+        let images = bases.images();
+        let pair = bases.once(&(&dir, F::FAMILY, place.dtype), || {
+            Ok(Pair::load(&dir, F::FAMILY, &place)?.keeping(images))
+        })?;
+        let templates = self.templates.clone();
+        Ok(Arc::new(ZeroShotBase {
+            pair,
+            templates: templates.unwrap_or_else(|| templates::published(None, F::TEMPLATE)),
+        }))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (label, Some(templates)) = (self.name(), &self.templates) else {
+            return Ok(());
+        };
+        if templates.is_empty() {
+            return Err(format!("learner `{label}`: templates is empty"));
+        }
+        match templates.iter().find(|template| template.matches("{}").count() != 1) {
+            Some(wrong) => Err(format!("learner `{label}`: the template `{wrong}` needs one `{{}}`")),
+            None => Ok(()),
+        }
+    }
+
+    fn learns(&self) -> bool {
+        false
+    }
+
+    fn has_probabilities(&self) -> bool {
+        true
+    }
+
+    fn describe(&mut self, layout: Option<Layout>) {
+        self.templates
+            .get_or_insert_with(|| templates::published(layout, F::TEMPLATE));
+    }
+
+    fn architecture() -> Option<Architecture> {
+        Some(F::ARCHITECTURE)
+    }
+}
+
+impl<F> Cost for ZeroShot<F> {}
+
+/// Both towers with the templates that are asked.
+struct ZeroShotBase {
+    pair: Arc<Pair>,
+    templates: Vec<String>,
+}
+
+impl Base for ZeroShotBase {
+    fn fingerprint(&self) -> Option<&str> {
+        Some(self.pair.fingerprint())
+    }
+
+    fn classifier(&self, classes: &[String], _: u64) -> Result<Box<dyn Classifier>> {
+        let classifier = ZeroShotClassifier::new(self.pair.clone(), classes, &self.templates);
+        Ok(Box::new(classifier))
+    }
+}
 
 /// Both towers with what feeds them.
 pub struct Pair {
@@ -100,7 +194,7 @@ impl Pair {
     /// Text features of texts, not normalised: (N, P).
     ///
     /// # Errors
-    /// What the tokenizer refuses, tensor failures.
+    /// A text that the tokenizer refuses, tensor failures.
     pub fn text_features(&self, texts: &[String]) -> Result<Tensor> {
         let mut parts = Vec::new();
         for batch in texts.chunks(BATCH) {
@@ -181,11 +275,54 @@ impl Classifier for ZeroShotClassifier {
         }
         Ok(())
     }
+    fn interleaved(&mut self) -> Option<&mut dyn Interleaved> {
+        Some(self)
+    }
+}
+
+impl Interleaved for ZeroShotClassifier {
+    /// It reads the files again, through the cache that its pair has.
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        Arc::new(Decoding)
+    }
+
+    fn batch(&self) -> usize {
+        features::BATCH
+    }
+
+    fn predict_views(&mut self, images: &[LabelledImage], _: &[View]) -> Result<Vec<Prediction>> {
+        let mut rows = Vec::with_capacity(images.len());
+        self.predict(images, &mut |batch| {
+            rows.extend_from_slice(batch);
+            Ok(())
+        })?;
+        Ok(rows)
+    }
 }
 
 /// Log-probabilities of logits, nats.
-pub(super) fn log_softmax(logits: &[f32]) -> Vec<f32> {
+fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
     logits.iter().map(|l| (f64::from(l - max) - sum.ln()) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_templates_stay_and_others_are_written_out() {
+        let parse = |set: &str| toml::from_str::<SiglipZeroShot>(&format!("model = 'm'\n{set}")).unwrap();
+        let templates = |mut learner: SiglipZeroShot, layout| {
+            learner.describe(layout);
+            learner.templates.unwrap()
+        };
+        assert_eq!(templates(parse("templates=['{}!']"), Some(Layout::OxfordPets)), ["{}!"]);
+        assert_eq!(
+            templates(parse(""), Some(Layout::OxfordPets)),
+            ["a photo of a {}, a type of pet."]
+        );
+        assert_eq!(templates(parse(""), None), ["This is a photo of {}."]);
+    }
 }

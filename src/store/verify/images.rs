@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::config::{Protocol, Sweep};
+use crate::config::Protocol;
 use crate::data;
 use crate::data::Dataset;
 use crate::data::split;
@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::store::identity::{DIGESTS, digest};
 use crate::store::record::Record;
 use crate::store::verify;
-use crate::store::verify::Findings;
+use crate::store::verify::{Findings, ReadConfig};
 use sha2::{Digest as _, Sha256};
 
 /// Places of the images.
@@ -34,7 +34,7 @@ pub struct Images {
 ///
 /// # Errors
 /// [`Error::Io`] when results cannot be read. What is wrong with datasets and images is a finding.
-pub fn images(store: &Store, places: &Images, findings: &mut Findings) -> Result<()> {
+pub fn images(store: &Store, places: &Images, read: ReadConfig<'_>, findings: &mut Findings) -> Result<()> {
     let mut records: BTreeMap<(String, Protocol), Vec<Record>> = BTreeMap::new();
     for run_id in store.stored()? {
         // What cannot be read was found before.
@@ -55,7 +55,7 @@ pub fn images(store: &Store, places: &Images, findings: &mut Findings) -> Result
         };
         let mut expected: BTreeSet<(String, String)> = BTreeSet::new();
         for record in &records {
-            expected.extend(of_cell(store, &dataset, record, findings)?);
+            expected.extend(of_cell(store, &dataset, record, read, findings)?);
         }
         let sides = [&dataset.pool, &dataset.val, &dataset.test];
         let files: BTreeMap<&str, &Path> = sides
@@ -86,6 +86,7 @@ fn of_cell(
     store: &Store,
     dataset: &Dataset,
     record: &Record,
+    read: ReadConfig<'_>,
     findings: &mut Findings,
 ) -> Result<Vec<(String, String)>> {
     let mut images: Vec<(String, String)> = store
@@ -98,7 +99,7 @@ fn of_cell(
     let drawn = match stored {
         Some(split) => split,
         None if record.n_train == 0 => return Ok(images),
-        None => match draw(store, dataset, record) {
+        None => match draw(store, dataset, record, read) {
             Ok(split) => split,
             Err(error) => {
                 let path = store.cell_path(&record.run_id);
@@ -134,7 +135,7 @@ fn of_cell(
 }
 
 /// The split of a cell, drawn from the dataset as it is.
-fn draw(store: &Store, dataset: &Dataset, record: &Record) -> Result<Split> {
+fn draw(store: &Store, dataset: &Dataset, record: &Record, read: ReadConfig<'_>) -> Result<Split> {
     let refused: BTreeSet<&String> = record.card.iter().flat_map(|card| &card.refused).collect();
     let mut dataset = dataset.clone();
     for side in [&mut dataset.pool, &mut dataset.val, &mut dataset.test] {
@@ -142,8 +143,8 @@ fn draw(store: &Store, dataset: &Dataset, record: &Record) -> Result<Split> {
     }
     let key = &record.key;
     let config = file::read_if_present(&store.folder().join("sweep.toml"))?;
-    let sweep = config.and_then(|bytes| Sweep::parse(&String::from_utf8_lossy(&bytes), "sweep.toml", &[]).ok());
-    let indices = sweep.and_then(|sweep| split::index_path(sweep.indices.as_deref()?, &dataset, key.shots, key.seed));
+    let sweep = config.and_then(|bytes| read(&String::from_utf8_lossy(&bytes)).ok());
+    let indices = sweep.and_then(|sweep| split::index_path(sweep.indices()?, &dataset, key.shots, key.seed));
     split::draw(&dataset, key.protocol, key.shots, key.seed, indices.as_deref())
 }
 

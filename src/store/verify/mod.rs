@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{Learner, Shots, Sweep};
 use crate::data::split::Split;
 use crate::error::{Error, Result};
 use crate::fs::file;
@@ -18,11 +17,23 @@ use crate::fs::hash::hex;
 use crate::prediction::{Prediction, Reading};
 use crate::statistics::calibration::Calibration;
 use crate::statistics::metric::{Metrics, Normalised};
-use crate::store::identity::{DIGESTS, Identity, digest, hyper_parameters};
+use crate::store::identity::{DIGESTS, Identity, digest};
 use crate::store::record::{Record, count_groups, seal};
 use crate::store::{Store, ledger};
 
 pub use crate::store::verify::images::{Images, images};
+
+/// A sweep's config as far as a proof needs it. The store knows no learners: the experiment reads it.
+pub trait Config {
+    /// The reason why a record is of no cell of this config; `None` if it is of one.
+    fn contradicts(&self, record: &Record) -> Option<String>;
+
+    /// Folder of few-shot index files.
+    fn indices(&self) -> Option<&Path>;
+}
+
+/// Reads the text of a `sweep.toml`.
+pub type ReadConfig<'a> = &'a dyn Fn(&str) -> Result<Box<dyn Config>>;
 
 /// Findings.
 #[derive(Debug, Default, Serialize)]
@@ -75,11 +86,11 @@ impl Findings {
 }
 
 /// Reads every cell, checks the hashes of record, predictions and split, computes all metrics again and compares them
-/// to the last bit, and rebuilds ledger and timings.
+/// to the last bit, and rebuilds ledger and timings; `read` reads the config beside them.
 ///
 /// # Errors
 /// [`Error::Io`] when something cannot be read; [`Error::NoResults`] when there is no cell at all.
-pub fn verify(store: &Store) -> Result<Findings> {
+pub fn verify(store: &Store, read: ReadConfig<'_>) -> Result<Findings> {
     let stored = store.stored()?;
     if stored.is_empty() {
         return Err(Error::NoResults {
@@ -107,7 +118,7 @@ pub fn verify(store: &Store) -> Result<Findings> {
         }
     }
     swapped(store, &records, &mut findings);
-    tables(store, &records, &mut findings)?;
+    tables(store, &records, read, &mut findings)?;
     for (path, _) in store.leftovers(|_| true)? {
         let path = path.strip_prefix(store.folder()).unwrap_or(&path).display().to_string();
         findings
@@ -208,7 +219,7 @@ fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Fin
 }
 
 /// Rebuilds the tables of the cells that the ledger lists.
-fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<()> {
+fn tables(store: &Store, records: &[Record], read: ReadConfig<'_>, findings: &mut Findings) -> Result<()> {
     let path = store.folder().join("ledger.csv");
     if !path.exists() {
         let note = "there is no `ledger.csv` yet: `kshot sweep` writes it at its end";
@@ -245,7 +256,7 @@ fn tables(store: &Store, records: &[Record], findings: &mut Findings) -> Result<
             .notes
             .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
     }
-    check_sweep(store, &of_ledger, findings)?;
+    check_sweep(store, &of_ledger, read, findings)?;
     let tables = match store.tables(&of_ledger) {
         Err(Error::Malformed { path, reason, .. }) => {
             findings.problem(store, &path, reason);
@@ -469,18 +480,15 @@ fn swapped(store: &Store, records: &[Record], findings: &mut Findings) {
     }
 }
 
-/// Settings that a record has of its sweep or dataset, not of its learner.
-const OF_OTHERS: [&str; 3] = ["calibration", "exif", "image_mode"];
-
 /// Every cell of the ledger is one of the config: dataset, protocol, shots, seed, learner with its settings.
-fn check_sweep(store: &Store, records: &[Record], findings: &mut Findings) -> Result<()> {
+fn check_sweep(store: &Store, records: &[Record], read: ReadConfig<'_>, findings: &mut Findings) -> Result<()> {
     let path = store.folder().join("sweep.toml");
     let Some(bytes) = file::read_if_present(&path)? else {
         findings.problem(store, &path, "it is missing".into());
         return Ok(());
     };
     let text = String::from_utf8_lossy(&bytes);
-    let sweep = match Sweep::parse(&text, "sweep.toml", &[]) {
+    let sweep = match read(&text) {
         Ok(sweep) => sweep,
         Err(Error::Config { reason, .. }) => {
             findings.problem(store, &path, reason);
@@ -489,67 +497,11 @@ fn check_sweep(store: &Store, records: &[Record], findings: &mut Findings) -> Re
         Err(error) => return Err(error),
     };
     for record in records {
-        if let Some(reason) = stranger(&sweep, record) {
+        if let Some(reason) = sweep.contradicts(record) {
             let reason = format!("{} of `ledger.csv` is no cell of this config: {reason}", record.run_id);
             findings.problem(store, &path, reason);
         }
     }
     // A larger grid than the ledger's is a sweep that has not come to its end; one that asks for nothing of it is found above.
     Ok(())
-}
-
-/// Why a record is none of a sweep's.
-fn stranger(sweep: &Sweep, record: &Record) -> Option<String> {
-    let key = &record.key;
-    let (shots, seed) = (key.shots, key.seed);
-    if sweep.protocol != key.protocol {
-        return Some(format!("its protocol is {}", key.protocol));
-    }
-    if !sweep.datasets.contains(&key.dataset) {
-        return Some(format!("its dataset is `{}`", key.dataset));
-    }
-    if !sweep.shots.contains(&shots) {
-        return Some(format!("it has {shots} shots"));
-    }
-    if !sweep.seeds.contains(&seed) {
-        return Some(format!("its seed is {seed}"));
-    }
-    let Some(learner) = sweep.learners.iter().find(|learner| learner.name() == key.learner) else {
-        return Some(format!("its learner is `{}`", key.learner));
-    };
-    settings(sweep, learner, shots, record)
-}
-
-/// The first setting that differs. One that only the record or only this version knows is no contradiction.
-fn settings(sweep: &Sweep, learner: &Learner, shots: Shots, record: &Record) -> Option<String> {
-    let config = hyper_parameters(&learner.under(sweep.protocol, shots), shots);
-    let (Value::Object(config), Value::Object(stored)) = (&config, &record.hyper_parameters) else {
-        return Some("its settings are no object".into());
-    };
-    let differs = |(name, asked): (&String, &Value)| {
-        let known = stored.get(name)?;
-        (known != asked && !OF_OTHERS.contains(&name.as_str())).then(|| format!("`{name}` is {known}, not {asked}"))
-    };
-    if let Some(difference) = config.iter().find_map(differs) {
-        return Some(difference);
-    }
-    let exif = stored.get("exif").is_none_or(|exif| *exif == Value::Bool(true));
-    if exif != sweep.exif {
-        return Some(format!("`exif` is {exif}"));
-    }
-    let folds = stored
-        .get("calibration")
-        .and_then(|fitted| fitted.get("folds"))
-        .and_then(Value::as_u64);
-    let asked = sweep.calibration.as_ref().map(|calibration| calibration.folds as u64);
-    match folds {
-        Some(folds) if asked != Some(folds) => Some(format!("its temperature has {folds} folds")),
-        None if asked.is_some_and(|asked| {
-            learner.has_probabilities() && shots.count().is_none_or(|k| u64::from(k) >= asked)
-        }) =>
-        {
-            Some("it has no temperature".into())
-        }
-        _ => None,
-    }
 }

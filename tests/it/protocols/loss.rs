@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use kshot::backend::{Backend, LocalBackend, Sampler, Trainer, Weights};
-use kshot::config::{Learner, Protocol, Shots};
+use kshot::config::{Protocol, Shots};
 use kshot::engine::{AdamParams, AdapterConfig, ForwardOutput, Settings};
 use kshot::error::{Error, Result};
 use kshot::example::{Chunk, Datum, MESSAGE_END, Renderer, written};
-use kshot::learner::Classifier as _;
+use kshot::learner::qwen3_vl_lora::VlmClassifier;
 use kshot::learner::reading::Answers;
-use kshot::learner::vlm::VlmClassifier;
+use kshot::learner::{Classifier as _, Learner};
 use kshot::nn::DeviceSpec;
 
 use crate::support::{self, writing_model};
@@ -165,7 +165,7 @@ fn answers_end_as_they_were_learned() {
 fn a_loss_is_the_protocol_s_unless_it_is_told() {
     let loss = |set: &[&str], protocol, shots: u32| {
         let learner = learner(set).under(protocol, Shots::K(shots));
-        let value = kshot::store::record::hyper_parameters(&learner, Shots::K(shots));
+        let value = learner.identity(Shots::K(shots));
         value.get("loss").and_then(|loss| loss.as_str().map(str::to_owned))
     };
     let message = Some("message".to_owned());

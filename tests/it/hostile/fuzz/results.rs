@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kshot::comparison::curve;
-use kshot::config::Sweep;
+use kshot::experiment::config::Sweep;
 use kshot::gate::noise::Noise;
 use kshot::store::claim::{ClaimOutcome, Claims};
 use kshot::store::ledger;

@@ -1,4 +1,4 @@
-//! How much memory a learner takes, part by part, while it trains and while it answers.
+//! Memory that a learner takes, part by part, while it trains and while it answers.
 //!
 //! Counted are the tensors that our layers keep alive: on the CPU every state is f32 and each custom operation keeps its
 //! inputs, so that a decoder layer of width D with queries of Q, keys of K and a middle of I keeps
@@ -19,13 +19,13 @@ const MERGING: f64 = 3.0;
 /// Rows of a pass in which continuations are scored, and bytes of logits at a time.
 const SCORED_ROWS: f64 = SCORED_AT_ONCE as f64;
 const SCORED_LOGITS: f64 = STATE * LOGITS_AT_ONCE as f64;
-/// What the allocator holds beyond what is in use: pages of freed tensors of other sizes.
+/// Share that the allocator holds beyond what is in use: pages of freed tensors of other sizes.
 const HELD: f64 = 0.1;
 /// The same of a tower's blocks where no gradient is wanted: freed states of one block are still there when the next one asks
 /// for other sizes. Measured with `kshot bench --shape dinov2-base` at batches of 4 and 16.
 const HELD_OF_BLOCKS: f64 = 0.6;
 
-/// How a model is used.
+/// Use of a model, as far as memory depends on it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Use {
     /// Linear layers that are trained.
@@ -34,13 +34,13 @@ pub(crate) struct Use {
     pub(crate) adapters: f64,
     /// Bytes of a frozen number.
     pub(crate) weight_bytes: f64,
-    /// Whether the device runs our fused operations, which keep their inputs alone; else everything on the way is kept.
+    /// True if the device runs our fused operations, which keep their inputs alone; else everything on the way is kept.
     pub(crate) fused: bool,
     /// Images a step, or asked about at once.
     pub(crate) batch: f64,
     /// Sequences of a pass.
     pub(crate) micro_batch: f64,
-    /// Whether states between layers alone are kept.
+    /// True if states between layers alone are kept.
     pub(crate) checkpointing: bool,
     /// Tokens of a picture: merged ones of a Qwen3-VL, patches of a DINOv2.
     pub(crate) visual: f64,
@@ -58,10 +58,10 @@ pub(crate) struct Use {
 
 /// Bytes, by what takes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
-pub(crate) struct Demand {
+pub struct Demand {
     /// Frozen weights.
     pub(crate) weights: u64,
-    /// What is trained, its gradients and the optimiser's moments; copies of weights with an update merged in.
+    /// Trained numbers, their gradients and the optimiser's moments; copies of weights with an update merged in.
     pub(crate) adapters: u64,
     /// States of the layers.
     pub(crate) activations: u64,

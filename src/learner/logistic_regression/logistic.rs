@@ -2,14 +2,14 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Lesson, Rule, dot};
-use crate::config::LogisticRegression;
 use crate::error::Result;
 use crate::learner::argmax;
+use crate::learner::probe::{Rule, TrainingSet, dot};
 
 /// The rule of a fixed penalty.
 pub(super) struct Logistic {
-    config: LogisticRegression,
+    /// L2 penalty.
+    l2: f64,
     solution: Solution,
 }
 
@@ -22,16 +22,11 @@ pub(super) struct Solution {
 }
 
 impl Logistic {
-    pub(super) fn new(config: LogisticRegression) -> Self {
+    pub(super) fn new(l2: f64) -> Self {
         Self {
-            config,
+            l2,
             solution: Solution::default(),
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn config(&self) -> &LogisticRegression {
-        &self.config
     }
 }
 
@@ -43,13 +38,13 @@ const MAX_ITERATIONS: usize = 5_000;
 impl Rule for Logistic {
     /// Nesterov's accelerated gradient descent on a strongly convex objective
     /// (Nesterov 2004, scheme 2.2.11): `mean cross-entropy + λ/2·‖W‖²`, bias not penalised.
-    fn fit(&mut self, lesson: &Lesson<'_>) -> Result<()> {
-        let Lesson {
+    fn fit(&mut self, shots: &TrainingSet<'_>) -> Result<()> {
+        let TrainingSet {
             vectors,
             labels,
             classes,
             ..
-        } = *lesson;
+        } = *shots;
         let cpu = Device::Cpu;
         let (n, width) = (vectors.len(), vectors.first().map_or(0, Vec::len));
         // A constant last column carries the bias.
@@ -60,14 +55,14 @@ impl Rule for Logistic {
             target[i * classes + *label as usize] = 1.0;
         }
         let target = Tensor::from_vec(target, (n, classes), &cpu)?; // (N, C)
-        let mut penalty = vec![self.config.l2 as f32; width];
+        let mut penalty = vec![self.l2 as f32; width];
         penalty.push(0.0);
         let penalty = Tensor::from_vec(penalty, (width + 1, 1), &cpu)?;
         let xt = x.t()?.contiguous()?;
 
         // Rows have squared length 2 (unit vector and the constant), softmax has curvature at most 1/2.
-        let lipschitz = 1.0 + self.config.l2;
-        let root = (self.config.l2 / lipschitz).sqrt();
+        let lipschitz = 1.0 + self.l2;
+        let root = (self.l2 / lipschitz).sqrt();
         let momentum = (1.0 - root) / (1.0 + root);
         let mut w = Tensor::zeros((width + 1, classes), candle_core::DType::F32, &cpu)?; // (D+1, C)
         let mut ahead = w.clone();
@@ -127,7 +122,13 @@ impl Solution {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learner::probe::tests::separates_two_clusters;
     use crate::learner::probe::unit;
+
+    #[test]
+    fn the_rule_separates_two_clusters() {
+        separates_two_clusters(&mut Logistic::new(1e-3));
+    }
 
     /// The optimum of a strongly convex objective is where its gradient, written out here once more by hand, is zero.
     #[test]
@@ -135,14 +136,8 @@ mod tests {
         let vectors = [[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]].map(|v| unit(&v));
         let labels = [0, 0, 1, 1];
         let l2 = 1e-2;
-        let config = LogisticRegression {
-            name: String::new(),
-            model: "".into(),
-            l2,
-            grid: false,
-        };
-        let mut rule = Logistic::new(config);
-        rule.fit(&Lesson {
+        let mut rule = Logistic::new(l2);
+        rule.fit(&TrainingSet {
             vectors: &vectors,
             labels: &labels,
             classes: 2,

@@ -1,27 +1,18 @@
-//! Whether a learner fits the memory of the device it is to run on, asked before its model is loaded, and how it is to work
-//! so that it does.
+//! Fits a learner into the memory of its device before its model is loaded: the fastest way to work that there is memory for.
 
 use std::path::Path;
 
 use candle_core::DType;
 
 use super::memory::{Demand, Use, answering, training};
+use super::operations::{ANSWER, PROMPT};
 use super::shape::{Kind, Shape};
-use super::work;
-use crate::config::{Learner, Qwen3VlLora};
 use crate::engine::Settings;
 use crate::error::{Error, Result};
-use crate::example::{ImageProcessor, PatchProcessor};
-use crate::experiment::sweep::TOGETHER;
-use crate::learner::features::BATCH;
+use crate::example::ImageProcessor;
 use crate::models::lora::Lora;
 use crate::nn::{DeviceSpec, memory};
 
-/// Tokens of text around a picture, and of these the longest answers of the datasets we know.
-const TEXT: f64 = 52.0;
-const ANSWER: f64 = 24.0;
-/// Tokens of the tree of class names: more are scored in several passes.
-const NAMES: f64 = 512.0;
 /// Of what is free, the share that is planned with.
 const PLANNED: f64 = 0.95;
 /// Ways to work, the fastest first: sequences of a pass, and whether layers run twice. Passes of few sequences cost
@@ -38,44 +29,8 @@ const WAYS: [(usize, bool); 9] = [
     (1, true),
 ];
 
-/// How an engine is to work for this learner on the model of a folder; what is chosen for want of memory is told in one
-/// line. Nothing of it changes what is computed, but for the last bits.
-///
-/// # Errors
-/// [`Error::Memory`] when no way to work fits.
-pub(crate) fn settings(config: &Qwen3VlLora, folder: &Path, place: &DeviceSpec) -> Result<Settings> {
-    let default = Settings {
-        checkpointing: config.checkpointing,
-        ..Settings::default()
-    };
-    let (Some(shape), Ok(processor)) = (Shape::read(folder), PatchProcessor::load(folder)) else {
-        // What is wrong with the folder is told by those who load it.
-        return Ok(default);
-    };
-    let side = config.longest_side;
-    let Ok((height, width)) = processor.size(side, side) else {
-        return Ok(default);
-    };
-    let visual = f64::from(height) * f64::from(width) / (processor.token_side() as f64).powi(2);
-    let how = Use {
-        lora: config.into(),
-        adapters: TOGETHER as f64,
-        weight_bytes: bytes(place),
-        fused: place.device.is_cpu(),
-        batch: config.batch as f64,
-        micro_batch: default.micro_batch as f64,
-        checkpointing: config.checkpointing,
-        visual,
-        text: TEXT,
-        answer: ANSWER,
-        names: NAMES,
-        pictures: config.batch as f64,
-        threads: rayon::current_num_threads() as f64,
-    };
-    fitting(&shape, &how, default, place, folder)
-}
-
-/// The same for a use that is known; where nothing tells how much memory there is, as by default.
+/// Settings of an engine under which a use fits the free memory; what is chosen for want of memory is told in one line. Nothing of
+/// it changes what is computed, but for the last bits. Where nothing tells how much memory there is, they are the default.
 ///
 /// # Errors
 /// [`Error::Memory`] when no way to work fits.
@@ -139,16 +94,19 @@ fn tell(folder: &Path, train: &Demand, needed: u64, free: u64, micro_batch: usiz
 }
 
 /// Images of a pass of a learner on a frozen vision model, `loaded` already or not: as many as it learns from at once, or
-/// as there is memory for, which is told.
+/// as there is memory for, which is told. `trained`: adapters and batch of a learner that trains; `asked`: images that are asked
+/// about at once.
 ///
 /// # Errors
 /// [`Error::Memory`] when not even one image fits, or what is asked about at once does not.
-pub(crate) fn images_of_a_pass(learner: &Learner, folder: &Path, place: &DeviceSpec, loaded: bool) -> Result<usize> {
-    let trained = match learner {
-        Learner::Dinov2Lora(config) => Some(config),
-        _ => None,
-    };
-    let batch = trained.map_or(BATCH, |config| config.batch);
+pub(crate) fn images_of_a_pass(
+    trained: Option<(&Lora, usize)>,
+    asked: usize,
+    folder: &Path,
+    place: &DeviceSpec,
+    loaded: bool,
+) -> Result<usize> {
+    let batch = trained.map_or(asked, |(_, batch)| batch);
     let (Some(shape), Ok(processor)) = (Shape::read(folder), ImageProcessor::load(folder)) else {
         return Ok(batch);
     };
@@ -158,7 +116,7 @@ pub(crate) fn images_of_a_pass(learner: &Learner, folder: &Path, place: &DeviceS
     let (height, width) = processor.size();
     let visual = (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor();
     let how = |batch: usize| Use {
-        lora: trained.map(Lora::from).unwrap_or_default(),
+        lora: trained.map(|(lora, _)| lora.clone()).unwrap_or_default(),
         adapters: 1.0,
         weight_bytes: bytes(place),
         fused: place.device.is_cpu(),
@@ -175,7 +133,7 @@ pub(crate) fn images_of_a_pass(learner: &Learner, folder: &Path, place: &DeviceS
     let Some(free) = memory::free(&place.device)? else {
         return Ok(batch);
     };
-    let answer = answering(&shape, &how(BATCH));
+    let answer = answering(&shape, &how(asked));
     let free = free + if loaded { answer.weights } else { 0 };
     let needed = |pass: usize| {
         let train = trained.map_or(0, |_| training(&shape, &how(pass)).total());
@@ -202,37 +160,59 @@ fn pass_within(batch: usize, free: u64, needed: impl Fn(usize) -> u64) -> Option
     halves.into_iter().find(|pass| needed(*pass) <= free)
 }
 
-fn bytes(place: &DeviceSpec) -> f64 {
+/// Bytes of a frozen number.
+pub(crate) fn bytes(place: &DeviceSpec) -> f64 {
     if place.dtype == DType::F32 { 4.0 } else { 2.0 }
 }
 
-/// What a learner takes at most, with so many bytes a number of states and weights.
-pub(super) fn demand(learner: &Learner, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
-    let (lora, adapters, batch, checkpointing) = match learner {
-        Learner::Qwen3VlLora(config) => (Some(config.into()), TOGETHER, config.batch, config.checkpointing),
-        Learner::Dinov2Lora(config) => (Some(config.into()), 1, config.batch, false),
-        _ => (None::<Lora>, 1, BATCH, false),
-    };
-    let how = Use {
-        lora: lora.clone().unwrap_or_default(),
-        adapters: adapters as f64,
-        weight_bytes: bytes,
-        fused: true,
-        batch: batch as f64,
-        micro_batch: batch as f64,
-        checkpointing,
-        visual: tokens,
-        text: work::PROMPT + work::ANSWER,
-        answer: work::ANSWER,
-        names: 0.0,
-        pictures: batch as f64,
-        threads: rayon::current_num_threads() as f64,
-    };
-    let passing = |demand: Demand| demand.of_states(bytes);
-    let answer = passing(answering(shape, &how));
-    match lora {
-        Some(_) => std::cmp::max_by_key(answer, passing(training(shape, &how)), Demand::total),
-        None => answer,
+/// Settings by which a learner fills memory.
+pub(crate) struct Footprint {
+    /// Adapters, if it trains.
+    pub(crate) lora: Option<Lora>,
+    /// Adapters that are kept at once.
+    pub(crate) adapters: usize,
+    /// Images a step, and asked about at once.
+    pub(crate) batch: usize,
+    /// Keep states between layers alone.
+    pub(crate) checkpointing: bool,
+}
+
+impl Footprint {
+    /// That of a learner on frozen features of so many images at once.
+    pub(crate) fn frozen(batch: usize) -> Self {
+        Self {
+            lora: None,
+            adapters: 1,
+            batch,
+            checkpointing: false,
+        }
+    }
+
+    /// Memory at most for images of so many tokens, with so many bytes a number of states and weights.
+    pub(crate) fn demand(self, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
+        let trains = self.lora.is_some();
+        let how = Use {
+            lora: self.lora.unwrap_or_default(),
+            adapters: self.adapters as f64,
+            weight_bytes: bytes,
+            fused: true,
+            batch: self.batch as f64,
+            micro_batch: self.batch as f64,
+            checkpointing: self.checkpointing,
+            visual: tokens,
+            text: PROMPT + ANSWER,
+            answer: ANSWER,
+            names: 0.0,
+            pictures: self.batch as f64,
+            threads: rayon::current_num_threads() as f64,
+        };
+        let passing = |demand: Demand| demand.of_states(bytes);
+        let answer = passing(answering(shape, &how));
+        if trains {
+            std::cmp::max_by_key(answer, passing(training(shape, &how)), Demand::total)
+        } else {
+            answer
+        }
     }
 }
 
@@ -242,10 +222,31 @@ mod tests {
 
     const GB: u64 = 1_000_000_000;
 
+    fn lora(targets: &[&str], rank: usize) -> Lora {
+        Lora {
+            targets: targets.iter().map(ToString::to_string).collect(),
+            rank,
+            alpha: rank as f64,
+            ..Lora::default()
+        }
+    }
+
+    fn qwen() -> Lora {
+        let targets = [
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ];
+        lora(&targets, 32)
+    }
+
     fn asked(name: &str, free: u64, checkpointing: bool) -> Result<Settings> {
-        let config: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
         let how = Use {
-            lora: (&config).into(),
+            lora: qwen(),
             adapters: 1.0,
             weight_bytes: 2.0,
             fused: true,
@@ -253,9 +254,9 @@ mod tests {
             micro_batch: 32.0,
             checkpointing,
             visual: 225.0,
-            text: TEXT,
-            answer: ANSWER,
-            names: NAMES,
+            text: 52.0,
+            answer: 24.0,
+            names: 512.0,
             pictures: 32.0,
             threads: 2.0,
         };
@@ -292,27 +293,25 @@ mod tests {
         assert!(asked("qwen3-vl-8b", 400 * GB, true).unwrap().checkpointing);
     }
 
-    /// On this machine, as every test before.
-    #[test]
-    fn the_micro_model_works_as_ever() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
-        let config: Qwen3VlLora = toml::from_str("model = 'm'").unwrap();
-        assert_eq!(
-            settings(&config, &folder, &DeviceSpec::cpu()).unwrap(),
-            Settings::default()
-        );
-    }
-
     #[test]
     fn a_vision_model_learns_in_passes_that_fit() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-dinov2");
-        let learner = Learner::parse("dinov2-lora", &folder, &[]).unwrap();
-        assert_eq!(
-            images_of_a_pass(&learner, &folder, &DeviceSpec::cpu(), false).unwrap(),
-            32
+        let lora = lora(
+            &[
+                "query",
+                "key",
+                "value",
+                "output.dense",
+                "fc1",
+                "fc2",
+                "weights_in",
+                "weights_out",
+            ],
+            16,
         );
-        let huge = Learner::parse("dinov2-lora", &folder, &["batch=100000000".into()]).unwrap();
-        let pass = images_of_a_pass(&huge, &folder, &DeviceSpec::cpu(), false).unwrap();
+        let passes = |batch| images_of_a_pass(Some((&lora, batch)), 64, &folder, &DeviceSpec::cpu(), false);
+        assert_eq!(passes(32).unwrap(), 32);
+        let pass = passes(100_000_000).unwrap();
         assert!((32..100_000_000).contains(&pass), "{pass}");
 
         let needed = |pass: usize| 10 * pass as u64;

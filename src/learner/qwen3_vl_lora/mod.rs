@@ -1,28 +1,227 @@
 //! A vision-language model that learns, by LoRA, to write the class name. Written against the backend's
 //! verbs only, so that it learns the same way wherever the model runs.
 
+mod cost;
 mod learned;
+mod settings;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::backend::local::LocalBackend;
 use crate::backend::{Backend, Trainer};
-use crate::config::{Loss, Qwen3VlLora};
+use crate::config::{Dtype, Protocol, Shots};
 use crate::data::LabelledImage;
 use crate::engine::{AdamParams, AdapterConfig};
 use crate::error::{Error, Result};
-use crate::example::{Datum, MESSAGE_END, ModelInput, Picture, Renderer};
+use crate::example::{Datum, MESSAGE_END, ModelInput, PatchProcessor, Picture, Renderer, shrunk};
+use crate::learner::base::{Base, Bases, SharedTower};
 use crate::learner::order::Plan;
 use crate::learner::reading::{Answer, Answers};
+use crate::learner::settings::{HyperParameters, LearnerSettings, group};
 use crate::learner::training::{Schedule, Trainable, train};
-use crate::learner::{Classifier, Eye, Fit, Keep, Step, View, argmax};
+use crate::learner::{Classifier, Fit, Interleaved, Keep, Preprocessor, Prompted, Step, View, argmax};
+use crate::models::architecture::Architecture;
 use crate::prediction::{Names, Prediction, Reading};
 use learned::Learned;
+pub use settings::{Loss, Qwen3VlLora};
 
 /// Test images asked about at once.
 const BATCH: usize = 32;
+
+impl LearnerSettings for Qwen3VlLora {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn model(&self) -> Option<&Path> {
+        Some(&self.model)
+    }
+
+    fn hyper_parameters(&self) -> HyperParameters {
+        // `auto` and the type that it stands for are the same, and an identity has the type. Where `images_per_class_of_all`
+        // counts it has taken the place of `images_per_class`.
+        let Self {
+            name: _,
+            model: _,
+            dtype: _,
+            images_per_class_of_all: _,
+            targets,
+            experts,
+            rank,
+            alpha,
+            learning_rate,
+            weight_decay,
+            batch,
+            images_per_class,
+            warmup,
+            clip,
+            flip,
+            loss,
+            checkpointing,
+            prompt,
+            longest_side,
+            reading,
+            readings,
+        } = self;
+        // A default that came later is no hyper-parameter of before.
+        let experts = (!experts.is_default()).then_some(experts);
+        let prompt = (!prompt.is_default()).then_some(prompt);
+        // In which order readings are taken changes none of them.
+        let mut readings = readings.clone();
+        readings.sort_unstable();
+        readings.dedup();
+        HyperParameters {
+            training: group!(
+                targets, rank, alpha, weight_decay, batch, images_per_class, warmup, clip, flip, checkpointing;
+                optional experts, learning_rate, loss
+            ),
+            prediction: group!(longest_side, reading, readings; optional prompt),
+        }
+    }
+
+    fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
+        let dir = bases.folder(&self.model)?;
+        let place = bases.place(Some(&self.model), self.dtype)?;
+        let images = bases.images();
+        let renderer = bases.once(&(&dir, self.longest_side, self.prompt), || {
+            let renderer = Renderer::load(&dir, Some(self.longest_side))?.in_words(self.prompt);
+            Ok(renderer.keeping(images))
+        })?;
+        let feature_bytes = bases.feature_bytes();
+        let backend = bases.once(&(&dir, self.checkpointing, place.dtype), || {
+            let mut settings = cost::engine_settings(self, &dir, &place)?;
+            if let Some(bytes) = feature_bytes {
+                settings.feature_bytes = bytes;
+            }
+            LocalBackend::load(&dir, &place, settings)
+        })?;
+        Ok(Arc::new(Qwen3VlBase {
+            backend,
+            renderer,
+            config: self.clone(),
+        }))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let of = |reason: &str| Err(format!("learner `{}`: {reason}", self.name));
+        let numbers = [
+            ("rank", self.rank as f64),
+            ("alpha", self.alpha),
+            ("batch", self.batch as f64),
+            ("images_per_class", self.images_per_class as f64),
+            ("clip", self.clip),
+            ("longest_side", f64::from(self.longest_side)),
+            ("learning_rate", self.learning_rate.unwrap_or(1.0)),
+        ];
+        if let Some((what, _)) = numbers.iter().find(|(_, n)| !(n.is_finite() && *n > 0.0)) {
+            return of(&format!("{what} must be above 0"));
+        }
+        if self.targets.is_empty() {
+            return of("targets is empty");
+        }
+        if !(0.0..=1.0).contains(&self.warmup) {
+            return of("warmup is a share of the steps, 0 to 1");
+        }
+        if !self.readings.contains(&self.reading) {
+            return of("reading is not among readings");
+        }
+        Ok(())
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn has_adapter(&self) -> bool {
+        true
+    }
+
+    fn answers_unseen(&self) -> bool {
+        true
+    }
+
+    fn has_probabilities(&self) -> bool {
+        self.readings.contains(&Reading::Likelihood)
+    }
+
+    fn reading(&self) -> Reading {
+        self.reading
+    }
+
+    fn readings(&self) -> Vec<Reading> {
+        self.readings.clone()
+    }
+
+    fn images_seen(&self, classes: usize) -> usize {
+        self.images_per_class * classes
+    }
+
+    fn specialise(&mut self, protocol: Protocol, shots: Shots) {
+        if shots == Shots::All {
+            self.images_per_class = self.images_per_class_of_all;
+        }
+        let of_protocol = (protocol == Protocol::Tinker).then_some(Loss::Message);
+        let loss = self.loss.or(of_protocol);
+        self.loss = loss.filter(|loss| *loss != Loss::Name && shots.any());
+    }
+
+    fn refuses(&self, width: u32, height: u32) -> bool {
+        let (width, height) = shrunk((width, height), self.longest_side);
+        PatchProcessor::refuses(width, height)
+    }
+
+    fn architecture() -> Option<Architecture> {
+        Some(Architecture::Qwen3Vl)
+    }
+}
+
+/// A model that writes, on the backend where it runs.
+struct Qwen3VlBase {
+    backend: Arc<dyn Backend>,
+    renderer: Arc<Renderer>,
+    config: Qwen3VlLora,
+}
+
+impl Qwen3VlBase {
+    fn fresh(&self, classes: &[String], seed: u64) -> Result<VlmClassifier> {
+        let (backend, renderer) = (self.backend.clone(), self.renderer.clone());
+        VlmClassifier::new(backend, renderer, self.config.clone(), classes, seed)
+    }
+}
+
+impl Base for Qwen3VlBase {
+    fn fingerprint(&self) -> Option<&str> {
+        Some(self.backend.fingerprint())
+    }
+
+    fn backend(&self) -> &'static str {
+        self.backend.kind()
+    }
+
+    fn classifier(&self, classes: &[String], seed: u64) -> Result<Box<dyn Classifier>> {
+        Ok(Box::new(self.fresh(classes, seed)?))
+    }
+
+    fn classifier_from(&self, adapter: &Path, classes: &[String], seed: u64) -> Result<Option<Box<dyn Classifier>>> {
+        Ok(Some(Box::new(self.fresh(classes, seed)?.starting_from(adapter))))
+    }
+
+    fn tower(&self) -> Option<SharedTower> {
+        let identity = [
+            Arc::as_ptr(&self.backend).cast::<()>() as usize,
+            Arc::as_ptr(&self.renderer) as usize,
+        ];
+        let tokens = self.renderer.most_tokens();
+        Some(SharedTower {
+            identity,
+            capacity: tokens.and_then(|tokens| self.backend.feature_capacity(tokens)),
+            lookups: self.backend.cache_stats(),
+        })
+    }
+}
 
 /// A classifier that writes; before [`Classifier::fit`] or [`Classifier::load`] it answers with the base
 /// model's weights, which is the zero-shot reading.
@@ -97,7 +296,7 @@ impl VlmClassifier {
         Ok(pairs.into_iter().map(datum).collect())
     }
 
-    /// What is given, and the tokens that the model learns to write after it.
+    /// The prompt, and the tokens that the model learns to write after it.
     fn lesson(&self, picture: &Picture, name: &[u32]) -> Result<(ModelInput, Vec<u32>)> {
         match self.config.loss() {
             Loss::Name => Ok((self.renderer.question(Some(picture))?, name.to_vec())),
@@ -192,7 +391,26 @@ impl Classifier for VlmClassifier {
         self.answer(images, true, sink)
     }
 
-    fn eye(&self) -> Arc<dyn Eye> {
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        self.learned.save(dir)
+    }
+
+    fn load(&mut self, dir: &Path) -> Result<()> {
+        self.learned = Learned::saved(self.backend.clone(), dir)?;
+        Ok(())
+    }
+
+    fn interleaved(&mut self) -> Option<&mut dyn Interleaved> {
+        Some(self)
+    }
+
+    fn prompted(&mut self) -> Option<&mut dyn Prompted> {
+        Some(self)
+    }
+}
+
+impl Interleaved for VlmClassifier {
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
         self.renderer.clone()
     }
 
@@ -200,7 +418,7 @@ impl Classifier for VlmClassifier {
         BATCH
     }
 
-    fn predict_seen(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
+    fn predict_views(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
         let question = |view: &View| match view {
             View::Picture(picture) => self.renderer.question(Some(picture)),
             View::Values(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into()).into()),
@@ -209,12 +427,18 @@ impl Classifier for VlmClassifier {
         self.ask(images, &prompts)
     }
 
-    fn predict_blind(
+    fn release(&mut self) {
+        self.learned.release();
+    }
+}
+
+impl Prompted for VlmClassifier {
+    fn predict_without_image(
         &mut self,
         images: &[LabelledImage],
         sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
-    ) -> Result<bool> {
-        self.answer(images, false, sink).map(|()| true)
+    ) -> Result<()> {
+        self.answer(images, false, sink)
     }
 
     fn names(&mut self) -> Result<Option<Names>> {
@@ -231,19 +455,6 @@ impl Classifier for VlmClassifier {
             bytes: self.answers.texts().iter().map(|text| count(text.len())).collect(),
             prior,
         }))
-    }
-
-    fn save(&mut self, dir: &Path) -> Result<()> {
-        self.learned.save(dir)
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        self.learned = Learned::saved(self.backend.clone(), dir)?;
-        Ok(())
-    }
-
-    fn rest(&mut self) {
-        self.learned.rest();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The weights that a generating classifier has learned, and the sampler that answers by them.
+//! The weights that a classifier which writes has learned, and the sampler that answers by them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use crate::backend::{Backend, Sampler, Trainer, Weights};
 use crate::error::Result;
 use crate::learner::untrained;
 
-/// Weights, and a sampler of them: made when it is needed, and again after a [rest](Learned::rest).
+/// Weights, and a sampler of them: made when it is needed, and again after a [release](Learned::release).
 pub(super) struct Learned {
     weights: Of,
     sampler: Option<Box<dyn Sampler>>,
 }
 
-/// Whose weights.
+/// The holder of the weights.
 enum Of {
     Backend(Arc<dyn Backend>, Weights),
     Trainer(Box<dyn Trainer>),
@@ -51,7 +51,7 @@ impl Learned {
         })
     }
 
-    /// The sampler of these weights.
+    /// The sampler.
     ///
     /// # Errors
     /// As [`Trainer::sampler`] or [`Backend::sampler`].
@@ -67,7 +67,7 @@ impl Learned {
     }
 
     /// Frees the sampler, which holds a copy of every adapted weight.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn release(&mut self) {
         self.sampler = None;
     }
 

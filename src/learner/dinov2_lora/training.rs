@@ -162,7 +162,7 @@ impl Trainable for Training<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Learner;
+    use crate::learner::Learner;
     use crate::learner::features::Frozen;
     use crate::nn::DeviceSpec;
 

@@ -1,4 +1,4 @@
-//! The sizes of a model that decide what it costs.
+//! The sizes of a model that decide its cost.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::models::shapes;
 
 /// A model's sizes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shape {
+pub struct Shape {
     pub(crate) kind: Kind,
     /// Names and shapes of all tensors.
     tensors: Vec<(String, Vec<usize>)>,
@@ -18,7 +18,7 @@ pub(crate) struct Shape {
 
 /// The two architectures.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A decoder with a vision tower.
     Writing(Writing),
     /// A vision transformer.
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
 
 /// A Qwen3-VL.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Writing {
+pub struct Writing {
     pub(crate) hidden: f64,
     pub(crate) layers: f64,
     /// Heads of the queries.
@@ -50,7 +50,7 @@ pub(crate) struct Writing {
 
 /// The blocks of a vision transformer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Blocks {
+pub struct Blocks {
     pub(crate) width: f64,
     pub(crate) depth: f64,
     pub(crate) middle: f64,
@@ -92,7 +92,7 @@ impl Shape {
         shapes::numbers(&self.tensors) as f64
     }
 
-    /// What an adapter adds to.
+    /// The layers that an adapter adds to.
     pub(crate) fn adapted(&self, lora: &Lora) -> Adapted {
         let mut adapted = Adapted::default();
         let rank = lora.rank as f64;

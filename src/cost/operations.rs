@@ -1,59 +1,55 @@
-//! How much a learner has to compute for one image.
+//! Operations that a learner takes for one image.
 //!
 //! A product with a matrix of P numbers is 2·P operations a token. Training LoRA on a frozen base is a forward pass and a
 //! backward pass to the inputs only, 4·P, the adapters' own products, 6·P_lora, and the head at the answers; the tower runs
 //! once an image (and once for its mirror image).
 
+use std::path::Path;
+
 use super::shape::{Blocks, Kind, Shape, Writing};
-use crate::config::Learner;
+use crate::example::ImageProcessor;
 
 /// Text of a prompt in tokens: the chat's frame, the question, the prefill.
-pub(super) const PROMPT: f64 = 28.0;
+pub(crate) const PROMPT: f64 = 28.0;
 /// Tokens of an answer: a class name and the end.
-pub(super) const ANSWER: f64 = 8.0;
+pub(crate) const ANSWER: f64 = 8.0;
 
 /// Operations for one image.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Work {
+pub struct Work {
     /// One pass in training.
-    pub(super) trained: f64,
+    pub trained: f64,
     /// One answer to a test image.
-    pub(super) tested: f64,
+    pub tested: f64,
     /// Seeing an image for the first time.
-    pub(super) seen: f64,
+    pub seen: f64,
 }
 
-/// Work of `learner` on a model, for images of so many tokens: of the decoder, or of the vision model.
-pub(super) fn work(learner: &Learner, shape: &Shape, tokens: f64) -> Work {
-    match (learner, shape.kind) {
-        (Learner::Qwen3VlLora(config), Kind::Writing(model)) => {
-            let pass = Pass {
-                length: PROMPT + tokens + ANSWER,
-                answers: ANSWER,
-            };
-            let forward = model.forward(pass);
-            let again = if config.checkpointing { forward } else { 0.0 };
-            let adapters = shape.adapted(&config.into()).active;
-            Work {
-                trained: model.train(pass, adapters) + again,
-                tested: forward * config.readings.len() as f64,
-                seen: model.see(tokens),
-            }
-        }
-        (Learner::Dinov2Lora(config), Kind::Vision(blocks)) => {
-            let adapters = shape.adapted(&config.into());
-            Work {
-                trained: blocks.train(tokens, adapters.active),
-                tested: blocks.forward(tokens),
-                seen: 0.0,
-            }
-        }
-        // Probes look at frozen features; the rest is small beside them.
-        (_, Kind::Vision(blocks)) => Work {
+/// Merged tokens of a photograph for a Qwen3-VL where none is at hand: 480 x 352 pixels.
+pub(crate) const PHOTOGRAPH_TOKENS: f64 = 165.0;
+/// Tokens of 224 x 224 pixels in patches of 14, with [CLS].
+const VISION_TOKENS: f64 = 257.0;
+
+/// Work of a probe: it looks at features of the frozen model; the rest is small beside them.
+pub(crate) fn of_frozen_features(shape: &Shape, tokens: f64) -> Work {
+    match shape.kind {
+        Kind::Vision(blocks) => Work {
             seen: blocks.forward(tokens),
             ..Work::default()
         },
-        _ => Work::default(),
+        Kind::Writing(_) => Work::default(),
+    }
+}
+
+/// Tokens of an image for the vision transformer of a folder.
+pub(crate) fn vision_tokens(folder: Option<&Path>) -> f64 {
+    let size = folder.and_then(|folder| Some((ImageProcessor::load(folder).ok()?, Shape::read(folder)?.kind)));
+    match size {
+        Some((processor, Kind::Vision(blocks))) => {
+            let (height, width) = processor.size();
+            1.0 + (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor()
+        }
+        _ => VISION_TOKENS,
     }
 }
 
@@ -118,10 +114,6 @@ impl Writing {
 mod tests {
     use super::*;
 
-    fn learner(method: &str, model: &str) -> Learner {
-        Learner::parse(method, std::path::Path::new(model), &[]).unwrap()
-    }
-
     /// Counted by hand for the sizes of the published models: 165 image tokens, 198 in all, loss on 13; 10¹² operations.
     #[test]
     fn operations_of_a_pass_are_those_of_the_published_sizes() {
@@ -154,16 +146,5 @@ mod tests {
                 assert!((found / 1e12 / expected - 1.0).abs() < 0.02, "{name} {what}: {found:e}");
             }
         }
-    }
-
-    #[test]
-    fn learners_pass_once_a_reading_and_probes_only_look() {
-        let name = "Qwen/Qwen3-VL-2B-Instruct";
-        let found = work(&learner("qwen3-vl-lora", name), &Shape::known(name).unwrap(), 165.0);
-        assert!((found.tested / 3.0 / 0.57e12 - 1.0).abs() < 0.05, "{found:?}");
-        let dino = Shape::known("facebook/dinov2-base").unwrap();
-        let found = work(&learner("dinov2-lora", "facebook/dinov2-base"), &dino, 257.0);
-        assert!((found.trained / 0.096e12 - 1.0).abs() < 0.06 && (found.tested / 0.046e12 - 1.0).abs() < 0.02);
-        assert_eq!(work(&learner("knn", "facebook/dinov2-base"), &dino, 257.0).trained, 0.0);
     }
 }

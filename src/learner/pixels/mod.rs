@@ -1,13 +1,75 @@
-//! Raw-pixel nearest neighbour: what can be had without any learned representation.
+//! Raw-pixel nearest neighbour, the floor every learner has to clear: it needs no learned representation.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use crate::config::Pixels;
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::example::resize::resize;
+use crate::learner::base::{Base, Bases};
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group, positive};
 use crate::learner::{Classifier, Fit, Keep, Step, read_images, row};
 use crate::prediction::Prediction;
+
+/// Settings of the nearest neighbour on raw pixels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pixels {
+    /// Label in tables and figures.
+    #[serde(default = "pixels_name")]
+    pub name: String,
+    /// Side of the square to which images are shrunk, in pixels.
+    #[serde(default = "pixel_side")]
+    pub side: u32,
+}
+
+fn pixels_name() -> String {
+    "raw pixels 1-NN".into()
+}
+fn pixel_side() -> u32 {
+    24
+}
+
+impl LearnerSettings for Pixels {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn model(&self) -> Option<&Path> {
+        None
+    }
+
+    fn check(&self) -> Result<(), String> {
+        positive(&self.name, "side", f64::from(self.side))
+    }
+
+    fn hyper_parameters(&self) -> HyperParameters {
+        let Self { name: _, side } = self;
+        HyperParameters {
+            training: group!(side),
+            ..HyperParameters::default()
+        }
+    }
+
+    fn load(&self, _: &mut Bases) -> Result<Arc<dyn Base>> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl Cost for Pixels {}
+
+impl Base for Pixels {
+    fn fingerprint(&self) -> Option<&str> {
+        None
+    }
+
+    fn classifier(&self, _: &[String], _: u64) -> Result<Box<dyn Classifier>> {
+        Ok(Box::new(PixelNeighbour::new(self.clone())))
+    }
+}
 
 /// 1-nearest neighbour by Euclidean distance on images shrunk to a small square.
 pub struct PixelNeighbour {

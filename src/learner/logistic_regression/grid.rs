@@ -9,13 +9,11 @@
 
 use super::lbfgs::Problem;
 use super::logistic::{Logistic, Solution};
-use super::{Lesson, Rule, unit};
-use crate::config::{Chosen, LogisticRegression};
+use crate::config::Chosen;
 use crate::error::Result;
 use crate::learner::argmax;
+use crate::learner::probe::{FOLDS, Rule, TrainingSet, unit};
 
-/// Parts of the shots that are held out in turn: at four shots one of each class.
-pub(super) const FOLDS: usize = 4;
 /// Values of C.
 const VALUES: usize = 45;
 /// Their first and last power of ten.
@@ -26,7 +24,7 @@ const FITTING: (f64, usize) = (1e-7, 1_000);
 
 /// The rule that chooses.
 pub(super) struct Grid {
-    /// Where there are too few shots to choose by.
+    /// The rule for too few shots to choose by.
     fixed: Logistic,
     chosen: Option<Chosen>,
     solution: Solution,
@@ -41,9 +39,9 @@ struct Score {
 }
 
 impl Grid {
-    pub(super) fn new(config: LogisticRegression) -> Self {
+    pub(super) fn new(l2: f64) -> Self {
         Self {
-            fixed: Logistic::new(config),
+            fixed: Logistic::new(l2),
             chosen: None,
             solution: Solution::default(),
         }
@@ -65,13 +63,13 @@ fn view(vector: &[f32], cls_only: bool) -> Vec<f32> {
 }
 
 /// Scores of all values of C with the shots of `fold` held out, each started where the one before ended.
-fn held_out(views: &[Vec<f32>], lesson: &Lesson<'_>, folds: &[usize], fold: usize) -> Result<Vec<Score>> {
-    let all = || views.iter().zip(lesson.labels).zip(folds);
+fn held_out(views: &[Vec<f32>], shots: &TrainingSet<'_>, folds: &[usize], fold: usize) -> Result<Vec<Score>> {
+    let all = || views.iter().zip(shots.labels).zip(folds);
     let (learned, labels): (Vec<&[f32]>, Vec<u32>) = all()
         .filter(|(_, f)| **f != fold)
         .map(|((v, l), _)| (v.as_slice(), *l))
         .unzip();
-    let problem = Problem::new(&learned, &labels, lesson.classes)?;
+    let problem = Problem::new(&learned, &labels, shots.classes)?;
     let mut w = problem.start();
     let mut scores = Vec::with_capacity(VALUES);
     for c in grid() {
@@ -89,17 +87,17 @@ fn held_out(views: &[Vec<f32>], lesson: &Lesson<'_>, folds: &[usize], fold: usiz
 }
 
 impl Rule for Grid {
-    fn fit(&mut self, lesson: &Lesson<'_>) -> Result<()> {
+    fn fit(&mut self, shots: &TrainingSet<'_>) -> Result<()> {
         self.chosen = None;
-        let Some(folds) = lesson.folds else {
-            return self.fixed.fit(lesson);
+        let Some(folds) = shots.folds else {
+            return self.fixed.fit(shots);
         };
         let mut best: Option<(Score, f64, bool)> = None;
         for cls_only in [true, false] {
-            let views: Vec<Vec<f32>> = lesson.vectors.iter().map(|v| view(v, cls_only)).collect();
+            let views: Vec<Vec<f32>> = shots.vectors.iter().map(|v| view(v, cls_only)).collect();
             let mut totals = vec![Score::default(); VALUES];
             for fold in 0..FOLDS {
-                for (total, score) in totals.iter_mut().zip(held_out(&views, lesson, folds, fold)?) {
+                for (total, score) in totals.iter_mut().zip(held_out(&views, shots, folds, fold)?) {
                     total.right += score.right;
                     total.loss += score.loss;
                 }
@@ -114,11 +112,11 @@ impl Rule for Grid {
             }
         }
         let Some((score, c, cls_only)) = best else {
-            return self.fixed.fit(lesson);
+            return self.fixed.fit(shots);
         };
-        let views: Vec<Vec<f32>> = lesson.vectors.iter().map(|v| view(v, cls_only)).collect();
+        let views: Vec<Vec<f32>> = shots.vectors.iter().map(|v| view(v, cls_only)).collect();
         let rows: Vec<&[f32]> = views.iter().map(Vec::as_slice).collect();
-        let problem = Problem::new(&rows, lesson.labels, lesson.classes)?;
+        let problem = Problem::new(&rows, shots.labels, shots.classes)?;
         let penalty = 1.0 / (c * rows.len() as f64);
         let w = problem.minimum(problem.start(), penalty, FITTING.0, FITTING.1)?;
         self.solution = Solution::of(&problem.tensor(&w)?)?;
@@ -156,12 +154,7 @@ mod tests {
     use super::*;
 
     fn rule() -> Grid {
-        Grid::new(LogisticRegression {
-            name: String::new(),
-            model: "".into(),
-            l2: 1e-3,
-            grid: true,
-        })
+        Grid::new(1e-3)
     }
 
     /// Two classes told apart by one half of the features, noise in the other half; `cls` says which half tells.
@@ -189,15 +182,15 @@ mod tests {
         for cls in [true, false] {
             let (vectors, labels) = shots(cls);
             let folds: Vec<usize> = (0..16).map(|i| i / 2 % FOLDS).collect();
-            let lesson = Lesson {
+            let shots = TrainingSet {
                 vectors: &vectors,
                 labels: &labels,
                 classes: 2,
                 folds: Some(&folds),
             };
             let (mut one, mut two) = (rule(), rule());
-            one.fit(&lesson).unwrap();
-            two.fit(&lesson).unwrap();
+            one.fit(&shots).unwrap();
+            two.fit(&shots).unwrap();
             let chosen = one.chosen().unwrap();
             assert_eq!(Some(&chosen), two.chosen().as_ref());
             assert!((chosen.held_out_top1 - 1.0).abs() < 1e-12, "{chosen:?}");
@@ -213,15 +206,15 @@ mod tests {
     #[test]
     fn too_few_shots_leave_the_fixed_penalty() {
         let (vectors, labels) = shots(true);
-        let lesson = Lesson {
+        let shots = TrainingSet {
             vectors: &vectors,
             labels: &labels,
             classes: 2,
             folds: None,
         };
-        let (mut grid, mut fixed) = (rule(), Logistic::new(rule().fixed.config().clone()));
-        grid.fit(&lesson).unwrap();
-        fixed.fit(&lesson).unwrap();
+        let (mut grid, mut fixed) = (rule(), Logistic::new(1e-3));
+        grid.fit(&shots).unwrap();
+        fixed.fit(&shots).unwrap();
         assert_eq!(grid.chosen(), None);
         assert_eq!(grid.classify(&vectors[0]), fixed.classify(&vectors[0]));
     }

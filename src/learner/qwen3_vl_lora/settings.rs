@@ -1,13 +1,14 @@
-//! Hyper-parameters of a vision-language model that learns to write class names.
+//! Settings of a Qwen3-VL that learns to write class names.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Dtype;
+use crate::config::{Dtype, ExpertLora, Wording};
+use crate::models::lora::Lora;
 use crate::prediction::Reading;
 
-/// Hyper-parameters of [`super::Learner::Qwen3VlLora`].
+/// Hyper-parameters of a Qwen3-VL that learns to write class names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Qwen3VlLora {
@@ -20,7 +21,7 @@ pub struct Qwen3VlLora {
     /// mixture of experts `gate_proj`, `up_proj` and `down_proj` are those of all experts.
     #[serde(default = "targets")]
     pub targets: Vec<String>,
-    /// Whether the adapters of a mixture of experts share factors.
+    /// Factors of the adapters of a mixture of experts, shared or not.
     #[serde(default, skip_serializing_if = "ExpertLora::is_default")]
     pub experts: ExpertLora,
     /// LoRA rank r.
@@ -54,11 +55,11 @@ pub struct Qwen3VlLora {
     /// Mirror half of the training images.
     #[serde(default = "yes")]
     pub flip: bool,
-    /// Which tokens bear the loss: `name` where none is given, and `message` under the protocol `tinker`, whose
+    /// The tokens that bear the loss: `name` where none is given, and `message` under the protocol `tinker`, whose
     /// recipe trains on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
-    /// How the question is worded.
+    /// Wording of the question.
     #[serde(default, skip_serializing_if = "Wording::is_default")]
     pub prompt: Wording,
     /// Images are first shrunk until their longest side has so many pixels.
@@ -78,26 +79,7 @@ pub struct Qwen3VlLora {
     pub readings: Vec<Reading>,
 }
 
-/// What the adapters of a mixture of experts consist of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExpertLora {
-    /// Each expert has factors of its own, as PEFT's `target_parameters`.
-    #[default]
-    Each,
-    /// The factor on the side of the model's width is one for all experts, the other each expert's own; gates and what
-    /// they let through have factors of their own. As Tinker has it: for experts of width 768 in a model of width 2048,
-    /// 3 · (2048 + 128 · 768) numbers a layer and rank.
-    Shared,
-}
-
-impl ExpertLora {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// What a model learns to write.
+/// The text that a model learns to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
@@ -106,25 +88,6 @@ pub enum Loss {
     /// The whole message of the Tinker cookbook's recipe: the start of the answer, the class name, a line break and
     /// the end token.
     Message,
-}
-
-/// A wording of the question, with the start of the answer that belongs to it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Wording {
-    /// "What is the name of the subject in this photo?" – "The subject in this photo is:", that of the Tinker cookbook's recipe.
-    #[default]
-    Default,
-    /// "What does this image show?" – "This image shows:".
-    Show,
-    /// "Which category does the object in the picture belong to?" – "The category of the object is:".
-    Category,
-}
-
-impl Wording {
-    fn is_default(&self) -> bool {
-        *self == Self::Default
-    }
 }
 
 fn name() -> String {
@@ -185,43 +148,28 @@ impl Qwen3VlLora {
             .unwrap_or_else(|| 5e-4 * (2000.0 / hidden as f64).powf(0.0775))
     }
 
-    /// Which tokens bear the loss.
+    /// The tokens that bear the loss.
     #[must_use]
     pub fn loss(&self) -> Loss {
         self.loss.unwrap_or(Loss::Name)
     }
+}
 
-    /// What the types do not rule out.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let of = |reason: &str| Err(format!("learner `{}`: {reason}", self.name));
-        let numbers = [
-            ("rank", self.rank as f64),
-            ("alpha", self.alpha),
-            ("batch", self.batch as f64),
-            ("images_per_class", self.images_per_class as f64),
-            ("clip", self.clip),
-            ("longest_side", f64::from(self.longest_side)),
-            ("learning_rate", self.learning_rate.unwrap_or(1.0)),
-        ];
-        if let Some((what, _)) = numbers.iter().find(|(_, n)| !(n.is_finite() && *n > 0.0)) {
-            return of(&format!("{what} must be above 0"));
+impl From<&Qwen3VlLora> for Lora {
+    fn from(config: &Qwen3VlLora) -> Self {
+        Self {
+            targets: config.targets.clone(),
+            rank: config.rank,
+            alpha: config.alpha,
+            experts: config.experts,
         }
-        if self.targets.is_empty() {
-            return of("targets is empty");
-        }
-        if !(0.0..=1.0).contains(&self.warmup) {
-            return of("warmup is a share of the steps, 0 to 1");
-        }
-        if !self.readings.contains(&self.reading) {
-            return of("reading is not among readings");
-        }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learner::LearnerSettings as _;
 
     #[test]
     fn the_rate_follows_the_width_unless_given() {

@@ -1,4 +1,4 @@
-//! What a sweep would cost in device-hours, memory and disk, before anything is run or even fetched.
+//! The cost of a sweep in device-hours, memory and disk, before anything is run or even fetched.
 //!
 //! Hours are operations over a speed: that of finished cells of the same learner where there are some, else an assumed share of
 //! what the device does in large matrix products. Real models are counted for one H200, micro models for this machine's CPU.
@@ -10,21 +10,11 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
-use crate::config::Learner;
+use crate::cost::operations::{ANSWER, PHOTOGRAPH_TOKENS, Work};
+use crate::cost::shape::Shape;
 use crate::error::Result;
-use crate::example::{ImageProcessor, PatchProcessor, shrunk};
 use crate::experiment::outline::{Images, Model, Outline, Point};
 use crate::store::record::Record;
-use fit::demand;
-use shape::{Kind, Shape};
-use work::{Work, work};
-
-mod fit;
-pub(crate) mod memory;
-pub(crate) mod shape;
-pub(crate) mod work;
-
-pub(super) use fit::{fitting, images_of_a_pass, settings};
 
 /// The GPU that real models are counted for, and its speed in dense bf16 products (maker's data sheet), operations a second.
 const GPU: &str = "H200";
@@ -33,10 +23,6 @@ const GPU_SPEED: f64 = 989e12;
 const REACHED: f64 = 0.4;
 /// Models with fewer numbers are stand-ins for a CPU.
 const MICRO: f64 = 20e6;
-/// Merged tokens of a photograph where none is at hand: 480 x 352 pixels.
-const TOKENS: f64 = 165.0;
-/// Tokens of 224 x 224 pixels in patches of 14, with [CLS].
-const VISION_TOKENS: f64 = 257.0;
 /// Bytes of a shrunk photograph in the image cache, and what that holds by default.
 const SHRUNK_BYTES: u64 = 340_000;
 const CACHE_BYTES: u64 = 20_000_000_000;
@@ -78,13 +64,13 @@ pub struct Estimate {
     pub device_hours: f64,
     /// The largest.
     pub memory_bytes: u64,
-    /// What is needed on disk.
+    /// Bytes on disk.
     pub disk: Disk,
     /// Datasets that are not on this machine.
     pub missing_datasets: Vec<String>,
     /// Models that are not on this machine.
     pub missing_models: Vec<PathBuf>,
-    /// What the numbers rest on.
+    /// Assumptions that the numbers rest on.
     pub assumptions: Vec<String>,
 }
 
@@ -99,11 +85,11 @@ pub struct Cost {
     pub train_images: u64,
     /// Images predicted.
     pub test_images: u64,
-    /// Which device the hours and the memory are of.
+    /// Device of the hours and the memory.
     pub device: &'static str,
     /// None for a model of unknown size.
     pub hours: Option<f64>,
-    /// Whether the hours rest on finished cells of this learner.
+    /// True if the hours rest on finished cells of this learner.
     pub measured: bool,
     /// While training.
     pub memory_bytes: Option<u64>,
@@ -189,7 +175,7 @@ pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
     })
 }
 
-/// What was counted so far.
+/// The count so far.
 struct Counted<'a> {
     outline: &'a Outline,
     models: HashMap<&'a Path, &'a Model>,
@@ -236,11 +222,12 @@ impl<'a> Counted<'a> {
                     .sources
                     .iter()
                     .find(|source| source.name == cell.key.dataset);
-                let tokens = *known
-                    .entry(&cell.key.dataset)
-                    .or_insert_with(|| tokens(&cell.learner, model, images));
-                operations += self.operations(cell, model, images, work(&cell.learner, &shape, tokens));
-                let bytes = demand(&cell.learner, &shape, tokens, if micro { 4.0 } else { 2.0 });
+                let tokens = *known.entry(&cell.key.dataset).or_insert_with(|| {
+                    cell.learner
+                        .tokens(model.folder.as_deref(), images.map_or(&[], |images| &images.examples))
+                });
+                operations += self.operations(cell, model, images, cell.learner.work(&shape, tokens));
+                let bytes = cell.learner.demand(&shape, tokens, if micro { 4.0 } else { 2.0 });
                 cost.memory_bytes = cost.memory_bytes.max(Some(bytes.total()));
             }
         }
@@ -259,12 +246,9 @@ impl<'a> Counted<'a> {
     }
 
     fn operations(&mut self, cell: &'a Point, model: &'a Model, images: Option<&'a Images>, each: Work) -> f64 {
-        let seen = match &cell.learner {
-            Learner::Qwen3VlLora(config) => {
-                let sides = if config.flip { 2 } else { 1 };
-                cell.trained.min(sides * cell.shots) + cell.tested
-            }
-            _ => {
+        let seen = match cell.learner.encoded(cell.trained, cell.shots, cell.tested) {
+            Some(encoded) => encoded,
+            None => {
                 let key = (cell.key.dataset.as_str(), model.name.as_path());
                 let pool = images.map_or(0, |images| images.pool);
                 let known = self.seen.entry(key).or_default();
@@ -303,51 +287,9 @@ fn shape_of(model: &Model) -> Option<Shape> {
     }
 }
 
-/// Tokens of an image: of the dataset's where some are at hand, else of a photograph.
-fn tokens(learner: &Learner, model: &Model, images: Option<&Images>) -> f64 {
-    let Learner::Qwen3VlLora(config) = learner else {
-        let size = model
-            .folder
-            .as_deref()
-            .and_then(|folder| Some((ImageProcessor::load(folder).ok()?, Shape::read(folder)?.kind)));
-        return match size {
-            Some((processor, kind)) => {
-                let Kind::Vision(blocks) = kind else {
-                    return VISION_TOKENS;
-                };
-                let (height, width) = processor.size();
-                1.0 + (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor()
-            }
-            _ => VISION_TOKENS,
-        };
-    };
-    let processor = model
-        .folder
-        .as_deref()
-        .and_then(|folder| PatchProcessor::load(folder).ok());
-    let counted: Vec<f64> = match (processor, images) {
-        (Some(processor), Some(images)) => {
-            let tokens = |path: &Path| {
-                let (width, height) = shrunk(image::image_dimensions(path).ok()?, config.longest_side);
-                let (height, width) = processor.size(height, width).ok()?;
-                Some(f64::from(height) * f64::from(width) / (processor.token_side() as f64).powi(2))
-            };
-            images.examples.iter().filter_map(|image| tokens(&image.path)).collect()
-        }
-        _ => Vec::new(),
-    };
-    if counted.is_empty() {
-        return TOKENS;
-    }
-    counted.iter().sum::<f64>() / counted.len() as f64
-}
-
 /// Bytes of shrunk images: small ones are not kept.
 fn image_cache(outline: &Outline) -> u64 {
-    let longest = outline.cells.iter().filter_map(|cell| match &cell.learner {
-        Learner::Qwen3VlLora(config) => Some(config.longest_side),
-        _ => None,
-    });
+    let longest = outline.cells.iter().filter_map(|cell| cell.learner.longest_side());
     let Some(longest) = longest.max() else { return 0 };
     let is_large = |path: &Path| image::image_dimensions(path).is_ok_and(|(w, h)| w.max(h) > longest);
     let large = outline
@@ -380,9 +322,8 @@ fn assumptions(learners: &[Cost], cpu: Option<f64>) -> Vec<String> {
             "hours on one {GPU}: {percent:.0} % of its {speed:.0} TFLOP/s (bf16), which is assumed; nothing of it was measured"
         ));
         said.push(format!(
-            "a photograph is {TOKENS:.0} tokens for a Qwen3-VL where its size is unknown, an answer {:.0}; one forward pass a reading; \
-             the tower runs once an image and its mirror image",
-            work::ANSWER
+            "a photograph is {PHOTOGRAPH_TOKENS:.0} tokens for a Qwen3-VL where its size is unknown, an answer {ANSWER:.0}; one forward pass a reading; \
+             the tower runs once an image and its mirror image"
         ));
     }
     if let Some(speed) = cpu {
