@@ -47,7 +47,7 @@ pub trait Backend: Send + Sync {
     /// When the adapter does not fit the model, or the device is out of memory.
     fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>>;
 
-    /// Somebody to ask.
+    /// A sampler of these weights.
     ///
     /// # Errors
     /// When the weights are not there or do not fit the model.
@@ -119,7 +119,7 @@ pub trait Trainer: Send {
     fn sampler(&mut self) -> Result<Box<dyn Sampler>>;
 }
 
-/// Somebody to ask.
+/// Weights that answer prompts.
 pub trait Sampler: Send {
     /// Continues every prompt on its own.
     ///

@@ -38,10 +38,10 @@ pub struct Settings {
     pub micro_batch: usize,
     /// Run each layer twice in training and keep only the states between layers.
     pub checkpointing: bool,
-    /// Keep what a frozen tower sees in a picture for the next time.
+    /// Keep a frozen tower's features of a picture for the next time.
     pub cache_features: bool,
-    /// Bytes of such features, on the model's device and of its type; beyond it the oldest go. What was seen for the
-    /// last call is kept in any case, so that with 0 a batch that is asked about twice is seen once.
+    /// Bytes of such features, on the model's device and of its type; beyond it the oldest go. Those of the
+    /// last call are kept in any case, so that with 0 a batch that is asked about twice is encoded once.
     pub feature_bytes: usize,
 }
 
@@ -56,7 +56,7 @@ impl Default for Settings {
     }
 }
 
-/// Which adapter.
+/// Number of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterId(u64);
 

@@ -1,7 +1,7 @@
 //! Image features of the vision tower; those of the frozen tower are cached, within [`super::Settings::feature_bytes`].
 //!
-//! On the CPU every picture has a pass of its own, so that what is seen in it does not depend, not even in its last bit, on
-//! which others were new at the same time. Elsewhere a pass of one small picture leaves the device idle: there all new
+//! On the CPU every picture has a pass of its own, so that its features do not depend, not even in the last bit, on which
+//! others were new at the same time. Elsewhere a pass of one small picture leaves the device idle: there all new
 //! pictures of a call share one packed pass, without padding, each attending within itself. Products of other heights may be
 //! summed in another order there, so that the last bits of features depend on what was in the cache.
 
@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
 use crate::models::qwen3_vl::{Features, Qwen3Vl};
 
-/// Which picture in which size: pictures of one file may have been shrunk differently.
+/// A picture in one size: pictures of one file may have been shrunk differently.
 type Key = (PictureKey, (u32, u32));
 
 /// Statistics of the cache of image features.
@@ -25,13 +25,13 @@ type Key = (PictureKey, (u32, u32));
 pub struct CacheStats {
     /// Pictures whose features were there already.
     pub hits: u64,
-    /// Pictures that the frozen tower had to see.
+    /// Pictures that the frozen tower had to encode.
     pub misses: u64,
     /// Bytes of features that are kept now.
     pub bytes: usize,
 }
 
-/// Features of pictures as the frozen tower sees them.
+/// Features of pictures by the frozen tower.
 #[derive(Debug, Default)]
 pub(super) struct FeatureCache {
     features: FifoCache<Key, Features>,
@@ -69,7 +69,7 @@ impl Engine {
         self.cache.stats()
     }
 
-    /// The features of each input's pictures, as the frozen tower sees them.
+    /// The features of each input's pictures by the frozen tower.
     ///
     /// # Errors
     /// Pictures that cannot be cut into patches; what the device reports.
@@ -82,14 +82,14 @@ impl Engine {
             }
         }
         let pictures: Vec<&Picture> = new.iter().map(|(_, picture)| *picture).collect();
-        let seen = encode(&self.base, &self.processor, &pictures)?;
+        let encoded = encode(&self.base, &self.processor, &pictures)?;
         let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
         self.cache.misses += new.len() as u64;
         self.cache.hits += asked.saturating_sub(new.len() as u64);
-        let seen: HashMap<Key, Features> = new.into_iter().map(|(key, _)| key).zip(seen).collect();
+        let encoded: HashMap<Key, Features> = new.into_iter().map(|(key, _)| key).zip(encoded).collect();
         let of = |picture: &Picture| {
             let key = key(picture);
-            seen.get(&key).or_else(|| self.cache.features.get(&key))
+            encoded.get(&key).or_else(|| self.cache.features.get(&key))
         };
         let gathered = inputs.iter().map(|input| {
             let own: Vec<&Features> = input.pictures.iter().filter_map(|picture| of(picture)).collect();
@@ -97,10 +97,10 @@ impl Engine {
         });
         let gathered = gathered.collect::<Result<_>>()?;
         if self.settings.cache_features {
-            let mut seen: Vec<_> = seen.into_iter().collect();
-            seen.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
-            let new = seen.len();
-            for (key, features) in seen {
+            let mut encoded: Vec<_> = encoded.into_iter().collect();
+            encoded.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
+            let new = encoded.len();
+            for (key, features) in encoded {
                 let bytes = bytes(&features);
                 self.cache.features.insert(key, features, bytes);
             }
@@ -113,14 +113,14 @@ impl Engine {
         Ok(gathered)
     }
 
-    /// The features of each input's pictures, as a model with trained tensors in tower or merger sees them.
+    /// The features of each input's pictures by a model with trained tensors in tower or merger.
     ///
     /// # Errors
     /// As [`Engine::frozen_features`].
     pub(super) fn trained_features(&self, model: &Qwen3Vl, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
         let one = |input: &Input| {
-            let seen = encode_each(model, &self.processor, &input.pictures)?;
-            Features::cat(&seen.iter().collect::<Vec<_>>())
+            let encoded = encode_each(model, &self.processor, &input.pictures)?;
+            Features::cat(&encoded.iter().collect::<Vec<_>>())
         };
         inputs.iter().map(one).collect()
     }

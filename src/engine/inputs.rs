@@ -18,7 +18,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Input`] when one is empty, has a token that the model does not know or a placeholder among its
-    /// texts, or a picture of another number of tokens than the model will see; [`Error::Image`].
+    /// texts, or a picture of another number of tokens than the model makes of it; [`Error::Image`].
     pub(super) fn read<'a>(
         &self,
         inputs: impl IntoIterator<Item = &'a ModelInput>,

@@ -25,7 +25,7 @@ pub(crate) use train_state::TrainState;
 /// The settings of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
-    /// Which layers, how wide.
+    /// The layers and the rank.
     pub lora: Lora,
     /// Decides the initialisation.
     pub seed: u64,

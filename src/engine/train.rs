@@ -102,9 +102,9 @@ impl Engine {
                 logprobs = values;
                 Ok(loss)
             };
-            let seen = examples.inputs.iter().any(|input| !input.pictures.is_empty());
-            pictures |= seen;
-            let (_, gradients) = if seen && trained_vision && checkpointing {
+            let shown = examples.inputs.iter().any(|input| !input.pictures.is_empty());
+            pictures |= shown;
+            let (_, gradients) = if shown && trained_vision && checkpointing {
                 let (patches, grids) = self.patches(&examples.inputs)?;
                 model.backward_from_patches(&examples.batch, &patches, &grids, loss)?
             } else {
@@ -269,7 +269,7 @@ fn empty(data: &[Datum]) -> ForwardOutput {
     }
 }
 
-/// Only an adapter's folder is replaced: another may hold somebody's work.
+/// Only an adapter's folder is replaced: another may hold other work.
 fn check_place(dir: &Path) -> Result<()> {
     let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !dir.join(WEIGHTS).is_file() {

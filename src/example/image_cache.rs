@@ -1,4 +1,4 @@
-//! Images as a model sees them, kept on disk: a photograph is decoded and shrunk once, not once an epoch and sweep.
+//! Images as a model is given them, kept on disk: a photograph is decoded and shrunk once, not once an epoch and sweep.
 //!
 //! `<folder>/<first two hex digits>/<sha256 of the file><rules of decoding>-<settings>-v<version>.qoi`: QOI (<https://qoiformat.org>), which is lossless, with
 //! the CRC-32 of its bytes behind it. Entries are written to a temporary name and renamed, so that any number of processes may
@@ -16,7 +16,7 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::process::temporary;
 
-/// Raised when the same file with the same settings would be seen differently.
+/// Raised when the same file with the same settings would give other pixels.
 /// 2: photographs are upright.
 const VERSION: u32 = 2;
 /// Default bound, and the share of the device that it may be at most.

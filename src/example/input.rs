@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
-/// A picture as a model is to see it, with what tells it from all others.
+/// A picture as a model is given it, with a key that tells it from all others.
 #[derive(Debug, Clone)]
 pub struct Picture {
     /// The picture, before the model's own resizing.
@@ -15,7 +15,7 @@ pub struct Picture {
     pub tokens: usize,
 }
 
-/// Which picture it is, and from which side it is seen: features of a frozen tower are computed once a key.
+/// Identity of a picture, mirrored or not: features of a frozen tower are computed once a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PictureKey {
     /// SHA-256 of the encoded file, and how it is decoded: see [`crate::data::LabelledImage::content`].

@@ -1,4 +1,4 @@
-//! Image + class → what a model sees: the only door for training *and* evaluation.
+//! Image + class → inputs of a model: the one way for training *and* evaluation.
 
 mod augment;
 mod captions;

@@ -67,7 +67,7 @@ impl Renderer {
         Some((longest as usize).div_ceil(side).pow(2))
     }
 
-    /// The image of a file as the model is to see it.
+    /// The image of a file as the model is given it.
     ///
     /// # Errors
     /// [`crate::error::Error::Io`], [`crate::error::Error::Image`] when it cannot be read or decoded, or is empty or far too long.
@@ -87,7 +87,7 @@ impl Renderer {
             .map_err(|error| error.of_image(&image.path))
     }
 
-    /// An image as the model is to see it; `content` tells its pixels from all others, see [`LabelledImage::content`].
+    /// An image as the model is given it; `content` tells its pixels from all others, see [`LabelledImage::content`].
     ///
     /// # Errors
     /// [`crate::error::Error::Image`] when it is empty or far too long.

@@ -284,4 +284,24 @@ mod tests {
         fs::write(&file, &bytes).unwrap();
         assert_eq!(sha256(&file).unwrap(), hex(&Sha256::digest(&bytes)));
     }
+
+    #[test]
+    fn sums_name_the_first_file_that_is_not_as_it_was_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        fs::create_dir(at("inside")).unwrap();
+        fs::write(at("a"), "one").unwrap();
+        fs::write(at("inside/b"), "two").unwrap();
+        let named = || check_sums(scratch.path()).unwrap_err().to_string();
+        assert!(named().contains(SUMS), "{}", named());
+        write_sums(scratch.path()).unwrap();
+        check_sums(scratch.path()).unwrap();
+        fs::write(at("inside/b"), "three").unwrap();
+        assert!(named().contains("inside/b"), "{}", named());
+        fs::remove_file(at("inside/b")).unwrap();
+        assert!(named().contains("inside/b"), "{}", named());
+        fs::write(at("inside/b"), "two").unwrap();
+        fs::write(at("c"), "more").unwrap();
+        assert!(named().contains("/c"), "{}", named());
+    }
 }

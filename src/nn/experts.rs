@@ -32,7 +32,7 @@ pub struct ExpertFactors {
     pub a: Var,
     /// From the rank to the outputs.
     pub b: Var,
-    /// Which shapes they have.
+    /// Their shapes.
     pub sharing: Sharing,
 }
 

@@ -12,7 +12,7 @@ use crate::models::bounds;
 /// Layer-norm epsilon that candle-transformers' CLIP has built in.
 const CLIP_EPS: f64 = 1e-5;
 
-/// Which of the two.
+/// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Softmax-trained (Radford et al. 2021).
@@ -24,7 +24,7 @@ pub enum Family {
 /// The shape of both towers.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Which model.
+    /// The model.
     pub family: Family,
     text: Tower,
     vision: Tower,

@@ -1,4 +1,4 @@
-//! Which modules PEFT gives an adapter, by their names.
+//! The modules that PEFT gives an adapter, by their names.
 
 use fancy_regex::Regex;
 

@@ -75,11 +75,11 @@ impl Qwen3Vl {
         loss: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<(Tensor, GradStore)> {
         self.check_patches(patches, grids)?;
-        let seen = self.tower.states(patches, grids)?;
-        let (cut, features) = self.tower.features(&seen)?.detached().cut()?;
+        let states = self.tower.states(patches, grids)?;
+        let (cut, features) = self.tower.features(&states)?.detached().cut()?;
         let mut done = self.through_decoder(batch, Some(&features), &cut, loss)?;
         let vars: Vec<Var> = self.trainable().into_iter().map(|(_, var)| var).collect();
-        let below = self.tower.backward(seen, grids, &done.features, &vars)?;
+        let below = self.tower.backward(states, grids, &done.features, &vars)?;
         for var in &vars {
             if let Some(gradient) = below.get(var) {
                 done.gradients.insert(var, gradient.clone());

@@ -102,7 +102,7 @@ impl Batch {
     }
 
     /// Prompts, each followed by the nodes of a tree of continuations. A node stands at the position that it
-    /// has in its continuation, and sees the prompt and the nodes above it. Such a batch does not go on.
+    /// has in its continuation, and attends to the prompt and the nodes above it. Such a batch does not go on.
     ///
     /// # Errors
     /// As [`Batch::new`]; when a continuation holds a placeholder of an image.

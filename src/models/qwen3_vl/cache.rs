@@ -94,7 +94,7 @@ impl KvCache {
         Ok((all_keys.clone(), all_values.clone()))
     }
 
-    /// Counts the tokens that all layers have now seen.
+    /// Counts the tokens that all layers have now processed.
     pub(super) fn advance(&mut self, new: &[usize]) {
         for (length, new) in self.lengths.iter_mut().zip(new) {
             *length += new;

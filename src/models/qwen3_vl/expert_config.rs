@@ -15,7 +15,7 @@ pub struct ExpertConfig {
     pub middle: usize,
 }
 
-/// Which layers have experts, and which (`Qwen3VLMoeTextConfig`); nothing of it stands in a dense model's file.
+/// The layers that have experts, and their experts (`Qwen3VLMoeTextConfig`); nothing of it stands in a dense model's file.
 ///
 /// `norm_topk_prob` is not read: transformers too scales the weights of the chosen experts to a sum of 1 whatever it
 /// says.

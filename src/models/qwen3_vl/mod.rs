@@ -55,7 +55,7 @@ pub struct Qwen3Vl {
     origin: Arc<str>,
 }
 
-/// Sees a state by name and number, e.g. `text.layer_out`, 3.
+/// Is given each state by name and number, e.g. `text.layer_out`, 3.
 type Visit<'a> = dyn FnMut(&str, usize, &Tensor) + 'a;
 
 impl Qwen3Vl {

@@ -127,7 +127,7 @@ impl Features {
 }
 
 impl Tower {
-    /// (N, patch numbers) of images with these grids → features; `visit` sees the states under the names
+    /// (N, patch numbers) of images with these grids → features; `visit` is given the states under the names
     /// of the golden files.
     pub(super) fn forward(&self, patches: &Tensor, grids: &[Grid], visit: &mut super::Visit) -> Result<Features> {
         let mut x = self.embed(patches, grids, visit)?;

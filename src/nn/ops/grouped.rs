@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::fused;
 
-/// Which rows each of E matrices is for: rows stand sorted by matrix.
+/// The rows that each of E matrices is for: rows stand sorted by matrix.
 #[derive(Debug, Clone)]
 pub struct Groups(Arc<[Range<usize>]>);
 

@@ -75,7 +75,7 @@ impl<'a> Task<'a> {
         scratch.multiply(simd, (t, s, self.op.head_dim), a, b, contiguous(target, s));
     }
 
-    /// Softmax of the scaled scores: (T, S), zeros where a query does not see a key.
+    /// Softmax of the scaled scores: (T, S), zeros where a query does not attend to a key.
     #[inline(always)]
     fn probabilities<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, head: usize, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
@@ -95,7 +95,7 @@ impl<'a> Task<'a> {
                 unseen.fill(0.0);
                 continue;
             }
-            // What is seen stands together for the softmax, as it would in a sequence.
+            // The visible scores stand together for the softmax, as it would in a sequence.
             path.clear();
             path.extend_from_slice(&row[..visible]);
             path.extend(nodes.iter().map(|&node| row[node]));

@@ -1,6 +1,6 @@
 //! Multi-head attention over segments of rows.
 //!
-//! A segment is a run of queries that sees a run of keys: one image of a packed batch, one sequence, one
+//! A segment is a run of queries that attends to a run of keys: one image of a packed batch, one sequence, one
 //! new token and its cache. Rows of no segment (padding) cost nothing and give zeros. Only queries, keys
 //! and values are kept for the backward pass; the probabilities are computed again.
 
@@ -13,26 +13,26 @@ use super::{fused as is_fused, softmax, wide};
 
 mod fused;
 
-/// Queries and the keys they see.
+/// Queries and the keys they attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// Rows of q.
     pub queries: Range<usize>,
     /// Rows of k and v.
     pub keys: Range<usize>,
-    /// Which keys a query sees.
+    /// The keys that a query attends to.
     pub mask: Mask,
 }
 
-/// Which keys of its segment a query sees.
+/// The keys of its segment that a query attends to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mask {
     /// All.
     Full,
     /// The last query all, the one before it all but the last, and so on.
     Causal,
-    /// The last queries and keys are the nodes of a tree, one row each: a node sees itself, the nodes above it
-    /// and all keys before the first node. The queries before them see causally. The list holds each node's
+    /// The last queries and keys are the nodes of a tree, one row each: a node attends to itself, the nodes above it
+    /// and all keys before the first node. The queries before them attend causally. The list holds each node's
     /// parent, which comes before it; `None` at a root.
     Tree(Arc<[Option<u32>]>),
 }
