@@ -1,4 +1,4 @@
-//! Is a dataset on this machine what it should be? Every file is hashed and every image decoded again.
+//! Verification of a dataset on this machine: every file is hashed and every image decoded again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
