@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::images::{Batches, DecodedBatch, Images};
+use crate::cli::images::{Batches, DecodedImage, Images};
 use crate::cli::places::places;
 use crate::cli::subject::{Ready, Subject};
 use crate::cli::{images, output};
@@ -93,8 +93,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let looked = images::look(scope, batches, ready.classifier.eye(), exif);
-        for batch in looked {
+        let decoded = images::decode_ahead(scope, batches, ready.classifier.eye(), exif);
+        for batch in decoded {
             run.batch(batch?, &mut *ready.classifier)?;
             bar.set_position(run.done as u64);
         }
@@ -130,10 +130,10 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Answers one batch. Only what can be seen goes to the model; lines come in the order of the images.
-    fn batch(&mut self, batch: Vec<DecodedBatch>, classifier: &mut dyn Classifier) -> Result<()> {
+    fn batch(&mut self, batch: Vec<DecodedImage>, classifier: &mut dyn Classifier) -> Result<()> {
         let count = batch.len();
         let (mut images, mut views, mut places) = (Vec::new(), Vec::<View>::new(), Vec::with_capacity(count));
-        for DecodedBatch { name, seen } in batch {
+        for DecodedImage { name, seen } in batch {
             match seen {
                 Ok((image, view)) => {
                     images.push(image);
