@@ -4,11 +4,11 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 
-use super::config::Config;
 use super::places::places;
 use super::sweep::commit;
 use super::{Verdict, output};
 use crate::cli::plot;
+use crate::cli::sweep::Config;
 use crate::error::{Error, Result};
 use crate::experiment::control;
 use crate::experiment::plan::{self, Cell};

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::images::Images;
 use super::{output, places::places};
 use crate::cli::images;
-use crate::cli::images::{Batches, DecodedBatch};
+use crate::cli::images::{Batches, DecodedImage};
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::learner::View;
@@ -53,8 +53,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
         let batches = Batches::new(arguments.images.paths(), BATCH);
-        for batch in images::look(scope, batches, frozen.clone(), arguments.exif) {
-            let seen = batch?.into_iter().map(|DecodedBatch { seen, .. }| seen);
+        for batch in images::decode_ahead(scope, batches, frozen.clone(), arguments.exif) {
+            let seen = batch?.into_iter().map(|DecodedImage { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =
                 seen.collect::<Result<Vec<_>>>()?.into_iter().unzip();
             let rows = frozen.features_seen(&views)?;

@@ -216,7 +216,7 @@ impl Iterator for Batches {
 }
 
 /// An image file that was looked at.
-pub(super) struct DecodedBatch {
+pub(super) struct DecodedImage {
     /// Its name in answers.
     pub name: String,
     /// The image with what the model is to see of it; else why it cannot be seen.
@@ -227,12 +227,12 @@ pub(super) struct DecodedBatch {
 ///
 /// It makes one batch while the model has another, and waits with it until the model takes it: were there a queue, memory would
 /// rise at the moment, early or late, when the model is slow enough for it to fill.
-pub(super) fn look<'scope>(
+pub(super) fn decode_ahead<'scope>(
     scope: &'scope Scope<'scope, '_>,
     batches: impl Iterator<Item = Result<Vec<PathBuf>>> + Send + 'scope,
     preprocessor: Arc<dyn Preprocessor>,
     exif: bool,
-) -> Receiver<Result<Vec<DecodedBatch>>> {
+) -> Receiver<Result<Vec<DecodedImage>>> {
     let (send, receive) = sync_channel(0);
     scope.spawn(move || fill(batches, &*preprocessor, exif, &send));
     receive
@@ -242,24 +242,24 @@ fn fill(
     batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
     preprocessor: &dyn Preprocessor,
     exif: bool,
-    send: &SyncSender<Result<Vec<DecodedBatch>>>,
+    send: &SyncSender<Result<Vec<DecodedImage>>>,
 ) {
     for batch in batches {
-        let looked = batch.map(|paths| {
+        let decoded = batch.map(|paths| {
             paths
                 .into_par_iter()
-                .map(|path| look_at(path, preprocessor, exif))
+                .map(|path| decode(path, preprocessor, exif))
                 .collect()
         });
-        let failed = looked.is_err();
-        if send.send(looked).is_err() || failed {
+        let failed = decoded.is_err();
+        if send.send(decoded).is_err() || failed {
             return;
         }
     }
 }
 
-fn look_at(path: PathBuf, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedBatch {
-    DecodedBatch {
+fn decode(path: PathBuf, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedImage {
+    DecodedImage {
         name: path.display().to_string(),
         // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
         seen: catch_unwind(AssertUnwindSafe(|| seen(&path, preprocessor, exif))).unwrap_or_else(|_| {

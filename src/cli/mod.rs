@@ -3,7 +3,6 @@
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
 mod bench;
-mod config;
 mod control;
 mod data;
 mod dry_run;

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::images::{Batches, DecodedBatch, Images};
+use crate::cli::images::{Batches, DecodedImage, Images};
 use crate::cli::places::places;
 use crate::cli::subject::{Ready, Subject};
 use crate::cli::{images, output};
@@ -100,8 +100,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let looked = images::look(scope, batches, classifier.preprocessor(), exif);
-        for batch in looked {
+        let decoded = images::decode_ahead(scope, batches, classifier.preprocessor(), exif);
+        for batch in decoded {
             run.batch(batch?, &mut *classifier)?;
             bar.set_position(run.done as u64);
         }
@@ -137,10 +137,10 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Answers one batch. Only what can be seen goes to the model; lines come in the order of the images.
-    fn batch(&mut self, batch: Vec<DecodedBatch>, classifier: &mut dyn Interleaved) -> Result<()> {
+    fn batch(&mut self, batch: Vec<DecodedImage>, classifier: &mut dyn Interleaved) -> Result<()> {
         let count = batch.len();
         let (mut images, mut views, mut places) = (Vec::new(), Vec::<View>::new(), Vec::with_capacity(count));
-        for DecodedBatch { name, seen } in batch {
+        for DecodedImage { name, seen } in batch {
             match seen {
                 Ok((image, view)) => {
                     images.push(image);

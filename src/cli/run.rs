@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::config::Config;
 use super::sweep::{Lease, commit};
 use super::{output, places::places};
+use crate::cli::sweep::Config;
 use crate::cli::terminal::SweepBars;
 use crate::error::{Error, Result};
 use crate::experiment::plan;

@@ -1,4 +1,4 @@
-//! Is a dataset on this machine what it should be? Every file is hashed and every image decoded again.
+//! Verification of a dataset on this machine: every file is hashed and every image decoded again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::cache::{self, OpenedDataset};
 use super::files::{DatasetFiles, FileCheck};
-use super::index::{Facts, ProtocolImages, look};
+use super::index::{Facts, ProtocolImages, inspect};
 use super::overlap::NEAR;
 use super::{Dataset, LabelledImage, manifest_of};
 use crate::config::Protocol;
@@ -145,7 +145,7 @@ fn of_form(
 fn images(opened: &OpenedDataset, source: &DatasetFiles, looked_at: &(dyn Fn(usize) + Sync), found: &mut Verification) {
     let files: Vec<(&str, &str)> = opened.listed.files().collect();
     let again = |(id, file): &(&str, &str)| {
-        let seen = look(&opened.root.join(file), id, opened.index.decoding());
+        let seen = inspect(&opened.root.join(file), id, opened.index.decoding());
         looked_at(files.len());
         seen
     };

@@ -161,13 +161,13 @@ impl<'a> DatasetFiles<'a> {
         })
     }
 
-    fn hub(manifest: &'a Manifest, places: &HubSettings) -> Result<Self, Vec<(String, PathBuf)>> {
+    fn hub(manifest: &'a Manifest, settings: &HubSettings) -> Result<Self, Vec<(String, PathBuf)>> {
         let Some(hub) = &manifest.hub else {
             return Err(Vec::new());
         };
         let mut files = Vec::new();
         // As fetched by kshot, which keeps a listing; else as Python's client left it.
-        let commit = match hub_files(hub, &manifest.downloads, places) {
+        let commit = match hub_files(hub, &manifest.downloads, settings) {
             Some(fetched) => {
                 files.extend(fetched.shards.into_iter().map(|shard| LocalFile {
                     role: shard.split,
@@ -180,7 +180,7 @@ impl<'a> DatasetFiles<'a> {
                 fetched.commit
             }
             None => {
-                let snapshot = shards::on_disk(hub, &places.cache)?;
+                let snapshot = shards::on_disk(hub, &settings.cache)?;
                 files.extend(snapshot.shards.into_iter().map(|shard| LocalFile {
                     role: shard.split,
                     name: shard.name,

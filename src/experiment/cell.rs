@@ -165,7 +165,7 @@ impl<'c, 't> Trained<'c, 't> {
         let (partial, fit) = (&self.partial, self.fit);
         let fitted = calibration::fitted(cell, &self.shots, fit.chosen.is_some(), store, &self.keep, on)?;
         let predictions = partial.complete()?;
-        let account = CellDetails {
+        let details = CellDetails {
             reading: cell.learner.reading(),
             headline: headline(&cell.dataset, cell.key.protocol),
             micro: cell.dataset.micro,
@@ -196,7 +196,7 @@ impl<'c, 't> Trained<'c, 't> {
             },
         };
         on(Event::Complete)?;
-        let record = store.finish(&cell.identity(), account, predictions)?;
+        let record = store.finish(&cell.identity(), details, predictions)?;
         if let Err(error) = self
             .keep
             .forget()

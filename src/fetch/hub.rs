@@ -453,7 +453,7 @@ impl<'a> HubApi<'a> {
     }
 
     fn refused(&self, trouble: Trouble) -> Error {
-        let told = match &trouble {
+        let refusal = match &trouble {
             Trouble::Lasting { status, code, .. } if self.repository.kind == Kind::Model => {
                 self.model_refused(status.map(|status| status.as_u16()), code.as_deref())
             }
@@ -461,7 +461,7 @@ impl<'a> HubApi<'a> {
         };
         let cause = trouble.cause();
         let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
-        told.unwrap_or_else(|| {
+        refusal.unwrap_or_else(|| {
             self.fail(format!("{} answers: {reason}", shown(&self.settings.endpoint)))
                 .because(cause)
         })

@@ -16,6 +16,7 @@ use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use crate::error::{Error, Result};
 use crate::fetch::FetchProgress;
 use crate::fetch::client::{Client, Trouble, encoded_path, header, shown};
+use crate::fs::file;
 use crate::fs::hash::hash;
 
 /// An address of a file.
@@ -155,10 +156,7 @@ impl Download {
     }
 
     pub(crate) fn discard(&self) -> Result<()> {
-        match fs::remove_file(&self.partial) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.partial)(e)),
-            _ => Ok(()),
-        }
+        file::remove_if_present(&self.partial)
     }
 
     fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), DownloadError> {

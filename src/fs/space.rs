@@ -1,4 +1,4 @@
-//! Is there room for what is about to be fetched and unpacked?
+//! Free space of devices, checked before something is fetched and unpacked.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;

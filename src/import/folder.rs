@@ -17,7 +17,7 @@ const METADATA: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet
 /// Folders below the one given that parquet files are looked for in.
 const DEPTH: usize = 3;
 
-pub(super) fn look(directory: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
+pub(super) fn discover(directory: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
     let mut notes = Vec::new();
     if let Some(found) = with_metadata(directory, origin, asked, &mut notes)? {
         return Ok(found);
@@ -40,7 +40,7 @@ pub(super) fn look(directory: &Path, origin: &str, asked: &ImportOptions) -> Res
     let tree = Tree::read(directory, &fail);
     let has_images = tree.as_ref().is_ok_and(|tree| !tree.learned.is_empty());
     if !has_images && !files.is_empty() {
-        return parquet::look(&files, origin, asked);
+        return parquet::discover(&files, origin, asked);
     }
     let tree = tree?;
     notes.extend(tree.notes.iter().cloned());
@@ -82,7 +82,7 @@ fn with_metadata(
     for _ in 0..DEPTH {
         if let Some(path) = of_folder(&root) {
             return match read_table(&path, &form) {
-                Ok(_) => table::look(&[("table", path)], &root, origin, asked).map(Some),
+                Ok(_) => table::discover(&[("table", path)], &root, origin, asked).map(Some),
                 Err(error) => without(&path, &error, &root, notes),
             };
         }
@@ -106,7 +106,7 @@ fn with_metadata(
             }
         }
         if !tables.is_empty() {
-            let mut found = table::look(&tables, &root, origin, asked)?;
+            let mut found = table::discover(&tables, &root, origin, asked)?;
             found.notes.append(notes);
             return Ok(Some(found));
         }

@@ -46,7 +46,7 @@ pub fn name_hub(
     name: &str,
     datasets: &Path,
     asked: &ImportOptions,
-    places: &HubSettings,
+    settings: &HubSettings,
     policy: &Policy,
 ) -> Result<Named> {
     let manifest = free_name(repo, name, datasets)?;
@@ -55,13 +55,13 @@ pub fn name_hub(
         reason,
         remedy: "only repositories of parquet files with images and class names are read".into(),
     };
-    let listing = hub_listing(repo, "main", asked.configuration.as_deref(), places, policy)?;
+    let listing = hub_listing(repo, "main", asked.configuration.as_deref(), settings, policy)?;
     let (train, mut val, mut test, other_splits) = sides(&listing).map_err(&fail)?;
     let first = train
         .first()
         .and_then(|split| listing.shards.iter().find(|shard| shard.split == *split));
     let first = first.ok_or_else(|| fail("it has no parquet files".into()))?;
-    let found = columns(&listing, first, places, policy, &fail)?;
+    let found = columns(&listing, first, settings, policy, &fail)?;
     let (image, label) = parquet::choose(&found, asked).map_err(|(reason, remedy)| Error::Import {
         origin: repo.into(),
         reason,
@@ -75,7 +75,7 @@ pub fn name_hub(
             let of_split: Vec<_> = listing.shards.iter().filter(|shard| shard.split == split).collect();
             let mut unlabelled = !of_split.is_empty();
             for shard in of_split {
-                unlabelled &= columns(&listing, shard, places, policy, &fail)?.is_unlabelled(&label);
+                unlabelled &= columns(&listing, shard, settings, policy, &fail)?.is_unlabelled(&label);
                 if !unlabelled {
                     break;
                 }
@@ -159,16 +159,16 @@ pub fn name_hub(
 fn columns(
     listing: &HubListing,
     shard: &HubShard,
-    places: &HubSettings,
+    settings: &HubSettings,
     policy: &Policy,
     fail: &dyn Fn(String) -> Error,
 ) -> Result<Candidates> {
     let of_file = |reason: String| fail(format!("its `{}`: {reason}", shard.path));
-    let length = footer_length(&hub_tail(listing, shard, 8, places, policy)?).map_err(of_file)?;
+    let length = footer_length(&hub_tail(listing, shard, 8, settings, policy)?).map_err(of_file)?;
     if length > FOOTER.min(shard.size) {
         return Err(of_file(format!("its footer claims {length} bytes")));
     }
-    candidates(hub_tail(listing, shard, length, places, policy)?).map_err(of_file)
+    candidates(hub_tail(listing, shard, length, settings, policy)?).map_err(of_file)
 }
 
 /// Splits to learn from, of validation, of test, and others.

@@ -101,12 +101,12 @@ pub struct Imported {
 /// # Errors
 /// [`Error::Import`] when the name cannot be one, the files have another form or two class names become one;
 /// [`Error::Exists`] when there is such a manifest; [`Error::Labels`] naming the row of a table; [`Error::Io`].
-pub fn look(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions) -> Result<Discovered> {
+pub fn discover(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions) -> Result<Discovered> {
     let origin = path.display().to_string();
     free_name(&origin, name, datasets)?;
     let path = path.canonicalize().map_err(Error::io("read", path))?;
     let mut found = if path.is_dir() {
-        folder::look(&path, &origin, asked)?
+        folder::discover(&path, &origin, asked)?
     } else {
         file(&path, &origin, asked)?
     };
@@ -153,10 +153,10 @@ fn file(path: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> 
         });
     }
     if head.starts_with(b"PAR1") && parquet::has_images(path)? {
-        return parquet::look(&[path.to_path_buf()], origin, asked);
+        return parquet::discover(&[path.to_path_buf()], origin, asked);
     }
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    table::look(&[("table", path.to_path_buf())], &folder, origin, asked)
+    table::discover(&[("table", path.to_path_buf())], &folder, origin, asked)
 }
 
 impl Discovered {

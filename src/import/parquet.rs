@@ -32,7 +32,7 @@ pub(super) fn has_images(path: &Path) -> Result<bool> {
 }
 
 /// `files`: in the order of their rows.
-pub(super) fn look(files: &[PathBuf], origin: &str, asked: &ImportOptions) -> Result<Discovered> {
+pub(super) fn discover(files: &[PathBuf], origin: &str, asked: &ImportOptions) -> Result<Discovered> {
     let fail = |reason: String, remedy: &str| Error::Import {
         origin: origin.into(),
         reason,

@@ -19,7 +19,7 @@ const FOLDERS: usize = 200;
 const SAMPLE: usize = 50;
 
 /// `tables`: roles and files. `root`: the folder given, or the table's own.
-pub(super) fn look(
+pub(super) fn discover(
     tables: &[(&'static str, PathBuf)],
     root: &Path,
     origin: &str,

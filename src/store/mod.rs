@@ -356,14 +356,14 @@ impl Store {
     /// # Errors
     /// [`Error::Predictions`] when an answer, a true class or a list of log-probabilities does not fit the
     /// class list, or there are none; [`Error::Io`] when the disk is full or read-only.
-    pub fn finish(&self, identity: &Identity, account: CellDetails, rows: &[Prediction]) -> Result<Record> {
+    pub fn finish(&self, identity: &Identity, details: CellDetails, rows: &[Prediction]) -> Result<Record> {
         let run_id = &identity.run_id();
         predictions::check(identity.classes.len(), rows).map_err(|reason| Error::Predictions {
             run_id: run_id.clone(),
             reason,
         })?;
         let encoded = predictions::encode(run_id, &identity.classes, rows)?;
-        let record = Record::new(identity, account, rows, hex(&Sha256::digest(&encoded)));
+        let record = Record::new(identity, details, rows, hex(&Sha256::digest(&encoded)));
         file::replace(&self.predictions_path(run_id), &encoded)?;
         let path = self.cell_path(run_id);
         file::replace(&path, &to_json(&record, &path)?)?;

@@ -173,10 +173,10 @@ impl Record {
     /// The record of a cell. Numbers without a JSON form (a rate over zero seconds, a loss that is
     /// not finite) are stored as 0 and absent. `file_sha256` is the hash of the prediction file's bytes.
     #[must_use]
-    pub fn new(identity: &Identity, account: CellDetails, predictions: &[Prediction], file_sha256: String) -> Self {
-        let mut training = account.training;
+    pub fn new(identity: &Identity, details: CellDetails, predictions: &[Prediction], file_sha256: String) -> Self {
+        let mut training = details.training;
         training.final_loss = training.final_loss.filter(|loss| loss.is_finite());
-        let mut timing = account.timing;
+        let mut timing = details.timing;
         for number in [
             &mut timing.train_seconds,
             &mut timing.eval_seconds,
@@ -185,30 +185,30 @@ impl Record {
         ] {
             *number = if number.is_finite() { *number } else { 0.0 };
         }
-        let names = account.names;
-        let of_names = |names: &Names| Normalised::of(predictions, names, account.headline);
+        let names = details.names;
+        let of_names = |names: &Names| Normalised::of(predictions, names, details.headline);
         let normalised = names.as_ref().and_then(of_names);
         let mut record = Self {
             schema: SCHEMA,
             run_id: identity.run_id(),
             key: identity.key.clone(),
             classes: identity.classes.clone(),
-            reading: account.reading,
+            reading: details.reading,
             n_train: identity.train.len(),
             n_test: predictions.len(),
             n_groups: count_groups(predictions),
-            micro: account.micro,
-            regime: account.regime,
+            micro: details.micro,
+            regime: details.regime,
             hyper_parameters: identity.hyper_parameters.clone(),
-            split_sha256: account.split_sha256,
-            card: account.card,
+            split_sha256: details.split_sha256,
+            card: details.card,
             weights: identity.weights.clone(),
             dtype: identity.dtype.clone(),
             backend: identity.backend.clone(),
             recipe: identity.recipe,
-            metrics: Metrics::of(predictions, account.reading, account.headline),
+            metrics: Metrics::of(predictions, details.reading, details.headline),
             calibration: Calibration::of(predictions, 1.0),
-            tempered: account.fitted.and_then(|fitted| fitted.applied(predictions)),
+            tempered: details.fitted.and_then(|fitted| fitted.applied(predictions)),
             names,
             normalised,
             predictions_sha256: crate::store::predictions::fingerprint(&identity.classes, predictions),
@@ -325,7 +325,7 @@ pub(crate) mod tests {
             backend: "local".into(),
             recipe: 1,
         };
-        let account = CellDetails {
+        let details = CellDetails {
             reading: Reading::Likelihood,
             headline: Headline::Top1,
             micro: true,
@@ -353,7 +353,7 @@ pub(crate) mod tests {
             log_probs: None,
         };
         let rows: Vec<_> = (0..n).map(row).collect();
-        (Record::new(&identity, account, &rows, String::new()), rows)
+        (Record::new(&identity, details, &rows, String::new()), rows)
     }
 
     /// Answers of a writing learner to `n` images as in [`cell`]: by trie and by likelihood right where `chosen` says;

@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         )?;
         return output(&of_hub(&arguments.name, &named));
     }
-    let found = import::look(&arguments.from, &arguments.name, &places.datasets, &asked)?;
+    let found = import::discover(&arguments.from, &arguments.name, &places.datasets, &asked)?;
     let (ignored, left_out, said) = (found.ignored().to_vec(), found.left_out().to_vec(), found.notes());
     let bar = if io::stderr().is_terminal() {
         ProgressBar::new_spinner()

@@ -1,11 +1,11 @@
 //! The index of an unpacked dataset: hashes, sizes and classes of every image, found by reading each once.
 
-mod look;
+mod inspect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use look::all_or_first_error;
+use inspect::all_or_first_error;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ use crate::fs::hash::Stamp;
 use crate::fs::{file, hash};
 use crate::manifest::{CoopPaths, Expect, Form, Manifest};
 
-pub(super) use look::{Facts, look};
+pub(super) use inspect::{Facts, inspect};
 
 /// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
 const SCHEMA: u32 = 3;
@@ -290,8 +290,8 @@ impl Index {
                 of_side.sort_by(|a, b| a.id.cmp(&b.id));
             }
         }
-        let look_at = |image: &Labelled| {
-            let facts = look(&root.join(image.file()), &image.id, self.decoding())?;
+        let inspected = |image: &Labelled| {
+            let facts = inspect(&root.join(image.file()), &image.id, self.decoding())?;
             let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
             let facts = facts.ok_or_else(|| {
                 fail(format!(
@@ -305,8 +305,8 @@ impl Index {
             .iter()
             .filter(|image| !self.images.contains_key(image.file()))
             .collect();
-        let look_at = |image: &Labelled| (image.id.clone(), look_at(image));
-        let found = unknown.into_par_iter().map(look_at).collect();
+        let inspected = |image: &Labelled| (image.id.clone(), inspected(image));
+        let found = unknown.into_par_iter().map(inspected).collect();
         let listed = ProtocolImages {
             protocol,
             key: key.to_owned(),

@@ -1,4 +1,4 @@
-//! Are the images behind a results folder still those that it was computed on?
+//! Verification of the images behind a results folder: they are still those that it was computed on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

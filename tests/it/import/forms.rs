@@ -51,7 +51,7 @@ fn train_and_test_folders_stay_as_they_are_and_validation_joins_the_pool() {
         .images("data/test/cat", 1)
         .images("data/test/dog", 3)
         .images("data/unlabelled/many", 3);
-    let found = kshot::import::look(
+    let found = kshot::import::discover(
         &own.path(""),
         "birds",
         &own.datasets(),
@@ -91,7 +91,7 @@ fn images_are_told_by_name_or_first_bytes() {
     fs::rename(own.path("elsewhere"), own.folder.path().join("elsewhere")).unwrap();
     fs::remove_file(own.path("dog")).unwrap();
     std::os::unix::fs::symlink(own.folder.path().join("elsewhere/of/dogs"), own.path("dog")).unwrap();
-    let found = kshot::import::look(
+    let found = kshot::import::discover(
         &own.path(""),
         "birds",
         &own.datasets(),

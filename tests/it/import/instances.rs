@@ -29,7 +29,7 @@ fn nothing(_: &Own) -> ImportOptions {
 }
 
 fn imported(own: &Own, from: &str, asked: &ImportOptions) -> Result<(Imported, Vec<String>)> {
-    let found = import::look(&own.path(from), "birds", &own.datasets(), asked)?;
+    let found = import::discover(&own.path(from), "birds", &own.datasets(), asked)?;
     let mut said = found.notes();
     said.extend(
         found
@@ -272,7 +272,7 @@ fn folders_are_read_as_datasets_does_or_it_is_said() {
         for (name, text) in tree["texts"].as_object().unwrap() {
             own = own.write(name, text.as_str().unwrap());
         }
-        let found = import::look(&own.path(""), "birds", &own.datasets(), &ImportOptions::default());
+        let found = import::discover(&own.path(""), "birds", &own.datasets(), &ImportOptions::default());
         let notes = found.as_ref().map(|found| found.notes().join("\n")).unwrap_or_default();
         let says = notes.contains("reads this folder otherwise");
         // With one image a class nothing is left to learn from: what matters is which side an image is on.

@@ -46,7 +46,7 @@ impl Own {
     }
 
     pub fn import(&self, inside: &str) -> Result<Imported> {
-        let found = import::look(
+        let found = import::discover(
             &self.path(inside),
             "birds",
             &self.datasets(),

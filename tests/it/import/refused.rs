@@ -58,7 +58,7 @@ fn files_that_are_no_tables() {
 fn names_that_cannot_be_or_are_taken() {
     let own = Own::new().images("cat", 3).images("dog", 3);
     for name in ["../up", "a/b", "", ".hidden", "two words"] {
-        let error = kshot::import::look(
+        let error = kshot::import::discover(
             &own.path(""),
             name,
             &own.datasets(),

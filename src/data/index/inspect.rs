@@ -46,7 +46,7 @@ impl Facts {
 ///
 /// # Errors
 /// [`Error::Image`] when it cannot be decoded, [`Error::Io`] when it cannot be read.
-pub(crate) fn look(path: &Path, id: &str, decoding: Decoding) -> Result<Option<Facts>> {
+pub(crate) fn inspect(path: &Path, id: &str, decoding: Decoding) -> Result<Option<Facts>> {
     // Before the bytes are read: a change meanwhile is seen the next time.
     let stamp = match Stamp::of(path) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
