@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::learner::order::Plan;
-use crate::learner::training::Keep;
+use crate::learner::training::Checkpoints;
 use crate::models::folder;
 
 const SCHEMA: u32 = 1;
@@ -70,7 +70,7 @@ impl Position {
 /// # Errors
 /// Those of `save`; [`Error::Io`]. The state before stays.
 pub(super) fn write(
-    keep: &Keep,
+    keep: &Checkpoints,
     position: &Position,
     save: &mut dyn FnMut(&str) -> Result<Option<String>>,
 ) -> Result<()> {
@@ -94,7 +94,7 @@ pub(super) fn write(
 ///
 /// # Errors
 /// [`Error::State`] when it is torn or of another training.
-pub(super) fn read(keep: &Keep, plan: &Plan) -> Result<Option<(Position, String)>> {
+pub(super) fn read(keep: &Checkpoints, plan: &Plan) -> Result<Option<(Position, String)>> {
     let dir = folder::current(&keep.folder);
     if !dir.is_dir() {
         return Ok(None);

@@ -12,7 +12,7 @@ use crate::models::folder;
 
 /// Where a training keeps its state.
 #[derive(Debug, Clone)]
-pub struct Keep {
+pub struct Checkpoints {
     /// A folder of its own; each state takes the place of the one before.
     pub folder: PathBuf,
     /// Optimiser steps between two states; a last one follows the last step.
@@ -21,7 +21,7 @@ pub struct Keep {
     pub run_id: String,
 }
 
-impl Keep {
+impl Checkpoints {
     /// Removes what is kept, if anything is.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ pub(super) trait Steps {
 pub(super) fn train(
     plan: &Plan,
     learner: &mut dyn Steps,
-    keep: Option<&Keep>,
+    keep: Option<&Checkpoints>,
     on_step: &mut dyn FnMut(Step) -> Result<()>,
 ) -> Result<Fit> {
     let start = Instant::now();
@@ -115,7 +115,7 @@ pub(super) fn train(
 }
 
 /// Goes back to the kept state. One that is torn or not of this training is named and not used.
-fn resume(plan: &Plan, learner: &mut dyn Steps, keep: &Keep) -> Option<Position> {
+fn resume(plan: &Plan, learner: &mut dyn Steps, keep: &Checkpoints) -> Option<Position> {
     let restored = state::read(keep, plan).and_then(|found| {
         let Some((position, name)) = found else {
             return Ok(None);

@@ -22,7 +22,7 @@ use crate::learner::order::Plan;
 use crate::learner::reading::{Answer, Answers};
 use crate::learner::settings::{HyperParameters, LearnerSettings, group};
 use crate::learner::training::{Steps, train};
-use crate::learner::{Classifier, Fit, Interleaved, Keep, Preprocessor, Prompted, Step, View, argmax};
+use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Prompted, Step, View, argmax};
 use crate::models::architecture::Architecture;
 use crate::nn::schedule::warmup_cosine;
 use crate::prediction::{Names, Prediction, Reading};
@@ -360,7 +360,7 @@ impl Classifier for VlmClassifier {
     fn fit(
         &mut self,
         shots: &[LabelledImage],
-        keep: Option<&Keep>,
+        keep: Option<&Checkpoints>,
         on_step: &mut dyn FnMut(Step) -> Result<()>,
     ) -> Result<Fit> {
         let config = &self.config;
