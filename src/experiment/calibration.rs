@@ -6,7 +6,7 @@ use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
-use crate::learner::{Keep, Step, folds};
+use crate::learner::{Checkpoints, Step, folds};
 use crate::statistics::calibration::Fitted;
 use crate::store::Store;
 
@@ -21,7 +21,7 @@ pub(super) fn fitted(
     shots: &[LabelledImage],
     chose: bool,
     store: &Store,
-    keep: &Keep,
+    keep: &Checkpoints,
     on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Option<Fitted>> {
     let Some(count) = cell.folds else {
@@ -60,12 +60,12 @@ pub(super) fn fitted(
 ///
 /// # Errors
 /// [`crate::error::Error::Io`] when something stays.
-pub(super) fn forget(cell: &Cell, store: &Store, keep: &Keep) -> Result<()> {
+pub(super) fn forget(cell: &Cell, store: &Store, keep: &Checkpoints) -> Result<()> {
     (0..cell.folds.unwrap_or(0)).try_for_each(|fold| of_fold(keep, store, &cell.run_id, fold).forget())
 }
 
-fn of_fold(keep: &Keep, store: &Store, run_id: &str, fold: usize) -> Keep {
-    Keep {
+fn of_fold(keep: &Checkpoints, store: &Store, run_id: &str, fold: usize) -> Checkpoints {
+    Checkpoints {
         folder: store.state(&format!("{run_id}.fold-{fold}")),
         every: keep.every,
         run_id: format!("{run_id}.fold-{fold}"),

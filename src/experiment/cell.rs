@@ -15,7 +15,7 @@ use crate::experiment::calibration;
 use crate::experiment::config::Sweep;
 use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
-use crate::learner::{Classifier, Fit, Keep, View};
+use crate::learner::{Checkpoints, Classifier, Fit, View};
 use crate::manifest::Layout;
 use crate::statistics::metric::Headline;
 use crate::store::Store;
@@ -45,7 +45,7 @@ pub fn run(
 pub(super) struct Trained<'c, 't> {
     cell: &'c Cell,
     shots: Vec<LabelledImage>,
-    keep: Keep,
+    keep: Checkpoints,
     partial: PartialPredictions<'t>,
     classifier: Box<dyn Classifier>,
     fit: Fit,
@@ -62,7 +62,7 @@ impl<'c, 't> Trained<'c, 't> {
         on: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<Self> {
         let shots = cell.shots()?;
-        let keep = Keep {
+        let keep = Checkpoints {
             folder: store.state(&cell.run_id),
             every: sweep.checkpoint_steps,
             run_id: cell.run_id.clone(),
@@ -213,7 +213,7 @@ impl<'c, 't> Trained<'c, 't> {
 fn learn(
     classifier: &mut dyn Classifier,
     shots: &[LabelledImage],
-    keep: &Keep,
+    keep: &Checkpoints,
     on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<(Fit, f64)> {
     if shots.is_empty() {
@@ -256,7 +256,7 @@ mod tests {
         fn fit(
             &mut self,
             shots: &[LabelledImage],
-            _: Option<&Keep>,
+            _: Option<&Checkpoints>,
             on_step: &mut dyn FnMut(Step) -> Result<()>,
         ) -> Result<Fit> {
             self.0.push(shots.len());
@@ -288,7 +288,7 @@ mod tests {
         };
         let mut witness = Witness::default();
         let (mut events, mut steps) = (0, 0);
-        let keep = Keep {
+        let keep = Checkpoints {
             folder: "states/a".into(),
             every: 1,
             run_id: "a".into(),

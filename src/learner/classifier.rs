@@ -8,7 +8,7 @@ use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::error::{Cause, Error, Result};
 use crate::learner::interleaved::Interleaved;
-use crate::learner::state::Keep;
+use crate::learner::state::Checkpoints;
 use crate::prediction::{Names, Prediction};
 
 /// A learner that has learned from k shots, or is about to.
@@ -23,7 +23,7 @@ pub trait Classifier {
     fn fit(
         &mut self,
         shots: &[LabelledImage],
-        keep: Option<&Keep>,
+        keep: Option<&Checkpoints>,
         on_step: &mut dyn FnMut(Step) -> Result<()>,
     ) -> Result<Fit>;
 

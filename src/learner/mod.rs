@@ -30,7 +30,7 @@ pub(crate) use classifier::{argmax, read_images, row, untrained};
 pub(crate) use interleaved::TOGETHER;
 pub use interleaved::{Interleaved, Preprocessor, View};
 pub use settings::{Cost, HyperParameters, LearnerSettings};
-pub use state::Keep;
+pub use state::Checkpoints;
 
 /// Makes modules and [`Learner`] of the list of learners.
 macro_rules! learners {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::learner::base::{Base, Bases};
 use crate::learner::features::{BATCH, Frozen, Vision};
 use crate::learner::folds;
-use crate::learner::{Classifier, Fit, Keep, Step, row};
+use crate::learner::{Checkpoints, Classifier, Fit, Step, row};
 use crate::prediction::Prediction;
 
 /// Parts of the shots that are held out in turn by a rule that chooses inside them: at four shots one of each class.
@@ -95,7 +95,12 @@ impl Probe {
 }
 
 impl Classifier for Probe {
-    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
+    fn fit(
+        &mut self,
+        shots: &[LabelledImage],
+        _: Option<&Checkpoints>,
+        _: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit> {
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
         let folds = folds::stratified(shots, FOLDS);
         self.rule.fit(&TrainingSet {

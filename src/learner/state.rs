@@ -22,7 +22,7 @@ const LEARNER: &str = "learner";
 
 /// The folder where a training keeps its checkpoint.
 #[derive(Debug, Clone)]
-pub struct Keep {
+pub struct Checkpoints {
     /// A folder of its own; each checkpoint takes the place of the one before.
     pub folder: PathBuf,
     /// Optimiser steps between two checkpoints; a last one follows the last step.
@@ -31,7 +31,7 @@ pub struct Keep {
     pub run_id: String,
 }
 
-impl Keep {
+impl Checkpoints {
     /// Removes the checkpoint, if there is one.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Position {
 /// # Errors
 /// Those of `save`; [`Error::Io`]. The state before stays.
 pub(super) fn write(
-    keep: &Keep,
+    keep: &Checkpoints,
     position: &Position,
     save: &mut dyn FnMut(&str) -> Result<Option<String>>,
 ) -> Result<()> {
@@ -112,7 +112,7 @@ pub(super) fn write(
 ///
 /// # Errors
 /// [`Error::State`] when it is torn or of another training.
-pub(super) fn read(keep: &Keep, plan: &Plan) -> Result<Option<(Position, String)>> {
+pub(super) fn read(keep: &Checkpoints, plan: &Plan) -> Result<Option<(Position, String)>> {
     let dir = folder::current(&keep.folder);
     if !dir.is_dir() {
         return Ok(None);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::learner::order::Plan;
-use crate::learner::state::{self, Keep, Position};
+use crate::learner::state::{self, Checkpoints, Position};
 use crate::learner::{Fit, Step};
 use crate::nn::{AdamParams, warmup_cosine};
 
@@ -80,7 +80,7 @@ pub(super) fn train(
     plan: &Plan,
     schedule: &Schedule,
     learner: &mut dyn Trainable,
-    keep: Option<&Keep>,
+    keep: Option<&Checkpoints>,
     on_step: &mut dyn FnMut(Step) -> Result<()>,
 ) -> Result<Fit> {
     let start = Instant::now();
@@ -132,7 +132,7 @@ pub(super) fn train(
 }
 
 /// Goes back to the checkpoint. One that is torn or not of this training is named and not used.
-fn resume(plan: &Plan, learner: &mut dyn Trainable, keep: &Keep) -> Option<Position> {
+fn resume(plan: &Plan, learner: &mut dyn Trainable, keep: &Checkpoints) -> Option<Position> {
     let restored = state::read(keep, plan).and_then(|found| {
         let Some((position, name)) = found else {
             return Ok(None);

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Result;
-use kshot::experiment::control::subject::Subject;
-use kshot::learner::{Classifier, Fit, Keep, Prompted, Step};
+use kshot::experiment::control::controlled_cell::ControlledCell;
+use kshot::learner::{Checkpoints, Classifier, Fit, Prompted, Step};
 use kshot::prediction::{Prediction, Reading};
 use kshot::store::control::{Control, Name, Verdict};
 
@@ -101,7 +101,12 @@ impl Learner {
 }
 
 impl Classifier for Learner {
-    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
+    fn fit(
+        &mut self,
+        shots: &[LabelledImage],
+        _: Option<&Checkpoints>,
+        _: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit> {
         let mut votes = vec![vec![0; CLASSES as usize]; CLASSES as usize];
         for shot in shots {
             let class = match self.fault {
@@ -222,7 +227,7 @@ fn examine(fault: Fault, seed: u64) -> Vec<Control> {
             Ok(())
         })
         .unwrap();
-    let subject = Subject {
+    let subject = ControlledCell {
         shots: &shots,
         test: &test,
         stored: &stored,

@@ -12,7 +12,7 @@ use kshot::experiment::config::Sweep;
 use kshot::experiment::event::Event;
 use kshot::experiment::plan::Cell;
 use kshot::learner::features::Frozen;
-use kshot::learner::{Classifier, Fit, Keep};
+use kshot::learner::{Checkpoints, Classifier, Fit};
 use kshot::nn::DeviceSpec;
 use kshot::prediction::Prediction;
 use kshot::store::Store;
@@ -49,8 +49,8 @@ fn trained() -> Vec<Cell> {
     support::cells(TRAINED, &[])
 }
 
-fn keep(folder: &Path) -> Keep {
-    Keep {
+fn keep(folder: &Path) -> Checkpoints {
+    Checkpoints {
         folder: folder.join("state"),
         every: EVERY,
         run_id: "0123456789abcdef".into(),
@@ -58,7 +58,7 @@ fn keep(folder: &Path) -> Keep {
 }
 
 /// Trains until `stop` steps are done, as a kill after the last of them would; how many steps were taken here.
-fn fit(cell: &Cell, keep: Option<&Keep>, stop: usize) -> (Box<dyn Classifier>, Result<Fit>, usize) {
+fn fit(cell: &Cell, keep: Option<&Checkpoints>, stop: usize) -> (Box<dyn Classifier>, Result<Fit>, usize) {
     let mut classifier = cell.classifier().unwrap();
     let mut told = Vec::new();
     let fit = classifier.fit(&cell.shots().unwrap(), keep, &mut |step| {
@@ -159,7 +159,7 @@ fn warnings(work: impl FnOnce()) -> String {
 }
 
 /// The number of the step with which training begins.
-fn begins(cell: &Cell, keep: &Keep) -> usize {
+fn begins(cell: &Cell, keep: &Checkpoints) -> usize {
     let mut classifier = cell.classifier().unwrap();
     let mut first = 0;
     let stopped = classifier.fit(&cell.shots().unwrap(), Some(keep), &mut |step| {
@@ -180,7 +180,7 @@ fn a_torn_or_foreign_state_is_named_and_not_used() {
         assert!(files.len() >= 3, "{:?}", files.keys());
         assert_eq!(warnings(|| assert_eq!(begins(&cell, &whole), 6)), "");
 
-        let anew = |keep: &Keep, named: &str| {
+        let anew = |keep: &Checkpoints, named: &str| {
             let said = warnings(|| assert_eq!(begins(&cell, keep), 1, "{named}"));
             assert!(said.contains(named) && said.lines().count() == 1, "{named}: {said}");
         };
@@ -201,7 +201,7 @@ fn a_torn_or_foreign_state_is_named_and_not_used() {
             anew(&whole, "SHA256SUMS");
             fs::write(&path, bytes).unwrap();
         }
-        let other = Keep {
+        let other = Checkpoints {
             run_id: "f123456789abcdef".into(),
             ..whole.clone()
         };
@@ -216,7 +216,7 @@ fn a_torn_or_foreign_state_is_named_and_not_used() {
         fs::create_dir(folder.path().join("state.tmp")).unwrap();
         assert_eq!(begins(&cell, &whole), 6);
 
-        let unwritable = Keep {
+        let unwritable = Checkpoints {
             folder: whole.folder.join("training.json/in/a/file"),
             ..whole.clone()
         };

@@ -65,7 +65,7 @@ pub(super) struct Work {
 }
 
 /// A loaded model with its workload.
-pub(super) trait Subject {
+pub(super) trait Benchmark {
     /// Phases that can be measured, in order.
     fn phases(&self) -> &'static [&'static str];
 
@@ -86,7 +86,7 @@ pub(super) trait Subject {
 }
 
 /// A loaded model that takes steps on demand, so that others can take turns with it.
-pub struct Steps(Box<dyn Subject>);
+pub struct Steps(Box<dyn Benchmark>);
 
 impl Steps {
     /// Loads the model, makes the workload.
@@ -208,12 +208,12 @@ fn made(request: &Request) -> Result<Value> {
     Ok(config)
 }
 
-fn load(request: &Request, config: &Value) -> Result<Box<dyn Subject>> {
+fn load(request: &Request, config: &Value) -> Result<Box<dyn Benchmark>> {
     let shape = Shape::of(config).ok_or_else(|| unknown(request))?;
     Ok(if config.get("vision_config").is_some() {
-        Box::new(writing::Writer::load(request, shape)?)
+        Box::new(writing::WritingBenchmark::load(request, shape)?)
     } else {
-        Box::new(vision::Seer::load(request, shape)?)
+        Box::new(vision::VisionBenchmark::load(request, shape)?)
     })
 }
 

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Dataset, Request, Subject, Work};
+use super::{Benchmark, Dataset, Request, Work};
 use crate::cost::memory::{Use, answering, training};
 use crate::cost::shape::{Blocks, Kind, Shape};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use crate::models::lora::Lora;
 use crate::nn::{AdamParams, AdamW, DeviceSpec, Head, ParamGroup, cross_entropy};
 use crate::seed;
 
-pub(super) struct Seer {
+pub(super) struct VisionBenchmark {
     model: Dinov2,
     head: Head,
     variables: Vec<(String, Var)>,
@@ -38,7 +38,7 @@ pub(super) struct Seer {
     how: Use,
 }
 
-impl Seer {
+impl VisionBenchmark {
     pub(super) fn load(request: &Request, shape: Shape) -> Result<Self> {
         let Kind::Vision(blocks) = shape.kind else {
             return Err(super::unknown(request));
@@ -149,7 +149,7 @@ fn shown(photographs: &[Vec<u8>], processor: &ImageProcessor, place: &DeviceSpec
     stack(&views, processor.size(), &place.device)
 }
 
-impl Subject for Seer {
+impl Benchmark for VisionBenchmark {
     fn phases(&self) -> &'static [&'static str] {
         // Training last: the allocator still holds pages of its states when it is over, how many is chance.
         &["from JPEG", "features", "features from JPEG", "train"]

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::workload::{lessons, pictures, questions, unseen};
-use super::{Dataset, Request, Subject, Work};
+use super::{Benchmark, Dataset, Request, Work};
 use crate::cost::fit::fitting;
 use crate::cost::memory::{Use, answering, training};
 use crate::cost::operations::Pass;
@@ -23,7 +23,7 @@ use crate::models::qwen3_vl::{Config, PrefixTree};
 /// Of the free answers, the share that is no class name and has to be decoded.
 const DECODED: f64 = 0.15;
 
-pub(super) struct Writer {
+pub(super) struct WritingBenchmark {
     engine: Engine,
     adapter: AdapterId,
     snapshot: Option<Snapshot>,
@@ -46,7 +46,7 @@ pub(super) struct Writer {
     round: usize,
 }
 
-impl Writer {
+impl WritingBenchmark {
     pub(super) fn load(request: &Request, shape: Shape) -> Result<Self> {
         let Kind::Writing(model) = shape.kind else {
             return Err(super::unknown(request));
@@ -177,7 +177,7 @@ fn step(rate: f64) -> AdamParams {
     }
 }
 
-impl Subject for Writer {
+impl Benchmark for WritingBenchmark {
     fn phases(&self) -> &'static [&'static str] {
         &[
             "train",

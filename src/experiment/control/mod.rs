@@ -21,7 +21,7 @@
 //! trainings ([`chance::shuffles`]).
 
 pub mod chance;
-pub mod subject;
+pub mod controlled_cell;
 mod switch;
 
 use std::path::Path;
@@ -35,7 +35,7 @@ use crate::learner::base::Bases;
 use crate::store::Store;
 use crate::store::control::{Controls, Name, SCHEMA};
 use crate::store::record::{Record, utc_now};
-use subject::Subject;
+use controlled_cell::ControlledCell;
 
 /// The cells to control: those asked for by `run_id`, or else for every dataset and every learner that has an adapter
 /// the one with the most shots per class under `seed`.
@@ -98,7 +98,7 @@ pub fn run(
 ) -> Result<Controls> {
     let start = Instant::now();
     let learner = &cell.learner;
-    let subject = Subject {
+    let subject = ControlledCell {
         shots: &cell.shots()?,
         test: &cell.test()?,
         stored: &store.predictions(&cell.run_id)?,

@@ -18,7 +18,7 @@ use crate::learner::features::{BATCH, Frozen, Vision};
 use crate::learner::order::Plan;
 use crate::learner::settings::{HyperParameters, LearnerSettings, group, positive};
 use crate::learner::training::{Schedule, train};
-use crate::learner::{Classifier, Fit, Interleaved, Keep, Preprocessor, Step, View, argmax, row, untrained};
+use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row, untrained};
 use crate::models::architecture::Architecture;
 use crate::models::dinov2::Dinov2;
 use crate::nn::head::Head;
@@ -215,7 +215,7 @@ impl Classifier for Dinov2Classifier {
     fn fit(
         &mut self,
         shots: &[LabelledImage],
-        keep: Option<&Keep>,
+        keep: Option<&Checkpoints>,
         on_step: &mut dyn FnMut(Step) -> Result<()>,
     ) -> Result<Fit> {
         let (base, images) = (self.base.model(), self.config.images_per_class * self.classes);

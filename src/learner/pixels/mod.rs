@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::example::resize::resize;
 use crate::learner::base::{Base, Bases};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group, positive};
-use crate::learner::{Classifier, Fit, Keep, Step, read_images, row};
+use crate::learner::{Checkpoints, Classifier, Fit, Step, read_images, row};
 use crate::prediction::Prediction;
 
 /// Settings of the nearest neighbour on raw pixels.
@@ -101,7 +101,12 @@ fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
 }
 
 impl Classifier for PixelNeighbour {
-    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
+    fn fit(
+        &mut self,
+        shots: &[LabelledImage],
+        _: Option<&Checkpoints>,
+        _: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit> {
         self.shots = self
             .vectors(shots)?
             .into_iter()

@@ -22,7 +22,7 @@ use crate::learner::order::Plan;
 use crate::learner::reading::{Answer, Answers};
 use crate::learner::settings::{HyperParameters, LearnerSettings, group};
 use crate::learner::training::{Schedule, Trainable, train};
-use crate::learner::{Classifier, Fit, Interleaved, Keep, Preprocessor, Prompted, Step, View, argmax};
+use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Prompted, Step, View, argmax};
 use crate::models::architecture::Architecture;
 use crate::prediction::{Names, Prediction, Reading};
 use learned::Learned;
@@ -356,7 +356,7 @@ impl Classifier for VlmClassifier {
     fn fit(
         &mut self,
         shots: &[LabelledImage],
-        keep: Option<&Keep>,
+        keep: Option<&Checkpoints>,
         on_step: &mut dyn FnMut(Step) -> Result<()>,
     ) -> Result<Fit> {
         let config = &self.config;

@@ -23,7 +23,7 @@ use crate::learner::base::{Base, Bases};
 use crate::learner::features::{self, pixel_values};
 use crate::learner::interleaved::Decoding;
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group};
-use crate::learner::{Classifier, Fit, Interleaved, Keep, Preprocessor, Step, View, argmax, row};
+use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row};
 use crate::manifest::Layout;
 use crate::models::architecture::Architecture;
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
@@ -256,7 +256,12 @@ impl ZeroShotClassifier {
 }
 
 impl Classifier for ZeroShotClassifier {
-    fn fit(&mut self, _: &[LabelledImage], _: Option<&Keep>, _: &mut dyn FnMut(Step) -> Result<()>) -> Result<Fit> {
+    fn fit(
+        &mut self,
+        _: &[LabelledImage],
+        _: Option<&Checkpoints>,
+        _: &mut dyn FnMut(Step) -> Result<()>,
+    ) -> Result<Fit> {
         Err(Error::Config {
             origin: "a zero-shot learner".into(),
             reason: "it answers from class names alone and learns nothing: it belongs to `shots = 0`".into(),

@@ -19,7 +19,7 @@ use crate::store::control::{Control, Measure, Name, Verdict};
 pub type Make<'a> = &'a dyn Fn() -> Result<Box<dyn Classifier>>;
 
 /// A cell as its controls see it.
-pub struct Subject<'a> {
+pub struct ControlledCell<'a> {
     /// The images it learned from: as many of each class.
     pub shots: &'a [LabelledImage],
     /// The images it was tested on.
@@ -44,7 +44,7 @@ pub struct Subject<'a> {
     pub scratch: PathBuf,
 }
 
-impl Subject<'_> {
+impl ControlledCell<'_> {
     /// All controls, in the order of [`Name`]; `on` hears which one begins.
     ///
     /// # Errors
