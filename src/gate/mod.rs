@@ -5,7 +5,7 @@
 //! procedure for all cells compared: if nothing changed, at most one night in 1 / level is red. What cannot be compared
 //! ([problem]) is an error.
 //!
-//! The noise of a cell is none where unchanged code gives the same bytes ([place]), else what was measured, else at most
+//! The noise of a cell is none where unchanged code gives the same bytes ([machine](folder::Machine)), else what was measured, else at most
 //! what the baseline's seeds differ by. Where there is neither, a cell that changed is neither red nor green.
 //!
 //! ```text

@@ -196,7 +196,7 @@ impl Weights {
     /// Lower-case hex SHA-256 of `config`, followed by the SHA-256 of the file; of several files, by that of their
     /// SHA-256s in the order of their names, so that they are hashed side by side.
     ///
-    /// Hashes of large files are kept in the cache folder: see [`stamps`].
+    /// Hashes of large files are kept in the cache folder: see [`hash`].
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be read.

@@ -42,7 +42,8 @@ fn start(user: &User, set: &Official, server: &Server, form: &str) -> Child {
 }
 
 fn is_partial(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "part" || e == "incomplete" || e == "tmp")
+    path.extension()
+        .is_some_and(|e| e == "part" || e == "incomplete" || e == "tmp")
 }
 
 /// Everything that was fetched, without locks.
