@@ -110,4 +110,7 @@ first=$(restarts 0)
 last=$(restarts 2)
 echo "the first task requeues its own id:  restarts of tasks 0, 1, 2: $first"
 echo "the last task requeues its own id:   restarts of tasks 0, 1, 2: $last"
-[ "$first" = "1 0 0 " ] && [ "$last" = "1 1 1 " ]
+if [ "$first" = "1 0 0 " ] && [ "$last" = "1 1 1 " ]; then
+    exit 0
+fi
+exit 1
