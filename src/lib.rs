@@ -10,7 +10,7 @@
 //!                                                  prompts      ▼   │      image         claims     statistics    tables
 //!                                                              backend                     └──────▶ gate
 //!                                                              engine
-//!                                                            models · nn
+//!                                                       models · checkpoint · nn
 //!                                └─────────────────── experiment: cell, sweep ───────────────────┘
 //! ```
 
@@ -34,6 +34,8 @@ pub mod import;
 pub mod example;
 // differentiable pieces
 pub mod nn;
+// model folders and their weights
+pub mod checkpoint;
 // models
 pub mod models;
 // one frozen base, many adapters

@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{output, places, sweep, terminal};
+use crate::checkpoint::shapes::NAMES;
 use crate::error::{Error, Result};
 use crate::experiment::bench::{DATASETS, Dataset, Report, Request, Steps, run as measure};
-use crate::models::shapes::NAMES;
 use crate::nn::DeviceSpec;
 use crate::process::temporary;
 

@@ -11,13 +11,13 @@ use serde_json::json;
 
 use super::images::Images;
 use super::{output, places::places};
+use crate::checkpoint::repository;
 use crate::cli::images;
 use crate::cli::images::{Batches, DecodedImage};
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::learner::View;
 use crate::learner::features::Frozen;
-use crate::models::repository;
 use crate::nn::DeviceSpec;
 use crate::process::temporary;
 

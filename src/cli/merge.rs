@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::places::places;
+use crate::checkpoint::repository;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::models::qwen3_vl::Qwen3Vl;
-use crate::models::repository;
 use crate::nn::DeviceSpec;
 
 /// Write a Qwen3-VL with an adapter added into its weights as a full checkpoint, for programs that know no adapters.

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
+use crate::checkpoint::architecture::Architecture;
+use crate::checkpoint::repository;
 use crate::cli::places::places;
 use crate::cli::terminal::{DownloadBars, amount, fetch_each};
 use crate::error::{Cause, Error, Result};
 use crate::fetch::{ModelId, ModelListing, Remote};
-use crate::models::architecture::Architecture;
-use crate::models::repository;
 
 /// Fetch models of the hub.
 #[derive(Debug, Subcommand)]

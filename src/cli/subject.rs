@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::checkpoint::architecture::Architecture;
+use crate::checkpoint::{folder, repository};
 use crate::error::{Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::learner::base::Bases;
 use crate::learner::{Classifier, Learner};
-use crate::models::architecture::Architecture;
-use crate::models::{folder, repository};
 
 #[derive(Debug, Args)]
 pub(super) struct Subject {

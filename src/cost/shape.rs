@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::checkpoint::shapes;
 use crate::config::ExpertLora;
 use crate::models::lora::{self, Lora};
-use crate::models::shapes;
 
 /// A model's sizes.
 #[derive(Debug, Clone, PartialEq)]

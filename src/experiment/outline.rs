@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::repository;
 use crate::data::{self, Dataset, LabelledImage};
 use crate::error::{Error, Result};
 use crate::experiment::config::Sweep;
@@ -9,7 +10,6 @@ use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_re
 use crate::learner::Learner;
 use crate::manifest;
 use crate::manifest::{Expect, Form, Manifest};
-use crate::models::repository;
 use crate::store::identity::CellKey;
 
 /// A sweep in numbers.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use candle_core::DType;
 
+use crate::checkpoint::repository;
 use crate::config::Dtype;
 use crate::engine::CacheStats;
 use crate::error::Result;
 use crate::example::ImageCache;
 use crate::learner::classifier::Classifier;
-use crate::models::repository;
 use crate::nn::DeviceSpec;
 
 /// A loaded base with the settings of a learner on it: it makes classifiers.

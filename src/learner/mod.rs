@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use toml::Table;
 
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Protocol, Shots, patch};
 use crate::error::{Error, Result};
-use crate::models::architecture::Architecture;
 pub use classifier::{Classifier, Fit, Prompted, Step};
 pub(crate) use classifier::{argmax, read_images, row, untrained};
 pub(crate) use interleaved::TOGETHER;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Dtype, Protocol, Shots};
 use crate::cost::fit::Footprint;
 use crate::cost::memory::Demand;
@@ -15,7 +16,6 @@ use crate::error::Result;
 use crate::learner::base::{Base, Bases};
 use crate::learner::features;
 use crate::manifest::Layout;
-use crate::models::architecture::Architecture;
 use crate::prediction::Reading;
 
 /// Settings of one learner. Everything outside of the learner's folder asks through this trait; a new learner states what

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::folder;
 use crate::error::{Error, Result};
 use crate::learner::order::Plan;
-use crate::models::folder;
 
 const SCHEMA: u32 = 1;
 const POSITION: &str = "training.json";

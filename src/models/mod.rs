@@ -1,13 +1,33 @@
-//! Models with the tensor names and folder layout of the Hugging Face hub.
+//! Models with the tensor names of the Hugging Face hub, and PEFT adapters on them.
 
-pub mod architecture;
-mod bounds;
 pub mod contrastive;
 pub mod dinov2;
-pub(crate) mod folder;
 pub mod lora;
 mod peft;
 pub mod qwen3_vl;
-pub mod repository;
-pub mod shapes;
-pub mod weights;
+
+use std::path::Path;
+
+use crate::checkpoint::architecture::Architecture;
+use crate::error::{Error, Result};
+use contrastive::Family;
+
+impl Architecture {
+    /// Reads the text of a config of this architecture as a whole: what of it is not supported is told before any weights
+    /// are there. `path` is what errors name.
+    ///
+    /// # Errors
+    /// [`Error::Model`] that names the field.
+    pub fn check(self, config: &[u8], path: &Path) -> Result<()> {
+        let checked = match self {
+            Self::Qwen3Vl => qwen3_vl::Config::parse(config).map(|_| ()),
+            Self::Dinov2 => dinov2::Config::parse(config).map(|_| ()),
+            Self::Clip => contrastive::Config::parse(config, Family::Clip).map(|_| ()),
+            Self::Siglip => contrastive::Config::parse(config, Family::Siglip).map(|_| ()),
+        };
+        checked.map_err(|reason| Error::Model {
+            path: path.into(),
+            reason,
+        })
+    }
+}

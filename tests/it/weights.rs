@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use candle_core::{DType, Device, Tensor};
-use kshot::models::weights::Weights;
+use kshot::checkpoint::weights::Weights;
 use safetensors::tensor::{Dtype, TensorView, View as _};
 use serde_json::Value;
 

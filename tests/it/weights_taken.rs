@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use kshot::checkpoint::weights::Weights;
 use kshot::error::Error;
-use kshot::models::weights::Weights;
 use kshot::nn::DeviceSpec;
 use safetensors::tensor::View as _;
 use sha2::{Digest as _, Sha256};

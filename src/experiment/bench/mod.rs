@@ -8,9 +8,9 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::checkpoint::shapes;
 use crate::cost::shape::Shape;
 use crate::error::{Cause, Error, Result};
-use crate::models::shapes;
 use crate::nn::{DeviceSpec, memory};
 use crate::store::record::utc_now;
 

@@ -10,6 +10,7 @@ mod head;
 mod settings;
 mod training;
 
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Dtype, Protocol, Shots};
 use crate::data::LabelledImage;
 use crate::error::Result;
@@ -19,7 +20,6 @@ use crate::learner::order::Plan;
 use crate::learner::settings::{HyperParameters, LearnerSettings, group, positive};
 use crate::learner::training::{Schedule, train};
 use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row, untrained};
-use crate::models::architecture::Architecture;
 use crate::models::dinov2::Dinov2;
 use crate::nn::head::Head;
 use crate::nn::loss::log_softmax;

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::backend::local::LocalBackend;
 use crate::backend::{Backend, Trainer};
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Dtype, Protocol, Shots};
 use crate::data::LabelledImage;
 use crate::engine::{AdamParams, AdapterConfig};
@@ -23,7 +24,6 @@ use crate::learner::reading::{Answer, Answers};
 use crate::learner::settings::{HyperParameters, LearnerSettings, group};
 use crate::learner::training::{Schedule, Trainable, train};
 use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Prompted, Step, View, argmax};
-use crate::models::architecture::Architecture;
 use crate::prediction::{Names, Prediction, Reading};
 use learned::Learned;
 pub use settings::{Loss, Qwen3VlLora};

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use sha2::{Digest as _, Sha256};
 
+use crate::checkpoint::architecture::Architecture;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::example::{CaptionTokenizer, ImageCache, ImageLoader, ImageProcessor, Padding, written};
@@ -25,7 +26,6 @@ use crate::learner::interleaved::Decoding;
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group};
 use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row};
 use crate::manifest::Layout;
-use crate::models::architecture::Architecture;
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
 use crate::nn::DeviceSpec;
 use crate::prediction::Prediction;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::models::architecture::Architecture;
+use crate::checkpoint::architecture::Architecture;
 use crate::models::contrastive::Family;
 
 /// A family of models with the texts that are published for it.

@@ -6,8 +6,8 @@ use candle_transformers::models::{clip, siglip};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::checkpoint::bounds;
 use crate::error::{Error, Result};
-use crate::models::bounds;
 
 /// Layer-norm epsilon that candle-transformers' CLIP has built in.
 const CLIP_EPS: f64 = 1e-5;

@@ -9,8 +9,8 @@ use candle_nn::{Init, VarBuilder};
 use candle_transformers::models::{clip, siglip};
 
 use super::{Config, Contrastive, Family, Towers};
+use crate::checkpoint::weights::Weights;
 use crate::error::{Error, Result};
-use crate::models::weights::Weights;
 use crate::nn::DeviceSpec;
 
 /// [`Weights`] as candle's models ask for them.

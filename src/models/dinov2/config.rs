@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::checkpoint::architecture::Architecture;
+use crate::checkpoint::bounds;
 use crate::error::{Error, Result};
-use crate::models::architecture::Architecture;
-use crate::models::bounds;
 
 /// The values of `config.json` that shape the model (transformers' `Dinov2Config` and
 /// `Dinov2WithRegistersConfig`, with their defaults).

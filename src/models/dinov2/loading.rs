@@ -11,8 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use super::block::{Block, Mlp};
 use super::embeddings::{Embeddings, Positions};
 use super::{Config, Dinov2, ModelType};
+use crate::checkpoint::weights::Weights;
 use crate::error::Result;
-use crate::models::weights::Weights;
 use crate::nn::ops::compute_type;
 use crate::nn::{DeviceSpec, LayerNorm, Projection};
 

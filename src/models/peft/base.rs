@@ -9,9 +9,9 @@ use candle_core::{DType, Tensor};
 
 use super::initial::Initial;
 use super::settings::Settings;
+use crate::checkpoint::weights::{Weights, snapshot_of};
 use crate::error::{Error, Result};
 use crate::fetch::ModelId;
-use crate::models::weights::{Weights, snapshot_of};
 use crate::nn::DeviceSpec;
 
 /// Numbers that were computed twice differ by less, as a share of the largest.

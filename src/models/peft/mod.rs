@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 
-use super::weights::Weights;
+use crate::checkpoint::weights::Weights;
 use crate::config::ExpertLora;
 use crate::error::{Error, Result};
 use crate::nn::{DeviceSpec, ExpertFactors, LowRank, Sharing};

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::expert_config::{ExpertConfig, Layers};
+use crate::checkpoint::bounds;
 use crate::error::{Error, Result};
-use crate::models::bounds;
 
 /// The values of `config.json` that shape the model (transformers' `Qwen3VLConfig` and `Qwen3VLMoeConfig`).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -319,6 +319,7 @@ impl VisionConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::shapes;
 
     const SMALL: &str = r#"{"model_type": "qwen3_vl", "image_token_id": 9, "tie_word_embeddings": true,
         "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -362,6 +363,19 @@ mod tests {
         ] {
             let error = Config::parse(SMALL.replace(from, to).as_bytes()).unwrap_err();
             assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn cut_shapes_are_read() {
+        for name in shapes::NAMES.iter().filter(|name| name.starts_with("qwen")) {
+            for layers in 1..40 {
+                let mut config = shapes::config(name).unwrap();
+                shapes::cut(&mut config, layers);
+                if !name.contains("a3b") && !name.contains("a22b") {
+                    Config::parse(config.to_string().as_bytes()).unwrap();
+                }
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::models::bounds;
+use crate::checkpoint::bounds;
 
 /// The experts of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use rayon::prelude::*;
 use super::decoder::{Decoder, Layer, Mlp};
 use super::vision::{Block, Merger, Tower};
 use super::{Config, ExpertConfig, Qwen3Vl};
+use crate::checkpoint::weights::Weights;
 use crate::error::Result;
 use crate::models::lora::Adaptable as _;
-use crate::models::weights::Weights;
 use crate::nn::ops::Heads;
 use crate::nn::{DeviceSpec, Experts, LayerNorm, Moe, Projection, RmsNorm};
 

@@ -9,10 +9,10 @@ use candle_core::{DType, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 use super::{Config, Qwen3Vl};
+use crate::checkpoint::folder;
+use crate::checkpoint::weights::{Weights, map_file};
 use crate::error::{Cause, Error, Result};
-use crate::models::folder;
 use crate::models::lora::Adaptable as _;
-use crate::models::weights::{Weights, map_file};
 use crate::nn::{Experts, Projection};
 
 impl Qwen3Vl {

@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use kshot::checkpoint::architecture::Architecture;
 use kshot::example::{ImageProcessor, PatchProcessor, Tokenizer};
 use kshot::formats::image::decode;
-use kshot::models::architecture::Architecture;
 use kshot::models::dinov2::Dinov2;
 use kshot::models::qwen3_vl::Qwen3Vl;
 use kshot::nn::DeviceSpec;

@@ -1,30 +1,30 @@
 //! The largest numbers that a model's `config.json` may hold. All are far above those of any published model; none lets a
-//! product of sizes overflow, and none decides over memory: see [`crate::models::weights::Weights::take`].
+//! product of sizes overflow, and none decides over memory: see [`crate::checkpoint::weights::Weights::take`].
 
 /// Layers, or blocks of a tower.
-pub(super) const LAYERS: usize = 1 << 10;
+pub(crate) const LAYERS: usize = 1 << 10;
 /// Width of a token, of a head or of the features.
-pub(super) const WIDTH: usize = 1 << 16;
+pub(crate) const WIDTH: usize = 1 << 16;
 /// Width of the middle of an MLP.
-pub(super) const MIDDLE: usize = 1 << 20;
+pub(crate) const MIDDLE: usize = 1 << 20;
 /// Heads of an attention; experts of a layer.
-pub(super) const HEADS: usize = 1 << 12;
+pub(crate) const HEADS: usize = 1 << 12;
 /// Rows of a table of tokens.
-pub(super) const VOCABULARY: usize = 1 << 24;
+pub(crate) const VOCABULARY: usize = 1 << 24;
 /// Rows of a table of positions.
-pub(super) const POSITIONS: usize = 1 << 22;
+pub(crate) const POSITIONS: usize = 1 << 22;
 /// Pixels per side of an image.
-pub(super) const IMAGE: usize = 1 << 14;
+pub(crate) const IMAGE: usize = 1 << 14;
 /// Pixels per side of a patch.
-pub(super) const PATCH: usize = 1 << 10;
+pub(crate) const PATCH: usize = 1 << 10;
 /// Frames of a patch, patches per side of a merged one, register tokens.
-pub(super) const FEW: usize = 1 << 6;
+pub(crate) const FEW: usize = 1 << 6;
 
 /// Checks named numbers against bounds.
 ///
 /// # Errors
 /// The first that is above its bound, in words.
-pub(super) fn check(numbers: &[(&str, usize, usize)]) -> Result<(), String> {
+pub(crate) fn check(numbers: &[(&str, usize, usize)]) -> Result<(), String> {
     match numbers.iter().find(|(_, value, most)| value > most) {
         Some((name, value, most)) => Err(format!("{name} is {value}, the most that is read is {most}")),
         None => Ok(()),

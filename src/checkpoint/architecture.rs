@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::contrastive::Family;
 use crate::error::{Error, Result};
 
 /// The architectures that are run, by the values of `model_type` that stand for them.
@@ -34,24 +33,6 @@ impl Architecture {
     #[must_use]
     pub fn reads_text(self) -> bool {
         self != Self::Dinov2
-    }
-
-    /// Reads the text of a config of this architecture as a whole: what of it is not supported is told before any weights
-    /// are there. `path` is what errors name.
-    ///
-    /// # Errors
-    /// [`Error::Model`] that names the field.
-    pub fn check(self, config: &[u8], path: &Path) -> Result<()> {
-        let checked = match self {
-            Self::Qwen3Vl => super::qwen3_vl::Config::parse(config).map(|_| ()),
-            Self::Dinov2 => super::dinov2::Config::parse(config).map(|_| ()),
-            Self::Clip => super::contrastive::Config::parse(config, Family::Clip).map(|_| ()),
-            Self::Siglip => super::contrastive::Config::parse(config, Family::Siglip).map(|_| ()),
-        };
-        checked.map_err(|reason| Error::Model {
-            path: path.into(),
-            reason,
-        })
     }
 
     /// Reads `config.json` of a model folder.

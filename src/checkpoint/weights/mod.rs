@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::fs::hash;
 use crate::fs::hash::hex;
 use crate::nn::DeviceSpec;
-pub(super) use shard::map_file;
+pub(crate) use shard::map_file;
 use shard::{Shard, Stored};
 
 /// The single-file name of the hub layout.
@@ -175,7 +175,7 @@ impl Weights {
     }
 
     /// Names of the tensors that nobody took or ignored, sorted.
-    pub(super) fn left(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn left(&self) -> impl Iterator<Item = &str> {
         let left = self.entries.iter().filter(|(_, entry)| !entry.taken);
         left.map(|(name, _)| name.as_str())
     }
@@ -400,7 +400,7 @@ fn damaged(path: &Path, reason: String) -> Error {
 }
 
 /// Repository and commit of a path in the hub's cache: `…/models--<owner>--<name>/snapshots/<commit>/…`.
-pub(super) fn snapshot_of(path: &Path) -> Option<(String, String)> {
+pub(crate) fn snapshot_of(path: &Path) -> Option<(String, String)> {
     let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy());
     parts.by_ref().find(|part| part == "snapshots")?;
     Some((repository_of(path)?, parts.next()?.into_owned()))

@@ -129,7 +129,7 @@ impl Shard {
     unsafe_code,
     reason = "a memory map is unsafe because another process may change the file meanwhile"
 )]
-pub(in crate::models) fn map_file(path: &Path) -> Result<Mmap> {
+pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     // SAFETY: the map is read only. Weights are not written while a program reads them; one that
     // breaks this gets wrong numbers or a bus error, as with every other reader of safetensors.

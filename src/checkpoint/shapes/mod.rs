@@ -331,9 +331,6 @@ mod tests {
                 let taps = config["vision_config"]["deepstack_visual_indexes"].as_array().unwrap();
                 assert!(text >= 1 && text <= layers as u64 && depth >= 1 && !taps.is_empty());
                 assert!(taps.len() as u64 <= text && taps.iter().all(|tap| tap.as_u64().unwrap() < depth));
-                if !name.contains("a3b") && !name.contains("a22b") {
-                    crate::models::qwen3_vl::Config::parse(config.to_string().as_bytes()).unwrap();
-                }
             }
         }
         let mut half = config("qwen3-vl-2b").unwrap();

@@ -199,7 +199,7 @@ mod tests {
         for name in ["micro-dinov2", "micro-qwen3-vl"] {
             let folder = models.join(name);
             let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
-            let mut expected: Vec<_> = crate::models::weights::Weights::open(&folder)
+            let mut expected: Vec<_> = crate::checkpoint::weights::Weights::open(&folder)
                 .unwrap()
                 .shapes()
                 .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
