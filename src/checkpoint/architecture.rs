@@ -1,6 +1,6 @@
 //! The kind of model that a folder holds: `model_type` of its `config.json`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -40,11 +40,7 @@ impl Architecture {
     /// # Errors
     /// [`Error::Model`] when it cannot be read, [`Error::Checkpoint`] when it is of another architecture.
     pub fn of(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let text = std::fs::read(&path).map_err(|e| Error::Model {
-            path: path.clone(),
-            reason: format!("cannot be read: {e}"),
-        })?;
+        let (path, text) = read_config(dir)?;
         Self::parse(&text, &path)
     }
 
@@ -53,16 +49,16 @@ impl Architecture {
     /// # Errors
     /// As [`Architecture::of`].
     pub fn parse(config: &[u8], path: &Path) -> Result<Self> {
-        let config: serde_json::Value = serde_json::from_slice(config).map_err(|e| Error::Model {
-            path: path.into(),
-            reason: format!("is not JSON: {e}"),
-        })?;
-        if let Some(method) = quantised(&config) {
-            return Err(Error::Checkpoint {
-                path: path.into(),
-                reason: format!("`quantization_config` says that the weights are quantised ({method})"),
-                remedy: "take the checkpoint that is not quantised: BF16, F16, F32 and F64 are supported".into(),
-            });
+        let config: serde_json::Value =
+            serde_json::from_slice(config).map_err(|e| Error::model(path, format!("is not JSON: {e}")))?;
+        if let Some(stated) = config.get("quantization_config").filter(|stated| !stated.is_null()) {
+            let method = stated.get("quant_method").and_then(serde_json::Value::as_str);
+            let method = method.unwrap_or("by a method that it does not name");
+            return Err(Error::checkpoint(
+                path,
+                format!("`quantization_config` says that the weights are quantised ({method})"),
+                "take the checkpoint that is not quantised: BF16, F16, F32 and F64 are supported",
+            ));
         }
         let found = config.get("model_type").and_then(serde_json::Value::as_str);
         match found {
@@ -70,25 +66,26 @@ impl Architecture {
             Some("dinov2" | "dinov2_with_registers") => Ok(Self::Dinov2),
             Some("clip") => Ok(Self::Clip),
             Some("siglip") => Ok(Self::Siglip),
-            other => Err(Error::Checkpoint {
-                path: path.into(),
-                reason: match other {
+            other => Err(Error::checkpoint(
+                path,
+                match other {
                     Some(other) => format!("model_type `{other}` is not supported"),
                     None => "there is no model_type".into(),
                 },
-                remedy: "take a model whose model_type is `qwen3_vl`, `qwen3_vl_moe`, `dinov2`, \
-                         `dinov2_with_registers`, `clip` or `siglip`, e.g. Qwen/Qwen3-VL-2B-Instruct or facebook/dinov2-small"
-                    .into(),
-            }),
+                "take a model whose model_type is `qwen3_vl`, `qwen3_vl_moe`, `dinov2`, \
+                 `dinov2_with_registers`, `clip` or `siglip`, e.g. Qwen/Qwen3-VL-2B-Instruct or facebook/dinov2-small",
+            )),
         }
     }
 }
 
-/// The method by which the weights of a config are quantised.
-fn quantised(config: &serde_json::Value) -> Option<String> {
-    let stated = config.get("quantization_config").filter(|stated| !stated.is_null())?;
-    let method = stated.get("quant_method").and_then(serde_json::Value::as_str);
-    Some(method.unwrap_or("by a method that it does not name").to_owned())
+/// Path and bytes of `config.json` in a model folder.
+pub(crate) fn read_config(dir: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let path = dir.join("config.json");
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok((path, bytes)),
+        Err(e) => Err(Error::model(path, format!("cannot be read: {e}"))),
+    }
 }
 
 #[cfg(test)]

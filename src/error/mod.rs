@@ -418,6 +418,26 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// An [`Error::Model`].
+    pub(crate) fn model(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        let (path, reason) = (path.into(), reason.into());
+        Self::Model { path, reason }
+    }
+
+    /// An [`Error::Checkpoint`].
+    pub(crate) fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Checkpoint {
+            path: path.into(),
+            reason: reason.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// An [`Error::Tensor`] in our own words.
+    pub(crate) fn tensor(reason: impl Into<String>) -> Self {
+        Self::Tensor(candle_core::Error::Msg(reason.into()))
+    }
+
     /// The same error of an image that is known by its file: what works on pixels cannot say whose they are.
     #[must_use]
     pub fn of_image(self, path: &Path) -> Self {

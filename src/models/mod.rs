@@ -25,9 +25,6 @@ impl Architecture {
             Self::Clip => contrastive::Config::parse(config, Family::Clip).map(|_| ()),
             Self::Siglip => contrastive::Config::parse(config, Family::Siglip).map(|_| ()),
         };
-        checked.map_err(|reason| Error::Model {
-            path: path.into(),
-            reason,
-        })
+        checked.map_err(|reason| Error::model(path, reason))
     }
 }

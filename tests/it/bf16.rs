@@ -11,7 +11,7 @@ use kshot::models::qwen3_vl::Qwen3Vl;
 use kshot::nn::{AdamParams, AdamW, DeviceSpec, ParamGroup};
 
 use crate::goldens::{self, Golden, distance, relative_norm, values};
-use crate::qwen_support::Reference;
+use crate::qwen_support::{Greedy as _, Reference};
 
 /// The golden batch, with the model in another type.
 fn narrow(golden: &Golden, dtype: DType) -> Reference {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use kshot::models::qwen3_vl::{Features, KvCache, Positions};
 
 use crate::goldens::{self, distance, experts_differ, largest, relative_to_max, tolerance, values};
-use crate::qwen_support::Reference;
+use crate::qwen_support::{Greedy as _, Reference};
 
 /// Share of the largest value of a state.
 const STATE: f64 = 1e-5;

@@ -1,8 +1,9 @@
 //! The batches of the Qwen3-VL goldens.
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
+use kshot::error::Result;
 use kshot::example::{Grid, Sequence};
-use kshot::models::qwen3_vl::{Batch, Qwen3Vl};
+use kshot::models::qwen3_vl::{Batch, Features, Qwen3Vl};
 use kshot::nn::cross_entropy;
 
 use crate::goldens::{self, Golden, Tensors};
@@ -17,6 +18,32 @@ pub struct Reference {
     pub grids: Vec<Grid>,
     /// (N, patch numbers) of all images.
     pub patches: Tensor,
+}
+
+/// Generation of the likeliest tokens.
+pub trait Greedy {
+    /// As [`Qwen3Vl::generate_by`].
+    fn generate(
+        &self,
+        sequences: &[Sequence],
+        features: Option<&Features>,
+        limit: usize,
+        stop: &[u32],
+    ) -> Result<Vec<Vec<u32>>>;
+}
+
+impl Greedy for Qwen3Vl {
+    fn generate(
+        &self,
+        sequences: &[Sequence],
+        features: Option<&Features>,
+        limit: usize,
+        stop: &[u32],
+    ) -> Result<Vec<Vec<u32>>> {
+        self.generate_by(sequences, features, limit, stop, |logits, _| {
+            Ok(logits.argmax(D::Minus1)?.to_vec1()?)
+        })
+    }
 }
 
 pub fn grids(tensor: &Tensor) -> Vec<Grid> {

@@ -15,6 +15,7 @@ use kshot::nn::DeviceSpec;
 use kshot::prediction::Reading;
 
 use crate::goldens::{self, Golden, tolerance};
+use crate::qwen_support::Greedy as _;
 
 const LOG_PROB: f64 = 3e-4;
 const ALL: [Reading; 3] = [Reading::Free, Reading::Trie, Reading::Likelihood];

@@ -4,6 +4,7 @@ mod shard;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -12,9 +13,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::fs::hash;
-use crate::fs::hash::hex;
-use crate::nn::DeviceSpec;
+use crate::fs::hash::{self, hex};
+use crate::nn::{DeviceSpec, LayerNorm, Projection};
 pub(crate) use shard::map_file;
 use shard::{Shard, Stored};
 
@@ -85,13 +85,6 @@ impl Problem {
     }
 }
 
-/// `model.safetensors.index.json`.
-#[derive(Deserialize)]
-struct Index {
-    /// File of each tensor.
-    weight_map: BTreeMap<String, String>,
-}
-
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -107,20 +100,25 @@ impl Weights {
         if !path.is_file() {
             return Err(damaged(dir, format!("neither {WEIGHTS} nor {INDEX} is there")));
         }
-        let index = shards_of(&path)?;
+        let shards = shards_of(&path)?;
         let gone = |name: &str| dir.join(name).symlink_metadata().is_err();
-        if let Some((name, tensors)) = index.by_shard().iter().find(|(name, _)| gone(name)) {
-            return Err(damaged(
-                &path,
-                format!(
-                    "names the shard `{name}`, which is not there; it holds {}",
-                    listed(tensors.iter().copied())
-                ),
-            ));
+        if let Some((name, tensors)) = shards.iter().find(|(name, _)| gone(name)) {
+            let held = listed(tensors);
+            let reason = format!("names the shard `{name}`, which is not there; it holds {held}");
+            return Err(damaged(&path, reason));
         }
-        let files: Vec<PathBuf> = index.by_shard().keys().map(|name| dir.join(name.as_str())).collect();
+        let files: Vec<PathBuf> = shards.keys().map(|name| dir.join(name)).collect();
         let weights = Self::from_files(&path, &files)?;
-        index.check(&weights)?;
+        for (name, tensors) in &shards {
+            let found = |tensor: &str| Some(weights.shards.get(weights.entries.get(tensor)?.shard)?.name());
+            let absent = tensors.iter().filter(|tensor| found(tensor).as_ref() != Some(name));
+            let absent: Vec<&String> = absent.collect();
+            if !absent.is_empty() {
+                let absent = listed(absent);
+                let reason = format!("says that the shard `{name}` holds {absent}, which it does not");
+                return Err(damaged(&path, reason));
+            }
+        }
         Ok(weights)
     }
 
@@ -145,10 +143,8 @@ impl Weights {
                     taken: false,
                 };
                 if weights.entries.contains_key(&name) {
-                    return Err(damaged(
-                        file,
-                        format!("holds tensor `{name}`, which an earlier file holds too"),
-                    ));
+                    let reason = format!("holds tensor `{name}`, which an earlier file holds too");
+                    return Err(damaged(file, reason));
                 }
                 weights.entries.insert(name, entry);
             }
@@ -182,9 +178,8 @@ impl Weights {
 
     /// Names and shapes of all tensors, sorted by name.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.entries
-            .iter()
-            .map(|(name, entry)| (name.as_str(), entry.stored.shape.as_slice()))
+        let all = self.entries.iter();
+        all.map(|(name, entry)| (name.as_str(), entry.stored.shape.as_slice()))
     }
 
     /// The shape of a tensor, if it is there.
@@ -220,11 +215,8 @@ impl Weights {
         match self.read(name, shape, spec)? {
             Ok(tensor) => Ok(tensor),
             Err((problem, reason)) => {
-                let which = self.which(name);
-                self.problems
-                    .entry(problem)
-                    .or_default()
-                    .push(format!("{which} {reason}"));
+                let described = format!("{} {reason}", self.which(name));
+                self.problems.entry(problem).or_default().push(described);
                 // What stands in for it takes no more memory than the files could fill.
                 let numbers = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
                 let bytes = numbers.and_then(|numbers| numbers.checked_mul(spec.dtype.size_in_bytes()));
@@ -247,12 +239,8 @@ impl Weights {
             let reason = format!("has shape {:?}, the config asks for {shape:?}", stored.shape);
             return Ok(Err((Problem::Shape, reason)));
         }
-        let dtype = match stored.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            other => return Ok(Err((Problem::Type, format!("has type {other:?}")))),
+        let Some(dtype) = float(stored.dtype) else {
+            return Ok(Err((Problem::Type, format!("has type {:?}", stored.dtype))));
         };
         let found = self.shards.get(entry.shard);
         let Some((shard, bytes)) = found.and_then(|shard| Some((shard, shard.bytes(&stored.range)?))) else {
@@ -261,11 +249,12 @@ impl Weights {
         if let Err(reason) = values::check(bytes, dtype, spec.dtype) {
             return Ok(Err((Problem::Values, reason)));
         }
-        let tensor = if dtype == spec.dtype {
-            Tensor::from_raw_buffer(bytes, dtype, shape, &spec.device)?
+        let device = if dtype == spec.dtype {
+            &spec.device
         } else {
-            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?
+            &Device::Cpu
         };
+        let tensor = Tensor::from_raw_buffer(bytes, dtype, shape, device)?;
         // Before the type changes: a copy, the pages it came from and its new form would be three.
         shard.release(&stored.range);
         Ok(Ok(tensor.to_dtype(spec.dtype)?.to_device(&spec.device)?))
@@ -286,15 +275,11 @@ impl Weights {
     /// [`Error::Checkpoint`] that lists what was wrong.
     pub fn finish(mut self) -> Result<()> {
         let unused = self.entries.iter().filter(|(_, entry)| !entry.taken);
-        let surplus: Vec<String> = unused
-            .map(|(name, entry)| {
-                format!(
-                    "{} {:?} is not part of this model",
-                    self.which(name),
-                    entry.stored.shape
-                )
-            })
-            .collect();
+        let surplus = unused.map(|(name, entry)| {
+            let (which, shape) = (self.which(name), &entry.stored.shape);
+            format!("{which} {shape:?} is not part of this model")
+        });
+        let surplus: Vec<String> = surplus.collect();
         if !surplus.is_empty() {
             self.problems.insert(Problem::Surplus, surplus);
         }
@@ -315,73 +300,78 @@ impl Weights {
         }
         let mut remedies: Vec<&str> = self.problems.keys().map(|problem| problem.remedy()).collect();
         remedies.dedup();
-        Error::Checkpoint {
-            path: self.path.clone(),
-            reason: parts.join("; "),
-            remedy: remedies.join("; "),
-        }
+        Error::checkpoint(&self.path, parts.join("; "), remedies.join("; "))
     }
 }
 
-/// Names of the files that an index names, each a plain file name.
-fn shards_of(path: &Path) -> Result<Index> {
+/// A type of floating-point numbers that weights may have.
+pub(crate) fn float(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F64 => Some(DType::F64),
+        _ => None,
+    }
+}
+
+/// Gives a tensor by its hub name and shape.
+pub(crate) type Take<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor> + 'a;
+
+/// A linear layer by its hub name.
+pub(crate) fn linear(take: &mut Take, name: &str, from: usize, to: usize, bias: bool) -> Result<Projection> {
+    let weight = take(&format!("{name}.weight"), &[to, from])?;
+    let bias = bias.then(|| take(&format!("{name}.bias"), &[to])).transpose()?;
+    Projection::new(weight, bias)
+}
+
+/// A layer norm by its hub name.
+pub(crate) fn layer_norm(take: &mut Take, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+    Ok(LayerNorm {
+        weight: take(&format!("{name}.weight"), &[width])?,
+        bias: take(&format!("{name}.bias"), &[width])?,
+        eps,
+    })
+}
+
+/// The shards that a `model.safetensors.index.json` names, with the tensors of each.
+fn shards_of(path: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    #[derive(Deserialize)]
+    struct Index {
+        /// File of each tensor.
+        weight_map: BTreeMap<String, String>,
+    }
     let text = std::fs::read(path).map_err(Error::io("read", path))?;
     let index: Index =
         serde_json::from_slice(&text).map_err(|e| damaged(path, format!("is not a list of shards: {e}")))?;
     // An index must not lead out of the model folder.
     let leads_out = |name: &&String| Path::new(name).file_name().is_none_or(|file| file != name.as_str());
-    match index.weight_map.values().find(leads_out) {
-        Some(name) => Err(damaged(
-            path,
-            format!("names the shard `{name}`, which is not a file name"),
-        )),
-        None if index.weight_map.is_empty() => Err(damaged(path, "names no tensor".into())),
-        None => Ok(index),
+    if let Some(name) = index.weight_map.values().find(leads_out) {
+        let reason = format!("names the shard `{name}`, which is not a file name");
+        return Err(damaged(path, reason));
     }
-}
-
-impl Index {
-    /// The tensors of each file.
-    fn by_shard(&self) -> BTreeMap<&String, BTreeSet<&str>> {
-        let mut shards: BTreeMap<&String, BTreeSet<&str>> = BTreeMap::new();
-        for (tensor, shard) in &self.weight_map {
-            shards.entry(shard).or_default().insert(tensor);
-        }
-        shards
+    if index.weight_map.is_empty() {
+        return Err(damaged(path, "names no tensor".into()));
     }
-
-    /// Every tensor is in the shard that the index names.
-    fn check(&self, weights: &Weights) -> Result<()> {
-        for (name, tensors) in self.by_shard() {
-            let lies_there = |tensor: &str| {
-                let entry = weights.entries.get(tensor);
-                entry.is_some_and(|entry| {
-                    weights
-                        .shards
-                        .get(entry.shard)
-                        .is_some_and(|shard| shard.name() == *name)
-                })
-            };
-            let absent: Vec<&str> = tensors.into_iter().filter(|tensor| !lies_there(tensor)).collect();
-            if !absent.is_empty() {
-                let reason = format!(
-                    "says that the shard `{name}` holds {}, which it does not",
-                    listed(absent.iter().copied())
-                );
-                return Err(damaged(&weights.path, reason));
-            }
-        }
-        Ok(())
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, shard) in index.weight_map {
+        shards.entry(shard).or_default().insert(tensor);
     }
+    Ok(shards)
 }
 
 /// Names for a message: the first few, and how many more there are.
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.collect();
-    let first: Vec<String> = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
-    match names.len().saturating_sub(LISTED) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
+fn listed(names: impl IntoIterator<Item = impl Display>) -> String {
+    first_few(names.into_iter().map(|name| format!("`{name}`")))
+}
+
+/// The first few of some parts of a message, and how many more there are.
+pub(crate) fn first_few(parts: impl Iterator<Item = String>) -> String {
+    let parts: Vec<String> = parts.collect();
+    let first = parts.get(..LISTED).unwrap_or(&parts).join(", ");
+    match parts.len().saturating_sub(LISTED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 
@@ -392,11 +382,7 @@ fn damaged(path: &Path, reason: String) -> Error {
         Some(id) => format!("`kshot model fetch {id}` checks every file and fetches what is wrong or missing again"),
         None => format!("fetch or copy `{name}` again from where the model comes from"),
     };
-    Error::Checkpoint {
-        path: path.to_path_buf(),
-        reason,
-        remedy,
-    }
+    Error::checkpoint(path, reason, remedy)
 }
 
 /// Repository and commit of a path in the hub's cache: `…/models--<owner>--<name>/snapshots/<commit>/…`.
@@ -417,8 +403,6 @@ fn repository_of(path: &Path) -> Option<String> {
 fn unhex(text: &str) -> Vec<u8> {
     let (pairs, _) = text.as_bytes().as_chunks::<2>();
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
-    pairs
-        .iter()
-        .map(|[high, low]| 16 * digit(*high) + digit(*low))
-        .collect()
+    let byte = |[high, low]: &[u8; 2]| 16 * digit(*high) + digit(*low);
+    pairs.iter().map(byte).collect()
 }

@@ -35,8 +35,7 @@ impl Shard {
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>)> {
         let fail = |reason: String| damaged(path, reason);
         if let (Ok(target), false) = (path.read_link(), path.exists()) {
-            let reason = format!("is a link to `{}`, which is not there", target.display());
-            return Err(fail(reason));
+            return Err(fail(format!("is a link to `{}`, which is not there", target.display())));
         }
         let found = std::fs::metadata(path).map_err(Error::io("open", path))?.len();
         if found < LENGTH as u64 {
@@ -80,9 +79,9 @@ impl Shard {
         let wanted = (start + header.data_len()) as u64;
         if found < wanted {
             let cut = tensors.iter().filter(|(_, stored)| stored.range.end as u64 > found);
+            let lacking = listed(cut.map(|(name, _)| name));
             return Err(fail(format!(
-                "is truncated: it has {found} bytes instead of {wanted}, and lacks all or the end of {}",
-                listed(cut.map(|(name, _)| name.as_str()))
+                "is truncated: it has {found} bytes instead of {wanted}, and lacks all or the end of {lacking}"
             )));
         }
         if found > wanted {

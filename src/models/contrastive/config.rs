@@ -4,8 +4,9 @@ use std::path::Path;
 
 use candle_transformers::models::{clip, siglip};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::checkpoint::architecture::read_config;
 use crate::checkpoint::bounds;
 use crate::error::{Error, Result};
 
@@ -24,8 +25,6 @@ pub enum Family {
 /// The shape of both towers.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The model.
-    pub family: Family,
     text: Tower,
     vision: Tower,
     /// Width P of the features; CLIP's.
@@ -71,13 +70,8 @@ impl Config {
     /// # Errors
     /// [`Error::Model`] when it is missing, malformed, of another architecture, or asks for what is not supported.
     pub fn load(dir: &Path, family: Family) -> Result<(Self, Vec<u8>)> {
-        let path = dir.join("config.json");
-        let fail = |reason: String| Error::Model {
-            path: path.clone(),
-            reason,
-        };
-        let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config = Self::parse(&bytes, family).map_err(fail)?;
+        let (path, bytes) = read_config(dir)?;
+        let config = Self::parse(&bytes, family).map_err(|reason| Error::model(path, reason))?;
         Ok((config, bytes))
     }
 
@@ -91,20 +85,17 @@ impl Config {
     }
 
     fn new(value: &Value, family: Family) -> Result<Self, String> {
-        let (expected, text_wide, context, image_patch) = match family {
-            Family::Clip => ("clip", (512, 2048, 8), 77, 32),
-            Family::Siglip => ("siglip", (768, 3072, 12), 64, 16),
+        let expected = match family {
+            Family::Clip => "clip",
+            Family::Siglip => "siglip",
         };
         let kind = value.get("model_type").and_then(Value::as_str);
         if kind != Some(expected) {
             return Err(format!("`model_type` is {kind:?}, this learner needs \"{expected}\""));
         }
         let part = |name: &str| -> Result<Part, String> {
-            let part = value
-                .get(name)
-                .cloned()
-                .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-            serde_json::from_value(part).map_err(|e| format!("`{name}`: {e}"))
+            let part = value.get(name).cloned();
+            serde_json::from_value(part.unwrap_or_else(|| json!({}))).map_err(|e| format!("`{name}`: {e}"))
         };
         let (text, vision) = (part("text_config")?, part("vision_config")?);
         let projection = match value.get("projection_dim") {
@@ -129,22 +120,25 @@ impl Config {
         if vision.num_channels.is_some_and(|channels| channels != 3) {
             return Err(format!("`num_channels` is {:?}, images have 3", vision.num_channels));
         }
-        let vocabulary = if family == Family::Clip { 49_408 } else { 32_000 };
-        let config = Self {
-            family,
-            text: Tower::new(&text, family, text_wide, vocabulary, context, image_patch),
-            vision: Tower::new(&vision, family, (768, 3072, 12), vocabulary, context, image_patch),
-            projection,
+        let vision_default = Tower::of_base(family);
+        let text_default = match family {
+            Family::Clip => Tower {
+                hidden: 512,
+                wide: 2048,
+                heads: 8,
+                ..vision_default.clone()
+            },
+            Family::Siglip => vision_default.clone(),
         };
-        config
-            .text
-            .check(family)
-            .map_err(|reason| format!("`text_config`: {reason}"))?;
-        config
-            .vision
-            .check(family)
-            .map_err(|reason| format!("`vision_config`: {reason}"))?;
-        Ok(config)
+        let (text, vision) = (text.or(text_default), vision.or(vision_default));
+        for (name, tower) in [("text_config", &text), ("vision_config", &vision)] {
+            tower.check(family).map_err(|reason| format!("`{name}`: {reason}"))?;
+        }
+        Ok(Self {
+            text,
+            vision,
+            projection,
+        })
     }
 
     /// Side of the images, in pixels.
@@ -231,30 +225,42 @@ fn activation(name: &str) -> candle_nn::Activation {
     }
 }
 
+impl Part {
+    /// The tower, with what was left open as in another.
+    fn or(self, default: Tower) -> Tower {
+        Tower {
+            hidden: self.hidden_size.unwrap_or(default.hidden),
+            wide: self.intermediate_size.unwrap_or(default.wide),
+            layers: self.num_hidden_layers.unwrap_or(default.layers),
+            heads: self.num_attention_heads.unwrap_or(default.heads),
+            act: self.hidden_act.unwrap_or(default.act),
+            eps: self.layer_norm_eps.unwrap_or(default.eps),
+            vocabulary: self.vocab_size.unwrap_or(default.vocabulary),
+            context: self.max_position_embeddings.unwrap_or(default.context),
+            image: self.image_size.unwrap_or(default.image),
+            patch: self.patch_size.unwrap_or(default.patch),
+        }
+    }
+}
+
 impl Tower {
-    fn new(
-        part: &Part,
-        family: Family,
-        (hidden, wide, heads): (usize, usize, usize),
-        vocabulary: usize,
-        context: usize,
-        patch: usize,
-    ) -> Self {
-        let (act, eps) = match family {
-            Family::Clip => ("quick_gelu", CLIP_EPS),
-            Family::Siglip => ("gelu_pytorch_tanh", 1e-6),
+    /// The image tower of the base model.
+    fn of_base(family: Family) -> Self {
+        let (act, eps, vocabulary, context, patch) = match family {
+            Family::Clip => ("quick_gelu", CLIP_EPS, 49_408, 77, 32),
+            Family::Siglip => ("gelu_pytorch_tanh", 1e-6, 32_000, 64, 16),
         };
         Self {
-            hidden: part.hidden_size.unwrap_or(hidden),
-            wide: part.intermediate_size.unwrap_or(wide),
-            layers: part.num_hidden_layers.unwrap_or(12),
-            heads: part.num_attention_heads.unwrap_or(heads),
-            act: part.hidden_act.clone().unwrap_or_else(|| act.into()),
-            eps: part.layer_norm_eps.unwrap_or(eps),
-            vocabulary: part.vocab_size.unwrap_or(vocabulary),
-            context: part.max_position_embeddings.unwrap_or(context),
-            image: part.image_size.unwrap_or(224),
-            patch: part.patch_size.unwrap_or(patch),
+            hidden: 768,
+            wide: 3072,
+            layers: 12,
+            heads: 12,
+            act: act.into(),
+            eps,
+            vocabulary,
+            context,
+            image: 224,
+            patch,
         }
     }
 
@@ -269,10 +275,10 @@ impl Tower {
             ("image_size", self.image, bounds::IMAGE),
             ("patch_size", self.patch, bounds::PATCH),
         ])?;
-        if self.hidden == 0 || self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
+        let (hidden, heads) = (self.hidden, self.heads);
+        if hidden == 0 || heads == 0 || !hidden.is_multiple_of(heads) {
             return Err(format!(
-                "hidden_size {} is not a multiple of num_attention_heads {}",
-                self.hidden, self.heads
+                "hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
             ));
         }
         if self.patch == 0 || self.image < self.patch {
@@ -285,12 +291,10 @@ impl Tower {
             Family::Clip => &["quick_gelu"],
             Family::Siglip => &["gelu_pytorch_tanh", "gelu"],
         };
-        if !supported.contains(&self.act.as_str()) {
-            return Err(format!(
-                "hidden_act `{}` is not supported, only `{}`",
-                self.act,
-                supported.join("`, `")
-            ));
+        let act = self.act.as_str();
+        if !supported.contains(&act) {
+            let supported = supported.join("`, `");
+            return Err(format!("hidden_act `{act}` is not supported, only `{supported}`"));
         }
         if family == Family::Clip && (self.eps - CLIP_EPS).abs() > 1e-12 {
             return Err(format!("layer_norm_eps {} is not supported, only {CLIP_EPS}", self.eps));
@@ -302,7 +306,6 @@ impl Tower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn refused(value: Value, family: Family) -> String {
         Config::new(&value, family).unwrap_err()

@@ -4,51 +4,40 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::checkpoint::architecture::Architecture;
+use crate::checkpoint::architecture::{Architecture, read_config};
 use crate::checkpoint::bounds;
 use crate::error::{Error, Result};
 
 /// The values of `config.json` that shape the model (transformers' `Dinov2Config` and
 /// `Dinov2WithRegistersConfig`, with their defaults).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// `dinov2` or `dinov2_with_registers`.
     pub model_type: ModelType,
     /// Width D of a token.
-    #[serde(default = "hidden_size")]
     pub hidden_size: usize,
     /// Number of blocks.
-    #[serde(default = "twelve")]
     pub num_hidden_layers: usize,
     /// Attention heads; they divide D.
-    #[serde(default = "twelve")]
     pub num_attention_heads: usize,
     /// Width of the MLP's middle over D.
-    #[serde(default = "mlp_ratio")]
     pub mlp_ratio: f64,
     /// Activation of the MLP; only the exact `gelu` exists.
-    #[serde(default = "hidden_act")]
     pub hidden_act: String,
     /// SwiGLU in place of the MLP (giant models).
-    #[serde(default)]
     pub use_swiglu_ffn: bool,
     /// Epsilon of every layer norm.
-    #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
     /// Pixels per side of the square images that the position table is for.
-    #[serde(default = "image_size")]
     pub image_size: usize,
     /// Pixels per side of a patch.
-    #[serde(default = "patch_size")]
     pub patch_size: usize,
     /// Colour channels.
-    #[serde(default = "num_channels")]
     pub num_channels: usize,
     /// True if query, key and value have a bias.
-    #[serde(default = "yes")]
     pub qkv_bias: bool,
     /// Register tokens; 4 by default with registers, none without.
-    #[serde(default)]
     num_register_tokens: Option<usize>,
 }
 
@@ -62,32 +51,24 @@ pub enum ModelType {
     Dinov2WithRegisters,
 }
 
-fn hidden_size() -> usize {
-    768
-}
-fn twelve() -> usize {
-    12
-}
-fn mlp_ratio() -> f64 {
-    4.0
-}
-fn hidden_act() -> String {
-    "gelu".into()
-}
-fn layer_norm_eps() -> f64 {
-    1e-6
-}
-fn image_size() -> usize {
-    224
-}
-fn patch_size() -> usize {
-    14
-}
-fn num_channels() -> usize {
-    3
-}
-fn yes() -> bool {
-    true
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model_type: ModelType::Dinov2,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            mlp_ratio: 4.0,
+            hidden_act: "gelu".into(),
+            use_swiglu_ffn: false,
+            layer_norm_eps: 1e-6,
+            image_size: 224,
+            patch_size: 14,
+            num_channels: 3,
+            qkv_bias: true,
+            num_register_tokens: None,
+        }
+    }
 }
 
 impl Config {
@@ -96,24 +77,20 @@ impl Config {
     /// # Errors
     /// [`Error::Model`] when the file is missing, is not a DINOv2 config, or its numbers do not fit together.
     pub fn load(dir: &Path) -> Result<(Self, Vec<u8>)> {
-        let path = dir.join("config.json");
-        let fail = |reason: String| Error::Model {
-            path: path.clone(),
-            reason,
-        };
-        let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let (path, bytes) = read_config(dir)?;
         let found = Architecture::parse(&bytes, &path)?;
         if found != Architecture::Dinov2 {
-            return Err(fail(format!(
-                "model_type is `{}`, this learner stands on `dinov2` or `dinov2_with_registers`",
-                found.model_type()
-            )));
+            let found = found.model_type();
+            return Err(Error::model(
+                path,
+                format!("model_type is `{found}`, this learner stands on `dinov2` or `dinov2_with_registers`"),
+            ));
         }
-        let config = Self::parse(&bytes).map_err(fail)?;
+        let config = Self::parse(&bytes).map_err(|reason| Error::model(path, reason))?;
         Ok((config, bytes))
     }
 
-    /// A config from the text of `config.json`.
+    /// A config from the text of a `config.json` whose `model_type` is one of the two.
     ///
     /// # Errors
     /// The fault in it, in words.
@@ -142,20 +119,16 @@ impl Config {
                 "hidden_size {d} is not a multiple of num_attention_heads {heads}"
             ));
         }
-        if self.patch_size == 0 || self.image_size < self.patch_size {
-            return Err(format!(
-                "image_size {} holds no patch of {}",
-                self.image_size, self.patch_size
-            ));
+        let (image, patch) = (self.image_size, self.patch_size);
+        if patch == 0 || image < patch {
+            return Err(format!("image_size {image} holds no patch of {patch}"));
         }
         if self.num_channels != 3 {
             return Err(format!("num_channels is {}, images have 3", self.num_channels));
         }
-        if self.hidden_act != "gelu" && !self.use_swiglu_ffn {
-            return Err(format!(
-                "hidden_act `{}` is not supported, only `gelu`",
-                self.hidden_act
-            ));
+        let act = &self.hidden_act;
+        if act != "gelu" && !self.use_swiglu_ffn {
+            return Err(format!("hidden_act `{act}` is not supported, only `gelu`"));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Reference: transformers' `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`. Letters in
 //! shapes: B images, N patches, R registers, T = 1 + R + N tokens, D width, H heads.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -10,19 +11,16 @@ use rand_chacha::ChaCha8Rng;
 
 pub use super::lora::Lora;
 use super::lora::{self, Adaptable};
+use crate::checkpoint::weights::{Weights, layer_norm};
 use crate::error::Result;
-use crate::nn::{LayerNorm, Projection};
+use crate::nn::{DeviceSpec, LayerNorm, Projection};
 
 mod adapter;
-mod block;
 mod config;
-mod embeddings;
-mod loading;
-mod positions;
+mod layers;
 
-use block::Block;
 pub use config::{Config, ModelType};
-use embeddings::Embeddings;
+use layers::{Block, Embeddings};
 
 /// A DINOv2 backbone with frozen weights and, after [`Dinov2::with_lora`], trainable adapters.
 ///
@@ -39,6 +37,35 @@ pub struct Dinov2 {
 }
 
 impl Dinov2 {
+    /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
+    ///
+    /// The backbone of a classifier's checkpoint is found under its prefix `dinov2.` or
+    /// `dinov2_with_registers.`; its head and the mask token of the pre-training are left out.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
+    pub fn load(dir: &Path, spec: &DeviceSpec) -> Result<Self> {
+        let (config, bytes) = Config::load(dir)?;
+        let mut weights = Weights::open(dir)?
+            .without_prefix("dinov2.")
+            .without_prefix("dinov2_with_registers.");
+        weights.ignore(|name| name == "embeddings.mask_token" || name.starts_with("classifier."));
+        let fingerprint = weights.fingerprint(&bytes)?;
+        let mut take = |name: &str, shape: &[usize]| weights.take(name, shape, spec);
+        let model = Self {
+            embeddings: Arc::new(Embeddings::load(&config, &mut take)?),
+            blocks: (0..config.num_hidden_layers)
+                .map(|i| Block::load(&config, i, &mut take))
+                .collect::<Result<_>>()?,
+            norm: layer_norm(&mut take, "layernorm", config.hidden_size, config.layer_norm_eps)?,
+            registers: config.registers(),
+            fingerprint: fingerprint.into(),
+            origin: dir.to_string_lossy().into(),
+        };
+        weights.finish()?;
+        Ok(model)
+    }
+
     /// Width D of a token; [`Dinov2::features`] are twice as wide.
     #[must_use]
     pub fn hidden_size(&self) -> usize {
@@ -124,16 +151,11 @@ impl Dinov2 {
 
 impl Adaptable for Dinov2 {
     fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
-        let mut all = Vec::new();
-        for (i, block) in self.blocks.iter_mut().enumerate() {
-            all.extend(
-                block
-                    .layers_mut()
-                    .into_iter()
-                    .map(|(name, layer)| (format!("encoder.layer.{i}.{name}"), layer)),
-            );
-        }
-        all
+        let blocks = self.blocks.iter_mut().enumerate();
+        let layers = blocks.flat_map(|(i, block)| block.layers_mut().into_iter().map(move |layer| (i, layer)));
+        layers
+            .map(|(i, (name, layer))| (format!("encoder.layer.{i}.{name}"), layer))
+            .collect()
     }
 
     fn origin(&self) -> &str {

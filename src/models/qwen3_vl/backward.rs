@@ -53,9 +53,9 @@ impl Qwen3Vl {
         }
         if !rest.is_empty() {
             let below = Tensor::stack(&rest, 0)?.sum_all()?.backward()?;
-            for (_, var) in self.trainable() {
-                if let Some(gradient) = below.get(&var) {
-                    done.gradients.insert(&var, gradient.detach());
+            for var in &self.variables() {
+                if let Some(gradient) = below.get(var) {
+                    done.gradients.insert(var, gradient.detach());
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Qwen3Vl {
         let states = self.tower.states(patches, grids)?;
         let (cut, features) = self.tower.features(&states)?.detached().cut()?;
         let mut done = self.through_decoder(batch, Some(&features), &cut, loss)?;
-        let vars: Vec<Var> = self.trainable().into_iter().map(|(_, var)| var).collect();
+        let vars = self.variables();
         let below = self.tower.backward(states, grids, &done.features, &vars)?;
         for var in &vars {
             if let Some(gradient) = below.get(var) {
@@ -86,6 +86,10 @@ impl Qwen3Vl {
             }
         }
         Ok((done.loss, done.gradients))
+    }
+
+    fn variables(&self) -> Vec<Var> {
+        self.trainable().into_iter().map(|(_, var)| var).collect()
     }
 
     /// The decoder layer by layer; `cut` are the features where they are variables.
@@ -96,7 +100,7 @@ impl Qwen3Vl {
         cut: &[Var],
         loss: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Decoded> {
-        let mut vars: Vec<Var> = self.trainable().into_iter().map(|(_, var)| var).collect();
+        let mut vars = self.variables();
         vars.extend(cut.iter().cloned());
         let input = self.decoder.embed(batch, features)?;
         let context = self.decoder.context(batch, None)?;

@@ -6,10 +6,10 @@
 //! is one segment, whose mask is the tree. So a packed batch is its parts one by one, values and gradients
 //! (`tests/it/packing.rs`), and no row is computed for nothing.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::tree::PrefixTree;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::example::Sequence;
 use crate::nn::ops::{Mask, Segment};
 
@@ -23,7 +23,7 @@ pub struct Positions {
 }
 
 /// Rows for the decoder: the tokens of several sequences.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids, R of them.
     pub(super) ids: Vec<u32>,
@@ -36,7 +36,7 @@ pub struct Batch {
     /// Rows that hold a placeholder.
     pub(super) visual: Vec<u32>,
     /// Position of each sequence's next token.
-    pub(super) next: Vec<u32>,
+    next: Vec<u32>,
 }
 
 impl Positions {
@@ -84,8 +84,8 @@ impl Positions {
     }
 }
 
-fn mismatch(reason: &str) -> crate::error::Error {
-    candle_core::Error::Msg(format!("tokens and images do not fit: {reason}")).into()
+fn mismatch(reason: &str) -> Error {
+    Error::tensor(format!("tokens and images do not fit: {reason}"))
 }
 
 impl Batch {
@@ -94,7 +94,7 @@ impl Batch {
     /// # Errors
     /// When the placeholders of a sequence do not fit its images, or it is empty.
     pub fn new(sequences: &[Sequence], image_token: u32, merge: usize) -> Result<Self> {
-        let mut batch = Self::empty();
+        let mut batch = Self::default();
         for sequence in sequences {
             batch.push(sequence, image_token, merge)?;
         }
@@ -107,19 +107,19 @@ impl Batch {
     /// # Errors
     /// As [`Batch::new`]; when a continuation holds a placeholder of an image.
     pub fn with_trees(prompts: &[(&Sequence, &PrefixTree)], image_token: u32, merge: usize) -> Result<Self> {
-        let mut batch = Self::empty();
+        let mut batch = Self::default();
         for (prompt, tree) in prompts {
             let next = batch.push(prompt, image_token, merge)?;
-            if tree.tokens().contains(&image_token) {
+            if tree.tokens.contains(&image_token) {
                 return Err(mismatch("an image in a continuation"));
             }
-            batch.ids.extend(tree.tokens());
+            batch.ids.extend(&tree.tokens);
             for axis in &mut batch.axes {
                 axis.extend(tree.depths().map(|depth| next + depth));
             }
             if let (Some(length), Some(mask)) = (batch.lengths.last_mut(), batch.masks.last_mut()) {
-                *length += tree.tokens().len();
-                *mask = Mask::Tree(tree.parents().clone());
+                *length += tree.tokens.len();
+                *mask = Mask::Tree(tree.parents.clone());
             }
         }
         Ok(batch)
@@ -147,7 +147,7 @@ impl Batch {
     /// One more token for each sequence that goes on, at the position that follows this batch.
     #[must_use]
     pub fn then(&self, tokens: &[Option<u32>]) -> Self {
-        let mut batch = Self::empty();
+        let mut batch = Self::default();
         for (token, &position) in tokens.iter().zip(&self.next) {
             batch.lengths.push(usize::from(token.is_some()));
             batch.masks.push(Mask::Causal);
@@ -158,17 +158,6 @@ impl Batch {
             }
         }
         batch
-    }
-
-    fn empty() -> Self {
-        Self {
-            ids: Vec::new(),
-            lengths: Vec::new(),
-            masks: Vec::new(),
-            axes: Default::default(),
-            visual: Vec::new(),
-            next: Vec::new(),
-        }
     }
 
     /// The sequences one after the other, none seeing another.
@@ -184,18 +173,6 @@ impl Batch {
             })
         };
         self.lengths.iter().zip(&self.masks).filter_map(segment).collect()
-    }
-
-    /// Number of sequences.
-    #[must_use]
-    pub fn sequences(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Position of each sequence's next token.
-    #[must_use]
-    pub fn next_positions(&self) -> &[u32] {
-        &self.next
     }
 
     /// The row of token `token` (of a tree: node after node behind the prompt) of sequence `sequence`, if there is one.
@@ -215,6 +192,79 @@ impl Batch {
             Some(*end as u32 - 1)
         });
         ends.collect()
+    }
+}
+
+/// The proper beginnings of the continuations of a prompt, each once.
+///
+/// A node is the last token of a beginning; its parent is the token before it. The last token of a
+/// continuation is only scored, not read, so it is a node only where another continuation goes on after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrefixTree {
+    /// N tokens, parents before children.
+    tokens: Vec<u32>,
+    /// The node above each; `None`: the prompt.
+    pub(super) parents: Arc<[Option<u32>]>,
+    /// The tokens that come next in each of the N + 1 places, ascending: after the prompt, after each node.
+    pub(super) next: Vec<Vec<u32>>,
+    /// The place of each token of each continuation.
+    pub(super) places: Vec<Vec<usize>>,
+}
+
+impl PrefixTree {
+    /// The tree of these continuations.
+    ///
+    /// # Errors
+    /// When one is empty.
+    pub fn new(continuations: &[Vec<u32>]) -> Result<Self> {
+        let (mut tokens, mut parents) = (Vec::new(), Vec::new());
+        let mut next: Vec<BTreeSet<u32>> = vec![BTreeSet::new()];
+        let mut places = Vec::with_capacity(continuations.len());
+        let mut known = HashMap::new();
+        for continuation in continuations {
+            let Some((last, read)) = continuation.split_last() else {
+                return Err(Error::tensor("a continuation without a token"));
+            };
+            let mut path = vec![0];
+            let mut place = 0;
+            for &token in read {
+                next[place].insert(token);
+                let parent = place.checked_sub(1).map(|node| node as u32);
+                place = *known.entry((place, token)).or_insert_with(|| {
+                    tokens.push(token);
+                    parents.push(parent);
+                    next.push(BTreeSet::new());
+                    tokens.len()
+                });
+                path.push(place);
+            }
+            next[place].insert(*last);
+            places.push(path);
+        }
+        Ok(Self {
+            tokens,
+            parents: parents.into(),
+            next: next.into_iter().map(|tokens| tokens.into_iter().collect()).collect(),
+            places,
+        })
+    }
+
+    /// The tokens of the N nodes, parents before children.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of nodes above each node.
+    pub(super) fn depths(&self) -> impl Iterator<Item = u32> {
+        let mut depths = Vec::with_capacity(self.parents.len());
+        for parent in &*self.parents {
+            let depth = parent
+                .and_then(|parent| depths.get(parent as usize))
+                .map_or(0, |above| above + 1);
+            depths.push(depth);
+        }
+        depths.into_iter()
     }
 }
 
@@ -293,9 +343,9 @@ mod tests {
             (batch.row(1, 1), batch.row(1, 2), batch.row(2, 0)),
             (Some(4), None, None)
         );
-        assert_eq!(batch.next_positions(), [3, 2]);
+        assert_eq!(batch.next, [3, 2]);
         let then = batch.then(&[None, Some(6)]);
         assert_eq!((&then.ids[..], then.last_rows()), (&[6][..], vec![0]));
-        assert_eq!((then.axes[1][0], then.next_positions()), (2, &[3, 3][..]));
+        assert_eq!((then.axes[1][0], &then.next[..]), (2, &[3, 3][..]));
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::expert_config::{ExpertConfig, Layers};
+use crate::checkpoint::architecture::read_config;
 use crate::checkpoint::bounds;
 use crate::error::{Error, Result};
 
@@ -30,7 +30,7 @@ pub struct TextConfig {
     /// Width of the middle of a dense MLP.
     pub intermediate_size: usize,
     #[serde(flatten)]
-    layers: Layers,
+    layers: ExpertLayers,
     /// Number of layers.
     pub num_hidden_layers: usize,
     /// Heads of the queries.
@@ -106,13 +106,8 @@ impl Config {
     /// # Errors
     /// [`Error::Model`] when the file is missing, is no Qwen3-VL config, or its numbers do not fit together.
     pub fn load(dir: &Path) -> Result<(Self, Vec<u8>)> {
-        let path = dir.join("config.json");
-        let fail = |reason: String| Error::Model {
-            path: path.clone(),
-            reason,
-        };
-        let bytes = std::fs::read(&path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let config = Self::parse(&bytes).map_err(fail)?;
+        let (path, bytes) = read_config(dir)?;
+        let config = Self::parse(&bytes).map_err(|reason| Error::model(path, reason))?;
         Ok((config, bytes))
     }
 
@@ -122,21 +117,21 @@ impl Config {
     /// The first problem with it, in words.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let any: serde_json::Value = serde_json::from_slice(text).map_err(|e| format!("not JSON: {e}"))?;
-        let experts = match any.get("model_type").and_then(serde_json::Value::as_str) {
-            Some("qwen3_vl") => false,
-            Some("qwen3_vl_moe") => true,
+        let kind = any.get("model_type").and_then(serde_json::Value::as_str);
+        match kind {
+            Some("qwen3_vl" | "qwen3_vl_moe") => {}
             Some(other) => {
                 return Err(format!(
                     "model_type `{other}` is not supported, only `qwen3_vl` and `qwen3_vl_moe`"
                 ));
             }
             None => return Err("there is no model_type".into()),
-        };
+        }
         let mut config: Self = serde_json::from_value(any).map_err(|e| format!("not a Qwen3-VL config: {e}"))?;
-        if experts {
+        if config.model_type == "qwen3_vl_moe" {
             config.text_config.layers.check()?;
         } else {
-            config.text_config.layers = Layers::default();
+            config.text_config.layers = ExpertLayers::default();
         }
         config.check()?;
         Ok(config)
@@ -144,6 +139,8 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         let (text, vision) = (&self.text_config, &self.vision_config);
+        let section = text.mrope_section().into_iter().max().unwrap_or(0);
+        let (vision_middle, positions) = (vision.intermediate_size, vision.num_position_embeddings);
         bounds::check(&[
             ("hidden_size", text.hidden_size, bounds::WIDTH),
             ("intermediate_size", text.intermediate_size, bounds::MIDDLE),
@@ -152,24 +149,12 @@ impl Config {
             ("num_key_value_heads", text.num_key_value_heads, bounds::HEADS),
             ("head_dim", text.head_dim.unwrap_or(0), bounds::WIDTH),
             ("vocab_size", text.vocab_size, bounds::VOCABULARY),
-            (
-                "mrope_section",
-                text.mrope_section().into_iter().max().unwrap_or(0),
-                bounds::WIDTH,
-            ),
+            ("mrope_section", section, bounds::WIDTH),
             ("hidden_size of the vision tower", vision.hidden_size, bounds::WIDTH),
-            (
-                "intermediate_size of the vision tower",
-                vision.intermediate_size,
-                bounds::MIDDLE,
-            ),
+            ("intermediate_size of the vision tower", vision_middle, bounds::MIDDLE),
             ("depth", vision.depth, bounds::LAYERS),
             ("num_heads", vision.num_heads, bounds::HEADS),
-            (
-                "num_position_embeddings",
-                vision.num_position_embeddings,
-                bounds::POSITIONS,
-            ),
+            ("num_position_embeddings", positions, bounds::POSITIONS),
             ("out_hidden_size", vision.out_hidden_size, bounds::WIDTH),
             ("patch_size", vision.patch_size, bounds::PATCH),
             ("spatial_merge_size", vision.spatial_merge_size, bounds::FEW),
@@ -185,7 +170,7 @@ impl Config {
             ("spatial_merge_size", vision.spatial_merge_size),
             ("temporal_patch_size", vision.temporal_patch_size),
             ("num_heads", vision.num_heads),
-            ("num_position_embeddings", vision.num_position_embeddings),
+            ("num_position_embeddings", positions),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is 0"));
@@ -218,11 +203,8 @@ impl Config {
         if deep.iter().enumerate().any(|(i, index)| deep[..i].contains(index)) {
             return Err(format!("deepstack_visual_indexes {deep:?} repeat a block"));
         }
-        if vision.side().pow(2) != vision.num_position_embeddings {
-            return Err(format!(
-                "num_position_embeddings {} is no square",
-                vision.num_position_embeddings
-            ));
+        if vision.side().pow(2) != positions {
+            return Err(format!("num_position_embeddings {positions} is no square"));
         }
         if text.hidden_act != "silu" || vision.hidden_act != "gelu_pytorch_tanh" {
             let (text, vision) = (&text.hidden_act, &vision.hidden_act);
@@ -252,7 +234,17 @@ impl TextConfig {
     /// The experts of layer `i`; none where it is dense.
     #[must_use]
     pub fn experts(&self, i: usize) -> Option<ExpertConfig> {
-        self.layers.experts(i)
+        let layers = &self.layers;
+        let step = layers.decoder_sparse_step.unwrap_or(1);
+        let dense = layers.mlp_only_layers.as_ref().is_some_and(|dense| dense.contains(&i));
+        if dense || !(i + 1).is_multiple_of(step) {
+            return None;
+        }
+        Some(ExpertConfig {
+            count: layers.num_experts?,
+            chosen: layers.num_experts_per_tok?,
+            middle: layers.moe_intermediate_size?,
+        })
     }
 
     fn rope(&self) -> impl Iterator<Item = &Rope> {
@@ -282,6 +274,64 @@ impl TextConfig {
             if rope.mrope_interleaved == Some(false) {
                 return Err("mrope_interleaved = false is not supported".into());
             }
+        }
+        Ok(())
+    }
+}
+
+/// The experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertConfig {
+    /// E
+    pub count: usize,
+    /// Number of experts that a token goes through.
+    pub chosen: usize,
+    /// Width of an expert's middle.
+    pub middle: usize,
+}
+
+/// The layers that have experts, and their experts (`Qwen3VLMoeTextConfig`); nothing of it stands in a dense model's file.
+///
+/// `norm_topk_prob` is not read: transformers too scales the weights of the chosen experts to a sum of 1 whatever it
+/// says.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+struct ExpertLayers {
+    #[serde(default, alias = "num_local_experts")]
+    num_experts: Option<usize>,
+    #[serde(default)]
+    num_experts_per_tok: Option<usize>,
+    #[serde(default)]
+    moe_intermediate_size: Option<usize>,
+    #[serde(default)]
+    decoder_sparse_step: Option<usize>,
+    #[serde(default)]
+    mlp_only_layers: Option<Vec<usize>>,
+}
+
+impl ExpertLayers {
+    /// The first problem with the experts of a `qwen3_vl_moe`, in words.
+    fn check(&self) -> Result<(), String> {
+        let middle = self.moe_intermediate_size.unwrap_or(0);
+        bounds::check(&[
+            ("num_experts", self.num_experts.unwrap_or(0), bounds::HEADS),
+            ("moe_intermediate_size", middle, bounds::MIDDLE),
+        ])?;
+        let numbers = [
+            ("num_experts", self.num_experts),
+            ("num_experts_per_tok", self.num_experts_per_tok),
+            ("moe_intermediate_size", self.moe_intermediate_size),
+            ("decoder_sparse_step", self.decoder_sparse_step.or(Some(1))),
+        ];
+        for (name, number) in numbers {
+            match number {
+                None => return Err(format!("{name} is missing")),
+                Some(0) => return Err(format!("{name} is 0")),
+                Some(_) => {}
+            }
+        }
+        let (all, chosen) = (self.num_experts.unwrap_or(0), self.num_experts_per_tok.unwrap_or(0));
+        if chosen > all {
+            return Err(format!("num_experts_per_tok {chosen} is more than num_experts {all}"));
         }
         Ok(())
     }
@@ -376,6 +426,90 @@ mod tests {
                     Config::parse(config.to_string().as_bytes()).unwrap();
                 }
             }
+        }
+    }
+
+    /// `Qwen/Qwen3-VL-235B-A22B-Instruct`, what of its `config.json` shapes the model.
+    const LARGE: &str = r#"{"image_token_id": 151655, "model_type": "qwen3_vl_moe", "tie_word_embeddings": false,
+        "text_config": {"attention_bias": false, "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096,
+            "intermediate_size": 12288, "model_type": "qwen3_vl_moe_text", "num_attention_heads": 64,
+            "num_hidden_layers": 94, "num_key_value_heads": 4, "rms_norm_eps": 1e-06,
+            "rope_scaling": {"mrope_interleaved": true, "mrope_section": [24, 20, 20], "rope_type": "default"},
+            "rope_theta": 5000000, "vocab_size": 151936, "decoder_sparse_step": 1, "mlp_only_layers": [],
+            "moe_intermediate_size": 1536, "norm_topk_prob": true, "num_experts": 128, "num_experts_per_tok": 8},
+        "vision_config": {"deepstack_visual_indexes": [8, 16, 24], "depth": 27, "hidden_size": 1152,
+            "intermediate_size": 4304, "num_heads": 16, "hidden_act": "gelu_pytorch_tanh", "in_channels": 3,
+            "model_type": "qwen3_vl_moe", "num_position_embeddings": 2304, "out_hidden_size": 4096, "patch_size": 16,
+            "spatial_merge_size": 2, "temporal_patch_size": 2}}"#;
+
+    #[test]
+    fn the_largest_model_and_the_form_of_transformers_5() {
+        let config = Config::parse(LARGE.as_bytes()).unwrap();
+        let experts = config.text_config.experts(93).unwrap();
+        assert_eq!((experts.count, experts.chosen, experts.middle), (128, 8, 1536));
+        assert!(!config.tied());
+        let new = LARGE
+            .replace("\"num_experts\"", "\"num_local_experts\"")
+            .replace(
+                "\"decoder_sparse_step\": 1, \"mlp_only_layers\": [],",
+                "\"mlp_only_layers\": null,",
+            )
+            .replace("\"rope_theta\": 5000000,", "")
+            .replace("\"rope_scaling\": {", "\"rope_parameters\": {\"rope_theta\": 5000000, ");
+        let config = Config::parse(new.as_bytes()).unwrap();
+        assert_eq!(config.text_config.experts(0), Some(experts));
+        assert_eq!(config.text_config.rope_theta(), 5e6);
+        let tied = LARGE
+            .replace("\"tie_word_embeddings\": false,", "")
+            .replace("\"head_dim\"", "\"tie_word_embeddings\": true, \"head_dim\"");
+        assert!(Config::parse(tied.as_bytes()).unwrap().tied());
+    }
+
+    #[test]
+    fn some_layers_are_dense() {
+        let mixed = LARGE.replace("\"mlp_only_layers\": []", "\"mlp_only_layers\": [3]");
+        let mixed = mixed.replace("\"decoder_sparse_step\": 1", "\"decoder_sparse_step\": 2");
+        let text = Config::parse(mixed.as_bytes()).unwrap().text_config;
+        let sparse: Vec<usize> = (0..8).filter(|&i| text.experts(i).is_some()).collect();
+        assert_eq!(sparse, [1, 5, 7]);
+        // A dense model has no experts, whatever else its file says.
+        let dense = LARGE.replace(
+            "\"model_type\": \"qwen3_vl_moe\", \"tie",
+            "\"model_type\": \"qwen3_vl\", \"tie",
+        );
+        assert!(
+            Config::parse(dense.as_bytes())
+                .unwrap()
+                .text_config
+                .experts(0)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn experts_that_do_not_fit_are_refused() {
+        for (from, to, word) in [
+            ("\"num_experts\": 128", "\"num_experts\": 0", "num_experts is 0"),
+            ("\"num_experts\": 128", "\"experts\": 128", "num_experts is missing"),
+            ("\"num_experts_per_tok\": 8", "\"num_experts_per_tok\": 129", "129"),
+            (
+                "\"num_experts_per_tok\": 8",
+                "\"num_experts_per_tok\": \"8\"",
+                "Qwen3-VL config",
+            ),
+            (
+                "\"moe_intermediate_size\": 1536",
+                "\"moe_intermediate_size\": 0",
+                "moe_intermediate_size",
+            ),
+            (
+                "\"decoder_sparse_step\": 1",
+                "\"decoder_sparse_step\": 0",
+                "decoder_sparse_step",
+            ),
+        ] {
+            let error = Config::parse(LARGE.replace(from, to).as_bytes()).unwrap_err();
+            assert!(error.contains(word), "{error}");
         }
     }
 }

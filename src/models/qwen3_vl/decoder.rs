@@ -1,15 +1,15 @@
-//! The language model.
+//! The language model, and the cache of what it has read.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::batch::Batch;
-use super::cache::KvCache;
-use super::config::TextConfig;
-use super::vision::Features;
-use crate::error::Result;
-use crate::nn::ops::{Heads, Segment, compute_type, gated_silu, rotary, segment_attention};
+use super::config::{ExpertConfig, TextConfig};
+use super::vision::{Features, frequencies, rotation};
+use crate::checkpoint::weights::{Take, linear};
+use crate::error::{Error, Result};
+use crate::nn::ops::{Heads, Mask, Segment, compute_type, gated_silu, rotary, segment_attention};
 use crate::nn::{Experts, Moe, Projection, RmsNorm};
 
 /// Tokens to states. Letters in shapes: R rows (tokens of all sequences), D width, H and G heads of
@@ -20,26 +20,26 @@ pub(super) struct Decoder {
     pub(super) embedding: Tensor,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: RmsNorm,
-    pub(super) config: Arc<TextConfig>,
+    config: Arc<TextConfig>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
-    pub(super) input_norm: RmsNorm,
-    pub(super) q: Projection,
-    pub(super) k: Projection,
-    pub(super) v: Projection,
-    pub(super) o: Projection,
-    pub(super) q_norm: RmsNorm,
-    pub(super) k_norm: RmsNorm,
-    pub(super) heads: Heads,
-    pub(super) post_norm: RmsNorm,
-    pub(super) mlp: Mlp,
+    input_norm: RmsNorm,
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    o: Projection,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    heads: Heads,
+    post_norm: RmsNorm,
+    mlp: Mlp,
 }
 
 /// The feed-forward part of a layer.
 #[derive(Debug, Clone)]
-pub(super) enum Mlp {
+enum Mlp {
     Dense {
         gate: Projection,
         up: Projection,
@@ -56,7 +56,72 @@ pub(super) struct AttentionContext {
     visual: Option<Tensor>, // (M), where there are any
 }
 
+/// The names and shapes, E, in and out, of the stacks of experts in a layer.
+pub(super) fn stack_shapes(i: usize, hidden: usize, experts: ExpertConfig) -> [(String, [usize; 3]); 2] {
+    let name = |end: &str| format!("model.language_model.layers.{i}.mlp.experts.{end}");
+    let ExpertConfig { count, middle, .. } = experts;
+    [
+        (name("gate_up_proj"), [count, hidden, 2 * middle]),
+        (name("down_proj"), [count, middle, hidden]),
+    ]
+}
+
 impl Decoder {
+    pub(super) fn load(text: &TextConfig, take: &mut Take) -> Result<Self> {
+        let (d, k, middle) = (text.hidden_size, text.head_dim(), text.intermediate_size);
+        let heads = Heads {
+            query: text.num_attention_heads,
+            key: text.num_key_value_heads,
+        };
+        let at = |end: &str| format!("model.language_model.{end}");
+        let norm = |take: &mut Take, name: &str, width: usize| -> Result<RmsNorm> {
+            Ok(RmsNorm {
+                weight: take(&format!("{name}.weight"), &[width])?,
+                eps: text.rms_norm_eps,
+            })
+        };
+        let embedding = take(&at("embed_tokens.weight"), &[text.vocab_size, d])?;
+        let mut layers = Vec::with_capacity(text.num_hidden_layers);
+        for i in 0..text.num_hidden_layers {
+            let name = |end: &str| at(&format!("layers.{i}.{end}"));
+            let bias = text.attention_bias;
+            layers.push(Layer {
+                input_norm: norm(take, &name("input_layernorm"), d)?,
+                q: linear(take, &name("self_attn.q_proj"), d, heads.query * k, bias)?,
+                k: linear(take, &name("self_attn.k_proj"), d, heads.key * k, bias)?,
+                v: linear(take, &name("self_attn.v_proj"), d, heads.key * k, bias)?,
+                o: linear(take, &name("self_attn.o_proj"), heads.query * k, d, bias)?,
+                q_norm: norm(take, &name("self_attn.q_norm"), k)?,
+                k_norm: norm(take, &name("self_attn.k_norm"), k)?,
+                heads,
+                post_norm: norm(take, &name("post_attention_layernorm"), d)?,
+                mlp: match text.experts(i) {
+                    None => Mlp::Dense {
+                        gate: linear(take, &name("mlp.gate_proj"), d, middle, false)?,
+                        up: linear(take, &name("mlp.up_proj"), d, middle, false)?,
+                        down: linear(take, &name("mlp.down_proj"), middle, d, false)?,
+                    },
+                    Some(experts) => {
+                        let stacks = stack_shapes(i, d, experts);
+                        let [gate_up, down] = stacks.map(|(name, shape)| Experts::new(take(&name, &shape)?));
+                        Mlp::Experts(Moe {
+                            gate_up: gate_up?,
+                            down: down?,
+                            router: linear(take, &name("mlp.gate"), d, experts.count, false)?,
+                            chosen: experts.chosen,
+                        })
+                    }
+                },
+            });
+        }
+        Ok(Self {
+            embedding,
+            layers,
+            norm: norm(take, &at("norm"), d)?,
+            config: Arc::new(text.clone()),
+        })
+    }
+
     /// Embeddings of the tokens, images in place of their placeholders: (R, D).
     pub(super) fn embed(&self, batch: &Batch, features: Option<&Features>) -> Result<Tensor> {
         let rows = batch.ids.len();
@@ -65,8 +130,9 @@ impl Decoder {
         let expected = batch.visual.len();
         let found = features.map_or(0, |features| features.merged.dims().first().copied().unwrap_or(0));
         if found != expected {
-            let reason = format!("{found} image features for {expected} image tokens");
-            return Err(candle_core::Error::Msg(reason).into());
+            return Err(Error::tensor(format!(
+                "{found} image features for {expected} image tokens"
+            )));
         }
         let (Some(features), Some(visual)) = (features, self.visual_rows(batch)?) else {
             return Ok(embedded);
@@ -86,23 +152,17 @@ impl Decoder {
             None => batch.segments(),
         };
         let half = self.config.head_dim() / 2;
-        let theta = self.config.rope_theta();
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| (1.0 / theta.powf(i as f64 / half as f64)) as f32)
-            .collect();
+        let frequencies = frequencies(self.config.rope_theta(), half);
         let axes = axes(self.config.mrope_section(), half);
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        let mut angles = Vec::with_capacity(batch.ids.len() * half);
         for row in 0..batch.ids.len() {
-            for (axis, frequency) in axes.iter().zip(&frequencies) {
-                let angle = batch.axes[*axis][row] as f32 * frequency;
-                cos.push(angle.cos());
-                sin.push(angle.sin());
-            }
+            let turned = axes.iter().zip(&frequencies);
+            angles.extend(turned.map(|(axis, frequency)| batch.axes[*axis][row] as f32 * frequency));
         }
-        let angles = |values| Tensor::from_vec(values, (batch.ids.len(), half), self.device());
+        let (cos, sin) = rotation(&angles, half, self.device())?;
         Ok(AttentionContext {
-            cos: angles(cos)?,
-            sin: angles(sin)?,
+            cos,
+            sin,
             segments,
             visual: self.visual_rows(batch)?,
         })
@@ -146,7 +206,7 @@ impl Decoder {
     pub(super) fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
         let mut all = Vec::new();
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            let name = |end: &str| format!("layers.{i}.{end}");
+            let name = |end: &str| format!("model.language_model.layers.{i}.{end}");
             all.extend([
                 (name("self_attn.q_proj"), &mut layer.q),
                 (name("self_attn.k_proj"), &mut layer.k),
@@ -168,8 +228,11 @@ impl Decoder {
         let mut all = Vec::new();
         for (i, layer) in self.layers.iter_mut().enumerate() {
             if let Mlp::Experts(moe) = &mut layer.mlp {
-                all.push((format!("layers.{i}.mlp.experts.gate_up_proj"), &mut moe.gate_up));
-                all.push((format!("layers.{i}.mlp.experts.down_proj"), &mut moe.down));
+                let name = |end: &str| format!("model.language_model.layers.{i}.mlp.experts.{end}");
+                all.extend([
+                    (name("gate_up_proj"), &mut moe.gate_up),
+                    (name("down_proj"), &mut moe.down),
+                ]);
             }
         }
         all
@@ -240,6 +303,94 @@ impl Layer {
             None => (k, v),
         };
         self.o.forward(&segment_attention(&q, &k, &v, self.heads, segments)?)
+    }
+}
+
+/// Keys and values of several sequences in every layer. It is passed into the decoder, which adds the
+/// rows it is given; no gradient flows through it.
+#[derive(Debug)]
+pub struct KvCache {
+    /// Room for each sequence's tokens.
+    capacity: usize,
+    /// Tokens of each sequence so far.
+    lengths: Vec<usize>,
+    /// Keys and values of each layer, (sequences · capacity, G·K).
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl KvCache {
+    /// An empty cache with room for `capacity` tokens of each of `sequences` sequences; `dtype` is that of the
+    /// states, [`super::Qwen3Vl::state_type`].
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new(config: &TextConfig, sequences: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let shape = (sequences * capacity, config.num_key_value_heads * config.head_dim());
+        let zeros = || Tensor::zeros(shape, dtype, device);
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| Ok((zeros()?, zeros()?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            capacity,
+            lengths: vec![0; sequences],
+            layers,
+        })
+    }
+
+    /// The segments of `new` further tokens of each sequence: all of them and all before them are keys.
+    fn segments(&self, new: &[usize]) -> Result<Arc<[Segment]>> {
+        if new.len() != self.lengths.len() {
+            let (new, known) = (new.len(), self.lengths.len());
+            return Err(Error::tensor(format!("{new} sequences for a cache of {known}")));
+        }
+        let mut segments = Vec::with_capacity(new.len());
+        let mut row = 0;
+        for (i, (&new, &old)) in new.iter().zip(&self.lengths).enumerate() {
+            if old + new > self.capacity {
+                let (tokens, capacity) = (old + new, self.capacity);
+                return Err(Error::tensor(format!("{tokens} tokens in a cache of {capacity}")));
+            }
+            if new > 0 {
+                let start = i * self.capacity;
+                segments.push(Segment {
+                    queries: row..row + new,
+                    keys: start..start + old + new,
+                    mask: Mask::Causal,
+                });
+                row += new;
+            }
+        }
+        Ok(segments.into())
+    }
+
+    /// Adds the keys and values of new rows; gives all keys and values of the layer.
+    fn append(
+        &mut self,
+        layer: usize,
+        segments: &[Segment],
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let Some((all_keys, all_values)) = self.layers.get(layer) else {
+            return Err(Error::tensor(format!("a cache without layer {layer}")));
+        };
+        for Segment {
+            queries, keys: seen, ..
+        } in segments
+        {
+            for (all, new) in [(all_keys, keys), (all_values, values)] {
+                let new = new.detach().narrow(0, queries.start, queries.len())?.contiguous()?;
+                all.slice_set(&new, 0, seen.end - queries.len())?;
+            }
+        }
+        Ok((all_keys.clone(), all_values.clone()))
+    }
+
+    /// Counts the tokens that all layers have now processed.
+    pub(super) fn advance(&mut self, new: &[usize]) {
+        for (length, new) in self.lengths.iter_mut().zip(new) {
+            *length += new;
+        }
     }
 }
 

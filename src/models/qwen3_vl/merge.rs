@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 use super::{Config, Qwen3Vl};
 use crate::checkpoint::folder;
-use crate::checkpoint::weights::{Weights, map_file};
+use crate::checkpoint::weights::{Weights, float, map_file};
 use crate::error::{Cause, Error, Result};
 use crate::models::lora::Adaptable as _;
 use crate::nn::{Experts, Projection};
@@ -24,36 +25,29 @@ impl Qwen3Vl {
     /// [`Error::Model`] when there is no adapter, `base_dir` does not hold the base that this model was loaded from,
     /// or `out` is there already; [`Error::Io`]. Nothing half-written is left behind.
     pub fn save_merged(&self, base_dir: &Path, out: &Path) -> Result<()> {
-        let fail = |path: &Path, reason: &str| Error::Model {
-            path: path.to_path_buf(),
-            reason: reason.into(),
-        };
         if out.exists() {
-            return Err(fail(out, "is there already; a merged model gets a folder of its own").because(Cause::Occupied));
+            let reason = "is there already; a merged model gets a folder of its own";
+            return Err(Error::model(out, reason).because(Cause::Occupied));
         }
         if self.config.tied() && self.head.update().is_some() {
-            return Err(Error::Checkpoint {
-                path: base_dir.to_path_buf(),
-                reason: "`lm_head` is tied to the embedding, which the adapter leaves alone: the sum would change both"
-                    .into(),
-                remedy: "use the adapter beside its base (`--adapter`), or train one without `lm_head`".into(),
-            });
+            return Err(Error::checkpoint(
+                base_dir,
+                "`lm_head` is tied to the embedding, which the adapter leaves alone: the sum would change both",
+                "use the adapter beside its base (`--adapter`), or train one without `lm_head`",
+            ));
         }
         let (_, bytes) = Config::load(base_dir)?;
         if Weights::open(base_dir)?.fingerprint(&bytes)? != self.fingerprint() {
-            return Err(fail(base_dir, "is not the base model that the adapters belong to"));
+            return Err(Error::model(
+                base_dir,
+                "is not the base model that the adapters belong to",
+            ));
         }
-        let mut merged = BTreeMap::new();
-        for (name, layer) in self.layers() {
-            if layer.update().is_some() {
-                merged.insert(format!("{name}.weight"), Adapted::Layer(layer));
-            }
-        }
-        for (name, stack) in self.stacks() {
-            if stack.update().is_some() {
-                merged.insert(name, Adapted::Experts(stack));
-            }
-        }
+        let layers = self.layers().into_iter().filter(|(_, layer)| layer.update().is_some());
+        let layers = layers.map(|(name, layer)| (format!("{name}.weight"), Adapted::Layer(layer)));
+        let stacks = self.stacks().into_iter().filter(|(_, stack)| stack.update().is_some());
+        let stacks = stacks.map(|(name, stack)| (name, Adapted::Experts(stack)));
+        let merged: BTreeMap<String, Adapted> = layers.chain(stacks).collect();
         if merged.is_empty() {
             return Err(self.error("there is no adapter to add into the weights".into()));
         }
@@ -62,7 +56,7 @@ impl Qwen3Vl {
             copy(base_dir, new, &merged, &mut left)?;
             match left.first() {
                 None => Ok(()),
-                Some(name) => Err(fail(base_dir, &format!("tensor `{name}` is missing"))),
+                Some(name) => Err(Error::model(base_dir, format!("tensor `{name}` is missing"))),
             }
         })
     }
@@ -115,13 +109,11 @@ fn rewrite<'a>(
     merged: &'a BTreeMap<String, Adapted>,
     left: &mut BTreeSet<&'a str>,
 ) -> Result<bool> {
-    let damaged = |reason: String| Error::Model {
-        path: from.to_path_buf(),
-        reason,
-    };
+    let damaged = |reason: String| Error::model(from, reason);
+    let unread = |e: SafeTensorError| damaged(format!("not a safetensors file: {e}"));
     let map = map_file(from)?;
-    let file = SafeTensors::deserialize(&map).map_err(|e| damaged(format!("not a safetensors file: {e}")))?;
-    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(format!("not a safetensors file: {e}")))?;
+    let file = SafeTensors::deserialize(&map).map_err(unread)?;
+    let (_, header) = SafeTensors::read_metadata(&map).map_err(unread)?;
     let (mut parts, mut any) = (Vec::new(), false);
     for (name, view) in file.tensors() {
         let part = match merged.get_key_value(&name) {
@@ -138,24 +130,13 @@ fn rewrite<'a>(
         parts.push((name, part));
     }
     if any {
-        safetensors::serialize_to_file(parts, header.metadata().clone(), to).map_err(|e| {
-            damaged(format!(
-                "cannot be written with its adapters to `{}`: {e}",
-                to.display()
-            ))
-        })?;
+        let unwritten = |e| {
+            let to = to.display();
+            damaged(format!("cannot be written with its adapters to `{to}`: {e}"))
+        };
+        safetensors::serialize_to_file(parts, header.metadata().clone(), to).map_err(unwritten)?;
     }
     Ok(any)
-}
-
-fn float(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        Dtype::F64 => Some(DType::F64),
-        _ => None,
-    }
 }
 
 /// A tensor of the new file.

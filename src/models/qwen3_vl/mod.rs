@@ -4,39 +4,37 @@
 //! decoder's width; the features of some of its middle blocks are added after the first decoder layers
 //! (deepstack). Sequences are packed one after the other; there is no padding.
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::lora::{self, Adaptable};
-use crate::error::Result;
+use crate::checkpoint::weights::{Take, Weights};
+use crate::error::{Error, Result};
 use crate::example::{Grid, Sequence};
-use crate::nn::{Experts, Projection};
+use crate::nn::{DeviceSpec, Experts, Projection};
 
 mod adapter;
 mod backward;
 mod batch;
-mod cache;
 mod config;
 mod decoder;
-mod expert_config;
-mod generate;
-mod loading;
+mod inference;
 mod merge;
-mod next_token;
-mod tree;
 mod vision;
 
 pub use super::lora::Lora;
-pub use batch::{Batch, Positions};
-pub use cache::KvCache;
-pub use config::{Config, TextConfig, VisionConfig};
+pub use batch::{Batch, Positions, PrefixTree};
+pub use config::{Config, ExpertConfig, TextConfig, VisionConfig};
 use decoder::Decoder;
-pub use expert_config::ExpertConfig;
-pub(crate) use next_token::LOGITS_AT_ONCE;
-pub use next_token::NextToken;
-pub use tree::{PrefixTree, TokenScore};
+pub use decoder::KvCache;
+pub(crate) use inference::LOGITS_AT_ONCE;
+pub use inference::TokenScore;
 pub use vision::Features;
 use vision::Tower;
 
@@ -59,6 +57,91 @@ pub struct Qwen3Vl {
 type Visit<'a> = dyn FnMut(&str, usize, &Tensor) + 'a;
 
 impl Qwen3Vl {
+    /// Loads a hub-layout folder: `config.json` and `model.safetensors` (or its shards).
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] that lists what is missing, mis-shaped, unexpected or not finite.
+    pub fn load(dir: &Path, spec: &DeviceSpec) -> Result<Self> {
+        let (config, bytes) = Config::load(dir)?;
+        let mut weights = Weights::open(dir)?;
+        if config.tied() {
+            // Some writers store the tied head too.
+            weights.ignore(|name| name == "lm_head.weight");
+        }
+        let fingerprint = weights.fingerprint(&bytes)?;
+        let transposed = transposed(&config, &weights);
+        let mut take = |name: &str, shape: &[usize]| match *shape {
+            [experts, from, to] if transposed.contains(name) => {
+                let stored = weights.take(name, &[experts, to, from], spec)?;
+                Ok(stored.transpose(1, 2)?.contiguous()?)
+            }
+            _ => weights.take(name, shape, spec),
+        };
+        let model = Self::build(config, &fingerprint, &dir.to_string_lossy(), &mut take)?;
+        weights.finish()?;
+        Ok(model)
+    }
+
+    /// A model of this shape with random weights, for benchmarks and tests.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn random(config: &Config, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
+        Self::build(config.clone(), "random", "random weights", &mut |name, shape| {
+            let fan_in: usize = match *shape {
+                [_, inputs, _] => inputs, // experts
+                _ => shape[1..].iter().product(),
+            };
+            let norm =
+                name.ends_with("norm.weight") || name.ends_with("norm1.weight") || name.ends_with("norm2.weight");
+            let (centre, width) = match shape.len() {
+                1 if norm || name.ends_with("layernorm.weight") => (1.0, 0.1),
+                1 => (0.0, 0.1),
+                _ => (0.0, (3.0 / fan_in as f32).sqrt()),
+            };
+            let values = uniform(shape.iter().product(), centre, width, rng.random());
+            Ok(Tensor::from_vec(values, shape, device)?)
+        })
+    }
+
+    fn build(config: Config, fingerprint: &str, origin: &str, take: &mut Take) -> Result<Self> {
+        let tower = Tower::load(&config.vision_config, take)?;
+        let decoder = Decoder::load(&config.text_config, take)?;
+        let text = &config.text_config;
+        let head = if config.tied() {
+            decoder.embedding.clone()
+        } else {
+            take("lm_head.weight", &[text.vocab_size, text.hidden_size])?
+        };
+        Ok(Self {
+            tower,
+            decoder,
+            head: Projection::new(head, None)?,
+            config: Arc::new(config),
+            fingerprint: fingerprint.into(),
+            origin: origin.into(),
+        })
+    }
+
+    /// The weights of all linear layers that can carry an adapter, by hub name: (out, in). Adapters are not
+    /// added in; see [`Qwen3Vl::merged`].
+    #[must_use]
+    pub fn linear_weights(&self) -> Vec<(String, Tensor)> {
+        self.layers()
+            .into_iter()
+            .map(|(name, layer)| (format!("{name}.weight"), layer.weight().clone()))
+            .collect()
+    }
+
+    /// The weights of all stacks of experts by hub name, (E, in, out), with their adapters added in.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn updated_experts(&self) -> Result<Vec<(String, Tensor)>> {
+        let all = self.stacks().into_iter();
+        all.map(|(name, stack)| Ok((name, stack.updated_weight()?))).collect()
+    }
+
     /// The values of `config.json`.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -156,16 +239,16 @@ impl Qwen3Vl {
             return Ok(());
         }
         let (width, shape) = (vision.patch_width(), patches.dims());
-        let reason =
-            format!("patches {shape:?} for grids {grids:?}: want {count} x {width}, sides multiples of {merge}");
-        Err(candle_core::Error::Msg(reason).into())
+        Err(Error::tensor(format!(
+            "patches {shape:?} for grids {grids:?}: want {count} x {width}, sides multiples of {merge}"
+        )))
     }
 
     /// The model with fresh adapters in place of any it has: A as PEFT initialises it, B = 0, so the
     /// outputs are still those of the base.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] when the rank is 0, no linear layer matches any target, or `lm_head`
+    /// [`Error::Model`] when the rank is 0, no linear layer matches any target, or `lm_head`
     /// is a target and tied to the embedding.
     pub fn with_lora(&self, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<Self> {
         if self.config.tied() && lora.targets.iter().any(|target| target == "lm_head") {
@@ -205,17 +288,37 @@ impl Qwen3Vl {
     }
 }
 
+/// The stacks of experts that stand in the files as (E, out, in), the layout of transformers 5 in memory. The hub has
+/// (E, in, out), which is also what a stack is taken for whose shape could be either.
+fn transposed(config: &Config, weights: &Weights) -> HashSet<String> {
+    let text = &config.text_config;
+    let layers = (0..text.num_hidden_layers).filter_map(|i| Some((i, text.experts(i)?)));
+    let stacks = layers.flat_map(|(i, experts)| decoder::stack_shapes(i, text.hidden_size, experts));
+    let other = stacks.filter(|(name, [count, from, to])| {
+        from != to && weights.shape(name).is_some_and(|shape| shape == [*count, *to, *from])
+    });
+    other.map(|(name, _)| name).collect()
+}
+
+/// Values in `centre` ± `width` from a counter and a mixing function (SplitMix64's): the layers of large models have
+/// billions, and each piece can be filled by its own thread.
+fn uniform(count: usize, centre: f32, width: f32, seed: u64) -> Vec<f32> {
+    let at = |i: usize| {
+        let mut z = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        // 24 bits: what an f32 between 0 and 1 holds.
+        let share = (z >> 40) as f32 / (1u32 << 24) as f32;
+        centre + width * (2.0 * share - 1.0)
+    };
+    (0..count).into_par_iter().map(at).collect()
+}
+
 impl Adaptable for Qwen3Vl {
     fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
-        let mut all = Vec::new();
-        all.extend(
-            self.tower
-                .layers_mut()
-                .into_iter()
-                .map(|(name, layer)| (format!("model.visual.{name}"), layer)),
-        );
-        let text = self.decoder.layers_mut().into_iter();
-        all.extend(text.map(|(name, layer)| (format!("model.language_model.{name}"), layer)));
+        let mut all = self.tower.layers_mut();
+        all.extend(self.decoder.layers_mut());
         // A tied head is the embedding, unless it has an adapter of its own.
         if !self.config.tied() || self.head.update().is_some() {
             all.push(("lm_head".into(), &mut self.head));
@@ -224,9 +327,7 @@ impl Adaptable for Qwen3Vl {
     }
 
     fn experts_mut(&mut self) -> Vec<(String, &mut Experts)> {
-        let text = self.decoder.experts_mut().into_iter();
-        text.map(|(name, stack)| (format!("model.language_model.{name}"), stack))
-            .collect()
+        self.decoder.experts_mut()
     }
 
     fn origin(&self) -> &str {

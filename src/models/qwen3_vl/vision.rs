@@ -6,23 +6,27 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::config::VisionConfig;
-use crate::error::Result;
+use crate::checkpoint::weights::{Take, layer_norm, linear};
+use crate::error::{Error, Result};
 use crate::example::Grid;
 use crate::nn::ops::{Heads, Mask, Segment, gelu, gelu_tanh, rotary, segment_attention};
 use crate::nn::{LayerNorm, Projection, checkpointing};
+
+/// Epsilon of the layer norms, fixed in the reference.
+const EPS: f64 = 1e-6;
 
 /// Patches to merged tokens. Letters in shapes: N patches of all images, W the tower's width, M merged
 /// tokens, D the decoder's width.
 #[derive(Debug, Clone)]
 pub(super) struct Tower {
     /// Conv3d whose stride is its kernel, as a linear layer over a patch's numbers.
-    pub(super) patch_embed: Projection,
+    patch_embed: Projection,
     /// (side · side, W)
-    pub(super) positions: Tensor,
-    pub(super) blocks: Vec<Block>,
-    pub(super) merger: Merger,
-    pub(super) deepstack: Vec<Merger>,
-    pub(super) config: Arc<VisionConfig>,
+    positions: Tensor,
+    blocks: Vec<Block>,
+    merger: Merger,
+    deepstack: Vec<Merger>,
+    config: Arc<VisionConfig>,
 }
 
 /// Image features for the decoder, in the order of their tokens.
@@ -35,29 +39,45 @@ pub struct Features {
 }
 
 /// Inputs that all blocks share: the angles of the rotation and the attention mask.
-pub(super) struct AttentionContext {
+struct AttentionContext {
     cos: Tensor, // (N, W / heads / 2)
     sin: Tensor, // (N, W / heads / 2)
     segments: Arc<[Segment]>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Block {
-    pub(super) norm1: LayerNorm,
-    pub(super) qkv: Projection,
-    pub(super) proj: Projection,
-    pub(super) norm2: LayerNorm,
-    pub(super) fc1: Projection,
-    pub(super) fc2: Projection,
-    pub(super) heads: usize,
+struct Block {
+    norm1: LayerNorm,
+    qkv: Projection,
+    proj: Projection,
+    norm2: LayerNorm,
+    fc1: Projection,
+    fc2: Projection,
+    heads: usize,
 }
 
 /// Squares of patches to tokens of the decoder's width.
 #[derive(Debug, Clone)]
-pub(super) struct Merger {
-    pub(super) norm: LayerNorm,
-    pub(super) fc1: Projection,
-    pub(super) fc2: Projection,
+struct Merger {
+    norm: LayerNorm,
+    fc1: Projection,
+    fc2: Projection,
+}
+
+/// Frequencies of a rotary embedding: `count` of them, from 1 down to 1/theta.
+pub(super) fn frequencies(theta: f64, count: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| (1.0 / theta.powf(i as f64 / count as f64)) as f32)
+        .collect()
+}
+
+/// Cosines and sines of angles, `width` a row.
+pub(super) fn rotation(angles: &[f32], width: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+    let table = |of: fn(f32) -> f32| {
+        let values = angles.iter().map(|&angle| of(angle)).collect::<Vec<f32>>();
+        Tensor::from_vec(values, (angles.len() / width, width), device)
+    };
+    Ok((table(f32::cos)?, table(f32::sin)?))
 }
 
 impl Features {
@@ -67,16 +87,14 @@ impl Features {
     /// When the groups come from different models.
     pub fn cat(groups: &[&Self]) -> Result<Option<Self>> {
         let Some(first) = groups.first() else { return Ok(None) };
-        let all = |of: &dyn Fn(&Self) -> Tensor| -> Result<Tensor> {
-            Ok(Tensor::cat(
-                &groups.iter().map(|group| of(group)).collect::<Vec<_>>(),
-                0,
-            )?)
+        let all = |of: &dyn Fn(&Self) -> Tensor| {
+            let parts: Vec<Tensor> = groups.iter().map(|group| of(group)).collect();
+            Tensor::cat(&parts, 0)
         };
         let deepstack = (0..first.deepstack.len()).map(|i| all(&|group| group.deepstack[i].clone()));
         Ok(Some(Self {
             merged: all(&|group| group.merged.clone())?,
-            deepstack: deepstack.collect::<Result<_>>()?,
+            deepstack: deepstack.collect::<candle_core::Result<_>>()?,
         }))
     }
 
@@ -127,6 +145,47 @@ impl Features {
 }
 
 impl Tower {
+    pub(super) fn load(vision: &VisionConfig, take: &mut Take) -> Result<Self> {
+        let (w, patch, frames) = (vision.hidden_size, vision.patch_size, vision.temporal_patch_size);
+        let (middle, out) = (vision.intermediate_size, vision.out_hidden_size);
+        let at = |end: &str| format!("model.visual.{end}");
+        let kernel = [w, vision.in_channels, frames, patch, patch];
+        let kernel = take(&at("patch_embed.proj.weight"), &kernel)?.reshape((w, vision.patch_width()))?;
+        let patch_embed = Projection::new(kernel, Some(take(&at("patch_embed.proj.bias"), &[w])?))?;
+        let positions = take(&at("pos_embed.weight"), &[vision.num_position_embeddings, w])?;
+        let mut blocks = Vec::with_capacity(vision.depth);
+        for i in 0..vision.depth {
+            let name = |end: &str| at(&format!("blocks.{i}.{end}"));
+            blocks.push(Block {
+                norm1: layer_norm(take, &name("norm1"), w, EPS)?,
+                qkv: linear(take, &name("attn.qkv"), w, 3 * w, true)?,
+                proj: linear(take, &name("attn.proj"), w, w, true)?,
+                norm2: layer_norm(take, &name("norm2"), w, EPS)?,
+                fc1: linear(take, &name("mlp.linear_fc1"), w, middle, true)?,
+                fc2: linear(take, &name("mlp.linear_fc2"), middle, w, true)?,
+                heads: vision.num_heads,
+            });
+        }
+        let square = w * vision.spatial_merge_size.pow(2);
+        let mut merger = |name: &str, norm: usize| -> Result<Merger> {
+            Ok(Merger {
+                norm: layer_norm(take, &at(&format!("{name}.norm")), norm, EPS)?,
+                fc1: linear(take, &at(&format!("{name}.linear_fc1")), square, square, true)?,
+                fc2: linear(take, &at(&format!("{name}.linear_fc2")), square, out, true)?,
+            })
+        };
+        Ok(Self {
+            patch_embed,
+            positions,
+            blocks,
+            merger: merger("merger", w)?,
+            deepstack: (0..vision.deepstack_visual_indexes.len())
+                .map(|i| merger(&format!("deepstack_merger_list.{i}"), square))
+                .collect::<Result<_>>()?,
+            config: Arc::new(vision.clone()),
+        })
+    }
+
     /// (N, patch numbers) of images with these grids → features; `visit` is given the states under the names
     /// of the golden files.
     pub(super) fn forward(&self, patches: &Tensor, grids: &[Grid], visit: &mut super::Visit) -> Result<Features> {
@@ -159,7 +218,7 @@ impl Tower {
         let taps = states.iter().skip(1).enumerate();
         let taps = taps.filter_map(|(i, x)| Some(self.tap(i)?.1.forward(x)));
         let Some(last) = states.last() else {
-            return Err(candle_core::Error::Msg("a tower without states".into()).into());
+            return Err(Error::tensor("a tower without states"));
         };
         Ok(Features {
             deepstack: taps.collect::<Result<_>>()?,
@@ -226,7 +285,7 @@ impl Tower {
                 }
             }
         }
-        let device = self.device();
+        let device = self.positions.device();
         let mut sum: Option<Tensor> = None;
         for (indices, weights) in taps {
             let count = indices.len();
@@ -239,25 +298,18 @@ impl Tower {
                 Some(sum) => (sum + part)?,
             });
         }
-        sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()).into())
+        sum.ok_or_else(|| Error::tensor("no taps"))
     }
 
     fn context(&self, grids: &[Grid]) -> Result<AttentionContext> {
         let quarter = self.config.head_dim() / 4;
-        let theta = self.config.rope_theta();
-        let frequencies: Vec<f32> = (0..quarter)
-            .map(|i| (1.0 / theta.powf(i as f64 / quarter as f64)) as f32)
-            .collect();
-        let (mut cos, mut sin, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        let frequencies = frequencies(self.config.rope_theta(), quarter);
+        let (mut angles, mut segments) = (Vec::new(), Vec::new());
         let mut start = 0;
         for grid in grids {
             for (row, column) in grid.block_order(self.config.spatial_merge_size) {
                 for place in [row, column] {
-                    for frequency in &frequencies {
-                        let angle = place as f32 * frequency;
-                        cos.push(angle.cos());
-                        sin.push(angle.sin());
-                    }
+                    angles.extend(frequencies.iter().map(|frequency| place as f32 * frequency));
                 }
             }
             let rows = start..start + grid.patches();
@@ -268,22 +320,18 @@ impl Tower {
                 mask: Mask::Full,
             });
         }
-        let angles = |values| Tensor::from_vec(values, (start, 2 * quarter), self.device());
+        let (cos, sin) = rotation(&angles, 2 * quarter, self.positions.device())?;
         Ok(AttentionContext {
-            cos: angles(cos)?,
-            sin: angles(sin)?,
+            cos,
+            sin,
             segments: segments.into(),
         })
-    }
-
-    fn device(&self) -> &Device {
-        self.positions.device()
     }
 
     pub(super) fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
         let mut all = Vec::new();
         for (i, block) in self.blocks.iter_mut().enumerate() {
-            let name = |end: &str| format!("blocks.{i}.{end}");
+            let name = |end: &str| format!("model.visual.blocks.{i}.{end}");
             all.extend([
                 (name("attn.qkv"), &mut block.qkv),
                 (name("attn.proj"), &mut block.proj),
@@ -291,15 +339,12 @@ impl Tower {
                 (name("mlp.linear_fc2"), &mut block.fc2),
             ]);
         }
-        all.extend([
-            ("merger.linear_fc1".to_owned(), &mut self.merger.fc1),
-            ("merger.linear_fc2".to_owned(), &mut self.merger.fc2),
-        ]);
-        for (i, merger) in self.deepstack.iter_mut().enumerate() {
-            let name = |end: &str| format!("deepstack_merger_list.{i}.{end}");
+        let deepstack = self.deepstack.iter_mut().enumerate();
+        let deepstack = deepstack.map(|(i, merger)| (format!("deepstack_merger_list.{i}"), merger));
+        for (name, merger) in std::iter::once(("merger".to_owned(), &mut self.merger)).chain(deepstack) {
             all.extend([
-                (name("linear_fc1"), &mut merger.fc1),
-                (name("linear_fc2"), &mut merger.fc2),
+                (format!("model.visual.{name}.linear_fc1"), &mut merger.fc1),
+                (format!("model.visual.{name}.linear_fc2"), &mut merger.fc2),
             ]);
         }
         all
