@@ -7,8 +7,6 @@
 //! with A (E, r, middle) and B (D, r) for all experts. The `peft_type` of its config is `KSHOT_LORA`, so that PEFT
 //! refuses it instead of loading half of it; `Qwen3Vl::save_adapter_for_peft` writes the same update as PEFT's.
 
-use std::path::Path;
-
 use candle_core::{Device, Var};
 use rand_chacha::ChaCha8Rng;
 
@@ -74,11 +72,8 @@ pub(super) trait Adaptable: Clone {
     /// Copies of all linear layers (they share their tensors), with their hub names.
     fn layers(&self) -> Vec<(String, Projection)> {
         let mut model = self.clone();
-        model
-            .layers_mut()
-            .into_iter()
-            .map(|(name, layer)| (name, layer.clone()))
-            .collect()
+        let all = model.layers_mut().into_iter();
+        all.map(|(name, layer)| (name, layer.clone())).collect()
     }
 
     /// Copies of all stacks of experts (they share their tensors), with their hub names.
@@ -107,11 +102,8 @@ pub(super) trait Adaptable: Clone {
     }
 
     /// An error about this model.
-    fn error(&self, reason: String) -> Error {
-        Error::Model {
-            path: Path::new(self.origin()).to_path_buf(),
-            reason,
-        }
+    fn error(&self, reason: impl Into<String>) -> Error {
+        Error::model(self.origin(), reason)
     }
 }
 
@@ -119,7 +111,7 @@ pub(super) trait Adaptable: Clone {
 /// are still those of the base.
 pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<M> {
     if lora.rank == 0 {
-        return Err(model.error("a LoRA rank of 0 trains nothing".into()));
+        return Err(model.error("a LoRA rank of 0 trains nothing"));
     }
     let device = model.device().clone();
     let mut matched = false;
@@ -169,6 +161,30 @@ pub(super) fn trainable<M: Adaptable>(model: &M) -> Vec<(String, Var)> {
     all
 }
 
+/// Rank and alpha of the adapters.
+///
+/// # Errors
+/// [`Error::Model`] when there is no adapter, or adapters of several ranks.
+pub(super) fn adapter_shape<M: Adaptable>(model: &M) -> Result<(usize, f64)> {
+    let (layers, stacks) = (model.layers(), model.stacks());
+    let of_layers = layers.iter().filter_map(|(_, layer)| {
+        let update = layer.update()?;
+        Some((update.a.dims()[0], update.scale))
+    });
+    let of_stacks = stacks.iter().filter_map(|(_, stack)| {
+        let update = stack.update()?;
+        Some((update.rank(stack.sizes().0), update.scale))
+    });
+    let mut shape = None;
+    for (rank, scale) in of_layers.chain(of_stacks) {
+        let this = (rank, scale * rank as f64);
+        if *shape.get_or_insert(this) != this {
+            return Err(model.error("adapters of several ranks cannot be saved"));
+        }
+    }
+    shape.ok_or_else(|| model.error("there is no adapter to save"))
+}
+
 /// The stack that holds gate and up projection together.
 const GATE_UP: &str = "gate_up_proj";
 /// Parts of that stack in the shared form.
@@ -184,15 +200,15 @@ fn parent_module(stack: &str) -> (&str, bool) {
 /// True if the targets name this stack, by its own name or by that of one of its halves.
 pub(crate) fn is_expert_target(lora: &Lora, stack: &str) -> bool {
     let (parent, halves) = parent_module(stack);
-    lora.targets_module(stack)
-        || halves
-            && HALVES
-                .iter()
-                .any(|half| lora.targets_module(&format!("{parent}.{half}")))
+    let targets_half = || {
+        let mut names = HALVES.iter().map(|half| format!("{parent}.{half}"));
+        names.any(|name| lora.targets_module(&name))
+    };
+    lora.targets_module(stack) || halves && targets_half()
 }
 
 /// An update that changes nothing yet.
-pub(super) fn fresh_expert_update(
+fn fresh_expert_update(
     name: &str,
     stack: &Experts,
     lora: &Lora,

@@ -6,17 +6,17 @@
 //! `up_proj`. Both are read; the second is written, since PEFT finds modules by the names of the
 //! transformers it runs with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use super::Dinov2;
 use crate::config::ExpertLora;
-use crate::error::Result;
-use crate::models::lora::Adaptable as _;
+use crate::error::{Error, Result};
+use crate::models::lora::{self, Adaptable as _};
 use crate::models::peft::{self, Description, Folder, Update};
-use crate::nn::LowRank;
+use crate::nn::{DeviceSpec, LowRank};
 
 /// Hub names of modules and the names transformers 5 gives them.
 const RENAMED: [(&str, &str); 5] = [
@@ -37,47 +37,39 @@ impl Dinov2 {
     /// Writes the adapters as a folder that `peft.PeftModel.from_pretrained` loads over transformers 5.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] when there is no adapter, or adapters of several ranks;
-    /// [`crate::error::Error::Io`].
+    /// [`Error::Model`] when there is no adapter, or adapters of several ranks;
+    /// [`Error::Io`].
     pub fn save_adapter(&self, dir: &Path) -> Result<()> {
-        let layers = self.layers();
-        let adapted = || layers.iter().filter_map(|(name, layer)| Some((name, layer.update()?)));
-        let (rank, alpha) =
-            peft::common_shape(adapted().map(|(_, update)| peft::shape(update))).map_err(|e| self.error(e.into()))?;
+        let shape = lora::adapter_shape(self)?;
         let mut updates = Vec::new();
-        for (name, update) in adapted() {
-            updates.extend(written(name, update)?);
+        for (name, layer) in self.layers() {
+            if let Some(update) = layer.update() {
+                updates.extend(written(&name, update)?);
+            }
         }
-        let mut targets: Vec<String> = updates
-            .iter()
-            .map(|(module, ..)| module.rsplit('.').next().unwrap_or(module).to_owned())
-            .collect();
-        targets.sort();
-        targets.dedup();
-        peft::write(
-            dir,
-            &Description {
-                base: &self.origin,
-                task: None,
-                targets,
-                parameters: Vec::new(),
-                experts: ExpertLora::Each,
-                rank,
-                ranks: HashMap::new(),
-                alpha,
-            },
-            &updates,
-        )
+        let end = |(module, ..): &(String, _, _)| module.rsplit('.').next().unwrap_or(module).to_owned();
+        let description = Description {
+            base: &self.origin,
+            task: None,
+            targets: updates.iter().map(end).collect(),
+            parameters: BTreeSet::new(),
+            experts: ExpertLora::Each,
+            shape,
+            ranks: HashMap::new(),
+        };
+        peft::write(dir, &description, &updates)
     }
 
     /// The model with the adapters of a PEFT folder in place of any it has; they can be trained on.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
+    /// [`Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
         let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
         if !folder.saved(&[CLASSIFIER])?.is_empty() {
-            folder.ignore(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
+            folder
+                .weights
+                .ignore(|name| name.strip_prefix(CLASSIFIER).is_some_and(|end| end.starts_with('.')));
         }
         let device = self.device();
         let model = self.map_layers(|name, layer| {
@@ -92,7 +84,7 @@ impl Dinov2 {
                 }
                 _ => folder.take(&[name, &renamed(name)], weight, device)?,
             };
-            Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
+            Ok(layer.with_update(update.map(Update::trainable).transpose()?))
         })?;
         folder.finish()?;
         Ok(model)
@@ -102,43 +94,38 @@ impl Dinov2 {
     /// (`modules_to_save = ["classifier"]` of `Dinov2ForImageClassification`, on [CLS; mean patch]), if it has one.
     ///
     /// # Errors
-    /// [`crate::error::Error::Checkpoint`] when it is not of so many classes, or does not fit this model.
+    /// [`Error::Checkpoint`] when it is not of so many classes, or does not fit this model.
     pub fn load_classifier(&self, dir: &Path, classes: usize) -> Result<Option<(Tensor, Tensor)>> {
-        let mut folder = Folder::open(dir, PREFIXES, &self.origin)?;
+        let folder = Folder::open(dir, PREFIXES, &self.origin)?;
         if folder.saved(&[CLASSIFIER])?.is_empty() {
             return Ok(None);
         }
         let (weight, bias) = (format!("{CLASSIFIER}.weight"), format!("{CLASSIFIER}.bias"));
-        let outputs = folder.shape(&bias).and_then(|shape| shape.first()).copied();
-        if outputs.is_some_and(|outputs| outputs != classes) {
-            return Err(crate::error::Error::Checkpoint {
-                path: dir.to_path_buf(),
-                reason: format!(
-                    "has a classifier of {} classes, there are {classes} class names",
-                    outputs.unwrap_or(0)
-                ),
-                remedy: "give the class names in the order of the classifier's labels with `--labels FILE`".into(),
-            });
+        let mut weights = folder.weights;
+        let outputs = weights.shape(&bias).and_then(|shape| shape.first()).copied();
+        if let Some(outputs) = outputs.filter(|&outputs| outputs != classes) {
+            return Err(Error::checkpoint(
+                dir,
+                format!("has a classifier of {outputs} classes, there are {classes} class names"),
+                "give the class names in the order of the classifier's labels with `--labels FILE`",
+            ));
         }
-        let features = 2 * self.hidden_size();
+        let (features, spec) = (2 * self.hidden_size(), &DeviceSpec::f32(self.device()));
         let found = (
-            folder.take_saved(&weight, &[classes, features], self.device())?,
-            folder.take_saved(&bias, &[classes], self.device())?,
+            weights.take(&weight, &[classes, features], spec)?,
+            weights.take(&bias, &[classes], spec)?,
         );
-        folder.ignore(|_| true);
-        folder.finish_saved()?;
+        weights.ignore(|_| true);
+        weights.finish()?;
         Ok(Some(found))
     }
 }
 
 /// The name of a module in transformers 5.
 fn renamed(name: &str) -> String {
-    for (hub, new) in RENAMED {
-        if let Some(head) = name.strip_suffix(hub) {
-            return format!("{head}{new}");
-        }
-    }
-    name.to_owned()
+    let mut renamed = RENAMED.iter();
+    let found = renamed.find_map(|(hub, new)| Some(format!("{}{new}", name.strip_suffix(hub)?)));
+    found.unwrap_or_else(|| name.to_owned())
 }
 
 /// The two modules into which transformers 5 splits this one.

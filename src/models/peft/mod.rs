@@ -1,23 +1,21 @@
 //! PEFT adapter folders: `adapter_config.json` and `adapter_model.safetensors`.
 
-mod base;
-mod eigen;
 mod initial;
 mod settings;
-mod targets;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
+use serde_json::{Value, json};
 
-use crate::checkpoint::weights::Weights;
+use crate::checkpoint::weights::{Weights, first_few, snapshot_of};
 use crate::config::ExpertLora;
 use crate::error::{Error, Result};
+use crate::fetch::ModelId;
 use crate::nn::{DeviceSpec, ExpertFactors, LowRank, Sharing};
 use initial::Initial;
-use settings::{Init, Settings};
-use targets::is_or_ends;
+use settings::{Init, LORA, SHARED, Settings, is_or_ends};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -26,12 +24,17 @@ const PICKLED: &str = "adapter_model.bin";
 const PREFIX: &str = "base_model.model.";
 /// The output layer, which PEFT saves with the weight under its adapter.
 const HEAD: &str = "lm_head";
-/// So many names are listed in a message; the rest is counted.
-const LISTED: usize = 8;
+/// Numbers that were computed twice differ by less, as a share of the largest.
+const TWICE: f64 = 2e-5;
 
 /// The key of matrix `A` or `B` of a module.
 pub(super) fn key(module: &str, matrix: &str) -> String {
-    format!("{PREFIX}{module}.lora_{matrix}.weight")
+    format!("{PREFIX}{}", factor(module, matrix))
+}
+
+/// The same without the prefix that all keys have.
+fn factor(module: &str, matrix: &str) -> String {
+    format!("{module}.lora_{matrix}.weight")
 }
 
 /// The update of one module, as it is in a file.
@@ -47,7 +50,7 @@ pub(super) struct Update {
 
 impl Update {
     /// The update as something to train.
-    pub(super) fn trainable(&self) -> Result<LowRank> {
+    pub(super) fn trainable(self) -> Result<LowRank> {
         Ok(LowRank {
             a: Var::from_tensor(&self.a)?,
             b: Var::from_tensor(&self.b)?,
@@ -61,7 +64,7 @@ impl Update {
 pub(super) struct Folder {
     path: PathBuf,
     settings: Settings,
-    weights: Weights,
+    pub(super) weights: Weights,
     /// The prefix of the model's own names: `dinov2.` of a classifier's adapter.
     prefix: String,
     /// Modules that the config targets and the file does not have.
@@ -79,24 +82,22 @@ impl Folder {
     pub(super) fn open(dir: &Path, prefixes: &[&str], origin: &str) -> Result<Self> {
         let path = dir.join(CONFIG);
         let settings = Settings::read(&path)?;
-        base::check_origin(&settings, &path, origin)?;
+        check_origin(&settings, &path, origin)?;
         let file = dir.join(WEIGHTS);
         if !file.exists() && dir.join(PICKLED).exists() {
-            return Err(Error::Checkpoint {
-                path: dir.join(PICKLED),
-                reason: "holds its weights as Python objects, which are not read".into(),
-                remedy: format!(
-                    "save the adapter again with PEFT (`model.save_pretrained(DIR)`), which writes `{WEIGHTS}`"
-                ),
-            });
+            return Err(Error::checkpoint(
+                dir.join(PICKLED),
+                "holds its weights as Python objects, which are not read",
+                format!("save the adapter again with PEFT (`model.save_pretrained(DIR)`), which writes `{WEIGHTS}`"),
+            ));
         }
         let mut weights = Weights::from_files(&file, std::slice::from_ref(&file))?;
         if let Some((name, _)) = weights.shapes().find(|(name, _)| !name.starts_with(PREFIX)) {
-            return Err(Error::Checkpoint {
-                path: file,
-                reason: format!("holds `{name}`, whose name does not begin with `{PREFIX}`: PEFT would not use it"),
-                remedy: "save the adapter with PEFT: `model.save_pretrained(DIR)`".into(),
-            });
+            return Err(Error::checkpoint(
+                file,
+                format!("holds `{name}`, whose name does not begin with `{PREFIX}`: PEFT would not use it"),
+                "save the adapter with PEFT: `model.save_pretrained(DIR)`",
+            ));
         }
         weights = weights.without_prefix(PREFIX);
         let starts = |prefix: &&&str| weights.shapes().any(|(name, _)| name.starts_with(**prefix));
@@ -144,32 +145,13 @@ impl Folder {
         }
     }
 
-    /// Takes a tensor that is no factor, e.g. of a module that was trained as a whole.
-    ///
-    /// # Errors
-    /// When the device fails; what does not fit is reported by [`Folder::finish`].
-    pub(super) fn take_saved(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
-        let spec = &DeviceSpec::f32(device);
-        self.weights.take(name, shape, spec)
-    }
-
-    /// Marks tensors as read elsewhere.
-    pub(super) fn ignore(&mut self, unneeded: impl Fn(&str) -> bool) {
-        self.weights.ignore(unneeded);
-    }
-
-    /// The shape of a tensor of the file.
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.weights.shape(name)
-    }
-
     /// True if A and B stand on another base than the model's own.
     pub(super) fn changes_base(&self) -> bool {
         self.settings.init != Init::Plain
     }
 
     fn rank(&self, module: &str) -> Option<usize> {
-        let shape = self.weights.shape(&format!("{module}.lora_A.weight"))?;
+        let shape = self.weights.shape(&factor(module, "A"))?;
         shape.first().copied().filter(|&rank| rank > 0)
     }
 
@@ -180,20 +162,14 @@ impl Folder {
     /// another; other things that do not fit are reported by [`Folder::finish`].
     pub(super) fn take(&mut self, names: &[&str], weight: &Tensor, device: &Device) -> Result<Option<Update>> {
         let full = |module: &str| format!("{}{module}", self.prefix);
+        // A config may speak of the module by another of its names than the file does.
+        let mut all = names.iter().map(|name| full(name));
+        let targeted = all.find(|name| self.settings.targets.contain(name));
         let Some(module) = names.iter().find(|name| self.has(name)) else {
             let known = !self.settings.targets.unknown();
-            let wanted = names
-                .iter()
-                .map(|name| full(name))
-                .find(|name| self.settings.targets.contain(name));
-            self.absent.extend(wanted.filter(|_| known));
+            self.absent.extend(targeted.filter(|_| known));
             return Ok(None);
         };
-        // A config may speak of the module by another of its names than the file does.
-        let targeted = names
-            .iter()
-            .map(|name| full(name))
-            .find(|name| self.settings.targets.contain(name));
         let Some(name) = targeted else {
             let name = full(module);
             return Err(self.refuse(
@@ -218,13 +194,11 @@ impl Folder {
         self.same_rank(module, stored, self.rank(module))?;
         self.found = true;
         let spec = &DeviceSpec::f32(device);
-        let a = self
-            .weights
-            .take(&format!("{module}.lora_A.weight"), &[stored, inputs], spec)?;
-        let b = self
-            .weights
-            .take(&format!("{module}.lora_B.weight"), &[out, stored], spec)?;
-        let update = Update { a, b, scale };
+        let update = Update {
+            a: self.weights.take(&factor(module, "A"), &[stored, inputs], spec)?,
+            b: self.weights.take(&factor(module, "B"), &[out, stored], spec)?,
+            scale,
+        };
         let taken = match self.settings.init {
             Init::Plain => None,
             init => Some(Initial::of(init, weight, stored, scale)?.map_err(|reason| {
@@ -236,7 +210,7 @@ impl Folder {
             })?),
         };
         let taken_out = taken.as_ref().map(|taken| (taken, scale));
-        self.same_weight(&format!("{module}.base_layer.weight"), weight, taken_out)?;
+        self.same_as(&format!("{module}.base_layer.weight"), weight, taken_out)?;
         // B · A − B₀ · A₀ is of twice the rank, and its base is the model's own.
         Ok(Some(match taken {
             None => update,
@@ -248,17 +222,42 @@ impl Folder {
         }))
     }
 
-    /// Compares a weight of the base in the file, if it is there, with the base's.
+    /// Compares a weight of the base that the file holds under `key`, as PEFT always saves `lm_head`, with the base's,
+    /// without what is taken out of it.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when they are not the same.
-    pub(super) fn same_as(&mut self, key: &str, weight: &Tensor) -> Result<()> {
-        self.same_weight(key, weight, None)
-    }
-
-    fn same_weight(&mut self, key: &str, weight: &Tensor, taken: Option<(&Initial, f64)>) -> Result<()> {
-        let file = self.path.with_file_name(WEIGHTS);
-        base::check_weight(&mut self.weights, &file, key, weight, taken)
+    pub(super) fn same_as(&mut self, key: &str, weight: &Tensor, taken: Option<(&Initial, f64)>) -> Result<()> {
+        let Some(shape) = self.weights.shape(key) else {
+            return Ok(());
+        };
+        let mut same = shape == weight.dims();
+        if same {
+            let stored = self.weights.take(key, weight.dims(), &DeviceSpec::cpu())?;
+            let base = weight.to_device(&Device::Cpu)?;
+            let wide = |x: &Tensor| x.to_dtype(DType::F32);
+            let expected = match taken {
+                None => wide(&base)?,
+                Some((initial, scale)) => (wide(&base)? - (initial.b.matmul(&initial.a)? * scale)?)?,
+            };
+            let largest = |x: Tensor| x.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
+            let off = largest((wide(&stored.to_dtype(base.dtype())?)? - &expected)?)?;
+            let bound = if taken.is_some() {
+                TWICE * f64::from(largest(wide(&base)?)?)
+            } else {
+                0.0
+            };
+            same = f64::from(off) <= bound;
+        }
+        if same {
+            return Ok(());
+        }
+        Err(Error::checkpoint(
+            self.path.with_file_name(WEIGHTS),
+            format!("holds `{key}`, a weight of the base, and it is not that of this base"),
+            "give the model that the adapter was trained on as `--model`; if the base was trained too, merge with PEFT \
+             (`model.merge_and_unload().save_pretrained(DIR)`) and give that folder",
+        ))
     }
 
     fn same_rank(&self, module: &str, wanted: usize, found: Option<usize>) -> Result<()> {
@@ -284,7 +283,7 @@ impl Folder {
         sharing: Sharing,
         device: &Device,
     ) -> Result<Option<(ExpertFactors, f64)>> {
-        let Some(shape) = self.weights.shape(&format!("{module}.lora_A.weight")) else {
+        let Some(shape) = self.weights.shape(&factor(module, "A")) else {
             return Ok(None);
         };
         let rank = match (sharing, shape) {
@@ -296,8 +295,8 @@ impl Folder {
         self.found = true;
         let spec = &DeviceSpec::f32(device);
         let (a, b) = ExpertFactors::shapes(sizes, rank, sharing);
-        let a = self.weights.take(&format!("{module}.lora_A.weight"), &a, spec)?;
-        let b = self.weights.take(&format!("{module}.lora_B.weight"), &b, spec)?;
+        let a = self.weights.take(&factor(module, "A"), &a, spec)?;
+        let b = self.weights.take(&factor(module, "B"), &b, spec)?;
         let factors = ExpertFactors {
             a: Var::from_tensor(&a)?,
             b: Var::from_tensor(&b)?,
@@ -311,23 +310,18 @@ impl Folder {
     /// # Errors
     /// [`Error::Checkpoint`] that lists what did not.
     pub(super) fn finish(self) -> Result<()> {
-        let left: Vec<String> = self
-            .weights
-            .left()
-            .map(|name| format!("`{name}`{}", kind(name)))
-            .collect();
+        let left = first_few(self.weights.left().map(|name| format!("`{name}`{}", kind(name))));
         if !left.is_empty() {
-            let file = self.path.with_file_name(WEIGHTS);
-            return Err(Error::Checkpoint {
-                path: file,
-                reason: format!("holds what this model has no use for: {}", listed(&left)),
-                remedy: "check that the adapter was trained on this model, as plain LoRA on linear layers".into(),
-            });
+            return Err(Error::checkpoint(
+                self.path.with_file_name(WEIGHTS),
+                format!("holds what this model has no use for: {left}"),
+                "check that the adapter was trained on this model, as plain LoRA on linear layers",
+            ));
         }
         if !self.absent.is_empty() {
-            let absent: Vec<String> = self.absent.iter().map(|name| format!("`{name}`")).collect();
+            let absent = first_few(self.absent.iter().map(|name| format!("`{name}`")));
             return Err(self.refuse(
-                format!("targets modules that the file has no adapter for: {}", listed(&absent)),
+                format!("targets modules that the file has no adapter for: {absent}"),
                 "take both files from one `save_pretrained` of PEFT; where more than one adapter is loaded, save this one alone",
             ));
         }
@@ -340,20 +334,8 @@ impl Folder {
         self.weights.finish()
     }
 
-    /// Ends the reading of what was trained as a whole: everything fitted.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] that lists what did not.
-    pub(super) fn finish_saved(self) -> Result<()> {
-        self.weights.finish()
-    }
-
     fn refuse(&self, reason: String, remedy: &str) -> Error {
-        Error::Checkpoint {
-            path: self.path.clone(),
-            reason,
-            remedy: remedy.into(),
-        }
+        Error::checkpoint(&self.path, reason, remedy)
     }
 }
 
@@ -373,16 +355,34 @@ fn kind(name: &str) -> &'static str {
         .map_or("", |(_, kind)| kind)
 }
 
-fn listed(names: &[String]) -> String {
-    let first = names
-        .iter()
-        .take(LISTED)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(LISTED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
+/// Compares the base that the config names with the one that was loaded from `origin`.
+/// PEFT notes where its base came from, not what it held: where that and the base at hand are both models of the hub, names
+/// and commits are compared.
+fn check_origin(settings: &Settings, path: &Path, origin: &str) -> Result<()> {
+    let (Some(named), Some((repository, commit))) = (&settings.base, snapshot_of(Path::new(origin))) else {
+        return Ok(());
+    };
+    // A folder of the machine that it was trained on says nothing here.
+    let Some(id) = ModelId::parse(named).filter(|_| !Path::new(named).exists()) else {
+        return Ok(());
+    };
+    let model = |name: &str| name.rsplit('/').next().unwrap_or(name).to_lowercase();
+    if model(&id.name) != model(&repository) {
+        let named = id.name;
+        return Err(Error::checkpoint(
+            path,
+            format!("was trained on `{named}` (`base_model_name_or_path`), the base is `{repository}`"),
+            format!("give `--model {named}`; if both are one model, write `{repository}` into the file"),
+        ));
+    }
+    let is_commit = |text: &str| text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match settings.revision.as_deref().filter(|revision| is_commit(revision)) {
+        Some(revision) if id.name == repository && !revision.eq_ignore_ascii_case(&commit) => Err(Error::checkpoint(
+            path,
+            format!("was trained on commit {revision} of `{repository}` (`revision`), the base is commit {commit}"),
+            format!("`kshot model fetch {repository}@{revision}`, then give `--model {repository}@{revision}`"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -394,17 +394,42 @@ pub(super) struct Description<'a> {
     /// `CAUSAL_LM` or nothing.
     pub(super) task: Option<&'a str>,
     /// Modules, by full name or by an end that no module without adapter has.
-    pub(super) targets: Vec<String>,
+    pub(super) targets: BTreeSet<String>,
     /// The same for stacks of experts.
-    pub(super) parameters: Vec<String>,
+    pub(super) parameters: BTreeSet<String>,
     /// The form of adapters on these.
     pub(super) experts: ExpertLora,
-    /// r
-    pub(super) rank: usize,
+    /// r, and the scale times r.
+    pub(super) shape: (usize, f64),
     /// Ends of names whose rank is another.
     pub(super) ranks: HashMap<String, usize>,
-    /// The scale times r.
-    pub(super) alpha: f64,
+}
+
+impl Description<'_> {
+    /// The fields as PEFT names them.
+    fn config(&self) -> Value {
+        let (rank, alpha) = self.shape;
+        let mut fields = json!({
+            "peft_type": match self.experts { ExpertLora::Each => LORA, ExpertLora::Shared => SHARED },
+            "base_model_name_or_path": self.base,
+            "r": rank,
+            "lora_alpha": alpha,
+            "target_modules": self.targets,
+            "rank_pattern": self.ranks,
+            "alpha_pattern": {},
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "use_rslora": false,
+            "use_dora": false,
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "task_type": self.task,
+        });
+        if !self.parameters.is_empty() {
+            fields["target_parameters"] = json!(self.parameters);
+        }
+        fields
+    }
 }
 
 /// Writes a folder that `peft.PeftModel.from_pretrained` loads, unless experts share factors; `updates` are modules
@@ -413,15 +438,6 @@ pub(super) struct Description<'a> {
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, Tensor, Tensor)]) -> Result<()> {
-    let config = settings::written(
-        description.experts,
-        description.base,
-        (description.rank, description.alpha),
-        &description.targets,
-        &description.parameters,
-        &description.ranks,
-        description.task,
-    );
     let mut tensors = BTreeMap::new();
     for (module, a, b) in updates {
         tensors.insert(key(module, "A"), a.force_contiguous()?);
@@ -429,39 +445,10 @@ pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, T
     }
     std::fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
     let path = dir.join(WEIGHTS);
-    let bytes =
-        safetensors::serialize(&tensors, Some(HashMap::from([("format".into(), "pt".into())]))).map_err(|e| {
-            Error::Model {
-                path: path.clone(),
-                reason: format!("cannot be written: {e}"),
-            }
-        })?;
+    let header = HashMap::from([("format".into(), "pt".into())]);
+    let bytes = safetensors::serialize(&tensors, Some(header))
+        .map_err(|e| Error::model(&path, format!("cannot be written: {e}")))?;
     std::fs::write(&path, bytes).map_err(Error::io("write", &path))?;
     let path = dir.join(CONFIG);
-    let mut text = serde_json::to_string_pretty(&config).map_err(|e| Error::Model {
-        path: path.clone(),
-        reason: e.to_string(),
-    })?;
-    text.push('\n');
-    std::fs::write(&path, text).map_err(Error::io("write", &path))
-}
-
-/// The common rank and alpha of updates of so many ranks and such scales.
-///
-/// # Errors
-/// The problem, in words.
-pub(super) fn common_shape(updates: impl Iterator<Item = (usize, f64)>) -> Result<(usize, f64), &'static str> {
-    let mut shape = None;
-    for (rank, scale) in updates {
-        let this = (rank, scale * rank as f64);
-        if *shape.get_or_insert(this) != this {
-            return Err("adapters of several ranks cannot be saved");
-        }
-    }
-    shape.ok_or("there is no adapter to save")
-}
-
-/// Rank and scale of an update.
-pub(super) fn shape(update: &LowRank) -> (usize, f64) {
-    (update.a.dims()[0], update.scale)
+    std::fs::write(&path, format!("{:#}\n", description.config())).map_err(Error::io("write", &path))
 }

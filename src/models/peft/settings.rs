@@ -2,21 +2,19 @@
 //!
 //! The meaning of each is that of peft 0.21.2; `docs/adapters.md` lists them.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use fancy_regex::Regex;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::targets::{Modules, Targets, whole};
 use crate::config::ExpertLora;
 use crate::error::{Error, Result};
 
 /// The largest rank that is read; more than any layer of a known model has inputs.
-pub(super) const MOST_RANK: usize = 1 << 20;
+const MOST_RANK: usize = 1 << 20;
 /// The largest file of settings that is read, in bytes.
 const LONGEST: u64 = 16 << 20;
 /// Plain LoRA, in PEFT's word.
@@ -26,7 +24,7 @@ pub(super) const SHARED: &str = "KSHOT_LORA";
 
 /// The weight that an adapter's B · A is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::models) enum Init {
+pub(super) enum Init {
     /// The base as it is.
     Plain,
     /// The base without its largest singular values (<https://arxiv.org/abs/2404.02948>).
@@ -72,26 +70,21 @@ impl Settings {
     /// # Errors
     /// [`Error::Model`] when it cannot be read, [`Error::Checkpoint`] that names the field that is not supported.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let unreadable = |reason: String| Error::Model {
-            path: path.to_path_buf(),
-            reason,
-        };
-        let size = std::fs::metadata(path)
-            .map_err(|e| unreadable(format!("cannot be read: {e}")))?
-            .len();
+        let unreadable = |e: io::Error| Error::model(path, format!("cannot be read: {e}"));
+        let malformed = |e: serde_json::Error| Error::model(path, format!("not an adapter config: {e}"));
+        let size = std::fs::metadata(path).map_err(unreadable)?.len();
         if size > LONGEST {
-            return Err(unreadable(format!(
-                "has {size} bytes, the most that is read are {LONGEST}"
-            )));
+            return Err(Error::model(
+                path,
+                format!("has {size} bytes, the most that is read are {LONGEST}"),
+            ));
         }
-        let text = std::fs::read(path).map_err(|e| unreadable(format!("cannot be read: {e}")))?;
+        let text = std::fs::read(path).map_err(unreadable)?;
         let reader = Reader {
             path: path.to_path_buf(),
-            fields: serde_json::from_slice(&text).map_err(|e| unreadable(format!("not an adapter config: {e}")))?,
+            fields: serde_json::from_slice(&text).map_err(malformed)?,
         };
-        let patterns: Patterns =
-            serde_json::from_slice(&text).map_err(|e| unreadable(format!("not an adapter config: {e}")))?;
-        reader.settings(patterns)
+        reader.settings(serde_json::from_slice(&text).map_err(malformed)?)
     }
 
     /// The rank of a module, by its name in the model that was adapted.
@@ -158,11 +151,9 @@ impl Reader {
         let rank = self.bounded("r", rank)?;
         let mut ranks = Vec::new();
         for (pattern, value) in patterns.rank_pattern.map_or(Vec::new(), |all| all.0) {
-            let own = value.as_u64().ok_or_else(|| self.malformed("rank_pattern"))?;
-            ranks.push((
-                self.pattern("rank_pattern", &pattern)?,
-                self.bounded("rank_pattern", own)?,
-            ));
+            const FIELD: &str = "rank_pattern";
+            let own = value.as_u64().ok_or_else(|| self.malformed(FIELD))?;
+            ranks.push((self.pattern(FIELD, &pattern)?, self.bounded(FIELD, own)?));
         }
         let mut alphas = Vec::new();
         for (pattern, value) in patterns.alpha_pattern.map_or(Vec::new(), |all| all.0) {
@@ -170,13 +161,8 @@ impl Reader {
             alphas.push((self.pattern("alpha_pattern", &pattern)?, own));
         }
         let init = self.init()?;
-        if init != Init::Plain
-            && alphas
-                .iter()
-                .map(|(_, alpha)| *alpha)
-                .chain([alpha])
-                .any(|alpha| alpha <= 0.0)
-        {
+        let all_alphas = || alphas.iter().map(|(_, alpha)| *alpha).chain([alpha]);
+        if init != Init::Plain && all_alphas().any(|alpha| alpha <= 0.0) {
             return Err(self.refuse("lora_alpha", "is not positive: PiSSA and OLoRA divide by it", RETRAIN));
         }
         let parameters = self.names("target_parameters")?;
@@ -320,9 +306,9 @@ impl Reader {
     }
 
     fn targets(&self, saved: &[String], parameters: bool) -> Result<Targets> {
-        let modules = match self.fields.get("target_modules") {
-            None | Some(Value::Null) if parameters => Modules::Named(Vec::new()),
-            None | Some(Value::Null) => Modules::Any,
+        let modules = match self.set("target_modules") {
+            None if parameters => Modules::Named(Vec::new()),
+            None => Modules::Any,
             Some(Value::String(all)) if all.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
             Some(Value::String(pattern)) => Modules::Pattern(self.whole("target_modules", pattern)?),
             Some(_) => Modules::Named(self.names("target_modules")?.unwrap_or_default()),
@@ -331,14 +317,11 @@ impl Reader {
             Some(Value::String(pattern)) => Modules::Pattern(self.whole("exclude_modules", pattern)?),
             _ => Modules::Named(self.names("exclude_modules")?.unwrap_or_default()),
         };
-        let layers = match self.fields.get("layers_to_transform") {
-            Some(Value::Number(one)) => vec![one.as_u64().ok_or_else(|| self.malformed("layers_to_transform"))?],
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(all)) => {
-                let number = |layer: &Value| layer.as_u64().ok_or_else(|| self.malformed("layers_to_transform"));
-                all.iter().map(number).collect::<Result<_>>()?
-            }
-            Some(_) => return Err(self.malformed("layers_to_transform")),
+        let layer = |layer: &Value| layer.as_u64().ok_or_else(|| self.malformed("layers_to_transform"));
+        let layers = match self.set("layers_to_transform") {
+            None => Vec::new(),
+            Some(Value::Array(all)) => all.iter().map(layer).collect::<Result<_>>()?,
+            Some(one) => vec![layer(one)?],
         };
         if !layers.is_empty() && matches!(modules, Modules::Pattern(_)) {
             return Err(self.fail(
@@ -366,12 +349,14 @@ impl Reader {
         })
     }
 
+    /// The value of a field that is there and not null.
+    fn set(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field).filter(|value| !value.is_null())
+    }
+
     fn flag(&self, field: &str) -> Result<bool> {
-        match self.fields.get(field) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(set)) => Ok(*set),
-            Some(_) => Err(self.malformed(field)),
-        }
+        let set = self.set(field);
+        set.map_or(Ok(false), |value| value.as_bool().ok_or_else(|| self.malformed(field)))
     }
 
     fn text(&self, field: &str) -> Option<String> {
@@ -400,14 +385,10 @@ impl Reader {
 
     /// A list of names; `None` where there is none.
     fn names(&self, field: &str) -> Result<Option<Vec<String>>> {
-        match self.fields.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Array(items)) => {
-                let name = |item: &Value| item.as_str().map(str::to_owned).ok_or_else(|| self.malformed(field));
-                items.iter().map(name).collect::<Result<_>>().map(Some)
-            }
-            Some(_) => Err(self.malformed(field)),
-        }
+        let Some(value) = self.set(field) else { return Ok(None) };
+        let items = value.as_array().ok_or_else(|| self.malformed(field))?;
+        let name = |item: &Value| item.as_str().map(str::to_owned).ok_or_else(|| self.malformed(field));
+        items.iter().map(name).collect::<Result<_>>().map(Some)
     }
 
     /// As `re.match(rf"(.*\.)?({key})$", name)`.
@@ -443,11 +424,7 @@ impl Reader {
     }
 
     fn fail(&self, reason: String, remedy: &str) -> Error {
-        Error::Checkpoint {
-            path: self.path.clone(),
-            reason,
-            remedy: remedy.into(),
-        }
+        Error::checkpoint(&self.path, reason, remedy)
     }
 }
 
@@ -472,34 +449,117 @@ fn short(value: &Value) -> String {
     }
 }
 
-/// The fields that are written, as PEFT names them.
-pub(super) fn written(
-    experts: ExpertLora,
-    base: &str,
-    (rank, alpha): (usize, f64),
-    targets: &[String],
-    parameters: &[String],
-    ranks: &HashMap<String, usize>,
-    task: Option<&str>,
-) -> Value {
-    let mut fields = serde_json::json!({
-        "peft_type": match experts { ExpertLora::Each => LORA, ExpertLora::Shared => SHARED },
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha,
-        "target_modules": targets,
-        "rank_pattern": ranks,
-        "alpha_pattern": {},
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "use_rslora": false,
-        "use_dora": false,
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "task_type": task,
-    });
-    if !parameters.is_empty() {
-        fields["target_parameters"] = parameters.into();
+/// The modules that get adapters: `target_modules` and the fields that narrow it.
+#[derive(Debug)]
+pub(super) struct Targets {
+    modules: Modules,
+    excluded: Modules,
+    /// `modules_to_save`, which get no adapter.
+    saved: Vec<Regex>,
+    /// `layers_to_transform`; none: all.
+    layers: Vec<u64>,
+    /// `layers_pattern`, each with the number of the layer as `idx`.
+    lists: Vec<Regex>,
+}
+
+/// A choice of modules.
+#[derive(Debug)]
+enum Modules {
+    /// By whole names, or by ends of names after a dot.
+    Named(Vec<String>),
+    /// Names that match as a whole.
+    Pattern(Regex),
+    /// All linear layers but the head.
+    AllLinear,
+    /// Nobody says.
+    Any,
+}
+
+impl Modules {
+    fn contain(&self, name: &str) -> bool {
+        match self {
+            Self::Named(names) => names.iter().any(|end| is_or_ends(name, end)),
+            Self::Pattern(pattern) => whole(pattern, name),
+            Self::AllLinear => name != "lm_head" && name != "classifier",
+            Self::Any => true,
+        }
     }
-    fields
+}
+
+impl Targets {
+    /// True if the module of this name gets an adapter (`check_target_module_exists` of PEFT).
+    pub(super) fn contain(&self, name: &str) -> bool {
+        if self.excluded.contain(name)
+            || self.saved.iter().any(|saved| whole(saved, name))
+            || !self.modules.contain(name)
+        {
+            return false;
+        }
+        // A pattern speaks for itself.
+        if self.layers.is_empty() || matches!(self.modules, Modules::Pattern(_)) {
+            return true;
+        }
+        let found = self.lists.iter().find_map(|list| list.captures(name).ok().flatten());
+        let layer = found.and_then(|found| found.name("idx")?.as_str().parse().ok());
+        layer.is_some_and(|layer| self.layers.contains(&layer))
+    }
+
+    /// True if nobody says which modules they are.
+    pub(super) fn unknown(&self) -> bool {
+        matches!(self.modules, Modules::Any)
+    }
+}
+
+/// True if the name is `end`, or ends with it after a dot.
+pub(super) fn is_or_ends(name: &str, end: &str) -> bool {
+    name.strip_suffix(end)
+        .is_some_and(|head| head.is_empty() || head.ends_with('.'))
+}
+
+/// True if an expression, which has its own anchors, matches. One that takes too long matches nothing.
+fn whole(pattern: &Regex, name: &str) -> bool {
+    pattern.is_match(name).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q: &str = "model.language_model.layers.11.self_attn.q_proj";
+
+    fn targets(modules: Modules, layers: &[u64]) -> Targets {
+        Targets {
+            modules,
+            excluded: Modules::Named(Vec::new()),
+            saved: Vec::new(),
+            layers: layers.to_vec(),
+            lists: vec![Regex::new(r"^.*?\.[^.]*\.(?P<idx>\d+)\.").unwrap()],
+        }
+    }
+
+    fn named(names: &[&str]) -> Modules {
+        Modules::Named(names.iter().map(|&name| name.to_owned()).collect())
+    }
+
+    #[test]
+    fn names_count_as_a_whole_or_from_a_dot() {
+        assert!(targets(named(&["q_proj"]), &[]).contain(Q));
+        assert!(targets(named(&[Q]), &[]).contain(Q));
+        assert!(!targets(named(&["proj"]), &[]).contain(Q));
+        assert!(targets(named(&["q_proj"]), &[11]).contain(Q));
+        assert!(!targets(named(&["q_proj"]), &[1]).contain(Q));
+        let excluding = Targets {
+            excluded: named(&["self_attn.q_proj"]),
+            ..targets(named(&["q_proj"]), &[])
+        };
+        assert!(!excluding.contain(Q));
+    }
+
+    #[test]
+    fn expressions_look_ahead() {
+        let pattern = |text: &str| Modules::Pattern(Regex::new(&format!("^(?:{text})$")).unwrap());
+        assert!(targets(pattern(r"^(?!.*visual).*(?:q|v)_proj"), &[]).contain(Q));
+        assert!(!targets(pattern(r"^(?!.*language_model).*(?:q|v)_proj"), &[]).contain(Q));
+        assert!(!targets(pattern("q_proj"), &[]).contain(Q));
+    }
 }

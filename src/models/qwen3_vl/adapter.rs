@@ -1,15 +1,13 @@
 //! PEFT adapter folders of Qwen3-VL. PEFT's module names are the hub's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use candle_core::Var;
-
 use super::Qwen3Vl;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::lora::{self, Adaptable as _};
-use crate::models::peft::{self, Description, Folder};
-use crate::nn::Experts;
+use crate::models::peft::{self, Description, Folder, Update};
+use crate::nn::{Experts, LowRank};
 
 /// The output layer.
 const HEAD: &str = "lm_head";
@@ -21,11 +19,10 @@ impl Qwen3Vl {
     /// of kshot's own form, which this model alone loads: see [`Qwen3Vl::save_adapter_for_peft`].
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] when there is no adapter, or adapters of several ranks;
-    /// [`crate::error::Error::Io`].
+    /// [`Error::Model`] when there is no adapter, or adapters of several ranks;
+    /// [`Error::Io`].
     pub fn save_adapter(&self, dir: &Path) -> Result<()> {
-        let (rank, alpha) = self.adapter_shape()?;
-        self.write_adapter(dir, rank, HashMap::new(), alpha)
+        self.write_adapter(dir, self.adapter_shape()?, HashMap::new())
     }
 
     /// Writes the adapters as a folder that `peft.PeftModel.from_pretrained` loads, also where experts share factors:
@@ -34,7 +31,7 @@ impl Qwen3Vl {
     /// # Errors
     /// As [`Qwen3Vl::save_adapter`].
     pub fn save_adapter_for_peft(&self, dir: &Path) -> Result<()> {
-        let (rank, alpha) = self.adapter_shape()?;
+        let shape = self.adapter_shape()?;
         let mut ranks = HashMap::new();
         let expanded = self.map_experts(|name, stack| {
             let Some(update) = stack.update() else {
@@ -43,48 +40,37 @@ impl Qwen3Vl {
             let (experts, ..) = stack.sizes();
             let update = update.expanded(experts)?;
             let own = update.rank(experts);
-            if own != rank {
+            if own != shape.0 {
                 ranks.insert(stack_end(name).to_owned(), own);
             }
             Ok(stack.with_update(Some(update)))
         })?;
-        expanded.write_adapter(dir, rank, ranks, alpha)
+        expanded.write_adapter(dir, shape, ranks)
     }
 
-    fn write_adapter(&self, dir: &Path, rank: usize, ranks: HashMap<String, usize>, alpha: f64) -> Result<()> {
+    fn write_adapter(&self, dir: &Path, shape: (usize, f64), ranks: HashMap<String, usize>) -> Result<()> {
         let (layers, stacks) = (self.layers(), self.stacks());
-        let adapted = || {
-            layers
-                .iter()
-                .filter_map(|(name, layer)| Some((name.as_str(), layer.update()?)))
-        };
-        let matrices = |(name, a, b): (String, &Var, &Var)| (name, a.as_detached_tensor(), b.as_detached_tensor());
-        let of_layers = adapted().map(|(name, update)| matrices((name.to_owned(), &update.a, &update.b)));
-        let factors = lora::expert_factors(&stacks);
-        let of_stacks = factors
-            .iter()
-            .map(|(name, part)| matrices((name.clone(), &part.a, &part.b)));
-        let updates: Vec<_> = of_layers.chain(of_stacks).collect();
-        let others = layers
-            .iter()
-            .filter(|(_, layer)| layer.update().is_none())
-            .map(|(name, _)| name.as_str());
-        let others: Vec<&str> = others.chain([PATCH_EMBED]).collect();
-        let mut targets: Vec<String> = adapted().map(|(name, _)| target(name, &others).to_owned()).collect();
-        targets.sort();
-        targets.dedup();
+        let (mut updates, mut adapted, mut others) = (Vec::new(), Vec::new(), vec![PATCH_EMBED]);
+        for (name, layer) in &layers {
+            match layer.update() {
+                Some(LowRank { a, b, .. }) => {
+                    adapted.push(name);
+                    updates.push((name.clone(), a.as_detached_tensor(), b.as_detached_tensor()));
+                }
+                None => others.push(name),
+            }
+        }
+        let factors = lora::expert_factors(&stacks).into_iter();
+        updates.extend(factors.map(|(name, part)| (name, part.a.as_detached_tensor(), part.b.as_detached_tensor())));
+        let mut updated = stacks.iter().filter_map(|(_, stack)| stack.update());
         let description = Description {
             base: &self.origin,
             task: Some("CAUSAL_LM"),
-            targets,
+            targets: adapted.iter().map(|name| target(name, &others).to_owned()).collect(),
             parameters: parameters(&stacks),
-            experts: stacks
-                .iter()
-                .find_map(|(_, stack)| Some(lora::expert_form(stack.update()?)))
-                .unwrap_or_default(),
-            rank,
+            experts: updated.next().map(lora::expert_form).unwrap_or_default(),
+            shape,
             ranks,
-            alpha,
         };
         peft::write(dir, &description, &updates)
     }
@@ -92,47 +78,42 @@ impl Qwen3Vl {
     /// Rank and alpha of the adapters.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] when there is no adapter, or adapters of several ranks.
+    /// [`Error::Model`] when there is no adapter, or adapters of several ranks.
     pub fn adapter_shape(&self) -> Result<(usize, f64)> {
-        let (layers, stacks) = (self.layers(), self.stacks());
-        let of_layers = layers.iter().filter_map(|(_, layer)| layer.update()).map(peft::shape);
-        let of_stacks = stacks.iter().filter_map(|(_, stack)| {
-            let update = stack.update()?;
-            Some((update.rank(stack.sizes().0), update.scale))
-        });
-        peft::common_shape(of_layers.chain(of_stacks)).map_err(|e| self.error(e.into()))
+        lora::adapter_shape(self)
     }
 
     /// The model with the adapters of a PEFT folder in place of any it has; they can be trained on.
     ///
     /// # Errors
-    /// [`crate::error::Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
+    /// [`Error::Model`] when the folder is no plain LoRA adapter or does not fit this model.
     pub fn load_adapter(&self, dir: &Path) -> Result<Self> {
         let mut folder = Folder::open(dir, &[], &self.origin)?;
         folder.saved(&[])?;
         let device = self.device();
         let mut model = self.map_layers(|name, layer| {
             let update = folder.take(&[name], layer.weight(), device)?;
-            Ok(layer.with_update(update.map(|update| update.trainable()).transpose()?))
+            Ok(layer.with_update(update.map(Update::trainable).transpose()?))
         })?;
         if self.config.tied() && folder.has(HEAD) {
             if folder.changes_base() {
-                return Err(crate::error::Error::Checkpoint {
-                    path: dir.to_path_buf(),
-                    reason: "adapts `lm_head` after PiSSA or OLoRA took their start out of it; it is tied to the embedding, \
-                             which PEFT changes with it"
-                        .into(),
-                    remedy: "train it again without `lm_head` among the targets".into(),
-                });
+                return Err(Error::checkpoint(
+                    dir,
+                    "adapts `lm_head` after PiSSA or OLoRA took their start out of it; it is tied to the embedding, \
+                     which PEFT changes with it",
+                    "train it again without `lm_head` among the targets",
+                ));
             }
             let update = folder.take(&[HEAD], model.head.weight(), device)?;
-            model.head = model
-                .head
-                .with_update(update.map(|update| update.trainable()).transpose()?);
+            model.head = model.head.with_update(update.map(Update::trainable).transpose()?);
         }
         // PEFT saves these too where it is told to, or takes the vocabulary for another one.
-        folder.same_as("model.language_model.embed_tokens.weight", &self.decoder.embedding)?;
-        folder.same_as("lm_head.weight", self.head.weight())?;
+        folder.same_as(
+            "model.language_model.embed_tokens.weight",
+            &self.decoder.embedding,
+            None,
+        )?;
+        folder.same_as("lm_head.weight", self.head.weight(), None)?;
         let model = model.map_experts(|name, stack| {
             let update = lora::take_expert_update(&mut folder, name, stack, self.device())?;
             Ok(stack.with_update(update))
@@ -157,20 +138,14 @@ fn stack_end(name: &str) -> &str {
 
 /// The entries of `target_parameters` for stacks: an end of their names, or whole names where others with that end have no
 /// adapter.
-fn parameters(stacks: &[(String, Experts)]) -> Vec<String> {
-    let without = |end: &str| {
-        let left = |(name, stack): &(String, Experts)| stack.update().is_none() && stack_end(name) == end;
-        stacks.iter().any(left)
-    };
-    let adapted = stacks.iter().filter(|(_, stack)| stack.update().is_some());
-    let of = |(name, _): &(String, Experts)| {
+fn parameters(stacks: &[(String, Experts)]) -> BTreeSet<String> {
+    let (adapted, left): (Vec<_>, Vec<_>) = stacks.iter().partition(|(_, stack)| stack.update().is_some());
+    let without = |end: &str| left.iter().any(|(name, _)| stack_end(name) == end);
+    let entry = |(name, _): &(String, Experts)| {
         let end = stack_end(name);
         if without(end) { name.clone() } else { end.to_owned() }
     };
-    let mut all: Vec<String> = adapted.map(of).collect();
-    all.sort();
-    all.dedup();
-    all
+    adapted.into_iter().map(entry).collect()
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Qwen3Vl {
         let stacks = stacks.map(|(name, stack)| (name, Adapted::Experts(stack)));
         let merged: BTreeMap<String, Adapted> = layers.chain(stacks).collect();
         if merged.is_empty() {
-            return Err(self.error("there is no adapter to add into the weights".into()));
+            return Err(self.error("there is no adapter to add into the weights"));
         }
         folder::replace(out, |new| {
             let mut left: BTreeSet<&str> = merged.keys().map(String::as_str).collect();

@@ -252,7 +252,7 @@ impl Qwen3Vl {
     /// is a target and tied to the embedding.
     pub fn with_lora(&self, lora: &Lora, rng: &mut ChaCha8Rng) -> Result<Self> {
         if self.config.tied() && lora.targets.iter().any(|target| target == "lm_head") {
-            return Err(self.error("`lm_head` is tied to the embedding and cannot be adapted".into()));
+            return Err(self.error("`lm_head` is tied to the embedding and cannot be adapted"));
         }
         lora::with_lora(self, lora, rng)
     }
