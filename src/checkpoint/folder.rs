@@ -1,7 +1,6 @@
 //! Folders that are either whole or absent, whatever moment the power goes.
 
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
@@ -9,7 +8,7 @@ use std::thread::{self, ScopedJoinHandle};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::fs::hash::hex;
+use crate::fs::hash::{hash, hex};
 use crate::process::{owner, temporary};
 
 const SUMS: &str = "SHA256SUMS";
@@ -45,10 +44,7 @@ pub(crate) fn replace(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
 /// The folder, or what it held before where [`replace`] was cut short between the two.
 pub(crate) fn current(dir: &Path) -> PathBuf {
     let old = beside(dir, "old");
-    if !dir.is_dir() && old.is_dir() {
-        return old;
-    }
-    dir.to_path_buf()
+    if !dir.is_dir() && old.is_dir() { old } else { dir.into() }
 }
 
 /// Removes the folder with all that [`replace`] may have left beside it, if it is there.
@@ -62,26 +58,7 @@ pub(crate) fn forget(dir: &Path) -> Result<()> {
     remove(dir)
 }
 
-/// Lower-case hex SHA-256 of a file, of any length.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(crate) fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        let read = file.read(&mut part).map_err(Error::io("read", path))?;
-        match part.get(..read) {
-            Some(part) if read > 0 => hash.update(part),
-            _ => return Ok(hex(&hash.finalize())),
-        }
-    }
-}
-
 /// Writes `SHA256SUMS` of all files below the folder, as sha256sum writes it.
-///
-/// # Errors
-/// [`Error::Io`].
 pub(crate) fn write_sums(dir: &Path) -> Result<()> {
     let path = dir.join(SUMS);
     fs::write(&path, sums(dir)?).map_err(Error::io("write", &path))
@@ -121,7 +98,7 @@ fn sums(dir: &Path) -> Result<String> {
     for path in files {
         let name = path.strip_prefix(dir).unwrap_or(&path);
         if name != Path::new(SUMS) {
-            sums += &format!("{}  {}\n", sha256(&path)?, name.display());
+            sums += &format!("{}  {}\n", hash(&path, "sha256")?, name.display());
         }
     }
     Ok(sums)
@@ -136,26 +113,20 @@ pub(crate) fn torn(path: &Path, reason: &str) -> Error {
 }
 
 /// Lower-case hex SHA-256 of the names and bytes of a folder's files; folders inside it do not count.
-///
-/// # Errors
-/// [`Error::Io`].
 pub(crate) fn fingerprint(dir: &Path) -> Result<String> {
     let dir = current(dir);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
-        let path = entry.map_err(Error::io("read", &dir))?.path();
-        if path.is_file() {
-            files.push(path);
-        }
-    }
+    let entries = fs::read_dir(&dir).map_err(Error::io("read", &dir))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut files: Vec<PathBuf> = paths.collect::<Result<_, _>>().map_err(Error::io("read", &dir))?;
+    files.retain(|path| path.is_file());
     files.sort();
-    let mut hash = Sha256::new();
+    let mut all = Sha256::new();
     for path in files {
-        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update([0]);
-        hash.update(sha256(&path)?);
+        all.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        all.update([0]);
+        all.update(hash(&path, "sha256")?);
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex(&all.finalize()))
 }
 
 /// All files below a folder, and all folders with itself.
@@ -282,7 +253,7 @@ mod tests {
         let file = scratch.path().join("a");
         let bytes = vec![7; (1 << 20) + 5];
         fs::write(&file, &bytes).unwrap();
-        assert_eq!(sha256(&file).unwrap(), hex(&Sha256::digest(&bytes)));
+        assert_eq!(hash(&file, "sha256").unwrap(), hex(&Sha256::digest(&bytes)));
     }
 
     #[test]

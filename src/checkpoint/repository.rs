@@ -11,20 +11,17 @@ use crate::fetch::{CachedModel, HubSettings, ModelId, cached_model};
 /// # Errors
 /// [`Error::Checkpoint`] that says what is not there, with the command that fetches it.
 pub fn locate(model: &Path, home: &Path) -> Result<PathBuf> {
-    locate_in(model, home, &HubSettings::from_env())
-}
-
-fn locate_in(model: &Path, home: &Path, places: &HubSettings) -> Result<PathBuf> {
+    let places = &HubSettings::from_env();
     let near = [model.to_path_buf(), home.join(model)];
     if let Some(folder) = near.into_iter().find(|folder| folder.is_dir()) {
         return Ok(folder);
     }
     let Some(id) = model.to_str().and_then(ModelId::parse) else {
-        return Err(Error::Checkpoint {
-            path: home.join(model),
-            reason: "there is no such folder".into(),
-            remedy: "check the path; a model of the hub is named `owner/name` or `owner/name@revision`".into(),
-        });
+        return Err(Error::checkpoint(
+            home.join(model),
+            "there is no such folder",
+            "check the path; a model of the hub is named `owner/name` or `owner/name@revision`",
+        ));
     };
     let reason = match cached_model(&id, places) {
         CachedModel::Whole(folder) => return Ok(folder),
@@ -38,16 +35,7 @@ fn locate_in(model: &Path, home: &Path, places: &HubSettings) -> Result<PathBuf>
             id.folder(places).display()
         ),
     };
-    Err(Error::Checkpoint {
-        path: model.into(),
-        reason,
-        remedy: remedy(&id, places),
-    })
-}
-
-/// The command that brings a model onto this machine.
-fn remedy(id: &ModelId, places: &HubSettings) -> String {
-    if places.offline {
+    let remedy = if places.offline {
         format!(
             "KSHOT_OFFLINE or HF_HUB_OFFLINE is set: run `kshot model fetch {id}` where there is a network, then copy \
              `{}` to this machine",
@@ -55,5 +43,6 @@ fn remedy(id: &ModelId, places: &HubSettings) -> String {
         )
     } else {
         format!("`kshot model fetch {id}` downloads what is missing")
-    }
+    };
+    Err(Error::checkpoint(model, reason, remedy))
 }

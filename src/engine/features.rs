@@ -5,17 +5,66 @@
 //! pictures of a call share one packed pass, without padding, each attending within itself. Products of other heights may be
 //! summed in another order there, so that the last bits of features depend on what was in the cache.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::Engine;
-use super::fifo::FifoCache;
-use super::inputs::Input;
+use super::{Engine, Input};
 use crate::error::Result;
 use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
 use crate::models::qwen3_vl::{Features, Qwen3Vl};
+
+/// Values by key within a bound of bytes; the oldest go first.
+#[derive(Debug)]
+pub(crate) struct FifoCache<K, V> {
+    entries: HashMap<K, (V, usize)>,
+    /// Oldest first.
+    order: VecDeque<K>,
+    bytes: usize,
+}
+
+impl<K, V> Default for FifoCache<K, V> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> FifoCache<K, V> {
+    /// The value of a key.
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.entries.get(key).map(|(value, _)| value)
+    }
+
+    /// Bytes of all entries.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a value of so many bytes, the newest; one that is replaced keeps its place.
+    pub(crate) fn insert(&mut self, key: K, value: V, bytes: usize) {
+        self.bytes += bytes;
+        match self.entries.insert(key.clone(), (value, bytes)) {
+            Some((_, old)) => self.bytes -= old,
+            None => self.order.push_back(key),
+        }
+    }
+
+    /// Removes the oldest until all fit into `capacity` bytes; the newest `kept` stay in any case.
+    pub(crate) fn evict(&mut self, capacity: usize, kept: usize) {
+        while self.bytes > capacity
+            && self.order.len() > kept
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.entries.remove(&oldest).map_or(0, |(_, bytes)| bytes);
+        }
+    }
+}
 
 /// A picture in one size: pictures of one file may have been shrunk differently.
 type Key = (PictureKey, (u32, u32));
@@ -39,40 +88,29 @@ pub(super) struct FeatureCache {
     misses: u64,
 }
 
-impl FeatureCache {
-    fn stats(&self) -> CacheStats {
-        CacheStats {
-            hits: self.hits,
-            misses: self.misses,
-            bytes: self.features.bytes(),
-        }
-    }
-}
-
 impl Engine {
     /// Pictures of so many tokens whose features fit into what is kept; counted in f32.
     #[must_use]
     pub fn feature_capacity(&self, tokens: usize) -> usize {
         let vision = &self.base.config().vision_config;
         let each = (1 + vision.deepstack_visual_indexes.len()) * vision.out_hidden_size * size_of::<f32>();
-        let capacity = if self.settings.cache_features {
-            self.settings.feature_bytes
-        } else {
-            0
-        };
-        capacity / (tokens * each).max(1)
+        if !self.settings.cache_features {
+            return 0;
+        }
+        self.settings.feature_bytes / (tokens * each).max(1)
     }
 
     /// Statistics of the feature cache so far.
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
-        self.cache.stats()
+        CacheStats {
+            hits: self.cache.hits,
+            misses: self.cache.misses,
+            bytes: self.cache.features.bytes(),
+        }
     }
 
     /// The features of each input's pictures by the frozen tower.
-    ///
-    /// # Errors
-    /// Pictures that cannot be cut into patches; what the device reports.
     pub(super) fn frozen_features(&mut self, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
         let mut new: Vec<(Key, &Picture)> = Vec::new();
         for picture in inputs.iter().flat_map(|input| &input.pictures) {
@@ -81,12 +119,18 @@ impl Engine {
                 new.push((key, picture));
             }
         }
-        let pictures: Vec<&Picture> = new.iter().map(|(_, picture)| *picture).collect();
+        let (keys, pictures): (Vec<Key>, Vec<&Picture>) = new.into_iter().unzip();
+        // As the device is best asked.
+        let encode = if self.base.device().is_cpu() {
+            encode_each
+        } else {
+            encode_packed
+        };
         let encoded = encode(&self.base, &self.processor, &pictures)?;
         let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
-        self.cache.misses += new.len() as u64;
-        self.cache.hits += asked.saturating_sub(new.len() as u64);
-        let encoded: HashMap<Key, Features> = new.into_iter().map(|(key, _)| key).zip(encoded).collect();
+        self.cache.misses += keys.len() as u64;
+        self.cache.hits += asked.saturating_sub(keys.len() as u64);
+        let encoded: HashMap<Key, Features> = keys.into_iter().zip(encoded).collect();
         let of = |picture: &Picture| {
             let key = key(picture);
             encoded.get(&key).or_else(|| self.cache.features.get(&key))
@@ -101,7 +145,9 @@ impl Engine {
             encoded.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
             let new = encoded.len();
             for (key, features) in encoded {
-                let bytes = bytes(&features);
+                let tensors = std::iter::once(&features.merged).chain(&features.deepstack);
+                let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes());
+                let bytes = bytes.sum();
                 self.cache.features.insert(key, features, bytes);
             }
             // Of older features as many as fit.
@@ -109,14 +155,11 @@ impl Engine {
                 self.cache.features.evict(self.settings.feature_bytes, new);
             }
         }
-        tracing::debug!("features: {:?}", self.cache.stats());
+        tracing::debug!("features: {:?}", self.cache_stats());
         Ok(gathered)
     }
 
     /// The features of each input's pictures by a model with trained tensors in tower or merger.
-    ///
-    /// # Errors
-    /// As [`Engine::frozen_features`].
     pub(super) fn trained_features(&self, model: &Qwen3Vl, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
         let one = |input: &Input| {
             let encoded = encode_each(model, &self.processor, &input.pictures)?;
@@ -126,21 +169,9 @@ impl Engine {
     }
 
     /// (N, patch numbers) of all pictures of several inputs, with their grids.
-    ///
-    /// # Errors
-    /// [`crate::error::Error::Image`].
     pub(super) fn patches(&self, inputs: &[Input]) -> Result<(Tensor, Vec<Grid>)> {
         let pictures: Vec<&Picture> = inputs.iter().flat_map(|input| &input.pictures).copied().collect();
         patches(&self.base, &self.processor, &pictures)
-    }
-}
-
-/// The features of each picture, as the device is best asked.
-fn encode(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -> Result<Vec<Features>> {
-    if model.device().is_cpu() {
-        encode_each(model, processor, pictures)
-    } else {
-        encode_packed(model, processor, pictures)
     }
 }
 
@@ -181,12 +212,6 @@ fn patches(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -
 
 fn key(picture: &Picture) -> Key {
     (picture.key.clone(), picture.pixels.dimensions())
-}
-
-fn bytes(features: &Features) -> usize {
-    let all = std::iter::once(&features.merged).chain(&features.deepstack);
-    all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes())
-        .sum()
 }
 
 #[cfg(test)]
@@ -246,5 +271,42 @@ mod tests {
             }
         }
         assert!(encode_packed(&model, &processor, &[]).unwrap().is_empty());
+    }
+
+    fn kept(cache: &FifoCache<&'static str, u32>) -> Vec<&'static str> {
+        let mut kept: Vec<_> = cache.entries.keys().copied().collect();
+        kept.sort_unstable();
+        kept
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_is_no_room() {
+        let mut cache = FifoCache::default();
+        for name in ["a", "b", "c", "b", "d"] {
+            cache.insert(name, 0, 8);
+            cache.evict(24, 0);
+            assert!(cache.bytes <= 24 && cache.order.len() == cache.entries.len());
+        }
+        assert_eq!((kept(&cache), cache.bytes), (vec!["b", "c", "d"], 24));
+    }
+
+    #[test]
+    fn the_newest_stay_however_small_the_capacity() {
+        for (capacity, expected) in [
+            (64, vec!["b", "c", "d", "e"]),
+            (32, vec!["d", "e"]),
+            (0, vec!["d", "e"]),
+        ] {
+            let mut cache = FifoCache::default();
+            for call in [&["a", "b", "c"][..], &["d", "e"]] {
+                call.iter().for_each(|name| cache.insert(*name, 0, 16));
+                cache.evict(capacity, call.len());
+            }
+            assert_eq!(
+                (kept(&cache), cache.bytes),
+                (expected.clone(), 16 * expected.len()),
+                "{capacity} bytes"
+            );
+        }
     }
 }

@@ -1,25 +1,32 @@
 //! The local engine: one device, one frozen base, many adapters by id. Its verbs are Tinker's.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use candle_core::Var;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Cause, Error, Result};
+use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, Sequence};
+use crate::formats::image_processor::image_settings;
+use crate::fs::hash::hex;
 use crate::models::lora::Lora;
+use crate::models::qwen3_vl::Qwen3Vl;
 pub use crate::models::qwen3_vl::TokenScore;
 pub use crate::nn::AdamParams;
+use crate::nn::{DeviceSpec, MicroBatches, ParamGroup};
+use crate::seed;
 
-mod base;
 mod features;
-mod fifo;
-mod inputs;
 mod sample;
-mod score;
 mod train;
 mod train_state;
 
-pub use base::{AdapterId, Engine, FEATURE_BYTES, Settings, fingerprint};
 pub use features::CacheStats;
-pub(crate) use fifo::FifoCache;
+use features::FeatureCache;
+pub(crate) use features::FifoCache;
+pub(crate) use sample::ROWS as SCORED_AT_ONCE;
 pub use sample::Snapshot;
-pub(crate) use score::ROWS as SCORED_AT_ONCE;
 pub(crate) use train_state::TrainState;
 
 /// The settings of an adapter.
@@ -64,4 +71,320 @@ pub struct SampledSequence {
     pub logprobs: Vec<f32>,
     /// True if a stop token ended it, rather than its length.
     pub stopped: bool,
+}
+
+/// Files beside the weights that decide what the model is given, and so what it computes.
+const ALSO_PRINTED: [&str; 4] = [
+    "tokenizer.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer_config.json",
+];
+
+/// Prefix of the names of trained tensors in tower and merger.
+const VISION: &str = "base_model.model.model.visual.";
+
+/// Bytes of features that are kept where nothing else is said.
+pub const FEATURE_BYTES: usize = 2 << 30;
+
+/// Settings of memory and speed; none of them changes what is computed, but for the last bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Sequences per pass.
+    pub micro_batch: usize,
+    /// Run each layer twice in training and keep only the states between layers.
+    pub checkpointing: bool,
+    /// Keep a frozen tower's features of a picture for the next time.
+    pub cache_features: bool,
+    /// Bytes of such features, on the model's device and of its type; beyond it the oldest go. Those of the
+    /// last call are kept in any case, so that with 0 a batch that is asked about twice is encoded once.
+    pub feature_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            micro_batch: 32,
+            checkpointing: false,
+            cache_features: true,
+            feature_bytes: FEATURE_BYTES,
+        }
+    }
+}
+
+/// Number of an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterId(u64);
+
+/// An adapter in training.
+#[derive(Debug)]
+struct Adapter {
+    config: AdapterConfig,
+    /// The base with the adapter's variables; the frozen tensors are shared.
+    model: Qwen3Vl,
+    training: TrainState,
+}
+
+/// A model's input as the model takes it.
+#[derive(Debug)]
+struct Input<'a> {
+    /// Tokens, a placeholder for every token of a picture, and the pictures' grids.
+    sequence: Sequence,
+    /// The pictures, in order.
+    pictures: Vec<&'a Picture>,
+}
+
+/// One device, one frozen base, many adapters.
+#[derive(Debug)]
+pub struct Engine {
+    base: Qwen3Vl,
+    processor: PatchProcessor,
+    settings: Settings,
+    cache: FeatureCache,
+    adapters: BTreeMap<AdapterId, Adapter>,
+    next: u64,
+    fingerprint: String,
+    /// Sequences of a pass.
+    micro_batches: MicroBatches,
+}
+
+impl Engine {
+    /// Loads a hub-layout folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it lacks something, or model and image processor do not fit each other.
+    pub fn load(model_dir: &Path, spec: &DeviceSpec, settings: Settings) -> Result<Self> {
+        let base = Qwen3Vl::load(model_dir, spec)?;
+        let processor = PatchProcessor::load(model_dir)?;
+        let vision = &base.config().vision_config;
+        let (merge, width) = (vision.spatial_merge_size, vision.patch_width());
+        let (given, given_width) = (processor.merge(), processor.patch_width());
+        if (merge, width) != (given, given_width) {
+            return Err(Error::model(
+                model_dir,
+                format!(
+                    "the image processor merges {given} x {given} patches of {given_width} numbers, config.json {merge} x \
+                     {merge} of {width}"
+                ),
+            ));
+        }
+        Ok(Self {
+            fingerprint: fingerprint(&base, model_dir)?,
+            base,
+            processor,
+            settings,
+            cache: FeatureCache::default(),
+            adapters: BTreeMap::new(),
+            next: 0,
+            micro_batches: MicroBatches::of(settings.micro_batch),
+        })
+    }
+
+    /// Lower-case hex SHA-256 over the weights, tokenizer, chat template and image processor.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Waits until the device has done all that it was told.
+    ///
+    /// # Errors
+    /// Failures that the device reports.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.base.device().synchronize()?)
+    }
+
+    /// Width D of the decoder.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.base.config().text_config.hidden_size
+    }
+
+    /// A new adapter, fresh or started from a PEFT folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it does not fit the model, or the folder holds another one than the config says.
+    pub fn add(&mut self, config: &AdapterConfig) -> Result<AdapterId> {
+        let mut model = self.base.with_lora(&config.lora, &mut seed::rng(config.seed, "lora"))?;
+        if let Some(start) = &config.start {
+            let loaded = self.base.load_adapter(start)?;
+            if shapes(&loaded.trainable()) != shapes(&model.trainable()) || !same_scale(&loaded, &model)? {
+                let (targets, rank, alpha) = (&config.lora.targets, config.lora.rank, config.lora.alpha);
+                let reason = format!(
+                    "holds an adapter of other layers, rank or alpha than targets {targets:?}, rank {rank}, alpha {alpha}"
+                );
+                return Err(Error::model(start, reason).because(Cause::Adapter));
+            }
+            model = loaded;
+        }
+        let variables = model.trainable();
+        let group = ParamGroup {
+            vars: variables.iter().map(|(_, var)| var.clone()).collect(),
+            lr: 1.0,
+            weight_decay: 1.0,
+        };
+        let id = AdapterId(self.next);
+        self.next += 1;
+        let adapter = Adapter {
+            config: config.clone(),
+            model,
+            training: TrainState::new(variables, vec![group])?,
+        };
+        self.adapters.insert(id, adapter);
+        Ok(id)
+    }
+
+    /// Frees an adapter with its optimiser, if it is there.
+    pub fn remove(&mut self, id: AdapterId) {
+        self.adapters.remove(&id);
+    }
+
+    /// Names and shapes of what is trained, in order, as keys of a PEFT adapter file.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`].
+    pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
+        Ok(shapes(self.adapter(id)?.training.variables()))
+    }
+
+    /// Reads inputs, the first of which is number `first` of those that the caller was given.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when one is empty, has a token that the model does not know or a placeholder among its
+    /// texts, or a picture of another number of tokens than the model makes of it; [`Error::Image`].
+    fn read<'a>(&self, inputs: impl IntoIterator<Item = &'a ModelInput>, first: usize) -> Result<Vec<Input<'a>>> {
+        let inputs = inputs.into_iter().zip(first..);
+        inputs.map(|(input, index)| self.read_one(input, index)).collect()
+    }
+
+    fn read_one<'a>(&self, input: &'a ModelInput, index: usize) -> Result<Input<'a>> {
+        let fail = |reason: String| Err(Error::Input { index, reason });
+        let placeholder = self.base.config().image_token_id;
+        let (mut ids, mut images, mut pictures) = (Vec::with_capacity(input.positions()), Vec::new(), Vec::new());
+        for chunk in &input.chunks {
+            match chunk {
+                Chunk::Tokens(text) => {
+                    self.check_tokens(text, index)?;
+                    ids.extend(text);
+                }
+                Chunk::Picture(picture) => {
+                    let grid = self.processor.grid(&picture.pixels)?;
+                    let (said, tokens) = (picture.tokens, grid.tokens(self.processor.merge()));
+                    if tokens != said {
+                        return fail(format!(
+                            "a picture is said to have {said} tokens, the model sees it as {tokens}"
+                        ));
+                    }
+                    if ids.last() == Some(&placeholder) {
+                        return fail("two pictures stand side by side without a token between them".into());
+                    }
+                    ids.extend(std::iter::repeat_n(placeholder, tokens));
+                    images.push(grid);
+                    pictures.push(picture);
+                }
+            }
+        }
+        if ids.is_empty() {
+            return fail("it is empty".into());
+        }
+        let sequence = Sequence { ids, images };
+        Ok(Input { sequence, pictures })
+    }
+
+    /// # Errors
+    /// [`Error::Input`] when a token of a text is not in the vocabulary, or stands for a picture.
+    fn check_tokens(&self, ids: &[u32], index: usize) -> Result<()> {
+        let config = self.base.config();
+        let (vocabulary, placeholder) = (config.text_config.vocab_size, config.image_token_id);
+        let mut ids = ids.iter().copied();
+        let Some(id) = ids.find(|&id| id as usize >= vocabulary || id == placeholder) else {
+            return Ok(());
+        };
+        let reason = if id == placeholder {
+            format!("token {id} stands for a picture and cannot be part of a text")
+        } else {
+            format!("token {id} is not among the model's {vocabulary}")
+        };
+        Err(Error::Input { index, reason })
+    }
+
+    /// # Errors
+    /// [`Error::Input`] when targets and weights are not as many as positions, a weight is not finite, or a
+    /// target that bears weight is not in the vocabulary.
+    fn check_targets(&self, datum: &Datum, index: usize) -> Result<()> {
+        let fail = |reason: String| Err(Error::Input { index, reason });
+        let (positions, targets, weights) = (datum.input.positions(), datum.target_tokens.len(), datum.weights.len());
+        if (targets, weights) != (positions, positions) {
+            return fail(format!(
+                "{targets} targets and {weights} weights for {positions} positions"
+            ));
+        }
+        if let Some(weight) = datum.weights.iter().find(|weight| !weight.is_finite()) {
+            return fail(format!("a weight of {weight}"));
+        }
+        let vocabulary = self.base.config().text_config.vocab_size;
+        for (&target, &weight) in datum.target_tokens.iter().zip(&datum.weights) {
+            if weight != 0.0 && target as usize >= vocabulary {
+                return fail(format!("target {target} is not among the model's {vocabulary} tokens"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Inputs in passes, with the number of the first of each.
+    fn passes<'a, T>(&self, inputs: &'a [T]) -> impl Iterator<Item = (&'a [T], usize)> + use<'a, T> {
+        let size = self.micro_batches.size();
+        inputs.chunks(size).zip((0..).step_by(size))
+    }
+
+    fn adapter(&self, id: AdapterId) -> Result<&Adapter> {
+        self.adapters.get(&id).ok_or(Error::NoAdapter { id: id.0 })
+    }
+
+    fn adapter_mut(&mut self, id: AdapterId) -> Result<&mut Adapter> {
+        self.adapters.get_mut(&id).ok_or(Error::NoAdapter { id: id.0 })
+    }
+}
+
+/// True if a model has trained tensors of its own in tower or merger.
+fn vision_is_trained(model: &Qwen3Vl) -> bool {
+    model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
+}
+
+fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
+    let shape = |(name, var): &(String, Var)| (name.clone(), var.dims().to_vec());
+    variables.iter().map(shape).collect()
+}
+
+/// True if two models' updates are scaled alike, but for rounding.
+fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
+    let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
+    Ok((a - b).abs() <= 1e-9 * b.abs())
+}
+
+/// Lower-case hex SHA-256 over the weights of a loaded model and the tokenizer, chat template and image processor of its
+/// folder.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Model`] when a file of the folder cannot be read.
+pub fn fingerprint(base: &Qwen3Vl, model_dir: &Path) -> Result<String> {
+    let mut hash = Sha256::new().chain_update(base.fingerprint());
+    let mut print = |name: &str, bytes: &[u8]| {
+        hash.update(name);
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for name in ALSO_PRINTED {
+        let path = model_dir.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => print(name, &bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        }
+    }
+    // The image processor under the name of its file, whichever that is.
+    let settings = image_settings(model_dir)?;
+    let name = settings.path.file_name().unwrap_or_default().to_string_lossy();
+    print(&name, &settings.text);
+    Ok(hex(&hash.finalize()))
 }

@@ -6,10 +6,8 @@ use std::path::Path;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
-use super::base::{Adapter, VISION, vision_is_trained};
-use super::inputs::Input;
 use super::train_state::{WEIGHTS, unfit};
-use super::{AdapterId, Engine, ForwardOutput};
+use super::{Adapter, AdapterId, Engine, ForwardOutput, Input, VISION, vision_is_trained};
 use crate::checkpoint::folder;
 use crate::error::{Error, Result};
 use crate::example::Datum;
@@ -36,10 +34,10 @@ impl Engine {
     /// [`Error::Input`] when an example does not fit the model.
     pub fn forward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
-        let model = self.adapter(id)?.model.clone();
-        let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(&model), self.steps(id)?);
+        let Adapter { model, training, .. } = self.adapter(id)?;
+        let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(model), training.steps());
         let mut output = empty(data);
-        for (chunk, first) in self.chunks(data) {
+        for (chunk, first) in self.passes(data) {
             let Some(examples) = self.examples(&merged, chunk, first)? else {
                 continue;
             };
@@ -86,12 +84,12 @@ impl Engine {
     fn gradients_of(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         let adapter = self.adapter(id)?;
         let (model, variables) = (adapter.model.clone(), adapter.training.variables().to_vec());
-        let (trained_vision, step) = (vision_is_trained(&model), self.steps(id)?);
+        let (trained_vision, step) = (vision_is_trained(&model), adapter.training.steps());
         let checkpointing = self.settings.checkpointing;
         let mut output = empty(data);
         let mut sum: Option<GradStore> = None;
         let mut pictures = false;
-        for (chunk, first) in self.chunks(data) {
+        for (chunk, first) in self.passes(data) {
             self.micro_batches.check_memory(chunk.len())?;
             let Some(examples) = self.examples(&model, chunk, first)? else {
                 continue;
@@ -111,11 +109,8 @@ impl Engine {
                 let features = self.image_features(&model, trained_vision, &examples.inputs)?;
                 model.backward(&examples.batch, features.as_ref(), checkpointing, loss)?
             };
-            add_gradients(
-                sum.get_or_insert_default(),
-                &gradients,
-                variables.iter().map(|(_, var)| var),
-            )?;
+            let variables = variables.iter().map(|(_, var)| var);
+            add_gradients(sum.get_or_insert_default(), &gradients, variables)?;
             examples.report(&logprobs, &mut output);
         }
         let Some(mut sum) = sum else { return Ok(output) };
@@ -175,16 +170,6 @@ impl Engine {
         let adapter = self.adapter(id)?;
         check_place(dir)?;
         folder::replace(dir, |new| adapter.model.save_adapter(new))
-    }
-
-    fn steps(&self, id: AdapterId) -> Result<usize> {
-        Ok(self.adapter(id)?.training.steps())
-    }
-
-    /// The examples of each pass, with the number of its first.
-    fn chunks<'a>(&self, data: &'a [Datum]) -> impl Iterator<Item = (&'a [Datum], usize)> + use<'a> {
-        let size = self.micro_batches.size();
-        data.chunks(size).zip((0..).step_by(size))
     }
 
     /// The features of all pictures.
@@ -273,8 +258,7 @@ fn empty(data: &[Datum]) -> ForwardOutput {
 fn check_place(dir: &Path) -> Result<()> {
     let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !dir.join(WEIGHTS).is_file() {
-        let reason = "holds other files: an adapter needs a folder of its own".into();
-        return Err(unfit(dir, reason));
+        return Err(unfit(dir, "holds other files: an adapter needs a folder of its own"));
     }
     Ok(())
 }

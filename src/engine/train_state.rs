@@ -40,19 +40,6 @@ struct State {
     alpha: f64,
 }
 
-impl State {
-    fn new(steps: u32, base: &str, lora: &Lora) -> Self {
-        Self {
-            schema: SCHEMA,
-            steps,
-            base: base.to_owned(),
-            targets: lora.targets.clone(),
-            rank: lora.rank,
-            alpha: lora.alpha,
-        }
-    }
-}
-
 /// Variables in training. Gradients add up until a step.
 #[derive(Debug)]
 pub(crate) struct TrainState {
@@ -63,9 +50,6 @@ pub(crate) struct TrainState {
 
 impl TrainState {
     /// The variables of `groups`, in their order, by name; their optimiser has not taken a step.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub(crate) fn new(variables: Vec<(String, Var)>, groups: Vec<ParamGroup>) -> Result<Self> {
         Ok(Self {
             variables,
@@ -91,40 +75,25 @@ impl TrainState {
     }
 
     /// Adds gradients to those that are there.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub(crate) fn add_gradients(&mut self, new: &GradStore) -> Result<()> {
         let vars = self.variables.iter().map(|(_, var)| var);
         add_gradients(self.gradients.get_or_insert_default(), new, vars)
     }
 
     /// Drops the gradients and takes one step with them; gives their norm before clipping.
-    ///
-    /// # Errors
-    /// [`Error::NoGradients`]; as [`AdamW::step`].
     pub(crate) fn optim_step(&mut self, params: &AdamParams) -> Result<f64> {
         let mut gradients = self.gradients.take().ok_or(Error::NoGradients)?;
         self.optimiser.step(&mut gradients, params)
     }
 
     /// Writes the variables into a folder. A model whose adapter folder holds them already has no need of it.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     pub(crate) fn save_variables(&self, dir: &Path) -> Result<()> {
-        let tensors = self
-            .variables
-            .iter()
-            .map(|(name, var)| (name.as_str(), var.as_tensor().detach()));
-        save_tensors(&tensors.collect(), &dir.join(WEIGHTS))
+        let tensor = |(name, var): &(String, Var)| (name.clone(), var.as_tensor().detach());
+        save_tensors(&self.variables.iter().map(tensor).collect(), &dir.join(WEIGHTS))
     }
 
     /// Writes the optimiser beside the variables, and the hashes of all files of the folder. `base` is the fingerprint of
     /// the model under the adapter.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     pub(crate) fn save(&self, dir: &Path, base: &str, lora: &Lora) -> Result<()> {
         let moments = self.variables.iter().zip(self.optimiser.moments());
         let both = |((name, _), moments): (&(String, Var), &Moments)| {
@@ -135,7 +104,14 @@ impl TrainState {
         };
         save_tensors(&moments.flat_map(both).collect(), &dir.join(OPTIMISER))?;
         let path = dir.join(STATE);
-        let state = State::new(self.optimiser.steps(), base, lora);
+        let state = State {
+            schema: SCHEMA,
+            steps: self.optimiser.steps(),
+            base: base.to_owned(),
+            targets: lora.targets.clone(),
+            rank: lora.rank,
+            alpha: lora.alpha,
+        };
         let text = serde_json::to_string_pretty(&state).map_err(|e| folder::torn(&path, &e.to_string()))?;
         fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
         folder::write_sums(dir)
@@ -153,10 +129,8 @@ impl TrainState {
         };
         let (weights, moments) = (load(WEIGHTS)?, load(OPTIMISER)?);
         let take = |from: &HashMap<String, Tensor>, name: &str, var: &Var| {
-            let found = from.get(name).filter(|tensor| tensor.shape() == var.shape());
-            found
-                .cloned()
-                .ok_or_else(|| unfit(dir, format!("lacks `{name}` of {:?}", var.shape())))
+            let found = from.get(name).filter(|tensor| tensor.shape() == var.shape()).cloned();
+            found.ok_or_else(|| unfit(dir, format!("lacks `{name}` of {:?}", var.shape())))
         };
         let (mut values, mut restored) = (Vec::new(), Vec::new());
         for (name, var) in &self.variables {
@@ -185,7 +159,7 @@ fn read(dir: &Path, base: &str, lora: &Lora) -> Result<u32> {
         return Err(unfit(&path, format!("has schema {}, not {SCHEMA}", state.schema)));
     }
     if state.base != base {
-        return Err(unfit(dir, "belongs to another base model".into()));
+        return Err(unfit(dir, "belongs to another base model"));
     }
     if (&state.targets, state.rank, state.alpha) != (&lora.targets, lora.rank, lora.alpha) {
         let reason = format!(
@@ -197,16 +171,13 @@ fn read(dir: &Path, base: &str, lora: &Lora) -> Result<u32> {
     Ok(state.steps)
 }
 
-fn save_tensors<K: AsRef<str> + Ord + std::fmt::Display + std::hash::Hash>(
-    tensors: &HashMap<K, Tensor>,
-    path: &Path,
-) -> Result<()> {
+fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<()> {
     candle_core::safetensors::save(tensors, path).map_err(Error::saving(path))
 }
 
-pub(super) fn unfit(path: &Path, reason: String) -> Error {
+pub(super) fn unfit(path: &Path, reason: impl Into<String>) -> Error {
     Error::State {
         path: path.to_path_buf(),
-        reason,
+        reason: reason.into(),
     }
 }

@@ -1,22 +1,21 @@
 //! Safetensors files of a hub-layout model folder, memory-mapped.
 
-mod shard;
-mod values;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::fs::File;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::Dtype;
+use memmap2::{Mmap, UncheckedAdvice};
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::fs::hash::{self, hex};
 use crate::nn::{DeviceSpec, LayerNorm, Projection};
-pub(crate) use shard::map_file;
-use shard::{Shard, Stored};
 
 /// The single-file name of the hub layout.
 const WEIGHTS: &str = "model.safetensors";
@@ -28,6 +27,13 @@ const LISTED: usize = 8;
 const SPARE: usize = 64 << 20;
 /// Bytes that a small stand-in counts for, which bounds how many there are.
 const SMALLEST: usize = 1 << 10;
+
+/// Bytes before the header: its length.
+const LENGTH: usize = 8;
+/// More than any header has.
+const LONGEST_HEADER: u64 = 100 << 20;
+/// Bytes that one thread looks at in one go; a multiple of every type's size.
+const PART: usize = 1 << 20;
 
 /// All tensors of one or more safetensors files, read from the page cache when they are taken.
 ///
@@ -246,7 +252,7 @@ impl Weights {
         let Some((shard, bytes)) = found.and_then(|shard| Some((shard, shard.bytes(&stored.range)?))) else {
             return Ok(Err((Problem::Missing, "ends after the end of the file".into())));
         };
-        if let Err(reason) = values::check(bytes, dtype, spec.dtype) {
+        if let Err(reason) = check_values(bytes, dtype, spec.dtype) {
             return Ok(Err((Problem::Values, reason)));
         }
         let device = if dtype == spec.dtype {
@@ -302,6 +308,177 @@ impl Weights {
         remedies.dedup();
         Error::checkpoint(&self.path, parts.join("; "), remedies.join("; "))
     }
+}
+
+/// One safetensors file, memory-mapped.
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// A tensor as a file has it.
+#[derive(Debug)]
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Bytes of the file.
+    range: Range<usize>,
+}
+
+impl Shard {
+    /// Opens a file whose header and length fit together; its tensors in the order of their bytes.
+    fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>)> {
+        let fail = |reason: String| damaged(path, reason);
+        if let (Ok(target), false) = (path.read_link(), path.exists()) {
+            return Err(fail(format!("is a link to `{}`, which is not there", target.display())));
+        }
+        let found = std::fs::metadata(path).map_err(Error::io("open", path))?.len();
+        if found < LENGTH as u64 {
+            return Err(fail(format!(
+                "is truncated: it has {found} bytes, too few for any tensor"
+            )));
+        }
+        let map = map_file(path)?;
+        if map.starts_with(b"version https://git-lfs") {
+            return Err(fail(
+                "is a pointer of git's large file storage, not the file that it stands for".into(),
+            ));
+        }
+        let length = map
+            .first_chunk::<LENGTH>()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if length > LONGEST_HEADER {
+            return Err(fail("is not a safetensors file".into()));
+        }
+        let start = LENGTH + length as usize;
+        let Some(header) = map.get(LENGTH..start) else {
+            return Err(fail(format!(
+                "is truncated: it has {found} bytes, its header alone has {start}"
+            )));
+        };
+        let header: Metadata =
+            serde_json::from_slice(header).map_err(|e| fail(format!("is not a safetensors file: {e}")))?;
+        let tensors: Vec<(String, Stored)> = header
+            .offset_keys()
+            .into_iter()
+            .filter_map(|name| {
+                let info = header.info(&name)?;
+                let stored = Stored {
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    range: start + info.data_offsets.0..start + info.data_offsets.1,
+                };
+                Some((name, stored))
+            })
+            .collect();
+        let wanted = (start + header.data_len()) as u64;
+        if found < wanted {
+            let cut = tensors.iter().filter(|(_, stored)| stored.range.end as u64 > found);
+            let lacking = listed(cut.map(|(name, _)| name));
+            return Err(fail(format!(
+                "is truncated: it has {found} bytes instead of {wanted}, and lacks all or the end of {lacking}"
+            )));
+        }
+        if found > wanted {
+            return Err(fail(format!("has {found} bytes instead of {wanted}")));
+        }
+        let path = path.to_path_buf();
+        Ok((Self { path, map }, tensors))
+    }
+
+    /// Name of the file.
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Bytes of the file.
+    fn size(&self) -> usize {
+        self.map.len()
+    }
+
+    fn bytes(&self, range: &Range<usize>) -> Option<&[u8]> {
+        self.map.get(range.clone())
+    }
+
+    /// Lets the memory go that holds these bytes; they are read again if they are asked for again.
+    #[expect(
+        unsafe_code,
+        reason = "advice that may change what memory holds is unsafe in general"
+    )]
+    fn release(&self, range: &Range<usize>) {
+        // SAFETY: the map is of a file and read only, so the pages are filled again from the file, with the same
+        // bytes; the range lies inside the map. Nothing borrows it while it is released, and nothing is lost if
+        // it is not.
+        let released = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        if let Err(error) = released {
+            tracing::debug!("memory of `{}` stays: {error}", self.path.display());
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a memory map is unsafe because another process may change the file meanwhile"
+)]
+pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    // SAFETY: the map is read only. Weights are not written while a program reads them; one that
+    // breaks this gets wrong numbers or a bus error, as with every other reader of safetensors.
+    unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))
+}
+
+/// Checks that each value of `bytes` (little-endian, of type `from`) is finite, and stays so as type `to`, where they lie,
+/// without a copy. The problem is given as the end of a sentence about a tensor.
+fn check_values(bytes: &[u8], from: DType, to: DType) -> Result<(), String> {
+    let finite = match from {
+        // A value is infinite or no number when all bits of its exponent are set.
+        DType::BF16 => all::<2>(bytes, |value| u16::from_le_bytes(value) & 0x7f80 != 0x7f80),
+        DType::F16 => all::<2>(bytes, |value| u16::from_le_bytes(value) & 0x7c00 != 0x7c00),
+        DType::F32 => all::<4>(bytes, |value| u32::from_le_bytes(value) & 0x7f80_0000 != 0x7f80_0000),
+        _ => all::<8>(bytes, |value| f64::from_le_bytes(value).is_finite()),
+    };
+    if !finite {
+        return Err("holds values that are not finite".into());
+    }
+    let limit = limit(to);
+    if limit >= self::limit(from) {
+        return Ok(());
+    }
+    let fit = match from {
+        DType::BF16 => all::<2>(bytes, |value| {
+            f64::from(f32::from_bits(u32::from(u16::from_le_bytes(value)) << 16)).abs() < limit
+        }),
+        DType::F32 => all::<4>(bytes, |value| f64::from(f32::from_le_bytes(value)).abs() < limit),
+        _ => all::<8>(bytes, |value| f64::from_le_bytes(value).abs() < limit),
+    };
+    if !fit {
+        return Err(format!("holds values that {} cannot hold", to.as_str()));
+    }
+    Ok(())
+}
+
+/// From where on a number becomes infinite as this type: half a step above the largest one.
+fn limit(dtype: DType) -> f64 {
+    let (digits, exponent) = match dtype {
+        DType::F16 => (11, 15),
+        DType::BF16 => (8, 127),
+        DType::F32 => (24, 127),
+        _ => return f64::INFINITY,
+    };
+    (2.0 - 0.5f64.powi(digits)) * 2f64.powi(exponent)
+}
+
+fn all<const N: usize>(bytes: &[u8], good: impl Fn([u8; N]) -> bool + Sync) -> bool {
+    // Without an early end inside a part, so that vector instructions do it.
+    let part = |part: &[u8]| {
+        let (values, _) = part.as_chunks::<N>();
+        values.iter().fold(true, |all, value| all & good(*value))
+    };
+    bytes.par_chunks(PART).all(part)
 }
 
 /// A type of floating-point numbers that weights may have.
@@ -405,4 +582,54 @@ fn unhex(text: &str) -> Vec<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
     let byte = |[high, low]: &[u8; 2]| 16 * digit(*high) + digit(*low);
     pairs.iter().map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    const FLOATS: [DType; 4] = [DType::BF16, DType::F16, DType::F32, DType::F64];
+
+    fn bytes(value: f64, dtype: DType) -> Vec<u8> {
+        let mut values = vec![0.5; 700];
+        values[699] = value;
+        let tensor = Tensor::new(values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        safetensors::tensor::View::data(&tensor).into_owned()
+    }
+
+    /// True if candle's own conversion keeps the value finite.
+    fn stays(value: f64, from: DType, to: DType) -> bool {
+        let tensor = Tensor::new(&[value], &Device::Cpu).unwrap().to_dtype(from).unwrap();
+        let there = tensor.to_dtype(to).unwrap().to_dtype(DType::F64).unwrap();
+        there.to_vec1::<f64>().unwrap()[0].is_finite()
+    }
+
+    #[test]
+    fn what_is_not_finite_is_seen_in_every_type() {
+        for from in FLOATS {
+            for wrong in [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let refused = check_values(&bytes(wrong, from), from, DType::F32);
+                assert!(refused.unwrap_err().contains("not finite"), "{from:?} {wrong}");
+            }
+            for right in [0.0, -0.0, 1.0, 65504.0, -65504.0, 6e-8] {
+                check_values(&bytes(right, from), from, DType::F32).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_become_infinite_is_refused_and_nothing_else() {
+        let values = [
+            1.0, 65504.0, 65519.0, 65520.0, 1e5, 3.38e38, 3.3961e38, 3.3962e38, 3.402e38, 1e39, -1e300,
+        ];
+        for from in FLOATS {
+            for to in [DType::BF16, DType::F16, DType::F32] {
+                for value in values {
+                    let passes = check_values(&bytes(value, from), from, to).is_ok();
+                    assert_eq!(passes, stays(value, from, to), "{value} from {from:?} to {to:?}");
+                }
+            }
+        }
+    }
 }
