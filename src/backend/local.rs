@@ -1,7 +1,7 @@
 //! The model in this process.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{Backend, Sampler, Trainer, Weights};
 use crate::engine::{
@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::example::{Datum, ModelInput};
 use crate::nn::DeviceSpec;
 
-/// A base model on a device of this machine. Its trainers and samplers take turns.
+/// A base model on a device of this machine. Its trainers and samplers may work at the same time, each in a thread of its own.
 #[derive(Debug, Clone)]
 pub struct LocalBackend {
-    engine: Arc<Mutex<Engine>>,
+    engine: Arc<Engine>,
     fingerprint: Arc<str>,
     width: usize,
 }
@@ -30,14 +30,9 @@ impl LocalBackend {
         Ok(Self {
             fingerprint: engine.fingerprint().into(),
             width: engine.width(),
-            engine: Arc::new(Mutex::new(engine)),
+            engine: Arc::new(engine),
         })
     }
-}
-
-/// A panic elsewhere leaves no half-done change behind: the engine changes what it keeps only when all is computed.
-fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
-    engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Backend for LocalBackend {
@@ -54,35 +49,30 @@ impl Backend for LocalBackend {
     }
 
     fn feature_capacity(&self, tokens: usize) -> Option<usize> {
-        Some(lock(&self.engine).feature_capacity(tokens))
+        Some(self.engine.feature_capacity(tokens))
     }
 
     fn cache_stats(&self) -> Option<CacheStats> {
-        Some(lock(&self.engine).cache_stats())
+        Some(self.engine.cache_stats())
     }
 
     fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>> {
-        let mut engine = lock(&self.engine);
-        let id = engine.add(adapter)?;
+        let id = self.engine.add(adapter)?;
         // From here on the trainer frees the adapter, whatever happens.
         let mut trainer = LocalTrainer {
             engine: self.engine.clone(),
             id,
             trainable: Vec::new(),
         };
-        let trainable = engine.trainable(id);
-        drop(engine);
-        trainer.trainable = trainable?;
+        trainer.trainable = self.engine.trainable(id)?;
         Ok(Box::new(trainer))
     }
 
     fn sampler(&self, weights: &Weights) -> Result<Box<dyn Sampler>> {
-        let engine = lock(&self.engine);
         let snapshot = match weights {
-            Weights::Base => engine.base()?,
-            Weights::Saved(dir) => engine.saved(Path::new(dir))?,
+            Weights::Base => self.engine.base()?,
+            Weights::Saved(dir) => self.engine.saved(Path::new(dir))?,
         };
-        drop(engine);
         Ok(Box::new(LocalSampler {
             engine: self.engine.clone(),
             snapshot,
@@ -91,7 +81,7 @@ impl Backend for LocalBackend {
 }
 
 struct LocalTrainer {
-    engine: Arc<Mutex<Engine>>,
+    engine: Arc<Engine>,
     id: AdapterId,
     trainable: Vec<(String, Vec<usize>)>,
 }
@@ -102,37 +92,37 @@ impl Trainer for LocalTrainer {
     }
 
     fn forward(&mut self, data: &[Datum]) -> Result<ForwardOutput> {
-        lock(&self.engine).forward(self.id, data)
+        self.engine.forward(self.id, data)
     }
 
     fn forward_backward(&mut self, data: &[Datum]) -> Result<ForwardOutput> {
-        lock(&self.engine).forward_backward(self.id, data)
+        self.engine.forward_backward(self.id, data)
     }
 
     fn optim_step(&mut self, params: &AdamParams) -> Result<f64> {
-        lock(&self.engine).optim_step(self.id, params)
+        self.engine.optim_step(self.id, params)
     }
 
     fn save_state(&mut self, name: &str) -> Result<String> {
-        lock(&self.engine).save_state(self.id, Path::new(name))?;
+        self.engine.save_state(self.id, Path::new(name))?;
         Ok(name.to_owned())
     }
 
     fn load_state(&mut self, path: &str) -> Result<()> {
-        lock(&self.engine).load_state(self.id, Path::new(path))
+        self.engine.load_state(self.id, Path::new(path))
     }
 
     fn save_weights_for_sampler(&mut self, name: &str) -> Result<Weights> {
-        lock(&self.engine).save_weights_for_sampler(self.id, Path::new(name))?;
+        self.engine.save_weights_for_sampler(self.id, Path::new(name))?;
         Ok(Weights::Saved(name.to_owned()))
     }
 
     fn halved_to(&self) -> Option<usize> {
-        lock(&self.engine).halved_to()
+        self.engine.halved_to()
     }
 
     fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
-        let snapshot = lock(&self.engine).snapshot(self.id)?;
+        let snapshot = self.engine.snapshot(self.id)?;
         Ok(Box::new(LocalSampler {
             engine: self.engine.clone(),
             snapshot,
@@ -142,18 +132,18 @@ impl Trainer for LocalTrainer {
 
 impl Drop for LocalTrainer {
     fn drop(&mut self) {
-        lock(&self.engine).remove(self.id);
+        self.engine.remove(self.id);
     }
 }
 
 struct LocalSampler {
-    engine: Arc<Mutex<Engine>>,
+    engine: Arc<Engine>,
     snapshot: Snapshot,
 }
 
 impl Sampler for LocalSampler {
     fn sample(&mut self, prompts: &[ModelInput], params: &SamplingParams) -> Result<Vec<SampledSequence>> {
-        lock(&self.engine).sample(&self.snapshot, prompts, params)
+        self.engine.sample(&self.snapshot, prompts, params)
     }
 
     fn compute_logprobs(
@@ -161,6 +151,6 @@ impl Sampler for LocalSampler {
         prompts: &[ModelInput],
         continuations: &[&[Vec<u32>]],
     ) -> Result<Vec<Vec<Vec<TokenScore>>>> {
-        lock(&self.engine).compute_logprobs(&self.snapshot, prompts, continuations)
+        self.engine.compute_logprobs(&self.snapshot, prompts, continuations)
     }
 }

@@ -11,7 +11,7 @@ use std::hash::Hash;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Engine, Input};
+use super::{Engine, Input, lock};
 use crate::error::Result;
 use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
 use crate::models::qwen3_vl::{Features, Qwen3Vl};
@@ -88,6 +88,16 @@ pub(super) struct FeatureCache {
     misses: u64,
 }
 
+impl FeatureCache {
+    fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits,
+            misses: self.misses,
+            bytes: self.features.bytes(),
+        }
+    }
+}
+
 impl Engine {
     /// Pictures of so many tokens whose features fit into what is kept; counted in f32.
     #[must_use]
@@ -103,20 +113,24 @@ impl Engine {
     /// Statistics of the feature cache so far.
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
-        CacheStats {
-            hits: self.cache.hits,
-            misses: self.cache.misses,
-            bytes: self.cache.features.bytes(),
-        }
+        lock(&self.cache).stats()
     }
 
-    /// The features of each input's pictures by the frozen tower.
-    pub(super) fn frozen_features(&mut self, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
+    /// The features of each input's pictures by the frozen tower. Nobody waits while pictures are encoded: two threads that
+    /// want the same new picture at the same time both encode it.
+    pub(super) fn frozen_features(&self, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
+        // Features of all pictures, whatever others evict meanwhile.
+        let mut known: HashMap<Key, Features> = HashMap::new();
         let mut new: Vec<(Key, &Picture)> = Vec::new();
-        for picture in inputs.iter().flat_map(|input| &input.pictures) {
-            let key = key(picture);
-            if self.cache.features.get(&key).is_none() && new.iter().all(|(other, _)| *other != key) {
-                new.push((key, picture));
+        {
+            let cache = lock(&self.cache);
+            for picture in inputs.iter().flat_map(|input| &input.pictures) {
+                let key = key(picture);
+                if let Some(features) = cache.features.get(&key) {
+                    known.insert(key, features.clone());
+                } else if new.iter().all(|(other, _)| *other != key) {
+                    new.push((key, picture));
+                }
             }
         }
         let (keys, pictures): (Vec<Key>, Vec<&Picture>) = new.into_iter().unzip();
@@ -126,36 +140,37 @@ impl Engine {
         } else {
             encode_packed
         };
-        let encoded = encode(&self.base, &self.processor, &pictures)?;
-        let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
-        self.cache.misses += keys.len() as u64;
-        self.cache.hits += asked.saturating_sub(keys.len() as u64);
-        let encoded: HashMap<Key, Features> = keys.into_iter().zip(encoded).collect();
-        let of = |picture: &Picture| {
-            let key = key(picture);
-            encoded.get(&key).or_else(|| self.cache.features.get(&key))
-        };
+        let mut encoded: Vec<(Key, Features)> = keys
+            .into_iter()
+            .zip(encode(&self.base, &self.processor, &pictures)?)
+            .collect();
+        known.extend(encoded.iter().cloned());
         let gathered = inputs.iter().map(|input| {
-            let own: Vec<&Features> = input.pictures.iter().filter_map(|picture| of(picture)).collect();
+            let own: Vec<&Features> = input
+                .pictures
+                .iter()
+                .filter_map(|picture| known.get(&key(picture)))
+                .collect();
             Features::cat(&own)
         });
         let gathered = gathered.collect::<Result<_>>()?;
-        if self.settings.cache_features {
-            let mut encoded: Vec<_> = encoded.into_iter().collect();
+        let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
+        let mut cache = lock(&self.cache);
+        cache.misses += encoded.len() as u64;
+        cache.hits += asked.saturating_sub(encoded.len() as u64);
+        if self.settings.cache_features && !encoded.is_empty() {
             encoded.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
             let new = encoded.len();
             for (key, features) in encoded {
                 let tensors = std::iter::once(&features.merged).chain(&features.deepstack);
                 let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes());
                 let bytes = bytes.sum();
-                self.cache.features.insert(key, features, bytes);
+                cache.features.insert(key, features, bytes);
             }
             // Of older features as many as fit.
-            if new > 0 {
-                self.cache.features.evict(self.settings.feature_bytes, new);
-            }
+            cache.features.evict(self.settings.feature_bytes, new);
         }
-        tracing::debug!("features: {:?}", self.cache_stats());
+        tracing::debug!("features: {:?}", cache.stats());
         Ok(gathered)
     }
 

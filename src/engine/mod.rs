@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Var;
 use sha2::{Digest as _, Sha256};
@@ -134,18 +135,30 @@ struct Input<'a> {
     pictures: Vec<&'a Picture>,
 }
 
-/// One device, one frozen base, many adapters.
+/// One device, one frozen base, many adapters. Its verbs may be called from several threads at once: those of one adapter
+/// take turns, those of different ones run beside each other.
 #[derive(Debug)]
 pub struct Engine {
     base: Qwen3Vl,
     processor: PatchProcessor,
     settings: Settings,
-    cache: FeatureCache,
-    adapters: BTreeMap<AdapterId, Adapter>,
-    next: u64,
+    cache: Mutex<FeatureCache>,
+    adapters: Mutex<Adapters>,
     fingerprint: String,
     /// Sequences of a pass.
-    micro_batches: MicroBatches,
+    micro_batches: Mutex<MicroBatches>,
+}
+
+/// Adapters by id; none is given twice.
+#[derive(Debug, Default)]
+struct Adapters {
+    by_id: BTreeMap<AdapterId, Arc<Mutex<Adapter>>>,
+    next: u64,
+}
+
+/// A panic elsewhere leaves no half-done change behind: what is kept changes only when all is computed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Engine {
@@ -173,10 +186,9 @@ impl Engine {
             base,
             processor,
             settings,
-            cache: FeatureCache::default(),
-            adapters: BTreeMap::new(),
-            next: 0,
-            micro_batches: MicroBatches::of(settings.micro_batch),
+            cache: Mutex::default(),
+            adapters: Mutex::default(),
+            micro_batches: Mutex::new(MicroBatches::of(settings.micro_batch)),
         })
     }
 
@@ -204,7 +216,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Model`] when it does not fit the model, or the folder holds another one than the config says.
-    pub fn add(&mut self, config: &AdapterConfig) -> Result<AdapterId> {
+    pub fn add(&self, config: &AdapterConfig) -> Result<AdapterId> {
         let mut model = self.base.with_lora(&config.lora, &mut seed::rng(config.seed, "lora"))?;
         if let Some(start) = &config.start {
             let loaded = self.base.load_adapter(start)?;
@@ -223,20 +235,21 @@ impl Engine {
             lr: 1.0,
             weight_decay: 1.0,
         };
-        let id = AdapterId(self.next);
-        self.next += 1;
         let adapter = Adapter {
             config: config.clone(),
             model,
             training: TrainState::new(variables, vec![group])?,
         };
-        self.adapters.insert(id, adapter);
+        let mut adapters = lock(&self.adapters);
+        let id = AdapterId(adapters.next);
+        adapters.next += 1;
+        adapters.by_id.insert(id, Arc::new(Mutex::new(adapter)));
         Ok(id)
     }
 
     /// Frees an adapter with its optimiser, if it is there.
-    pub fn remove(&mut self, id: AdapterId) {
-        self.adapters.remove(&id);
+    pub fn remove(&self, id: AdapterId) {
+        lock(&self.adapters).by_id.remove(&id);
     }
 
     /// Names and shapes of what is trained, in order, as keys of a PEFT adapter file.
@@ -244,7 +257,8 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
-        Ok(shapes(self.adapter(id)?.training.variables()))
+        let adapter = self.adapter(id)?;
+        Ok(shapes(lock(&adapter).training.variables()))
     }
 
     /// Reads inputs, the first of which is number `first` of those that the caller was given.
@@ -333,16 +347,13 @@ impl Engine {
 
     /// Inputs in passes, with the number of the first of each.
     fn passes<'a, T>(&self, inputs: &'a [T]) -> impl Iterator<Item = (&'a [T], usize)> + use<'a, T> {
-        let size = self.micro_batches.size();
+        let size = lock(&self.micro_batches).size();
         inputs.chunks(size).zip((0..).step_by(size))
     }
 
-    fn adapter(&self, id: AdapterId) -> Result<&Adapter> {
-        self.adapters.get(&id).ok_or(Error::NoAdapter { id: id.0 })
-    }
-
-    fn adapter_mut(&mut self, id: AdapterId) -> Result<&mut Adapter> {
-        self.adapters.get_mut(&id).ok_or(Error::NoAdapter { id: id.0 })
+    fn adapter(&self, id: AdapterId) -> Result<Arc<Mutex<Adapter>>> {
+        let adapters = lock(&self.adapters);
+        adapters.by_id.get(&id).cloned().ok_or(Error::NoAdapter { id: id.0 })
     }
 }
 

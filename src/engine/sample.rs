@@ -8,7 +8,7 @@ use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest as _, Sha256};
 
-use super::{AdapterId, Engine, Input, SampledSequence, SamplingParams, TokenScore, vision_is_trained};
+use super::{AdapterId, Engine, Input, SampledSequence, SamplingParams, TokenScore, lock, vision_is_trained};
 use crate::error::{Error, Result};
 use crate::example::{ModelInput, Sequence};
 use crate::fs::hash::hex;
@@ -61,7 +61,9 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`]; when the device is out of memory.
     pub fn snapshot(&self, id: AdapterId) -> Result<Snapshot> {
-        Snapshot::of(&self.adapter(id)?.model)
+        let adapter = self.adapter(id)?;
+        let model = lock(&adapter).model.clone();
+        Snapshot::of(&model)
     }
 
     /// The adapter of a PEFT folder.
@@ -81,7 +83,7 @@ impl Engine {
     /// [`Error::Input`] when a prompt does not fit the model; [`Error::Sampling`] when the temperature is no number
     /// from 0.
     pub fn sample(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         prompts: &[ModelInput],
         params: &SamplingParams,
@@ -136,7 +138,7 @@ impl Engine {
     /// [`Error::Input`] when a prompt or one of its continuations does not fit the model, or is empty;
     /// [`Error::Sampling`] when there are not as many lists of continuations as prompts.
     pub fn compute_logprobs(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         prompts: &[ModelInput],
         continuations: &[&[Vec<u32>]],
@@ -164,7 +166,7 @@ impl Engine {
         Ok(scores)
     }
 
-    fn features(&mut self, snapshot: &Snapshot, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
+    fn features(&self, snapshot: &Snapshot, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
         if snapshot.trained_vision {
             self.trained_features(&snapshot.model, inputs)
         } else {

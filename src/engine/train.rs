@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use super::train_state::{WEIGHTS, unfit};
-use super::{Adapter, AdapterId, Engine, ForwardOutput, Input, VISION, vision_is_trained};
+use super::{Adapter, AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
 use crate::checkpoint::folder;
 use crate::error::{Error, Result};
 use crate::example::Datum;
@@ -32,9 +32,10 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Input`] when an example does not fit the model.
-    pub fn forward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+    pub fn forward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
-        let Adapter { model, training, .. } = self.adapter(id)?;
+        let adapter = self.adapter(id)?;
+        let Adapter { model, training, .. } = &*lock(&adapter);
         let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(model), training.steps());
         let mut output = empty(data);
         for (chunk, first) in self.passes(data) {
@@ -56,12 +57,14 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
-    pub fn forward_backward(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+    pub fn forward_backward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        let adapter = self.adapter(id)?;
+        let mut adapter = lock(&adapter);
         loop {
-            let size = self.micro_batches.size();
+            let size = lock(&self.micro_batches).size();
             let pass = format!("sequences a pass of {size}");
-            match self.gradients_of(id, data) {
-                Err(error) if self.micro_batches.halve(&error, data.len(), &pass) => {}
+            match self.gradients_of(&mut adapter, data) {
+                Err(error) if lock(&self.micro_batches).halve(&error, data.len(), &pass) => {}
                 other => return other,
             }
         }
@@ -70,7 +73,7 @@ impl Engine {
     /// Sequences a pass since the device was out of memory, if it was.
     #[must_use]
     pub fn halved_to(&self) -> Option<usize> {
-        self.micro_batches.halved_to()
+        lock(&self.micro_batches).halved_to()
     }
 
     /// The gradients so far, of the variables that have one, by name.
@@ -78,11 +81,11 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn gradients(&self, id: AdapterId) -> Result<Vec<(String, Tensor)>> {
-        Ok(self.adapter(id)?.training.gradients())
+        let adapter = self.adapter(id)?;
+        Ok(lock(&adapter).training.gradients())
     }
 
-    fn gradients_of(&mut self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
-        let adapter = self.adapter(id)?;
+    fn gradients_of(&self, adapter: &mut Adapter, data: &[Datum]) -> Result<ForwardOutput> {
         let (model, variables) = (adapter.model.clone(), adapter.training.variables().to_vec());
         let (trained_vision, step) = (vision_is_trained(&model), adapter.training.steps());
         let checkpointing = self.settings.checkpointing;
@@ -90,7 +93,7 @@ impl Engine {
         let mut sum: Option<GradStore> = None;
         let mut pictures = false;
         for (chunk, first) in self.passes(data) {
-            self.micro_batches.check_memory(chunk.len())?;
+            lock(&self.micro_batches).check_memory(chunk.len())?;
             let Some(examples) = self.examples(&model, chunk, first)? else {
                 continue;
             };
@@ -120,7 +123,7 @@ impl Engine {
                 sum.insert(var, var.zeros_like()?);
             }
         }
-        self.adapter_mut(id)?.training.add_gradients(&sum)?;
+        adapter.training.add_gradients(&sum)?;
         Ok(output)
     }
 
@@ -129,8 +132,9 @@ impl Engine {
     /// # Errors
     /// [`Error::NoGradients`]; [`Error::NotFinite`] when one is not; [`Error::Tensor`] when a variable has none.
     /// The weights are unchanged then.
-    pub fn optim_step(&mut self, id: AdapterId, params: &AdamParams) -> Result<f64> {
-        self.adapter_mut(id)?.training.optim_step(params)
+    pub fn optim_step(&self, id: AdapterId, params: &AdamParams) -> Result<f64> {
+        let adapter = self.adapter(id)?;
+        lock(&adapter).training.optim_step(params)
     }
 
     /// Keeps an adapter with its optimiser in a folder, in place of what it held: a PEFT adapter folder with more beside it.
@@ -139,11 +143,12 @@ impl Engine {
     /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
     /// it cannot be written: what was there stays.
     pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let adapter = self.adapter(id)?;
         let Adapter {
             config,
             model,
             training,
-        } = self.adapter(id)?;
+        } = &*lock(&adapter);
         check_place(dir)?;
         folder::replace(dir, |new| {
             model.save_adapter(new)?;
@@ -156,10 +161,15 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
-    pub fn load_state(&mut self, id: AdapterId, dir: &Path) -> Result<()> {
-        let (base, device) = (self.fingerprint().to_owned(), self.base.device().clone());
-        let Adapter { config, training, .. } = self.adapter_mut(id)?;
-        training.load(&folder::current(dir), &base, &config.lora, &device)
+    pub fn load_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let adapter = self.adapter(id)?;
+        let Adapter { config, training, .. } = &mut *lock(&adapter);
+        training.load(
+            &folder::current(dir),
+            self.fingerprint(),
+            &config.lora,
+            self.base.device(),
+        )
     }
 
     /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
@@ -168,12 +178,13 @@ impl Engine {
     /// As [`Engine::save_state`].
     pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
         let adapter = self.adapter(id)?;
+        let adapter = lock(&adapter);
         check_place(dir)?;
         folder::replace(dir, |new| adapter.model.save_adapter(new))
     }
 
     /// The features of all pictures.
-    fn image_features(&mut self, model: &Qwen3Vl, trained_vision: bool, inputs: &[Input]) -> Result<Option<Features>> {
+    fn image_features(&self, model: &Qwen3Vl, trained_vision: bool, inputs: &[Input]) -> Result<Option<Features>> {
         if !trained_vision {
             let each = self.frozen_features(inputs)?;
             return Features::cat(&each.iter().flatten().collect::<Vec<_>>());
@@ -286,7 +297,7 @@ mod tests {
     fn engine(capacity: Option<usize>) -> (Engine, AdapterId) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/mini/models/micro-qwen3-vl");
         let mut engine = Engine::load(&folder, &DeviceSpec::cpu(), Settings::default()).unwrap();
-        engine.micro_batches.memory_for = capacity;
+        engine.micro_batches.get_mut().unwrap().memory_for = capacity;
         let lora = Lora {
             targets: vec!["q_proj".into()],
             rank: 2,
@@ -304,8 +315,8 @@ mod tests {
 
     #[test]
     fn out_of_memory_halves_the_passes_once_and_the_gradients_are_the_same() {
-        let (mut roomy, expected) = engine(None);
-        let (mut tight, found) = engine(Some(3));
+        let (roomy, expected) = engine(None);
+        let (tight, found) = engine(Some(3));
         for _ in 0..2 {
             let whole = roomy.forward_backward(expected, &lessons()).unwrap();
             let halved = tight.forward_backward(found, &lessons()).unwrap();
@@ -326,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_in_half_either_is_an_error_and_leaves_no_gradient() {
-        let (mut engine, id) = engine(Some(2));
+        let (engine, id) = engine(Some(2));
         let error = engine.forward_backward(id, &lessons()).unwrap_err();
         assert!(error.is_out_of_memory() && engine.gradients(id).unwrap().is_empty());
         assert_eq!(engine.halved_to(), Some(3));

@@ -82,7 +82,7 @@ impl WritingBenchmark {
         let settings = fitting(&shape, &how, default, &request.place, dir)?;
         how.micro_batch = settings.micro_batch as f64;
         how.checkpointing = settings.checkpointing;
-        let mut engine = Engine::load(dir, &request.place, settings)?;
+        let engine = Engine::load(dir, &request.place, settings)?;
         let adapter = engine.add(&AdapterConfig {
             lora: lora.clone(),
             seed: 0,
