@@ -64,16 +64,11 @@ impl Backend for LocalBackend {
     fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>> {
         let mut engine = lock(&self.engine);
         let id = engine.add(adapter)?;
-        // From here on the trainer frees the adapter, whatever happens.
-        let mut trainer = LocalTrainer {
+        Ok(Box::new(LocalTrainer {
             engine: self.engine.clone(),
             id,
-            trainable: Vec::new(),
-        };
-        let trainable = engine.trainable(id);
-        drop(engine);
-        trainer.trainable = trainable?;
-        Ok(Box::new(trainer))
+            trainable: engine.trainable(id)?,
+        }))
     }
 
     fn sampler(&self, weights: &Weights) -> Result<Box<dyn Sampler>> {
@@ -82,11 +77,7 @@ impl Backend for LocalBackend {
             Weights::Base => engine.base()?,
             Weights::Saved(dir) => engine.saved(Path::new(dir))?,
         };
-        drop(engine);
-        Ok(Box::new(LocalSampler {
-            engine: self.engine.clone(),
-            snapshot,
-        }))
+        Ok(LocalSampler::of(&self.engine, snapshot))
     }
 }
 
@@ -133,10 +124,7 @@ impl Trainer for LocalTrainer {
 
     fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
         let snapshot = lock(&self.engine).snapshot(self.id)?;
-        Ok(Box::new(LocalSampler {
-            engine: self.engine.clone(),
-            snapshot,
-        }))
+        Ok(LocalSampler::of(&self.engine, snapshot))
     }
 }
 
@@ -149,6 +137,13 @@ impl Drop for LocalTrainer {
 struct LocalSampler {
     engine: Arc<Mutex<Engine>>,
     snapshot: Snapshot,
+}
+
+impl LocalSampler {
+    fn of(engine: &Arc<Mutex<Engine>>, snapshot: Snapshot) -> Box<dyn Sampler> {
+        let engine = engine.clone();
+        Box::new(Self { engine, snapshot })
+    }
 }
 
 impl Sampler for LocalSampler {
