@@ -58,14 +58,11 @@ impl Backend for LocalBackend {
 
     fn trainer(&self, adapter: &AdapterConfig) -> Result<Box<dyn Trainer>> {
         let id = self.engine.add(adapter)?;
-        // From here on the trainer frees the adapter, whatever happens.
-        let mut trainer = LocalTrainer {
+        Ok(Box::new(LocalTrainer {
             engine: self.engine.clone(),
             id,
-            trainable: Vec::new(),
-        };
-        trainer.trainable = self.engine.trainable(id)?;
-        Ok(Box::new(trainer))
+            trainable: self.engine.trainable(id)?,
+        }))
     }
 
     fn sampler(&self, weights: &Weights) -> Result<Box<dyn Sampler>> {
@@ -73,10 +70,7 @@ impl Backend for LocalBackend {
             Weights::Base => self.engine.base()?,
             Weights::Saved(dir) => self.engine.saved(Path::new(dir))?,
         };
-        Ok(Box::new(LocalSampler {
-            engine: self.engine.clone(),
-            snapshot,
-        }))
+        Ok(LocalSampler::of(&self.engine, snapshot))
     }
 }
 
@@ -122,11 +116,7 @@ impl Trainer for LocalTrainer {
     }
 
     fn sampler(&mut self) -> Result<Box<dyn Sampler>> {
-        let snapshot = self.engine.snapshot(self.id)?;
-        Ok(Box::new(LocalSampler {
-            engine: self.engine.clone(),
-            snapshot,
-        }))
+        Ok(LocalSampler::of(&self.engine, self.engine.snapshot(self.id)?))
     }
 }
 
@@ -139,6 +129,13 @@ impl Drop for LocalTrainer {
 struct LocalSampler {
     engine: Arc<Engine>,
     snapshot: Snapshot,
+}
+
+impl LocalSampler {
+    fn of(engine: &Arc<Engine>, snapshot: Snapshot) -> Box<dyn Sampler> {
+        let engine = engine.clone();
+        Box::new(Self { engine, snapshot })
+    }
 }
 
 impl Sampler for LocalSampler {

@@ -62,7 +62,17 @@ fn choose(shape: &Shape, how: &Use, default: Settings, free: u64, folder: &Path)
         let needed = train.total().max(answer.total());
         if needed <= room {
             if number > 0 {
-                tell(folder, &train, needed, free, micro_batch, checkpointing);
+                let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+                tracing::warn!(
+                    "`{}`: {micro_batch} sequences a pass{}, chosen for {:.1} GB of memory of which {:.1} GB will be needed \
+                     (weights {:.1}, states {:.1})",
+                    folder.display(),
+                    if checkpointing { ", layers run twice" } else { "" },
+                    gigabytes(free),
+                    gigabytes(needed),
+                    gigabytes(train.weights),
+                    gigabytes(train.activations)
+                );
             }
             return Ok(Settings {
                 micro_batch,
@@ -77,20 +87,6 @@ fn choose(shape: &Shape, how: &Use, default: Settings, free: u64, folder: &Path)
         needed: least,
         free,
     })
-}
-
-fn tell(folder: &Path, train: &Demand, needed: u64, free: u64, micro_batch: usize, checkpointing: bool) {
-    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-    tracing::warn!(
-        "`{}`: {micro_batch} sequences a pass{}, chosen for {:.1} GB of memory of which {:.1} GB will be needed (weights {:.1}, \
-         states {:.1})",
-        folder.display(),
-        if checkpointing { ", layers run twice" } else { "" },
-        gigabytes(free),
-        gigabytes(needed),
-        gigabytes(train.weights),
-        gigabytes(train.activations)
-    );
 }
 
 /// Images of a pass of a learner on a frozen vision model, `loaded` already or not: as many as it learns from at once, or
@@ -122,13 +118,9 @@ pub(crate) fn images_of_a_pass(
         fused: place.device.is_cpu(),
         batch: batch as f64,
         micro_batch: batch as f64,
-        checkpointing: false,
         visual,
-        text: 0.0,
-        answer: 0.0,
-        names: 0.0,
-        pictures: 0.0,
         threads: rayon::current_num_threads() as f64,
+        ..Use::default()
     };
     let Some(free) = memory::free(&place.device)? else {
         return Ok(batch);
@@ -202,17 +194,16 @@ impl Footprint {
             visual: tokens,
             text: PROMPT + ANSWER,
             answer: ANSWER,
-            names: 0.0,
             pictures: self.batch as f64,
             threads: rayon::current_num_threads() as f64,
+            ..Use::default()
         };
-        let passing = |demand: Demand| demand.of_states(bytes);
-        let answer = passing(answering(shape, &how));
-        if trains {
-            std::cmp::max_by_key(answer, passing(training(shape, &how)), Demand::total)
-        } else {
-            answer
+        let answer = answering(shape, &how).of_states(bytes);
+        if !trains {
+            return answer;
         }
+        let train = training(shape, &how).of_states(bytes);
+        std::cmp::max_by_key(answer, train, Demand::total)
     }
 }
 

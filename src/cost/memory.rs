@@ -26,7 +26,7 @@ const HELD: f64 = 0.1;
 const HELD_OF_BLOCKS: f64 = 0.6;
 
 /// Use of a model, as far as memory depends on it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Use {
     /// Linear layers that are trained.
     pub(crate) lora: Lora,

@@ -25,8 +25,8 @@ pub enum Family {
 /// The shape of both towers.
 #[derive(Debug, Clone)]
 pub struct Config {
-    text: Tower,
-    vision: Tower,
+    text: Part,
+    vision: Part,
     /// Width P of the features; CLIP's.
     projection: usize,
 }
@@ -34,34 +34,19 @@ pub struct Config {
 /// A tower's part of `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 struct Part {
-    hidden_size: Option<usize>,
-    intermediate_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    hidden_act: Option<String>,
-    layer_norm_eps: Option<f64>,
-    vocab_size: Option<usize>,
-    max_position_embeddings: Option<usize>,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    vocab_size: usize,
+    max_position_embeddings: usize,
     projection_size: Option<usize>,
-    image_size: Option<usize>,
-    patch_size: Option<usize>,
+    image_size: usize,
+    patch_size: usize,
     num_channels: Option<usize>,
     vision_use_head: Option<bool>,
-}
-
-/// The same with nothing left open.
-#[derive(Debug, Clone)]
-struct Tower {
-    hidden: usize,
-    wide: usize,
-    layers: usize,
-    heads: usize,
-    act: String,
-    eps: f64,
-    vocabulary: usize,
-    context: usize,
-    image: usize,
-    patch: usize,
 }
 
 impl Config {
@@ -85,19 +70,36 @@ impl Config {
     }
 
     fn new(value: &Value, family: Family) -> Result<Self, String> {
-        let expected = match family {
-            Family::Clip => "clip",
-            Family::Siglip => "siglip",
+        let (expected, text, vision) = match family {
+            Family::Clip => {
+                let vision = json!({
+                    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+                    "hidden_act": "quick_gelu", "layer_norm_eps": CLIP_EPS, "vocab_size": 49_408,
+                    "max_position_embeddings": 77, "image_size": 224, "patch_size": 32,
+                });
+                let mut text = vision.clone();
+                text["hidden_size"] = 512.into();
+                text["intermediate_size"] = 2048.into();
+                text["num_attention_heads"] = 8.into();
+                ("clip", text, vision)
+            }
+            Family::Siglip => {
+                let both = json!({
+                    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+                    "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "vocab_size": 32_000,
+                    "max_position_embeddings": 64, "image_size": 224, "patch_size": 16,
+                });
+                ("siglip", both.clone(), both)
+            }
         };
         let kind = value.get("model_type").and_then(Value::as_str);
         if kind != Some(expected) {
             return Err(format!("`model_type` is {kind:?}, this learner needs \"{expected}\""));
         }
-        let part = |name: &str| -> Result<Part, String> {
-            let part = value.get(name).cloned();
-            serde_json::from_value(part.unwrap_or_else(|| json!({}))).map_err(|e| format!("`{name}`: {e}"))
-        };
-        let (text, vision) = (part("text_config")?, part("vision_config")?);
+        let (text, vision) = (
+            Part::of(value, "text_config", text)?,
+            Part::of(value, "vision_config", vision)?,
+        );
         let projection = match value.get("projection_dim") {
             None => 512,
             Some(dim) => dim.as_u64().ok_or("`projection_dim` is not a number")? as usize,
@@ -107,7 +109,7 @@ impl Config {
             return Err("projection_dim is 0".into());
         }
         if family == Family::Siglip {
-            let (from, to) = (text.hidden_size.unwrap_or(768), text.projection_size);
+            let (from, to) = (text.hidden_size, text.projection_size);
             if to.is_some_and(|to| to != from) {
                 return Err(format!(
                     "`projection_size` is {to:?}, only that of hidden_size {from} is supported"
@@ -120,17 +122,6 @@ impl Config {
         if vision.num_channels.is_some_and(|channels| channels != 3) {
             return Err(format!("`num_channels` is {:?}, images have 3", vision.num_channels));
         }
-        let vision_default = Tower::of_base(family);
-        let text_default = match family {
-            Family::Clip => Tower {
-                hidden: 512,
-                wide: 2048,
-                heads: 8,
-                ..vision_default.clone()
-            },
-            Family::Siglip => vision_default.clone(),
-        };
-        let (text, vision) = (text.or(text_default), vision.or(vision_default));
         for (name, tower) in [("text_config", &text), ("vision_config", &vision)] {
             tower.check(family).map_err(|reason| format!("`{name}`: {reason}"))?;
         }
@@ -144,13 +135,13 @@ impl Config {
     /// Side of the images, in pixels.
     #[must_use]
     pub fn image_size(&self) -> usize {
-        self.vision.image
+        self.vision.image_size
     }
 
     /// Tokens that a text may have.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.text.context
+        self.text.max_position_embeddings
     }
 
     pub(super) fn clip(&self) -> clip::ClipConfig {
@@ -158,30 +149,30 @@ impl Config {
         let activation = clip::text_model::Activation::QuickGelu;
         clip::ClipConfig {
             text_config: clip::text_model::ClipTextConfig {
-                vocab_size: text.vocabulary,
-                embed_dim: text.hidden,
+                vocab_size: text.vocab_size,
+                embed_dim: text.hidden_size,
                 activation,
-                intermediate_size: text.wide,
-                max_position_embeddings: text.context,
+                intermediate_size: text.intermediate_size,
+                max_position_embeddings: text.max_position_embeddings,
                 pad_with: None,
-                num_hidden_layers: text.layers,
-                num_attention_heads: text.heads,
+                num_hidden_layers: text.num_hidden_layers,
+                num_attention_heads: text.num_attention_heads,
                 projection_dim: self.projection,
             },
             vision_config: clip::vision_model::ClipVisionConfig {
-                embed_dim: vision.hidden,
+                embed_dim: vision.hidden_size,
                 activation,
-                intermediate_size: vision.wide,
-                num_hidden_layers: vision.layers,
-                num_attention_heads: vision.heads,
+                intermediate_size: vision.intermediate_size,
+                num_hidden_layers: vision.num_hidden_layers,
+                num_attention_heads: vision.num_attention_heads,
                 projection_dim: self.projection,
                 num_channels: 3,
-                image_size: vision.image,
-                patch_size: vision.patch,
+                image_size: vision.image_size,
+                patch_size: vision.patch_size,
             },
             // Read from the weights.
             logit_scale_init_value: 0.0,
-            image_size: vision.image,
+            image_size: vision.image_size,
         }
     }
 
@@ -189,35 +180,35 @@ impl Config {
         let (text, vision) = (&self.text, &self.vision);
         siglip::Config {
             text_config: siglip::TextConfig {
-                vocab_size: text.vocabulary,
-                hidden_size: text.hidden,
-                intermediate_size: text.wide,
-                num_hidden_layers: text.layers,
-                num_attention_heads: text.heads,
-                max_position_embeddings: text.context,
-                hidden_act: activation(&text.act),
-                layer_norm_eps: text.eps,
+                vocab_size: text.vocab_size,
+                hidden_size: text.hidden_size,
+                intermediate_size: text.intermediate_size,
+                num_hidden_layers: text.num_hidden_layers,
+                num_attention_heads: text.num_attention_heads,
+                max_position_embeddings: text.max_position_embeddings,
+                hidden_act: activation(&text.hidden_act),
+                layer_norm_eps: text.layer_norm_eps,
                 // Not used by the model.
                 pad_token_id: 1,
                 bos_token_id: 0,
                 eos_token_id: 1,
             },
             vision_config: siglip::VisionConfig {
-                hidden_size: vision.hidden,
-                intermediate_size: vision.wide,
-                num_hidden_layers: vision.layers,
-                num_attention_heads: vision.heads,
+                hidden_size: vision.hidden_size,
+                intermediate_size: vision.intermediate_size,
+                num_hidden_layers: vision.num_hidden_layers,
+                num_attention_heads: vision.num_attention_heads,
                 num_channels: 3,
-                image_size: vision.image,
-                patch_size: vision.patch,
-                hidden_act: activation(&vision.act),
-                layer_norm_eps: vision.eps,
+                image_size: vision.image_size,
+                patch_size: vision.patch_size,
+                hidden_act: activation(&vision.hidden_act),
+                layer_norm_eps: vision.layer_norm_eps,
             },
         }
     }
 }
 
-/// Of those that [`Tower::check`] lets through.
+/// Of those that [`Part::check`] lets through.
 fn activation(name: &str) -> candle_nn::Activation {
     match name {
         "gelu" => candle_nn::Activation::Gelu,
@@ -226,78 +217,64 @@ fn activation(name: &str) -> candle_nn::Activation {
 }
 
 impl Part {
-    /// The tower, with what was left open as in another.
-    fn or(self, default: Tower) -> Tower {
-        Tower {
-            hidden: self.hidden_size.unwrap_or(default.hidden),
-            wide: self.intermediate_size.unwrap_or(default.wide),
-            layers: self.num_hidden_layers.unwrap_or(default.layers),
-            heads: self.num_attention_heads.unwrap_or(default.heads),
-            act: self.hidden_act.unwrap_or(default.act),
-            eps: self.layer_norm_eps.unwrap_or(default.eps),
-            vocabulary: self.vocab_size.unwrap_or(default.vocabulary),
-            context: self.max_position_embeddings.unwrap_or(default.context),
-            image: self.image_size.unwrap_or(default.image),
-            patch: self.patch_size.unwrap_or(default.patch),
-        }
-    }
-}
-
-impl Tower {
-    /// The image tower of the base model.
-    fn of_base(family: Family) -> Self {
-        let (act, eps, vocabulary, context, patch) = match family {
-            Family::Clip => ("quick_gelu", CLIP_EPS, 49_408, 77, 32),
-            Family::Siglip => ("gelu_pytorch_tanh", 1e-6, 32_000, 64, 16),
+    /// The part of this name; what it leaves out or has as null is that of the base model.
+    fn of(config: &Value, name: &str, mut base: Value) -> Result<Self, String> {
+        let part = match (config.get(name), base.as_object_mut()) {
+            (Some(Value::Object(given)), Some(all)) => {
+                let given = given.iter().filter(|(_, value)| !value.is_null());
+                all.extend(given.map(|(field, value)| (field.clone(), value.clone())));
+                base
+            }
+            (None, _) => base,
+            (Some(other), _) => other.clone(),
         };
-        Self {
-            hidden: 768,
-            wide: 3072,
-            layers: 12,
-            heads: 12,
-            act: act.into(),
-            eps,
-            vocabulary,
-            context,
-            image: 224,
-            patch,
-        }
+        serde_json::from_value(part).map_err(|e| format!("`{name}`: {e}"))
     }
 
     fn check(&self, family: Family) -> Result<(), String> {
         bounds::check(&[
-            ("hidden_size", self.hidden, bounds::WIDTH),
-            ("intermediate_size", self.wide, bounds::MIDDLE),
-            ("num_hidden_layers", self.layers, bounds::LAYERS),
-            ("num_attention_heads", self.heads, bounds::HEADS),
-            ("vocab_size", self.vocabulary, bounds::VOCABULARY),
-            ("max_position_embeddings", self.context, bounds::POSITIONS),
-            ("image_size", self.image, bounds::IMAGE),
-            ("patch_size", self.patch, bounds::PATCH),
+            ("hidden_size", self.hidden_size, bounds::WIDTH),
+            ("intermediate_size", self.intermediate_size, bounds::MIDDLE),
+            ("num_hidden_layers", self.num_hidden_layers, bounds::LAYERS),
+            ("num_attention_heads", self.num_attention_heads, bounds::HEADS),
+            ("vocab_size", self.vocab_size, bounds::VOCABULARY),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                bounds::POSITIONS,
+            ),
+            ("image_size", self.image_size, bounds::IMAGE),
+            ("patch_size", self.patch_size, bounds::PATCH),
         ])?;
-        let (hidden, heads) = (self.hidden, self.heads);
+        let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
         if hidden == 0 || heads == 0 || !hidden.is_multiple_of(heads) {
             return Err(format!(
                 "hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
             ));
         }
-        if self.patch == 0 || self.image < self.patch {
-            return Err(format!("image_size {} holds no patch of {}", self.image, self.patch));
+        if self.patch_size == 0 || self.image_size < self.patch_size {
+            return Err(format!(
+                "image_size {} holds no patch of {}",
+                self.image_size, self.patch_size
+            ));
         }
-        if self.context == 0 {
+        if self.max_position_embeddings == 0 {
             return Err("max_position_embeddings is 0".into());
         }
         let supported: &[&str] = match family {
             Family::Clip => &["quick_gelu"],
             Family::Siglip => &["gelu_pytorch_tanh", "gelu"],
         };
-        let act = self.act.as_str();
+        let act = self.hidden_act.as_str();
         if !supported.contains(&act) {
             let supported = supported.join("`, `");
             return Err(format!("hidden_act `{act}` is not supported, only `{supported}`"));
         }
-        if family == Family::Clip && (self.eps - CLIP_EPS).abs() > 1e-12 {
-            return Err(format!("layer_norm_eps {} is not supported, only {CLIP_EPS}", self.eps));
+        if family == Family::Clip && (self.layer_norm_eps - CLIP_EPS).abs() > 1e-12 {
+            return Err(format!(
+                "layer_norm_eps {} is not supported, only {CLIP_EPS}",
+                self.layer_norm_eps
+            ));
         }
         Ok(())
     }
@@ -317,20 +294,29 @@ mod tests {
         let siglip = json!({"model_type": "siglip", "text_config": {"vocab_size": 32000}, "vision_config": {}});
         let config = Config::new(&siglip, Family::Siglip).unwrap();
         assert_eq!(
-            (config.context(), config.image_size(), config.vision.patch),
+            (config.context(), config.image_size(), config.vision.patch_size),
             (64, 224, 16)
         );
         assert_eq!(
-            (config.text.hidden, config.text.wide, config.text.heads),
+            (
+                config.text.hidden_size,
+                config.text.intermediate_size,
+                config.text.num_attention_heads
+            ),
             (768, 3072, 12)
         );
         let clip = Config::new(&json!({"model_type": "clip"}), Family::Clip).unwrap();
         assert_eq!(
-            (clip.text.hidden, clip.text.heads, clip.vision.hidden, clip.projection),
+            (
+                clip.text.hidden_size,
+                clip.text.num_attention_heads,
+                clip.vision.hidden_size,
+                clip.projection
+            ),
             (512, 8, 768, 512)
         );
         assert_eq!(
-            (clip.context(), clip.vision.patch, clip.text.vocabulary),
+            (clip.context(), clip.vision.patch_size, clip.text.vocab_size),
             (77, 32, 49_408)
         );
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use safetensors::SafeTensorError;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+use safetensors::tensor::{Dtype, SafeTensors, View};
 
 use super::{Config, Qwen3Vl};
 use crate::checkpoint::folder;
@@ -116,16 +116,21 @@ fn rewrite<'a>(
     let (_, header) = SafeTensors::read_metadata(&map).map_err(unread)?;
     let (mut parts, mut any) = (Vec::new(), false);
     for (name, view) in file.tensors() {
-        let part = match merged.get_key_value(&name) {
-            None => Part::Kept(view),
+        let bytes = match merged.get_key_value(&name) {
+            None => Cow::Borrowed(view.data()),
             Some((key, adapted)) => {
                 any = true;
                 left.remove(key.as_str());
                 let (Some(dtype), Some(sum)) = (float(view.dtype()), adapted.merged(view.shape())?) else {
                     return Err(damaged(format!("`{name}` is {:?} of {:?}", view.dtype(), view.shape())));
                 };
-                Part::Merged(sum.to_dtype(dtype)?.contiguous()?)
+                Cow::Owned(View::data(&sum.to_dtype(dtype)?.contiguous()?).into_owned())
             }
+        };
+        let part = Part {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes,
         };
         parts.push((name, part));
     }
@@ -140,37 +145,26 @@ fn rewrite<'a>(
 }
 
 /// A tensor of the new file.
-enum Part<'a> {
-    Kept(TensorView<'a>),
-    Merged(Tensor),
+struct Part<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
 }
 
 impl View for Part<'_> {
     fn dtype(&self) -> Dtype {
-        match self {
-            Self::Kept(view) => view.dtype(),
-            Self::Merged(tensor) => View::dtype(tensor),
-        }
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
-        match self {
-            Self::Kept(view) => view.shape(),
-            Self::Merged(tensor) => tensor.dims(),
-        }
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match self {
-            Self::Kept(view) => Cow::Borrowed(view.data()),
-            Self::Merged(tensor) => View::data(tensor),
-        }
+        Cow::Borrowed(&self.bytes)
     }
 
     fn data_len(&self) -> usize {
-        match self {
-            Self::Kept(view) => view.data().len(),
-            Self::Merged(tensor) => View::data_len(tensor),
-        }
+        self.bytes.len()
     }
 }
