@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::nn::head::Head;
+use crate::nn::Head;
 
 /// Logit by which a class mean stands out from the average class under the initial head.
 const INITIAL_MARGIN: f32 = 4.0;

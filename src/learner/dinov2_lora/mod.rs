@@ -21,7 +21,7 @@ use crate::learner::training::{Schedule, train};
 use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row, untrained};
 use crate::models::architecture::Architecture;
 use crate::models::dinov2::Dinov2;
-use crate::nn::head::Head;
+use crate::nn::Head;
 use crate::nn::loss::log_softmax;
 use crate::prediction::Prediction;
 pub use settings::Dinov2Lora;

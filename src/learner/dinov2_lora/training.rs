@@ -17,7 +17,7 @@ use crate::learner::order::Plan;
 use crate::learner::training::Trainable;
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
-use crate::nn::head::Head;
+use crate::nn::Head;
 use crate::nn::loss::cross_entropy;
 use crate::nn::{AdamParams, MicroBatches, ParamGroup, add_gradients};
 use crate::seed::rng;

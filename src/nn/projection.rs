@@ -4,13 +4,56 @@
 //! On the CPU a weight in bf16 or f16 is widened part by part while it is multiplied: what is kept is half as
 //! large, what is computed is f32.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor, Var};
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
 
-use super::{LowRank, ops};
+use super::ops;
 use crate::error::Result;
 use frozen::{Frozen, as_matrix};
 
 mod frozen;
+
+/// A trainable update of a weight, `scale · B · A`.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// (r, in)
+    pub a: Var,
+    /// (out, r)
+    pub b: Var,
+    /// alpha / r
+    pub scale: f64,
+}
+
+impl LowRank {
+    /// A as PEFT initialises it, and B = 0.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn fresh(
+        inputs: usize,
+        outputs: usize,
+        rank: usize,
+        alpha: f64,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self {
+            a: uniform(vec![rank, inputs], inputs, rng, device)?,
+            b: Var::zeros((outputs, rank), DType::F32, device)?,
+            scale: alpha / rank as f64,
+        })
+    }
+}
+
+/// The first factor of a fresh update as PEFT initialises it: uniform in ±1/sqrt(in) (`kaiming_uniform` with a = sqrt 5).
+pub(super) fn uniform(shape: Vec<usize>, inputs: usize, rng: &mut ChaCha8Rng, device: &Device) -> Result<Var> {
+    let bound = 1.0 / (inputs as f32).sqrt();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| rng.random_range(-bound..bound))
+        .collect();
+    Ok(Var::from_vec(values, shape, device)?)
+}
 
 /// A linear layer `x · Wᵀ + b`: W and b are frozen, a [`LowRank`] update is trained.
 #[derive(Debug, Clone)]
