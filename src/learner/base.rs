@@ -62,8 +62,10 @@ pub struct Bases {
     home: PathBuf,
     /// The device, known once it is needed.
     device: Option<DeviceSpec>,
-    images: Option<Arc<ImageCache>>,
-    feature_bytes: Option<usize>,
+    /// The cache of preprocessed images.
+    pub(super) images: Option<Arc<ImageCache>>,
+    /// Bytes of features that a model that writes may keep, where that is given.
+    pub(super) feature_bytes: Option<usize>,
     loaded: HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>,
 }
 
@@ -121,16 +123,6 @@ impl Bases {
     /// [`crate::error::Error::Checkpoint`] when it is not on this machine.
     pub(super) fn folder(&self, model: &Path) -> Result<PathBuf> {
         repository::locate(model, &self.home)
-    }
-
-    /// The cache of preprocessed images.
-    pub(super) fn images(&self) -> Option<Arc<ImageCache>> {
-        self.images.clone()
-    }
-
-    /// Bytes of features that a model that writes may keep, where that is given.
-    pub(super) fn feature_bytes(&self) -> Option<usize> {
-        self.feature_bytes
     }
 
     /// True if a `T` was loaded under this key.

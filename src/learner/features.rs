@@ -12,11 +12,11 @@ use crate::cost::fit::images_of_a_pass;
 use crate::data::LabelledImage;
 use crate::engine::FifoCache;
 use crate::error::Result;
-use crate::example::{ImageCache, ImageLoader, ImageProcessor};
+use crate::example::{ImageLoader, ImageProcessor};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::learner::base::Bases;
-use crate::learner::interleaved::{Preprocessor, View};
+use crate::learner::classifier::{Preprocessor, View};
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
 use crate::nn::DeviceSpec;
@@ -47,13 +47,6 @@ impl Frozen {
             device: place.device.clone(),
             known: Mutex::default(),
         })
-    }
-
-    /// The same, keeping resized images.
-    #[must_use]
-    pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = self.images.with_cache(images);
-        self
     }
 
     /// The base model.
@@ -115,13 +108,8 @@ impl Frozen {
     ///
     /// # Errors
     /// When one of them was made by another preprocessor.
-    pub(crate) fn stacked(&self, views: &[View]) -> Result<Tensor> {
-        let values = views.iter().map(|view| match view {
-            View::Values(values) => Ok(values.as_slice()),
-            View::Picture(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into())),
-        });
-        let values = values.collect::<Result<Vec<_>, _>>()?;
-        stack(&values, self.processor().size(), &self.device)
+    pub(super) fn stacked(&self, views: &[View]) -> Result<Tensor> {
+        stacked(views, self.processor(), &self.device)
     }
 
     /// The evaluation view of a batch: (B, 3, H, W).
@@ -144,11 +132,11 @@ impl Preprocessor for Frozen {
 #[derive(Clone)]
 pub(super) struct Vision {
     /// The model and its features so far.
-    pub(super) frozen: Arc<Frozen>,
+    pub frozen: Arc<Frozen>,
     /// Tells weights and preprocessing from all others.
-    pub(super) fingerprint: Arc<str>,
+    pub fingerprint: Arc<str>,
     /// Images of a pass in training that there is memory for.
-    pub(super) pass: usize,
+    pub pass: usize,
 }
 
 impl Vision {
@@ -169,9 +157,10 @@ impl Vision {
         let loaded = bases.has::<(Arc<Frozen>, Arc<str>)>(&key);
         // Asked once a learner: with its model loaded there is less memory.
         let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
-        let images = bases.images();
+        let images = bases.images.clone();
         let shared = bases.once(&key, || {
-            let frozen = Frozen::load(&key.0, &place)?.keeping(images);
+            let mut frozen = Frozen::load(&key.0, &place)?;
+            frozen.images = frozen.images.with_cache(images);
             let settings = image_settings(&key.0)?;
             let fingerprint = Sha256::new()
                 .chain_update(frozen.model().fingerprint())
@@ -201,6 +190,18 @@ pub(super) fn pixel_values(
     let view = |image| Ok(processor.normalised(&loader.load(image)?));
     let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
     stack(&views, processor.size(), device)
+}
+
+/// Views by this processor as one tensor: (B, 3, H, W).
+///
+/// # Errors
+/// When one of them was made by another preprocessor.
+pub(super) fn stacked(views: &[View], processor: &ImageProcessor, device: &Device) -> Result<Tensor> {
+    let values = views.iter().map(|view| match view {
+        View::Values(values) => Ok(values.as_slice()),
+        View::Picture(_) => Err(candle_core::Error::Msg("a view of another eye".into())),
+    });
+    stack(&values.collect::<Result<Vec<_>, _>>()?, processor.size(), device)
 }
 
 /// Views of 3·H·W numbers to one tensor (B, 3, H, W).

@@ -11,8 +11,7 @@ use crate::error::Result;
 use crate::learner::base::{Base, Bases};
 use crate::learner::features::{BATCH, Frozen, Vision};
 use crate::learner::folds;
-use crate::learner::{Checkpoints, Classifier, Fit, Step, row};
-use crate::prediction::Prediction;
+use crate::learner::{Checkpoints, Classifier, Fit, OnStep, Sink, row};
 
 /// Parts of the shots that are held out in turn by a rule that chooses inside them: at four shots one of each class.
 pub(super) const FOLDS: usize = 4;
@@ -35,11 +34,11 @@ pub(super) trait Rule {
 /// The shots as a rule is given them.
 pub(super) struct TrainingSet<'a> {
     /// Of unit length: [CLS; mean patch].
-    pub(super) vectors: &'a [Vec<f32>],
-    pub(super) labels: &'a [u32],
-    pub(super) classes: usize,
+    pub vectors: &'a [Vec<f32>],
+    pub labels: &'a [u32],
+    pub classes: usize,
     /// Fold of each shot, where there are enough of every class for [`FOLDS`].
-    pub(super) folds: Option<&'a [usize]>,
+    pub folds: Option<&'a [usize]>,
 }
 
 /// A frozen model on which probes with one rule are made.
@@ -95,12 +94,7 @@ impl Probe {
 }
 
 impl Classifier for Probe {
-    fn fit(
-        &mut self,
-        shots: &[LabelledImage],
-        _: Option<&Checkpoints>,
-        _: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit> {
+    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Checkpoints>, _: OnStep<'_>) -> Result<Fit> {
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
         let folds = folds::stratified(shots, FOLDS);
         self.rule.fit(&TrainingSet {
@@ -117,18 +111,14 @@ impl Classifier for Probe {
         })
     }
 
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+    fn predict(&mut self, images: &[LabelledImage], sink: Sink<'_>) -> Result<()> {
         for batch in images.chunks(BATCH) {
-            let rows: Vec<Prediction> = self
-                .vectors(batch)?
-                .iter()
-                .zip(batch)
-                .map(|(vector, image)| {
-                    let (class, log_probs) = self.rule.classify(vector);
-                    row(image, class, log_probs)
-                })
-                .collect();
-            sink(&rows)?;
+            let vectors = self.vectors(batch)?;
+            let answer = |(vector, image): (&Vec<f32>, &LabelledImage)| {
+                let (class, log_probs) = self.rule.classify(vector);
+                row(image, class, log_probs)
+            };
+            sink(&vectors.iter().zip(batch).map(answer).collect::<Vec<_>>())?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::settings::Qwen3VlLora;
+use super::Qwen3VlLora;
 use crate::cost::fit::{Footprint, bytes, fitting};
 use crate::cost::memory::{Demand, Use};
 use crate::cost::operations::{ANSWER, PHOTOGRAPH_TOKENS, PROMPT, Pass, Work, of_frozen_features};
@@ -11,7 +11,7 @@ use crate::data::LabelledImage;
 use crate::engine::Settings;
 use crate::error::Result;
 use crate::example::{PatchProcessor, shrunk};
-use crate::learner::interleaved::TOGETHER;
+use crate::learner::classifier::TOGETHER;
 use crate::learner::settings::Cost;
 use crate::nn::DeviceSpec;
 
