@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, context};
 use serde::Serialize;
-use serde::ser::{SerializeMap as _, Serializer};
 
 use super::model_error;
 use super::qwen_image::Grid;
@@ -58,28 +57,14 @@ pub enum Role {
     Assistant,
 }
 
-/// A piece of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A piece of a message, for templates `{"type": "image"}` or `{"type": "text", "text": …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", content = "text", rename_all = "lowercase")]
 pub enum Part {
     /// The next image.
     Image,
     /// A text.
     Text(String),
-}
-
-impl Serialize for Part {
-    /// `{"type": "image"}` or `{"type": "text", "text": …}`: templates ask for the keys.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        match self {
-            Self::Image => map.serialize_entry("type", "image")?,
-            Self::Text(text) => {
-                map.serialize_entry("type", "text")?;
-                map.serialize_entry("text", text)?;
-            }
-        }
-        map.end()
-    }
 }
 
 /// A template in the Jinja dialect of transformers.

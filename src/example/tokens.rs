@@ -5,7 +5,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::TruncationParams;
 
 use super::model_error;
 use crate::error::{Error, Result};
@@ -122,9 +122,7 @@ impl CaptionTokenizer {
         inner
             .with_truncation(Some(TruncationParams {
                 max_length: context,
-                strategy: TruncationStrategy::LongestFirst,
-                stride: 0,
-                direction: TruncationDirection::Right,
+                ..TruncationParams::default()
             }))
             .map_err(|e| fail(format!("texts cannot be cut to {context} tokens: {e}")))?;
         let settings = std::fs::read(model_dir.join("tokenizer_config.json")).unwrap_or_default();

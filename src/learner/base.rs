@@ -131,9 +131,6 @@ impl Bases {
     }
 
     /// The `T` of a key, loaded at the first call.
-    ///
-    /// # Errors
-    /// Those of `load`.
     pub(super) fn once<T: Send + Sync + 'static>(
         &mut self,
         key: &impl Debug,

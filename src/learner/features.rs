@@ -28,11 +28,13 @@ const KEPT: usize = 1 << 30;
 
 /// A frozen model with its image processor and the features it has computed so far.
 pub struct Frozen {
-    model: Dinov2,
+    pub(super) model: Dinov2,
     images: ImageLoader<ImageProcessor>,
-    device: Device,
+    pub(super) device: Device,
     /// By [`LabelledImage::content`]: [CLS; mean patch], 2·D numbers.
     known: Mutex<FifoCache<String, Arc<[f32]>>>,
+    /// Tells weights and preprocessing from all others.
+    pub(super) fingerprint: String,
 }
 
 impl Frozen {
@@ -41,30 +43,51 @@ impl Frozen {
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder lacks something.
     pub fn load(dir: &Path, place: &DeviceSpec) -> Result<Self> {
+        let model = Dinov2::load(dir, place)?;
+        let images = ImageLoader::new(ImageProcessor::load(dir)?);
+        let fingerprint = Sha256::new()
+            .chain_update(model.fingerprint())
+            .chain_update(&image_settings(dir)?.text)
+            .finalize();
         Ok(Self {
-            model: Dinov2::load(dir, place)?,
-            images: ImageLoader::new(ImageProcessor::load(dir)?),
+            model,
+            images,
             device: place.device.clone(),
             known: Mutex::default(),
+            fingerprint: hex(&fingerprint),
         })
     }
 
-    /// The base model.
-    #[must_use]
-    pub fn model(&self) -> &Dinov2 {
-        &self.model
+    /// The model of the learner of this name, loaded once and shared by all learners on it, and the images of a pass in training
+    /// that there is memory for. `training`: the learner's adapters and its batch, if it trains.
+    ///
+    /// # Errors
+    /// As [`Frozen::load`]; [`crate::error::Error::Memory`] when there is not enough.
+    pub(super) fn shared(
+        learner: &str,
+        model: &Path,
+        dtype: Dtype,
+        training: Option<(&Lora, usize)>,
+        bases: &mut Bases,
+    ) -> Result<(Arc<Self>, usize)> {
+        let dir = bases.folder(model)?;
+        let place = bases.place(Some(model), dtype)?;
+        let key = (dir, place.dtype);
+        let loaded = bases.has::<Self>(&key);
+        // Asked once a learner: with its model loaded there is less memory.
+        let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
+        let images = bases.images.clone();
+        let frozen = bases.once(&key, || {
+            let mut frozen = Self::load(&key.0, &place)?;
+            frozen.images = frozen.images.with_cache(images);
+            Ok(frozen)
+        })?;
+        Ok((frozen, *pass))
     }
 
     /// The model's image processor.
-    #[must_use]
-    pub fn processor(&self) -> &ImageProcessor {
+    pub(super) fn processor(&self) -> &ImageProcessor {
         self.images.resizer()
-    }
-
-    /// Device of the model.
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Features of `images`, in order: rows of 2·D numbers, [CLS; mean patch] after the final layer norm.
@@ -128,59 +151,7 @@ impl Preprocessor for Frozen {
     }
 }
 
-/// A frozen model as the learners on it share it.
-#[derive(Clone)]
-pub(super) struct Vision {
-    /// The model and its features so far.
-    pub frozen: Arc<Frozen>,
-    /// Tells weights and preprocessing from all others.
-    pub fingerprint: Arc<str>,
-    /// Images of a pass in training that there is memory for.
-    pub pass: usize,
-}
-
-impl Vision {
-    /// The model of the learner of this name, loaded once; `training`: its adapters and its batch, if it trains.
-    ///
-    /// # Errors
-    /// As [`Frozen::load`]; [`crate::error::Error::Memory`] when there is not enough.
-    pub(super) fn load(
-        learner: &str,
-        model: &Path,
-        dtype: Dtype,
-        training: Option<(&Lora, usize)>,
-        bases: &mut Bases,
-    ) -> Result<Self> {
-        let dir = bases.folder(model)?;
-        let place = bases.place(Some(model), dtype)?;
-        let key = (dir, place.dtype);
-        let loaded = bases.has::<(Arc<Frozen>, Arc<str>)>(&key);
-        // Asked once a learner: with its model loaded there is less memory.
-        let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
-        let images = bases.images.clone();
-        let shared = bases.once(&key, || {
-            let mut frozen = Frozen::load(&key.0, &place)?;
-            frozen.images = frozen.images.with_cache(images);
-            let settings = image_settings(&key.0)?;
-            let fingerprint = Sha256::new()
-                .chain_update(frozen.model().fingerprint())
-                .chain_update(&settings.text)
-                .finalize();
-            Ok((Arc::new(frozen), Arc::<str>::from(hex(&fingerprint))))
-        })?;
-        let (frozen, fingerprint) = (*shared).clone();
-        Ok(Self {
-            frozen,
-            fingerprint,
-            pass: *pass,
-        })
-    }
-}
-
 /// Evaluation views of images, framed ones kept in a cache if there is one: (B, 3, H, W).
-///
-/// # Errors
-/// Unreadable images.
 pub(super) fn pixel_values(
     images: &[LabelledImage],
     loader: &ImageLoader<ImageProcessor>,

@@ -9,7 +9,7 @@ use crate::config::{Chosen, Dtype};
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::learner::base::{Base, Bases};
-use crate::learner::features::{BATCH, Frozen, Vision};
+use crate::learner::features::{BATCH, Frozen};
 use crate::learner::folds;
 use crate::learner::{Checkpoints, Classifier, Fit, OnStep, Sink, row};
 
@@ -43,16 +43,13 @@ pub(super) struct TrainingSet<'a> {
 
 /// A frozen model on which probes with one rule are made.
 pub(super) struct ProbeBase {
-    vision: Vision,
+    frozen: Arc<Frozen>,
     /// Makes a rule for so many classes.
     rule: Box<dyn Fn(usize) -> Box<dyn Rule> + Send + Sync>,
 }
 
 impl ProbeBase {
     /// The base of the learner of this name, whose rule for so many classes `rule` makes.
-    ///
-    /// # Errors
-    /// As [`Vision::load`].
     pub(super) fn load(
         learner: &str,
         model: &Path,
@@ -60,7 +57,7 @@ impl ProbeBase {
         rule: impl Fn(usize) -> Box<dyn Rule> + Send + Sync + 'static,
     ) -> Result<Arc<dyn Base>> {
         Ok(Arc::new(Self {
-            vision: Vision::load(learner, model, Dtype::Auto, None, bases)?,
+            frozen: Frozen::shared(learner, model, Dtype::Auto, None, bases)?.0,
             rule: Box::new(rule),
         }))
     }
@@ -68,12 +65,12 @@ impl ProbeBase {
 
 impl Base for ProbeBase {
     fn fingerprint(&self) -> Option<&str> {
-        Some(&self.vision.fingerprint)
+        Some(&self.frozen.fingerprint)
     }
 
     fn classifier(&self, classes: &[String], _: u64) -> Result<Box<dyn Classifier>> {
         Ok(Box::new(Probe {
-            frozen: self.vision.frozen.clone(),
+            frozen: self.frozen.clone(),
             classes: classes.len(),
             rule: (self.rule)(classes.len()),
         }))

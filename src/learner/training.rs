@@ -106,9 +106,6 @@ fn order(shots: usize, length: usize, seed: u64) -> Vec<usize> {
 /// The part of a training that is the learner's own: its model and its variables; the loop around it is [`train`].
 pub(super) trait Trainable {
     /// Comes before the first step, unless the training goes on from a checkpoint.
-    ///
-    /// # Errors
-    /// Unreadable images, tensor failures.
     fn begin(&mut self) -> Result<()> {
         Ok(())
     }

@@ -90,9 +90,6 @@ impl Experts {
     /// The same stack with a copy of its update that is not trained and keeps no graph: the same outputs to the bit.
     /// The copy stands beside the weights, not in them: a second set of all experts would double by far the largest
     /// part of the model.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn merged(&self) -> Result<Self> {
         let copy = |factors: &ExpertFactors| -> Result<ExpertFactors> {
             Ok(ExpertFactors {
@@ -116,9 +113,6 @@ impl Experts {
     }
 
     /// The weights with the update added in, (E, in, out): in f32, for whoever writes them to round once.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn updated_weight(&self) -> Result<Tensor> {
         let Some(update) = &self.update else {
             return Ok(self.weight.clone());
@@ -161,9 +155,6 @@ fn factor(var: &Var, fixed: bool) -> Tensor {
 
 impl ExpertFactors {
     /// A as PEFT initialises it, uniform in ±1/sqrt(in), and B = 0.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn fresh(
         (experts, inputs, outputs): (usize, usize, usize),
         rank: usize,
@@ -264,9 +255,6 @@ impl ExpertUpdate {
 
     /// The update as each expert's own: shared factors repeated, and of n parts each in a block of ranks of its own. It
     /// computes the same. B is multiplied with n, so that alpha stays the same for n times the rank.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn expanded(&self, experts: usize) -> Result<Self> {
         let (mut downs, mut ups) = (Vec::new(), Vec::new());
         let count = self.parts.len();
@@ -325,9 +313,6 @@ pub struct Routing {
 impl Routing {
     /// The `k` likeliest experts of each row of `logits`; of equally likely ones those of the lowest numbers. Their
     /// probabilities (a softmax in f32 over all experts) are scaled to a sum of 1.
-    ///
-    /// # Errors
-    /// Only what the device reports.
     pub fn new(logits: Tensor, k: usize) -> Result<Self> {
         let (rows, experts) = logits.dims2()?;
         let wide = logits.to_dtype(DType::F32)?;

@@ -6,9 +6,6 @@ use super::ops::wide;
 use crate::error::Result;
 
 /// Natural-log probabilities over the last dimension, in f32 where the logits are narrower; differentiable.
-///
-/// # Errors
-/// Only what candle reports.
 pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     let logits = wide(logits)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
@@ -49,9 +46,6 @@ impl Head {
     }
 
     /// A head of zeros: every class equally likely.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn zeros(classes: usize, features: usize, device: &Device) -> Result<Self> {
         Ok(Self {
             weight: Var::zeros((classes, features), DType::F32, device)?,

@@ -4,6 +4,8 @@
 //! candle's own fused operations drop gradients silently, and its `matmul` computes the gradient of
 //! frozen weights. So the operations a training run goes through are defined here. Frozen weights
 //! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
+//!
+//! A function that says nothing of its errors has those of candle alone, as when a device is out of memory.
 
 pub mod checkpointing;
 mod device;

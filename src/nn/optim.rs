@@ -40,9 +40,6 @@ impl Default for AdamParams {
 
 /// Adds the gradients of the variables that have one. candle's gradients may hang on the graph that they were
 /// computed with, so they are cut off.
-///
-/// # Errors
-/// When the device is out of memory.
 pub fn add_gradients<'v>(sum: &mut GradStore, new: &GradStore, vars: impl IntoIterator<Item = &'v Var>) -> Result<()> {
     for var in vars {
         let Some(new) = new.get(var) else { continue };
@@ -92,9 +89,6 @@ pub struct AdamW {
 
 impl AdamW {
     /// An optimiser with zeroed moments.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn new(groups: Vec<ParamGroup>) -> Result<Self> {
         let zeroed = |var: &Var| {
             Ok(Moments {

@@ -27,9 +27,6 @@ pub struct LowRank {
 
 impl LowRank {
     /// A as PEFT initialises it, and B = 0.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn fresh(
         inputs: usize,
         outputs: usize,
@@ -83,12 +80,8 @@ impl Projection {
         if let Some(bias) = &bias
             && bias.dims() != [out]
         {
-            return Err(candle_core::Error::Msg(format!(
-                "bias {:?} does not fit weight {:?}",
-                bias.shape(),
-                weight.shape()
-            ))
-            .into());
+            let reason = format!("bias {:?} does not fit weight {:?}", bias.shape(), weight.shape());
+            return Err(candle_core::Error::Msg(reason).into());
         }
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self {
@@ -137,9 +130,6 @@ impl Projection {
     /// The same layer as it computes now: nothing trainable, no graph, and training the update changes it no more.
     /// Into a weight in f32 the update is added, with the same outputs to the bit on the CPU; beside a narrower one it
     /// is kept, since the sum would be rounded.
-    ///
-    /// # Errors
-    /// Only what candle reports.
     pub fn merged(&self) -> Result<Self> {
         let Some(update) = &self.update else {
             return Ok(self.clone());
@@ -151,29 +141,29 @@ impl Projection {
         }
         let dtype = ops::compute_type(&self.weight);
         let copied = |var: &Tensor| var.detach().to_dtype(dtype)?.copy();
-        let fixed = Fixed {
+        let fixed = Some(Fixed {
             a: copied(update.a.as_tensor())?,
             b: copied(update.b.as_tensor())?,
             scale: update.scale,
-        };
-        Ok(Self {
-            fixed: Some(fixed),
-            ..frozen
-        })
+        });
+        Ok(Self { fixed, ..frozen })
     }
 
     /// `W + scale · B · A` in f32, detached.
-    ///
-    /// # Errors
-    /// Only what candle reports.
     pub fn summed(&self) -> Result<Tensor> {
         let weight = self.weight.to_dtype(DType::F32)?;
-        let wide = |x: &Tensor| x.to_dtype(DType::F32);
-        Ok(match (&self.update, &self.fixed) {
-            (Some(update), _) => updated(&weight, update.a.as_tensor(), update.b.as_tensor(), update.scale)?,
-            (None, Some(fixed)) => updated(&weight, &wide(&fixed.a)?, &wide(&fixed.b)?, fixed.scale)?,
-            (None, None) => weight,
+        Ok(match self.factors() {
+            Some((a, b, scale)) => updated(&weight, &a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, scale)?,
+            None => weight,
         })
+    }
+
+    /// A and B of the update, trained or fixed, and its scale.
+    fn factors(&self) -> Option<(&Tensor, &Tensor, f64)> {
+        match (&self.update, &self.fixed) {
+            (Some(LowRank { a, b, scale }), _) => Some((a.as_tensor(), b.as_tensor(), *scale)),
+            (None, fixed) => fixed.as_ref().map(|Fixed { a, b, scale }| (a, b, *scale)),
+        }
     }
 
     /// `x · (W + scale·B·A)ᵀ + b` for `x` of (…, in); gives (…, out).
@@ -206,10 +196,8 @@ impl Projection {
     /// The update on a path of its own, in the type of `x`.
     fn composite(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let y = x.apply_op1(self.frozen()?)?;
-        let (a, b, scale) = match (&self.update, &self.fixed) {
-            (Some(update), _) => (update.a.as_tensor(), update.b.as_tensor(), update.scale),
-            (None, Some(fixed)) => (&fixed.a, &fixed.b, fixed.scale),
-            (None, None) => return Ok(y),
+        let Some((a, b, scale)) = self.factors() else {
+            return Ok(y);
         };
         let (a, b) = (a.to_dtype(x.dtype())?, b.to_dtype(x.dtype())?);
         let rows = x.elem_count() / self.inputs().max(1);

@@ -55,7 +55,7 @@ impl Dinov2Classifier {
 
 impl Classifier for Dinov2Classifier {
     fn fit(&mut self, shots: &[LabelledImage], keep: Option<&Checkpoints>, on_step: OnStep<'_>) -> Result<Fit> {
-        let (base, images) = (self.base.model(), self.config.images_per_class * self.classes);
+        let (base, images) = (&self.base.model, self.config.images_per_class * self.classes);
         let plan = Plan::new(base.fingerprint(), shots.len(), images, self.config.batch, self.seed);
         let mut training = Training::new(&self.base, &self.config, (self.classes, self.pass), shots, &plan)?;
         // The peak is that of each parameter group.
@@ -88,12 +88,12 @@ impl Classifier for Dinov2Classifier {
     }
 
     fn load(&mut self, dir: &Path) -> Result<()> {
-        let model = self.base.model().load_adapter(dir)?;
+        let model = self.base.model.load_adapter(dir)?;
         let features = 2 * model.hidden_size();
         let own = dir.join(HEAD_FILE);
-        let head = match self.base.model().load_classifier(dir, self.classes)? {
+        let head = match self.base.model.load_classifier(dir, self.classes)? {
             Some((weight, bias)) if !own.exists() => Head::new(&weight, &bias)?,
-            _ => load_head(&own, (self.classes, features), self.base.device())?,
+            _ => load_head(&own, (self.classes, features), &self.base.device)?,
         };
         (self.trained, self.asked) = (Some((model, head)), None);
         Ok(())

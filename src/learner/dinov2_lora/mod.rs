@@ -16,7 +16,7 @@ use crate::cost::shape::{Kind, Shape};
 use crate::error::Result;
 use crate::learner::Classifier;
 use crate::learner::base::{Base, Bases};
-use crate::learner::features::Vision;
+use crate::learner::features::Frozen;
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, check_training, defaults, hyper_parameters};
 use crate::models::architecture::Architecture;
 use crate::models::lora::{ExpertLora, Lora};
@@ -114,10 +114,9 @@ impl LearnerSettings for Dinov2Lora {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let training = Some((&self.into(), self.batch));
-        Ok(Arc::new(Dinov2Base {
-            vision: Vision::load(&self.name, &self.model, self.dtype, training, bases)?,
-            config: self.clone(),
-        }))
+        let (frozen, pass) = Frozen::shared(&self.name, &self.model, self.dtype, training, bases)?;
+        let config = self.clone();
+        Ok(Arc::new(Dinov2Base { frozen, pass, config }))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -194,22 +193,24 @@ impl Cost for Dinov2Lora {
 
 /// A frozen DINOv2 on which adapters and heads are trained.
 struct Dinov2Base {
-    vision: Vision,
+    frozen: Arc<Frozen>,
+    /// Images of a pass in training that there is memory for.
+    pass: usize,
     config: Dinov2Lora,
 }
 
 impl Base for Dinov2Base {
     fn fingerprint(&self) -> Option<&str> {
-        Some(&self.vision.fingerprint)
+        Some(&self.frozen.fingerprint)
     }
 
     fn classifier(&self, classes: &[String], seed: u64) -> Result<Box<dyn Classifier>> {
         Ok(Box::new(Dinov2Classifier {
-            base: self.vision.frozen.clone(),
+            base: self.frozen.clone(),
             config: self.config.clone(),
             classes: classes.len(),
             seed,
-            pass: self.vision.pass,
+            pass: self.pass,
             trained: None,
             asked: None,
         }))

@@ -50,16 +50,13 @@ impl<'a> Training<'a> {
         plan: &'a Plan,
     ) -> Result<Self> {
         let lora: Lora = config.into();
-        let model = base.model().with_lora(&lora, &mut rng(plan.seed, "lora"))?;
-        let head = Head::zeros(classes, 2 * model.hidden_size(), base.device())?;
+        let model = base.model.with_lora(&lora, &mut rng(plan.seed, "lora"))?;
+        let head = Head::zeros(classes, 2 * model.hidden_size(), &base.device)?;
         let adapter = model.trainable();
         let group = |vars: Vec<Var>, lr: f64, weight_decay: f64| ParamGroup { vars, lr, weight_decay };
+        let adapted = adapter.iter().map(|(_, var)| var.clone()).collect();
         let groups = vec![
-            group(
-                adapter.iter().map(|(_, var)| var.clone()).collect(),
-                config.adapter_lr,
-                1.0,
-            ),
+            group(adapted, config.adapter_lr, 1.0),
             group(vec![head.weight().clone()], config.head_lr, 1.0),
             group(vec![head.bias().clone()], config.head_lr, 0.0),
         ];
@@ -87,7 +84,7 @@ impl<'a> Training<'a> {
         let size = self.micro_batches.size();
         for (images, labels) in images.chunks(size).zip(labels.chunks(size)) {
             self.micro_batches.check_memory(images.len())?;
-            let target = Tensor::new(labels, self.base.device())?;
+            let target = Tensor::new(labels, &self.base.device)?;
             let features = self.model.features(&self.views(images, drawn)?)?;
             let mut loss = cross_entropy(&self.head.forward(&features)?, &target)?;
             if labels.len() < batch.len() {
@@ -118,7 +115,7 @@ impl<'a> Training<'a> {
                 processor.augmented(image, config.min_crop, config.flip, &mut rng)
             })
             .collect();
-        stack(&views, processor.size(), self.base.device())
+        stack(&views, processor.size(), &self.base.device)
     }
 }
 
@@ -126,7 +123,7 @@ impl Trainable for Training<'_> {
     fn begin(&mut self) -> Result<()> {
         let (base, shots) = (self.base, self.shots.shots);
         let labels: Vec<u32> = shots.iter().map(|shot| shot.class).collect();
-        let start = from_class_means(&base.features(shots)?, &labels, self.classes, base.device())?;
+        let start = from_class_means(&base.features(shots)?, &labels, self.classes, &base.device)?;
         self.head.weight().set(start.weight())?;
         self.head.bias().set(start.bias())?;
         Ok(())
@@ -156,7 +153,7 @@ impl Trainable for Training<'_> {
     }
 
     fn restore(&mut self, name: &str) -> Result<()> {
-        let device = self.base.device();
+        let device = &self.base.device;
         self.state.load(Path::new(name), &self.plan.base, &self.lora, device)
     }
 

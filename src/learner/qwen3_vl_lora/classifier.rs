@@ -24,12 +24,12 @@ const BATCH: usize = 32;
 /// A classifier that writes; before [`Classifier::fit`] or [`Classifier::load`] it answers with the base
 /// model's weights, which is the zero-shot reading.
 pub struct VlmClassifier {
-    backend: Arc<dyn Backend>,
     renderer: Arc<Renderer>,
     config: Qwen3VlLora,
     answers: Answers,
     seed: u64,
-    start: Option<PathBuf>,
+    /// A PEFT adapter folder, from whose weights training starts.
+    pub(super) start: Option<PathBuf>,
     learned: Learned,
 }
 
@@ -51,20 +51,12 @@ impl VlmClassifier {
         };
         Ok(Self {
             answers: Answers::new(&renderer, classes, ending)?,
-            learned: Learned::nothing(backend.clone()),
-            backend,
+            learned: Learned::of(backend, Weights::Base),
             renderer,
             config,
             seed,
             start: None,
         })
-    }
-
-    /// The same, but training starts from the weights of a PEFT adapter folder.
-    #[must_use]
-    pub fn starting_from(mut self, adapter: &Path) -> Self {
-        self.start = Some(adapter.to_path_buf());
-        self
     }
 
     /// Pictures of images, each mirrored or not.
@@ -143,19 +135,19 @@ impl VlmClassifier {
 
 impl Classifier for VlmClassifier {
     fn fit(&mut self, shots: &[LabelledImage], keep: Option<&Checkpoints>, on_step: OnStep<'_>) -> Result<Fit> {
-        let config = &self.config;
-        let trainer = self.backend.trainer(&AdapterConfig {
+        let (config, backend) = (&self.config, &self.learned.backend);
+        let trainer = backend.trainer(&AdapterConfig {
             lora: config.into(),
             seed: self.seed,
             start: self.start.clone(),
         })?;
         let images = config.images_per_class * self.answers.tokens().len();
-        let mut plan = Plan::new(self.backend.fingerprint(), shots.len(), images, config.batch, self.seed);
+        let mut plan = Plan::new(backend.fingerprint(), shots.len(), images, config.batch, self.seed);
         if config.flip {
             plan = plan.with_flips();
         }
         let schedule = Schedule {
-            peak: config.peak_rate(self.backend.width()),
+            peak: config.peak_rate(backend.width()),
             warmup: config.warmup,
             weight_decay: config.weight_decay,
             clip: config.clip,
@@ -167,7 +159,13 @@ impl Classifier for VlmClassifier {
             plan: &plan,
         };
         let fit = train(&plan, &schedule, &mut training, keep, on_step)?;
-        self.learned = Learned::by(training.trainer)?;
+        let mut trainer = training.trainer;
+        let sampler = Some(trainer.sampler()?);
+        self.learned = Learned {
+            trainer: Some(trainer),
+            sampler,
+            ..Learned::of(self.learned.backend.clone(), Weights::Base)
+        };
         Ok(fit)
     }
 
@@ -180,7 +178,9 @@ impl Classifier for VlmClassifier {
     }
 
     fn load(&mut self, dir: &Path) -> Result<()> {
-        self.learned = Learned::saved(self.backend.clone(), dir)?;
+        let mut saved = Learned::of(self.learned.backend.clone(), Weights::Saved(dir.display().to_string()));
+        saved.sampler()?;
+        self.learned = saved;
         Ok(())
     }
 
@@ -238,52 +238,32 @@ impl Prompted for VlmClassifier {
     }
 }
 
-/// The weights that a classifier has learned, and a sampler of them: made when it is needed, and again after a [release](Learned::release).
+/// The weights that a classifier has learned, and a sampler of them: made when it is needed, and again after a
+/// [release](Learned::release).
 struct Learned {
-    weights: Of,
+    backend: Arc<dyn Backend>,
+    weights: Weights,
+    /// The training that is done, if the weights are its own.
+    trainer: Option<Box<dyn Trainer>>,
     sampler: Option<Box<dyn Sampler>>,
 }
 
-/// The holder of the weights.
-enum Of {
-    Backend(Arc<dyn Backend>, Weights),
-    Trainer(Box<dyn Trainer>),
-}
-
 impl Learned {
-    /// The base model's weights.
-    fn nothing(backend: Arc<dyn Backend>) -> Self {
+    /// Nothing: the weights of the base model, or those that [`Learned::save`] wrote.
+    fn of(backend: Arc<dyn Backend>, weights: Weights) -> Self {
         Self {
-            weights: Of::Backend(backend, Weights::Base),
+            backend,
+            weights,
+            trainer: None,
             sampler: None,
         }
     }
 
-    /// Those of a training that is done.
-    fn by(mut trainer: Box<dyn Trainer>) -> Result<Self> {
-        Ok(Self {
-            sampler: Some(trainer.sampler()?),
-            weights: Of::Trainer(trainer),
-        })
-    }
-
-    /// Those that [`Learned::save`] wrote.
-    fn saved(backend: Arc<dyn Backend>, dir: &Path) -> Result<Self> {
-        let weights = Weights::Saved(dir.display().to_string());
-        Ok(Self {
-            sampler: Some(backend.sampler(&weights)?),
-            weights: Of::Backend(backend, weights),
-        })
-    }
-
-    /// The sampler.
     fn sampler(&mut self) -> Result<&mut dyn Sampler> {
-        let sampler = match self.sampler.take() {
-            Some(sampler) => sampler,
-            None => match &mut self.weights {
-                Of::Backend(backend, weights) => backend.sampler(weights)?,
-                Of::Trainer(trainer) => trainer.sampler()?,
-            },
+        let sampler = match (self.sampler.take(), &mut self.trainer) {
+            (Some(sampler), _) => sampler,
+            (None, Some(trainer)) => trainer.sampler()?,
+            (None, None) => self.backend.sampler(&self.weights)?,
         };
         Ok(&mut **self.sampler.insert(sampler))
     }
@@ -295,10 +275,8 @@ impl Learned {
 
     /// Writes what was trained.
     fn save(&mut self, dir: &Path) -> Result<()> {
-        match &mut self.weights {
-            Of::Trainer(trainer) => trainer.save_weights_for_sampler(&dir.display().to_string()).map(drop),
-            Of::Backend(..) => Err(untrained(dir)),
-        }
+        let trainer = self.trainer.as_mut().ok_or_else(|| untrained(dir))?;
+        trainer.save_weights_for_sampler(&dir.display().to_string()).map(drop)
     }
 }
 

@@ -22,9 +22,6 @@ const LONGEST_ANSWER: f64 = 24.0;
 const NAMES: f64 = 512.0;
 
 /// Settings of the engine for this learner on the model of a folder, as there is memory for.
-///
-/// # Errors
-/// As [`fitting`].
 pub(super) fn engine_settings(config: &Qwen3VlLora, folder: &Path, place: &DeviceSpec) -> Result<Settings> {
     let default = Settings {
         checkpointing: config.checkpointing,

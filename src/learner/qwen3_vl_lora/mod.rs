@@ -290,7 +290,9 @@ impl Base for Qwen3VlBase {
     }
 
     fn classifier_from(&self, adapter: &Path, classes: &[String], seed: u64) -> Result<Option<Box<dyn Classifier>>> {
-        Ok(Some(Box::new(self.fresh(classes, seed)?.starting_from(adapter))))
+        let mut classifier = self.fresh(classes, seed)?;
+        classifier.start = Some(adapter.to_path_buf());
+        Ok(Some(Box::new(classifier)))
     }
 
     fn tower(&self) -> Option<SharedTower> {

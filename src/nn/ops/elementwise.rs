@@ -7,9 +7,6 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Layout, Re
 use super::{Row, by_rows, elementary, fused, gradient, map_rows, values, wide, with_values};
 
 /// `x · Φ(x)` with the normal distribution's Φ, the `gelu` of PyTorch and of DINOv2; any shape.
-///
-/// # Errors
-/// Only what candle reports.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if fused(x.device()) {
         x.contiguous()?.apply_op1(Forward(Gelu))
@@ -19,9 +16,6 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `0.5·x·(1 + tanh(sqrt(2/π)·(x + 0.044715·x³)))`, the `gelu_pytorch_tanh` of transformers; any shape.
-///
-/// # Errors
-/// Only what candle reports.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     if fused(x.device()) {
         x.contiguous()?.apply_op1(Forward(GeluTanh))
