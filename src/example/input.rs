@@ -63,14 +63,6 @@ impl ModelInput {
         self.chunks.iter().map(count).sum()
     }
 
-    /// The pictures, in order.
-    pub fn pictures(&self) -> impl Iterator<Item = &Picture> {
-        self.chunks.iter().filter_map(|chunk| match chunk {
-            Chunk::Picture(picture) => Some(picture),
-            Chunk::Tokens(_) => None,
-        })
-    }
-
     /// The same input followed by more tokens.
     #[must_use]
     pub fn followed_by(mut self, ids: &[u32]) -> Self {

@@ -1,9 +1,9 @@
 //! Image + class → inputs of a model: the one way for training *and* evaluation.
 
-mod augment;
-mod captions;
-mod chat;
-mod grid;
+use std::path::Path;
+
+use crate::error::Error;
+
 mod image_cache;
 mod input;
 mod label;
@@ -15,16 +15,21 @@ mod render;
 pub mod resize;
 mod tokens;
 
-pub use captions::{CaptionTokenizer, Padding};
-pub use chat::{ChatTemplate, Message, Part, Role};
-pub use grid::Grid;
 pub use image_cache::{ImageCache, cached};
 pub use input::{Chunk, Datum, ModelInput, Picture, PictureKey};
 pub use label::{compared, written};
 pub use loader::{ImageLoader, LongestSide, Resizer};
 pub use processor::ImageProcessor;
-pub use prompt::{MESSAGE_END, PREFILL, Prompter, QUESTION, Sequence};
-pub use qwen_image::{PatchProcessor, Patches};
+pub use prompt::{ChatTemplate, MESSAGE_END, Message, PREFILL, Part, Prompter, QUESTION, Role, Sequence};
+pub use qwen_image::{Grid, PatchProcessor, Patches};
 pub use render::Renderer;
 pub use resize::{resize, shrink, shrunk};
-pub use tokens::Tokenizer;
+pub use tokens::{CaptionTokenizer, Padding, Tokenizer};
+
+/// A file of a model folder that is not as it should be.
+fn model_error(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
+    Error::Model {
+        path: path.as_ref().to_path_buf(),
+        reason: reason.into(),
+    }
+}

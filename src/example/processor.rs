@@ -9,13 +9,18 @@ use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use super::augment;
+use super::model_error;
 use super::resize::{resize, resize_part};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::formats::image_processor::{ImageSettings, image_settings};
 
 /// Pillow's number of the bicubic filter.
-const BICUBIC: u32 = 3;
+pub(super) const BICUBIC: u32 = 3;
+/// Factor from 8 bits to 0 to 1.
+pub(super) const ONE_255TH: f64 = 1.0 / 255.0;
+/// Mean and standard deviation of the channels in CLIP's training.
+pub(super) const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(super) const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Images to pixels: resize, centre crop, rescale, normalise.
 #[derive(Debug, Clone)]
@@ -37,30 +42,43 @@ enum Resize {
 
 /// The longest side of prepared images.
 const LONGEST_SIDE: u32 = 1 << 12;
+/// Width over height of a random part, at least and at most.
+const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+/// Draws before a random part is taken from the middle.
+const TRIES: usize = 10;
 
-/// `preprocessor_config.json`, with `BitImageProcessor`'s defaults.
+/// `preprocessor_config.json`.
 #[derive(Deserialize)]
+#[serde(default)]
 struct Config {
-    #[serde(default = "yes")]
     do_resize: bool,
-    #[serde(default = "shortest_edge_224")]
     size: Size,
-    #[serde(default = "bicubic")]
     resample: u32,
-    #[serde(default = "yes")]
     do_center_crop: bool,
-    #[serde(default = "square_224")]
     crop_size: Size,
-    #[serde(default = "yes")]
     do_rescale: bool,
-    #[serde(default = "one_255th")]
     rescale_factor: f64,
-    #[serde(default = "yes")]
     do_normalize: bool,
-    #[serde(default = "clip_mean")]
     image_mean: [f64; 3],
-    #[serde(default = "clip_std")]
     image_std: [f64; 3],
+}
+
+impl Default for Config {
+    /// `BitImageProcessor`'s.
+    fn default() -> Self {
+        Self {
+            do_resize: true,
+            size: Size::ShortestEdge { shortest_edge: 224 },
+            resample: BICUBIC,
+            do_center_crop: true,
+            crop_size: Size::Number(224),
+            do_rescale: true,
+            rescale_factor: ONE_255TH,
+            do_normalize: true,
+            image_mean: CLIP_MEAN,
+            image_std: CLIP_STD,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -69,31 +87,6 @@ enum Size {
     Number(u32),
     ShortestEdge { shortest_edge: u32 },
     Exact { height: u32, width: u32 },
-}
-
-fn yes() -> bool {
-    true
-}
-pub(super) fn bicubic() -> u32 {
-    BICUBIC
-}
-fn shortest_edge_224() -> Size {
-    Size::ShortestEdge { shortest_edge: 224 }
-}
-fn square_224() -> Size {
-    Size::Exact {
-        height: 224,
-        width: 224,
-    }
-}
-pub(super) fn one_255th() -> f64 {
-    1.0 / 255.0
-}
-pub(super) fn clip_mean() -> [f64; 3] {
-    [0.481_454_66, 0.457_827_5, 0.408_210_73]
-}
-pub(super) fn clip_std() -> [f64; 3] {
-    [0.268_629_54, 0.261_302_58, 0.275_777_11]
 }
 
 /// The normalised value of each 8-bit value, by channel.
@@ -130,15 +123,11 @@ impl ImageProcessor {
     /// Reads `preprocessor_config.json` of a model folder, or `processor_config.json`.
     ///
     /// # Errors
-    /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported: another
+    /// [`crate::error::Error::Model`] when it is missing, malformed, or asks for what is not supported: another
     /// filter than bicubic, or images of varying size.
     pub fn load(model_dir: &Path) -> Result<Self> {
         let ImageSettings { path, text } = image_settings(model_dir)?;
-        let fail = |reason: String| Error::Model {
-            path: path.clone(),
-            reason,
-        };
-        Self::parse(&text).map_err(fail)
+        Self::parse(&text).map_err(|reason| model_error(&path, reason))
     }
 
     /// `SiglipImageProcessor` resizes to a square and crops nothing, other means and deviations; what its file leaves out is
@@ -228,7 +217,7 @@ impl ImageProcessor {
     #[must_use]
     pub fn augmented(&self, image: &RgbImage, crop_min_area: f64, flip: bool, rng: &mut ChaCha8Rng) -> Vec<f32> {
         let framed = if crop_min_area < 1.0 {
-            let part = augment::random_part(image.dimensions(), crop_min_area, rng);
+            let part = random_part(image.dimensions(), crop_min_area, rng);
             let part = imageops::crop_imm(image, part.left, part.top, part.width, part.height).to_image();
             resize(&part, self.size.1, self.size.0)
         } else {
@@ -311,6 +300,57 @@ fn overlap(source: u32, target: u32) -> (u32, u32, u32) {
         (0, (target - source) / 2, source)
     } else {
         ((source - target) / 2, 0, target)
+    }
+}
+
+/// A rectangle inside an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
+}
+
+/// A rectangle that covers `min_area` to all of a (width, height) image, as torchvision's
+/// `RandomResizedCrop.get_params` draws it.
+fn random_part((width, height): (u32, u32), min_area: f64, rng: &mut ChaCha8Rng) -> Part {
+    let area = f64::from(width) * f64::from(height);
+    for _ in 0..TRIES {
+        let target = area * rng.random_range(min_area.clamp(0.0, 1.0)..=1.0);
+        let aspect = rng.random_range(ASPECT.0.ln()..=ASPECT.1.ln()).exp();
+        let part_width = (target * aspect).sqrt().round_ties_even() as u32;
+        let part_height = (target / aspect).sqrt().round_ties_even() as u32;
+        if (1..=width).contains(&part_width) && (1..=height).contains(&part_height) {
+            let top = rng.random_range(0..=height - part_height);
+            let left = rng.random_range(0..=width - part_width);
+            return Part {
+                left,
+                top,
+                width: part_width,
+                height: part_height,
+            };
+        }
+    }
+    let aspect = f64::from(width) / f64::from(height.max(1));
+    let (part_width, part_height) = if aspect < ASPECT.0 {
+        (
+            width,
+            ((f64::from(width) / ASPECT.0).round_ties_even() as u32).min(height),
+        )
+    } else if aspect > ASPECT.1 {
+        (
+            ((f64::from(height) * ASPECT.1).round_ties_even() as u32).min(width),
+            height,
+        )
+    } else {
+        (width, height)
+    };
+    Part {
+        left: (width - part_width) / 2,
+        top: (height - part_height) / 2,
+        width: part_width,
+        height: part_height,
     }
 }
 
@@ -425,5 +465,29 @@ mod tests {
         assert!(sequence(1).iter().all(|pixels| pixels.len() == 3 * 16 * 12));
         assert_eq!(sequence(1), sequence(1));
         assert_ne!(sequence(1), sequence(2));
+    }
+
+    #[test]
+    fn parts_are_inside_and_large_enough() {
+        let mut rng = seed::rng(3, "parts");
+        for size in [(60, 40), (40, 60), (1, 1), (300, 7), (2, 3)] {
+            for _ in 0..200 {
+                let part = random_part(size, 0.5, &mut rng);
+                assert!(part.width >= 1 && part.height >= 1);
+                assert!(part.left + part.width <= size.0 && part.top + part.height <= size.1);
+                if size.0.min(size.1) >= 40 {
+                    let share = f64::from(part.width * part.height) / f64::from(size.0 * size.1);
+                    assert!(share > 0.47, "{share}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_reach_every_border() {
+        let mut rng = seed::rng(4, "parts");
+        let parts: Vec<_> = (0..500).map(|_| random_part((20, 20), 0.3, &mut rng)).collect();
+        assert!(parts.iter().any(|p| p.left == 0) && parts.iter().any(|p| p.top == 0));
+        assert!(parts.iter().any(|p| p.left + p.width == 20) && parts.iter().any(|p| p.top + p.height == 20));
     }
 }

@@ -1,10 +1,13 @@
-//! Questions about images as tokens, with the answer that is trained or scored.
+//! The chat template of a model folder, and questions about images as tokens, with the answer that is trained or scored.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::chat::{ChatTemplate, Message, Part, Role};
-use super::grid::Grid;
+use minijinja::{Environment, context};
+use serde::Serialize;
+
+use super::model_error;
+use super::qwen_image::Grid;
 use super::tokens::Tokenizer;
 use crate::config::Wording;
 use crate::error::{Error, Result};
@@ -29,8 +32,93 @@ fn worded(wording: Wording) -> (&'static str, &'static str) {
     }
 }
 
+const TEMPLATE_NAME: &str = "chat";
 const IMAGE_TOKEN: &str = "<|image_pad|>";
 const END_TOKEN: &str = "<|im_end|>";
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// The role of the speaker.
+    pub role: Role,
+    /// Images and texts, in order.
+    pub content: Vec<Part>,
+}
+
+/// The role of the speaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions.
+    System,
+    /// The one who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// A piece of a message, for templates `{"type": "image"}` or `{"type": "text", "text": …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", content = "text", rename_all = "lowercase")]
+pub enum Part {
+    /// The next image.
+    Image,
+    /// A text.
+    Text(String),
+}
+
+/// A template in the Jinja dialect of transformers.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    path: PathBuf,
+}
+
+impl ChatTemplate {
+    /// Reads `chat_template.jinja`, else `chat_template` of `chat_template.json` or `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when there is none, or it is no template.
+    pub fn load(model_dir: &Path) -> Result<Self> {
+        let path = model_dir.join("chat_template.jinja");
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            return Self::new(text, path);
+        }
+        for file in ["chat_template.json", "tokenizer_config.json"] {
+            let path = model_dir.join(file);
+            let Ok(text) = std::fs::read(&path) else { continue };
+            let config: serde_json::Value =
+                serde_json::from_slice(&text).map_err(|e| model_error(&path, format!("not JSON: {e}")))?;
+            if let Some(template) = config.get("chat_template").and_then(serde_json::Value::as_str) {
+                return Self::new(template.to_owned(), path);
+            }
+        }
+        let reason = "has no chat template (chat_template.jinja, chat_template.json or tokenizer_config.json)";
+        Err(model_error(model_dir, reason))
+    }
+
+    fn new(template: String, path: PathBuf) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment
+            .add_template_owned(TEMPLATE_NAME, template)
+            .map_err(|e| model_error(&path, format!("is no template: {e}")))?;
+        Ok(Self { environment, path })
+    }
+
+    /// The text of a conversation; `open` ends it with the start of the model's turn.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the template fails.
+    pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
+        let values = context! { messages => messages, add_generation_prompt => open };
+        self.environment
+            .get_template(TEMPLATE_NAME)
+            .and_then(|template| template.render(values))
+            .map_err(|e| model_error(&self.path, format!("the chat template fails: {e:#}")))
+    }
+}
 
 /// Tokens with one placeholder for every merged patch, and the grids of the images they stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,9 +236,9 @@ impl Prompter {
         let turn = self.conversation(&[self.user()], &[image], Some(""))?;
         let open = self.question(image)?;
         let opening = open.ids.strip_prefix(&turn.ids[..]).map(<[u32]>::to_vec);
-        opening.ok_or_else(|| Error::Model {
-            path: "tokenizer.json".into(),
-            reason: format!("`{}` does not stand alone among the tokens of the answer", self.prefill),
+        opening.ok_or_else(|| {
+            let reason = format!("`{}` does not stand alone among the tokens of the answer", self.prefill);
+            model_error("tokenizer.json", reason)
         })
     }
 
@@ -172,10 +260,7 @@ impl Prompter {
         let length = answer.and_then(|answer| answer.iter().position(|&id| id == self.end));
         let Some(length) = length.filter(|&length| length > 0) else {
             let reason = format!("the class name `{name}` does not stand alone among the tokens of the answer");
-            return Err(Error::Model {
-                path: "tokenizer.json".into(),
-                reason,
-            });
+            return Err(model_error("tokenizer.json", reason));
         };
         let answer = start.ids.len()..start.ids.len() + length + 1;
         sequence.ids.truncate(answer.end);
@@ -193,8 +278,5 @@ impl Prompter {
 fn mismatch(text: &str, images: usize) -> Error {
     let placeholders = text.matches(IMAGE_TOKEN).count();
     let reason = format!("{placeholders} image placeholders in the prompt for {images} images");
-    Error::Model {
-        path: "chat_template.json".into(),
-        reason,
-    }
+    model_error("chat_template.json", reason)
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use image::RgbImage;
 use serde::Deserialize;
 
-use super::grid::Grid;
-use super::processor::{bicubic, check_filter, clip_mean, clip_std, levels, one_255th};
+use super::model_error;
+use super::processor::{BICUBIC, CLIP_MEAN, CLIP_STD, ONE_255TH, check_filter, levels};
 use super::resize::resize;
 use crate::error::{Cause, Error, Result};
 use crate::formats::image_processor::{ImageSettings, image_settings};
@@ -21,6 +21,39 @@ const MOST_UPSCALED: usize = 1 << 24;
 const MOST_PIXELS: usize = 1 << 30;
 /// The longest side over the shortest may not be more.
 const MAX_ASPECT: u32 = 200;
+
+/// The grid of patches that an image is cut into: rows and columns; multiples of the merge size, since patches are merged in squares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grid {
+    /// Patches from top to bottom.
+    pub rows: usize,
+    /// Patches from left to right.
+    pub columns: usize,
+}
+
+impl Grid {
+    /// Number of patches.
+    #[must_use]
+    pub fn patches(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Number of tokens that the language model sees, for squares of `merge` x `merge` patches.
+    #[must_use]
+    pub fn tokens(&self, merge: usize) -> usize {
+        (self.rows / merge) * (self.columns / merge)
+    }
+
+    /// (row, column) of every patch in the order of processor and vision tower: square by square, row by
+    /// row within a square.
+    pub fn block_order(self, merge: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (down, across) = (self.rows / merge, self.columns / merge);
+        (0..down * across).flat_map(move |square| {
+            let (top, left) = (square / across * merge, square % across * merge);
+            (0..merge * merge).map(move |i| (top + i / merge, left + i % merge))
+        })
+    }
+}
 
 /// Images to patches: sides rounded to whole merged patches within a range of areas, normalised.
 #[derive(Debug, Clone)]
@@ -46,29 +79,38 @@ pub struct Patches {
     pub grid: Grid,
 }
 
-/// `preprocessor_config.json`, with the processor's defaults.
+/// `preprocessor_config.json`.
 #[derive(Deserialize)]
+#[serde(default)]
 struct Config {
-    #[serde(default)]
     size: Option<Size>,
-    #[serde(default)]
     min_pixels: Option<usize>,
-    #[serde(default)]
     max_pixels: Option<usize>,
-    #[serde(default = "patch_size")]
     patch_size: usize,
-    #[serde(default = "two")]
     temporal_patch_size: usize,
-    #[serde(default = "two")]
     merge_size: usize,
-    #[serde(default = "bicubic")]
     resample: u32,
-    #[serde(default = "one_255th")]
     rescale_factor: f64,
-    #[serde(default = "clip_mean")]
     image_mean: [f64; 3],
-    #[serde(default = "clip_std")]
     image_std: [f64; 3],
+}
+
+impl Default for Config {
+    /// The processor's.
+    fn default() -> Self {
+        Self {
+            size: None,
+            min_pixels: None,
+            max_pixels: None,
+            patch_size: 14,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            resample: BICUBIC,
+            rescale_factor: ONE_255TH,
+            image_mean: CLIP_MEAN,
+            image_std: CLIP_STD,
+        }
+    }
 }
 
 /// Areas in pixels, in spite of the names.
@@ -78,13 +120,6 @@ struct Size {
     longest_edge: usize,
 }
 
-fn patch_size() -> usize {
-    14
-}
-fn two() -> usize {
-    2
-}
-
 impl PatchProcessor {
     /// Reads `preprocessor_config.json` of a model folder, or `processor_config.json`.
     ///
@@ -92,10 +127,7 @@ impl PatchProcessor {
     /// [`Error::Model`] when it is missing, malformed, or asks for what is not supported.
     pub fn load(model_dir: &Path) -> Result<Self> {
         let ImageSettings { path, text } = image_settings(model_dir)?;
-        let fail = |reason: String| Error::Model {
-            path: path.clone(),
-            reason,
-        };
+        let fail = |reason: String| model_error(&path, reason);
         let config: Config =
             serde_json::from_slice(&text).map_err(|e| fail(format!("not a Qwen image processor: {e}")))?;
         Self::new(&config).map_err(fail)
@@ -163,11 +195,16 @@ impl PatchProcessor {
     /// # Errors
     /// As [`PatchProcessor::patches`].
     pub fn grid(&self, image: &RgbImage) -> Result<Grid> {
-        let (height, width) = self.size(image.height(), image.width())?;
-        Ok(Grid {
+        self.size(image.height(), image.width())
+            .map(|(height, width)| self.cut(height, width))
+    }
+
+    /// The grid of an image of a size that [`PatchProcessor::size`] gives.
+    fn cut(&self, height: u32, width: u32) -> Grid {
+        Grid {
             rows: height as usize / self.patch,
             columns: width as usize / self.patch,
-        })
+        }
     }
 
     /// The patches of an image, mirrored left to right if asked for.
@@ -176,17 +213,12 @@ impl PatchProcessor {
     /// [`Error::Image`] when the image is empty or more than 200 times as long as wide.
     pub fn patches(&self, image: &RgbImage, mirrored: bool) -> Result<Patches> {
         let (height, width) = self.size(image.height(), image.width())?;
-        let resized = resize(image, width, height);
-        let resized = if mirrored {
-            image::imageops::flip_horizontal(&resized)
-        } else {
-            resized
-        };
+        let mut resized = resize(image, width, height);
+        if mirrored {
+            image::imageops::flip_horizontal_in_place(&mut resized);
+        }
         let (patch, stride) = (self.patch, 3 * width as usize);
-        let grid = Grid {
-            rows: height as usize / patch,
-            columns: width as usize / patch,
-        };
+        let grid = self.cut(height, width);
         let pixels = resized.as_raw();
         let mut values = Vec::with_capacity(grid.patches() * self.patch_width());
         for (row, column) in grid.block_order(self.merge) {
@@ -286,5 +318,13 @@ mod tests {
         }
         let mirrored = processor.patches(&image, true).unwrap();
         assert!((mirrored.values[0] - grey(30.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn patches_come_square_by_square() {
+        let grid = Grid { rows: 2, columns: 4 };
+        let order: Vec<_> = grid.block_order(2).collect();
+        assert_eq!(order, [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]);
+        assert_eq!((grid.patches(), grid.tokens(2)), (8, 2));
     }
 }

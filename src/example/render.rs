@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
-use super::chat::Message;
-use super::grid::Grid;
 use super::image_cache::ImageCache;
 use super::input::{Chunk, ModelInput, Picture, PictureKey};
 use super::loader::{ImageLoader, LongestSide, Resizer as _};
-use super::prompt::Prompter;
-use super::qwen_image::PatchProcessor;
+use super::prompt::{Message, Prompter};
+use super::qwen_image::{Grid, PatchProcessor};
 use crate::config::Wording;
 use crate::data::LabelledImage;
 use crate::error::Result;

@@ -62,8 +62,10 @@ pub struct Bases {
     home: PathBuf,
     /// The device, known once it is needed.
     device: Option<DeviceSpec>,
-    images: Option<Arc<ImageCache>>,
-    feature_bytes: Option<usize>,
+    /// The cache of preprocessed images.
+    pub(super) images: Option<Arc<ImageCache>>,
+    /// Bytes of features that a model that writes may keep, where that is given.
+    pub(super) feature_bytes: Option<usize>,
     loaded: HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>,
 }
 
@@ -123,25 +125,12 @@ impl Bases {
         repository::locate(model, &self.home)
     }
 
-    /// The cache of preprocessed images.
-    pub(super) fn images(&self) -> Option<Arc<ImageCache>> {
-        self.images.clone()
-    }
-
-    /// Bytes of features that a model that writes may keep, where that is given.
-    pub(super) fn feature_bytes(&self) -> Option<usize> {
-        self.feature_bytes
-    }
-
     /// True if a `T` was loaded under this key.
     pub(super) fn has<T: 'static>(&self, key: &impl Debug) -> bool {
         self.loaded.contains_key(&(TypeId::of::<T>(), format!("{key:?}")))
     }
 
     /// The `T` of a key, loaded at the first call.
-    ///
-    /// # Errors
-    /// Those of `load`.
     pub(super) fn once<T: Send + Sync + 'static>(
         &mut self,
         key: &impl Debug,

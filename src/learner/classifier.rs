@@ -1,15 +1,19 @@
-//! Classifiers: what fits, predicts, saves and loads.
+//! Classifiers: what fits, predicts, saves and loads; and capabilities that some of them offer.
 
-use std::path::Path;
-
-use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::error::{Cause, Error, Result};
-use crate::learner::interleaved::Interleaved;
-use crate::learner::state::Checkpoints;
+use crate::example::{Picture, Renderer};
+use crate::checkpoint::folder;
 use crate::prediction::{Names, Prediction};
+
+/// Hears of every step of a training; what it reports as an error ends the training.
+pub type OnStep<'a> = &'a mut dyn FnMut(Step) -> Result<()>;
+/// Takes the rows of one batch at a time.
+pub type Sink<'a> = &'a mut dyn FnMut(&[Prediction]) -> Result<()>;
 
 /// A learner that has learned from k shots, or is about to.
 pub trait Classifier {
@@ -20,19 +24,14 @@ pub trait Classifier {
     /// # Errors
     /// Unreadable images, tensor failures, a loss that is not finite, a state that cannot be written, whatever
     /// `on_step` reports: training ends there, and what was kept stays.
-    fn fit(
-        &mut self,
-        shots: &[LabelledImage],
-        keep: Option<&Checkpoints>,
-        on_step: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit>;
+    fn fit(&mut self, shots: &[LabelledImage], keep: Option<&Checkpoints>, on_step: OnStep<'_>) -> Result<Fit>;
 
     /// Predicts every image, in order; `sink` gets the rows of one batch at a time. Going on where an earlier call
     /// was cut short, after a whole number of its batches, gives the same rows to the bit.
     ///
     /// # Errors
     /// Unreadable images, tensor failures, whatever `sink` reports.
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()>;
+    fn predict(&mut self, images: &[LabelledImage], sink: Sink<'_>) -> Result<()>;
 
     /// Writes what was learned to a folder.
     ///
@@ -67,11 +66,7 @@ pub trait Prompted {
     ///
     /// # Errors
     /// As [`Classifier::predict`].
-    fn predict_without_image(
-        &mut self,
-        images: &[LabelledImage],
-        sink: &mut dyn FnMut(&[Prediction]) -> Result<()>,
-    ) -> Result<()>;
+    fn predict_without_image(&mut self, images: &[LabelledImage], sink: Sink<'_>) -> Result<()>;
 
     /// Lengths of the class names and their likelihoods without a picture, where likelihoods of names are read.
     ///
@@ -79,6 +74,66 @@ pub trait Prompted {
     /// As [`Classifier::predict`].
     fn names(&mut self) -> Result<Option<Names>> {
         Ok(None)
+    }
+}
+
+/// Classifiers that are asked in turn at most: each keeps its adapter and optimiser meanwhile, and what one process has claimed
+/// no other can run.
+pub(crate) const TOGETHER: usize = 4;
+
+/// A classifier that can be asked about preprocessed images, in turn with others. Reading, decoding and resizing need no model:
+/// they can be done for the next images while it works on these, and once for several classifiers that are shown the same.
+pub trait Interleaved {
+    /// The preprocessing of images, which needs no model.
+    fn preprocessor(&self) -> Arc<dyn Preprocessor>;
+
+    /// Images that [`Classifier::predict`] takes at once.
+    fn batch(&self) -> usize;
+
+    /// Predicts images of which these are the views, at most [`Interleaved::batch`] of them: the rows that
+    /// [`Classifier::predict`] gives for these images, to the bit if it takes them at once too.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict`].
+    fn predict_views(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>>;
+
+    /// Frees memory that can be filled again, to the bit, from what was learned: others are asked meanwhile.
+    fn release(&mut self) {}
+}
+
+/// An image, ready for a model.
+#[derive(Debug, Clone)]
+pub enum View {
+    /// Normalised values, planar: 3·H·W numbers.
+    Values(Vec<f32>),
+    /// As a model that writes is given it.
+    Picture(Picture),
+}
+
+/// Turns image files into views.
+pub trait Preprocessor: Send + Sync {
+    /// The view of an image, of which these are the file's bytes.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Image`] when it cannot be decoded, or has a form that the model cannot take.
+    fn preprocess(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View>;
+
+    /// The same of its file; what was made of it before may come from a cache.
+    ///
+    /// # Errors
+    /// As [`LabelledImage::bytes`] and [`Preprocessor::preprocess`].
+    fn preprocess_file(&self, image: &LabelledImage) -> Result<View> {
+        self.preprocess(image, &image.bytes()?)
+    }
+}
+
+impl Preprocessor for Renderer {
+    fn preprocess(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
+        self.picture_in(image, bytes, false).map(View::Picture)
+    }
+
+    fn preprocess_file(&self, image: &LabelledImage) -> Result<View> {
+        self.picture_of(image, false).map(View::Picture)
     }
 }
 
@@ -114,14 +169,6 @@ pub struct Fit {
     pub halved_to: Option<usize>,
 }
 
-/// Reads and decodes images in parallel, in order.
-///
-/// # Errors
-/// The first unreadable image, by name.
-pub(crate) fn read_images(images: &[LabelledImage]) -> Result<Vec<image::RgbImage>> {
-    images.par_iter().map(LabelledImage::pixels).collect()
-}
-
 /// The row for one image of a classifier that names one class and perhaps a distribution.
 pub(crate) fn row(image: &LabelledImage, class: u32, log_probs: Option<Vec<f32>>) -> Prediction {
     Prediction {
@@ -134,6 +181,27 @@ pub(crate) fn row(image: &LabelledImage, class: u32, log_probs: Option<Vec<f32>>
         trie_class: None,
         likelihood_class: Some(class),
         log_probs,
+    }
+}
+
+/// The folder where a training keeps its checkpoint.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    /// A folder of its own; each checkpoint takes the place of the one before.
+    pub folder: PathBuf,
+    /// Optimiser steps between two checkpoints; a last one follows the last step.
+    pub every: usize,
+    /// The cell that is trained: nothing goes on from the checkpoint of another.
+    pub run_id: String,
+}
+
+impl Checkpoints {
+    /// Removes the checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it stays.
+    pub fn forget(&self) -> Result<()> {
+        folder::forget(&self.folder)
     }
 }
 

@@ -12,11 +12,11 @@ use crate::cost::fit::images_of_a_pass;
 use crate::data::LabelledImage;
 use crate::engine::FifoCache;
 use crate::error::Result;
-use crate::example::{ImageCache, ImageLoader, ImageProcessor};
+use crate::example::{ImageLoader, ImageProcessor};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::learner::base::Bases;
-use crate::learner::interleaved::{Preprocessor, View};
+use crate::learner::classifier::{Preprocessor, View};
 use crate::models::dinov2::Dinov2;
 use crate::models::lora::Lora;
 use crate::nn::DeviceSpec;
@@ -28,11 +28,13 @@ const KEPT: usize = 1 << 30;
 
 /// A frozen model with its image processor and the features it has computed so far.
 pub struct Frozen {
-    model: Dinov2,
+    pub(super) model: Dinov2,
     images: ImageLoader<ImageProcessor>,
-    device: Device,
+    pub(super) device: Device,
     /// By [`LabelledImage::content`]: [CLS; mean patch], 2·D numbers.
     known: Mutex<FifoCache<String, Arc<[f32]>>>,
+    /// Tells weights and preprocessing from all others.
+    pub(super) fingerprint: String,
 }
 
 impl Frozen {
@@ -41,37 +43,51 @@ impl Frozen {
     /// # Errors
     /// [`crate::error::Error::Model`] when the folder lacks something.
     pub fn load(dir: &Path, place: &DeviceSpec) -> Result<Self> {
+        let model = Dinov2::load(dir, place)?;
+        let images = ImageLoader::new(ImageProcessor::load(dir)?);
+        let fingerprint = Sha256::new()
+            .chain_update(model.fingerprint())
+            .chain_update(&image_settings(dir)?.text)
+            .finalize();
         Ok(Self {
-            model: Dinov2::load(dir, place)?,
-            images: ImageLoader::new(ImageProcessor::load(dir)?),
+            model,
+            images,
             device: place.device.clone(),
             known: Mutex::default(),
+            fingerprint: hex(&fingerprint),
         })
     }
 
-    /// The same, keeping resized images.
-    #[must_use]
-    pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = self.images.with_cache(images);
-        self
-    }
-
-    /// The base model.
-    #[must_use]
-    pub fn model(&self) -> &Dinov2 {
-        &self.model
+    /// The model of the learner of this name, loaded once and shared by all learners on it, and the images of a pass in training
+    /// that there is memory for. `training`: the learner's adapters and its batch, if it trains.
+    ///
+    /// # Errors
+    /// As [`Frozen::load`]; [`crate::error::Error::Memory`] when there is not enough.
+    pub(super) fn shared(
+        learner: &str,
+        model: &Path,
+        dtype: Dtype,
+        training: Option<(&Lora, usize)>,
+        bases: &mut Bases,
+    ) -> Result<(Arc<Self>, usize)> {
+        let dir = bases.folder(model)?;
+        let place = bases.place(Some(model), dtype)?;
+        let key = (dir, place.dtype);
+        let loaded = bases.has::<Self>(&key);
+        // Asked once a learner: with its model loaded there is less memory.
+        let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
+        let images = bases.images.clone();
+        let frozen = bases.once(&key, || {
+            let mut frozen = Self::load(&key.0, &place)?;
+            frozen.images = frozen.images.with_cache(images);
+            Ok(frozen)
+        })?;
+        Ok((frozen, *pass))
     }
 
     /// The model's image processor.
-    #[must_use]
-    pub fn processor(&self) -> &ImageProcessor {
+    pub(super) fn processor(&self) -> &ImageProcessor {
         self.images.resizer()
-    }
-
-    /// Device of the model.
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Features of `images`, in order: rows of 2·D numbers, [CLS; mean patch] after the final layer norm.
@@ -115,13 +131,8 @@ impl Frozen {
     ///
     /// # Errors
     /// When one of them was made by another preprocessor.
-    pub(crate) fn stacked(&self, views: &[View]) -> Result<Tensor> {
-        let values = views.iter().map(|view| match view {
-            View::Values(values) => Ok(values.as_slice()),
-            View::Picture(_) | View::File => Err(candle_core::Error::Msg("a view of another eye".into())),
-        });
-        let values = values.collect::<Result<Vec<_>, _>>()?;
-        stack(&values, self.processor().size(), &self.device)
+    pub(super) fn stacked(&self, views: &[View]) -> Result<Tensor> {
+        stacked(views, self.processor(), &self.device)
     }
 
     /// The evaluation view of a batch: (B, 3, H, W).
@@ -140,58 +151,7 @@ impl Preprocessor for Frozen {
     }
 }
 
-/// A frozen model as the learners on it share it.
-#[derive(Clone)]
-pub(super) struct Vision {
-    /// The model and its features so far.
-    pub(super) frozen: Arc<Frozen>,
-    /// Tells weights and preprocessing from all others.
-    pub(super) fingerprint: Arc<str>,
-    /// Images of a pass in training that there is memory for.
-    pub(super) pass: usize,
-}
-
-impl Vision {
-    /// The model of the learner of this name, loaded once; `training`: its adapters and its batch, if it trains.
-    ///
-    /// # Errors
-    /// As [`Frozen::load`]; [`crate::error::Error::Memory`] when there is not enough.
-    pub(super) fn load(
-        learner: &str,
-        model: &Path,
-        dtype: Dtype,
-        training: Option<(&Lora, usize)>,
-        bases: &mut Bases,
-    ) -> Result<Self> {
-        let dir = bases.folder(model)?;
-        let place = bases.place(Some(model), dtype)?;
-        let key = (dir, place.dtype);
-        let loaded = bases.has::<(Arc<Frozen>, Arc<str>)>(&key);
-        // Asked once a learner: with its model loaded there is less memory.
-        let pass = bases.once(&learner, || images_of_a_pass(training, BATCH, &key.0, &place, loaded))?;
-        let images = bases.images();
-        let shared = bases.once(&key, || {
-            let frozen = Frozen::load(&key.0, &place)?.keeping(images);
-            let settings = image_settings(&key.0)?;
-            let fingerprint = Sha256::new()
-                .chain_update(frozen.model().fingerprint())
-                .chain_update(&settings.text)
-                .finalize();
-            Ok((Arc::new(frozen), Arc::<str>::from(hex(&fingerprint))))
-        })?;
-        let (frozen, fingerprint) = (*shared).clone();
-        Ok(Self {
-            frozen,
-            fingerprint,
-            pass: *pass,
-        })
-    }
-}
-
 /// Evaluation views of images, framed ones kept in a cache if there is one: (B, 3, H, W).
-///
-/// # Errors
-/// Unreadable images.
 pub(super) fn pixel_values(
     images: &[LabelledImage],
     loader: &ImageLoader<ImageProcessor>,
@@ -201,6 +161,18 @@ pub(super) fn pixel_values(
     let view = |image| Ok(processor.normalised(&loader.load(image)?));
     let views: Vec<Vec<f32>> = images.par_iter().map(view).collect::<Result<_>>()?;
     stack(&views, processor.size(), device)
+}
+
+/// Views by this processor as one tensor: (B, 3, H, W).
+///
+/// # Errors
+/// When one of them was made by another preprocessor.
+pub(super) fn stacked(views: &[View], processor: &ImageProcessor, device: &Device) -> Result<Tensor> {
+    let values = views.iter().map(|view| match view {
+        View::Values(values) => Ok(values.as_slice()),
+        View::Picture(_) => Err(candle_core::Error::Msg("a view of another eye".into())),
+    });
+    stack(&values.collect::<Result<Vec<_>, _>>()?, processor.size(), device)
 }
 
 /// Views of 3·H·W numbers to one tensor (B, 3, H, W).

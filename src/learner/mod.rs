@@ -8,12 +8,9 @@ pub mod base;
 mod classifier;
 pub mod features;
 pub mod folds;
-mod interleaved;
-mod order;
 mod probe;
 pub mod reading;
 mod settings;
-mod state;
 mod training;
 
 use std::path::Path;
@@ -22,15 +19,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use toml::Table;
 
-use crate::checkpoint::architecture::Architecture;
 use crate::config::{Protocol, Shots, patch};
 use crate::error::{Error, Result};
-pub use classifier::{Classifier, Fit, Prompted, Step};
-pub(crate) use classifier::{argmax, read_images, row, untrained};
-pub(crate) use interleaved::TOGETHER;
-pub use interleaved::{Interleaved, Preprocessor, View};
+use crate::checkpoint::architecture::Architecture;
+pub use classifier::{Checkpoints, Classifier, Fit, Interleaved, OnStep, Preprocessor, Prompted, Sink, Step, View};
+pub(crate) use classifier::{TOGETHER, argmax, row};
 pub use settings::{Cost, HyperParameters, LearnerSettings};
-pub use state::Checkpoints;
 
 /// Makes modules and [`Learner`] of the list of learners.
 macro_rules! learners {

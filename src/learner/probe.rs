@@ -9,10 +9,9 @@ use crate::config::{Chosen, Dtype};
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::learner::base::{Base, Bases};
-use crate::learner::features::{BATCH, Frozen, Vision};
+use crate::learner::features::{BATCH, Frozen};
 use crate::learner::folds;
-use crate::learner::{Checkpoints, Classifier, Fit, Step, row};
-use crate::prediction::Prediction;
+use crate::learner::{Checkpoints, Classifier, Fit, OnStep, Sink, row};
 
 /// Parts of the shots that are held out in turn by a rule that chooses inside them: at four shots one of each class.
 pub(super) const FOLDS: usize = 4;
@@ -35,25 +34,22 @@ pub(super) trait Rule {
 /// The shots as a rule is given them.
 pub(super) struct TrainingSet<'a> {
     /// Of unit length: [CLS; mean patch].
-    pub(super) vectors: &'a [Vec<f32>],
-    pub(super) labels: &'a [u32],
-    pub(super) classes: usize,
+    pub vectors: &'a [Vec<f32>],
+    pub labels: &'a [u32],
+    pub classes: usize,
     /// Fold of each shot, where there are enough of every class for [`FOLDS`].
-    pub(super) folds: Option<&'a [usize]>,
+    pub folds: Option<&'a [usize]>,
 }
 
 /// A frozen model on which probes with one rule are made.
 pub(super) struct ProbeBase {
-    vision: Vision,
+    frozen: Arc<Frozen>,
     /// Makes a rule for so many classes.
     rule: Box<dyn Fn(usize) -> Box<dyn Rule> + Send + Sync>,
 }
 
 impl ProbeBase {
     /// The base of the learner of this name, whose rule for so many classes `rule` makes.
-    ///
-    /// # Errors
-    /// As [`Vision::load`].
     pub(super) fn load(
         learner: &str,
         model: &Path,
@@ -61,7 +57,7 @@ impl ProbeBase {
         rule: impl Fn(usize) -> Box<dyn Rule> + Send + Sync + 'static,
     ) -> Result<Arc<dyn Base>> {
         Ok(Arc::new(Self {
-            vision: Vision::load(learner, model, Dtype::Auto, None, bases)?,
+            frozen: Frozen::shared(learner, model, Dtype::Auto, None, bases)?.0,
             rule: Box::new(rule),
         }))
     }
@@ -69,12 +65,12 @@ impl ProbeBase {
 
 impl Base for ProbeBase {
     fn fingerprint(&self) -> Option<&str> {
-        Some(&self.vision.fingerprint)
+        Some(&self.frozen.fingerprint)
     }
 
     fn classifier(&self, classes: &[String], _: u64) -> Result<Box<dyn Classifier>> {
         Ok(Box::new(Probe {
-            frozen: self.vision.frozen.clone(),
+            frozen: self.frozen.clone(),
             classes: classes.len(),
             rule: (self.rule)(classes.len()),
         }))
@@ -95,12 +91,7 @@ impl Probe {
 }
 
 impl Classifier for Probe {
-    fn fit(
-        &mut self,
-        shots: &[LabelledImage],
-        _: Option<&Checkpoints>,
-        _: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit> {
+    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Checkpoints>, _: OnStep<'_>) -> Result<Fit> {
         let labels: Vec<u32> = shots.iter().map(|s| s.class).collect();
         let folds = folds::stratified(shots, FOLDS);
         self.rule.fit(&TrainingSet {
@@ -117,18 +108,14 @@ impl Classifier for Probe {
         })
     }
 
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+    fn predict(&mut self, images: &[LabelledImage], sink: Sink<'_>) -> Result<()> {
         for batch in images.chunks(BATCH) {
-            let rows: Vec<Prediction> = self
-                .vectors(batch)?
-                .iter()
-                .zip(batch)
-                .map(|(vector, image)| {
-                    let (class, log_probs) = self.rule.classify(vector);
-                    row(image, class, log_probs)
-                })
-                .collect();
-            sink(&rows)?;
+            let vectors = self.vectors(batch)?;
+            let answer = |(vector, image): (&Vec<f32>, &LabelledImage)| {
+                let (class, log_probs) = self.rule.classify(vector);
+                row(image, class, log_probs)
+            };
+            sink(&vectors.iter().zip(batch).map(answer).collect::<Vec<_>>())?;
         }
         Ok(())
     }

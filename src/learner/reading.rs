@@ -42,19 +42,12 @@ pub struct Answer {
 }
 
 impl Answers {
-    /// The answers to [`Renderer::question`] of classes with these names, which are written as [`written`] says.
+    /// The answers to [`Renderer::question`] of classes with these names, which are written as [`written`] says, with a text
+    /// between each name and the end token.
     ///
     /// # Errors
     /// [`Error::ClassName`] when two names compare as one, or a name is none; as [`Renderer::answer`].
-    pub fn new(renderer: &Renderer, classes: &[String]) -> Result<Self> {
-        Self::ending(renderer, classes, "")
-    }
-
-    /// The same, with a text between each name and the end token.
-    ///
-    /// # Errors
-    /// As [`Answers::new`].
-    pub fn ending(renderer: &Renderer, classes: &[String], ending: &str) -> Result<Self> {
+    pub fn new(renderer: &Renderer, classes: &[String], ending: &str) -> Result<Self> {
         let tokenizer = renderer.prompter().tokenizer();
         let mut answers = Self {
             tokens: Vec::with_capacity(classes.len()),
@@ -213,19 +206,8 @@ impl Answers {
             )));
         }
         let scores = sampler.compute_logprobs(prompts, continuations)?;
-        let same = |scores: &Vec<Vec<TokenScore>>, names: &&[Vec<u32>]| {
-            scores.len() == names.len()
-                && scores
-                    .iter()
-                    .zip(*names)
-                    .all(|(scores, name)| scores.len() == name.len())
-        };
-        if scores.len() != prompts.len()
-            || !scores
-                .iter()
-                .zip(continuations)
-                .all(|(scores, names)| same(scores, names))
-        {
+        let scored = scores.iter().map(|scores| lengths(scores));
+        if !scored.eq(continuations.iter().map(|names| lengths(names))) {
             return Err(unfit("not one score for each token"));
         }
         if scores.iter().flatten().flatten().any(|score| score.logprob.is_nan()) {
@@ -272,6 +254,11 @@ impl Answers {
         });
         walked.break_value().flatten()
     }
+}
+
+/// Tokens of each continuation.
+fn lengths<T>(continuations: &[Vec<T>]) -> Vec<usize> {
+    continuations.iter().map(Vec::len).collect()
 }
 
 /// Log-probability of a whole continuation.

@@ -144,20 +144,37 @@ pub struct HyperParameters {
     pub prediction: Map<String, Value>,
 }
 
-/// The map of some variables, named as they are; those after `optional` are `Option`s, of which `None` is left out.
-macro_rules! group {
-    ($($field:ident),* $(; optional $($optional:ident),+)?) => {{
-        #[allow(unused_mut)]
-        let mut group = serde_json::Map::new();
-        // Numbers, strings and lists always have a JSON form.
-        $(group.insert(stringify!($field).into(), serde_json::to_value($field).unwrap_or_default());)*
-        $($(if let Some($optional) = $optional {
-            group.insert(stringify!($optional).into(), serde_json::to_value($optional).unwrap_or_default());
-        })+)?
-        group
-    }};
+/// Functions that give the defaults of settings, as serde asks for them.
+macro_rules! defaults {
+    ($($setting:ident: $of:ty = $value:expr;)+) => {
+        $(fn $setting() -> $of {
+            $value
+        })+
+    };
 }
-pub(super) use group;
+pub(super) use defaults;
+
+/// The [`HyperParameters`] of some settings, which are taken apart field by field: one that stands in neither group and is not
+/// left out by name does not compile. `field = value` has an `Option` in place of the field, and `None` is left out.
+macro_rules! hyper_parameters {
+    ($settings:ident without $($without:ident),*; $($group:ident: $($field:ident $(= $value:expr)?),+;)*) => {{
+        let Self { $($without: _,)* $($($field,)+)* } = $settings;
+        #[allow(unused_mut)]
+        let mut groups = $crate::learner::HyperParameters::default();
+        $($(hyper_parameters!(@insert groups.$group, $field $(, $value)?);)+)*
+        groups
+    }};
+    (@insert $group:expr, $field:ident) => {
+        hyper_parameters!(@insert $group, $field, Some($field))
+    };
+    (@insert $group:expr, $field:ident, $value:expr) => {
+        if let Some(value) = $value {
+            // Numbers, strings and lists always have a JSON form.
+            $group.insert(stringify!($field).into(), serde_json::to_value(value).unwrap_or_default());
+        }
+    };
+}
+pub(super) use hyper_parameters;
 
 /// Refuses a number that is not above 0, in the words of a config's error.
 pub(super) fn positive(learner: &str, what: &str, value: f64) -> Result<(), String> {
@@ -166,4 +183,24 @@ pub(super) fn positive(learner: &str, what: &str, value: f64) -> Result<(), Stri
     } else {
         Err(format!("learner `{learner}`: {what} must be above 0"))
     }
+}
+
+/// Refuses settings by which no adapter can be trained, in the words of a config's error: numbers that are to be above 0, adapted
+/// layers, the share of the steps in which the learning rate rises.
+pub(super) fn check_training(
+    learner: &str,
+    numbers: &[(&str, f64)],
+    targets: &[String],
+    warmup: f64,
+) -> Result<(), String> {
+    numbers
+        .iter()
+        .try_for_each(|(what, value)| positive(learner, what, *value))?;
+    if targets.is_empty() {
+        return Err(format!("learner `{learner}`: targets is empty"));
+    }
+    if !(0.0..=1.0).contains(&warmup) {
+        return Err(format!("learner `{learner}`: warmup is a share of the steps, 0 to 1"));
+    }
+    Ok(())
 }

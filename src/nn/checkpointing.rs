@@ -4,6 +4,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
+use super::add_gradients;
 use crate::error::Result;
 
 /// Result of a backward pass.
@@ -91,19 +92,10 @@ pub fn backward_over(
     })
 }
 
-/// Adds the gradients of `vars` to `gradients`; gives that of `variable`. candle's gradients may still hang
-/// on the variables that they were computed with, so they are detached.
+/// Adds the gradients of `vars` to `gradients`; gives that of `variable`.
 fn collect(end: &Tensor, variable: Option<&Var>, vars: &[Var], gradients: &mut GradStore) -> Result<Option<Tensor>> {
     let found = end.backward()?;
-    for var in vars {
-        if let Some(new) = found.get(var) {
-            let sum = match gradients.get(var) {
-                None => new.detach(),
-                Some(old) => (old + new.detach())?,
-            };
-            gradients.insert(var, sum);
-        }
-    }
+    add_gradients(gradients, &found, vars)?;
     Ok(variable.and_then(|variable| found.get(variable)).map(Tensor::detach))
 }
 

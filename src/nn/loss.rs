@@ -1,14 +1,11 @@
-//! Losses.
+//! The trainable classification head, and losses.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::ops::wide;
 use crate::error::Result;
 
 /// Natural-log probabilities over the last dimension, in f32 where the logits are narrower; differentiable.
-///
-/// # Errors
-/// Only what candle reports.
 pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     let logits = wide(logits)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
@@ -24,11 +21,73 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     Ok(picked.mean_all()?.neg()?)
 }
 
+/// A linear classifier with trainable weight (C, D) and bias (C).
+#[derive(Debug, Clone)]
+pub struct Head {
+    weight: Var, // (C, D)
+    bias: Var,   // (C)
+}
+
+impl Head {
+    /// A head from its values: `weight` is (C, D), `bias` (C); both are copied.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn new(weight: &Tensor, bias: &Tensor) -> Result<Self> {
+        let (classes, _) = weight.dims2()?;
+        if bias.dims() != [classes] {
+            let reason = format!("a head of weight {:?} and bias {:?}", weight.shape(), bias.shape());
+            return Err(candle_core::Error::Msg(reason).into());
+        }
+        Ok(Self {
+            weight: Var::from_tensor(weight)?,
+            bias: Var::from_tensor(bias)?,
+        })
+    }
+
+    /// A head of zeros: every class equally likely.
+    pub fn zeros(classes: usize, features: usize, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: Var::zeros((classes, features), DType::F32, device)?,
+            bias: Var::zeros(classes, DType::F32, device)?,
+        })
+    }
+
+    /// Logits (B, C) of features (B, D).
+    ///
+    /// # Errors
+    /// When the width of the features is not D.
+    pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(features
+            .matmul(&self.weight.as_tensor().t()?)?
+            .broadcast_add(self.bias.as_tensor())?)
+    }
+
+    /// The weight, (C, D).
+    #[must_use]
+    pub fn weight(&self) -> &Var {
+        &self.weight
+    }
+
+    /// The bias, (C).
+    #[must_use]
+    pub fn bias(&self) -> &Var {
+        &self.bias
+    }
+
+    /// Both variables with the names of transformers' `Dinov2ForImageClassification`.
+    #[must_use]
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        vec![
+            ("classifier.weight".into(), self.weight.clone()),
+            ("classifier.bias".into(), self.bias.clone()),
+        ]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
-
     #[test]
     fn gradient_is_softmax_minus_one_hot_over_batch() {
         let logits = Var::new(&[[1f32, 2.0, -1.0], [0.5, 0.5, 3.0]], &Device::Cpu).unwrap();

@@ -4,30 +4,22 @@
 //! candle's own fused operations drop gradients silently, and its `matmul` computes the gradient of
 //! frozen weights. So the operations a training run goes through are defined here. Frozen weights
 //! cost nothing in the backward pass; what is trained is an f32 [`candle_core::Var`].
+//!
+//! A function that says nothing of its errors has those of candle alone, as when a device is out of memory.
 
 pub mod checkpointing;
-pub mod device;
-pub mod experts;
-pub mod head;
+mod device;
+mod experts;
 pub mod loss;
-pub mod low_rank;
 pub mod memory;
-pub mod micro_batch;
-pub mod moe;
-pub mod norm;
 pub mod ops;
-pub mod optim;
-pub mod projection;
-pub mod schedule;
+mod optim;
+mod projection;
 
 pub use device::DeviceSpec;
-pub use experts::{ExpertFactors, ExpertUpdate, Experts, Sharing};
-pub use head::Head;
-pub use loss::cross_entropy;
-pub use low_rank::LowRank;
-pub use micro_batch::MicroBatches;
-pub use moe::{Moe, Routing};
-pub use norm::{LayerNorm, RmsNorm};
-pub use optim::{AdamParams, AdamW, Moments, ParamGroup, add_gradients};
-pub use projection::Projection;
-pub use schedule::warmup_cosine;
+pub use experts::{ExpertFactors, ExpertUpdate, Experts, Moe, Routing, Sharing};
+pub use loss::{Head, cross_entropy};
+pub use memory::MicroBatches;
+pub use ops::{LayerNorm, RmsNorm};
+pub use optim::{AdamParams, AdamW, Moments, ParamGroup, add_gradients, warmup_cosine};
+pub use projection::{LowRank, Projection};

@@ -142,7 +142,7 @@ fn writing(answers: &Answers, texts: Vec<Vec<u32>>) -> Script<impl Fn(u32, &[u32
 fn what_is_written_is_read() {
     let renderer = renderer();
     let classes = names(&["cat", "Cat_Fish", "red fox"]);
-    let answers = Answers::new(renderer, &classes).unwrap();
+    let answers = Answers::new(renderer, &classes, "").unwrap();
     let end = renderer.prompter().end();
     let text = |text: &str| {
         let mut tokens = renderer.prompter().tokenizer().encode(text).unwrap();
@@ -182,7 +182,7 @@ fn what_is_written_is_read() {
 
 #[test]
 fn only_what_is_asked_for_is_answered() {
-    let answers = Answers::new(renderer(), &names(&["cat", "dog"])).unwrap();
+    let answers = Answers::new(renderer(), &names(&["cat", "dog"]), "").unwrap();
     let mut script = writing(&answers, vec![answers.tokens()[1].clone()]);
     let mut read = |readings: &[Reading]| {
         answers
@@ -210,7 +210,7 @@ fn only_what_is_asked_for_is_answered() {
 fn the_end_token_competes_and_the_lower_of_equal_tokens_wins() {
     let renderer = renderer();
     let end = renderer.prompter().end();
-    let answers = Answers::new(renderer, &names(&["cat fish", "cat", "red fox", "dog"])).unwrap();
+    let answers = Answers::new(renderer, &names(&["cat fish", "cat", "red fox", "dog"]), "").unwrap();
     let cat = answers.tokens()[1].clone();
     let fish = answers.tokens()[0][cat.len() - 1];
     assert!(answers.tokens()[0].starts_with(&cat[..cat.len() - 1]) && fish != end);
@@ -243,7 +243,7 @@ fn names_that_answers_cannot_tell_apart_are_refused() {
         (["St. Bernard", "st. bernard."], "St. Bernard"),
         (["cat", " _ "], "nothing"),
     ] {
-        let error = Answers::new(renderer, &names(&pair)).unwrap_err();
+        let error = Answers::new(renderer, &names(&pair), "").unwrap_err();
         assert!(matches!(&error, Error::ClassName { name, .. } if name == pair[1]));
         assert!(error.to_string().contains(word) && error.hint().is_some(), "{error}");
     }
@@ -263,7 +263,7 @@ impl Sampler for Broken {
 
 #[test]
 fn answers_of_another_shape_are_errors() {
-    let answers = Answers::new(renderer(), &names(&["cat"])).unwrap();
+    let answers = Answers::new(renderer(), &names(&["cat"]), "").unwrap();
     let length = answers.tokens()[0].len();
     let score = |logprob| TokenScore { logprob, likeliest: 0 };
     for scores in [
@@ -334,7 +334,7 @@ proptest! {
         let end = renderer.prompter().end();
         let mut classes: Vec<String> = classes.into_iter().map(|words| words.join(" ")).collect();
         classes.sort();
-        let answers = Answers::new(renderer, &classes).unwrap();
+        let answers = Answers::new(renderer, &classes, "").unwrap();
         let names = answers.tokens().to_vec();
         let favourite = |prompt: u32| mixed(&[seed, prompt]) as usize % names.len();
         // Logits are small whole numbers: many are equal.

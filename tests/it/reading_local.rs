@@ -66,7 +66,7 @@ fn log_probabilities_and_greedy_text_equal_those_of_transformers() {
         let expected: serde_json::Value = serde_json::from_slice(&std::fs::read(readings(&golden)).unwrap()).unwrap();
         let names: Vec<String> = serde_json::from_value(expected["names"].clone()).unwrap();
         let renderer = Renderer::load(&golden.model, None).unwrap();
-        let answers = Answers::new(&renderer, &names).unwrap();
+        let answers = Answers::new(&renderer, &names, "").unwrap();
         let (mut prompts, mut log_probs, mut greedy) = (Vec::new(), Vec::new(), Vec::new());
         for read in expected["pictures"].as_array().unwrap() {
             let [width, height] = serde_json::from_value(read["size"].clone()).unwrap();
@@ -137,7 +137,7 @@ impl Pupil {
         let model = fixtures.remove(0).model;
         let renderer = Renderer::load(&model, Some(64)).unwrap();
         let names: Vec<String> = NAMES.iter().map(|&name| name.to_owned()).collect();
-        let answers = Answers::new(&renderer, &names).unwrap();
+        let answers = Answers::new(&renderer, &names, "").unwrap();
         // One colour a class, from clear to faint.
         let picture = |i: u32| {
             let (class, faint) = (i % 5, (i / 5) as u8 * 10);
@@ -221,7 +221,7 @@ fn a_taught_model_is_read_the_same_in_every_way() {
 /// Compares what is read all at once, one by one, free only with all kinds of hints, and by the model itself;
 /// gives how many of the 60 free answers are names.
 fn read_in_every_way(pupil: &Pupil, sampler: &mut dyn Sampler, model: &Qwen3Vl) -> usize {
-    let answers = Answers::new(&pupil.renderer, &pupil.names).unwrap();
+    let answers = Answers::new(&pupil.renderer, &pupil.names, "").unwrap();
     let question = |picture: &Picture| pupil.renderer.question(Some(picture)).unwrap();
     let prompts: Vec<ModelInput> = pupil.pictures.iter().map(question).collect();
     let all = answers.read(sampler, &prompts, &ALL, None).unwrap();

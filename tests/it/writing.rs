@@ -108,7 +108,7 @@ fn an_adapter_saved_and_reloaded_answers_the_same_and_says_nothing_without_an_im
     // The question without the photo has one answer, which is right as often as its class occurs.
     let model = writing_model();
     let renderer = Renderer::load(&model, Some(480)).unwrap();
-    let answers = Answers::new(&renderer, &cell.split.classes).unwrap();
+    let answers = Answers::new(&renderer, &cell.split.classes, "").unwrap();
     let backend = Arc::new(LocalBackend::load(&model, &DeviceSpec::cpu(), Settings::default()).unwrap());
     let weights = Weights::Saved(folder.path().display().to_string());
     let mut sampler = backend.sampler(&weights).unwrap();
@@ -153,7 +153,7 @@ fn one_batch_is_learned_by_heart() {
     let shots = cell.shots().unwrap();
     let model = writing_model();
     let renderer = Renderer::load(&model, Some(480)).unwrap();
-    let answers = Answers::new(&renderer, &cell.split.classes).unwrap();
+    let answers = Answers::new(&renderer, &cell.split.classes, "").unwrap();
     let tokens: usize = answers.tokens().iter().map(Vec::len).sum();
     let batch: Vec<Datum> = shots
         .iter()

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
 use crate::learner::probe::{ProbeBase, Rule, TrainingSet, dot, unit};
-use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group};
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters};
 
 /// Settings of the nearest class median.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,8 +25,8 @@ pub struct NearestMedian {
     pub lower: bool,
 }
 
-fn name() -> String {
-    "DINOv2 nearest median".into()
+defaults! {
+    name: String = "DINOv2 nearest median".into();
 }
 
 impl LearnerSettings for NearestMedian {
@@ -39,15 +39,7 @@ impl LearnerSettings for NearestMedian {
     }
 
     fn hyper_parameters(&self) -> HyperParameters {
-        let Self {
-            name: _,
-            model: _,
-            lower,
-        } = self;
-        HyperParameters {
-            training: group!(lower),
-            ..HyperParameters::default()
-        }
+        hyper_parameters!(self without name, model; training: lower;)
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {

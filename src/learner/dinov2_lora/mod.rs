@@ -1,45 +1,97 @@
 //! DINOv2 with LoRA in its linear layers and a softmax head on [CLS; mean patch].
 
-use std::path::Path;
-use std::sync::Arc;
-
-use candle_core::Tensor;
-
-mod decoded;
-mod head;
-mod settings;
+mod classifier;
 mod training;
 
-use crate::checkpoint::architecture::Architecture;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Dtype, Protocol, Shots};
-use crate::data::LabelledImage;
+use crate::cost::fit::Footprint;
+use crate::cost::memory::Demand;
+use crate::cost::operations::{Work, of_frozen_features};
+use crate::cost::shape::{Kind, Shape};
 use crate::error::Result;
+use crate::learner::Classifier;
 use crate::learner::base::{Base, Bases};
-use crate::learner::features::{BATCH, Frozen, Vision};
-use crate::learner::order::Plan;
-use crate::learner::settings::{HyperParameters, LearnerSettings, group, positive};
-use crate::learner::training::{Schedule, train};
-use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row, untrained};
-use crate::models::dinov2::Dinov2;
-use crate::nn::head::Head;
-use crate::nn::loss::log_softmax;
-use crate::prediction::Prediction;
-pub use settings::Dinov2Lora;
-use training::Training;
+use crate::learner::features::Frozen;
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, check_training, defaults, hyper_parameters};
+use crate::checkpoint::architecture::Architecture;
+use crate::models::lora::{ExpertLora, Lora};
+use classifier::Dinov2Classifier;
 
-const HEAD_FILE: &str = "head.safetensors";
+/// Hyper-parameters of DINOv2 with LoRA and a head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dinov2Lora {
+    /// Label in tables and figures.
+    #[serde(default = "name")]
+    pub name: String,
+    /// Hub-layout folder of the base model.
+    pub model: PathBuf,
+    /// Linear layers that get an adapter: the ends of their hub names, on a dot boundary.
+    #[serde(default = "targets")]
+    pub targets: Vec<String>,
+    /// LoRA rank r.
+    #[serde(default = "rank")]
+    pub rank: usize,
+    /// LoRA alpha; the update is scaled by alpha / r.
+    #[serde(default = "alpha")]
+    pub alpha: f64,
+    /// Peak learning rate of the adapter.
+    #[serde(default = "adapter_lr")]
+    pub adapter_lr: f64,
+    /// Peak learning rate of the head.
+    #[serde(default = "head_lr")]
+    pub head_lr: f64,
+    /// Decoupled weight decay on adapter and head weights.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Images per optimiser step.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Training images seen per class, whatever k is: the cost is flat in k.
+    #[serde(default = "images_per_class")]
+    pub images_per_class: usize,
+    /// The same at `shots = "all"`.
+    #[serde(default = "images_per_class_of_all")]
+    pub images_per_class_of_all: usize,
+    /// Share of the steps in which the learning rate rises linearly; then cosine to zero.
+    #[serde(default = "warmup")]
+    pub warmup: f64,
+    /// Global gradient norm above which gradients are scaled down.
+    #[serde(default = "clip")]
+    pub clip: f64,
+    /// Smallest share of the image area that a random crop keeps; 1 turns cropping off.
+    #[serde(default = "min_crop")]
+    pub min_crop: f64,
+    /// Mirror half of the training images.
+    #[serde(default = "yes")]
+    pub flip: bool,
+    /// Type of the base's weights, which are frozen: `f32`, `bf16`, `f16`, or `auto`.
+    #[serde(default, skip_serializing_if = "Dtype::is_auto")]
+    pub dtype: Dtype,
+}
 
-/// A DINOv2 classifier; untrained until [`Classifier::fit`] or [`Classifier::load`].
-struct Dinov2Classifier {
-    base: Arc<Frozen>,
-    config: Dinov2Lora,
-    classes: usize,
-    seed: u64,
-    /// Most images of a pass in training: a batch of more takes several.
-    pass: usize,
-    trained: Option<(Dinov2, Head)>,
-    /// The trained model with its adapter added in, from the first question on.
-    asked: Option<Dinov2>,
+defaults! {
+    name: String = "DINOv2 LoRA".into();
+    targets: Vec<String> =
+        ["query", "key", "value", "output.dense", "fc1", "fc2", "weights_in", "weights_out"].map(String::from).into();
+    rank: usize = 16;
+    alpha: f64 = 16.0;
+    // Both rates and the crop were chosen on held-out designers inside the pools of the four mini emoji sets
+    // (k = 1 and 8, two seeds, eleven settings), never on a test image.
+    adapter_lr: f64 = 1e-4;
+    head_lr: f64 = 3e-3;
+    min_crop: f64 = 0.8;
+    batch: usize = 32;
+    images_per_class: usize = 160;
+    images_per_class_of_all: usize = 480;
+    warmup: f64 = 0.1;
+    clip: f64 = 1.0;
+    yes: bool = true;
 }
 
 impl LearnerSettings for Dinov2Lora {
@@ -54,76 +106,30 @@ impl LearnerSettings for Dinov2Lora {
     fn hyper_parameters(&self) -> HyperParameters {
         // `auto` and the type that it stands for are the same, and an identity has the type. Where `images_per_class_of_all`
         // counts it has taken the place of `images_per_class`.
-        let Self {
-            name: _,
-            model: _,
-            dtype: _,
-            images_per_class_of_all: _,
-            targets,
-            rank,
-            alpha,
-            adapter_lr,
-            head_lr,
-            weight_decay,
-            batch,
-            images_per_class,
-            warmup,
-            clip,
-            min_crop,
-            flip,
-        } = self;
-        HyperParameters {
-            training: group!(
-                targets,
-                rank,
-                alpha,
-                adapter_lr,
-                head_lr,
-                weight_decay,
-                batch,
-                images_per_class,
-                warmup,
-                clip,
-                min_crop,
-                flip
-            ),
-            ..HyperParameters::default()
-        }
+        hyper_parameters!(self without name, model, dtype, images_per_class_of_all;
+            training: targets, rank, alpha, adapter_lr, head_lr, weight_decay, batch, images_per_class, warmup, clip,
+                min_crop, flip;
+        )
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
-        let vision = Vision::load(
-            &self.name,
-            &self.model,
-            self.dtype,
-            Some((&self.into(), self.batch)),
-            bases,
-        )?;
-        Ok(Arc::new(Dinov2Base {
-            vision,
-            config: self.clone(),
-        }))
+        let training = Some((&self.into(), self.batch));
+        let (frozen, pass) = Frozen::shared(&self.name, &self.model, self.dtype, training, bases)?;
+        let config = self.clone();
+        Ok(Arc::new(Dinov2Base { frozen, pass, config }))
     }
 
     fn check(&self) -> Result<(), String> {
-        let positive = |what: &str, value: f64| positive(&self.name, what, value);
-        positive("rank", self.rank as f64)?;
-        positive("alpha", self.alpha)?;
-        positive("batch", self.batch as f64)?;
-        positive("images_per_class", self.images_per_class as f64)?;
-        positive("images_per_class_of_all", self.images_per_class_of_all as f64)?;
-        positive("clip", self.clip)?;
-        positive("min_crop", self.min_crop)?;
-        if self.targets.is_empty() {
-            return Err(format!("learner `{}`: targets is empty", self.name));
-        }
-        if !(0.0..=1.0).contains(&self.warmup) {
-            return Err(format!(
-                "learner `{}`: warmup is a share of the steps, 0 to 1",
-                self.name
-            ));
-        }
-        Ok(())
+        let numbers = [
+            ("rank", self.rank as f64),
+            ("alpha", self.alpha),
+            ("batch", self.batch as f64),
+            ("images_per_class", self.images_per_class as f64),
+            ("images_per_class_of_all", self.images_per_class_of_all as f64),
+            ("clip", self.clip),
+            ("min_crop", self.min_crop),
+        ];
+        check_training(&self.name, &numbers, &self.targets, self.warmup)
     }
 
     fn dtype(&self) -> Dtype {
@@ -153,127 +159,72 @@ impl LearnerSettings for Dinov2Lora {
     }
 }
 
+impl From<&Dinov2Lora> for Lora {
+    fn from(config: &Dinov2Lora) -> Self {
+        Self {
+            targets: config.targets.clone(),
+            rank: config.rank,
+            alpha: config.alpha,
+            experts: ExpertLora::default(),
+        }
+    }
+}
+
+impl Cost for Dinov2Lora {
+    fn work(&self, shape: &Shape, tokens: f64) -> Work {
+        let Kind::Vision(blocks) = shape.kind else {
+            return of_frozen_features(shape, tokens);
+        };
+        Work {
+            trained: blocks.train(tokens, shape.adapted(&self.into()).active),
+            tested: blocks.forward(tokens),
+            seen: 0.0,
+        }
+    }
+
+    fn demand(&self, shape: &Shape, tokens: f64, bytes: f64) -> Demand {
+        Footprint {
+            lora: Some(self.into()),
+            ..Footprint::frozen(self.batch)
+        }
+        .demand(shape, tokens, bytes)
+    }
+}
+
 /// A frozen DINOv2 on which adapters and heads are trained.
 struct Dinov2Base {
-    vision: Vision,
+    frozen: Arc<Frozen>,
+    /// Images of a pass in training that there is memory for.
+    pass: usize,
     config: Dinov2Lora,
 }
 
 impl Base for Dinov2Base {
     fn fingerprint(&self) -> Option<&str> {
-        Some(&self.vision.fingerprint)
+        Some(&self.frozen.fingerprint)
     }
 
     fn classifier(&self, classes: &[String], seed: u64) -> Result<Box<dyn Classifier>> {
-        let (frozen, config) = (self.vision.frozen.clone(), self.config.clone());
         Ok(Box::new(Dinov2Classifier {
-            pass: self.vision.pass,
-            ..Dinov2Classifier::new(frozen, config, classes.len(), seed)
+            base: self.frozen.clone(),
+            config: self.config.clone(),
+            classes: classes.len(),
+            seed,
+            pass: self.pass,
+            trained: None,
+            asked: None,
         }))
     }
 }
 
-impl Dinov2Classifier {
-    /// A classifier for so many classes; `seed` decides initialisation, order and augmentation.
-    fn new(base: Arc<Frozen>, config: Dinov2Lora, classes: usize, seed: u64) -> Self {
-        Self {
-            base,
-            config,
-            classes,
-            seed,
-            pass: usize::MAX,
-            trained: None,
-            asked: None,
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn trained(&self, dir: &Path) -> Result<&(Dinov2, Head)> {
-        self.trained.as_ref().ok_or_else(|| untrained(dir))
-    }
-
-    /// One pass: the evaluation views of images, (B, 3, H, W), to their rows.
-    fn answer(&mut self, images: &[LabelledImage], pixels: &Tensor) -> Result<Vec<Prediction>> {
-        let (model, head) = self
-            .trained
-            .as_ref()
-            .ok_or_else(|| untrained(Path::new(&self.config.model)))?;
-        let model = match &mut self.asked {
-            Some(asked) => asked,
-            none => none.insert(model.merged()?),
-        };
-        let features = model.features(pixels)?.detach();
-        let log_probs = log_softmax(&head.forward(&features)?)?.to_vec2::<f32>()?;
-        Ok(log_probs
-            .into_iter()
-            .zip(images)
-            .map(|(log_probs, image)| row(image, argmax(&log_probs), Some(log_probs)))
-            .collect())
-    }
-}
-
-impl Classifier for Dinov2Classifier {
-    fn fit(
-        &mut self,
-        shots: &[LabelledImage],
-        keep: Option<&Checkpoints>,
-        on_step: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit> {
-        let (base, images) = (self.base.model(), self.config.images_per_class * self.classes);
-        let plan = Plan::new(base.fingerprint(), shots.len(), images, self.config.batch, self.seed);
-        let mut training = Training::new(self, shots, &plan)?;
-        // The peak is that of each parameter group.
-        let schedule = Schedule {
-            peak: 1.0,
-            warmup: self.config.warmup,
-            weight_decay: self.config.weight_decay,
-            clip: self.config.clip,
-        };
-        let fit = train(&plan, &schedule, &mut training, keep, on_step)?;
-        (self.trained, self.asked) = (Some(training.trained()), None);
-        Ok(fit)
-    }
-
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
-        for batch in images.chunks(BATCH) {
-            let pixels = self.base.pixels(batch)?;
-            sink(&self.answer(batch, &pixels)?)?;
-        }
-        Ok(())
-    }
-
-    fn save(&mut self, dir: &Path) -> Result<()> {
-        let (model, head) = self.trained(dir)?;
-        model.save_adapter(dir)?;
-        head::save(head, &dir.join(HEAD_FILE))
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        let model = self.base.model().load_adapter(dir)?;
-        let features = 2 * model.hidden_size();
-        let own = dir.join(HEAD_FILE);
-        let head = match self.base.model().load_classifier(dir, self.classes)? {
-            Some((weight, bias)) if !own.exists() => Head::new(&weight, &bias)?,
-            _ => head::load(&own, (self.classes, features), self.base.device())?,
-        };
-        (self.trained, self.asked) = (Some((model, head)), None);
-        Ok(())
-    }
-    fn interleaved(&mut self) -> Option<&mut dyn Interleaved> {
-        Some(self)
-    }
-}
-
-impl Interleaved for Dinov2Classifier {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.base.clone()
-    }
-
-    fn batch(&self) -> usize {
-        BATCH
-    }
-
-    fn predict_views(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
-        let pixels = self.base.stacked(views)?;
-        self.answer(images, &pixels)
+    #[test]
+    fn a_step_is_counted_forward_and_back() {
+        let learner: Dinov2Lora = toml::from_str("model = 'facebook/dinov2-base'").unwrap();
+        let found = learner.work(&Shape::known("facebook/dinov2-base").unwrap(), 257.0);
+        assert!((found.trained / 0.096e12 - 1.0).abs() < 0.06 && (found.tested / 0.046e12 - 1.0).abs() < 0.02);
     }
 }

@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
 use crate::learner::probe::{ProbeBase, Rule, TrainingSet, dot};
-use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group, positive};
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters, positive};
 
 /// Settings of the nearest neighbours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Knn {
     /// Label in tables and figures.
-    #[serde(default = "knn_name")]
+    #[serde(default = "name")]
     pub name: String,
     /// Hub-layout folder of the model.
     pub model: PathBuf,
@@ -24,18 +24,14 @@ pub struct Knn {
     #[serde(default = "neighbours")]
     pub neighbours: usize,
     /// Temperature of the similarity-weighted vote, as in DINOv2's k-NN evaluation.
-    #[serde(default = "knn_temperature")]
+    #[serde(default = "temperature")]
     pub temperature: f64,
 }
 
-fn knn_name() -> String {
-    "DINOv2 k-NN".into()
-}
-fn neighbours() -> usize {
-    10
-}
-fn knn_temperature() -> f64 {
-    0.07
+defaults! {
+    name: String = "DINOv2 k-NN".into();
+    neighbours: usize = 10;
+    temperature: f64 = 0.07;
 }
 
 impl LearnerSettings for Knn {
@@ -53,16 +49,7 @@ impl LearnerSettings for Knn {
     }
 
     fn hyper_parameters(&self) -> HyperParameters {
-        let Self {
-            name: _,
-            model: _,
-            neighbours,
-            temperature,
-        } = self;
-        HyperParameters {
-            training: group!(neighbours, temperature),
-            ..HyperParameters::default()
-        }
+        hyper_parameters!(self without name, model; training: neighbours, temperature;)
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {

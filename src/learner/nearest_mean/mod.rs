@@ -9,21 +9,21 @@ use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
 use crate::learner::probe::{ProbeBase, Rule, TrainingSet, dot, unit};
-use crate::learner::settings::{Cost, HyperParameters, LearnerSettings};
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters};
 
 /// Settings of the nearest class mean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NearestMean {
     /// Label in tables and figures.
-    #[serde(default = "nearest_mean_name")]
+    #[serde(default = "name")]
     pub name: String,
     /// Hub-layout folder of the model.
     pub model: PathBuf,
 }
 
-fn nearest_mean_name() -> String {
-    "DINOv2 nearest mean".into()
+defaults! {
+    name: String = "DINOv2 nearest mean".into();
 }
 
 impl LearnerSettings for NearestMean {
@@ -36,8 +36,7 @@ impl LearnerSettings for NearestMean {
     }
 
     fn hyper_parameters(&self) -> HyperParameters {
-        let Self { name: _, model: _ } = self;
-        HyperParameters::default()
+        hyper_parameters!(self without name, model;)
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {

@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::LabelledImage;
 use crate::error::Result;
-use crate::example::resize::resize;
+use crate::example::{ImageLoader, Resizer, resize};
 use crate::learner::base::{Base, Bases};
-use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group, positive};
-use crate::learner::{Checkpoints, Classifier, Fit, Step, read_images, row};
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters, positive};
+use crate::learner::{Checkpoints, Classifier, Fit, OnStep, Sink, row};
 use crate::prediction::Prediction;
 
 /// Settings of the nearest neighbour on raw pixels.
@@ -19,18 +20,16 @@ use crate::prediction::Prediction;
 #[serde(deny_unknown_fields)]
 pub struct Pixels {
     /// Label in tables and figures.
-    #[serde(default = "pixels_name")]
+    #[serde(default = "name")]
     pub name: String,
     /// Side of the square to which images are shrunk, in pixels.
-    #[serde(default = "pixel_side")]
+    #[serde(default = "side")]
     pub side: u32,
 }
 
-fn pixels_name() -> String {
-    "raw pixels 1-NN".into()
-}
-fn pixel_side() -> u32 {
-    24
+defaults! {
+    name: String = "raw pixels 1-NN".into();
+    side: u32 = 24;
 }
 
 impl LearnerSettings for Pixels {
@@ -47,11 +46,7 @@ impl LearnerSettings for Pixels {
     }
 
     fn hyper_parameters(&self) -> HyperParameters {
-        let Self { name: _, side } = self;
-        HyperParameters {
-            training: group!(side),
-            ..HyperParameters::default()
-        }
+        hyper_parameters!(self without name; training: side;)
     }
 
     fn load(&self, _: &mut Bases) -> Result<Arc<dyn Base>> {
@@ -67,32 +62,36 @@ impl Base for Pixels {
     }
 
     fn classifier(&self, _: &[String], _: u64) -> Result<Box<dyn Classifier>> {
-        Ok(Box::new(PixelNeighbour::new(self.clone())))
+        Ok(Box::new(PixelNeighbour {
+            images: ImageLoader::new(Square(self.side)),
+            shots: Vec::new(),
+        }))
+    }
+}
+
+/// Images shrunk to a small square of so many pixels a side. Decoding costs the most, so it is not worth keeping.
+struct Square(u32);
+
+impl Resizer for Square {
+    fn settings(&self) -> Option<String> {
+        None
+    }
+
+    fn resize(&self, image: RgbImage) -> RgbImage {
+        resize(&image, self.0, self.0)
     }
 }
 
 /// 1-nearest neighbour by Euclidean distance on images shrunk to a small square.
-pub struct PixelNeighbour {
-    config: Pixels,
+struct PixelNeighbour {
+    images: ImageLoader<Square>,
     shots: Vec<(Vec<u8>, u32)>,
 }
 
 impl PixelNeighbour {
-    /// A classifier that has seen nothing yet.
-    #[must_use]
-    pub fn new(config: Pixels) -> Self {
-        Self {
-            config,
-            shots: Vec::new(),
-        }
-    }
-
     fn vectors(&self, images: &[LabelledImage]) -> Result<Vec<Vec<u8>>> {
-        let side = self.config.side;
-        Ok(read_images(images)?
-            .par_iter()
-            .map(|image| resize(image, side, side).into_raw())
-            .collect())
+        let vector = |image| self.images.load(image).map(RgbImage::into_raw);
+        images.par_iter().map(vector).collect()
     }
 }
 
@@ -101,21 +100,13 @@ fn squared_distance(a: &[u8], b: &[u8]) -> u64 {
 }
 
 impl Classifier for PixelNeighbour {
-    fn fit(
-        &mut self,
-        shots: &[LabelledImage],
-        _: Option<&Checkpoints>,
-        _: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit> {
-        self.shots = self
-            .vectors(shots)?
-            .into_iter()
-            .zip(shots.iter().map(|s| s.class))
-            .collect();
+    fn fit(&mut self, shots: &[LabelledImage], _: Option<&Checkpoints>, _: OnStep<'_>) -> Result<Fit> {
+        let classes = shots.iter().map(|shot| shot.class);
+        self.shots = self.vectors(shots)?.into_iter().zip(classes).collect();
         Ok(Fit::default())
     }
 
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
+    fn predict(&mut self, images: &[LabelledImage], sink: Sink<'_>) -> Result<()> {
         for batch in images.chunks(256) {
             let rows: Vec<Prediction> = self
                 .vectors(batch)?

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::settings::Qwen3VlLora;
+use super::Qwen3VlLora;
 use crate::cost::fit::{Footprint, bytes, fitting};
 use crate::cost::memory::{Demand, Use};
 use crate::cost::operations::{ANSWER, PHOTOGRAPH_TOKENS, PROMPT, Pass, Work, of_frozen_features};
@@ -11,7 +11,7 @@ use crate::data::LabelledImage;
 use crate::engine::Settings;
 use crate::error::Result;
 use crate::example::{PatchProcessor, shrunk};
-use crate::learner::interleaved::TOGETHER;
+use crate::learner::classifier::TOGETHER;
 use crate::learner::settings::Cost;
 use crate::nn::DeviceSpec;
 
@@ -22,9 +22,6 @@ const LONGEST_ANSWER: f64 = 24.0;
 const NAMES: f64 = 512.0;
 
 /// Settings of the engine for this learner on the model of a folder, as there is memory for.
-///
-/// # Errors
-/// As [`fitting`].
 pub(super) fn engine_settings(config: &Qwen3VlLora, folder: &Path, place: &DeviceSpec) -> Result<Settings> {
     let default = Settings {
         checkpointing: config.checkpointing,

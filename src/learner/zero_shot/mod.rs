@@ -5,35 +5,88 @@
 //! the log-softmax of the logits over the classes: CLIP's own; SigLIP's sigmoids are not a distribution over
 //! classes, and under the softmax its bias cancels.
 
-mod settings;
 mod templates;
 
-use std::path::Path;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::architecture::Architecture;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::example::{CaptionTokenizer, ImageCache, ImageLoader, ImageProcessor, Padding, written};
+use crate::example::{CaptionTokenizer, ImageLoader, ImageProcessor, Padding, written};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::learner::base::{Base, Bases};
-use crate::learner::features::{self, pixel_values};
-use crate::learner::interleaved::Decoding;
-use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, group};
-use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, Preprocessor, Step, View, argmax, row};
+use crate::learner::features::{self, pixel_values, stacked};
+use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, hyper_parameters};
+use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, OnStep, Preprocessor, Sink, View, argmax, row};
 use crate::manifest::Layout;
 use crate::models::contrastive::{Contrastive, Family, unit_rows};
 use crate::nn::DeviceSpec;
 use crate::prediction::Prediction;
-use settings::Published;
-pub use settings::{ClipZeroShot, SiglipZeroShot, ZeroShot};
 
 /// Images, and texts, in a forward pass.
 const BATCH: usize = 32;
+
+/// A family of models with the texts that are published for it.
+pub trait Published {
+    /// Label in tables and figures, unless another one is set.
+    const NAME: &'static str;
+    /// The template for a dataset that has none of its own.
+    const TEMPLATE: &'static str;
+    /// Loss and preprocessing.
+    const FAMILY: Family;
+    /// Architecture of its models.
+    const ARCHITECTURE: Architecture;
+}
+
+/// CLIP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clip;
+
+impl Published for Clip {
+    const NAME: &'static str = "CLIP zero-shot";
+    const TEMPLATE: &'static str = "a photo of a {}.";
+    const FAMILY: Family = Family::Clip;
+    const ARCHITECTURE: Architecture = Architecture::Clip;
+}
+
+/// SigLIP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Siglip;
+
+impl Published for Siglip {
+    const NAME: &'static str = "SigLIP zero-shot";
+    const TEMPLATE: &'static str = "This is a photo of {}.";
+    const FAMILY: Family = Family::Siglip;
+    const ARCHITECTURE: Architecture = Architecture::Siglip;
+}
+
+/// Settings of CLIP.
+pub type ClipZeroShot = ZeroShot<Clip>;
+/// Settings of SigLIP.
+pub type SiglipZeroShot = ZeroShot<Siglip>;
+
+/// Settings of a model that answers from class names alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroShot<F> {
+    /// Label in tables and figures; where none is given, `CLIP zero-shot` or `SigLIP zero-shot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Hub-layout folder of the model, or `owner/name` on the hub.
+    pub model: PathBuf,
+    /// Texts with `{}` where the class name goes; where none are given, those published for the dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub templates: Option<Vec<String>>,
+    #[serde(skip)]
+    family: PhantomData<F>,
+}
 
 impl<F: Published + 'static> LearnerSettings for ZeroShot<F> {
     fn name(&self) -> &str {
@@ -45,24 +98,17 @@ impl<F: Published + 'static> LearnerSettings for ZeroShot<F> {
     }
 
     fn hyper_parameters(&self) -> HyperParameters {
-        let Self {
-            name: _,
-            model: _,
-            templates,
-            family: _,
-        } = self;
-        HyperParameters {
-            prediction: group!(; optional templates),
-            ..HyperParameters::default()
-        }
+        hyper_parameters!(self without name, model, family; prediction: templates = templates.as_ref();)
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let dir = bases.folder(&self.model)?;
         let place = bases.place(Some(&self.model), self.dtype())?;
-        let images = bases.images();
+        let images = bases.images.clone();
         let pair = bases.once(&(&dir, F::FAMILY, place.dtype), || {
-            Ok(Pair::load(&dir, F::FAMILY, &place)?.keeping(images))
+            let mut pair = Pair::load(&dir, F::FAMILY, &place)?;
+            pair.images = pair.images.with_cache(images);
+            Ok(pair)
         })?;
         let templates = self.templates.clone();
         Ok(Arc::new(ZeroShotBase {
@@ -112,7 +158,7 @@ struct ZeroShotBase {
 
 impl Base for ZeroShotBase {
     fn fingerprint(&self) -> Option<&str> {
-        Some(self.pair.fingerprint())
+        Some(&self.pair.fingerprint)
     }
 
     fn classifier(&self, classes: &[String], _: u64) -> Result<Box<dyn Classifier>> {
@@ -126,6 +172,7 @@ pub struct Pair {
     model: Contrastive,
     images: ImageLoader<ImageProcessor>,
     captions: CaptionTokenizer,
+    /// Of weights, preprocessing and tokenizer.
     fingerprint: String,
 }
 
@@ -162,25 +209,6 @@ impl Pair {
             images: ImageLoader::new(processor),
             captions,
         })
-    }
-
-    /// The same, keeping resized images.
-    #[must_use]
-    pub fn keeping(mut self, images: Option<Arc<ImageCache>>) -> Self {
-        self.images = self.images.with_cache(images);
-        self
-    }
-
-    /// Of weights, preprocessing and tokenizer.
-    #[must_use]
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
-    }
-
-    /// The towers.
-    #[must_use]
-    pub fn model(&self) -> &Contrastive {
-        &self.model
     }
 
     /// Normalised pixels of images: (B, 3, S, S).
@@ -245,64 +273,70 @@ impl ZeroShotClassifier {
     /// # Errors
     /// Unreadable images, tensor failures.
     pub fn logits(&mut self, images: &[LabelledImage]) -> Result<Vec<Vec<f32>>> {
-        let classes = match &self.classes {
-            Some(classes) => classes.clone(),
-            None => self.pair.classes(&self.names, &self.templates)?,
+        self.logits_of(&self.pair.pixels(images)?)
+    }
+
+    fn logits_of(&mut self, pixels: &Tensor) -> Result<Vec<Vec<f32>>> {
+        let pair = &self.pair;
+        let classes = match &mut self.classes {
+            Some(classes) => classes,
+            none => none.insert(pair.classes(&self.names, &self.templates)?),
         };
-        self.classes = Some(classes.clone());
-        let features = self.pair.model.image_features(&self.pair.pixels(images)?)?;
-        Ok(self.pair.model.logits(&unit_rows(&features)?, &classes)?.to_vec2()?)
+        let features = pair.model.image_features(pixels)?;
+        Ok(pair.model.logits(&unit_rows(&features)?, classes)?.to_vec2()?)
     }
 }
 
 impl Classifier for ZeroShotClassifier {
-    fn fit(
-        &mut self,
-        _: &[LabelledImage],
-        _: Option<&Checkpoints>,
-        _: &mut dyn FnMut(Step) -> Result<()>,
-    ) -> Result<Fit> {
+    fn fit(&mut self, _: &[LabelledImage], _: Option<&Checkpoints>, _: OnStep<'_>) -> Result<Fit> {
         Err(Error::Config {
             origin: "a zero-shot learner".into(),
             reason: "it answers from class names alone and learns nothing: it belongs to `shots = 0`".into(),
         })
     }
 
-    fn predict(&mut self, images: &[LabelledImage], sink: &mut dyn FnMut(&[Prediction]) -> Result<()>) -> Result<()> {
-        for batch in images.chunks(BATCH) {
-            let logits = self.logits(batch)?;
-            let rows: Vec<Prediction> = batch
-                .iter()
-                .zip(&logits)
-                .map(|(image, logits)| row(image, argmax(logits), Some(log_softmax(logits))))
-                .collect();
-            sink(&rows)?;
-        }
-        Ok(())
+    fn predict(&mut self, images: &[LabelledImage], sink: Sink<'_>) -> Result<()> {
+        images
+            .chunks(BATCH)
+            .try_for_each(|batch| sink(&rows(batch, &self.logits(batch)?)))
     }
+
     fn interleaved(&mut self) -> Option<&mut dyn Interleaved> {
         Some(self)
     }
 }
 
 impl Interleaved for ZeroShotClassifier {
-    /// It reads the files again, through the cache that its pair has.
     fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        Arc::new(Decoding)
+        self.pair.clone()
     }
 
     fn batch(&self) -> usize {
         features::BATCH
     }
 
-    fn predict_views(&mut self, images: &[LabelledImage], _: &[View]) -> Result<Vec<Prediction>> {
-        let mut rows = Vec::with_capacity(images.len());
-        self.predict(images, &mut |batch| {
-            rows.extend_from_slice(batch);
-            Ok(())
-        })?;
-        Ok(rows)
+    fn predict_views(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
+        let mut answers = Vec::with_capacity(images.len());
+        for (images, views) in images.chunks(BATCH).zip(views.chunks(BATCH)) {
+            let pixels = stacked(views, self.pair.images.resizer(), &Device::Cpu)?;
+            answers.extend(rows(images, &self.logits_of(&pixels)?));
+        }
+        Ok(answers)
     }
+}
+
+impl Preprocessor for Pair {
+    fn preprocess(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
+        let framed = self.images.decode(image, bytes)?;
+        Ok(View::Values(self.images.resizer().normalised(&framed)))
+    }
+}
+
+fn rows(images: &[LabelledImage], logits: &[Vec<f32>]) -> Vec<Prediction> {
+    let pairs = images.iter().zip(logits);
+    pairs
+        .map(|(image, logits)| row(image, argmax(logits), Some(log_softmax(logits))))
+        .collect()
 }
 
 /// Log-probabilities of logits, nats.
@@ -329,5 +363,20 @@ mod tests {
             ["a photo of a {}, a type of pet."]
         );
         assert_eq!(templates(parse(""), None), ["This is a photo of {}."]);
+    }
+
+    #[test]
+    fn a_template_has_one_place_for_the_name() {
+        let with = |templates: &[&str]| ClipZeroShot {
+            name: Some("CLIP".into()),
+            model: "m".into(),
+            templates: Some(templates.iter().map(|t| (*t).to_owned()).collect()),
+            family: PhantomData,
+        };
+        assert!(with(&["a photo of a {}."]).check().is_ok());
+        for wrong in [&[][..], &["a photo."], &["{} and {}"]] {
+            let reason = with(wrong).check().unwrap_err();
+            assert!(reason.contains("`CLIP`"), "{reason}");
+        }
     }
 }

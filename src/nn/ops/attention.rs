@@ -1,13 +1,13 @@
 //! Multi-head attention without a mask, for short sequences.
 //!
-//! One task per sequence: scores, softmax and weighted sum of a head stay in cache. Only queries,
-//! keys and values are kept for the backward pass; the probabilities are computed again.
+//! One task per sequence: scores, softmax and weighted sum of a head stay in cache.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::elementary::{softmax, softmax_backward, softmax_composite};
 use super::product::{Matrix, Scratch, Target};
-use super::{fused, softmax, values, wide, with_values};
+use super::{fused, values, wide, with_values};
 
 /// `softmax(q · kᵀ / sqrt(K)) · v` per head for `q`, `k`, `v` of (B, T, H·K); gives (B, T, H·K).
 ///
@@ -30,9 +30,61 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         head_dim: width / heads,
     };
     if fused(q.device()) {
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+        in_main_memory(op, q, k, v)
     } else {
         op.composite(q, k, v)
+    }
+}
+
+/// Attention over values in main memory. Queries, keys and values alone are kept for the backward pass; the probabilities
+/// are computed again.
+pub(super) trait CpuAttention: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The weighted values, laid out as the queries.
+    fn forward(&self, inputs: [&[f32]; 3]) -> Vec<f32>;
+
+    /// Gradients of queries, keys and values; the upstream gradient is the last of the inputs.
+    fn backward(&self, inputs: [&[f32]; 4]) -> [Vec<f32>; 3];
+}
+
+/// `op` as a part of the graph.
+pub(super) fn in_main_memory(op: impl CpuAttention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Op(op))
+}
+
+struct Op<A>(A);
+
+impl<A: CpuAttention> CustomOp3 for Op<A> {
+    fn name(&self) -> &'static str {
+        A::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let inputs = [values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?];
+        Ok((CpuStorage::F32(self.0.forward(inputs)), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let upstream = upstream.contiguous()?;
+        let [to_q, to_k, to_v] = with_values([q, k, v, &upstream], |inputs| Ok(self.0.backward(inputs)))?;
+        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        Ok((tensor(to_q, q)?, tensor(to_k, k)?, tensor(to_v, v)?))
     }
 }
 
@@ -52,7 +104,7 @@ impl Attention {
                 .contiguous()
         };
         let scores = (wide(&split(q)?.matmul(&split(k)?.t()?)?)? * f64::from(self.scale()))?; // (B, H, T, T)
-        softmax::composite(&scores)?
+        softmax_composite(&scores)?
             .to_dtype(v.dtype())?
             .matmul(&split(v)?)?
             .transpose(1, 2)?
@@ -71,12 +123,7 @@ impl Attention {
     #[inline(always)]
     fn head<'a>(&self, values: &'a [f32], sequence: usize, head: usize) -> Matrix<'a> {
         let start = sequence * self.tokens * self.width() + head * self.head_dim;
-        Matrix {
-            values,
-            start,
-            stride: self.width(),
-            step: 1,
-        }
+        Matrix::rows(values, start, self.width())
     }
 
     /// One head of a sequence's (T, H·K) result.
@@ -89,38 +136,18 @@ impl Attention {
         }
     }
 
-    /// A (T, T) matrix of one head.
-    #[inline(always)]
-    fn square<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
-        Matrix {
-            values,
-            start: 0,
-            stride: self.tokens,
-            step: 1,
-        }
-    }
-
     /// `target = a · bᵀ` of (T, K) each: (T, T).
     #[inline(always)]
     fn outer<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, a: Matrix, b: Matrix, target: &mut [f32]) {
-        let target = Target {
-            values: target,
-            start: 0,
-            stride: self.tokens,
-        };
-        scratch.multiply(simd, (self.tokens, self.tokens, self.head_dim), a, b, target);
+        let sizes = (self.tokens, self.tokens, self.head_dim);
+        scratch.multiply(simd, sizes, a, b, Target::rows(target, self.tokens));
     }
 
     /// `target = a · b` of (T, T) and (T, K): (T, K).
     #[inline(always)]
     fn weighted<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, a: Matrix, b: Matrix, target: Target) {
-        scratch.multiply(
-            simd,
-            (self.tokens, self.head_dim, self.tokens),
-            a,
-            b.transposed(),
-            target,
-        );
+        let sizes = (self.tokens, self.head_dim, self.tokens);
+        scratch.multiply(simd, sizes, a, b.transposed(), target);
     }
 
     /// softmax(q · kᵀ · scale) of one head: (T, T).
@@ -128,74 +155,12 @@ impl Attention {
     fn probabilities<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, q: Matrix, k: Matrix, target: &mut [f32]) {
         self.outer(simd, scratch, q, k, target);
         for row in target.chunks_exact_mut(self.tokens) {
-            softmax::forward(row, self.scale());
-        }
-    }
-
-    /// The weighted values of one sequence, as (T, H·K).
-    #[inline(always)]
-    fn sequence<S: pulp::Simd>(&self, simd: S, [q, k, v]: [&[f32]; 3], sequence: usize, out: &mut [f32]) {
-        let mut scratch = Scratch::default();
-        let mut probabilities = vec![0f32; self.tokens * self.tokens];
-        for head in 0..self.heads {
-            let (q, k, v) = (
-                self.head(q, sequence, head),
-                self.head(k, sequence, head),
-                self.head(v, sequence, head),
-            );
-            self.probabilities(simd, &mut scratch, q, k, &mut probabilities);
-            self.weighted(
-                simd,
-                &mut scratch,
-                self.square(&probabilities),
-                v,
-                self.target(out, head),
-            );
-        }
-    }
-
-    /// Gradients of q, k and v of one sequence, as (T, H·K), from the upstream gradient.
-    #[inline(always)]
-    fn gradients<S: pulp::Simd>(
-        &self,
-        simd: S,
-        [q, k, v, upstream]: [&[f32]; 4],
-        sequence: usize,
-        [to_q, to_k, to_v]: [&mut [f32]; 3],
-    ) {
-        let mut scratch = Scratch::default();
-        let mut probabilities = vec![0f32; self.tokens * self.tokens];
-        let mut scores = probabilities.clone();
-        for head in 0..self.heads {
-            let (q, k, v) = (
-                self.head(q, sequence, head),
-                self.head(k, sequence, head),
-                self.head(v, sequence, head),
-            );
-            let upstream = self.head(upstream, sequence, head);
-            self.probabilities(simd, &mut scratch, q, k, &mut probabilities);
-            self.outer(simd, &mut scratch, upstream, v, &mut scores); // gradient of the probabilities
-            let rows = scores
-                .chunks_exact_mut(self.tokens)
-                .zip(probabilities.chunks_exact(self.tokens));
-            for (row, p) in rows {
-                softmax::backward(row, p, self.scale());
-            }
-            let (probabilities, scores) = (self.square(&probabilities), self.square(&scores));
-            self.weighted(simd, &mut scratch, scores, k, self.target(to_q, head));
-            self.weighted(simd, &mut scratch, scores.transposed(), q, self.target(to_k, head));
-            self.weighted(
-                simd,
-                &mut scratch,
-                probabilities.transposed(),
-                upstream,
-                self.target(to_v, head),
-            );
+            softmax(row, self.scale());
         }
     }
 }
 
-/// One sequence forward, compiled for the machine's vectors.
+/// One sequence forward, compiled for the machine's vectors: the weighted values, as (T, H·K).
 struct Forward<'a> {
     op: Attention,
     inputs: [&'a [f32]; 3],
@@ -208,11 +173,19 @@ impl pulp::WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        self.op.sequence(simd, self.inputs, self.sequence, self.out);
+        let op = self.op;
+        let mut scratch = Scratch::default();
+        let mut probabilities = vec![0f32; op.tokens * op.tokens];
+        for head in 0..op.heads {
+            let [q, k, v] = self.inputs.map(|values| op.head(values, self.sequence, head));
+            op.probabilities(simd, &mut scratch, q, k, &mut probabilities);
+            let weights = Matrix::rows(&probabilities, 0, op.tokens);
+            op.weighted(simd, &mut scratch, weights, v, op.target(self.out, head));
+        }
     }
 }
 
-/// One sequence backward, compiled for the machine's vectors.
+/// One sequence backward, compiled for the machine's vectors: gradients of q, k and v, as (T, H·K).
 struct Backward<'a> {
     op: Attention,
     inputs: [&'a [f32]; 4],
@@ -225,74 +198,64 @@ impl pulp::WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        self.op.gradients(simd, self.inputs, self.sequence, self.targets);
+        let op = self.op;
+        let [to_q, to_k, to_v] = self.targets;
+        let mut scratch = Scratch::default();
+        let mut probabilities = vec![0f32; op.tokens * op.tokens];
+        let mut scores = probabilities.clone();
+        for head in 0..op.heads {
+            let [q, k, v, upstream] = self.inputs.map(|values| op.head(values, self.sequence, head));
+            op.probabilities(simd, &mut scratch, q, k, &mut probabilities);
+            op.outer(simd, &mut scratch, upstream, v, &mut scores); // gradient of the probabilities
+            let rows = scores
+                .chunks_exact_mut(op.tokens)
+                .zip(probabilities.chunks_exact(op.tokens));
+            for (row, p) in rows {
+                softmax_backward(row, p, op.scale());
+            }
+            let [probabilities, scores] = [&probabilities, &scores].map(|values| Matrix::rows(values, 0, op.tokens));
+            op.weighted(simd, &mut scratch, scores, k, op.target(to_q, head));
+            op.weighted(simd, &mut scratch, scores.transposed(), q, op.target(to_k, head));
+            let weights = probabilities.transposed();
+            op.weighted(simd, &mut scratch, weights, upstream, op.target(to_v, head));
+        }
     }
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
+impl CpuAttention for Attention {
+    const NAME: &'static str = "attention";
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?];
-        let mut out = vec![0f32; q_layout.shape().elem_count()];
-        out.par_chunks_mut(self.tokens * self.width())
-            .enumerate()
-            .for_each(|(sequence, out)| {
-                pulp::Arch::new().dispatch(Forward {
-                    op: *self,
-                    inputs,
-                    sequence,
-                    out,
-                });
+    fn forward(&self, inputs: [&[f32]; 3]) -> Vec<f32> {
+        let mut out = vec![0f32; inputs[0].len()];
+        let sequences = out.par_chunks_mut(self.tokens * self.width()).enumerate();
+        sequences.for_each(|(sequence, out)| {
+            pulp::Arch::new().dispatch(Forward {
+                op: *self,
+                inputs,
+                sequence,
+                out,
             });
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+        });
+        out
     }
 
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _result: &Tensor,
-        upstream: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let count = q.elem_count();
+    fn backward(&self, inputs: [&[f32]; 4]) -> [Vec<f32>; 3] {
+        let count = inputs[0].len();
         let (mut to_q, mut to_k, mut to_v) = (vec![0f32; count], vec![0f32; count], vec![0f32; count]);
         let step = self.tokens * self.width();
-        let mut run = |inputs: [&[f32]; 4]| {
-            let targets = to_q
-                .par_chunks_mut(step)
-                .zip(to_k.par_chunks_mut(step))
-                .zip(to_v.par_chunks_mut(step));
-            targets.enumerate().for_each(|(sequence, ((to_q, to_k), to_v))| {
-                pulp::Arch::new().dispatch(Backward {
-                    op: *self,
-                    inputs,
-                    sequence,
-                    targets: [to_q, to_k, to_v],
-                });
+        let targets = to_q
+            .par_chunks_mut(step)
+            .zip(to_k.par_chunks_mut(step))
+            .zip(to_v.par_chunks_mut(step));
+        targets.enumerate().for_each(|(sequence, ((to_q, to_k), to_v))| {
+            pulp::Arch::new().dispatch(Backward {
+                op: *self,
+                inputs,
+                sequence,
+                targets: [to_q, to_k, to_v],
             });
-            Ok(())
-        };
-        with_values(q, |q| {
-            with_values(k, |k| {
-                with_values(v, |v| {
-                    with_values(&upstream.contiguous()?, |upstream| run([q, k, v, upstream]))
-                })
-            })
-        })?;
-        let tensor = |values| Tensor::from_vec(values, q.shape(), q.device()).map(Some);
-        Ok((tensor(to_q)?, tensor(to_k)?, tensor(to_v)?))
+        });
+        [to_q, to_k, to_v]
     }
 }
 

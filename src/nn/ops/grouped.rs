@@ -66,13 +66,13 @@ pub fn grouped_trained(x: &Tensor, weights: &Tensor, groups: &Groups) -> Result<
     x.contiguous()?.apply_op2(weights, trained)
 }
 
-/// The sizes of a product: E, in, out.
-fn sizes(rows: &[usize], weights: &[usize], groups: &Groups) -> Result<(usize, usize)> {
+/// The width of a product of rows and weights that fit.
+fn width(rows: &[usize], weights: &[usize], groups: &Groups) -> Result<usize> {
     match (rows, weights) {
         (&[count, inputs], &[experts, from, out])
             if inputs == from && experts == groups.0.len() && count == groups.rows() =>
         {
-            Ok((inputs, out))
+            Ok(out)
         }
         _ => bail!(
             "rows {rows:?} in {} groups of {} cannot go through weights {weights:?}",
@@ -82,23 +82,22 @@ fn sizes(rows: &[usize], weights: &[usize], groups: &Groups) -> Result<(usize, u
     }
 }
 
-/// Matrix `e` of (E, in, out).
-fn matrix(weights: &Layout, e: usize) -> Result<Layout> {
-    let (_, inputs, out) = weights.shape().dims3()?;
-    let stride = weights.stride();
-    let start = weights.start_offset() + e * stride[0];
-    Ok(Layout::new(Shape::from((inputs, out)), stride[1..].to_vec(), start))
-}
-
-/// The rows of a group of contiguous (P, in).
-fn rows(x: &Layout, range: &Range<usize>, inputs: usize) -> Result<Layout> {
-    match x.contiguous_offsets() {
-        Some((start, _)) => Ok(Layout::contiguous_with_offset(
-            (range.len(), inputs),
-            start + range.start * inputs,
-        )),
-        None => bail!("a grouped product needs contiguous rows, got {x:?}"),
-    }
+/// The product of a group's rows of contiguous (P, in) with matrix `e` of (E, in, out).
+fn product<S: BackendStorage>(
+    (x, x_layout): (&S, &Layout),
+    range: &Range<usize>,
+    (weights, layout): (&S, &Layout),
+    e: usize,
+) -> Result<S> {
+    let Some((start, _)) = x_layout.contiguous_offsets() else {
+        bail!("a grouped product needs contiguous rows, got {x_layout:?}")
+    };
+    let (_, inputs, out) = layout.shape().dims3()?;
+    let stride = layout.stride();
+    let first = layout.start_offset() + e * stride[0];
+    let matrix = Layout::new(Shape::from((inputs, out)), stride[1..].to_vec(), first);
+    let rows = Layout::contiguous_with_offset((range.len(), inputs), start + range.start * inputs);
+    x.matmul(weights, (1, range.len(), out, inputs), &rows, &matrix)
 }
 
 /// Calls `multiply` for each group with rows, in parallel, and puts what it gives in its place.
@@ -106,7 +105,7 @@ fn on_cpu(
     groups: &Groups,
     out: usize,
     multiply: impl Fn(usize, &Range<usize>) -> Result<CpuStorage> + Sync,
-) -> Result<CpuStorage> {
+) -> Result<(CpuStorage, Shape)> {
     let mut result = vec![0f32; groups.rows() * out];
     let mut pieces = Vec::new();
     let mut rest = &mut result[..];
@@ -119,24 +118,19 @@ fn on_cpu(
         piece.copy_from_slice(multiply(e, &range)?.as_slice::<f32>()?);
         Ok::<(), candle_core::Error>(())
     })?;
-    Ok(CpuStorage::F32(result))
+    Ok((CpuStorage::F32(result), Shape::from((groups.rows(), out))))
 }
 
 /// The same on any device, group after group, of whatever type rows and weights have.
-fn on_device<S: BackendStorage>(
-    (x, x_layout): (&S, &Layout),
-    (weights, layout): (&S, &Layout),
-    groups: &Groups,
-) -> Result<(S, Shape)>
+fn on_device<S: BackendStorage>(x: (&S, &Layout), weights: (&S, &Layout), groups: &Groups) -> Result<(S, Shape)>
 where
     S::Device: BackendDevice<Storage = S>,
 {
-    let (inputs, out) = sizes(x_layout.dims(), layout.dims(), groups)?;
+    let out = width(x.1.dims(), weights.1.dims(), groups)?;
     let shape = Shape::from((groups.rows(), out));
-    let mut result = x.device().zeros_impl(&shape, x.dtype())?;
+    let mut result = x.0.device().zeros_impl(&shape, x.0.dtype())?;
     for (e, range) in groups.occupied() {
-        let sizes = (1, range.len(), out, inputs);
-        let part = x.matmul(weights, sizes, &rows(x_layout, &range, inputs)?, &matrix(layout, e)?)?;
+        let part = product(x, &range, weights, e)?;
         let whole = Layout::contiguous((range.len(), out));
         part.copy_strided_src(&mut result, range.start * out, &whole)?;
     }
@@ -154,7 +148,7 @@ impl CustomOp1 for Frozen {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (inputs, out) = sizes(layout.dims(), self.weights.dims(), &self.groups)?;
+        let out = width(layout.dims(), self.weights.dims(), &self.groups)?;
         if !fused(self.weights.device()) {
             let (storage, weights_layout) = self.weights.storage_and_layout();
             return match &*storage {
@@ -162,17 +156,15 @@ impl CustomOp1 for Frozen {
                 _ => bail!("weights and rows are on different devices"),
             };
         }
-        let result = on_cpu(&self.groups, out, |e, range| {
+        on_cpu(&self.groups, out, |e, range| {
             // A view, or this one matrix widened.
             let weight = self.weights.narrow(0, e, 1)?.to_dtype(DType::F32)?;
             let (storage, weight_layout) = weight.storage_and_layout();
-            let Storage::Cpu(weight) = &*storage else {
-                bail!("weights and rows are on different devices")
-            };
-            let sizes = (1, range.len(), out, inputs);
-            x.matmul(weight, sizes, &rows(layout, range, inputs)?, &matrix(weight_layout, 0)?)
-        })?;
-        Ok((result, Shape::from((self.groups.rows(), out))))
+            match &*storage {
+                Storage::Cpu(weight) => product((x, layout), range, (weight, weight_layout), 0),
+                _ => bail!("weights and rows are on different devices"),
+            }
+        })
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
@@ -210,20 +202,13 @@ impl CustomOp2 for Trained {
         weights: &CpuStorage,
         weights_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (inputs, out) = sizes(layout.dims(), weights_layout.dims(), &self.groups)?;
+        let out = width(layout.dims(), weights_layout.dims(), &self.groups)?;
         if !fused(&Device::Cpu) {
             return on_device((x, layout), (weights, weights_layout), &self.groups);
         }
-        let result = on_cpu(&self.groups, out, |e, range| {
-            let sizes = (1, range.len(), out, inputs);
-            x.matmul(
-                weights,
-                sizes,
-                &rows(layout, range, inputs)?,
-                &matrix(weights_layout, e)?,
-            )
-        })?;
-        Ok((result, Shape::from((self.groups.rows(), out))))
+        on_cpu(&self.groups, out, |e, range| {
+            product((x, layout), range, (weights, weights_layout), e)
+        })
     }
 
     fn cuda_fwd(

@@ -9,33 +9,24 @@
 
 use std::sync::LazyLock;
 
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-mod activation;
 mod attention;
 mod elementary;
-mod gated_silu;
+mod elementwise;
 mod grouped;
 mod norm;
 mod product;
 mod rotary;
-mod scaled_residual;
 mod segment_attention;
-mod softmax;
-mod swiglu;
-mod widen;
 
-pub use activation::{gelu, gelu_tanh};
 pub use attention::attention;
-pub use gated_silu::gated_silu;
+pub use elementwise::{gated_silu, gelu, gelu_tanh, scaled_residual, swiglu};
 pub use grouped::{Groups, grouped, grouped_trained};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{LayerNorm, RmsNorm};
 pub use rotary::rotary;
-pub use scaled_residual::scaled_residual;
 pub use segment_attention::{Heads, Mask, Segment, segment_attention};
-pub use swiglu::swiglu;
-pub(crate) use widen::widened;
 
 /// True if operations on this device are fused. Where the environment variable `KSHOT_FUSED` is 0 they are fused
 /// nowhere, and the CPU does what a GPU would do.
@@ -62,7 +53,7 @@ pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Rows are handed to threads in pieces of about this many values.
-const PIECE: usize = 8192;
+pub(crate) const PIECE: usize = 8192;
 
 /// The values of a contiguous f32 CPU tensor, as a custom operation receives them.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -73,13 +64,20 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
     }
 }
 
-/// Calls `body` with the values of a contiguous f32 CPU tensor.
-pub(crate) fn with_values<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => body(values(storage, layout)?),
-        _ => bail!("a fused operation needs values in main memory"),
+/// Calls `body` with the values of contiguous f32 CPU tensors.
+pub(crate) fn with_values<const N: usize, T>(
+    tensors: [&Tensor; N],
+    body: impl FnOnce([&[f32]; N]) -> Result<T>,
+) -> Result<T> {
+    let stored = tensors.map(Tensor::storage_and_layout);
+    let mut slices = [&[][..]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&stored) {
+        *slice = match &**storage {
+            Storage::Cpu(storage) => values(storage, layout)?,
+            _ => bail!("a fused operation needs values in main memory"),
+        };
     }
+    body(slices)
 }
 
 /// The forward and backward pass of an operation on one row.
@@ -113,6 +111,21 @@ pub(crate) fn by_rows<const N: usize>(
                 start,
             });
         });
+}
+
+/// The result of `row` on inputs that are all as wide as it is, of this shape.
+fn map_rows<const N: usize>(row: &impl Row<N>, inputs: [&[f32]; N], shape: &Shape) -> Vec<f32> {
+    let width = shape.dims().last().copied().unwrap_or(1);
+    let mut out = vec![0f32; shape.elem_count()];
+    by_rows(row, inputs, [width; N], &mut out, width);
+    out
+}
+
+/// A gradient, outside the graph: `row` on tensors that all have its shape.
+fn gradient<const N: usize>(row: &impl Row<N>, inputs: [&Tensor; N], shape: &Shape) -> Result<Tensor> {
+    with_values(inputs, |inputs| {
+        Tensor::from_vec(map_rows(row, inputs, shape), shape, &Device::Cpu)
+    })
 }
 
 /// Some rows of work for one thread, from row `start` on.

@@ -1,18 +1,52 @@
-//! Normalisations over the last dimension with frozen weights.
+//! Normalisations over the last dimension with frozen weights: no gradient is computed for them.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 
-use super::{Row, by_rows, elementary, fused, values, wide, with_values};
+use super::{Row, elementary, fused, gradient, map_rows, values, wide, with_values};
 
-/// `(x - mean) / sqrt(variance + eps) · weight + bias` over the last dimension, as `torch.nn.LayerNorm`.
-///
-/// `x` is (…, D), `weight` and `bias` are (D) and frozen: no gradient is computed for them.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+/// `(x - mean) / sqrt(variance + eps) · weight + bias`, as `torch.nn.LayerNorm`.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    /// (D)
+    pub weight: Tensor,
+    /// (D)
+    pub bias: Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    /// (…, D) → (…, D).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> crate::error::Result<Tensor> {
+        Ok(layer_norm(x, &self.weight, &self.bias, self.eps)?)
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight`, the root-mean-square norm.
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    /// (D)
+    pub weight: Tensor,
+    /// Added to the mean of squares.
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    /// (…, D) → (…, D).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> crate::error::Result<Tensor> {
+        Ok(rms_norm(x, &self.weight, self.eps)?)
+    }
+}
+
+fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     if fused(x.device()) {
-        in_one_pass(LayerNorm, x, weight, Some(bias), eps)
+        in_one_pass(Centred, x, weight, Some(bias), eps)
     } else {
         layer_norm_composite(x, weight, bias, eps)
     }
@@ -30,13 +64,9 @@ fn layer_norm_composite(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) ->
         .to_dtype(x.dtype())
 }
 
-/// `x / sqrt(mean(x²) + eps) · weight` over the last dimension: `x` is (…, D), the frozen `weight` (D).
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if fused(x.device()) {
-        in_one_pass(RmsNorm, x, weight, None, eps)
+        in_one_pass(Uncentred, x, weight, None, eps)
     } else {
         rms_norm_composite(x, weight, eps)
     }
@@ -55,15 +85,14 @@ fn rms_norm_composite(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// `#[inline(always)]`, see [`Row`].
 trait Norm: Copy + Send + Sync + 'static {
     const NAME: &'static str;
-    const BACKWARD: &'static str;
     fn forward(self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
     fn backward(self, x: &[f32], upstream: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
 }
 
 #[derive(Clone, Copy)]
-struct LayerNorm;
+struct Centred;
 
-impl LayerNorm {
+impl Centred {
     /// Mean and 1 / sqrt(variance + eps) of a row.
     #[inline(always)]
     fn moments(x: &[f32], eps: f32) -> (f32, f32) {
@@ -74,9 +103,8 @@ impl LayerNorm {
     }
 }
 
-impl Norm for LayerNorm {
+impl Norm for Centred {
     const NAME: &'static str = "layer-norm";
-    const BACKWARD: &'static str = "layer-norm-backward";
 
     #[inline(always)]
     fn forward(self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
@@ -100,9 +128,9 @@ impl Norm for LayerNorm {
 }
 
 #[derive(Clone, Copy)]
-struct RmsNorm;
+struct Uncentred;
 
-impl RmsNorm {
+impl Uncentred {
     /// 1 / sqrt(mean(x²) + eps).
     #[inline(always)]
     fn inverse_root(x: &[f32], eps: f32) -> f32 {
@@ -110,9 +138,8 @@ impl RmsNorm {
     }
 }
 
-impl Norm for RmsNorm {
+impl Norm for Uncentred {
     const NAME: &'static str = "rms-norm";
-    const BACKWARD: &'static str = "rms-norm-backward";
 
     #[inline(always)]
     fn forward(self, x: &[f32], weight: &[f32], _bias: &[f32], eps: f32, out: &mut [f32]) {
@@ -183,26 +210,21 @@ impl<N: Norm> CustomOp1 for Forward<N> {
         N::NAME
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(storage, layout)?;
-        let mut out = vec![0f32; x.len()];
-        let (norm, eps) = (self.norm, self.eps);
-        with_values(&self.weight, |weight| {
-            let mut run = |bias: &[f32]| {
-                let row = Values {
-                    norm,
-                    weight,
-                    bias,
-                    eps,
-                };
-                by_rows(&row, [x], [weight.len()], &mut out, weight.len());
-                Ok(())
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(x, layout)?;
+        let run = |weight: &[f32], bias: &[f32]| {
+            let row = Values {
+                norm: self.norm,
+                weight,
+                bias,
+                eps: self.eps,
             };
-            match &self.bias {
-                Some(bias) => with_values(bias, run),
-                None => run(&[]),
-            }
-        })?;
+            Ok(map_rows(&row, [x], layout.shape()))
+        };
+        let out = match &self.bias {
+            Some(bias) => with_values([&self.weight, bias], |[weight, bias]| run(weight, bias)),
+            None => with_values([&self.weight], |[weight]| run(weight, &[])),
+        }?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
@@ -210,47 +232,16 @@ impl<N: Norm> CustomOp1 for Forward<N> {
         if !x.track_op() {
             return Ok(None);
         }
-        let op = Backward {
-            norm: self.norm,
-            weight: &self.weight,
-            eps: self.eps,
-        };
-        x.apply_op2_no_bwd(&upstream.contiguous()?, &op).map(Some)
-    }
-}
-
-struct Backward<'a, N> {
-    norm: N,
-    weight: &'a Tensor, // (D)
-    eps: f32,
-}
-
-impl<N: Norm> CustomOp2 for Backward<'_, N> {
-    fn name(&self) -> &'static str {
-        N::BACKWARD
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        upstream: &CpuStorage,
-        upstream_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, upstream) = (values(x, x_layout)?, values(upstream, upstream_layout)?);
-        let mut out = vec![0f32; x.len()];
-        let (norm, eps) = (self.norm, self.eps);
-        with_values(self.weight, |weight| {
+        let upstream = upstream.contiguous()?;
+        with_values([&self.weight], |[weight]| {
             let row = Values {
-                norm,
+                norm: self.norm,
                 weight,
                 bias: &[],
-                eps,
+                eps: self.eps,
             };
-            by_rows(&row, [x, upstream], [weight.len(); 2], &mut out, weight.len());
-            Ok(())
-        })?;
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+            gradient(&row, [x, &upstream], x.shape()).map(Some)
+        })
     }
 }
 

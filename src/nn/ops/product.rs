@@ -12,13 +12,24 @@ const ROWS: usize = 8;
 /// A matrix inside a slice: element (i, k) stands at `start + i * stride + k * step`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
-    pub values: &'a [f32],
-    pub start: usize,
-    pub stride: usize,
-    pub step: usize,
+    values: &'a [f32],
+    start: usize,
+    stride: usize,
+    step: usize,
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
+    /// Rows of contiguous values, `stride` apart.
+    #[inline(always)]
+    pub(super) fn rows(values: &'a [f32], start: usize, stride: usize) -> Self {
+        Self {
+            values,
+            start,
+            stride,
+            step: 1,
+        }
+    }
+
     pub(super) fn transposed(self) -> Self {
         Self {
             stride: self.step,
@@ -40,6 +51,18 @@ pub(super) struct Target<'a> {
     pub values: &'a mut [f32],
     pub start: usize,
     pub stride: usize,
+}
+
+impl<'a> Target<'a> {
+    /// Rows of contiguous values from the first on, `stride` apart.
+    #[inline(always)]
+    pub(super) fn rows(values: &'a mut [f32], stride: usize) -> Self {
+        Self {
+            values,
+            start: 0,
+            stride,
+        }
+    }
 }
 
 impl Scratch {
@@ -121,19 +144,7 @@ mod tests {
             let b: Vec<f32> = (0..depth * columns)
                 .map(|i| value(i % columns + 1, i / columns))
                 .collect();
-            let a = Matrix {
-                values: &a,
-                start: 0,
-                stride: depth,
-                step: 1,
-            };
-            let b = Matrix {
-                values: &b,
-                start: 0,
-                stride: columns,
-                step: 1,
-            }
-            .transposed();
+            let (a, b) = (Matrix::rows(&a, 0, depth), Matrix::rows(&b, 0, columns).transposed());
             let mut out = vec![f32::NAN; rows * (columns + 2) + 1];
             let target = Target {
                 values: &mut out,

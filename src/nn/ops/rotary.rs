@@ -82,19 +82,12 @@ impl CustomOp1 for Rotary {
         let (rows, half) = self.cos.dims2()?;
         let width = x.len() / rows.max(1);
         let mut out = vec![0f32; x.len()];
-        with_values(&self.cos, |cos| {
-            with_values(&self.sin, |sin| {
-                by_rows(
-                    &Rotation {
-                        direction: self.direction,
-                    },
-                    [x, cos, sin],
-                    [width, half, half],
-                    &mut out,
-                    width,
-                );
-                Ok(())
-            })
+        let turn = Rotation {
+            direction: self.direction,
+        };
+        with_values([&self.cos, &self.sin], |[cos, sin]| {
+            by_rows(&turn, [x, cos, sin], [width, half, half], &mut out, width);
+            Ok(())
         })?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor, bail, op};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Device, Layout, Shape, Storage, Tensor, bail, op};
+use rayon::prelude::*;
 
 use crate::nn::ops;
 
@@ -25,6 +26,18 @@ pub(super) struct Frozen {
 fn multiply<S: BackendStorage>(x: &S, matrix: &Layout, weight: &S, layout: &Layout) -> candle_core::Result<S> {
     let ((rows, inputs), (out, _)) = (matrix.shape().dims2()?, layout.shape().dims2()?);
     x.matmul(weight, (1, rows, out, inputs), matrix, &layout.transpose(0, 1)?)
+}
+
+/// Calls `body` with a tensor as it lies in main memory.
+fn in_main_memory<T>(
+    tensor: &Tensor,
+    body: impl FnOnce(&CpuStorage, &Layout) -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => body(storage, layout),
+        _ => bail!("weights and inputs are on different devices"),
+    }
 }
 
 impl Frozen {
@@ -55,25 +68,17 @@ impl Frozen {
         let (matrix, shape) = self.shapes(layout)?;
         let (out, _) = weight.dims2()?;
         let mut product = if weight.dtype() == x.dtype() {
-            let (storage, weight_layout) = weight.storage_and_layout();
-            let Storage::Cpu(weight) = &*storage else {
-                bail!("weights and inputs are on different devices")
-            };
-            multiply(x, &matrix, weight, weight_layout)?
+            in_main_memory(weight, |weight, layout| multiply(x, &matrix, weight, layout))?
         } else {
             widened_product(x, &matrix, weight)?
         };
         match (&self.bias, &mut product) {
-            (Some(bias), CpuStorage::F32(product)) => ops::with_values(bias, |bias| {
+            (Some(bias), CpuStorage::F32(product)) => ops::with_values([bias], |[bias]| {
                 ops::by_rows(&AddBias(bias), [], [], product, out);
                 Ok(())
             })?,
             (Some(bias), _) => {
-                let (storage, layout) = bias.storage_and_layout();
-                let Storage::Cpu(bias) = &*storage else {
-                    bail!("weights and inputs are on different devices")
-                };
-                product = add_bias(&product, &shape, bias, layout)?;
+                product = in_main_memory(bias, |bias, layout| add_bias(&product, &shape, bias, layout))?;
             }
             (None, _) => {}
         }
@@ -88,7 +93,7 @@ impl Frozen {
         let mut sum: Option<Tensor> = None;
         for rows in parts(&self.weight)? {
             let columns = upstream.narrow(1, rows.start, rows.len())?;
-            let part = columns.contiguous()?.matmul(&ops::widened(&self.weight, rows)?)?;
+            let part = columns.contiguous()?.matmul(&widened(&self.weight, rows)?)?;
             sum = Some(match sum {
                 None => part,
                 Some(sum) => (sum + part)?,
@@ -114,12 +119,8 @@ fn widened_product(x: &CpuStorage, matrix: &Layout, weight: &Tensor) -> candle_c
     let ((rows, _), (out, _)) = (matrix.shape().dims2()?, weight.dims2()?);
     let mut product = Vec::new();
     for part in parts(weight)? {
-        let wide = ops::widened(weight, part.clone())?;
-        let (storage, layout) = wide.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            bail!("weights and inputs are on different devices")
-        };
-        let found = multiply(x, matrix, storage, layout)?;
+        let wide = widened(weight, part.clone())?;
+        let found = in_main_memory(&wide, |wide, layout| multiply(x, matrix, wide, layout))?;
         if part.len() == out {
             return Ok(found);
         }
@@ -130,6 +131,35 @@ fn widened_product(x: &CpuStorage, matrix: &Layout, weight: &Tensor) -> candle_c
         }
     }
     Ok(CpuStorage::F32(product))
+}
+
+/// Some rows of a contiguous (rows, columns) weight in main memory, in f32.
+fn widened(weight: &Tensor, rows: Range<usize>) -> candle_core::Result<Tensor> {
+    let (_, columns) = weight.dims2()?;
+    let part = weight.narrow(0, rows.start, rows.len())?;
+    let (storage, layout) = part.storage_and_layout();
+    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        bail!(
+            "only a contiguous weight in main memory is widened, not {:?}",
+            weight.shape()
+        )
+    };
+    let values = match storage {
+        CpuStorage::F32(values) => values[start..end].to_vec(),
+        // The upper half of an f32.
+        CpuStorage::BF16(values) => pieces(&values[start..end], |x| f32::from_bits(u32::from(x.to_bits()) << 16)),
+        CpuStorage::F16(values) => pieces(&values[start..end], |x| x.to_f32()),
+        _ => bail!("a weight of type {:?} cannot be widened", weight.dtype()),
+    };
+    Tensor::from_vec(values, (rows.len(), columns), &Device::Cpu)
+}
+
+fn pieces<T: Copy + Sync>(from: &[T], widen: impl Fn(T) -> f32 + Sync) -> Vec<f32> {
+    let mut to = vec![0f32; from.len()];
+    to.par_chunks_mut(ops::PIECE)
+        .zip(from.par_chunks(ops::PIECE))
+        .for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, &from)| *to = widen(from)));
+    to
 }
 
 struct AddBias<'a>(&'a [f32]);
@@ -175,5 +205,25 @@ impl CustomOp1 for Frozen {
         }
         let upstream = as_matrix(upstream, self.weight.dim(0)?)?;
         self.back(&upstream)?.reshape(x.shape()).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::ops::check;
+    use candle_core::DType;
+
+    #[test]
+    fn as_candle_widens() {
+        let weight = check::random(&[70, 300], 3.0, "weight");
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let narrow = weight.to_dtype(dtype).unwrap();
+            let expected = narrow.narrow(0, 3, 60).unwrap().to_dtype(DType::F32).unwrap();
+            let found = widened(&narrow, 3..63).unwrap();
+            assert_eq!(found.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+        }
+        assert!(widened(&weight.to_dtype(DType::F64).unwrap(), 0..1).is_err());
+        assert!(widened(&weight.t().unwrap(), 0..1).is_err());
     }
 }

@@ -152,8 +152,8 @@ fn under_tinker_the_loss_covers_exactly_the_assistant_s_message() {
 fn answers_end_as_they_were_learned() {
     let renderer = Renderer::load(&writing_model(), Some(480)).unwrap();
     let names = ["sun flower", "rose", "rose hip"].map(String::from);
-    let plain = Answers::new(&renderer, &names).unwrap();
-    let message = Answers::ending(&renderer, &names, MESSAGE_END).unwrap();
+    let plain = Answers::new(&renderer, &names, "").unwrap();
+    let message = Answers::new(&renderer, &names, MESSAGE_END).unwrap();
     let line_break = renderer.prompter().tokenizer().encode(MESSAGE_END).unwrap();
     for (plain, message) in plain.tokens().iter().zip(message.tokens()) {
         let (end, name) = plain.split_last().unwrap();

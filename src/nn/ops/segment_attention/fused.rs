@@ -1,12 +1,12 @@
 //! Attention over segments on the CPU: one task per segment and key head, compiled for the machine's
 //! vectors; scores, softmax and weighted sum of a head stay in cache.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::super::product::{Matrix, Scratch, Target};
-use super::super::{softmax, values, with_values};
 use super::{Attention, Segment};
+use crate::nn::ops::attention::CpuAttention;
+use crate::nn::ops::elementary::{softmax, softmax_backward};
+use crate::nn::ops::product::{Matrix, Scratch, Target};
 
 /// Result of one task: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
 #[derive(Default)]
@@ -48,31 +48,23 @@ impl<'a> Task<'a> {
     fn of_queries(&self, values: &'a [f32], head: usize) -> Matrix<'a> {
         let stride = self.op.width();
         let head = self.key_head * self.op.group() + head;
-        Matrix {
-            values,
-            start: self.segment.queries.start * stride + head * self.op.head_dim,
-            stride,
-            step: 1,
-        }
+        let start = self.segment.queries.start * stride + head * self.op.head_dim;
+        Matrix::rows(values, start, stride)
     }
 
     /// The key head of the segment, as (S, K).
     #[inline(always)]
     fn of_keys(&self, values: &'a [f32]) -> Matrix<'a> {
         let stride = self.op.key_width();
-        Matrix {
-            values,
-            start: self.segment.keys.start * stride + self.key_head * self.op.head_dim,
-            stride,
-            step: 1,
-        }
+        let start = self.segment.keys.start * stride + self.key_head * self.op.head_dim;
+        Matrix::rows(values, start, stride)
     }
 
     /// `target = a · bᵀ` of (T, K) and (S, K): (T, S).
     #[inline(always)]
     fn outer<S: pulp::Simd>(&self, simd: S, scratch: &mut Scratch, a: Matrix, b: Matrix, target: &mut [f32]) {
         let (t, s) = (self.segment.queries.len(), self.segment.keys.len());
-        scratch.multiply(simd, (t, s, self.op.head_dim), a, b, contiguous(target, s));
+        scratch.multiply(simd, (t, s, self.op.head_dim), a, b, Target::rows(target, s));
     }
 
     /// Softmax of the scaled scores: (T, S), zeros where a query does not attend to a key.
@@ -91,7 +83,7 @@ impl<'a> Task<'a> {
             let visible = self.segment.mask.visible(i, (t, s), &mut nodes);
             if nodes.is_empty() {
                 let (seen, unseen) = row.split_at_mut(visible);
-                softmax::forward(seen, self.op.scale());
+                softmax(seen, self.op.scale());
                 unseen.fill(0.0);
                 continue;
             }
@@ -99,7 +91,7 @@ impl<'a> Task<'a> {
             path.clear();
             path.extend_from_slice(&row[..visible]);
             path.extend(nodes.iter().map(|&node| row[node]));
-            softmax::forward(&mut path, self.op.scale());
+            softmax(&mut path, self.op.scale());
             row.fill(0.0);
             let (before, seen) = path.split_at(visible);
             row[..visible].copy_from_slice(before);
@@ -118,7 +110,13 @@ impl<'a> Task<'a> {
         for (head, out) in queries.chunks_exact_mut(t * k).enumerate() {
             self.probabilities(simd, &mut scratch, head, &mut probabilities);
             let values = self.of_keys(self.v).transposed();
-            scratch.multiply(simd, (t, k, s), matrix(&probabilities, s), values, contiguous(out, k));
+            scratch.multiply(
+                simd,
+                (t, k, s),
+                Matrix::rows(&probabilities, 0, s),
+                values,
+                Target::rows(out, k),
+            );
         }
         Block {
             queries,
@@ -142,70 +140,33 @@ impl<'a> Task<'a> {
             let upstream = self.of_queries(self.upstream, head);
             self.outer(simd, &mut scratch, upstream, self.of_keys(self.v), &mut scores); // gradient of the probabilities
             for (row, p) in scores.chunks_exact_mut(s).zip(probabilities.chunks_exact(s)) {
-                softmax::backward(row, p, self.op.scale());
+                softmax_backward(row, p, self.op.scale());
             }
-            let (of_scores, of_probabilities) = (matrix(&scores, s), matrix(&probabilities, s));
-            scratch.multiply(
-                simd,
-                (t, k, s),
-                of_scores,
-                self.of_keys(self.k).transposed(),
-                contiguous(to_queries, k),
-            );
+            let keys = self.of_keys(self.k).transposed();
+            let of_scores = Matrix::rows(&scores, 0, s);
+            scratch.multiply(simd, (t, k, s), of_scores, keys, Target::rows(to_queries, k));
             let queries = self.of_queries(self.q, head).transposed();
-            scratch.multiply(
-                simd,
-                (s, k, t),
-                of_scores.transposed(),
-                queries,
-                contiguous(&mut part, k),
-            );
-            add(&mut block.keys, &part);
-            scratch.multiply(
-                simd,
-                (s, k, t),
-                of_probabilities.transposed(),
-                upstream.transposed(),
-                contiguous(&mut part, k),
-            );
-            add(&mut block.values, &part);
+            let of_probabilities = Matrix::rows(&probabilities, 0, s);
+            for (weights, rows, sum) in [
+                (of_scores, queries, &mut block.keys),
+                (of_probabilities, upstream.transposed(), &mut block.values),
+            ] {
+                let target = Target::rows(&mut part, k);
+                scratch.multiply(simd, (s, k, t), weights.transposed(), rows, target);
+                for (sum, part) in sum.iter_mut().zip(&part) {
+                    *sum += part;
+                }
+            }
         }
         block
-    }
-}
-
-#[inline(always)]
-fn matrix(values: &[f32], stride: usize) -> Matrix<'_> {
-    Matrix {
-        values,
-        start: 0,
-        stride,
-        step: 1,
-    }
-}
-
-#[inline(always)]
-fn contiguous(values: &mut [f32], stride: usize) -> Target<'_> {
-    Target {
-        values,
-        start: 0,
-        stride,
-    }
-}
-
-#[inline(always)]
-fn add(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
     }
 }
 
 impl Attention {
     /// The blocks of all tasks, segment by segment, key head by key head.
     fn blocks(&self, [q, k, v, upstream]: [&[f32]; 4]) -> Vec<Block> {
-        let key_heads = self.heads.key;
         let task = |i: usize| {
-            let (segment, key_head) = (&self.segments[i / key_heads], i % key_heads);
+            let (segment, key_head) = self.place(i);
             pulp::Arch::new().dispatch(Task {
                 op: self,
                 segment,
@@ -216,7 +177,10 @@ impl Attention {
                 upstream,
             })
         };
-        (0..self.segments.len() * key_heads).into_par_iter().map(task).collect()
+        (0..self.segments.len() * self.heads.key)
+            .into_par_iter()
+            .map(task)
+            .collect()
     }
 
     /// The place of block `i`.
@@ -241,6 +205,18 @@ impl Attention {
             to[row * self.key_width() + key_head * k..][..k].copy_from_slice(values);
         }
     }
+}
+
+impl CpuAttention for Attention {
+    const NAME: &'static str = "segment-attention";
+
+    fn forward(&self, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+        let mut out = vec![0f32; q.len()];
+        for (i, block) in self.blocks([q, k, v, &[]]).iter().enumerate() {
+            self.scatter_queries(i, &block.queries, &mut out);
+        }
+        out
+    }
 
     fn backward(&self, inputs: [&[f32]; 4]) -> [Vec<f32>; 3] {
         let [q, k, ..] = inputs;
@@ -251,50 +227,5 @@ impl Attention {
             self.scatter_keys(i, &block.values, &mut to_v);
         }
         [to_q, to_k, to_v]
-    }
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "segment-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?, &[]];
-        let mut out = vec![0f32; q_layout.shape().elem_count()];
-        for (i, block) in self.blocks(inputs).iter().enumerate() {
-            self.scatter_queries(i, &block.queries, &mut out);
-        }
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _result: &Tensor,
-        upstream: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let upstream = upstream.contiguous()?;
-        let [to_q, to_k, to_v] = with_values(q, |q_values| {
-            with_values(k, |k_values| {
-                with_values(v, |v_values| {
-                    with_values(&upstream, |upstream| {
-                        Ok(self.backward([q_values, k_values, v_values, upstream]))
-                    })
-                })
-            })
-        })?;
-        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
-        Ok((tensor(to_q, q)?, tensor(to_k, k)?, tensor(to_v, v)?))
     }
 }

@@ -1,15 +1,16 @@
 //! Multi-head attention over segments of rows.
 //!
 //! A segment is a run of queries that attends to a run of keys: one image of a packed batch, one sequence, one
-//! new token and its cache. Rows of no segment (padding) cost nothing and give zeros. Only queries, keys
-//! and values are kept for the backward pass; the probabilities are computed again.
+//! new token and its cache. Rows of no segment (padding) cost nothing and give zeros.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use super::{fused as is_fused, softmax, wide};
+use super::attention::in_main_memory;
+use super::elementary::softmax_composite;
+use super::{fused as is_fused, wide};
 
 mod fused;
 
@@ -139,7 +140,7 @@ pub fn segment_attention(
         segments: segments.clone(),
     };
     if is_fused(q.device()) {
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+        in_main_memory(op, q, k, v)
     } else {
         op.composite(q, k, v)
     }
@@ -204,7 +205,7 @@ impl Attention {
             let mask = Tensor::from_vec(mask, (1, t, s), q.device())?.to_dtype(scores.dtype())?;
             scores = scores.broadcast_add(&mask)?;
         }
-        softmax::composite(&scores)?
+        softmax_composite(&scores)?
             .to_dtype(v.dtype())?
             .reshape((key, query / key * t, s))?
             .matmul(&of_keys(v)?)?

@@ -4,13 +4,53 @@
 //! On the CPU a weight in bf16 or f16 is widened part by part while it is multiplied: what is kept is half as
 //! large, what is computed is f32.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor, Var};
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
 
-use super::{LowRank, ops};
+use super::ops;
 use crate::error::Result;
 use frozen::{Frozen, as_matrix};
 
 mod frozen;
+
+/// A trainable update of a weight, `scale · B · A`.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// (r, in)
+    pub a: Var,
+    /// (out, r)
+    pub b: Var,
+    /// alpha / r
+    pub scale: f64,
+}
+
+impl LowRank {
+    /// A as PEFT initialises it, and B = 0.
+    pub fn fresh(
+        inputs: usize,
+        outputs: usize,
+        rank: usize,
+        alpha: f64,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self {
+            a: uniform(vec![rank, inputs], inputs, rng, device)?,
+            b: Var::zeros((outputs, rank), DType::F32, device)?,
+            scale: alpha / rank as f64,
+        })
+    }
+}
+
+/// The first factor of a fresh update as PEFT initialises it: uniform in ±1/sqrt(in) (`kaiming_uniform` with a = sqrt 5).
+pub(super) fn uniform(shape: Vec<usize>, inputs: usize, rng: &mut ChaCha8Rng, device: &Device) -> Result<Var> {
+    let bound = 1.0 / (inputs as f32).sqrt();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| rng.random_range(-bound..bound))
+        .collect();
+    Ok(Var::from_vec(values, shape, device)?)
+}
 
 /// A linear layer `x · Wᵀ + b`: W and b are frozen, a [`LowRank`] update is trained.
 #[derive(Debug, Clone)]
@@ -40,12 +80,8 @@ impl Projection {
         if let Some(bias) = &bias
             && bias.dims() != [out]
         {
-            return Err(candle_core::Error::Msg(format!(
-                "bias {:?} does not fit weight {:?}",
-                bias.shape(),
-                weight.shape()
-            ))
-            .into());
+            let reason = format!("bias {:?} does not fit weight {:?}", bias.shape(), weight.shape());
+            return Err(candle_core::Error::Msg(reason).into());
         }
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self {
@@ -94,9 +130,6 @@ impl Projection {
     /// The same layer as it computes now: nothing trainable, no graph, and training the update changes it no more.
     /// Into a weight in f32 the update is added, with the same outputs to the bit on the CPU; beside a narrower one it
     /// is kept, since the sum would be rounded.
-    ///
-    /// # Errors
-    /// Only what candle reports.
     pub fn merged(&self) -> Result<Self> {
         let Some(update) = &self.update else {
             return Ok(self.clone());
@@ -108,29 +141,29 @@ impl Projection {
         }
         let dtype = ops::compute_type(&self.weight);
         let copied = |var: &Tensor| var.detach().to_dtype(dtype)?.copy();
-        let fixed = Fixed {
+        let fixed = Some(Fixed {
             a: copied(update.a.as_tensor())?,
             b: copied(update.b.as_tensor())?,
             scale: update.scale,
-        };
-        Ok(Self {
-            fixed: Some(fixed),
-            ..frozen
-        })
+        });
+        Ok(Self { fixed, ..frozen })
     }
 
     /// `W + scale · B · A` in f32, detached.
-    ///
-    /// # Errors
-    /// Only what candle reports.
     pub fn summed(&self) -> Result<Tensor> {
         let weight = self.weight.to_dtype(DType::F32)?;
-        let wide = |x: &Tensor| x.to_dtype(DType::F32);
-        Ok(match (&self.update, &self.fixed) {
-            (Some(update), _) => updated(&weight, update.a.as_tensor(), update.b.as_tensor(), update.scale)?,
-            (None, Some(fixed)) => updated(&weight, &wide(&fixed.a)?, &wide(&fixed.b)?, fixed.scale)?,
-            (None, None) => weight,
+        Ok(match self.factors() {
+            Some((a, b, scale)) => updated(&weight, &a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?, scale)?,
+            None => weight,
         })
+    }
+
+    /// A and B of the update, trained or fixed, and its scale.
+    fn factors(&self) -> Option<(&Tensor, &Tensor, f64)> {
+        match (&self.update, &self.fixed) {
+            (Some(LowRank { a, b, scale }), _) => Some((a.as_tensor(), b.as_tensor(), *scale)),
+            (None, fixed) => fixed.as_ref().map(|Fixed { a, b, scale }| (a, b, *scale)),
+        }
     }
 
     /// `x · (W + scale·B·A)ᵀ + b` for `x` of (…, in); gives (…, out).
@@ -163,10 +196,8 @@ impl Projection {
     /// The update on a path of its own, in the type of `x`.
     fn composite(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let y = x.apply_op1(self.frozen()?)?;
-        let (a, b, scale) = match (&self.update, &self.fixed) {
-            (Some(update), _) => (update.a.as_tensor(), update.b.as_tensor(), update.scale),
-            (None, Some(fixed)) => (&fixed.a, &fixed.b, fixed.scale),
-            (None, None) => return Ok(y),
+        let Some((a, b, scale)) = self.factors() else {
+            return Ok(y);
         };
         let (a, b) = (a.to_dtype(x.dtype())?, b.to_dtype(x.dtype())?);
         let rows = x.elem_count() / self.inputs().max(1);
