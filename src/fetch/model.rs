@@ -1,6 +1,6 @@
 //! Models of the hub: names, cached files, and the fetching of the files that a model needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,6 @@ use crate::fetch::remote::{HubSettings, Remote};
 use crate::fetch::repository::{RepoFile, Repository, RepositoryDownload, is_inside, is_name};
 use crate::fetch::{FetchProgress, Fetched};
 use crate::formats::image_processor::{PREPROCESSOR, PROCESSOR, nested};
-use crate::manifest::Form;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -142,7 +141,7 @@ fn lacking(folder: &Path) -> Vec<String> {
 fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
     #[derive(Deserialize)]
     struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
+        weight_map: BTreeMap<String, String>,
     }
     let index: Index = serde_json::from_slice(index).map_err(|e| format!("its `{INDEX}`: {e}"))?;
     Ok(index.weight_map.into_values().collect())
@@ -184,8 +183,8 @@ impl ModelListing {
     /// [`Error::Checkpoint`] when the model is gated, private or unknown; [`Error::Hub`] when the hub cannot be
     /// reached or asked, or the repository lacks safetensors weights or a config.
     pub fn ask(id: &ModelId, remote: &Remote) -> Result<Self> {
-        let client = Client::new(&remote.hub, &remote.policy)?;
-        let api = HubApi::new(Repository::model(&id.name), &client, &remote.hub)?;
+        let client = Client::new(remote)?;
+        let api = HubApi::new(Repository::model(&id.name), &client)?;
         let commit = api.commit(&id.revision)?;
         let mut files = api.files(&commit, "")?;
         if let Some(file) = files.iter().find(|file| !file.is_sound()) {
@@ -264,7 +263,7 @@ impl ModelListing {
                     .into(),
             });
         }
-        let client = Client::new(&remote.hub, &remote.policy)?;
+        let client = Client::new(remote)?;
         let download = RepositoryDownload {
             repository: Repository::model(&self.id.name),
             commit: &self.commit,
@@ -272,24 +271,7 @@ impl ModelListing {
             files: self.files.clone(),
             beside: Vec::new(),
         };
-        let outcome = download.run(remote, &client, progress)?;
-        if !outcome.failed.is_empty() {
-            return Err(Error::NotFetchable {
-                dataset: self.id.to_string(),
-                files: outcome.failed,
-            });
-        }
-        download.refer(&self.id.revision, remote)?;
-        let folder: PathBuf = download.repository.snapshot(&self.commit, &remote.hub.cache);
-        let (files, bytes) = self.size();
-        Ok(Fetched {
-            form: Form::Hub,
-            folder,
-            files,
-            fetched: outcome.fetched,
-            bytes,
-            commit: Some(self.commit.clone()),
-        })
+        download.fetch((&self.id.to_string(), &self.id.revision), &client, progress)
     }
 }
 

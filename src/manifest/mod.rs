@@ -11,7 +11,7 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 
 /// One dataset as described by its TOML file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Name: the file's stem.
@@ -81,24 +81,46 @@ pub struct Manifest {
     pub downloads: PathBuf,
 }
 
-/// Arrangement of archives and labels: one per official form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layout {
-    /// Two tar.gz: `images/` and `annotations/{trainval,test}.txt`.
-    OxfordPets,
-    /// `cars_train/`, `cars_test/` and a devkit of `.mat` struct arrays.
-    StanfordCars,
-    /// `jpg/`, `imagelabels.mat`, `setid.mat`.
-    OxfordFlowers,
-    /// A zip with a nested tar.gz, split by a CoOp file.
-    Caltech101,
-    /// `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out.
-    Folders,
-    /// CSV, JSON lines or Parquet with a column of paths, one of labels and perhaps one of splits.
-    Table,
-    /// Parquet files with the images themselves and their labels.
-    Parquet,
+/// Hands the list of layouts to a macro. One line a layout: its module in `src/data/layout`, which describes it, and its
+/// variant of [`Layout`], whose name in kebab case is the one in manifests. `cargo fmt` does not follow modules out of a macro:
+/// `cargo fmt -- src/data/layout/*.rs` formats them.
+macro_rules! layouts {
+    ($then:ident) => {
+        $then! {
+            oxford_pets: OxfordPets;
+            stanford_cars: StanfordCars;
+            oxford_flowers: OxfordFlowers;
+            caltech101: Caltech101;
+            folders: Folders;
+            table: Table;
+            parquet: Parquet;
+        }
+    };
+}
+pub(crate) use layouts;
+
+/// Makes [`Layout`] of the list.
+macro_rules! names {
+    ($($module:ident: $layout:ident;)+) => {
+        /// Arrangement of archives and labels: one per official form, and those of a user's own images.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Layout {
+            $(
+                #[doc = concat!("See `data::layout::", stringify!($module), "`.")]
+                $layout,
+            )+
+        }
+    };
+}
+
+layouts!(names);
+
+/// The layout of images that came without a description.
+impl Default for Layout {
+    fn default() -> Self {
+        Self::Folders
+    }
 }
 
 /// Relation of a micro dataset's concepts to the pre-training of the stand-in models: met there or not.
@@ -121,7 +143,7 @@ impl std::fmt::Display for Regime {
 }
 
 /// One archive or label file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
     /// Its use; each layout names its own.
@@ -197,6 +219,14 @@ impl Manifest {
         match &file.path {
             Some(path) => self.resolve(path),
             None => self.downloads.join(&file.name),
+        }
+    }
+
+    /// Error of a dataset that is not what it should be.
+    pub(crate) fn fail(&self, reason: impl Into<String>) -> Error {
+        Error::Dataset {
+            dataset: self.name.clone(),
+            reason: reason.into(),
         }
     }
 
@@ -414,33 +444,34 @@ impl Manifest {
     pub fn forms(&self, protocol: Protocol) -> Result<Vec<Form>, String> {
         let has_archive = !self.files.is_empty() || self.directory.is_some() || self.parquet.is_some();
         let split_by_coop = self.layout == Layout::Caltech101;
-        let mut forms = Vec::new();
-        for form in [Form::Archive, Form::Hub] {
-            let fits = match (form, protocol) {
-                (Form::Hub, Protocol::Clean) => self.hub.is_some() && !(split_by_coop && has_archive),
-                (Form::Hub, Protocol::Tinker) => self.hub.is_some(),
-                (Form::Hub, Protocol::Coop) | (Form::Archive, Protocol::Tinker) => false,
-                (Form::Archive, Protocol::Clean) => has_archive,
-                (Form::Archive, Protocol::Coop) => self.file("coop-split").is_some(),
-            };
-            if fits {
-                forms.push(form);
-            }
-        }
+        let (archive, hub, lacking) = match protocol {
+            Protocol::Clean => (
+                has_archive,
+                self.hub.is_some() && !(split_by_coop && has_archive),
+                "its manifest has neither files nor a folder nor a `[hub]`",
+            ),
+            Protocol::Tinker => (
+                false,
+                self.hub.is_some(),
+                "the protocol `tinker` needs a hub repository, and its manifest has no `[hub]`",
+            ),
+            Protocol::Coop => (
+                self.file("coop-split").is_some(),
+                false,
+                "the protocol `coop` needs CoOp's split file, and its manifest has no file of role `coop-split`",
+            ),
+        };
+        let forms = [(archive, Form::Archive), (hub, Form::Hub)];
+        let mut forms: Vec<Form> = forms
+            .into_iter()
+            .filter_map(|(fits, form)| fits.then_some(form))
+            .collect();
         forms.sort_by_key(|form| *form != self.prefer);
         if forms.is_empty() {
-            return Err(match protocol {
-                Protocol::Tinker => {
-                    "the protocol `tinker` needs a hub repository, and its manifest has no `[hub]`".into()
-                }
-                Protocol::Coop => {
-                    "the protocol `coop` needs CoOp's split file, and its manifest has no file of role `coop-split`"
-                        .into()
-                }
-                Protocol::Clean => "its manifest has neither files nor a folder nor a `[hub]`".into(),
-            });
+            Err(lacking.into())
+        } else {
+            Ok(forms)
         }
-        Ok(forms)
     }
 
     /// Archives and label files that a protocol cannot do without; where several may stand for one another
