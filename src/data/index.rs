@@ -199,11 +199,10 @@ impl Index {
             regime: manifest.regime,
             left_out: listed.left_out,
             refused: Vec::new(),
-            coop: manifest
-                .coop
-                .clone()
-                .zip(listed.order)
-                .map(|(paths, order)| order.into_list(paths)),
+            coop: listed
+                .order
+                .zip(manifest.coop.clone())
+                .map(|(order, paths)| order.into_list(paths)),
         }
     }
 
@@ -327,11 +326,8 @@ fn without_unreadable(
     listed.images.retain(|image| !ids.contains(&image.id));
     for (class, label) in (0..).zip(&listed.classes) {
         for (what, is_test) in [("training", false), ("test", true)] {
-            let has_one = listed
-                .images
-                .iter()
-                .any(|image| image.class == class && (image.side == Side::Test) == is_test);
-            if !has_one {
+            let is_one = |image: &Labelled| image.class == class && (image.side == Side::Test) == is_test;
+            if !listed.images.iter().any(is_one) {
                 return Err(source.manifest.fail(format!(
                     "class `{label}` has no {what} image that can be read; `skip_classes = [\"{label}\"]` in its \
                      manifest does without it"
@@ -441,9 +437,8 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
     let rows: BTreeMap<_, _> = read(&path)?.into_iter().map(|row| (row.id.clone(), row)).collect();
     let mut groups = BTreeMap::new();
     for item in listing.items() {
-        let row = rows
-            .get(&item.id)
-            .ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
+        let row = rows.get(&item.id);
+        let row = row.ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
         let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
         // Label files spell names in their own way: Pets, for one, marks cats by an upper-case initial.
         let plain = |name: &str| name.to_lowercase().replace('_', " ");
@@ -511,10 +506,8 @@ pub struct Provenance {
 /// [`Error::Labels`] naming the line.
 pub fn read(path: &Path) -> Result<Vec<Provenance>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let rows = csv::Reader::from_reader(bytes.as_slice())
-        .into_deserialize()
-        .collect::<Result<_, _>>();
-    rows.map_err(|e| wrong(path, e.to_string()))
+    let rows = csv::Reader::from_reader(bytes.as_slice()).into_deserialize();
+    rows.collect::<Result<_, _>>().map_err(|e| wrong(path, e.to_string()))
 }
 
 /// Facts about an image file.
@@ -561,7 +554,9 @@ pub(crate) fn inspect(path: &Path, id: &str, decoding: Decoding) -> Result<Optio
         return Ok(None);
     };
     let pixels = decoding.decode(&bytes, id)?;
-    let format = ::image::guess_format(&bytes).ok();
+    let turn = ::image::guess_format(&bytes)
+        .ok()
+        .and_then(|format| orientation(&bytes, format));
     Ok(Some(Facts {
         sha256: hex(&Sha256::digest(&bytes)),
         bytes: bytes.len() as u64,
@@ -569,9 +564,7 @@ pub(crate) fn inspect(path: &Path, id: &str, decoding: Decoding) -> Result<Optio
         height: pixels.height(),
         mode: mode_of(&bytes),
         dhash: overlap::dhash(&pixels),
-        orientation: format
-            .and_then(|format| orientation(&bytes, format))
-            .map(|turn| turn.to_exif()),
+        orientation: turn.map(|turn| turn.to_exif()),
         stamp,
     }))
 }

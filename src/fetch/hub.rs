@@ -457,11 +457,8 @@ impl<'a> HubApi<'a> {
     /// All parquet files at a commit; of the converted branch where a branch or tag has none.
     fn listing(&self, revision: &str, commit: String) -> Result<HubListing> {
         let shards_in = |folder| -> Result<Vec<HubShard>> {
-            Ok(self
-                .files(&commit, folder)?
-                .into_iter()
-                .filter_map(HubShard::of)
-                .collect())
+            let files = self.files(&commit, folder)?.into_iter();
+            Ok(files.filter_map(HubShard::of).collect())
         };
         let mut shards = shards_in("/data")?;
         if shards.is_empty() {
@@ -482,11 +479,10 @@ impl<'a> HubApi<'a> {
             commit,
             shards,
         };
-        if listing.is_sound() {
-            Ok(listing)
-        } else {
-            Err(self.fail("lists a file whose name or hash is not one"))
+        if !listing.is_sound() {
+            return Err(self.fail("lists a file whose name or hash is not one"));
         }
+        Ok(listing)
     }
 
     /// The last bytes of a file.
@@ -506,9 +502,8 @@ impl<'a> HubApi<'a> {
     fn file_address(&self, commit: &str, path: &str) -> Result<String> {
         // Says that no connection may be made, where none may.
         self.address("")?;
-        Ok(self
-            .repository
-            .file_address(&self.client.remote.hub.endpoint, commit, path))
+        let endpoint = &self.client.remote.hub.endpoint;
+        Ok(self.repository.file_address(endpoint, commit, path))
     }
 
     /// All files below a folder (`/data`, or nothing for all) at a commit; none where there is no such folder.

@@ -203,11 +203,8 @@ impl ModelListing {
             _ => api.document(&commit, name),
         };
         let config = text(CONFIG)?;
-        let mut wanted: Vec<String> = files
-            .iter()
-            .filter(|file| describes(&file.path))
-            .map(|file| file.path.clone())
-            .collect();
+        let describing = files.iter().filter(|file| describes(&file.path));
+        let mut wanted: Vec<String> = describing.map(|file| file.path.clone()).collect();
         if has(WEIGHTS) {
             wanted.push(WEIGHTS.into());
         } else if has(INDEX) {
@@ -277,30 +274,31 @@ impl ModelListing {
 
 /// Says what the weights are instead.
 fn without_weights(id: &ModelId, files: &[RepoFile]) -> Error {
-    let first = |ends: &[&str]| {
-        files
-            .iter()
-            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))
-    };
-    let (instead, remedy) = if let Some(file) = first(&[".gguf", ".ggml"]) {
+    let known: [(&[&str], &str, &str); 3] = [
         (
-            format!("; `{}` is of llama.cpp, quantised as a rule", file.path),
+            &[".gguf", ".ggml"],
+            "is of llama.cpp, quantised as a rule",
             "take the repository that it was made from",
-        )
-    } else if let Some(file) = first(&[".bin", ".pt", ".pth", ".ckpt"]) {
+        ),
         (
-            format!("; `{}` holds Python objects, which are not read", file.path),
+            &[".bin", ".pt", ".pth", ".ckpt"],
+            "holds Python objects, which are not read",
             "take a revision with safetensors (the hub's bot proposes one as `@refs/pr/N`), or save it anew with \
              `model.save_pretrained(DIR)` of transformers and give that folder",
-        )
-    } else if let Some(file) = first(&[".safetensors"]) {
+        ),
         (
-            format!("; `{}` has another name", file.path),
+            &[".safetensors"],
+            "has another name",
             "fetch a repository in transformers' layout; an adapter is given by `--adapter DIR` beside its base",
-        )
-    } else {
-        (String::new(), "check name and revision")
-    };
+        ),
+    ];
+    let found = known.into_iter().find_map(|(ends, what, remedy)| {
+        let file = files
+            .iter()
+            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))?;
+        Some((format!("; `{}` {what}", file.path), remedy))
+    });
+    let (instead, remedy) = found.unwrap_or((String::new(), "check name and revision"));
     Error::Checkpoint {
         path: PathBuf::from(&id.name),
         reason: format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`){instead}"),

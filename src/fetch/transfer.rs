@@ -137,7 +137,17 @@ impl Download {
         for source in &self.sources {
             let outcome = match source {
                 Address::Path(path) => self.copy(path, progress),
-                Address::Url(url) => Transfer::new(self, url, client, progress).run(),
+                Address::Url(url) => {
+                    let transfer = Transfer {
+                        download: self,
+                        url,
+                        client,
+                        progress,
+                        alone: false,
+                        etag: None,
+                    };
+                    transfer.run()
+                }
                 Address::Offline(_) => {
                     let reason = "not asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set";
                     refused.push((source.shown(), reason.into()));
@@ -227,18 +237,7 @@ struct Transfer<'a> {
     etag: Option<String>,
 }
 
-impl<'a> Transfer<'a> {
-    fn new(download: &'a Download, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
-        Self {
-            download,
-            url,
-            client,
-            progress,
-            alone: false,
-            etag: None,
-        }
-    }
-
+impl Transfer<'_> {
     /// Ends with the right bytes gathered.
     fn run(mut self) -> Result<(), DownloadError> {
         let size = self.download.size;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ::parquet::basic::{Compression, ConvertedType, Type};
 use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
-use ::parquet::file::reader::{FileReader as _, Length as _};
+use ::parquet::file::reader::FileReader as _;
 use ::parquet::file::statistics::Statistics;
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -296,24 +296,17 @@ fn footer_length(tail: &[u8]) -> Result<u64, String> {
 /// # Errors
 /// When the footer is torn or damaged.
 fn candidates(tail: Vec<u8>) -> Result<Candidates, String> {
-    let source = ParquetInput::Bytes(Bytes::from([b"PAR1", tail.as_slice()].concat()));
-    guarded(damaged, || find(&source))
+    let bytes = Bytes::from([b"PAR1", tail.as_slice()].concat());
+    guarded(damaged, || {
+        footer(&ParquetInput::Bytes(bytes.clone()))?;
+        let start = bytes.len().saturating_sub(footer_length(&bytes)? as usize);
+        let described = bytes.get(start..bytes.len().saturating_sub(8)).ok_or("it is torn")?;
+        describe(&ParquetMetaDataReader::decode_metadata(described).map_err(message)?)
+    })
 }
 
 fn damaged(_: String) -> String {
     "its footer is damaged".into()
-}
-
-fn find(source: &ParquetInput) -> Result<Candidates, String> {
-    footer(source)?;
-    let ParquetInput::Bytes(bytes) = source else {
-        return Err("it is not in memory".into());
-    };
-    let end = source.len().saturating_sub(8) as usize;
-    let start = source.len().saturating_sub(footer_length(bytes)?) as usize;
-    let bytes = bytes.get(start..end).ok_or("it is torn")?;
-    let metadata = ParquetMetaDataReader::decode_metadata(bytes).map_err(message)?;
-    describe(&metadata)
 }
 
 fn describe(metadata: &ParquetMetaData) -> Result<Candidates, String> {

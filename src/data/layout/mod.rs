@@ -4,7 +4,10 @@
 pub mod coop;
 pub mod names;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use names::listed;
 
 use super::files::DatasetFiles;
 use crate::config::Protocol;
@@ -129,6 +132,94 @@ impl Listing {
         self.pool.iter().chain(&self.val).chain(&self.test)
     }
 
+    /// Takes classes out by name, with their images.
+    ///
+    /// # Errors
+    /// When there is no class of such a name.
+    fn leave_out(&mut self, classes: &[String]) -> Result<(), String> {
+        if let Some(unknown) = classes.iter().find(|name| !self.classes.contains(name)) {
+            return Err(format!("`skip_classes` names `{unknown}`, which is no class"));
+        }
+        self.keep(&|_, name| !classes.iter().any(|skipped| skipped == name));
+        Ok(())
+    }
+
+    /// Takes out classes without an image to learn from or without one to test on, and says which: files from elsewhere
+    /// name classes that they do not use.
+    fn prune(&mut self) -> Vec<String> {
+        let with_images = |side: &[Item]| side.iter().map(|item| item.class).collect::<BTreeSet<u32>>();
+        let (pool, test) = (with_images(&self.pool), with_images(&self.test));
+        // Nothing but one side is a fault of another kind, which is told as such.
+        if pool.is_empty() || test.is_empty() {
+            return Vec::new();
+        }
+        let (mut unused, mut one_sided) = (Vec::new(), Vec::new());
+        for (class, name) in (0..).zip(&self.classes) {
+            match (pool.contains(&class), test.contains(&class)) {
+                (true, true) => {}
+                (false, false) => unused.push(format!("`{name}`")),
+                (true, false) => one_sided.push(format!("`{name}` (no test image)")),
+                (false, true) => one_sided.push(format!("`{name}` (no training image)")),
+            }
+        }
+        self.keep(&|class, _| pool.contains(&class) && test.contains(&class));
+        let note = |names: Vec<String>, one: &str, many: &str| match names.len() {
+            0 => None,
+            1 => Some(format!("1 {one} is left out: {}", listed(&names))),
+            count => Some(format!("{count} {many} are left out: {}", listed(&names))),
+        };
+        [
+            note(unused, "class name that no image has", "class names that no image has"),
+            note(one_sided, "class", "classes"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Classes in the order and spelling of the manifest: what two sources give differs in case, and in order.
+    ///
+    /// # Errors
+    /// Which name the source has and the manifest has not, or the other way round.
+    fn as_named(&mut self, names: &[String]) -> Result<(), String> {
+        let plain = |name: &String| name.trim_end_matches('?').replace('_', " ").to_lowercase();
+        let wanted: BTreeMap<String, u32> = names.iter().map(plain).zip(0..).collect();
+        let mut order = Vec::new();
+        for name in &self.classes {
+            let class = wanted.get(&plain(name));
+            order.push(*class.ok_or_else(|| format!("class `{name}` is not in the manifest's `class_names`"))?);
+        }
+        let found: BTreeSet<u32> = order.iter().copied().collect();
+        if let Some((_, name)) = (0..).zip(names).find(|(class, _)| !found.contains(class)) {
+            return Err(format!(
+                "class `{name}` of the manifest's `class_names` is not in its labels"
+            ));
+        }
+        self.renumber(&order);
+        self.classes = names.to_vec();
+        Ok(())
+    }
+
+    /// Keeps classes and their images; a label out of range stays one.
+    fn keep(&mut self, is_kept: &dyn Fn(u32, &str) -> bool) {
+        const GONE: u32 = u32::MAX;
+        let mut numbers = Vec::new();
+        let mut kept = Vec::new();
+        for (class, name) in (0..).zip(std::mem::take(&mut self.classes)) {
+            if is_kept(class, &name) {
+                numbers.push(kept.len() as u32);
+                kept.push(name);
+            } else {
+                numbers.push(GONE);
+            }
+        }
+        self.classes = kept;
+        for side in [&mut self.pool, &mut self.val, &mut self.test] {
+            side.retain(|item| numbers.get(item.class as usize) != Some(&GONE));
+        }
+        self.renumber(&numbers);
+    }
+
     /// Gives each image the class of this number in `order`; a label out of range stays one.
     fn renumber(&mut self, order: &[u32]) {
         for item in [&mut self.pool, &mut self.val, &mut self.test].into_iter().flatten() {
@@ -215,17 +306,17 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
         }
         (Form::Archive, _) => (layout.read)(unpacked)?,
     };
-    names::leave_out(&mut listing, &manifest.skip_classes).map_err(fail)?;
+    listing.leave_out(&manifest.skip_classes).map_err(fail)?;
     // Under the other protocols names and order are part of the protocol.
     if unpacked.protocol == Protocol::Clean {
         if !manifest.class_names.is_empty() {
-            names::as_named(&mut listing, &manifest.class_names).map_err(fail)?;
+            listing.as_named(&manifest.class_names).map_err(fail)?;
         }
         // Which labels there are in parquet files is known once they are unpacked.
         listing.classes = names::renamed(listing.classes, &manifest.rename, !is_lenient).map_err(fail)?;
     }
     if is_lenient {
-        for note in names::prune(&mut listing) {
+        for note in listing.prune() {
             tracing::warn!("dataset `{}`: {note}", manifest.name);
         }
         if listing.classes.len() < 2 {

@@ -1,12 +1,12 @@
 //! Words: the sides of a dataset in names of folders and columns of tables, and class names as people write them, from the
-//! names of folders and labels; with what follows from them: a test side where none is given, classes to do without.
+//! names of folders and labels; and a test side where none is given.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 use tokenizers::NormalizedString;
 
-use crate::data::layout::{Item, Listing};
+use crate::data::layout::Item;
 
 /// The part of a dataset that an image belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,51 +252,6 @@ pub(crate) fn same_class<'a>(among: &'a [String], label: &str) -> Option<&'a Str
     })
 }
 
-/// Takes classes out by name, with their images.
-///
-/// # Errors
-/// When there is no class of such a name.
-pub(super) fn leave_out(listing: &mut Listing, classes: &[String]) -> Result<(), String> {
-    if let Some(unknown) = classes.iter().find(|name| !listing.classes.contains(name)) {
-        return Err(format!("`skip_classes` names `{unknown}`, which is no class"));
-    }
-    keep(listing, &|_, name| !classes.iter().any(|skipped| skipped == name));
-    Ok(())
-}
-
-/// Takes out classes without an image to learn from or without one to test on, and says which: files from elsewhere
-/// name classes that they do not use.
-pub(super) fn prune(listing: &mut Listing) -> Vec<String> {
-    let with_images = |side: &[Item]| side.iter().map(|item| item.class).collect::<BTreeSet<u32>>();
-    let (pool, test) = (with_images(&listing.pool), with_images(&listing.test));
-    let (mut unused, mut one_sided) = (Vec::new(), Vec::new());
-    for (class, name) in (0..).zip(&listing.classes) {
-        match (pool.contains(&class), test.contains(&class)) {
-            (true, true) => {}
-            (false, false) => unused.push(format!("`{name}`")),
-            (true, false) => one_sided.push(format!("`{name}` (no test image)")),
-            (false, true) => one_sided.push(format!("`{name}` (no training image)")),
-        }
-    }
-    // Nothing but one side is a fault of another kind, which is told as such.
-    if pool.is_empty() || test.is_empty() {
-        return Vec::new();
-    }
-    keep(listing, &|class, _| pool.contains(&class) && test.contains(&class));
-    let note = |names: Vec<String>, one: &str, many: &str| match names.len() {
-        0 => None,
-        1 => Some(format!("1 {one} is left out: {}", listed(&names))),
-        count => Some(format!("{count} {many} are left out: {}", listed(&names))),
-    };
-    [
-        note(unused, "class name that no image has", "class names that no image has"),
-        note(one_sided, "class", "classes"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
 /// Names in a message before the rest is counted only.
 pub(crate) const NAMED: usize = 20;
 
@@ -316,51 +271,10 @@ pub(crate) fn listed<T: AsRef<str>>(names: &[T]) -> String {
     }
 }
 
-fn keep(listing: &mut Listing, is_kept: &dyn Fn(u32, &str) -> bool) {
-    const GONE: u32 = u32::MAX;
-    let mut numbers = Vec::new();
-    let mut kept = Vec::new();
-    for (class, name) in (0..).zip(std::mem::take(&mut listing.classes)) {
-        if is_kept(class, &name) {
-            numbers.push(kept.len() as u32);
-            kept.push(name);
-        } else {
-            numbers.push(GONE);
-        }
-    }
-    listing.classes = kept;
-    for side in [&mut listing.pool, &mut listing.val, &mut listing.test] {
-        side.retain(|item| numbers.get(item.class as usize) != Some(&GONE));
-    }
-    listing.renumber(&numbers);
-}
-
-/// Classes in the order and spelling of the manifest: what two sources give differs in case, and in order.
-///
-/// # Errors
-/// Which name the source has and the manifest has not, or the other way round.
-pub(super) fn as_named(listing: &mut Listing, names: &[String]) -> Result<(), String> {
-    let plain = |name: &String| name.trim_end_matches('?').replace('_', " ").to_lowercase();
-    let wanted: BTreeMap<String, u32> = names.iter().map(plain).zip(0..).collect();
-    let mut order = Vec::new();
-    for name in &listing.classes {
-        let class = wanted.get(&plain(name));
-        order.push(*class.ok_or_else(|| format!("class `{name}` is not in the manifest's `class_names`"))?);
-    }
-    let found: BTreeSet<u32> = order.iter().copied().collect();
-    if let Some((_, name)) = (0..).zip(names).find(|(class, _)| !found.contains(class)) {
-        return Err(format!(
-            "class `{name}` of the manifest's `class_names` is not in its labels"
-        ));
-    }
-    listing.renumber(&order);
-    listing.classes = names.to_vec();
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::layout::Listing;
 
     fn names(folders: &[&str]) -> Vec<String> {
         let folders: Vec<String> = folders.iter().map(|f| (*f).to_owned()).collect();
@@ -451,7 +365,7 @@ mod tests {
     #[test]
     fn unused_and_one_sided_classes_go_with_their_images() {
         let mut listing = listing();
-        let notes = prune(&mut listing);
+        let notes = listing.prune();
         assert_eq!(listing.classes, ["ant", "dog"]);
         assert_eq!(classes(&listing.pool), [("train/0.jpg", 0), ("train/3.jpg", 1)]);
         assert_eq!(classes(&listing.test), [("test/0.jpg", 0), ("test/3.jpg", 1)]);
@@ -467,10 +381,10 @@ mod tests {
     #[test]
     fn classes_are_left_out_by_name() {
         let mut listing = listing();
-        leave_out(&mut listing, &["ant".into(), "bee".into()]).unwrap();
+        listing.leave_out(&["ant".into(), "bee".into()]).unwrap();
         assert_eq!(listing.classes, ["cat", "dog"]);
         assert_eq!(classes(&listing.test), [("test/3.jpg", 1)]);
-        assert!(leave_out(&mut listing, &["ant".into()]).unwrap_err().contains("`ant`"));
+        assert!(listing.leave_out(&["ant".into()]).unwrap_err().contains("`ant`"));
     }
 
     fn found(folders: &[&str]) -> Result<Vec<(Side, String)>, (String, String)> {

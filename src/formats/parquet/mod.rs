@@ -84,12 +84,8 @@ impl SkippedRow {
     }
 
     fn add(&mut self, row: u64, reason: String, is_unlabelled: bool) {
-        let count = if is_unlabelled {
-            &mut self.unlabelled
-        } else {
-            &mut self.unusable
-        };
-        *count = count.saturating_add(1);
+        self.unlabelled += u64::from(is_unlabelled);
+        self.unusable += u64::from(!is_unlabelled);
         if self.named.len() < Self::NAMED {
             self.named.push((row, reason));
         }
@@ -210,19 +206,18 @@ impl Shard {
             let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
             rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
         }
-        let about = ParquetInfo {
-            rows,
-            is_numbered: is_number && classes.is_none(),
-            classes,
-            left_out: SkippedRow::default(),
-        };
         Ok(Self {
+            about: ParquetInfo {
+                rows,
+                is_numbered: is_number && classes.is_none(),
+                classes,
+                left_out: SkippedRow::default(),
+            },
             file,
             source,
             image,
             path,
             label,
-            about,
         })
     }
 
@@ -236,9 +231,8 @@ impl Shard {
                     match (image.as_ref().filter(|image| !image.is_empty()), self.class(label)) {
                         (_, Err((reason, is_unlabelled))) => left_out.add(number, reason, is_unlabelled),
                         (None, _) => {
-                            let beside = file
-                                .as_ref()
-                                .map_or_else(String::new, |f| format!(" beside the path {f:?}"));
+                            let beside = file.iter().map(|file| format!(" beside the path {file:?}"));
+                            let beside: String = beside.collect();
                             left_out.add(number, format!("the image has no bytes{beside}"), false);
                         }
                         (Some(image), Ok(class)) => tell(Row {
@@ -274,30 +268,19 @@ impl Shard {
             return Ok(index.to_string());
         };
         let name = usize::try_from(index).ok().and_then(|i| classes.get(i));
-        name.cloned().ok_or_else(|| {
-            (
-                format!("label {index}; the metadata names {} classes", classes.len()),
-                false,
-            )
-        })
+        let unknown = || format!("label {index}; the metadata names {} classes", classes.len());
+        name.cloned().ok_or_else(|| (unknown(), false))
     }
 
     /// Readers of one row group's columns.
     fn group(&self, index: usize) -> Result<Group, String> {
-        let group = self
-            .file
-            .metadata()
-            .row_groups()
-            .get(index)
-            .ok_or("a row group is missing")?;
-        let path = self
-            .path
-            .map(|path| Column::open(&self.source, group, path))
-            .transpose()?;
+        let groups = self.file.metadata().row_groups();
+        let group = groups.get(index).ok_or("a row group is missing")?;
+        let path = self.path.map(|path| Column::open(&self.source, group, path));
         Ok(Group {
             rows: u64::try_from(group.num_rows()).unwrap_or(0),
             image: Column::open(&self.source, group, self.image)?,
-            path,
+            path: path.transpose()?,
             label: label_column(&self.source, group, self.label)?,
         })
     }
@@ -405,12 +388,8 @@ impl Group {
         let paths = paths
             .into_iter()
             .map(|path| path.map(|p| String::from_utf8_lossy(p.data()).into_owned()));
-        Ok(images
-            .into_iter()
-            .zip(paths)
-            .zip(labels)
-            .map(|((image, path), label)| (image, path, label))
-            .collect())
+        let rows = images.into_iter().zip(paths).zip(labels);
+        Ok(rows.map(|((image, path), label)| (image, path, label)).collect())
     }
 }
 
@@ -503,11 +482,10 @@ impl<T: DataType> Column<T> {
         } else {
             values.map(Some).collect()
         };
-        if rows.len() == n {
-            Ok(rows)
-        } else {
-            Err("a column has not as many values as rows".into())
+        if rows.len() != n {
+            return Err("a column has not as many values as rows".into());
         }
+        Ok(rows)
     }
 }
 
