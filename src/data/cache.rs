@@ -8,23 +8,20 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
-use super::files::DatasetFiles;
+use super::files::{DatasetFiles, ParquetForm, changed};
 use super::index::{Index, ProtocolImages, Survey};
 use super::layout::{self, Unpacked};
 use crate::config::Protocol;
-use crate::data::extract;
 use crate::error::{Error, Result};
 use crate::formats::archive;
 use crate::formats::image::Mode;
-use crate::formats::parquet;
-use crate::formats::parquet::Columns;
+use crate::formats::parquet::{Columns, image_mode};
 use crate::fs::file;
 use crate::fs::hash::hex;
-use crate::manifest::{Form, Layout, Manifest, OwnParquet};
+use crate::manifest::{Form, Layout, Manifest};
 use crate::process::temporary;
 
 /// Raised when the same archives would be read differently.
@@ -41,30 +38,24 @@ pub(super) struct OpenedDataset {
 pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<OpenedDataset> {
     let (key, of_protocol) = keys(source, protocol)?;
     let folder = cache.join(&key);
-    let root = match &source.manifest.directory {
-        Some(directory) => source.manifest.resolve(directory),
-        None => folder.join("files"),
-    };
+    let root = root(source.manifest, &folder);
+    let path = folder.join("index.json");
     let at_hand = || -> Result<Option<OpenedDataset>> {
-        let Some(mut index) = Index::load(&folder.join("index.json")) else {
+        let Some(mut opened) = kept(&path, &of_protocol, &root) else {
             return Ok(None);
         };
-        let Some(listed) = index.listed(&of_protocol).cloned() else {
-            return Ok(None);
-        };
-        let touched = index.touched(Some(&listed), &root);
-        if !index.recheck(&touched, &root).is_empty() {
+        let touched = opened.index.touched(Some(&opened.listed), &root);
+        if !opened.index.recheck(&touched, &root).is_empty() {
             return Ok(None);
         }
         if !touched.is_empty()
-            && let Err(error) = index.write(&folder.join("index.json"))
+            && let Err(error) = opened.index.write(&path)
         {
             // Only time is lost, e.g. with a cache that is read-only.
             tracing::debug!("{error}: touched images will be hashed again next time");
         }
-        listed.check_counts(source)?;
-        let root = root.clone();
-        Ok(Some(OpenedDataset { index, listed, root }))
+        opened.listed.check_counts(source)?;
+        Ok(Some(opened))
     };
     if let Some(opened) = at_hand()? {
         return Ok(opened);
@@ -79,7 +70,7 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
         remove_leftovers(cache)?;
     }
     // Unpacked for another protocol, or before the manifest changed.
-    if let Some(mut index) = Index::load(&folder.join("index.json")) {
+    if let Some(mut index) = Index::load(&path) {
         let touched = index.touched(None, &root);
         let changed = index.recheck(&touched, &root);
         let own = source.manifest.directory.is_some();
@@ -93,12 +84,11 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
         if own || changed.is_empty() {
             index.forget(&changed);
             let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
-            index.write(&folder.join("index.json"))?;
+            index.write(&path)?;
             return Ok(OpenedDataset { index, listed, root });
         }
     }
-    let partial = Partial(temporary(&folder, "partial"));
-    std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
+    let partial = Partial::beside(&folder)?;
     let unpacked = unpack(source, &partial.0)?;
     let mut index = Index::new(mode(source)?);
     let listed = list(&mut index, source, protocol, &of_protocol, &unpacked)?;
@@ -111,7 +101,7 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
     match std::fs::rename(&partial.0, &folder) {
         Ok(()) => {}
         // Without a lock another process may have been faster; what it made is the same.
-        Err(_) if lock.is_none() && folder.join("index.json").exists() => {}
+        Err(_) if lock.is_none() && path.exists() => {}
         Err(e) => return Err(Error::io("make", &folder)(e)),
     }
     file::flush(cache)?;
@@ -122,51 +112,49 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
 pub(super) fn as_indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<Option<OpenedDataset>> {
     let (key, of_protocol) = keys(source, protocol)?;
     let folder = cache.join(&key);
-    let root = match &source.manifest.directory {
-        Some(directory) => source.manifest.resolve(directory),
-        None => folder.join("files"),
-    };
-    let index = Index::load(&folder.join("index.json"));
-    Ok(index.and_then(|index| {
-        let listed = index.listed(&of_protocol).cloned()?;
-        Some(OpenedDataset { index, listed, root })
-    }))
+    let root = root(source.manifest, &folder);
+    Ok(kept(&folder.join("index.json"), &of_protocol, &root))
+}
+
+/// The content of an index for a protocol, unchecked.
+fn kept(index: &Path, key: &str, root: &Path) -> Option<OpenedDataset> {
+    let index = Index::load(index)?;
+    let listed = index.listed(key).cloned()?;
+    let root = root.into();
+    Some(OpenedDataset { index, listed, root })
 }
 
 /// Surveys the images of a dataset unpacked anew: nothing is kept, and no failure ends the survey.
 pub(super) fn survey(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<(ProtocolImages, Survey)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = file::lock(&cache.join("lock"), "unpacks this dataset")?;
-    let partial = Partial(temporary(&cache.join("survey"), "partial"));
-    std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
+    let partial = Partial::beside(&cache.join("survey"))?;
     let root = unpack(source, &partial.0)?;
     let listing = read_labels(source, protocol, &root)?;
     Index::new(mode(source)?).survey(source, protocol, "", listing, &root)
 }
 
-/// Brings all files into `folder/files`, or names the folder that the manifest does.
+/// The folder that images lie in: the one that the manifest names, else where `folder` has them unpacked.
+fn root(manifest: &Manifest, folder: &Path) -> PathBuf {
+    match &manifest.directory {
+        Some(directory) => manifest.resolve(directory),
+        None => folder.join("files"),
+    }
+}
+
+/// Brings all files into the [root], unless the manifest names it.
 fn unpack(source: &DatasetFiles, folder: &Path) -> Result<PathBuf> {
     let manifest = source.manifest;
-    if let Some(directory) = &manifest.directory {
-        return Ok(manifest.resolve(directory));
-    }
-    let root = folder.join("files");
-    std::fs::create_dir_all(&root).map_err(Error::io("make", &root))?;
-    if let (Form::Hub, Some(hub)) = (source.form, &manifest.hub) {
-        tracing::info!("unpacking the parquet files of {}", manifest.name);
-        let columns = Columns {
-            image: &hub.image,
-            label: &hub.label,
-        };
-        extract::unpack(&source.files, columns, &root)?;
+    let root = root(manifest, folder);
+    if manifest.directory.is_some() {
         return Ok(root);
     }
-    if let Some(parquet) = &manifest.parquet {
-        let columns = Columns {
-            image: &parquet.image,
-            label: &parquet.label,
-        };
-        extract::unpack(&source.files, columns, &root)?;
+    std::fs::create_dir_all(&root).map_err(Error::io("make", &root))?;
+    if let Some(parquet) = source.parquet() {
+        if source.form == Form::Hub {
+            tracing::info!("unpacking the parquet files of {}", manifest.name);
+        }
+        layout::parquet::unpack(&source.files, parquet.columns, &root)?;
         return Ok(root);
     }
     for file in source.files.iter().filter(|file| file.is_archive) {
@@ -178,19 +166,22 @@ fn unpack(source: &DatasetFiles, folder: &Path) -> Result<PathBuf> {
 
 /// The mode that the parquet files of a dataset, a user's own or the hub's, ask their images to be brought to.
 fn mode(source: &DatasetFiles) -> Result<Option<Mode>> {
-    match (source.form, &source.manifest.hub, &source.manifest.parquet) {
-        (_, _, Some(own)) => parquet::image_mode(source.files.iter().map(|file| file.path.as_path()), &own.image),
-        (Form::Hub, Some(hub), None) => {
-            parquet::image_mode(source.files.iter().map(|file| file.path.as_path()), &hub.image)
-        }
-        _ => Ok(None),
+    let files = source.files.iter().map(|file| file.path.as_path());
+    match source.parquet() {
+        Some(parquet) => image_mode(files, parquet.columns.image),
+        None => Ok(None),
     }
 }
 
 fn read_labels(source: &DatasetFiles, protocol: Protocol, root: &Path) -> Result<layout::Listing> {
     let manifest = source.manifest;
-    let unpacked = Unpacked { manifest, source, root };
-    layout::read(&unpacked, protocol).map_err(|e| within_archives(e, manifest, root))
+    let unpacked = Unpacked {
+        manifest,
+        source,
+        root,
+        protocol,
+    };
+    layout::read(&unpacked).map_err(|e| within_archives(e, manifest, root))
 }
 
 /// Reads labels and examines every image that is not known yet.
@@ -216,11 +207,7 @@ fn within_archives(error: Error, manifest: &Manifest, root: &Path) -> Error {
     match error {
         Error::Io { path, source, .. } if inside(&path).is_some() && source.kind() == io::ErrorKind::NotFound => {
             let file = inside(&path).unwrap_or(path);
-            let reason = format!("its archives hold no `{}`", file.display());
-            Error::Dataset {
-                dataset: manifest.name.clone(),
-                reason,
-            }
+            manifest.fail(format!("its archives hold no `{}`", file.display()))
         }
         Error::Labels { path, reason } => Error::Labels {
             path: inside(&path).unwrap_or(path),
@@ -242,24 +229,23 @@ fn keys(source: &DatasetFiles, protocol: Protocol) -> Result<(String, String)> {
     add(&mut files, "form", &source.form.to_string());
     for file in &source.files {
         let (kind, hash) = file.digest.clone().unwrap_or_default();
-        let name = if source.form == Form::Hub {
-            &file.name
-        } else {
-            &file.role
+        let name = match source.form {
+            Form::Hub => &file.name,
+            Form::Archive => &file.role,
         };
-        add(
-            if file.is_archive { &mut files } else { &mut labels },
-            name,
-            &format!("{kind} {hash}"),
-        );
+        let of = if file.is_archive { &mut files } else { &mut labels };
+        add(of, name, &format!("{kind} {hash}"));
     }
-    if let (Form::Hub, Some(hub)) = (source.form, &manifest.hub) {
-        add(&mut files, "columns", &format!("{:?} {:?}", hub.image, hub.label));
-        add(
-            &mut labels,
-            "splits",
-            &format!("{:?} {:?} {:?}", hub.train, hub.val, hub.test),
-        );
+    let add_parquet = |files: &mut Sha256, labels: &mut Sha256, parquet: ParquetForm| {
+        let Columns { image, label } = parquet.columns;
+        let (train, val, test) = (parquet.train, parquet.val, parquet.test);
+        add(files, "columns", &format!("{image:?} {label:?}"));
+        add(labels, "splits", &format!("{train:?} {val:?} {test:?}"));
+    };
+    if source.form == Form::Hub
+        && let Some(parquet) = source.parquet()
+    {
+        add_parquet(&mut files, &mut labels, parquet);
     }
     if let Some(directory) = &manifest.directory {
         let directory = manifest.resolve(directory);
@@ -295,17 +281,10 @@ fn keys(source: &DatasetFiles, protocol: Protocol) -> Result<(String, String)> {
     if let Some(form) = &manifest.table {
         add(&mut labels, "table", &format!("{form:?}"));
     }
-    if let Some(parquet) = &manifest.parquet {
-        let OwnParquet {
-            image,
-            label,
-            train,
-            val,
-            test,
-            ..
-        } = parquet;
-        add(&mut files, "columns", &format!("{image:?} {label:?}"));
-        add(&mut labels, "splits", &format!("{train:?} {val:?} {test:?}"));
+    if source.form == Form::Archive
+        && let Some(parquet) = source.parquet()
+    {
+        add_parquet(&mut files, &mut labels, parquet);
     }
     if manifest.clean_names {
         add(&mut labels, "clean-names", "true");
@@ -350,13 +329,21 @@ fn stamped(path: &Path) -> Result<(String, u64, u128)> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((name, 0, 0)),
         other => other.map_err(Error::io("read", path))?,
     };
-    let changed = metadata.modified().map_err(Error::io("read", path))?;
-    let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let changed = changed(&metadata).map_err(Error::io("read", path))?;
     Ok((name, metadata.len(), changed))
 }
 
 /// A folder that is removed when it goes out of scope, unless it was renamed.
 struct Partial(PathBuf);
+
+impl Partial {
+    /// A new folder by a name of its own.
+    fn beside(folder: &Path) -> Result<Self> {
+        let partial = Self(temporary(folder, "partial"));
+        std::fs::create_dir_all(&partial.0).map_err(Error::io("make", &partial.0))?;
+        Ok(partial)
+    }
+}
 
 impl Drop for Partial {
     fn drop(&mut self) {
@@ -372,12 +359,11 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
     for entry in std::fs::read_dir(cache).map_err(Error::io("list", cache))? {
         let path = entry.map_err(Error::io("list", cache))?.path();
         if path.extension().is_some_and(|end| end == "partial") {
-            let removed = if path.is_dir() {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
-            match removed {
+            if !path.is_dir() {
+                file::remove_if_present(&path)?;
+                continue;
+            }
+            match std::fs::remove_dir_all(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
                 _ => {}
             }

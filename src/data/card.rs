@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::overlap::{self, NEAR};
+use super::overlap::{NEAR, Pair, count_pairs, hashes};
 use super::split::Split;
 use super::{Dataset, LabelledImage};
 use crate::config::Protocol;
@@ -61,7 +61,7 @@ pub struct Counts {
     pub val_drawn: usize,
 }
 
-/// Pairs of a shot and a test image whose [difference hashes](overlap::dhash) are close.
+/// Pairs of a shot and a test image whose [difference hashes](super::overlap::dhash) are close.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NearDuplicates {
@@ -92,10 +92,8 @@ impl Card {
     /// [`Error::Dataset`] when the split is not of this dataset.
     pub fn of(dataset: &Dataset, split: &Split, headline: &str) -> Result<Self> {
         let (shots, test) = (split.train_images(dataset)?, split.test_images(dataset)?);
-        let mut classes = serde_json::to_vec(&split.classes).map_err(|e| Error::Dataset {
-            dataset: dataset.name.clone(),
-            reason: format!("class names as JSON: {e}"),
-        })?;
+        let classes = serde_json::to_vec(&split.classes);
+        let mut classes = classes.map_err(|e| dataset.fail(format!("class names as JSON: {e}")))?;
         classes.push(b'\n');
         Ok(Self {
             protocol: split.protocol,
@@ -137,9 +135,8 @@ fn near_duplicates(shots: &[LabelledImage], test: &[LabelledImage]) -> Option<Ne
     if shots.iter().chain(test).all(|image| image.dhash == 0) {
         return None;
     }
-    let hashes = |images: &[LabelledImage]| -> Vec<u64> { images.iter().map(|image| image.dhash).collect() };
-    let pairs = overlap::pairs(&hashes(shots), &hashes(test), NEAR);
-    let named = |pair: &overlap::Pair| {
+    let (count, pairs) = count_pairs(&hashes(shots), &hashes(test), NEAR, usize::MAX);
+    let named = |pair: &Pair| {
         Some(NearDuplicate {
             bits: pair.distance,
             train: shots.get(pair.pool)?.id.clone(),
@@ -151,7 +148,7 @@ fn near_duplicates(shots: &[LabelledImage], test: &[LabelledImage]) -> Option<Ne
     list.truncate(LISTED);
     Some(NearDuplicates {
         within: NEAR,
-        pairs: pairs.len(),
+        pairs: count,
         list,
     })
 }

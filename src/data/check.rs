@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::cache::{self, OpenedDataset};
 use super::files::{DatasetFiles, FileCheck};
 use super::index::{Facts, ProtocolImages, inspect};
-use super::overlap::NEAR;
-use super::{Dataset, LabelledImage, manifest_of};
+use super::manifest_of;
+use super::overlap::{NEAR, count_pairs, hashes};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch::HubSettings;
@@ -128,8 +128,7 @@ fn of_form(
                 for (id, result) in seen {
                     match result {
                         Ok((_, facts)) => whole.push(facts),
-                        Err(Error::Image { reason, .. }) => found.unreadable.push((id, reason)),
-                        Err(error) => found.unreadable.push((id, error.to_string())),
+                        Err(error) => found.unreadable.push((id, reason(&error))),
                     }
                 }
                 describe(&whole.iter().collect::<Vec<_>>(), &mut found);
@@ -160,19 +159,23 @@ fn images(opened: &OpenedDataset, source: &DatasetFiles, looked_at: &(dyn Fn(usi
                 whole.push(facts);
             }
             Ok(None) => found.unreadable.push(((*id).to_owned(), "it is gone".into())),
-            Err(Error::Image { reason, .. }) => found.unreadable.push(((*id).to_owned(), reason.clone())),
-            Err(error) => found.unreadable.push(((*id).to_owned(), error.to_string())),
+            Err(error) => found.unreadable.push(((*id).to_owned(), reason(error))),
         }
     }
     describe(&whole, found);
-    let dataset: Dataset = opened.index.dataset(opened.listed.clone(), source, &opened.root);
+    let dataset = opened.index.dataset(opened.listed.clone(), source, &opened.root);
     count(&opened.listed, found);
     // Counted, not collected: of one picture many times over there are more pairs than memory holds.
-    let near = |pool: &LabelledImage| {
-        let near = |test: &&LabelledImage| (pool.dhash ^ test.dhash).count_ones() <= NEAR;
-        dataset.test.iter().filter(near).count()
-    };
-    found.near_duplicates = dataset.pool.par_iter().map(near).sum();
+    let (pairs, _) = count_pairs(&hashes(&dataset.pool), &hashes(&dataset.test), NEAR, 0);
+    found.near_duplicates = pairs;
+}
+
+/// Why an image cannot be read, its name left out.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Image { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn count(listed: &ProtocolImages, found: &mut Verification) {

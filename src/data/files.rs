@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use crate::config::Protocol;
 use crate::error::{Cause, Error, Result};
-use crate::fetch::shards;
-use crate::fetch::{HubSettings, hub_files};
+use crate::fetch::{HubFile, HubSettings, hub_files, repository};
+use crate::formats::parquet::Columns;
 use crate::fs::{file, hash::hash};
 use crate::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
 
@@ -40,6 +40,14 @@ pub(crate) struct LocalFile {
     pub is_archive: bool,
 }
 
+/// Columns and splits of parquet files with images in them.
+pub(crate) struct ParquetForm<'a> {
+    pub columns: Columns<'a>,
+    pub train: &'a [String],
+    pub val: &'a [String],
+    pub test: &'a [String],
+}
+
 /// One archive, label file or parquet file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileCheck {
@@ -61,10 +69,9 @@ struct Stamp {
 impl<'a> DatasetFiles<'a> {
     /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
     pub(crate) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubSettings) -> Result<Self> {
-        let forms = manifest.forms(protocol).map_err(|reason| {
-            let dataset = manifest.name.clone();
-            Error::Dataset { dataset, reason }.because(Cause::Protocol)
-        })?;
+        let forms = manifest
+            .forms(protocol)
+            .map_err(|reason| manifest.fail(reason).because(Cause::Protocol))?;
         let mut missing = Vec::new();
         for form in forms {
             let found = match form {
@@ -102,6 +109,22 @@ impl<'a> DatasetFiles<'a> {
             (Form::Hub, Some(hub)) => self.manifest.class_names.is_empty() && hub.expect.is_none(),
             _ => self.manifest.parquet.is_some(),
         }
+    }
+
+    /// The parquet files of the hub, or a user's own, if the dataset comes in such.
+    pub(crate) fn parquet(&self) -> Option<ParquetForm<'a>> {
+        let (image, label, train, val, test) = match (self.form, &self.manifest.hub, &self.manifest.parquet) {
+            (Form::Hub, Some(hub), _) => (&hub.image, &hub.label, &hub.train, &hub.val, &hub.test),
+            (Form::Archive, _, Some(own)) => (&own.image, &own.label, &own.train, &own.val, &own.test),
+            _ => return None,
+        };
+        let columns = Columns { image, label };
+        Some(ParquetForm {
+            columns,
+            train,
+            val,
+            test,
+        })
     }
 
     fn archive(manifest: &'a Manifest, protocol: Protocol) -> Result<Self, Vec<(String, PathBuf)>> {
@@ -165,38 +188,25 @@ impl<'a> DatasetFiles<'a> {
         let Some(hub) = &manifest.hub else {
             return Err(Vec::new());
         };
-        let mut files = Vec::new();
         // As fetched by kshot, which keeps a listing; else as Python's client left it.
-        let commit = match hub_files(hub, &manifest.downloads, settings) {
-            Some(fetched) => {
-                files.extend(fetched.shards.into_iter().map(|shard| LocalFile {
-                    role: shard.split,
-                    name: shard.name,
-                    path: shard.path,
-                    size: Some(shard.size),
-                    digest: shard.sha256.map(|hash| ("sha256", hash)),
-                    is_archive: true,
-                }));
-                fetched.commit
-            }
-            None => {
-                let snapshot = shards::on_disk(hub, &settings.cache)?;
-                files.extend(snapshot.shards.into_iter().map(|shard| LocalFile {
-                    role: shard.split,
-                    name: shard.name,
-                    path: shard.path,
-                    size: shard.size,
-                    digest: shard.sha256.map(|hash| ("sha256", hash)),
-                    is_archive: true,
-                }));
-                snapshot.commit
-            }
+        let found = match hub_files(hub, &manifest.downloads, settings) {
+            Some(fetched) => fetched,
+            None => repository::on_disk(hub, &settings.cache)?,
         };
+        let file = |shard: HubFile| LocalFile {
+            role: shard.split,
+            name: shard.name,
+            path: shard.path,
+            size: shard.size,
+            digest: shard.sha256.map(|hash| ("sha256", hash)),
+            is_archive: true,
+        };
+        let mut files: Vec<LocalFile> = found.shards.into_iter().map(file).collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
             manifest,
             form: Form::Hub,
-            commit: Some(commit),
+            commit: Some(found.commit),
             files,
         })
     }
@@ -213,10 +223,7 @@ impl<'a> DatasetFiles<'a> {
     /// the stamps guard against accidents, the hashes of the images themselves are in every result.
     pub(crate) fn verify(&mut self, cache: &Path) -> Result<()> {
         let memory = cache.join("verified.json");
-        let known: BTreeMap<PathBuf, Stamp> = std::fs::read(&memory)
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .unwrap_or_default();
+        let known: BTreeMap<PathBuf, Stamp> = file::read_json(&memory).unwrap_or_default();
         let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &known)).collect();
         let mut all = known.clone();
         for (file, result) in self.files.iter_mut().zip(checked) {
@@ -225,7 +232,8 @@ impl<'a> DatasetFiles<'a> {
             all.insert(path, stamp);
         }
         if all != known
-            && let Err(error) = remember(&memory, &all)
+            && let Err(error) =
+                file::replace_json_in_cache(&memory, "list of verified files", serde_json::to_vec_pretty(&all))
         {
             // Only speed is lost, e.g. with a cache that is read-only.
             tracing::debug!("{error}: files will be hashed again next time");
@@ -271,6 +279,12 @@ impl<'a> DatasetFiles<'a> {
     }
 }
 
+/// Time of the last change of a file's bytes, in nanoseconds since 1970.
+pub(crate) fn changed(metadata: &std::fs::Metadata) -> std::io::Result<u128> {
+    let changed = metadata.modified()?;
+    Ok(changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos()))
+}
+
 /// A file's real path and its stamp, once its hash is right.
 fn check(file: &LocalFile, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf, Stamp)> {
     let path = file.path.canonicalize().map_err(Error::io("read", &file.path))?;
@@ -285,8 +299,7 @@ fn check(file: &LocalFile, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf,
     if let Some(expected) = file.size.filter(|expected| *expected != size) {
         return Err(wrong("size", size.to_string(), &expected.to_string()));
     }
-    let changed = metadata.modified().map_err(Error::io("read", &path))?;
-    let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let changed = changed(&metadata).map_err(Error::io("read", &path))?;
     let stamp = known
         .get(&path)
         .filter(|stamp| stamp.size == size && stamp.changed == changed);
@@ -303,16 +316,4 @@ fn check(file: &LocalFile, known: &BTreeMap<PathBuf, Stamp>) -> Result<(PathBuf,
         }
     };
     Ok((path, Stamp { size, changed, digest }))
-}
-
-fn remember(memory: &Path, stamps: &BTreeMap<PathBuf, Stamp>) -> Result<()> {
-    let json = serde_json::to_vec_pretty(stamps).map_err(|e| Error::Malformed {
-        kind: "list of verified files",
-        path: memory.into(),
-        reason: e.to_string(),
-    })?;
-    if let Some(folder) = memory.parent() {
-        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-    }
-    file::replace_in_cache(memory, &json)
 }

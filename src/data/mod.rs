@@ -8,15 +8,13 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::formats::image::Decoding;
-use crate::fs::hash::Stamp;
-use crate::fs::hash::hex;
+use crate::fs::hash::{Stamp, hex};
 use crate::manifest::{self, Layout, Manifest, Regime};
 use files::DatasetFiles;
 
 mod cache;
 pub mod card;
 pub mod check;
-mod extract;
 mod files;
 pub mod index;
 pub mod layout;
@@ -153,14 +151,20 @@ impl LabelledImage {
     /// True if the file is untouched since its hash was computed. Where nothing is known of it, it is read.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        match &self.stamp {
-            Some(stamp) => Stamp::of(&self.path).is_ok_and(|now| now == *stamp),
-            None => false,
-        }
+        let is_same = |stamp: &Stamp| Stamp::of(&self.path).is_ok_and(|now| now == *stamp);
+        self.stamp.as_ref().is_some_and(is_same)
     }
 }
 
 impl Dataset {
+    /// Error of a dataset that is not what it should be.
+    pub(crate) fn fail(&self, reason: impl Into<String>) -> Error {
+        Error::Dataset {
+            dataset: self.name.clone(),
+            reason: reason.into(),
+        }
+    }
+
     /// The same without the images whose width and height are refused, for all learners alike; their ids are kept in
     /// [`Dataset::refused`].
     #[must_use]

@@ -4,16 +4,15 @@ use image::imageops::{self, FilterType};
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
-use super::{Dataset, LabelledImage};
-use crate::error::Result;
+use super::LabelledImage;
 use crate::formats::image::luma;
 
 /// A pool image and a test image that look alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
-    /// Index into [`Dataset::pool`].
+    /// Index into [`Dataset::pool`](super::Dataset::pool).
     pub pool: usize,
-    /// Index into [`Dataset::test`].
+    /// Index into [`Dataset::test`](super::Dataset::test).
     pub test: usize,
     /// Bits in which their difference hashes differ, of 64.
     pub distance: u32,
@@ -40,33 +39,9 @@ pub fn dhash(image: &RgbImage) -> u64 {
 /// Images whose difference hashes differ in at most so many bits look alike.
 pub const NEAR: u32 = 4;
 
-/// Every pair of a pool image and a test image within a Hamming distance, in order.
-///
-/// # Errors
-/// When an image cannot be read or decoded.
-pub fn near_duplicates(dataset: &Dataset, within: u32) -> Result<Vec<Pair>> {
-    let hashes = |images: &[LabelledImage]| images.par_iter().map(hash_of).collect::<Result<Vec<_>>>();
-    let (pool, test) = (hashes(&dataset.pool)?, hashes(&dataset.test)?);
-    Ok(pairs(&pool, &test, within))
-}
-
-/// Every pair of two lists of hashes within a Hamming distance, in order.
-#[must_use]
-pub fn pairs(pool: &[u64], test: &[u64], within: u32) -> Vec<Pair> {
-    let mut pairs = Vec::new();
-    for (p, of_pool) in pool.iter().enumerate() {
-        for (t, of_test) in test.iter().enumerate() {
-            let distance = (of_pool ^ of_test).count_ones();
-            if distance <= within {
-                pairs.push(Pair {
-                    pool: p,
-                    test: t,
-                    distance,
-                });
-            }
-        }
-    }
-    pairs
+/// The difference hashes of images.
+pub(crate) fn hashes(images: &[LabelledImage]) -> Vec<u64> {
+    images.iter().map(|image| image.dhash).collect()
 }
 
 /// Number of pairs of two lists of hashes that lie within a Hamming distance, and the first `most` of them in order.
@@ -90,14 +65,8 @@ pub fn count_pairs(pool: &[u64], test: &[u64], within: u32, most: usize) -> (usi
     };
     let counted: Vec<(usize, Vec<Pair>)> = pool.par_iter().enumerate().map(of_pool).collect();
     let count = counted.iter().map(|(count, _)| count).sum();
-    (
-        count,
-        counted.into_iter().flat_map(|(_, first)| first).take(most).collect(),
-    )
-}
-
-fn hash_of(image: &LabelledImage) -> Result<u64> {
-    Ok(dhash(&image.pixels()?))
+    let first = counted.into_iter().flat_map(|(_, first)| first);
+    (count, first.take(most).collect())
 }
 
 #[cfg(test)]
@@ -117,6 +86,19 @@ mod tests {
         assert_eq!(dhash(&ramp), u64::MAX);
         assert_eq!(dhash(&imageops::flip_horizontal(&ramp)), 0);
         assert_eq!(dhash(&RgbImage::new(5, 5)), 0);
+    }
+
+    fn pairs(pool: &[u64], test: &[u64], within: u32) -> Vec<Pair> {
+        let mut pairs = Vec::new();
+        for (pool, of_pool) in pool.iter().enumerate() {
+            for (test, of_test) in test.iter().enumerate() {
+                let distance = (of_pool ^ of_test).count_ones();
+                if distance <= within {
+                    pairs.push(Pair { pool, test, distance });
+                }
+            }
+        }
+        pairs
     }
 
     #[test]

@@ -10,8 +10,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, ResponseExt as _};
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::remote::HubSettings;
-use crate::fetch::remote::{Policy, RetryAfter};
+use crate::fetch::remote::{Remote, RetryAfter, Token};
 
 /// Redirects followed before a server is taken to lead nowhere.
 const REDIRECTS: usize = 10;
@@ -27,7 +26,7 @@ pub(super) struct Client {
     agent: Agent,
     /// Host that may see the token, and the header that holds it.
     token: Option<(Origin, String)>,
-    pub policy: Policy,
+    pub remote: Remote,
 }
 
 /// Scheme, host and port.
@@ -67,11 +66,8 @@ pub(super) enum Trouble {
 impl Trouble {
     /// Its cause.
     pub(crate) fn cause(&self) -> Cause {
-        match self {
-            Self::Passing { status, .. } | Self::Lasting { status, .. } => {
-                status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
-            }
-        }
+        let (Self::Passing { status, .. } | Self::Lasting { status, .. }) = self;
+        status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
     }
 
     pub(crate) fn passing(reason: impl Into<String>) -> Self {
@@ -93,7 +89,8 @@ impl Trouble {
 
 impl Client {
     /// Proxies as `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say; roots of `SSL_CERT_FILE`, else Mozilla's.
-    pub(crate) fn new(hub: &HubSettings, policy: &Policy) -> Result<Self> {
+    pub(crate) fn new(remote: &Remote) -> Result<Self> {
+        let Remote { hub, policy, .. } = remote;
         let mut tls = TlsConfig::builder();
         if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
             let pem = std::fs::read(&path).map_err(Error::io("read", &path))?;
@@ -118,21 +115,17 @@ impl Client {
             .tls_config(tls.build())
             .build();
         let endpoint = hub.endpoint.parse().ok().as_ref().and_then(Origin::of);
-        let token = hub.token.as_ref().map(crate::fetch::remote::Token::header);
+        let token = hub.token.as_ref().map(Token::header);
         Ok(Self {
             agent: config.into(),
             token: endpoint.zip(token),
-            policy: policy.clone(),
+            remote: remote.clone(),
         })
     }
 
-    /// One request; redirects are followed, refusals are troubles.
-    pub(crate) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Response<Body>, Trouble> {
-        self.get_within(url, headers, None)
-    }
-
-    /// The same; the whole answer, body and redirects too, has to be there at `end`.
-    fn get_within(
+    /// One request; redirects are followed, refusals are troubles. The whole answer, body and redirects too, has to be there at
+    /// `end`.
+    pub(crate) fn get(
         &self,
         url: &str,
         headers: &[(HeaderName, String)],
@@ -208,7 +201,7 @@ impl Client {
         match error {
             ureq::Error::Timeout(ureq::Timeout::Global | ureq::Timeout::RecvResponse) => Trouble::passing(format!(
                 "{host} is too slow: no whole answer in {} s",
-                self.policy.answer.as_secs_f64()
+                self.remote.policy.answer.as_secs_f64()
             )),
             ureq::Error::BodyExceedsLimit(_) => Trouble::lasting(format!(
                 "{host} sends more than {} MiB where a small answer belongs",
@@ -221,8 +214,8 @@ impl Client {
     fn small(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<(Vec<u8>, Option<String>), Trouble> {
         let mut attempt = 0;
         loop {
-            let end = Instant::now() + self.policy.answer;
-            let outcome = self.get_within(url, headers, Some(end)).and_then(|mut response| {
+            let end = Instant::now() + self.remote.policy.answer;
+            let outcome = self.get(url, headers, Some(end)).and_then(|mut response| {
                 if !headers.is_empty() && response.status().as_u16() != 206 {
                     return Err(Trouble::lasting("it gives no parts of files"));
                 }
@@ -234,10 +227,10 @@ impl Client {
             match outcome {
                 Err(trouble @ Trouble::Passing { after, .. }) => {
                     attempt += 1;
-                    if attempt >= self.policy.tries {
+                    if attempt >= self.remote.policy.tries {
                         return Err(trouble);
                     }
-                    thread::sleep(self.policy.wait(url, attempt - 1, after));
+                    thread::sleep(self.remote.policy.wait(url, attempt - 1, after));
                 }
                 other => return other,
             }

@@ -2,18 +2,20 @@
 //! the cache that Python's `huggingface_hub` uses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
 use crate::fetch::client::{Client, Trouble, encoded, encoded_path, join, shown};
-use crate::fetch::remote::{HubSettings, Remote};
-use crate::fetch::repository::{Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name};
-use crate::fetch::shards::split_of;
-use crate::fetch::{FetchProgress, Fetched, claim, not_fetchable};
-use crate::fs::{file, space};
-use crate::manifest::{Form, Hub, Manifest};
+use crate::fetch::remote::{HubSettings, Policy, Remote};
+use crate::fetch::repository::{
+    HubFile, HubFiles, Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name, split_of,
+};
+use crate::fetch::{FetchProgress, Fetched, claim};
+use crate::formats::quoted;
+use crate::fs::{file, unpacked_size};
+use crate::manifest::{Hub, Manifest};
 
 /// The parquet files of a repository at one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,40 +35,16 @@ pub struct HubListing {
 pub struct HubShard {
     /// Which split its rows belong to, as its name says.
     pub split: String,
-    /// Path inside the repository, with `/`.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// Lower-case hex SHA-256; unknown for a file that is not in large file storage.
-    pub sha256: Option<String>,
-    /// Name of its bytes in the cache: their SHA-256, else their git hash.
-    pub blob: String,
+    /// The file itself.
+    #[serde(flatten)]
+    pub file: RepoFile,
 }
 
-/// A hub dataset that is complete on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubFiles {
-    /// `owner/name`.
-    pub repo: String,
-    /// 40 hex digits.
-    pub commit: String,
-    /// The files of all splits asked for, by [`HubFile::name`].
-    pub shards: Vec<HubFile>,
-}
-
-/// One parquet file on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubFile {
-    /// Which split its rows belong to.
-    pub split: String,
-    /// Path inside the repository, with `/`.
-    pub name: String,
-    /// Its path.
-    pub path: PathBuf,
-    /// Bytes, checked.
-    pub size: u64,
-    /// Lower-case hex SHA-256 that it should have; not checked here.
-    pub sha256: Option<String>,
+impl HubShard {
+    fn of(file: RepoFile) -> Option<Self> {
+        let split = split_of(&file.path)?.to_owned();
+        Some(Self { split, file })
+    }
 }
 
 /// The files of a hub dataset, if all of them lie in the cache with their sizes. Makes no connection.
@@ -76,15 +54,15 @@ pub struct HubFile {
 pub fn hub_files(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubFiles> {
     let known = known(hub, downloads, settings)?;
     let folder = Repository::dataset(&known.repo).snapshot(&known.commit, &settings.cache);
-    let shards = known.shards.into_iter().map(|shard| {
-        let path = folder.join(&shard.path);
-        let is_whole = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == shard.size);
+    let shards = known.shards.into_iter().map(|HubShard { split, file }| {
+        let path = folder.join(&file.path);
+        let is_whole = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == file.size);
         is_whole.then_some(HubFile {
-            split: shard.split,
-            name: shard.path,
+            split,
+            name: file.path,
             path,
-            size: shard.size,
-            sha256: shard.sha256,
+            size: Some(file.size),
+            sha256: file.sha256,
         })
     });
     Some(HubFiles {
@@ -95,59 +73,30 @@ pub fn hub_files(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<
 }
 
 /// Fetches the parquet files of a dataset.
-pub(super) fn fetch(
-    manifest: &Manifest,
-    hub: &Hub,
-    remote: &Remote,
-    client: &Client,
-    progress: &dyn FetchProgress,
-) -> Result<Fetched> {
+pub(super) fn fetch(manifest: &Manifest, hub: &Hub, client: &Client, progress: &dyn FetchProgress) -> Result<Fetched> {
     let downloads = &manifest.downloads;
     let _lock = claim(manifest, progress)?;
-    let known = match known(hub, downloads, &remote.hub) {
+    let known = match known(hub, downloads, &client.remote.hub) {
         Some(known) => known,
-        None => resolve(hub, downloads, client, &remote.hub)?,
+        None => resolve(hub, downloads, client)?,
     };
-    keep(&known, downloads)?;
-    let total = known.shards.iter().map(|shard| shard.size).sum();
+    // For the next time, when no connection may be there.
+    let json = serde_json::to_vec_pretty(&known);
+    file::replace_json_in_cache(&downloads.join("hub.json"), "list of hub files", json)?;
+    let total = known.shards.iter().map(|shard| shard.file.size).sum();
     let download = RepositoryDownload {
         repository: Repository::dataset(&known.repo),
         commit: &known.commit,
         label: &manifest.name,
-        files: known.shards.iter().map(HubShard::file).collect(),
-        beside: vec![(downloads, space::unpacked(total))],
+        files: known.shards.iter().map(|shard| shard.file.clone()).collect(),
+        beside: vec![(downloads, unpacked_size(total))],
     };
-    let outcome = download.run(remote, client, progress)?;
-    if !outcome.failed.is_empty() {
-        return Err(not_fetchable(manifest, outcome.failed));
-    }
-    download.refer(&known.revision, remote)?;
-    Ok(Fetched {
-        form: Form::Hub,
-        folder: download.repository.snapshot(&known.commit, &remote.hub.cache),
-        files: download.files.len(),
-        fetched: outcome.fetched,
-        bytes: total,
-        commit: Some(known.commit.clone()),
-    })
-}
-
-impl HubShard {
-    fn file(&self) -> RepoFile {
-        RepoFile {
-            path: self.path.clone(),
-            size: self.size,
-            sha256: self.sha256.clone(),
-            blob: self.blob.clone(),
-        }
-    }
+    download.fetch((&manifest.name, &known.revision), client, progress)
 }
 
 /// The listing of a manifest's repository, as far as this machine knows it.
 fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubListing> {
-    let kept: Option<HubListing> = std::fs::read(downloads.join("hub.json"))
-        .ok()
-        .and_then(|json| serde_json::from_slice(&json).ok())
+    let kept = file::read_json(&downloads.join("hub.json"))
         .filter(|kept: &HubListing| kept.repo == hub.repo && kept.revision == hub.revision && kept.is_sound());
     let commit = match &kept {
         Some(kept) if !is_hash(&hub.revision, 40) => kept.commit.clone(),
@@ -157,7 +106,8 @@ fn known(hub: &Hub, downloads: &Path, settings: &HubSettings) -> Option<HubListi
 }
 
 /// Asks the hub for what the manifest leaves open.
-fn resolve(hub: &Hub, downloads: &Path, client: &Client, settings: &HubSettings) -> Result<HubListing> {
+fn resolve(hub: &Hub, downloads: &Path, client: &Client) -> Result<HubListing> {
+    let settings = &client.remote.hub;
     if settings.offline {
         let reason = format!(
             "its files are not known here, and KSHOT_OFFLINE or HF_HUB_OFFLINE is set; where there is a network, fetch \
@@ -168,7 +118,7 @@ fn resolve(hub: &Hub, downloads: &Path, client: &Client, settings: &HubSettings)
         let repo = hub.repo.clone();
         return Err(Error::Hub { repo, reason }.because(Cause::Offline));
     }
-    let api = HubApi::new(Repository::dataset(&hub.repo), client, settings)?;
+    let api = HubApi::new(Repository::dataset(&hub.repo), client)?;
     let commit = api.commit(&hub.revision)?;
     match promised(hub, &commit) {
         Some(listing) => Ok(listing),
@@ -189,38 +139,32 @@ pub fn hub_listing(
     revision: &str,
     configuration: Option<&str>,
     settings: &HubSettings,
-    policy: &crate::fetch::Policy,
+    policy: &Policy,
 ) -> Result<HubListing> {
-    let client = Client::new(settings, policy)?;
-    let api = HubApi::new(Repository::dataset(repo), &client, settings)?;
+    let client = asking(settings, policy)?;
+    let api = HubApi::new(Repository::dataset(repo), &client)?;
     let commit = api.commit(revision)?;
     let mut listing = api.listing(revision, commit)?;
     let names: BTreeSet<String> = listing.shards.iter().map(self::configuration).collect();
     let fail = |reason: &str, remedy: &str| {
-        let names = names
-            .iter()
-            .map(|name| format!("`{}`", configuration_name(name)))
-            .collect::<Vec<_>>()
-            .join(", ");
         Err(Error::Import {
             origin: repo.into(),
-            reason: format!("{reason}: {names}"),
+            reason: format!(
+                "{reason}: {}",
+                quoted(names.iter().map(|name| configuration_name(name)))
+            ),
             remedy: remedy.into(),
         })
     };
     match configuration {
         Some(name) => {
-            listing
-                .shards
-                .retain(|shard| configuration_name(&self::configuration(shard)) == name);
+            let is_asked = |shard: &HubShard| configuration_name(&self::configuration(shard)) == name;
+            listing.shards.retain(is_asked);
             if listing.shards.is_empty() {
-                return fail(
-                    &format!("it has no configuration `{name}`"),
-                    "name one of these with `--config`",
-                );
+                let reason = format!("it has no configuration `{name}`");
+                return fail(&reason, "name one of these with `--config`");
             }
-            listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
-            Ok(listing)
+            Ok(listing.sorted())
         }
         None if names.len() > 1 && !USUAL.iter().any(|name| names.contains(*name)) => {
             fail("it has several configurations", "say which with `--config NAME`")
@@ -240,6 +184,15 @@ fn configuration_name(configuration: &str) -> &str {
     }
 }
 
+/// A client for questions alone.
+fn asking(settings: &HubSettings, policy: &Policy) -> Result<Client> {
+    Client::new(&Remote {
+        mirror: None,
+        hub: settings.clone(),
+        policy: policy.clone(),
+    })
+}
+
 /// The last bytes of a file of a listing, where parquet files describe themselves.
 ///
 /// # Errors
@@ -249,42 +202,28 @@ pub fn hub_tail(
     shard: &HubShard,
     bytes: u64,
     settings: &HubSettings,
-    policy: &crate::fetch::Policy,
+    policy: &Policy,
 ) -> Result<Vec<u8>> {
-    let client = Client::new(settings, policy)?;
-    let api = HubApi::new(Repository::dataset(&listing.repo), &client, settings)?;
+    let client = asking(settings, policy)?;
+    let api = HubApi::new(Repository::dataset(&listing.repo), &client)?;
     api.tail(&listing.commit, shard, bytes)
-}
-
-/// Keeps a listing for the next time, when no connection may be there.
-fn keep(listing: &HubListing, downloads: &Path) -> Result<()> {
-    let path = downloads.join("hub.json");
-    let json = serde_json::to_vec_pretty(listing).map_err(|e| Error::Malformed {
-        kind: "list of hub files",
-        path: path.clone(),
-        reason: e.to_string(),
-    })?;
-    file::replace_in_cache(&path, &json)
 }
 
 /// The listing that the manifest itself gives, if it says everything of each file.
 fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
     let shards = hub.shards.iter().map(|shard| {
-        let sha256 = shard.sha256.clone()?;
-        Some(HubShard {
-            split: split_of(&shard.path)?.to_owned(),
+        HubShard::of(RepoFile {
             path: shard.path.clone(),
             size: shard.size?,
-            blob: sha256.clone(),
-            sha256: Some(sha256),
+            sha256: shard.sha256.clone(),
+            blob: shard.sha256.clone()?,
         })
     });
-    let shards: Vec<_> = shards.collect::<Option<_>>()?;
     let listing = HubListing {
         repo: hub.repo.clone(),
         revision: hub.revision.clone(),
         commit: commit.into(),
-        shards,
+        shards: shards.collect::<Option<_>>()?,
     };
     (!listing.shards.is_empty() && listing.is_sound())
         .then_some(listing)
@@ -297,32 +236,23 @@ fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
         let repo = hub.repo.clone();
         Error::Hub { repo, reason }.because(Cause::LacksFiles)
     };
-    let wanted: Vec<String> = [&hub.train, &hub.val, &hub.test]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
+    let wanted = [hub.train.as_slice(), &hub.val, &hub.test].concat();
     if hub.shards.is_empty() {
         listing = one_configuration(listing, &wanted)?;
     } else {
         for promise in &hub.shards {
-            let Some(shard) = listing.shards.iter().find(|shard| shard.path == promise.path) else {
-                return Err(fail(format!(
-                    "has no file `{}`, which the manifest lists",
-                    promise.path
-                )));
+            let path = &promise.path;
+            let Some(HubShard { file, .. }) = listing.shards.iter().find(|shard| shard.file.path == *path) else {
+                return Err(fail(format!("has no file `{path}`, which the manifest lists")));
             };
-            let differs = promise.size.is_some_and(|size| size != shard.size)
-                || promise.sha256.is_some() && promise.sha256 != shard.sha256;
+            let differs = promise.size.is_some_and(|size| size != file.size)
+                || promise.sha256.is_some() && promise.sha256 != file.sha256;
             if differs {
-                return Err(fail(format!(
-                    "its `{}` is not the one that the manifest lists",
-                    shard.path
-                )));
+                return Err(fail(format!("its `{path}` is not the one that the manifest lists")));
             }
         }
         let listed = |path: &str| hub.shards.iter().any(|promise| promise.path == path);
-        listing.shards.retain(|shard| listed(&shard.path));
+        listing.shards.retain(|shard| listed(&shard.file.path));
     }
     for split in &wanted {
         if !listing.shards.iter().any(|shard| shard.split == *split) {
@@ -335,8 +265,7 @@ fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
         }
     }
     listing.shards.retain(|shard| wanted.contains(&shard.split));
-    listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(listing)
+    Ok(listing.sorted())
 }
 
 /// The files of one configuration: the only one with all wanted splits, else the one by a usual name.
@@ -372,13 +301,12 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
         }
     };
     listing.shards = configurations.remove(&name).unwrap_or_default();
-    listing.shards.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(listing)
+    Ok(listing.sorted())
 }
 
 /// The folder of a file, without the part that names its split.
 fn configuration(shard: &HubShard) -> String {
-    let folder = shard.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let folder = shard.file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
     match folder.rsplit_once('/').unwrap_or(("", folder)) {
         (above, last) if last == shard.split => above.to_owned(),
         _ => folder.to_owned(),
@@ -388,8 +316,13 @@ fn configuration(shard: &HubShard) -> String {
 impl HubListing {
     /// True if every name may become a path on this machine.
     fn is_sound(&self) -> bool {
-        let sound = |shard: &HubShard| shard.file().is_sound();
+        let sound = |shard: &HubShard| shard.file.is_sound();
         is_hash(&self.commit, 40) && is_inside(&self.revision) && self.shards.iter().all(sound)
+    }
+
+    fn sorted(mut self) -> Self {
+        self.shards.sort_by(|a, b| a.file.path.cmp(&b.file.path));
+        self
     }
 }
 
@@ -403,7 +336,6 @@ const PAGES: usize = 500;
 pub(super) struct HubApi<'a> {
     pub repository: Repository<'a>,
     client: &'a Client,
-    settings: &'a HubSettings,
 }
 
 /// The hub's answer about a revision.
@@ -433,17 +365,12 @@ struct LargeFile {
 }
 
 impl<'a> HubApi<'a> {
-    pub(crate) fn new(repository: Repository<'a>, client: &'a Client, settings: &'a HubSettings) -> Result<Self> {
-        let api = Self {
-            repository,
-            client,
-            settings,
-        };
-        if is_name(repository.name) {
-            Ok(api)
-        } else {
-            Err(api.fail("is no `owner/name`").because(Cause::RepositoryName))
+    pub(crate) fn new(repository: Repository<'a>, client: &'a Client) -> Result<Self> {
+        let api = Self { repository, client };
+        if !is_name(repository.name) {
+            return Err(api.fail("is no `owner/name`").because(Cause::RepositoryName));
         }
+        Ok(api)
     }
 
     /// An answer that is not the hub's, unless the caller knows another cause.
@@ -462,17 +389,17 @@ impl<'a> HubApi<'a> {
         let cause = trouble.cause();
         let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
         refusal.unwrap_or_else(|| {
-            self.fail(format!("{} answers: {reason}", shown(&self.settings.endpoint)))
+            self.fail(format!("{} answers: {reason}", shown(&self.client.remote.hub.endpoint)))
                 .because(cause)
         })
     }
 
     /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
     fn model_refused(&self, status: Option<u16>, code: Option<&str>) -> Option<Error> {
-        let (name, hub) = (self.repository.name, shown(&self.settings.endpoint));
+        let (name, hub) = (self.repository.name, shown(&self.client.remote.hub.endpoint));
         let sign_in = "set `HF_TOKEN` to a token of that account, or run `hf auth login`";
         let (reason, remedy) = match (code, status) {
-            (Some("GatedRepo"), _) if self.settings.token.is_some() => (
+            (Some("GatedRepo"), _) if self.client.remote.hub.token.is_some() => (
                 "is gated, and the account of this token has no access to it".to_owned(),
                 format!(
                     "accept its licence at {hub}/{name} with the account whose token `HF_TOKEN` or `hf auth login` holds"
@@ -500,14 +427,14 @@ impl<'a> HubApi<'a> {
     }
 
     fn address(&self, rest: &str) -> Result<String> {
-        if self.settings.offline {
+        if self.client.remote.hub.offline {
             return Err(self
                 .fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set")
                 .because(Cause::Offline));
         }
         Ok(format!(
             "{}/{}/{rest}",
-            self.settings.endpoint,
+            self.client.remote.hub.endpoint,
             self.repository.questions()
         ))
     }
@@ -530,7 +457,8 @@ impl<'a> HubApi<'a> {
     /// All parquet files at a commit; of the converted branch where a branch or tag has none.
     fn listing(&self, revision: &str, commit: String) -> Result<HubListing> {
         let shards_in = |folder| -> Result<Vec<HubShard>> {
-            Ok(self.files(&commit, folder)?.into_iter().filter_map(shard).collect())
+            let files = self.files(&commit, folder)?.into_iter();
+            Ok(files.filter_map(HubShard::of).collect())
         };
         let mut shards = shards_in("/data")?;
         if shards.is_empty() {
@@ -551,17 +479,16 @@ impl<'a> HubApi<'a> {
             commit,
             shards,
         };
-        if listing.is_sound() {
-            Ok(listing)
-        } else {
-            Err(self.fail("lists a file whose name or hash is not one"))
+        if !listing.is_sound() {
+            return Err(self.fail("lists a file whose name or hash is not one"));
         }
+        Ok(listing)
     }
 
     /// The last bytes of a file.
     fn tail(&self, commit: &str, shard: &HubShard, bytes: u64) -> Result<Vec<u8>> {
-        let url = self.file_address(commit, &shard.path)?;
-        let found = self.client.from(&url, shard.size.saturating_sub(bytes));
+        let url = self.file_address(commit, &shard.file.path)?;
+        let found = self.client.from(&url, shard.file.size.saturating_sub(bytes));
         found.map_err(|trouble| self.refused(trouble))
     }
 
@@ -575,8 +502,8 @@ impl<'a> HubApi<'a> {
     fn file_address(&self, commit: &str, path: &str) -> Result<String> {
         // Says that no connection may be made, where none may.
         self.address("")?;
-        let (endpoint, page) = (&self.settings.endpoint, self.repository.page());
-        Ok(format!("{endpoint}/{page}/resolve/{commit}/{}", encoded_path(path)))
+        let endpoint = &self.client.remote.hub.endpoint;
+        Ok(self.repository.file_address(endpoint, commit, path))
     }
 
     /// All files below a folder (`/data`, or nothing for all) at a commit; none where there is no such folder.
@@ -604,26 +531,13 @@ impl<'a> HubApi<'a> {
 }
 
 fn file(entry: Entry) -> RepoFile {
-    let (size, blob, sha256) = match entry.lfs {
-        Some(large) => (large.size, large.oid.clone(), Some(large.oid)),
-        None => (entry.size, entry.oid, None),
-    };
+    let sha256 = entry.lfs.as_ref().map(|large| large.oid.clone());
     RepoFile {
         path: entry.path,
-        size,
+        size: entry.lfs.as_ref().map_or(entry.size, |large| large.size),
+        blob: sha256.clone().unwrap_or(entry.oid),
         sha256,
-        blob,
     }
-}
-
-fn shard(file: RepoFile) -> Option<HubShard> {
-    Some(HubShard {
-        split: split_of(&file.path)?.to_owned(),
-        path: file.path,
-        size: file.size,
-        sha256: file.sha256,
-        blob: file.blob,
-    })
 }
 
 /// The address of `<address>; rel="next"` (RFC 8288).

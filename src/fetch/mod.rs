@@ -3,31 +3,29 @@
 //! A file gets its name when its length and hash are right, never before, so that whatever is opened later is what
 //! the manifest promises. Its sources are asked in order: the mirror, then the addresses of the manifest.
 
-mod archives;
 mod client;
 mod hub;
 mod model;
 mod remote;
 pub(crate) mod repository;
-pub(crate) mod shards;
 mod transfer;
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File, TryLockError};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use crate::config::Protocol;
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::client::Client;
-pub use crate::fetch::hub::{HubFile, HubFiles, HubListing, HubShard, hub_files};
-pub use crate::fetch::hub::{hub_listing, hub_tail};
-pub use crate::fetch::model::ModelListing;
-pub use crate::fetch::model::{CachedModel, ModelId, cached_model};
-pub use crate::fetch::remote::{HubSettings, Remote, Token};
-pub use crate::fetch::remote::{Policy, RetryAfter};
+pub use crate::fetch::hub::{HubListing, HubShard, hub_files, hub_listing, hub_tail};
+pub use crate::fetch::model::{CachedModel, ModelId, ModelListing, cached_model};
+pub use crate::fetch::remote::{HubSettings, Policy, Remote, RetryAfter, Token};
+pub use crate::fetch::repository::{HubFile, HubFiles};
 use crate::fetch::transfer::{Address, Download};
 use crate::fs::file::lock;
-use crate::manifest::{Form, Manifest};
+use crate::fs::{check_space, unpacked_size};
+use crate::manifest::{Form, Manifest, SourceFile};
 
 /// Hears how files come in; called by several threads.
 pub trait FetchProgress: Sync {
@@ -82,48 +80,109 @@ pub fn forms(manifest: &Manifest) -> Vec<Form> {
 /// [`Error::NotFetchable`] with each file and what its sources said, [`Error::Hub`], [`Error::DiskSpace`], and
 /// [`Error::Io`]. What has arrived is kept and continued by the next call.
 pub fn fetch(manifest: &Manifest, form: Form, remote: &Remote, progress: &dyn FetchProgress) -> Result<Fetched> {
-    let client = Client::new(&remote.hub, &remote.policy)?;
+    let client = Client::new(remote)?;
     match (form, &manifest.hub) {
-        (Form::Hub, Some(hub)) => hub::fetch(manifest, hub, remote, &client, progress),
-        (Form::Hub, None) => Err(Error::Dataset {
-            dataset: manifest.name.clone(),
-            reason: "its manifest names no hub repository".into(),
-        }),
-        (Form::Archive, _) => archives::fetch(manifest, remote, &client, progress),
+        (Form::Hub, Some(hub)) => hub::fetch(manifest, hub, &client, progress),
+        (Form::Hub, None) => Err(manifest.fail("its manifest names no hub repository")),
+        (Form::Archive, _) => fetch_archives(manifest, &client, progress),
     }
 }
 
-/// The sources, as far as they may be asked.
-fn usable(sources: impl Iterator<Item = Address>, settings: &HubSettings) -> Vec<Address> {
-    let usable = |source| match source {
-        Address::Url(url) if settings.offline => Address::Offline(url),
-        other => other,
-    };
-    sources.map(usable).collect()
+/// Fetches the files of a dataset that do not come with its manifest.
+fn fetch_archives(manifest: &Manifest, client: &Client, progress: &dyn FetchProgress) -> Result<Fetched> {
+    let folder = &manifest.downloads;
+    let _lock = claim(manifest, progress)?;
+    let files: Vec<(&SourceFile, Download)> = manifest
+        .files
+        .iter()
+        .filter(|file| file.path.is_none())
+        .map(|file| (file, download(manifest, file, &client.remote)))
+        .collect();
+    let whole = each(&files, client.remote.policy.parallel, |(_, download)| {
+        Ok::<_, Error>(
+            download
+                .check(&download.place)?
+                .map_err(|reason| set_aside(download, &reason, progress)),
+        )
+    });
+    let mut absent = Vec::new();
+    for (file, whole) in files.iter().zip(whole) {
+        if let Err(set_aside) = whole? {
+            set_aside?;
+            absent.push(file);
+        }
+    }
+    let total = files.iter().map(|(file, _)| file.size).sum();
+    if !absent.is_empty() {
+        let fetched: u64 = absent
+            .iter()
+            .map(|(_, download)| download.size - download.arrived())
+            .sum();
+        check_space(&[(folder, fetched), (folder, unpacked_size(total))])?;
+    }
+    let outcomes = each(&absent, client.remote.policy.parallel, |(_, download)| {
+        download.obtain(client, progress)
+    });
+    let needed = manifest.needed(Protocol::Clean, |file| manifest.place(file).exists());
+    let mut failed = Vec::new();
+    for ((file, download), outcome) in absent.iter().zip(outcomes) {
+        match outcome? {
+            Ok(()) => {}
+            Err(sources) if needed.contains(file) => failed.push(download.missing(&download.place, sources)),
+            Err(_) => progress.note(&format!("{}: left out, only some protocols need it", download.name)),
+        }
+    }
+    all_obtained(&manifest.name, failed)?;
+    Ok(Fetched {
+        form: Form::Archive,
+        folder: folder.clone(),
+        files: files.len(),
+        fetched: absent.len(),
+        bytes: total,
+        commit: None,
+    })
 }
 
-/// A file that none of its sources gave.
-fn missing(download: &Download, place: &Path, sources: Vec<(String, String)>) -> MissingFile {
-    MissingFile {
-        name: download.name.clone(),
-        size: download.size,
-        digest: download.digest.clone(),
-        place: place.into(),
-        sources,
+fn download(manifest: &Manifest, file: &SourceFile, remote: &Remote) -> Download {
+    let place = manifest.place(file);
+    Download {
+        name: format!("{}/{}", manifest.name, file.name),
+        partial: place.with_file_name(format!("{}.part", file.name)),
+        place,
+        size: file.size,
+        digest: file.digest().map(|(kind, value)| (kind, value.to_owned())),
+        sources: Address::list(remote, &[&manifest.name, &file.name], file.urls.iter().cloned()),
     }
 }
 
-fn not_fetchable(manifest: &Manifest, files: Vec<MissingFile>) -> Error {
-    Error::NotFetchable {
-        dataset: manifest.name.clone(),
-        files,
+/// A file with wrong bytes gives up its name: it is not what anybody may open as that file.
+fn set_aside(download: &Download, reason: &str, progress: &dyn FetchProgress) -> Result<()> {
+    if !download.place.exists() {
+        return Ok(());
     }
+    let mut aside = download.place.clone().into_os_string();
+    aside.push(".rejected");
+    fs::rename(&download.place, &aside).map_err(Error::io("rename", &download.place))?;
+    let aside = aside.to_string_lossy();
+    progress.note(&format!("{}: {reason}: now `{aside}`", download.name));
+    Ok(())
+}
+
+/// Fails where files could not be had.
+fn all_obtained(dataset: &str, failed: Vec<MissingFile>) -> Result<()> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::NotFetchable {
+        dataset: dataset.into(),
+        files: failed,
+    })
 }
 
 /// Makes a dataset's folder of downloads and waits until no other process fetches into it.
 fn claim(manifest: &Manifest, progress: &dyn FetchProgress) -> Result<Option<File>> {
     let folder = &manifest.downloads;
-    std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     let path = folder.join(".lock");
     let is_taken = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
     if File::create(&path).is_ok_and(is_taken) {

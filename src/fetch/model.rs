@@ -1,6 +1,6 @@
 //! Models of the hub: names, cached files, and the fetching of the files that a model needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,6 @@ use crate::fetch::remote::{HubSettings, Remote};
 use crate::fetch::repository::{RepoFile, Repository, RepositoryDownload, is_inside, is_name};
 use crate::fetch::{FetchProgress, Fetched};
 use crate::formats::image_processor::{PREPROCESSOR, PROCESSOR, nested};
-use crate::manifest::Form;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -142,7 +141,7 @@ fn lacking(folder: &Path) -> Vec<String> {
 fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
     #[derive(Deserialize)]
     struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
+        weight_map: BTreeMap<String, String>,
     }
     let index: Index = serde_json::from_slice(index).map_err(|e| format!("its `{INDEX}`: {e}"))?;
     Ok(index.weight_map.into_values().collect())
@@ -184,8 +183,8 @@ impl ModelListing {
     /// [`Error::Checkpoint`] when the model is gated, private or unknown; [`Error::Hub`] when the hub cannot be
     /// reached or asked, or the repository lacks safetensors weights or a config.
     pub fn ask(id: &ModelId, remote: &Remote) -> Result<Self> {
-        let client = Client::new(&remote.hub, &remote.policy)?;
-        let api = HubApi::new(Repository::model(&id.name), &client, &remote.hub)?;
+        let client = Client::new(remote)?;
+        let api = HubApi::new(Repository::model(&id.name), &client)?;
         let commit = api.commit(&id.revision)?;
         let mut files = api.files(&commit, "")?;
         if let Some(file) = files.iter().find(|file| !file.is_sound()) {
@@ -204,11 +203,8 @@ impl ModelListing {
             _ => api.document(&commit, name),
         };
         let config = text(CONFIG)?;
-        let mut wanted: Vec<String> = files
-            .iter()
-            .filter(|file| describes(&file.path))
-            .map(|file| file.path.clone())
-            .collect();
+        let describing = files.iter().filter(|file| describes(&file.path));
+        let mut wanted: Vec<String> = describing.map(|file| file.path.clone()).collect();
         if has(WEIGHTS) {
             wanted.push(WEIGHTS.into());
         } else if has(INDEX) {
@@ -264,7 +260,7 @@ impl ModelListing {
                     .into(),
             });
         }
-        let client = Client::new(&remote.hub, &remote.policy)?;
+        let client = Client::new(remote)?;
         let download = RepositoryDownload {
             repository: Repository::model(&self.id.name),
             commit: &self.commit,
@@ -272,53 +268,37 @@ impl ModelListing {
             files: self.files.clone(),
             beside: Vec::new(),
         };
-        let outcome = download.run(remote, &client, progress)?;
-        if !outcome.failed.is_empty() {
-            return Err(Error::NotFetchable {
-                dataset: self.id.to_string(),
-                files: outcome.failed,
-            });
-        }
-        download.refer(&self.id.revision, remote)?;
-        let folder: PathBuf = download.repository.snapshot(&self.commit, &remote.hub.cache);
-        let (files, bytes) = self.size();
-        Ok(Fetched {
-            form: Form::Hub,
-            folder,
-            files,
-            fetched: outcome.fetched,
-            bytes,
-            commit: Some(self.commit.clone()),
-        })
+        download.fetch((&self.id.to_string(), &self.id.revision), &client, progress)
     }
 }
 
 /// Says what the weights are instead.
 fn without_weights(id: &ModelId, files: &[RepoFile]) -> Error {
-    let first = |ends: &[&str]| {
-        files
-            .iter()
-            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))
-    };
-    let (instead, remedy) = if let Some(file) = first(&[".gguf", ".ggml"]) {
+    let known: [(&[&str], &str, &str); 3] = [
         (
-            format!("; `{}` is of llama.cpp, quantised as a rule", file.path),
+            &[".gguf", ".ggml"],
+            "is of llama.cpp, quantised as a rule",
             "take the repository that it was made from",
-        )
-    } else if let Some(file) = first(&[".bin", ".pt", ".pth", ".ckpt"]) {
+        ),
         (
-            format!("; `{}` holds Python objects, which are not read", file.path),
+            &[".bin", ".pt", ".pth", ".ckpt"],
+            "holds Python objects, which are not read",
             "take a revision with safetensors (the hub's bot proposes one as `@refs/pr/N`), or save it anew with \
              `model.save_pretrained(DIR)` of transformers and give that folder",
-        )
-    } else if let Some(file) = first(&[".safetensors"]) {
+        ),
         (
-            format!("; `{}` has another name", file.path),
+            &[".safetensors"],
+            "has another name",
             "fetch a repository in transformers' layout; an adapter is given by `--adapter DIR` beside its base",
-        )
-    } else {
-        (String::new(), "check name and revision")
-    };
+        ),
+    ];
+    let found = known.into_iter().find_map(|(ends, what, remedy)| {
+        let file = files
+            .iter()
+            .find(|file| ends.iter().any(|end| file.path.ends_with(end)))?;
+        Some((format!("; `{}` {what}", file.path), remedy))
+    });
+    let (instead, remedy) = found.unwrap_or((String::new(), "check name and revision"));
     Error::Checkpoint {
         path: PathBuf::from(&id.name),
         reason: format!("has no weights as safetensors (`{WEIGHTS}` or `{INDEX}`){instead}"),

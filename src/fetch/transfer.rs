@@ -13,10 +13,11 @@ use std::{fs, io, thread};
 use ureq::http::HeaderName;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, MissingFile, Result};
 use crate::fetch::FetchProgress;
 use crate::fetch::client::{Client, Trouble, encoded_path, header, shown};
-use crate::fs::file;
+use crate::fetch::remote::Remote;
+use crate::fs::file::{self, next_bytes};
 use crate::fs::hash::hash;
 
 /// An address of a file.
@@ -30,8 +31,18 @@ pub(super) enum Address {
 }
 
 impl Address {
+    /// The addresses of a file, as far as they may be asked: below the mirror by its parts, then the others.
+    pub(crate) fn list(remote: &Remote, parts: &[&str], others: impl Iterator<Item = String>) -> Vec<Self> {
+        let mirror = remote.mirror.iter().map(|base| Self::of_mirror(base, parts));
+        let usable = |source| match source {
+            Self::Url(url) if remote.hub.offline => Self::Offline(url),
+            other => other,
+        };
+        mirror.chain(others.map(Self::Url)).map(usable).collect()
+    }
+
     /// `<base>/<part>/<part>…` of a mirror that is a URL or a folder.
-    pub(crate) fn of_mirror(base: &str, parts: &[&str]) -> Self {
+    fn of_mirror(base: &str, parts: &[&str]) -> Self {
         let folder = base.strip_prefix("file://").unwrap_or(base);
         if folder.contains("://") {
             let parts: Vec<String> = parts.iter().map(|part| encoded_path(part)).collect();
@@ -91,15 +102,22 @@ impl Download {
             return Ok(Err(format!("has {found} bytes instead of {}", self.size)));
         }
         match &self.digest {
-            Some((kind, expected)) => {
-                let found = hash(path, kind)?;
-                Ok(if found == *expected {
-                    Ok(())
-                } else {
-                    Err(format!("has {kind} {found} instead of {expected}"))
-                })
-            }
+            Some((kind, expected)) => Ok(match hash(path, kind)? {
+                found if found == *expected => Ok(()),
+                found => Err(format!("has {kind} {found} instead of {expected}")),
+            }),
             None => Ok(Ok(())),
+        }
+    }
+
+    /// The report that none of its sources gave it. `place`: the path that a person would put it at.
+    pub(crate) fn missing(&self, place: &Path, sources: Vec<(String, String)>) -> MissingFile {
+        MissingFile {
+            name: self.name.clone(),
+            size: self.size,
+            digest: self.digest.clone(),
+            place: place.into(),
+            sources,
         }
     }
 
@@ -119,7 +137,17 @@ impl Download {
         for source in &self.sources {
             let outcome = match source {
                 Address::Path(path) => self.copy(path, progress),
-                Address::Url(url) => Transfer::new(self, url, client, progress).run(),
+                Address::Url(url) => {
+                    let transfer = Transfer {
+                        download: self,
+                        url,
+                        client,
+                        progress,
+                        alone: false,
+                        etag: None,
+                    };
+                    transfer.run()
+                }
                 Address::Offline(_) => {
                     let reason = "not asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set";
                     refused.push((source.shown(), reason.into()));
@@ -160,10 +188,7 @@ impl Download {
     }
 
     fn copy(&self, from: &Path, progress: &dyn FetchProgress) -> Result<(), DownloadError> {
-        let mut source = match File::open(from) {
-            Ok(file) => file,
-            Err(e) => return Err(DownloadError::Address(e.to_string())),
-        };
+        let mut source = File::open(from).map_err(|e| DownloadError::Address(e.to_string()))?;
         let length = source.metadata().map_or(0, |metadata| metadata.len());
         if length != self.size {
             return Err(DownloadError::Address(format!(
@@ -175,14 +200,10 @@ impl Download {
         let mut chunk = vec![0; 1 << 20];
         let mut copied = 0;
         loop {
-            let read = match source.read(&mut chunk) {
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(DownloadError::Address(e.to_string())),
-            };
-            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
+            let bytes = next_bytes(&mut source, &mut chunk).map_err(|e| DownloadError::Address(e.to_string()))?;
+            if bytes.is_empty() {
                 break;
-            };
+            }
             target.write_all(bytes).map_err(Error::io("write", &self.partial))?;
             copied += bytes.len() as u64;
             progress.at(&self.name, copied);
@@ -216,22 +237,11 @@ struct Transfer<'a> {
     etag: Option<String>,
 }
 
-impl<'a> Transfer<'a> {
-    fn new(download: &'a Download, url: &'a str, client: &'a Client, progress: &'a dyn FetchProgress) -> Self {
-        Self {
-            download,
-            url,
-            client,
-            progress,
-            alone: false,
-            etag: None,
-        }
-    }
-
+impl Transfer<'_> {
     /// Ends with the right bytes gathered.
     fn run(mut self) -> Result<(), DownloadError> {
         let size = self.download.size;
-        let policy = &self.client.policy;
+        let policy = &self.client.remote.policy;
         // A hundredth more than ever before is progress: attempts are counted anew, but not for ever.
         let mut furthest = self.download.arrived();
         let mut failed = 0;
@@ -310,7 +320,7 @@ impl<'a> Transfer<'a> {
             headers.push((RANGE, format!("bytes={from}-")));
             headers.extend(self.etag.clone().map(|etag| (IF_RANGE, etag)));
         }
-        let mut response = match self.client.get(self.url, &headers) {
+        let mut response = match self.client.get(self.url, &headers, None) {
             Err(Trouble::Lasting {
                 status: Some(status), ..
             }) if from > 0 && status.as_u16() == 416 => {
@@ -363,18 +373,15 @@ impl<'a> Transfer<'a> {
             .map_err(failed())?;
         file.set_len(from).map_err(failed())?;
         file.seek(SeekFrom::Start(from)).map_err(failed())?;
-        let (least, window) = self.client.policy.slowest;
+        let (least, window) = self.client.remote.policy.slowest;
         let mut since = (Instant::now(), from);
         let mut at = from;
         let mut chunk = vec![0; 256 << 10];
         loop {
-            let read = match body.read(&mut chunk) {
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            let bytes = match next_bytes(body, &mut chunk) {
+                Ok([]) => break,
+                Ok(bytes) => bytes,
                 Err(e) => return Ok(Attempt::Again(Trouble::passing(e.to_string()))),
-            };
-            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
-                break;
             };
             at += bytes.len() as u64;
             if at > size {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 
 use crate::error::{Cause, Error, Result};
+use crate::fs::file::{self, next_bytes};
 
 /// Limits of the unpacked size of one archive.
 #[derive(Debug, Clone, Copy)]
@@ -50,13 +51,8 @@ pub fn unpack(archive: &Path, target: &Path) -> Result<()> {
 }
 
 fn unpack_within(archive: &Path, target: &Path, limits: Limits) -> Result<()> {
-    let mut file = File::open(archive).map_err(Error::io("read", archive))?;
+    let (magic, mut file) = file::first_bytes(archive, 4)?;
     let size = file.metadata().map_err(Error::io("read", archive))?.len();
-    let mut magic = Vec::with_capacity(4);
-    (&mut file)
-        .take(4)
-        .read_to_end(&mut magic)
-        .map_err(Error::io("read", archive))?;
     io::Seek::rewind(&mut file).map_err(Error::io("read", archive))?;
     let allowed = limits
         .free_bytes
@@ -152,10 +148,9 @@ impl Unpacking<'_> {
             return Err(self.fail("has entries that overlap").because(Cause::HostileArchive));
         }
         for index in 0..zip.len() {
-            let mut entry = match zip.by_index(index) {
-                Ok(entry) => entry,
-                Err(e) => return Err(self.fail(&format!("entry {index}: {e}"))),
-            };
+            let mut entry = zip
+                .by_index(index)
+                .map_err(|e| self.fail(&format!("entry {index}: {e}")))?;
             let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
             self.enter(&name)?;
             // The upper half of a Unix mode says what the entry is; zero where the writer left it out.
@@ -169,13 +164,11 @@ impl Unpacking<'_> {
                 None => {}
                 Some(_) if is_dir => {}
                 Some(_) if is_tar_gz(&name) => {
-                    let below = name.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    let below = if below.is_empty() {
-                        String::new()
-                    } else {
-                        format!("{below}/")
+                    let below = match name.rsplit_once('/') {
+                        Some((folder, _)) if !folder.is_empty() => name.get(..=folder.len()).unwrap_or_default(),
+                        _ => "",
                     };
-                    self.tar(MultiGzDecoder::new(BufReader::new(&mut entry)), &below, true)?;
+                    self.tar(MultiGzDecoder::new(BufReader::new(&mut entry)), below, true)?;
                     // The zip's own checksum of the inner archive stands at its end.
                     self.at.clone_from(&name);
                     io::copy(&mut entry, &mut io::sink()).map_err(|e| self.damaged(&e))?;
@@ -237,17 +230,14 @@ impl Unpacking<'_> {
         let mut left = size;
         // Not `io::copy`: a damaged archive and a full disk are different errors.
         loop {
-            let read = match from.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(self.damaged(&e)),
-            };
+            let bytes = next_bytes(from, &mut chunk).map_err(|e| self.damaged(&e))?;
+            if bytes.is_empty() {
+                break;
+            }
             left = left
-                .checked_sub(read as u64)
+                .checked_sub(bytes.len() as u64)
                 .ok_or_else(|| self.refused("is longer than it says"))?;
-            file.write_all(chunk.get(..read).unwrap_or_default())
-                .map_err(Error::io("write", path))?;
+            file.write_all(bytes).map_err(Error::io("write", path))?;
         }
         if left > 0 {
             return Err(self.fail(&format!(

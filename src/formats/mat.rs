@@ -107,11 +107,7 @@ impl MatFile {
     /// # Errors
     /// Description of the fault, for people.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let is_hdf5 = |at| {
-            bytes
-                .get(at..)
-                .is_some_and(|rest: &[u8]| rest.starts_with(b"\x89HDF\r\n\x1a\n"))
-        };
+        let is_hdf5 = |at: usize| bytes.iter().skip(at).take(8).eq(b"\x89HDF\r\n\x1a\n");
         if bytes.starts_with(b"MATLAB 7.3") || is_hdf5(0) || is_hdf5(512) {
             return Err("a MATLAB 7.3 (HDF5) file; only version 5 is read".into());
         }
@@ -190,11 +186,7 @@ impl<'a> Bytes<'a> {
     }
 
     fn u32(&mut self) -> Result<u32, String> {
-        Ok(self
-            .take(4)?
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u32::from(*byte)))
+        self.take(4).map(|bytes| integer(bytes) as u32)
     }
 
     /// Data of a full element end on a multiple of 8; the last one's padding may be missing.
@@ -209,10 +201,11 @@ impl<'a> Bytes<'a> {
         let small = (tag >> 16) as usize;
         if small > 0 {
             let data = self.take(4)?;
-            let data = data
-                .get(..small)
-                .ok_or_else(|| format!("small element of {small} bytes"))?;
-            return Ok((tag & 0xffff, data));
+            let data = data.get(..small);
+            return Ok((
+                tag & 0xffff,
+                data.ok_or_else(|| format!("small element of {small} bytes"))?,
+            ));
         }
         let length = self.u32()? as usize;
         let data = self.take(length)?;
@@ -233,13 +226,8 @@ impl<'a> Bytes<'a> {
     /// The content of a `miMATRIX` element: name and value.
     fn matrix(mut self, depth: usize) -> Result<(String, Array), String> {
         if self.0.is_empty() {
-            return Ok((
-                String::new(),
-                Array {
-                    dims: vec![0, 0],
-                    data: Data::Numeric(Vec::new()),
-                },
-            ));
+            let (dims, data) = (vec![0, 0], Data::Numeric(Vec::new()));
+            return Ok((String::new(), Array { dims, data }));
         }
         if depth > MAX_DEPTH {
             return Err("cells nested too deeply".into());
@@ -256,12 +244,9 @@ impl<'a> Bytes<'a> {
         };
         let name = ascii(self.element_of(MI_INT8, "name")?)?;
         // Arrays within cells and structs have no names.
-        let within = |error: String| {
-            if name.is_empty() {
-                error
-            } else {
-                format!("variable `{name}`: {error}")
-            }
+        let within = |error: String| match name.as_str() {
+            "" => error,
+            name => format!("variable `{name}`: {error}"),
         };
         let data = match class {
             1 => self.arrays(count, depth).map(Data::Cell),
@@ -271,13 +256,8 @@ impl<'a> Bytes<'a> {
             6..=15 => self.numeric(count),
             other => Err(format!("array class {other} (sparse, object or function) is not read")),
         };
-        Ok((
-            name.clone(),
-            Array {
-                dims,
-                data: data.map_err(within)?,
-            },
-        ))
+        let data = data.map_err(within)?;
+        Ok((name, Array { dims, data }))
     }
 
     fn numeric(mut self, count: usize) -> Result<Data, String> {
@@ -326,17 +306,12 @@ impl<'a> Bytes<'a> {
 
     fn arrays(&mut self, count: usize, depth: usize) -> Result<Vec<Array>, String> {
         // Each takes a tag of 8 bytes at least: no allocation on the word of a damaged dimension.
-        if count > self.0.len() / 8 {
-            return Err(format!(
-                "truncated: {count} arrays announced, {} bytes left",
-                self.0.len()
-            ));
+        let left = self.0.len();
+        if count > left / 8 {
+            return Err(format!("truncated: {count} arrays announced, {left} bytes left"));
         }
-        let mut arrays = Vec::with_capacity(count);
-        for _ in 0..count {
-            arrays.push(Bytes(self.element_of(MI_MATRIX, "array")?).matrix(depth + 1)?.1);
-        }
-        Ok(arrays)
+        let array = |_| Ok(Bytes(self.element_of(MI_MATRIX, "array")?).matrix(depth + 1)?.1);
+        (0..count).map(array).collect()
     }
 }
 
@@ -353,11 +328,8 @@ fn ascii(bytes: &[u8]) -> Result<String, String> {
 
 /// Up to eight little-endian bytes.
 fn integer(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .take(8)
-        .rev()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+    let bytes = bytes.iter().take(8).rev();
+    bytes.fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 /// Numbers of a data type, widened.

@@ -6,3 +6,9 @@ pub(crate) mod image_processor;
 mod jpeg;
 pub mod mat;
 pub mod parquet;
+
+/// Names for a message: `a`, `b`.
+pub(crate) fn quoted<T: std::fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
+    let names = names.into_iter().map(|name| format!("`{name}`"));
+    names.collect::<Vec<_>>().join(", ")
+}

@@ -1,9 +1,11 @@
 //! Files that are either whole or absent, whatever moment the power goes and however many processes write.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::process;
@@ -36,6 +38,25 @@ pub fn replace_in_cache(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes)
 }
 
+/// As [`replace_in_cache`], of a value as JSON; the folder is made. `kind`: its name in the message when there is no JSON of
+/// the value.
+pub(crate) fn replace_json_in_cache(path: &Path, kind: &'static str, json: serde_json::Result<Vec<u8>>) -> Result<()> {
+    let json = json.map_err(|e| Error::Malformed {
+        kind,
+        path: path.into(),
+        reason: e.to_string(),
+    })?;
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    }
+    replace_in_cache(path, &json)
+}
+
+/// The value that a JSON file of a cache holds; `None` where it is absent or torn, since it can be made again.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
 /// As [`replace`], unless `path` holds these bytes already. Says whether it wrote.
 ///
 /// # Errors
@@ -54,9 +75,31 @@ pub fn replace_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
 pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", path)(e)),
     }
+}
+
+/// The next bytes of a stream, at most as many as `chunk` holds; none at its end.
+pub(crate) fn next_bytes<'a>(from: &mut (impl Read + ?Sized), chunk: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    loop {
+        match from.read(chunk) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            read => return Ok(chunk.get(..read?).unwrap_or_default()),
+        }
+    }
+}
+
+/// The first bytes of a file, fewer where it is shorter, and the file behind them.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read.
+pub(crate) fn first_bytes(path: &Path, count: u64) -> Result<(Vec<u8>, File)> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut bytes = Vec::new();
+    let read = (&mut file).take(count).read_to_end(&mut bytes);
+    read.map_err(Error::io("read", path))?;
+    Ok((bytes, file))
 }
 
 /// Removes a file that may be absent.
@@ -65,7 +108,7 @@ pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
 /// [`Error::Io`] when it is there and stays.
 pub fn remove_if_present(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
         _ => Ok(()),
     }
 }
@@ -120,7 +163,7 @@ pub fn temporary(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The error of the system.
-pub fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()

@@ -5,11 +5,9 @@
 //! time preserved are seen; only whoever sets the machine's clock back is not.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use md5::Md5;
 use rayon::prelude::*;
@@ -33,11 +31,9 @@ fn digest<D: Digest>(path: &Path) -> Result<String> {
     let mut hasher = D::new();
     let mut chunk = vec![0; 1 << 20];
     loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(hex(&hasher.finalize())),
-            Ok(read) => hasher.update(chunk.get(..read).unwrap_or_default()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("read", path)(e)),
+        match file::next_bytes(&mut file, &mut chunk).map_err(Error::io("read", path))? {
+            [] => return Ok(hex(&hasher.finalize())),
+            bytes => hasher.update(bytes),
         }
     }
 }
@@ -99,33 +95,30 @@ pub fn sha256(files: &[PathBuf]) -> Result<Vec<String>> {
 
 /// Keeps the hash of a file that was checked just now.
 pub(crate) fn keep(file: &Path, sha256: &str) {
-    let kept = (|| {
-        let path = file.canonicalize().map_err(Error::io("read", file))?;
-        let stamp = Stamp::of(&path)?;
-        if stamp.size < LARGE {
+    let kept = stamped(file, sha256).and_then(|(path, hashed)| {
+        if hashed.stamp.size < LARGE {
             return Ok(());
         }
-        let sha256 = sha256.into();
         let memory = cache_folder().join("hashed.json");
         let mut all = read(&memory);
-        all.insert(path, KnownHash { stamp, sha256 });
+        all.insert(path, hashed);
         write(&memory, all)
-    })();
+    });
     if let Err(error) = kept {
         tracing::debug!("{error}: the file will be hashed again");
     }
 }
 
+/// The real path of a file, and its state now with a hash.
+fn stamped(file: &Path, sha256: &str) -> Result<(PathBuf, KnownHash)> {
+    let path = file.canonicalize().map_err(Error::io("read", file))?;
+    let stamp = Stamp::of(&path)?;
+    let sha256 = sha256.into();
+    Ok((path, KnownHash { stamp, sha256 }))
+}
+
 fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<String>> {
-    let mut files: Vec<(PathBuf, KnownHash)> = files
-        .iter()
-        .map(|file| {
-            let path = file.canonicalize().map_err(Error::io("read", file))?;
-            let stamp = Stamp::of(&path)?;
-            let sha256 = String::new();
-            Ok((path, KnownHash { stamp, sha256 }))
-        })
-        .collect::<Result<_>>()?;
+    let mut files: Vec<(PathBuf, KnownHash)> = files.iter().map(|file| stamped(file, "")).collect::<Result<_>>()?;
     let known = if files.iter().any(|(_, file)| file.stamp.size >= large) {
         read(memory)
     } else {
@@ -170,23 +163,13 @@ fn sha256_with(files: &[PathBuf], memory: &Path, large: u64) -> Result<Vec<Strin
 }
 
 fn read(memory: &Path) -> HashCache {
-    let json = fs::read(memory).ok();
-    json.and_then(|json| serde_json::from_slice(&json).ok())
-        .unwrap_or_default()
+    file::read_json(memory).unwrap_or_default()
 }
 
 /// Files that are gone are forgotten.
 fn write(memory: &Path, mut all: HashCache) -> Result<()> {
     all.retain(|path, _| path.exists());
-    let json = serde_json::to_vec_pretty(&all).map_err(|e| Error::Malformed {
-        kind: "list of hashed files",
-        path: memory.into(),
-        reason: e.to_string(),
-    })?;
-    if let Some(folder) = memory.parent() {
-        fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-    }
-    file::replace_in_cache(memory, &json)
+    file::replace_json_in_cache(memory, "list of hashed files", serde_json::to_vec_pretty(&all))
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::data::layout::folders::{Entries, Tree};
-use crate::data::layout::names::same_class;
-use crate::data::layout::sides::{Side, sides};
+use crate::data::layout::folders::{ENDINGS, Entries, Tree};
+use crate::data::layout::names::{Side, same_class, sides};
 use crate::data::layout::table::{ROLES, read_table};
 use crate::error::{Error, Result};
-use crate::import::{Discovered, ImportOptions, parquet, table};
-use crate::manifest::{Layout, TableForm};
+use crate::import::{Discovered, ImportOptions, images, parquet, refused, table};
+use crate::manifest::Layout;
 
 /// Names of tables that belong to a folder of images, as Python's `datasets` has them.
 const METADATA: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet"];
@@ -25,17 +24,16 @@ pub(super) fn discover(directory: &Path, origin: &str, asked: &ImportOptions) ->
     let mut files = Vec::new();
     parquet_files(directory, DEPTH, &mut files);
     files.sort();
-    let fail = |reason: String| Error::Import {
-        origin: origin.into(),
-        reason,
-        remedy: match tables(directory) {
+    let fail = |reason: String| {
+        let remedy = match tables(directory) {
             Some(table) => format!("its labels may be in `{table}`: name that file"),
             None => {
                 "arrange the images as `<class>/*`, or as `train/<class>/*` and `test/<class>/*`, or name a CSV or \
                      Parquet file with the columns `path` and `label`"
                     .into()
             }
-        },
+        };
+        refused(origin, reason, remedy)
     };
     let tree = Tree::read(directory, &fail);
     let has_images = tree.as_ref().is_ok_and(|tree| !tree.learned.is_empty());
@@ -46,9 +44,8 @@ pub(super) fn discover(directory: &Path, origin: &str, asked: &ImportOptions) ->
     notes.extend(tree.notes.iter().cloned());
     notes.extend(differs(directory, &tree));
     Ok(Discovered {
-        layout: Some(Layout::Folders),
+        layout: Layout::Folders,
         directory: directory.into(),
-        origin: origin.into(),
         labels: tree.classes,
         learned: tree.learned,
         test: tree.test,
@@ -67,17 +64,10 @@ fn with_metadata(
     notes: &mut Vec<String>,
 ) -> Result<Option<Discovered>> {
     let of_folder = |folder: &Path| {
-        METADATA
-            .iter()
-            .map(|name| folder.join(name))
-            .find(|path| path.is_file())
+        let mut tables = METADATA.iter().map(|name| folder.join(name));
+        tables.find(|path| path.is_file())
     };
-    let form = TableForm {
-        path_column: asked.path_column.clone(),
-        label_column: asked.label_column.clone(),
-        split_column: asked.split_column.clone(),
-        ..TableForm::default()
-    };
+    let form = asked.table_form();
     let mut root = directory.to_path_buf();
     for _ in 0..DEPTH {
         if let Some(path) = of_folder(&root) {
@@ -94,10 +84,8 @@ fn with_metadata(
             let Some(path) = of_folder(&root.join(name)) else {
                 continue;
             };
-            let role = ROLES
-                .iter()
-                .find(|(_, of_role)| *of_role == Some(*part))
-                .map_or("table", |(role, _)| role);
+            let role = ROLES.iter().find(|(_, of_role)| *of_role == Some(*part));
+            let role = role.map_or("table", |(role, _)| role);
             match read_table(&path, &form) {
                 Ok(_) if tables.iter().all(|(other, _)| *other != role) => tables.push((role, path)),
                 Ok(_) => notes.push(format!("`{name}` is left out: another folder is that side")),
@@ -154,8 +142,6 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-/// Endings of images that `datasets` takes and kshot does too.
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];
 /// Folders below the one given that images are looked for in.
 const IMAGE_DEPTH: usize = 12;
 
@@ -196,16 +182,13 @@ fn splits_of(names: &[&str]) -> BTreeSet<&'static str> {
 impl Peer {
     /// `files`: paths of all files, without hidden ones.
     fn of(files: &[String]) -> Self {
-        let parts = |file: &str| -> (Vec<String>, String) {
-            let mut parts: Vec<String> = file.split('/').map(str::to_owned).collect();
+        fn parts(file: &str) -> (Vec<&str>, &str) {
+            let mut parts: Vec<&str> = file.split('/').collect();
             let name = parts.pop().unwrap_or_default();
             (parts, name)
-        };
-        let by_folder = |file: &str| {
-            let (folders, _) = parts(file);
-            splits_of(&folders.iter().map(String::as_str).collect::<Vec<_>>())
-        };
-        let by_name = |file: &str| splits_of(&[parts(file).1.as_str()]);
+        }
+        let by_folder = |file: &str| splits_of(&parts(file).0);
+        let by_name = |file: &str| splits_of(&[parts(file).1]);
         let (folders, names) = (
             files.iter().any(|file| !by_folder(file).is_empty()),
             files.iter().any(|file| !by_name(file).is_empty()),
@@ -225,16 +208,12 @@ impl Peer {
         }
         let (mut labels, mut depths) = (BTreeSet::new(), BTreeSet::new());
         for (split, _) in KEYWORDS {
-            let of_split: Vec<&String> = peer
-                .splits
-                .iter()
-                .filter(|(_, splits)| splits.contains(split))
-                .map(|(file, _)| file)
-                .collect();
+            let of_split = peer.splits.iter().filter(|(_, splits)| splits.contains(split));
+            let of_split: Vec<&String> = of_split.map(|(file, _)| file).collect();
             for file in &of_split {
                 let (folders, _) = parts(file);
                 depths.insert(folders.len());
-                labels.insert(folders.last().cloned().unwrap_or_default());
+                labels.insert(folders.last().copied().unwrap_or_default().to_owned());
             }
             if !of_split.is_empty() {
                 peer.has_labels = labels.len() > 1 && depths.len() == 1;
@@ -254,8 +233,7 @@ impl Peer {
 fn differs(folder: &Path, tree: &Tree) -> Option<String> {
     let mut files = Vec::new();
     collect(folder, "", IMAGE_DEPTH, &mut files);
-    let peer = Peer::of(&files);
-    let difference = difference(&peer, tree)?;
+    let difference = difference(&Peer::of(&files), tree)?;
     Some(format!(
         "`load_dataset(\"imagefolder\")` of `datasets` 5.2 reads this folder otherwise: {difference}"
     ))
@@ -281,33 +259,18 @@ fn difference(peer: &Peer, tree: &Tree) -> Option<String> {
             other.push(*file);
         }
     }
-    let images = |files: &[&str]| {
-        if files.len() == 1 {
-            "1 image".to_owned()
-        } else {
-            format!("{} images", files.len())
-        }
-    };
     let mut said = Vec::new();
     if let Some(first) = other.first() {
-        let there = peer
-            .splits
-            .get(*first)
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect::<Vec<_>>()
-            .join(" and ");
-        said.push(format!(
-            "{} in another split (`{first}` is in `{there}`)",
-            images(&other)
-        ));
+        let there = peer.splits.get(*first).into_iter().flatten().copied();
+        let there = there.collect::<Vec<_>>().join(" and ");
+        let count = images(other.len());
+        said.push(format!("{count} in another split (`{first}` is in `{there}`)"));
     }
     if let Some(first) = several.first() {
-        said.push(format!("{} in two splits at once (`{first}`)", images(&several)));
+        said.push(format!("{} in two splits at once (`{first}`)", images(several.len())));
     }
     if let Some(first) = none.first() {
-        said.push(format!("{} in no split (`{first}`)", images(&none)));
+        said.push(format!("{} in no split (`{first}`)", images(none.len())));
     }
     if peer.has_labels {
         for split in &peer.without {
@@ -320,13 +283,11 @@ fn difference(peer: &Peer, tree: &Tree) -> Option<String> {
             .filter(|(_, splits)| !splits.is_empty())
             .map(|(file, _)| label(file))
             .collect();
-        let odd = labels.iter().find(|label| !tree.classes.contains(label));
-        if let Some(odd) = odd {
-            let what = match same_class(&tree.classes, odd) {
+        if let Some(odd) = labels.iter().find(|label| !tree.classes.contains(label)) {
+            said.push(match same_class(&tree.classes, odd) {
                 Some(same) => format!("`{odd}` and `{same}` are two labels"),
                 None => format!("`{odd}` is a label"),
-            };
-            said.push(what);
+            });
         }
     } else {
         said.push("no labels at all".into());

@@ -3,34 +3,33 @@
 //! others.
 
 mod folder;
-mod hub;
 mod parquet;
 mod table;
 mod written;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
-use written::{TableFile, Written};
+use written::to_toml;
 
 use crate::data::Dataset;
 use crate::data::layout::Item;
-use crate::data::overlap::{NEAR, count_pairs};
+use crate::data::layout::names::{NAMED, listed};
+use crate::data::overlap::{NEAR, count_pairs, hashes};
 use crate::error::{Error, Result};
+use crate::fs::file::first_bytes;
 use crate::fs::hash::hex;
 use crate::manifest;
-use crate::manifest::{Layout, OwnParquet, TableForm};
+use crate::manifest::{Layout, Manifest, OwnParquet, SourceFile, TableForm};
 
-pub use hub::{Named, name_hub};
+pub use parquet::{Named, name_hub};
 
 /// Share of each class that is kept for the test where the images come without a split; stands in the manifest.
 pub const HOLDOUT: f64 = 0.3;
-/// Names in a message before the rest is counted only.
-const NAMED: usize = 20;
 
 /// Options that a user gives for an import.
 #[derive(Debug, Clone, Default)]
@@ -47,12 +46,41 @@ pub struct ImportOptions {
     pub configuration: Option<String>,
 }
 
+impl ImportOptions {
+    /// A table with the columns that are asked for.
+    fn table_form(&self) -> TableForm {
+        TableForm {
+            path_column: self.path_column.clone(),
+            label_column: self.label_column.clone(),
+            split_column: self.split_column.clone(),
+            ..TableForm::default()
+        }
+    }
+}
+
+/// The error of an import from `origin`.
+fn refused(origin: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Error {
+    Error::Import {
+        origin: origin.into(),
+        reason: reason.into(),
+        remedy: remedy.into(),
+    }
+}
+
+/// A number of images in words.
+fn images(count: usize) -> String {
+    match count {
+        1 => "1 image".into(),
+        count => format!("{count} images"),
+    }
+}
+
 /// Images with their labels, looked at from outside: nothing was decoded or written yet.
 #[derive(Debug, Default)]
 pub struct Discovered {
     name: String,
     origin: String,
-    layout: Option<Layout>,
+    layout: Layout,
     /// Absolute.
     directory: PathBuf,
     /// Tables with their roles.
@@ -120,7 +148,7 @@ pub fn discover(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions)
         } else {
             "rename one of the folders or labels: a model is asked to write the name"
         };
-        found.fail(reason, remedy.into())
+        found.fail(reason, remedy)
     })?;
     found.rename = rename;
     found.numbered = (found.numbered || numbered) && given.is_none();
@@ -129,11 +157,7 @@ pub fn discover(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions)
 
 /// Checks that a manifest of this name can be written.
 fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
-    manifest::check_name(name).map_err(|reason| Error::Import {
-        origin: origin.into(),
-        reason,
-        remedy: "give another `--name`".into(),
-    })?;
+    manifest::check_name(name).map_err(|reason| refused(origin, reason, "give another `--name`"))?;
     let manifest = datasets.join(format!("{name}.toml"));
     if manifest.exists() {
         return Err(Error::Exists { path: manifest });
@@ -142,15 +166,9 @@ fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
 }
 
 fn file(path: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
-    let mut head = Vec::new();
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, 4), &mut head).map_err(Error::io("read", path))?;
+    let (head, _) = first_bytes(path, 4)?;
     if head.starts_with(b"PK\x03\x04") || head.starts_with(&[0x1f, 0x8b]) {
-        return Err(Error::Import {
-            origin: origin.into(),
-            reason: "it is an archive".into(),
-            remedy: "unpack it and name the folder".into(),
-        });
+        return Err(refused(origin, "it is an archive", "unpack it and name the folder"));
     }
     if head.starts_with(b"PAR1") && parquet::has_images(path)? {
         return parquet::discover(&[path.to_path_buf()], origin, asked);
@@ -197,12 +215,8 @@ impl Discovered {
         self.learned.iter().chain(self.test.iter().flatten())
     }
 
-    fn fail(&self, reason: String, remedy: String) -> Error {
-        Error::Import {
-            origin: self.origin.clone(),
-            reason,
-            remedy,
-        }
+    fn fail(&self, reason: impl Into<String>, remedy: &str) -> Error {
+        refused(&self.origin, reason, remedy)
     }
 
     /// Decodes every image, writes the manifest into `datasets` and the index into `cache`. Images that cannot be
@@ -250,7 +264,7 @@ impl Discovered {
         match (error, &self.parquet) {
             (Error::Dataset { reason, .. }, Some(_)) => self.fail(
                 reason,
-                "each class needs images to learn from and images to test on, with bytes and labels".into(),
+                "each class needs images to learn from and images to test on, with bytes and labels",
             ),
             (error, _) => error,
         }
@@ -300,21 +314,14 @@ impl Discovered {
             counts
         };
         if self.labels.len() < 2 {
-            let remedy = "name the folder above the class folders".into();
-            return Err(self.fail(format!("`{}` is its only class", self.labels.concat()), remedy));
+            let reason = format!("`{}` is its only class", self.labels.concat());
+            return Err(self.fail(reason, "name the folder above the class folders"));
         }
         let learned = count(&self.learned);
         let tested = self.test.as_deref().map(count);
         let mut small = Vec::new();
         for (class, label) in self.labels.iter().enumerate() {
             let at = |counts: &[usize]| counts.get(class).copied().unwrap_or_default();
-            let images = |count: usize| {
-                if count == 1 {
-                    "1 image".to_owned()
-                } else {
-                    format!("{count} images")
-                }
-            };
             let reason = match (at(&learned), tested.as_deref().map(at)) {
                 (count @ ..2, None) => format!("{}, two are the least", images(count)),
                 (0, Some(_)) => "no image to learn from".into(),
@@ -324,63 +331,51 @@ impl Discovered {
             small.push((label.clone(), reason));
         }
         if self.labels.len() - small.len() < 2 {
-            let names: Vec<String> = small
-                .iter()
-                .map(|(label, reason)| format!("{label} ({reason})"))
-                .collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let names = small.iter().map(|(label, reason)| format!("{label} ({reason})"));
+            let names = listed(&names.collect::<Vec<_>>());
             return Err(self.fail(
-                format!("fewer than two classes have enough images: {}", listed(&names)),
-                "give them more images that can be read".into(),
+                format!("fewer than two classes have enough images: {names}"),
+                "give them more images that can be read",
             ));
         }
         Ok(small)
     }
 
     fn write(&self, path: &Path, unreadable: &[(String, String)], small_classes: &[(String, String)]) -> Result<()> {
-        let directory = self.directory.to_str().ok_or_else(|| {
-            self.fail(
-                "its path is not UTF-8".into(),
-                "move it to a folder with a plain name".into(),
-            )
-        })?;
+        if self.directory.to_str().is_none() {
+            return Err(self.fail("its path is not UTF-8", "move it to a folder with a plain name"));
+        }
         let tables = self.tables.iter().map(|(role, path)| table_file(role, path));
-        let tables = tables.collect::<Result<Vec<_>>>()?;
         let stem = Path::new(&self.origin).file_name().and_then(|name| name.to_str());
         let is_small = |label: &str| small_classes.iter().any(|(small, _)| small == label);
         // An image of a class that is left out stands in no list.
         let of_kept = self
             .items()
             .filter(|item| !self.labels.get(item.class as usize).is_some_and(|l| is_small(l)));
-        let kept: std::collections::BTreeSet<&str> = of_kept.map(|item| item.id.as_str()).collect();
+        let kept: BTreeSet<&str> = of_kept.map(|item| item.id.as_str()).collect();
         let skip: Vec<(String, String)> = unreadable
             .iter()
             .filter(|(id, _)| kept.contains(id.as_str()))
             .cloned()
             .collect();
-        let text = Written {
-            name: &self.name,
-            title: &format!("Own images: {}", stem.unwrap_or(&self.name)),
-            licence: "not stated",
-            layout: self.layout.unwrap_or(Layout::Folders),
-            directory: self.parquet.is_none().then_some(directory),
-            tables: &tables,
-            form: &self.form,
-            parquet: self.parquet.as_ref(),
+        let mut rename = self.rename.clone();
+        rename.retain(|from, _| !is_small(from));
+        let manifest = Manifest {
+            name: self.name.clone(),
+            title: format!("Own images: {}", stem.unwrap_or(&self.name)),
+            licence: "not stated".into(),
+            citation: "none".into(),
+            layout: self.layout,
+            directory: self.parquet.is_none().then(|| self.directory.clone()),
+            files: tables.collect::<Result<_>>()?,
+            table: Some(self.form.clone()),
+            parquet: self.parquet.clone(),
             holdout: self.holdout(),
-            skip: &skip,
-            skip_classes: small_classes,
             clean_names: self.parquet.is_some(),
-            rename: self
-                .rename
-                .iter()
-                .filter(|(from, _)| !is_small(from))
-                .map(|(from, to)| (from.as_str(), to.as_str()))
-                .collect(),
-            hub: None,
-        }
-        .to_toml();
-        write_new(path, &text)
+            rename,
+            ..Manifest::default()
+        };
+        write_new(path, &to_toml(&manifest, &skip, small_classes))
     }
 }
 
@@ -396,26 +391,16 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-fn table_file(role: &'static str, path: &Path) -> Result<TableFile> {
+fn table_file(role: &str, path: &Path) -> Result<SourceFile> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    Ok(TableFile {
-        role,
+    Ok(SourceFile {
+        role: role.into(),
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        path: path.to_string_lossy().into_owned(),
+        path: Some(path.into()),
         size: bytes.len() as u64,
-        sha256: hex(&Sha256::digest(&bytes)),
+        sha256: Some(hex(&Sha256::digest(&bytes))),
+        ..SourceFile::default()
     })
-}
-
-/// The first names, and how many there are more.
-fn listed(names: &[&str]) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let text = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        format!("{text} and {more} more")
-    } else {
-        text
-    }
 }
 
 /// Pairs of hashes that are compared: more would take minutes.
@@ -455,8 +440,6 @@ impl SharedImages {
                 ..Self::default()
             };
         }
-        let hashes =
-            |images: &[crate::data::LabelledImage]| images.iter().map(|image| image.dhash).collect::<Vec<u64>>();
         let (count, first) = count_pairs(&hashes(&dataset.pool), &hashes(&dataset.test), NEAR, NAMED + same.len());
         let named = first.iter().filter_map(|pair| {
             Some((

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Discovered, ImportOptions, listed};
+use super::{Discovered, ImportOptions, refused};
 use crate::data::layout::Item;
-use crate::data::layout::sides::Side;
+use crate::data::layout::folders::Entries;
+use crate::data::layout::names::{Side, listed};
 use crate::data::layout::table::{Assembled, ROLES, Table, assemble, file_of, id_of, read_table};
 use crate::error::{Error, Result};
-use crate::manifest::Layout;
-use crate::manifest::TableForm;
+use crate::formats::quoted;
+use crate::manifest::{Layout, TableForm};
 
 /// Endings of images, for tables that name them without.
 const ENDINGS: [&str; 8] = ["", ".jpg", ".jpeg", ".png", ".JPG", ".webp", ".bmp", ".gif"];
@@ -25,11 +26,7 @@ pub(super) fn discover(
     origin: &str,
     asked: &ImportOptions,
 ) -> Result<Discovered> {
-    let fail = |reason: String, remedy: &str| Error::Import {
-        origin: origin.into(),
-        reason,
-        remedy: remedy.into(),
-    };
+    let fail = |reason: String, remedy: &str| refused(origin, reason, remedy);
     let in_table = |error: Error| match error {
         Error::Labels { reason, .. } => {
             let remedy = if reason.contains("iconv") {
@@ -42,12 +39,7 @@ pub(super) fn discover(
         }
         other => other,
     };
-    let mut form = TableForm {
-        path_column: asked.path_column.clone(),
-        label_column: asked.label_column.clone(),
-        split_column: asked.split_column.clone(),
-        ..TableForm::default()
-    };
+    let mut form = asked.table_form();
     let read: Vec<(PathBuf, Table)> = tables
         .iter()
         .map(|(_, path)| Ok((path.clone(), read_table(path, &form).map_err(in_table)?)))
@@ -56,19 +48,11 @@ pub(super) fn discover(
     if let Some((_, table)) = read.first() {
         let columns = &table.columns;
         if [columns.path.as_str(), columns.label.as_str()] != ["path", "label"] || !columns.other_labels.is_empty() {
-            let split = columns
-                .split
-                .as_ref()
-                .map(|column| format!(", splits `{column}`"))
-                .unwrap_or_default();
-            let others = columns
-                .other_labels
-                .iter()
-                .map(|column| format!("`{column}`"))
-                .collect::<Vec<_>>();
-            let others = match others.len() {
-                0 => String::new(),
-                _ => format!("; not taken: {} (`--label-column`)", others.join(", ")),
+            let split = columns.split.iter().map(|column| format!(", splits `{column}`"));
+            let split: String = split.collect();
+            let others = match columns.other_labels.as_slice() {
+                [] => String::new(),
+                others => format!("; not taken: {} (`--label-column`)", quoted(others)),
             };
             notes.push(format!(
                 "columns: paths `{}`, class names `{}`{split}{others}",
@@ -122,8 +106,7 @@ pub(super) fn discover(
         ));
     }
     Ok(Discovered {
-        layout: Some(Layout::Table),
-        origin: origin.into(),
+        layout: Layout::Table,
         tables: tables.to_vec(),
         labels: assembled.classes,
         learned: assembled.pool,
@@ -175,24 +158,18 @@ fn missing(assembled: &Assembled, directory: &Path) -> Vec<(String, String)> {
 /// When several places would do.
 fn place(read: &[(PathBuf, Table)], form: &TableForm) -> Result<Option<(String, String)>, String> {
     let [(path, table)] = read else { return Ok(None) };
-    let texts: Vec<&str> = table
-        .rows
-        .iter()
-        .map(|row| row.path.as_str())
-        .filter(|text| !text.is_empty())
-        .collect();
-    let are_there =
-        |form: &TableForm, texts: &[&str]| texts.iter().filter(|text| file_of(text, path, form).is_file()).count();
-    let sample: Vec<&str> = texts
-        .iter()
-        .step_by(texts.len().div_ceil(SAMPLE).max(1))
-        .copied()
-        .collect();
-    if are_there(form, &sample) * 2 > sample.len() {
+    let texts: Vec<&str> = paths(table).collect();
+    let every = texts.len().div_ceil(SAMPLE).max(1);
+    let sample: Vec<&str> = texts.into_iter().step_by(every).collect();
+    let most_are_there = |form: &TableForm| {
+        let there = sample.iter().filter(|text| file_of(text, path, form).is_file());
+        there.count() * 2 > sample.len()
+    };
+    if most_are_there(form) {
         return Ok(None);
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let entries = crate::data::layout::folders::Entries::of(folder).unwrap_or_default();
+    let entries = Entries::of(folder).unwrap_or_default();
     let folders = entries.folders.iter().take(FOLDERS).map(|name| format!("{name}/"));
     let mut found = Vec::new();
     for prefix in std::iter::once(String::new()).chain(folders) {
@@ -202,7 +179,7 @@ fn place(read: &[(PathBuf, Table)], form: &TableForm) -> Result<Option<(String, 
                 suffix: suffix.into(),
                 ..form.clone()
             };
-            if are_there(&placed, &sample) * 2 > sample.len() {
+            if most_are_there(&placed) {
                 found.push((prefix.clone(), suffix.to_owned()));
             }
         }
@@ -211,30 +188,27 @@ fn place(read: &[(PathBuf, Table)], form: &TableForm) -> Result<Option<(String, 
         [] => Ok(None),
         [one] => Ok(Some(one.clone())),
         several => {
-            let names: Vec<String> = several
-                .iter()
-                .map(|(prefix, suffix)| format!("`{prefix}…{suffix}`"))
-                .collect();
-            Err(format!("its images may be any of {}", names.join(", ")))
+            let names = several.iter().map(|(prefix, suffix)| format!("{prefix}…{suffix}"));
+            Err(format!("its images may be any of {}", quoted(names)))
         }
     }
+}
+
+/// The paths that a table has.
+fn paths(table: &Table) -> impl Iterator<Item = &str> {
+    let paths = table.rows.iter().map(|row| row.path.as_str());
+    paths.filter(|text| !text.is_empty())
 }
 
 /// The folder that ids are relative to: the one given if it holds all images, else the one that all have in common.
 fn directory(read: &[(PathBuf, Table)], form: &TableForm, root: &Path) -> PathBuf {
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     for (path, table) in read {
-        let files = table
-            .rows
-            .iter()
-            .filter(|row| !row.path.is_empty())
-            .map(|row| file_of(&row.path, path, form));
         // A path that leads to nothing has no say.
-        folders.extend(
-            files
-                .filter(|file| file.is_file())
-                .filter_map(|file| file.parent().map(Path::to_path_buf)),
-        );
+        let files = paths(table)
+            .map(|text| file_of(text, path, form))
+            .filter(|file| file.is_file());
+        folders.extend(files.filter_map(|file| file.parent().map(Path::to_path_buf)));
     }
     if folders.iter().all(|folder| folder.starts_with(root)) {
         return root.into();
@@ -251,8 +225,8 @@ fn directory(read: &[(PathBuf, Table)], form: &TableForm, root: &Path) -> PathBu
 fn are_split_by_folder(read: &[(PathBuf, Table)], form: &TableForm, directory: &Path) -> bool {
     let mut seen = BTreeSet::new();
     for (path, table) in read {
-        for row in table.rows.iter().filter(|row| !row.path.is_empty()) {
-            let Ok(id) = id_of(&row.path, path, form, directory) else {
+        for text in paths(table) {
+            let Ok(id) = id_of(text, path, form, directory) else {
                 continue;
             };
             match id.split_once('/').and_then(|(first, _)| Side::of_word(first)) {

@@ -7,121 +7,133 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::data::layout::names::{cleaned, composed};
+use crate::data::layout::wrong;
 use crate::error::{Error, Result};
-use crate::manifest::{Hub, Layout, OwnParquet, TableForm};
+use crate::manifest::{Form, Layout, Manifest, OwnParquet, TableForm};
 
-/// A file of the manifest: a table.
-pub(super) struct TableFile {
-    pub role: &'static str,
-    pub name: String,
-    pub path: String,
-    pub size: u64,
-    pub sha256: String,
+/// Names that the manifest leaves out, each with the reason.
+pub(super) type Skipped = [(String, String)];
+
+/// The text of a manifest. `unreadable`: ids of images, each with what the decoder said; `small_classes`: classes with too few
+/// images.
+pub(super) fn to_toml(manifest: &Manifest, unreadable: &Skipped, small_classes: &Skipped) -> String {
+    let mut text = String::from("# Written by `kshot data import`; yours to edit.\n");
+    let layout = match manifest.layout {
+        Layout::Table => "table",
+        Layout::Parquet => "parquet",
+        _ => "folders",
+    };
+    line(&mut text, "name", &manifest.name);
+    line(&mut text, "title", &manifest.title);
+    line(&mut text, "layout", layout);
+    line(&mut text, "licence", &manifest.licence);
+    line(&mut text, "citation", &manifest.citation);
+    if let Some(directory) = &manifest.directory {
+        line(&mut text, "directory", &directory.to_string_lossy());
+    }
+    if let Some(share) = manifest.holdout {
+        let _ = writeln!(
+            text,
+            "# Share of each class that is kept for the test.\nholdout = {share}"
+        );
+    }
+    if manifest.prefer == Form::Hub {
+        line(&mut text, "prefer", "hub");
+    }
+    for (key, what, skipped) in [
+        ("skip", "Images that cannot be read.", unreadable),
+        ("skip_classes", "Classes that have too few images.", small_classes),
+    ] {
+        if skipped.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "# {what}\n{key} = [");
+        for (name, reason) in skipped {
+            let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let _ = writeln!(text, "    {}, # {reason}", quoted(name));
+        }
+        text += "]\n";
+    }
+    if manifest.clean_names {
+        text += "# Class names are spelled as `[rename]` spells those of folders.\nclean_names = true\n";
+    }
+    if !manifest.rename.is_empty() {
+        text += "\n# Class names by the name of their folder or label.\n[rename]\n";
+        for (from, to) in &manifest.rename {
+            line(&mut text, &quoted(from), to);
+        }
+    }
+    if let Some(form) = manifest.table.as_ref().filter(|form| **form != TableForm::default()) {
+        add_form(&mut text, form);
+    }
+    for table in &manifest.files {
+        text += "\n[[file]]\n";
+        line(&mut text, "role", &table.role);
+        line(&mut text, "name", &table.name);
+        if let Some(path) = &table.path {
+            line(&mut text, "path", &path.to_string_lossy());
+        }
+        add_size(&mut text, Some(table.size), table.sha256.as_deref());
+    }
+    if let Some(OwnParquet {
+        image,
+        label,
+        train,
+        val,
+        test,
+        shards,
+    }) = &manifest.parquet
+    {
+        text += "\n[parquet]\n";
+        add_columns(&mut text, [image, label], [train, val, test]);
+        for shard in shards {
+            text += "\n[[parquet.shard]]\n";
+            line(&mut text, "path", &shard.path.to_string_lossy());
+            line(&mut text, "split", &shard.split);
+            add_size(&mut text, Some(shard.size), Some(&shard.sha256));
+        }
+    }
+    if let Some(hub) = &manifest.hub {
+        text += "\n[hub]\n";
+        line(&mut text, "repo", &hub.repo);
+        line(&mut text, "revision", &hub.revision);
+        add_columns(&mut text, [&hub.image, &hub.label], [&hub.train, &hub.val, &hub.test]);
+        for shard in &hub.shards {
+            text += "\n[[hub.shard]]\n";
+            line(&mut text, "path", &shard.path);
+            add_size(&mut text, shard.size, shard.sha256.as_deref());
+        }
+    }
+    text
 }
 
-/// Facts about a dataset whose images were read.
-pub(super) struct Written<'a> {
-    pub name: &'a str,
-    pub title: &'a str,
-    pub licence: &'a str,
-    pub layout: Layout,
-    pub directory: Option<&'a str>,
-    pub tables: &'a [TableFile],
-    /// Columns of the tables, and how paths become files.
-    pub form: &'a TableForm,
-    pub parquet: Option<&'a OwnParquet>,
-    pub holdout: Option<f64>,
-    /// Ids of unreadable images, each with what the decoder said.
-    pub skip: &'a [(String, String)],
-    /// Classes with too few images, each with the reason.
-    pub skip_classes: &'a [(String, String)],
-    pub clean_names: bool,
-    /// Class names by folder or label.
-    pub rename: Vec<(&'a str, &'a str)>,
-    pub hub: Option<&'a Hub>,
+/// A key with a text.
+fn line(text: &mut String, key: &str, value: &str) {
+    let _ = writeln!(text, "{key} = {}", quoted(value));
 }
 
-impl Written<'_> {
-    pub(crate) fn to_toml(&self) -> String {
-        let mut text = String::from("# Written by `kshot data import`; yours to edit.\n");
-        let mut line = |key: &str, value: &str| {
-            let _ = writeln!(text, "{key} = {}", quoted(value));
-        };
-        line("name", self.name);
-        line("title", self.title);
-        let layout = match self.layout {
-            Layout::Table => "table",
-            Layout::Parquet => "parquet",
-            _ => "folders",
-        };
-        line("layout", layout);
-        line("licence", self.licence);
-        line("citation", "none");
-        if let Some(directory) = self.directory {
-            line("directory", directory);
-        }
-        if let Some(share) = self.holdout {
-            let _ = writeln!(
-                text,
-                "# Share of each class that is kept for the test.\nholdout = {share}"
-            );
-        }
-        if self.hub.is_some() {
-            text += "prefer = \"hub\"\n";
-        }
-        for (key, what, skipped) in [
-            ("skip", "Images that cannot be read.", self.skip),
-            ("skip_classes", "Classes that have too few images.", self.skip_classes),
-        ] {
-            if skipped.is_empty() {
-                continue;
-            }
-            let _ = writeln!(text, "# {what}\n{key} = [");
-            for (name, reason) in skipped {
-                let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-                let _ = writeln!(text, "    {}, # {reason}", quoted(name));
-            }
-            text += "]\n";
-        }
-        if self.clean_names {
-            text += "# Class names are spelled as `[rename]` spells those of folders.\nclean_names = true\n";
-        }
-        if !self.rename.is_empty() {
-            text += "\n# Class names by the name of their folder or label.\n[rename]\n";
-            for (from, to) in &self.rename {
-                let _ = writeln!(text, "{} = {}", quoted(from), quoted(to));
-            }
-        }
-        if *self.form != TableForm::default() {
-            text += &form_table(self.form);
-        }
-        for table in self.tables {
-            let _ = write!(
-                text,
-                "\n[[file]]\nrole = {}\nname = {}\npath = {}\nsize = {}\nsha256 = {}\n",
-                quoted(table.role),
-                quoted(&table.name),
-                quoted(&table.path),
-                table.size,
-                quoted(&table.sha256)
-            );
-        }
-        if let Some(parquet) = self.parquet {
-            text += &parquet_table(parquet);
-        }
-        if let Some(hub) = self.hub {
-            text += &hub_table(hub);
-        }
-        text
+/// Size and hash of a file, as far as they are known.
+fn add_size(text: &mut String, size: Option<u64>, sha256: Option<&str>) {
+    if let Some(size) = size {
+        let _ = writeln!(text, "size = {size}");
+    }
+    if let Some(hash) = sha256 {
+        line(text, "sha256", hash);
     }
 }
 
-fn list(items: &[String]) -> String {
-    items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")
+/// Columns of images and labels, and the splits of each side.
+fn add_columns(text: &mut String, [image, label]: [&str; 2], sides: [&Vec<String>; 3]) {
+    line(text, "image", image);
+    line(text, "label", label);
+    for (key, splits) in ["train", "val", "test"].into_iter().zip(sides) {
+        let splits: Vec<String> = splits.iter().map(|split| quoted(split)).collect();
+        let _ = writeln!(text, "{key} = [{}]", splits.join(", "));
+    }
 }
 
-fn form_table(form: &TableForm) -> String {
-    let mut text = "\n# Columns, and what stands around each path.\n[table]\n".to_owned();
+fn add_form(text: &mut String, form: &TableForm) {
+    *text += "\n# Columns, and what stands around each path.\n[table]\n";
     for (key, value) in [
         ("path_column", form.path_column.as_deref()),
         ("label_column", form.label_column.as_deref()),
@@ -130,58 +142,12 @@ fn form_table(form: &TableForm) -> String {
         ("suffix", Some(form.suffix.as_str()).filter(|text| !text.is_empty())),
     ] {
         if let Some(value) = value {
-            let _ = writeln!(text, "{key} = {}", quoted(value));
+            line(text, key, value);
         }
     }
     if form.split_by_folder {
-        text += "split_by_folder = true\n";
+        *text += "split_by_folder = true\n";
     }
-    text
-}
-
-fn parquet_table(parquet: &OwnParquet) -> String {
-    let mut text = format!(
-        "\n[parquet]\nimage = {}\nlabel = {}\ntrain = [{}]\nval = [{}]\ntest = [{}]\n",
-        quoted(&parquet.image),
-        quoted(&parquet.label),
-        list(&parquet.train),
-        list(&parquet.val),
-        list(&parquet.test)
-    );
-    for shard in &parquet.shards {
-        let _ = write!(
-            text,
-            "\n[[parquet.shard]]\npath = {}\nsplit = {}\nsize = {}\nsha256 = {}\n",
-            quoted(&shard.path.to_string_lossy()),
-            quoted(&shard.split),
-            shard.size,
-            quoted(&shard.sha256)
-        );
-    }
-    text
-}
-
-fn hub_table(hub: &Hub) -> String {
-    let mut text = format!(
-        "\n[hub]\nrepo = {}\nrevision = {}\nimage = {}\nlabel = {}\ntrain = [{}]\nval = [{}]\ntest = [{}]\n",
-        quoted(&hub.repo),
-        quoted(&hub.revision),
-        quoted(&hub.image),
-        quoted(&hub.label),
-        list(&hub.train),
-        list(&hub.val),
-        list(&hub.test)
-    );
-    for shard in &hub.shards {
-        let _ = write!(text, "\n[[hub.shard]]\npath = {}\n", quoted(&shard.path));
-        if let Some(size) = shard.size {
-            let _ = writeln!(text, "size = {size}");
-        }
-        if let Some(hash) = &shard.sha256 {
-            let _ = writeln!(text, "sha256 = {}", quoted(hash));
-        }
-    }
-    text
 }
 
 /// A TOML basic string, which also serves as a quoted key.
@@ -208,10 +174,7 @@ const MAX_BYTES: u64 = 16 << 20;
 /// [`Error::Labels`] when it is none of these; [`Error::Io`].
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    let wrong = |reason: String| Error::Labels {
-        path: path.into(),
-        reason,
-    };
+    let wrong = |reason: String| wrong(path, reason);
     if size > MAX_BYTES {
         return Err(wrong(format!("more than {MAX_BYTES} bytes: no list of class names")));
     }

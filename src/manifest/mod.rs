@@ -1,7 +1,5 @@
 //! `datasets/*.toml`: the files of a dataset, its layout, the forms in which it can be had and what must be found in it.
 
-mod check;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +9,7 @@ use crate::config::Protocol;
 use crate::error::{Error, Result};
 
 /// One dataset as described by its TOML file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Name: the file's stem.
@@ -81,24 +79,46 @@ pub struct Manifest {
     pub downloads: PathBuf,
 }
 
-/// Arrangement of archives and labels: one per official form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layout {
-    /// Two tar.gz: `images/` and `annotations/{trainval,test}.txt`.
-    OxfordPets,
-    /// `cars_train/`, `cars_test/` and a devkit of `.mat` struct arrays.
-    StanfordCars,
-    /// `jpg/`, `imagelabels.mat`, `setid.mat`.
-    OxfordFlowers,
-    /// A zip with a nested tar.gz, split by a CoOp file.
-    Caltech101,
-    /// `train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a share is held out.
-    Folders,
-    /// CSV, JSON lines or Parquet with a column of paths, one of labels and perhaps one of splits.
-    Table,
-    /// Parquet files with the images themselves and their labels.
-    Parquet,
+/// Hands the list of layouts to a macro. One line a layout: its module in `src/data/layout`, which describes it, and its
+/// variant of [`Layout`], whose name in kebab case is the one in manifests. `cargo fmt` does not follow modules out of a macro:
+/// `cargo fmt -- src/data/layout/*.rs` formats them.
+macro_rules! layouts {
+    ($then:ident) => {
+        $then! {
+            oxford_pets: OxfordPets;
+            stanford_cars: StanfordCars;
+            oxford_flowers: OxfordFlowers;
+            caltech101: Caltech101;
+            folders: Folders;
+            table: Table;
+            parquet: Parquet;
+        }
+    };
+}
+pub(crate) use layouts;
+
+/// Makes [`Layout`] of the list.
+macro_rules! names {
+    ($($module:ident: $layout:ident;)+) => {
+        /// Arrangement of archives and labels: one per official form, and those of a user's own images.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Layout {
+            $(
+                #[doc = concat!("See `data::layout::", stringify!($module), "`.")]
+                $layout,
+            )+
+        }
+    };
+}
+
+layouts!(names);
+
+/// The layout of images that came without a description.
+impl Default for Layout {
+    fn default() -> Self {
+        Self::Folders
+    }
 }
 
 /// Relation of a micro dataset's concepts to the pre-training of the stand-in models: met there or not.
@@ -121,7 +141,7 @@ impl std::fmt::Display for Regime {
 }
 
 /// One archive or label file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
     /// Its use; each layout names its own.
@@ -197,6 +217,14 @@ impl Manifest {
         match &file.path {
             Some(path) => self.resolve(path),
             None => self.downloads.join(&file.name),
+        }
+    }
+
+    /// Error of a dataset that is not what it should be.
+    pub(crate) fn fail(&self, reason: impl Into<String>) -> Error {
+        Error::Dataset {
+            dataset: self.name.clone(),
+            reason: reason.into(),
         }
     }
 
@@ -414,58 +442,131 @@ impl Manifest {
     pub fn forms(&self, protocol: Protocol) -> Result<Vec<Form>, String> {
         let has_archive = !self.files.is_empty() || self.directory.is_some() || self.parquet.is_some();
         let split_by_coop = self.layout == Layout::Caltech101;
-        let mut forms = Vec::new();
-        for form in [Form::Archive, Form::Hub] {
-            let fits = match (form, protocol) {
-                (Form::Hub, Protocol::Clean) => self.hub.is_some() && !(split_by_coop && has_archive),
-                (Form::Hub, Protocol::Tinker) => self.hub.is_some(),
-                (Form::Hub, Protocol::Coop) | (Form::Archive, Protocol::Tinker) => false,
-                (Form::Archive, Protocol::Clean) => has_archive,
-                (Form::Archive, Protocol::Coop) => self.file("coop-split").is_some(),
-            };
-            if fits {
-                forms.push(form);
-            }
-        }
+        let (archive, hub, lacking) = match protocol {
+            Protocol::Clean => (
+                has_archive,
+                self.hub.is_some() && !(split_by_coop && has_archive),
+                "its manifest has neither files nor a folder nor a `[hub]`",
+            ),
+            Protocol::Tinker => (
+                false,
+                self.hub.is_some(),
+                "the protocol `tinker` needs a hub repository, and its manifest has no `[hub]`",
+            ),
+            Protocol::Coop => (
+                self.file("coop-split").is_some(),
+                false,
+                "the protocol `coop` needs CoOp's split file, and its manifest has no file of role `coop-split`",
+            ),
+        };
+        let forms = [(archive, Form::Archive), (hub, Form::Hub)];
+        let mut forms: Vec<Form> = forms
+            .into_iter()
+            .filter_map(|(fits, form)| fits.then_some(form))
+            .collect();
         forms.sort_by_key(|form| *form != self.prefer);
         if forms.is_empty() {
-            return Err(match protocol {
-                Protocol::Tinker => {
-                    "the protocol `tinker` needs a hub repository, and its manifest has no `[hub]`".into()
-                }
-                Protocol::Coop => {
-                    "the protocol `coop` needs CoOp's split file, and its manifest has no file of role `coop-split`"
-                        .into()
-                }
-                Protocol::Clean => "its manifest has neither files nor a folder nor a `[hub]`".into(),
-            });
+            Err(lacking.into())
+        } else {
+            Ok(forms)
         }
-        Ok(forms)
     }
 
     /// Archives and label files that a protocol cannot do without; where several may stand for one another
     /// (labels of Stanford Cars' test images), all of them, if `there` says that none is there.
     pub fn needed(&self, protocol: Protocol, there: impl Fn(&SourceFile) -> bool) -> Vec<&SourceFile> {
         let alternatives = self.layout.alternatives();
-        let stands_in = |file: &SourceFile| alternatives.contains(&file.role.as_str()) && there(file);
-        let one_is_there = self.files.iter().any(stands_in);
-        let roles = self.layout.roles();
+        let is_alternative = |file: &SourceFile| alternatives.contains(&file.role.as_str());
+        let one_is_there = self.files.iter().any(|file| is_alternative(file) && there(file));
+        let roles = self
+            .layout
+            .roles()
+            .iter()
+            .filter(|role| role.required || role.is_archive);
         let is_needed = |file: &&SourceFile| {
-            roles
-                .iter()
-                .any(|role| role.name == file.role && (role.required || role.is_archive))
+            roles.clone().any(|role| role.name == file.role)
                 || (protocol == Protocol::Coop && file.role == "coop-split")
-                || (alternatives.contains(&file.role.as_str()) && !one_is_there)
+                || (is_alternative(file) && !one_is_there)
         };
         self.files.iter().filter(is_needed).collect()
     }
 }
 
+impl Manifest {
+    fn check(&self, path: &Path) -> Result<(), String> {
+        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+        if self.name != stem {
+            return Err(format!("name `{}` differs from the file's name `{stem}`", self.name));
+        }
+        check_name(&self.name)?;
+        let roles = self.layout.roles();
+        for (i, file) in self.files.iter().enumerate() {
+            if !roles.iter().any(|role| role.name == file.role) {
+                let known = roles.iter().map(|role| role.name).collect::<Vec<_>>().join(", ");
+                return Err(format!("unknown role `{}`, this layout has: {known}", file.role));
+            }
+            if self.files.iter().take(i).any(|other| other.role == file.role) {
+                return Err(format!("role `{}` is given twice", file.role));
+            }
+            if file.name.is_empty() || file.name.starts_with('.') || file.name.contains(['/', '\\']) {
+                return Err(format!("`{}` cannot be the name of a file", file.name));
+            }
+            let Some((kind, hash)) = file.digest() else {
+                return Err(format!("file `{}` has neither sha256 nor md5", file.name));
+            };
+            let length = if kind == "sha256" { 64 } else { 32 };
+            let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+            if hash.len() != length || !hash.bytes().all(is_hex) {
+                let name = &file.name;
+                return Err(format!("{kind} of `{name}` is not {length} lower-case hex digits"));
+            }
+        }
+        // What has a repository may do without archives.
+        let hub_only = self.hub.is_some() && self.files.is_empty() && self.directory.is_none();
+        for role in roles {
+            if role.required && !hub_only && self.file(role.name).is_none() {
+                return Err(format!("no file has the role `{}`", role.name));
+            }
+        }
+        if let Some(share) = self.holdout.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+            return Err(format!("`holdout` is a share between 0 and 1, not {share}"));
+        }
+        if (self.layout == Layout::Parquet) != self.parquet.is_some() {
+            return Err("the layout `parquet` and `[parquet]` go together".into());
+        }
+        if self.table.is_some() && self.layout != Layout::Table {
+            return Err("`[table]` is for the layout `table` only".into());
+        }
+        let is_table = ["table", "train-table"].iter().any(|role| self.file(role).is_some());
+        if self.layout == Layout::Table && !is_table {
+            return Err("no file has the role `table`".into());
+        }
+        if self.layout == Layout::Table && self.file("table").is_some() && self.files.len() > 1 {
+            return Err(
+                "give either a `table` or one for each side: `train-table`, `validation-table`, `test-table`".into(),
+            );
+        }
+        match (self.layout, self.directory.is_some(), self.files.is_empty()) {
+            (Layout::Folders, true, false) => Err("give either `directory` or a `[[file]]`, not both".into()),
+            (Layout::Folders, false, true) if !hub_only => {
+                Err("give a `directory`, a `[[file]]` of role `archive` or a `[hub]`".into())
+            }
+            (Layout::Folders, ..) | (Layout::Table, true, _) => Ok(()),
+            (Layout::Table, false, _) => Err("give the `directory` that the table's paths are relative to".into()),
+            (_, true, _) => Err("`directory` is for the layouts `folders` and `table` only".into()),
+            (Layout::OxfordFlowers, ..) if self.class_names.is_empty() && !hub_only => {
+                Err("the layout `oxford-flowers` needs `class_names` in label order".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) const PETS: &str = r#"
+    const PETS: &str = r#"
 name = "pets"
 title = "Pets"
 layout = "oxford-pets"
@@ -491,7 +592,7 @@ pool = 3
 test = 4
 "#;
 
-    pub(crate) fn read(text: &str) -> Result<Manifest> {
+    fn read(text: &str) -> Result<Manifest> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("pets.toml"), text).unwrap();
         load(folder.path(), "pets")
@@ -581,5 +682,57 @@ test = 4
             roles(&manifest, Protocol::Coop, &["test-labels"]),
             ["devkit", "coop-split"]
         );
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        let cases = [
+            ("micro = true", "micros = true", "micros"),
+            ("layout = \"oxford-pets\"", "layout = \"oxford\"", "oxford"),
+            (
+                "name = \"pets\"",
+                "name = \"cats\"",
+                "differs from the file's name `pets`",
+            ),
+            (
+                "role = \"annotations\"",
+                "role = \"labels\"",
+                "unknown role `labels`, this layout has: images, annotations, coop-split",
+            ),
+            (
+                "role = \"annotations\"",
+                "role = \"images\"",
+                "role `images` is given twice",
+            ),
+            (
+                "md5 = \"5c4f3ee8e5d25df40f4fd59a7f44e54c\"",
+                "",
+                "file `images.tar.gz` has neither sha256 nor md5",
+            ),
+            (
+                "5c4f3ee8",
+                "5C4F3EE8",
+                "md5 of `images.tar.gz` is not 32 lower-case hex digits",
+            ),
+            (
+                "micro = true",
+                "holdout = 1.0",
+                "`holdout` is a share between 0 and 1, not 1",
+            ),
+            (
+                "micro = true",
+                "directory = \"x\"",
+                "`directory` is for the layouts `folders` and `table` only",
+            ),
+        ];
+        for (from, to, wanted) in cases {
+            assert!(PETS.contains(from));
+            let error = read(&PETS.replacen(from, to, 1)).unwrap_err();
+            let Error::Manifest { reason, .. } = &error else {
+                panic!("{error:?}")
+            };
+            assert!(reason.contains(wanted), "{reason}");
+            assert!(error.hint().is_some());
+        }
     }
 }

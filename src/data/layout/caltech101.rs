@@ -8,28 +8,33 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Item, Listing, Unpacked, coop, wrong};
+use super::{Description, Item, Listing, Role, Unpacked, coop, wrong};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 
 /// The archive's image folder: within the official zip, or at the top if the inner archive was given.
 const ROOTS: [&str; 2] = ["caltech-101/101_ObjectCategories", "101_ObjectCategories"];
 
+pub(crate) const LAYOUT: Description = Description {
+    roles: &[Role::archive("archive"), Role::labels("coop-split")],
+    coop: None,
+    ..Description::new(read)
+};
+
 /// `clean`: pool = CoOp's train and val, test = CoOp's test. `coop`: CoOp's three sides as they are, each class of one
 /// folder whose name is the class's.
-pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
-    let path = unpacked.required("coop-split")?;
-    let split = coop::Split::read(&path)?;
-    let classes = split.classes(&path)?;
+fn read(unpacked: &Unpacked) -> Result<Listing> {
+    let protocol = unpacked.protocol;
+    let (path, split, classes) = coop::Split::of(unpacked)?;
     let root = ROOTS.into_iter().find(|root| unpacked.root.join(root).is_dir());
-    let root = root.ok_or_else(|| unpacked.fail("the archive holds no folder `101_ObjectCategories`".into()))?;
+    let root = root.ok_or_else(|| unpacked.fail("the archive holds no folder `101_ObjectCategories`"))?;
     let folders = folders(&unpacked.root.join(root))?;
     let prefix = match (protocol, &unpacked.manifest.coop) {
         (Protocol::Coop, Some(coop)) => coop.prefix.as_str(),
         _ => "",
     };
     let mut folder_of: BTreeMap<u32, String> = BTreeMap::new();
-    let mut item = |entry: coop::Entry| {
+    let item = |entry: coop::Entry| {
         let Some((folder, image)) = entry.image.split_once('/').filter(|(_, image)| is_image(image)) else {
             return Err(wrong(
                 &path,
@@ -47,7 +52,7 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
             }
         };
         let first = folder_of.entry(entry.label).or_insert_with(|| folder.to_owned());
-        if protocol == Protocol::Coop && (first != folder || !coop::singular_of(folder, &entry.class_name)) {
+        if protocol == Protocol::Coop && (first != folder || !singular_of(folder, &entry.class_name)) {
             return Err(wrong(
                 &path,
                 format!(
@@ -62,17 +67,17 @@ pub(crate) fn read(unpacked: &Unpacked, protocol: Protocol) -> Result<Listing> {
             ..Item::new(format!("{prefix}{}", entry.image), entry.label)
         })
     };
-    let mut side = |entries: Vec<coop::Entry>| entries.into_iter().map(&mut item).collect::<Result<Vec<_>>>();
-    let (mut pool, mut val, test) = (side(split.train)?, side(split.val)?, side(split.test)?);
+    let mut listing = split.listing(classes, item)?;
     if protocol == Protocol::Clean {
-        pool.append(&mut val);
+        listing.pool.append(&mut listing.val);
     }
-    Ok(Listing {
-        classes,
-        pool,
-        val,
-        test,
-    })
+    Ok(listing)
+}
+
+/// The folder `Faces` is CoOp's `face`, `airplanes` is `airplane`.
+fn singular_of(folder: &str, coop: &str) -> bool {
+    let folder = folder.to_lowercase();
+    folder == coop || folder.strip_suffix('s') == Some(coop)
 }
 
 /// `image_` and four digits, `.jpg`.

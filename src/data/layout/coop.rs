@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -39,6 +39,14 @@ pub struct Entry {
 }
 
 impl Split {
+    /// The split file of a dataset: its path, its content and its classes.
+    pub(super) fn of(unpacked: &Unpacked) -> Result<(PathBuf, Self, Vec<String>)> {
+        let path = unpacked.required("coop-split")?;
+        let split = Self::read(&path)?;
+        let classes = split.classes(&path)?;
+        Ok((path, split, classes))
+    }
+
     /// Reads a split file, plain or gzip-compressed.
     ///
     /// # Errors
@@ -81,6 +89,22 @@ impl Split {
         }
         Ok(names.into_values().map(str::to_owned).collect())
     }
+
+    /// Its sides, with the image that each entry stands for.
+    pub(super) fn listing(self, classes: Vec<String>, mut item: impl FnMut(Entry) -> Result<Item>) -> Result<Listing> {
+        let mut side = |entries: Vec<Entry>| entries.into_iter().map(&mut item).collect::<Result<Vec<_>>>();
+        Ok(Listing {
+            classes,
+            pool: side(self.train)?,
+            val: side(self.val)?,
+            test: side(self.test)?,
+        })
+    }
+}
+
+/// True if two names of a class differ at most in upper and lower case: `Abyssinian` is CoOp's `abyssinian`.
+pub(super) fn same_but_for_case(ours: &str, coop: &str) -> bool {
+    ours.to_lowercase() == coop.to_lowercase()
 }
 
 /// Classes and sides of the split file, ids of this dataset: what the manifest says goes in front, and CoOp's path.
@@ -88,18 +112,12 @@ impl Split {
 /// # Errors
 /// [`Error::Labels`] naming an image that this dataset does not have, or has in another class.
 pub(super) fn listing(unpacked: &Unpacked, official: &Listing, same_name: fn(&str, &str) -> bool) -> Result<Listing> {
-    let path = unpacked.required("coop-split")?;
-    let split = Split::read(&path)?;
-    let classes = split.classes(&path)?;
+    let (path, split, classes) = Split::of(unpacked)?;
     let prefix = unpacked.manifest.coop.as_ref().map_or("", |coop| coop.prefix.as_str());
-    let known: BTreeMap<&str, u32> = [&official.pool, &official.val, &official.test]
-        .into_iter()
-        .flatten()
-        .map(|item| (item.id.as_str(), item.class))
-        .collect();
+    let known: BTreeMap<&str, u32> = official.items().map(|item| (item.id.as_str(), item.class)).collect();
     // Which official class stands behind each of CoOp's.
     let mut behind: BTreeMap<u32, u32> = BTreeMap::new();
-    let mut item = |entry: Entry| {
+    let item = |entry: Entry| {
         let id = format!("{prefix}{}", entry.image);
         let Some(&class) = known.get(id.as_str()) else {
             return Err(wrong(&path, format!("`{}` is no image of this dataset", entry.image)));
@@ -116,36 +134,5 @@ pub(super) fn listing(unpacked: &Unpacked, official: &Listing, same_name: fn(&st
         }
         Ok(Item::new(id, entry.label))
     };
-    let mut side = |entries: Vec<Entry>| entries.into_iter().map(&mut item).collect::<Result<Vec<_>>>();
-    let (pool, val, test) = (side(split.train)?, side(split.val)?, side(split.test)?);
-    Ok(Listing {
-        classes,
-        pool,
-        val,
-        test,
-    })
-}
-
-/// Pets: `Abyssinian` is `abyssinian`.
-pub(super) fn same_but_for_case(ours: &str, coop: &str) -> bool {
-    ours.to_lowercase() == coop.to_lowercase()
-}
-
-/// Cars: `Audi TTS Coupe 2012` is `2012 Audi TTS Coupe`.
-pub(super) fn same_but_for_the_year_s_place(ours: &str, coop: &str) -> bool {
-    match (ours.rsplit_once(' '), coop.split_once(' ')) {
-        (Some((car, year)), Some((of_year, of_car))) => car == of_car && year == of_year,
-        _ => ours == coop,
-    }
-}
-
-/// Flowers: `pink-yellow dahlia?` is `pink-yellow dahlia`.
-pub(super) fn same_but_for_a_question_mark(ours: &str, coop: &str) -> bool {
-    ours.trim_end_matches('?') == coop.trim_end_matches('?')
-}
-
-/// Caltech-101's folders: `Faces` is `face`, `airplanes` is `airplane`.
-pub(super) fn singular_of(folder: &str, coop: &str) -> bool {
-    let folder = folder.to_lowercase();
-    folder == coop || folder.strip_suffix('s') == Some(coop)
+    split.listing(classes, item)
 }

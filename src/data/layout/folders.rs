@@ -1,41 +1,30 @@
 //! A folder of folders: `train/<class>/*` and `test/<class>/*` under their usual names, or `<class>/*` of which a share
 //! is held out; in an archive or in place.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::sides::{Side, sides};
-use super::{Item, Listing, Unpacked, names};
-use crate::data::layout::sides;
+use super::names::{Side, same_class, sides};
+use super::{Description, Item, Listing, Role, Unpacked};
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
+use crate::fs::file;
 
 /// Folders around the folder that is meant, one within the other.
 const WRAPPERS: usize = 8;
 
+pub(crate) const LAYOUT: Description = Description {
+    roles: &[Role::archive("archive").optional()],
+    ..Description::new(read)
+};
+
 /// Pool = `train` and a validation folder, test = `test`; without a labelled test folder the manifest's `holdout` is
 /// taken of each class. Classes are the folders' names in byte order.
-pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let manifest = unpacked.manifest;
+fn read(unpacked: &Unpacked) -> Result<Listing> {
     let tree = Tree::read(unpacked.root, &|reason| unpacked.fail(reason))?;
-    let (pool, test) = match (tree.test, manifest.holdout) {
-        (Some(test), _) => (tree.learned, test),
-        (None, Some(share)) => sides::split(tree.learned, share, &manifest.skip),
-        (None, None) => {
-            let reason = "no folders `train` and `test`, and the manifest gives no `holdout` to split by";
-            return Err(unpacked.fail(reason.into()));
-        }
-    };
-    let classes = tree.classes;
-    Ok(Listing {
-        classes,
-        pool,
-        val: Vec::new(),
-        test,
-    })
+    unpacked.with_test(tree.classes, tree.learned, tree.test, "no folders `train` and `test`")
 }
 
 /// Contents of a folder of folders.
@@ -119,7 +108,7 @@ impl Tree {
             let is_class = if self.classes.is_empty() {
                 inner.folders.is_empty()
             } else {
-                names::same_class(&self.classes, only).is_some()
+                same_class(&self.classes, only).is_some()
             };
             if is_class {
                 break;
@@ -157,7 +146,7 @@ impl Tree {
                 self.left_out.push((inside(class) + "/", NO_NAME.into()));
                 continue;
             }
-            let Some(name) = names::same_class(&self.classes, class).cloned() else {
+            let Some(name) = same_class(&self.classes, class).cloned() else {
                 return Err(fail(format!("class `{class}` is in `{side}` but not in `train`")));
             };
             if let Some((_, other)) = seen.iter().find(|(other, _)| *other == name) {
@@ -302,20 +291,18 @@ impl Entries {
     }
 }
 
+/// Endings of the names of images.
+pub(crate) const ENDINGS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];
+
 /// True if a file is an image by its name, or by its first bytes. One that has the name but not the bytes is
 /// damaged, which is for the decoder to say.
 pub(crate) fn is_image(path: &Path) -> Result<bool> {
-    const NAMES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp"];
-    let extension = path
-        .extension()
-        .and_then(|end| end.to_str())
-        .map(str::to_ascii_lowercase);
-    if extension.is_some_and(|end| NAMES.contains(&end.as_str())) {
+    let ending = path.extension().and_then(|end| end.to_str());
+    let ending = ending.map(str::to_ascii_lowercase);
+    if ending.is_some_and(|end| ENDINGS.contains(&end.as_str())) {
         return Ok(true);
     }
-    let mut head = Vec::with_capacity(16);
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    file.take(16).read_to_end(&mut head).map_err(Error::io("read", path))?;
+    let (head, _) = file::first_bytes(path, 16)?;
     Ok(matches!(
         image::guess_format(&head),
         Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::Bmp | ImageFormat::WebP)

@@ -5,12 +5,28 @@
 
 use std::path::Path;
 
-use super::{Item, Listing, Unpacked, wrong, zero_based};
+use super::{Description, Item, Listing, Role, Unpacked, wrong, zero_based};
 use crate::error::Result;
 use crate::formats::mat::MatFile;
 
+pub(crate) const LAYOUT: Description = Description {
+    roles: &[
+        Role::archive("images"),
+        Role::labels("labels"),
+        Role::labels("splits"),
+        Role::labels("coop-split").optional(),
+    ],
+    coop: Some(same_but_for_a_question_mark),
+    ..Description::new(read)
+};
+
+/// `pink-yellow dahlia?` is CoOp's `pink-yellow dahlia`.
+fn same_but_for_a_question_mark(ours: &str, coop: &str) -> bool {
+    ours.trim_end_matches('?') == coop.trim_end_matches('?')
+}
+
 /// Pool = official training and validation images (20 per class), test = official test images.
-pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
+fn read(unpacked: &Unpacked) -> Result<Listing> {
     let classes = unpacked.manifest.class_names.clone();
     let path = unpacked.required("labels")?;
     let mut labels = Vec::new();
@@ -49,12 +65,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
     let mut pool = images("trnid")?;
     pool.extend(images("valid")?);
     let test = images("tstid")?;
-    Ok(Listing {
-        classes,
-        pool,
-        val: Vec::new(),
-        test,
-    })
+    Ok(Listing::new(classes, pool, test))
 }
 
 fn numbers<'a>(file: &'a MatFile, name: &str, path: &Path) -> Result<&'a [f64]> {

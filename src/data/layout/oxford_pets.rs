@@ -7,11 +7,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Item, Listing, Unpacked, wrong};
+use super::{Description, Item, Listing, Role, Unpacked, wrong};
 use crate::error::{Error, Result};
 
+pub(crate) const LAYOUT: Description = Description {
+    roles: &[
+        Role::archive("images"),
+        Role::archive("annotations"),
+        Role::labels("coop-split").optional(),
+    ],
+    ..Description::new(read)
+};
+
 /// Pool = official trainval, test = official test.
-pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
+fn read(unpacked: &Unpacked) -> Result<Listing> {
     let mut names = BTreeMap::new();
     let annotations = unpacked.root.join("annotations");
     let pool = read_list(&annotations.join("trainval.txt"), &mut names)?;
@@ -25,12 +34,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
             )));
         }
     }
-    Ok(Listing {
-        classes: names.into_values().collect(),
-        pool,
-        val: Vec::new(),
-        test,
-    })
+    Ok(Listing::new(names.into_values().collect(), pool, test))
 }
 
 fn read_list(path: &Path, names: &mut BTreeMap<u32, String>) -> Result<Vec<Item>> {

@@ -7,14 +7,36 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Item, Listing, Unpacked, coop, wrong, zero_based};
+use super::{Description, Item, Listing, Role, Unpacked, coop, wrong, zero_based};
 use crate::error::Result;
 use crate::formats::mat::{Array, MatFile};
 
 const WITH_LABELS: &str = "cars_test_annos_withlabels.mat";
 
+pub(crate) const LAYOUT: Description = Description {
+    roles: &[
+        Role::archive("train-images"),
+        Role::archive("test-images"),
+        Role::archive("devkit"),
+        Role::labels("test-labels").optional(),
+        Role::labels("coop-split").optional(),
+    ],
+    // Either labels the test images.
+    alternatives: &["test-labels", "coop-split"],
+    coop: Some(same_but_for_the_year_s_place),
+    ..Description::new(read)
+};
+
+/// `Audi TTS Coupe 2012` is CoOp's `2012 Audi TTS Coupe`.
+fn same_but_for_the_year_s_place(ours: &str, coop: &str) -> bool {
+    match (ours.rsplit_once(' '), coop.split_once(' ')) {
+        (Some((car, year)), Some((of_year, of_car))) => car == of_car && year == of_year,
+        _ => ours == coop,
+    }
+}
+
 /// Pool = official train, test = official test.
-pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
+fn read(unpacked: &Unpacked) -> Result<Listing> {
     let devkit = unpacked.root.join("devkit");
     let classes = class_names(&devkit.join("cars_meta.mat"))?;
     let pool = annotations(&devkit.join("cars_train_annos.mat"), "cars_train", classes.len())?;
@@ -31,12 +53,7 @@ pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
              split_zhou_StanfordCars.json (role `coop-split`)"
         )));
     };
-    Ok(Listing {
-        classes,
-        pool,
-        val: Vec::new(),
-        test,
-    })
+    Ok(Listing::new(classes, pool, test))
 }
 
 /// `class_names` of `cars_meta.mat`: a cell row of character rows.

@@ -6,8 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Protocol, Shots};
-use crate::data::split::clean::shuffle;
-use crate::data::split::{SCHEMA, Split, SplitItem, first, of_class};
+use crate::data::split::{Split, SplitItem, first, of_class, shuffle};
 use crate::data::{Dataset, LabelledImage};
 use crate::error::{Cause, Error, Result};
 use crate::manifest::CoopPaths;
@@ -42,32 +41,18 @@ pub(super) fn coop(dataset: &Dataset, shots: Shots, seed: u64) -> Result<Split> 
         train.extend(first(dataset, name, &shuffled(&dataset.pool, "train"), shots)?);
         let set_aside = shuffled(&dataset.val, "val");
         let wanted = val_shots(shots).count().map_or(set_aside.len(), |k| k as usize);
-        let set_aside = set_aside.get(..wanted).ok_or_else(|| Error::Dataset {
-            dataset: dataset.name.clone(),
-            reason: format!(
+        let set_aside = set_aside.get(..wanted).ok_or_else(|| {
+            dataset.fail(format!(
                 "class `{name}` has {} validation images, {shots} shots go with {wanted} of them",
                 set_aside.len()
-            ),
+            ))
         })?;
         val.extend(set_aside.iter().map(|image| SplitItem::from(*image)));
     }
-    Ok(split(dataset, shots, seed, train, val))
-}
-
-/// A split of this protocol from what was drawn.
-fn split(dataset: &Dataset, shots: Shots, seed: u64, train: Vec<SplitItem>, val: Vec<SplitItem>) -> Split {
-    Split {
-        schema: SCHEMA,
-        dataset: dataset.name.clone(),
-        protocol: Protocol::Coop,
-        shots,
-        seed,
-        classes: dataset.classes.clone(),
-        train,
+    Ok(Split {
         val,
-        capped: None,
-        test: dataset.test.iter().map(SplitItem::from).collect(),
-    }
+        ..Split::drawn(dataset, Protocol::Coop, shots, seed, train)
+    })
 }
 
 /// A dataset's images in CoOp's files. Sides are ids in the order of the split file: index files give
@@ -142,7 +127,10 @@ pub(super) fn read(dataset: &Dataset, shots: Shots, seed: u64, path: &Path) -> R
     let val = names
         .items(&file.val, &dataset.val, &list.val, val_k)
         .map_err(|e| wrong(format!("val {e}")))?;
-    Ok(split(dataset, shots, seed, train, val))
+    Ok(Split {
+        val,
+        ..Split::drawn(dataset, Protocol::Coop, shots, seed, train)
+    })
 }
 
 /// The index file of a split.
@@ -249,11 +237,8 @@ impl Names<'_> {
     /// The images that entries name, in their order, `k` of each class; an error begins with the entry.
     fn items(&self, side: &Side, images: &[LabelledImage], order: &[String], k: u32) -> Result<Vec<SplitItem>, String> {
         if side.data.len() != side.indices.len() {
-            return Err(format!(
-                "has {} entries, but {} indices",
-                side.data.len(),
-                side.indices.len()
-            ));
+            let (entries, indices) = (side.data.len(), side.indices.len());
+            return Err(format!("has {entries} entries, but {indices} indices"));
         }
         let listed: BTreeMap<&str, &LabelledImage> = images.iter().map(|image| (image.id.as_str(), image)).collect();
         let mut seen = BTreeSet::new();
@@ -294,28 +279,20 @@ impl Names<'_> {
 }
 
 fn list(dataset: &Dataset) -> Result<&CoopList> {
-    let unnamed = || Error::Dataset {
-        dataset: dataset.name.clone(),
-        reason: "CoOp's files have no names for its images: it was opened under another protocol, \
-                 or its manifest has no `[coop]` with `root`"
-            .into(),
-    };
-    dataset.coop.as_ref().ok_or_else(|| unnamed().because(Cause::Protocol))
+    dataset.coop.as_ref().ok_or_else(|| {
+        let reason = "CoOp's files have no names for its images: it was opened under another protocol, \
+                      or its manifest has no `[coop]` with `root`";
+        dataset.fail(reason).because(Cause::Protocol)
+    })
 }
 
 fn unlisted(dataset: &Dataset, id: &str) -> Error {
-    Error::Dataset {
-        dataset: dataset.name.clone(),
-        reason: format!("image `{id}` is not in CoOp's list"),
-    }
+    dataset.fail(format!("image `{id}` is not in CoOp's list"))
 }
 
 /// As Python's `json.dump(value, file, indent=4)`: no final newline, everything beyond ASCII escaped.
 fn python_json(dataset: &Dataset, value: &impl Serialize) -> Result<String> {
-    let fail = |e: &dyn std::fmt::Display| Error::Dataset {
-        dataset: dataset.name.clone(),
-        reason: format!("split as JSON: {e}"),
-    };
+    let fail = |e: &dyn std::fmt::Display| dataset.fail(format!("split as JSON: {e}"));
     let mut bytes = Vec::new();
     let form = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     value
@@ -327,12 +304,9 @@ fn python_json(dataset: &Dataset, value: &impl Serialize) -> Result<String> {
         if matches!(letter, ' '..='~' | '\n') {
             ascii.push(letter);
         } else {
-            let escaped = letter
-                .encode_utf16(&mut [0; 2])
-                .iter()
-                .map(|unit| format!("\\u{unit:04x}"))
-                .collect::<String>();
-            ascii += &escaped;
+            let mut units = [0; 2];
+            let units = letter.encode_utf16(&mut units).iter();
+            ascii.extend(units.map(|unit| format!("\\u{unit:04x}")));
         }
     }
     Ok(ascii)

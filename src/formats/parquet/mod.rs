@@ -1,4 +1,4 @@
-//! Images and labels out of the parquet files of a Hugging Face dataset repository.
+//! Images and labels out of the parquet files of a Hugging Face dataset repository; texts out of tables.
 //!
 //! A file has a column of images, a struct of `bytes` and `path`, and a column of labels: integers whose names stand
 //! in the file's metadata, integers without names, or the names themselves. Rows come out one by one; at most one page
@@ -6,16 +6,15 @@
 //! codec but LZO and every encoding is read. Files are not to be trusted: sizes in headers are compared with the file
 //! before the parquet library acts on them.
 
-pub(crate) mod column;
-pub(crate) mod input;
 mod pages;
-pub(crate) mod thrift;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ::parquet::basic::Type;
-use ::parquet::errors::ParquetError;
+use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
+use ::parquet::file::metadata::{FileMetaData, RowGroupMetaData};
 use ::parquet::file::reader::FileReader as _;
 use ::parquet::file::serialized_reader::SerializedFileReader;
 use ::parquet::schema::types::SchemaDescriptor;
@@ -24,8 +23,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::image::Mode;
-use crate::formats::parquet::column::{Column, Group, Label, LabelColumn};
-use crate::formats::parquet::input::ParquetInput;
+use crate::formats::parquet::pages::{Pages, chunk};
+pub(crate) use crate::formats::parquet::pages::{ParquetInput, footer, message};
+use crate::formats::quoted;
 
 /// Which columns hold images and labels.
 #[derive(Debug, Clone, Copy)]
@@ -84,12 +84,8 @@ impl SkippedRow {
     }
 
     fn add(&mut self, row: u64, reason: String, is_unlabelled: bool) {
-        let count = if is_unlabelled {
-            &mut self.unlabelled
-        } else {
-            &mut self.unusable
-        };
-        *count = count.saturating_add(1);
+        self.unlabelled += u64::from(is_unlabelled);
+        self.unusable += u64::from(!is_unlabelled);
         if self.named.len() < Self::NAMED {
             self.named.push((row, reason));
         }
@@ -102,7 +98,9 @@ impl SkippedRow {
 /// [`Error::Parquet`] when the file is damaged or lacks a column (the message lists those there are).
 pub fn about(path: &Path, columns: Columns<'_>) -> Result<ParquetInfo> {
     let source = ParquetInput::file(path)?;
-    guarded(path, || Ok(Shard::open(source, columns).map_err(wrong(path))?.about()))
+    guarded(wrong(path), || {
+        Ok(Shard::open(source, columns).map_err(wrong(path))?.about)
+    })
 }
 
 /// Tells every row of a file in order that has an image and a label, and then what the file says of all of them; rows
@@ -112,23 +110,7 @@ pub fn about(path: &Path, columns: Columns<'_>) -> Result<ParquetInfo> {
 /// As [`about`], or whatever `tell` returns.
 pub fn read(path: &Path, columns: Columns<'_>, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<ParquetInfo> {
     let source = ParquetInput::file(path)?;
-    guarded(path, || {
-        Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
-    })
-}
-
-/// As [`read`], from bytes in memory; `path` is used in error messages only.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_bytes(
-    path: &Path,
-    bytes: Vec<u8>,
-    columns: Columns<'_>,
-    tell: &mut dyn FnMut(Row<'_>) -> Result<()>,
-) -> Result<ParquetInfo> {
-    let source = ParquetInput::Bytes(Bytes::from(bytes));
-    guarded(path, || {
+    guarded(wrong(path), || {
         Shard::open(source, columns).map_err(wrong(path))?.read(path, tell)
     })
 }
@@ -142,21 +124,13 @@ pub(crate) fn image_mode<'a>(files: impl Iterator<Item = &'a Path>, image: &str)
     let mut common = None;
     for path in files {
         let source = ParquetInput::file(path)?;
-        let mode = guarded(path, || {
-            thrift::footer(&source).map_err(wrong(path))?;
-            let file = SerializedFileReader::new(source.clone()).map_err(|e| wrong(path)(message(e)))?;
-            let entries = file
-                .metadata()
-                .file_metadata()
-                .key_value_metadata()
-                .into_iter()
-                .flatten();
-            let json = entries
-                .filter(|entry| entry.key == "huggingface")
-                .find_map(|entry| entry.value.as_deref());
+        let mode = guarded(std::convert::identity, || {
+            let file = opened(&source)?;
+            let json = huggingface(file.metadata().file_metadata());
             let named = json.and_then(|json| mode_of_feature(json, image));
-            named.map(|name| Mode::named(&name)).transpose().map_err(wrong(path))
-        })?;
+            named.map(|name| Mode::named(&name)).transpose()
+        });
+        let mode = mode.map_err(wrong(path))?;
         if *common.get_or_insert(mode) != mode {
             return Err(wrong(path)(
                 "its images have another `mode` than those of the first file".into(),
@@ -174,16 +148,21 @@ pub(crate) fn wrong(path: &Path) -> impl Fn(String) -> Error + '_ {
 }
 
 /// The parquet library asserts what it takes for granted; damaged bytes must not end the process.
-fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(wrong(path)("the reader gave up on damaged data".into())))
+pub(crate) fn guarded<T, E>(wrong: impl FnOnce(String) -> E, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(wrong("the reader gave up on damaged data".into())))
 }
 
-pub(crate) fn message(error: ParquetError) -> String {
-    match error {
-        ParquetError::General(reason) | ParquetError::EOF(reason) | ParquetError::NYI(reason) => reason,
-        other => other.to_string(),
-    }
+/// A file whose footer was looked at before the library reads it.
+pub(crate) fn opened(source: &ParquetInput) -> Result<SerializedFileReader<ParquetInput>, String> {
+    footer(source)?;
+    SerializedFileReader::new(source.clone()).map_err(message)
+}
+
+/// The description that Python's `datasets` writes into the files: JSON.
+pub(crate) fn huggingface(metadata: &FileMetaData) -> Option<&str> {
+    let entries = metadata.key_value_metadata().into_iter().flatten();
+    let mut named = entries.filter(|entry| entry.key == "huggingface");
+    named.find_map(|entry| entry.value.as_deref())
 }
 
 /// Bytes of a label: more is no name of a class.
@@ -204,26 +183,20 @@ struct Shard {
 
 impl Shard {
     fn open(source: ParquetInput, columns: Columns<'_>) -> Result<Self, String> {
-        thrift::footer(&source)?;
-        let file = SerializedFileReader::new(source.clone()).map_err(message)?;
+        let file = opened(&source)?;
         let metadata = file.metadata().file_metadata();
         let schema = metadata.schema_descr();
+        let kind = |at: usize| schema.column(at).physical_type();
         let image = leaf(schema, &[columns.image, "bytes"])
             .or_else(|| leaf(schema, &[columns.image]))
-            .filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
-        let path =
-            leaf(schema, &[columns.image, "path"]).filter(|at| schema.column(*at).physical_type() == Type::BYTE_ARRAY);
-        let image = image.ok_or_else(|| no_column(schema, columns.image, "images (a struct with `bytes`)"))?;
-        let kind = |at: usize| schema.column(at).physical_type();
+            .filter(|at| kind(*at) == Type::BYTE_ARRAY)
+            .ok_or_else(|| no_column(schema, columns.image, "images (a struct with `bytes`)"))?;
+        let path = leaf(schema, &[columns.image, "path"]).filter(|at| kind(*at) == Type::BYTE_ARRAY);
         let label = leaf(schema, &[columns.label])
             .filter(|at| !matches!(kind(*at), Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY))
             .ok_or_else(|| no_column(schema, columns.label, "labels (integers or names)"))?;
         let is_number = !matches!(kind(label), Type::BYTE_ARRAY | Type::BOOLEAN);
-        let entries = metadata.key_value_metadata().into_iter().flatten();
-        let json = entries
-            .filter(|entry| entry.key == "huggingface")
-            .find_map(|entry| entry.value.as_deref());
-        let classes = json
+        let classes = huggingface(metadata)
             .filter(|_| is_number)
             .map(|json| class_names(json, columns.label))
             .transpose()?
@@ -233,24 +206,19 @@ impl Shard {
             let of_group = u64::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
             rows = rows.checked_add(of_group).ok_or("more rows than can be")?;
         }
-        let about = ParquetInfo {
-            rows,
-            is_numbered: is_number && classes.is_none(),
-            classes,
-            left_out: SkippedRow::default(),
-        };
         Ok(Self {
+            about: ParquetInfo {
+                rows,
+                is_numbered: is_number && classes.is_none(),
+                classes,
+                left_out: SkippedRow::default(),
+            },
             file,
             source,
             image,
             path,
             label,
-            about,
         })
-    }
-
-    fn about(self) -> ParquetInfo {
-        self.about
     }
 
     fn read(mut self, path: &Path, tell: &mut dyn FnMut(Row<'_>) -> Result<()>) -> Result<ParquetInfo> {
@@ -263,9 +231,8 @@ impl Shard {
                     match (image.as_ref().filter(|image| !image.is_empty()), self.class(label)) {
                         (_, Err((reason, is_unlabelled))) => left_out.add(number, reason, is_unlabelled),
                         (None, _) => {
-                            let beside = file
-                                .as_ref()
-                                .map_or_else(String::new, |f| format!(" beside the path {f:?}"));
+                            let beside = file.iter().map(|file| format!(" beside the path {file:?}"));
+                            let beside: String = beside.collect();
                             left_out.add(number, format!("the image has no bytes{beside}"), false);
                         }
                         (Some(image), Ok(class)) => tell(Row {
@@ -280,7 +247,7 @@ impl Shard {
             }
         }
         self.about.left_out = left_out;
-        Ok(self.about())
+        Ok(self.about)
     }
 
     /// The class of a label, or why it has none and whether that is for want of a label.
@@ -301,31 +268,20 @@ impl Shard {
             return Ok(index.to_string());
         };
         let name = usize::try_from(index).ok().and_then(|i| classes.get(i));
-        name.cloned().ok_or_else(|| {
-            (
-                format!("label {index}; the metadata names {} classes", classes.len()),
-                false,
-            )
-        })
+        let unknown = || format!("label {index}; the metadata names {} classes", classes.len());
+        name.cloned().ok_or_else(|| (unknown(), false))
     }
 
     /// Readers of one row group's columns.
     fn group(&self, index: usize) -> Result<Group, String> {
-        let group = self
-            .file
-            .metadata()
-            .row_groups()
-            .get(index)
-            .ok_or("a row group is missing")?;
-        let path = self
-            .path
-            .map(|path| Column::open(&self.source, group, path))
-            .transpose()?;
+        let groups = self.file.metadata().row_groups();
+        let group = groups.get(index).ok_or("a row group is missing")?;
+        let path = self.path.map(|path| Column::open(&self.source, group, path));
         Ok(Group {
             rows: u64::try_from(group.num_rows()).unwrap_or(0),
             image: Column::open(&self.source, group, self.image)?,
-            path,
-            label: LabelColumn::open(&self.source, group, self.label)?,
+            path: path.transpose()?,
+            label: label_column(&self.source, group, self.label)?,
         })
     }
 }
@@ -339,13 +295,8 @@ fn leaf(schema: &SchemaDescriptor, parts: &[&str]) -> Option<usize> {
 }
 
 fn no_column(schema: &SchemaDescriptor, name: &str, of: &str) -> String {
-    let there: Vec<String> = schema
-        .root_schema()
-        .get_fields()
-        .iter()
-        .map(|f| format!("`{}`", f.name()))
-        .collect();
-    format!("no column `{name}` of {of}; it has {}", there.join(", "))
+    let there = quoted(schema.root_schema().get_fields().iter().map(|field| field.name()));
+    format!("no column `{name}` of {of}; it has {there}")
 }
 
 /// Class names of a label column, in label order: from the JSON under the key `huggingface`
@@ -356,21 +307,7 @@ fn no_column(schema: &SchemaDescriptor, name: &str, of: &str) -> String {
 /// When there are names, but not one for each label from 0.
 pub(crate) fn class_names(json: &str, label: &str) -> Result<Option<Vec<String>>, String> {
     let value: Value = serde_json::from_str(json).map_err(|e| format!("its metadata `huggingface` is no JSON: {e}"))?;
-    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
-        .into_iter()
-        .flatten()
-        .find_map(|info| feature(info.get("features")?, label));
-    let names = feature.and_then(|feature| {
-        [
-            Some(feature),
-            feature.get("class_label"),
-            feature.get("dtype").and_then(|t| t.get("class_label")),
-        ]
-        .into_iter()
-        .flatten()
-        .find_map(|holder| holder.get("names"))
-    });
-    match names {
+    match stated(&value, label, ["class_label", "names"]) {
         None | Some(Value::Null) => Ok(None),
         Some(names) => ordered(names)
             .ok_or_else(|| format!("the names of `{label}` in its metadata are no list of texts"))
@@ -381,19 +318,21 @@ pub(crate) fn class_names(json: &str, label: &str) -> Result<Option<Vec<String>>
 /// The mode that a column's `datasets.Image` asks for (`info.features.<image>.mode`, or the forms of front matter).
 fn mode_of_feature(json: &str, image: &str) -> Option<String> {
     let value: Value = serde_json::from_str(json).ok()?;
-    let feature = [value.get("info"), value.get("dataset_info"), Some(&value)]
-        .into_iter()
-        .flatten()
-        .find_map(|info| feature(info.get("features")?, image))?;
-    let dtype = feature.get("dtype");
-    let holders = [
-        Some(feature),
-        feature.get("image"),
-        dtype.and_then(|dtype| dtype.get("image")),
-    ];
-    let mode = holders.into_iter().flatten().find_map(|holder| holder.get("mode"))?;
+    let mode = stated(&value, image, ["image", "mode"])?;
     // Anything but a name is no mode of Pillow's, and is refused as one.
     (!mode.is_null()).then(|| mode.as_str().map_or_else(|| mode.to_string(), str::to_owned))
+}
+
+/// A column's statement of this key, in its own description or in that of its kind.
+fn stated<'a>(value: &'a Value, column: &str, [kind, key]: [&str; 2]) -> Option<&'a Value> {
+    let infos = [value.get("info"), value.get("dataset_info"), Some(value)];
+    let feature = infos
+        .into_iter()
+        .flatten()
+        .find_map(|info| feature(info.get("features")?, column))?;
+    let of_type = feature.get("dtype").and_then(|dtype| dtype.get(kind));
+    let holders = [Some(feature), feature.get(kind), of_type];
+    holders.into_iter().flatten().find_map(|holder| holder.get(key))
 }
 
 /// A column's description: features are an object by name, or a list of objects with a name.
@@ -418,6 +357,212 @@ fn ordered(names: &Value) -> Option<Vec<String>> {
         _ => return None,
     };
     (!names.is_empty()).then_some(names)
+}
+
+/// Rows of images decoded at a time.
+const BATCH: usize = 16;
+
+/// Image, path and label of one row.
+type Cells = (Option<ByteArray>, Option<String>, Option<Label>);
+
+/// Columns of one row group.
+struct Group {
+    /// Rows still to come.
+    rows: u64,
+    image: Column<ByteArrayType>,
+    path: Option<Column<ByteArrayType>>,
+    label: LabelColumn,
+}
+
+impl Group {
+    /// The next rows: image, path, label.
+    fn batch(&mut self) -> Result<Vec<Cells>, String> {
+        let n = BATCH.min(usize::try_from(self.rows).unwrap_or(BATCH));
+        self.rows -= n as u64;
+        let images = self.image.next(n)?;
+        let paths = match &mut self.path {
+            Some(column) => column.next(n)?,
+            None => vec![None; n],
+        };
+        let labels = (self.label)(n)?;
+        let paths = paths
+            .into_iter()
+            .map(|path| path.map(|p| String::from_utf8_lossy(p.data()).into_owned()));
+        let rows = images.into_iter().zip(paths).zip(labels);
+        Ok(rows.map(|((image, path), label)| (image, path, label)).collect())
+    }
+}
+
+/// A label as it stands in the file.
+#[derive(Debug, Clone, PartialEq)]
+enum Label {
+    Index(i64),
+    Name(String),
+}
+
+/// Exactly the next labels of a column of texts, or of numbers that stand for names.
+type LabelColumn = Box<dyn FnMut(usize) -> Result<Vec<Option<Label>>, String>>;
+
+/// # Errors
+/// When the column is of another kind, or lies outside the file.
+fn label_column(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<LabelColumn, String> {
+    fn open<T: DataType>(
+        column: Result<Column<T>, String>,
+        label: impl Fn(T::T) -> Result<Option<Label>, String> + 'static,
+    ) -> Result<LabelColumn, String> {
+        let mut column = column?;
+        let label = move |value: Option<T::T>| value.map_or(Ok(None), &label);
+        Ok(Box::new(move |n| column.next(n)?.into_iter().map(&label).collect()))
+    }
+    fn index(value: i64) -> Result<Option<Label>, String> {
+        Ok(Some(Label::Index(value)))
+    }
+    // A column of floats is one of integers that has had gaps: pandas makes it so.
+    fn float(value: f64) -> Result<Option<Label>, String> {
+        match value {
+            value if value.is_nan() => Ok(None),
+            value if value.fract() == 0.0 && value.abs() < 1e15 => index(value as i64),
+            value => Err(format!("label {value} is no whole number")),
+        }
+    }
+    // As Python writes them.
+    let truth = |value| Ok(Some(Label::Name(if value { "True" } else { "False" }.to_owned())));
+    let text = |value: ByteArray| Ok(Some(Label::Name(value.as_utf8().map_err(message)?.to_owned())));
+    match chunk(group, column)?.column_type() {
+        Type::BOOLEAN => open::<BoolType>(Column::open(source, group, column), truth),
+        Type::INT32 => open::<Int32Type>(Column::open(source, group, column), |value| index(value.into())),
+        Type::INT64 => open::<Int64Type>(Column::open(source, group, column), index),
+        Type::FLOAT => open::<FloatType>(Column::open(source, group, column), |value| float(value.into())),
+        Type::DOUBLE => open::<DoubleType>(Column::open(source, group, column), float),
+        Type::BYTE_ARRAY => open::<ByteArrayType>(Column::open(source, group, column), text),
+        other => Err(format!("labels are {other}, neither texts nor numbers")),
+    }
+}
+
+/// One leaf column of a row group.
+struct Column<T: DataType> {
+    reader: ColumnReaderImpl<T>,
+    nullable: bool,
+    /// Definition level of a value that is there.
+    present: i16,
+}
+
+impl<T: DataType> Column<T> {
+    fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
+        let described = chunk(group, column)?.column_descr_ptr();
+        let present = described.max_def_level();
+        let pages = Pages::open(source, group, column)?;
+        Ok(Self {
+            reader: get_typed_column_reader::<T>(get_column_reader(described, Box::new(pages))),
+            nullable: present > 0,
+            present,
+        })
+    }
+
+    /// Exactly the next `n` values.
+    fn next(&mut self, n: usize) -> Result<Vec<Option<T::T>>, String> {
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let mut read = 0;
+        while read < n {
+            let levels = self.nullable.then_some(&mut levels);
+            match self
+                .reader
+                .read_records(n - read, levels, None, &mut values)
+                .map_err(message)?
+                .0
+            {
+                0 => return Err("a column has fewer values than rows".into()),
+                more => read += more,
+            }
+        }
+        let mut values = values.into_iter();
+        let rows: Vec<Option<T::T>> = if self.nullable {
+            let value = |level: i16| if level == self.present { values.next() } else { None };
+            levels.into_iter().map(value).collect()
+        } else {
+            values.map(Some).collect()
+        };
+        if rows.len() != n {
+            return Err("a column has not as many values as rows".into());
+        }
+        Ok(rows)
+    }
+}
+
+/// Rows of texts decoded at a time.
+const TEXT_BATCH: usize = 64;
+/// Bytes of all texts of a column: a dictionary may stand for more than any table holds.
+const MAX_TEXT: usize = 512 << 20;
+/// Rows of a table: nulls take no bytes.
+const MAX_ROWS: usize = 16 << 20;
+
+/// A column: a text or null for each row.
+pub(crate) type Texts = Vec<Option<String>>;
+
+/// Names of the columns that are no structs.
+///
+/// # Errors
+/// When the file is damaged.
+pub(crate) fn columns(bytes: Vec<u8>) -> Result<Vec<String>, String> {
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
+    guarded(std::convert::identity, || {
+        let file = opened(&source)?;
+        let columns = file.metadata().file_metadata().schema_descr().columns().iter();
+        Ok(columns
+            .filter_map(|column| match column.path().parts() {
+                [name] => Some(name.clone()),
+                _ => None,
+            })
+            .collect())
+    })
+}
+
+/// The columns of some names, whatever their case; `None` for one that is not there. Numbers are written out.
+///
+/// # Errors
+/// When the file is damaged, or such a column holds neither text nor whole numbers.
+pub(crate) fn texts(bytes: Vec<u8>, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
+    let source = ParquetInput::Bytes(Bytes::from(bytes));
+    guarded(std::convert::identity, || named(&source, names))
+}
+
+fn named(source: &ParquetInput, names: &[&str]) -> Result<Vec<Option<Texts>>, String> {
+    let file = opened(source)?;
+    let schema = file.metadata().file_metadata().schema_descr();
+    let named = |name: &&str| {
+        let mut fields = schema.root_schema().get_fields().iter().map(|field| field.name());
+        let found = fields.find(|found| found.eq_ignore_ascii_case(name));
+        let Some(column) = found.and_then(|found| leaf(schema, &[found])) else {
+            return Ok(None);
+        };
+        let texts = text(source, &file, column).map_err(|reason| format!("column `{name}`: {reason}"))?;
+        Ok(Some(texts))
+    };
+    names.iter().map(named).collect()
+}
+
+fn text(source: &ParquetInput, file: &SerializedFileReader<ParquetInput>, column: usize) -> Result<Texts, String> {
+    let (mut texts, mut bytes) = (Vec::new(), 0_usize);
+    for group in file.metadata().row_groups() {
+        let mut left = usize::try_from(group.num_rows()).map_err(|_| "a row group of less than no rows")?;
+        let mut labels = label_column(source, group, column)?;
+        while left > 0 {
+            let rows = labels(left.min(TEXT_BATCH))?;
+            left -= rows.len();
+            for row in rows {
+                let text = row.map(|label| match label {
+                    Label::Index(number) => number.to_string(),
+                    Label::Name(text) => text.trim().to_owned(),
+                });
+                bytes += text.as_ref().map_or(0, String::len);
+                texts.push(text);
+            }
+            if bytes > MAX_TEXT || texts.len() > MAX_ROWS {
+                return Err(format!("more than {MAX_ROWS} rows or {MAX_TEXT} bytes of text"));
+            }
+        }
+    }
+    Ok(texts)
 }
 
 #[cfg(test)]

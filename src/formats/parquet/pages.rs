@@ -1,21 +1,251 @@
-//! Pages of a column, unpacked: every size that a header claims is compared with the bytes that are there before
-//! memory is set aside for it, and no page unpacks to more than its header says.
+//! The bytes of a parquet file up to its pages, unpacked: every size that parquet's own headers and footers claim (Thrift,
+//! compact protocol) is compared with the bytes that are there before memory is set aside for it, and no page unpacks to more
+//! than its header says.
 //!
-//! The parquet library's own reader of pages unpacks gzip, Brotli and Zstandard for as long as they go on, and sets
-//! aside what the headers of delta encodings ask for; hence this one. Values within pages are the library's affair.
+//! The parquet library sets aside what footers and the headers of delta encodings ask for, and its own reader of pages
+//! unpacks gzip, Brotli and Zstandard for as long as they go on; hence this one. Values within pages are the library's affair.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
 
 use ::parquet::basic::{Compression, Encoding};
 use ::parquet::column::page::{Page, PageMetadata, PageReader};
 use ::parquet::errors::{ParquetError, Result as ParquetResult};
-use ::parquet::file::metadata::RowGroupMetaData;
-use ::parquet::file::reader::{ChunkReader as _, Length as _};
+use ::parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
-use crate::formats::parquet::input::ParquetInput;
-use crate::formats::parquet::message;
-use crate::formats::parquet::thrift::{HeaderValue, Thrift};
+use crate::error::{Error, Result};
+
+pub(crate) fn message(error: ParquetError) -> String {
+    match error {
+        ParquetError::General(reason) | ParquetError::EOF(reason) | ParquetError::NYI(reason) => reason,
+        other => other.to_string(),
+    }
+}
+
+/// A file on disk or bytes in memory, cheap to clone.
+#[derive(Clone)]
+pub(crate) enum ParquetInput {
+    File(Arc<File>),
+    Bytes(Bytes),
+}
+
+impl ParquetInput {
+    pub(crate) fn file(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        Ok(Self::File(Arc::new(file)))
+    }
+}
+
+impl Length for ParquetInput {
+    fn len(&self) -> u64 {
+        match self {
+            Self::File(file) => Length::len(file.as_ref()),
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+impl ChunkReader for ParquetInput {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(match self {
+            Self::File(file) => Box::new(file.get_read(start)?),
+            Self::Bytes(bytes) => Box::new(bytes.get_read(start)?),
+        })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        match self {
+            Self::File(file) => file.get_bytes(start, length),
+            Self::Bytes(bytes) => bytes.get_bytes(start, length),
+        }
+    }
+}
+
+/// Structs within structs: parquet's own go six deep.
+const DEPTH: usize = 32;
+
+/// A value of a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeaderValue {
+    /// An integer or boolean field.
+    Number(i64),
+    /// The number of items of a list, before its items.
+    Items(u64),
+}
+
+/// Hears of what a header says, with its place; an error ends the walk.
+type Tell<'a> = dyn FnMut(&[i16], HeaderValue) -> Result<(), String> + 'a;
+
+/// A stream of the compact protocol.
+struct Thrift<R>(R);
+
+impl<R: Read> Thrift<R> {
+    /// Walks one struct to its end and tells each number and each list's length with its place: field ids from
+    /// the outermost struct inwards; items of a list share the list's place.
+    ///
+    /// # Errors
+    /// When the stream ends early, nests too deeply, or holds a type that there is not.
+    fn walk(&mut self, tell: &mut Tell<'_>) -> Result<(), String> {
+        self.structure(&mut Vec::new(), tell)
+    }
+
+    fn structure(&mut self, place: &mut Vec<i16>, tell: &mut Tell<'_>) -> Result<(), String> {
+        if place.len() > DEPTH {
+            return Err("a header nests too deeply".into());
+        }
+        let mut id = 0_i16;
+        loop {
+            let head = self.byte()?;
+            let kind = head & 0x0f;
+            if kind == 0 {
+                return Ok(());
+            }
+            id = match head >> 4 {
+                0 => self.zigzag()? as i16,
+                step => id.wrapping_add(i16::from(step)),
+            };
+            place.push(id);
+            match kind {
+                // A boolean field's value is its type.
+                1 | 2 => tell(place, HeaderValue::Number(i64::from(kind == 1)))?,
+                kind => self.value(kind, place, tell)?,
+            }
+            place.pop();
+        }
+    }
+
+    fn value(&mut self, kind: u8, place: &mut Vec<i16>, tell: &mut Tell<'_>) -> Result<(), String> {
+        match kind {
+            // Within a list a boolean takes a byte.
+            1..=3 => self.byte().map(|_| ()),
+            4..=6 => {
+                let number = self.zigzag()?;
+                tell(place, HeaderValue::Number(number))
+            }
+            7 => self.skip(8),
+            8 => {
+                let length = self.varint()?;
+                self.skip(length)
+            }
+            9 | 10 => {
+                let head = self.byte()?;
+                let items = match head >> 4 {
+                    15 => self.varint()?,
+                    few => u64::from(few),
+                };
+                tell(place, HeaderValue::Items(items))?;
+                // Each item takes a byte at least, so that the stream ends before a lying number does.
+                for _ in 0..items {
+                    self.item(head & 0x0f, place, tell)?;
+                }
+                Ok(())
+            }
+            11 => {
+                let items = self.varint()?;
+                let kinds = if items > 0 { self.byte()? } else { 0 };
+                for _ in 0..items {
+                    self.item(kinds >> 4, place, tell)?;
+                    self.item(kinds & 0x0f, place, tell)?;
+                }
+                Ok(())
+            }
+            12 => self.structure(place, tell),
+            13 => self.skip(16),
+            other => Err(format!("a header has a field of type {other}")),
+        }
+    }
+
+    /// One item of a list; its place is one deeper so that lists of lists count as depth.
+    fn item(&mut self, kind: u8, place: &mut Vec<i16>, tell: &mut Tell<'_>) -> Result<(), String> {
+        if place.len() > DEPTH {
+            return Err("a header nests too deeply".into());
+        }
+        if !matches!(kind, 9..=11) {
+            return self.value(kind, place, tell);
+        }
+        place.push(0);
+        self.value(kind, place, tell)?;
+        place.pop();
+        Ok(())
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        let mut byte = [0];
+        self.0.read_exact(&mut byte).map_err(|e| cut(&e))?;
+        Ok(byte[0])
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a header holds a number of more than 64 bits".into())
+    }
+
+    fn zigzag(&mut self) -> Result<i64, String> {
+        let value = self.varint()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), String> {
+        let skipped = io::copy(&mut (&mut self.0).take(bytes), &mut io::sink()).map_err(|e| cut(&e))?;
+        if skipped == bytes {
+            Ok(())
+        } else {
+            Err("a header is cut off, or longer than any".into())
+        }
+    }
+}
+
+fn cut(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "a header is cut off, or longer than any".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Bytes of a footer.
+const FOOTER: u64 = 64 << 20;
+/// Groups and columns of a schema: the library descends into them by recursion.
+const SCHEMA_ELEMENTS: u64 = 1000;
+
+/// Looks at a file's footer: its length, and how many elements its schema has.
+pub(crate) fn footer(source: &ParquetInput) -> Result<(), String> {
+    let torn = || "it is no parquet file, or torn".to_owned();
+    let size = source.len();
+    let tail = size.checked_sub(8).filter(|at| *at >= 4).ok_or_else(torn)?;
+    let tail_bytes = source.get_bytes(tail, 8).map_err(message)?;
+    let (length, magic) = tail_bytes.split_first_chunk::<4>().ok_or_else(torn)?;
+    let length = u64::from(u32::from_le_bytes(*length));
+    let start = tail.checked_sub(length).filter(|_| magic == b"PAR1").ok_or_else(torn)?;
+    if length > FOOTER {
+        return Err(format!("its footer claims {length} bytes"));
+    }
+    let from = source.get_read(start).map_err(message)?;
+    Thrift(BufReader::new(from).take(length)).walk(&mut |place, value| match (place, value) {
+        ([2], HeaderValue::Items(elements)) if elements > SCHEMA_ELEMENTS => {
+            Err(format!("its schema claims {elements} elements"))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// A column of a row group.
+pub(super) fn chunk(group: &RowGroupMetaData, column: usize) -> Result<&ColumnChunkMetaData, String> {
+    let chunk = group.columns().get(column);
+    chunk.ok_or_else(|| "a row group lacks a column".into())
+}
 
 /// Bytes of a page's header, which may hold the least and the greatest value.
 const HEADER: u64 = 1 << 20;
@@ -58,7 +288,7 @@ impl Pages {
     /// # Errors
     /// When the column lies outside the file or is compressed in a way that is not read.
     pub(crate) fn open(source: &ParquetInput, group: &RowGroupMetaData, column: usize) -> Result<Self, String> {
-        let chunk = group.columns().get(column).ok_or("a row group lacks a column")?;
+        let chunk = chunk(group, column)?;
         let name = chunk.column_path().string();
         let outside = || format!("column `{name}` lies outside the file");
         let codec = chunk.compression();
@@ -116,12 +346,10 @@ impl Pages {
         }
         let packed = bytes.slice(before as usize..);
         let expected = unpacked - before;
-        let ratio = if self.codec == Compression::SNAPPY {
-            SNAPPY_RATIO
-        } else {
-            RATIO
+        let (ratio, free) = match self.codec {
+            Compression::SNAPPY => (SNAPPY_RATIO, 64),
+            _ => (RATIO, FREE),
         };
-        let free = if self.codec == Compression::SNAPPY { 64 } else { FREE };
         if expected > (packed.len() as u64).saturating_mul(ratio).saturating_add(free) {
             return Err(format!(
                 "a page of column `{}` claims to unpack from {} to {unpacked} bytes",
@@ -231,7 +459,7 @@ fn hadoop(mut packed: &[u8], expected: usize, whole: &mut Vec<u8>) -> Result<(),
 fn header(source: &ParquetInput, at: u64, room: u64) -> Result<(Header, u64), String> {
     let from = source.get_read(at).map_err(message)?;
     let most = room.min(HEADER);
-    let mut thrift = Thrift(std::io::BufReader::with_capacity(512, from).take(most));
+    let mut thrift = Thrift(BufReader::with_capacity(512, from).take(most));
     let mut header = Header::default();
     thrift.walk(&mut |place, value| {
         let HeaderValue::Number(number) = value else {
@@ -295,7 +523,7 @@ fn page(header: &Header, buf: Bytes, name: &str) -> Result<Page, String> {
             })
         }
         0 => {
-            delta::check(&buf, None, of_values, num_values).map_err(|e| format!("column `{name}`: {e}"))?;
+            check_delta(&buf, None, of_values, num_values).map_err(|e| format!("column `{name}`: {e}"))?;
             Ok(Page::DataPage {
                 buf,
                 num_values,
@@ -309,7 +537,7 @@ fn page(header: &Header, buf: Bytes, name: &str) -> Result<Page, String> {
             let [def, rep] = header.level_bytes;
             let (def, rep) = (number(def)?, number(rep)?);
             let start = u64::from(def) + u64::from(rep);
-            delta::check(&buf, Some(start as usize), of_values, num_values)
+            check_delta(&buf, Some(start as usize), of_values, num_values)
                 .map_err(|e| format!("column `{name}`: {e}"))?;
             Ok(Page::DataPageV2 {
                 buf,
@@ -348,87 +576,124 @@ impl PageReader for Pages {
     }
 }
 
-/// Headers of delta encodings.
-mod delta {
-    use ::parquet::basic::Encoding;
-
-    use super::DELTA_VALUES;
-
-    /// Compares the number of values that a page's delta encodings claim with that of its header. `start`: where the
-    /// values begin; `None`: behind definition levels with their length in front, if there are any.
-    pub(super) fn check(buf: &[u8], start: Option<usize>, encoding: Encoding, values: u32) -> Result<(), String> {
-        if !matches!(
-            encoding,
-            Encoding::DELTA_BINARY_PACKED | Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY
-        ) {
-            return Ok(());
+/// Compares the number of values that a page's delta encodings claim with that of its header. `start`: where the
+/// values begin; `None`: behind definition levels with their length in front, if there are any.
+fn check_delta(buf: &[u8], start: Option<usize>, encoding: Encoding, values: u32) -> Result<(), String> {
+    if !matches!(
+        encoding,
+        Encoding::DELTA_BINARY_PACKED | Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY
+    ) {
+        return Ok(());
+    }
+    let at = |start: usize| buf.get(start..).unwrap_or_default();
+    let starts = match start {
+        Some(start) => vec![start],
+        // Whether there are levels is for the schema to say: each reading is looked at, one must hold.
+        None => {
+            let levels = buf
+                .first_chunk::<4>()
+                .map(|length| u32::from_le_bytes(*length) as usize);
+            [Some(0), levels.and_then(|length| length.checked_add(4))]
+                .into_iter()
+                .flatten()
+                .collect()
         }
-        let at = |start: usize| buf.get(start..).unwrap_or_default();
-        let starts = match start {
-            Some(start) => vec![start],
-            // Whether there are levels is for the schema to say: each reading is looked at, one must hold.
-            None => {
-                let levels = buf
-                    .first_chunk::<4>()
-                    .map(|length| u32::from_le_bytes(*length) as usize);
-                [Some(0), levels.and_then(|length| length.checked_add(4))]
-                    .into_iter()
-                    .flatten()
-                    .collect()
+    };
+    let is_sound = |start: &usize| {
+        let mut rest = at(*start);
+        let streams = if encoding == Encoding::DELTA_BYTE_ARRAY { 2 } else { 1 };
+        (0..streams).try_for_each(|_| {
+            let (claimed, length) = delta_stream(rest)?;
+            rest = rest.get(length..)?;
+            (claimed <= u64::from(values) && claimed <= DELTA_VALUES).then_some(())
+        })
+    };
+    if starts.iter().any(|start| is_sound(start).is_some()) {
+        Ok(())
+    } else {
+        Err(format!(
+            "a page of {values} values in {encoding} claims another number, or is torn"
+        ))
+    }
+}
+
+/// Number of values and length in bytes of a stream in `DELTA_BINARY_PACKED`.
+fn delta_stream(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut at = 0;
+    let varint = |at: &mut usize| {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = *bytes.get(*at)?;
+            *at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
             }
-        };
-        let is_sound = |start: &usize| {
-            let mut rest = at(*start);
-            let streams = if encoding == Encoding::DELTA_BYTE_ARRAY { 2 } else { 1 };
-            (0..streams).try_for_each(|_| {
-                let (claimed, length) = stream(rest)?;
-                rest = rest.get(length..)?;
-                (claimed <= u64::from(values) && claimed <= DELTA_VALUES).then_some(())
-            })
-        };
-        if starts.iter().any(|start| is_sound(start).is_some()) {
-            Ok(())
-        } else {
-            Err(format!(
-                "a page of {values} values in {encoding} claims another number, or is torn"
-            ))
+        }
+        None
+    };
+    let (block, minis) = (varint(&mut at)?, varint(&mut at)?);
+    let values = varint(&mut at)?;
+    varint(&mut at)?;
+    let of_mini = block.checked_div(minis)?;
+    if of_mini == 0 || of_mini % 8 != 0 || minis > bytes.len() as u64 || block > u64::from(u32::MAX) {
+        return None;
+    }
+    let mut left = values.saturating_sub(1);
+    while left > 0 {
+        varint(&mut at)?;
+        let widths = bytes.get(at..at.checked_add(minis as usize)?)?;
+        at += widths.len();
+        for width in widths {
+            if left > 0 {
+                at = at.checked_add(usize::from(*width).checked_mul(of_mini as usize / 8)?)?;
+            }
+            left = left.saturating_sub(of_mini);
         }
     }
+    (at <= bytes.len()).then_some((values, at))
+}
 
-    /// Number of values and length in bytes of a stream in `DELTA_BINARY_PACKED`.
-    fn stream(bytes: &[u8]) -> Option<(u64, usize)> {
-        let mut at = 0;
-        let varint = |at: &mut usize| {
-            let mut value = 0_u64;
-            for shift in (0..64).step_by(7) {
-                let byte = *bytes.get(*at)?;
-                *at += 1;
-                value |= u64::from(byte & 0x7f) << shift;
-                if byte & 0x80 == 0 {
-                    return Some(value);
-                }
-            }
-            None
-        };
-        let (block, minis) = (varint(&mut at)?, varint(&mut at)?);
-        let values = varint(&mut at)?;
-        varint(&mut at)?;
-        let of_mini = block.checked_div(minis)?;
-        if of_mini == 0 || of_mini % 8 != 0 || minis > bytes.len() as u64 || block > u64::from(u32::MAX) {
-            return None;
-        }
-        let mut left = values.saturating_sub(1);
-        while left > 0 {
-            varint(&mut at)?;
-            let widths = bytes.get(at..at.checked_add(minis as usize)?)?;
-            at += widths.len();
-            for width in widths {
-                if left > 0 {
-                    at = at.checked_add(usize::from(*width).checked_mul(of_mini as usize / 8)?)?;
-                }
-                left = left.saturating_sub(of_mini);
-            }
-        }
-        (at <= bytes.len()).then_some((values, at))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(bytes: &[u8]) -> Result<Vec<(Vec<i16>, HeaderValue)>, String> {
+        let mut seen = Vec::new();
+        Thrift(bytes).walk(&mut |place, value| {
+            seen.push((place.to_vec(), value));
+            Ok(())
+        })?;
+        Ok(seen)
+    }
+
+    #[test]
+    fn numbers_and_lists_are_told_with_their_places() {
+        // 1: i32 -3; 2: "ab"; 5: struct { 1: i64 300 }; 6: list of two i32.
+        let bytes = [
+            0x15, 0x05, 0x18, 2, b'a', b'b', 0x3c, 0x16, 0xd8, 0x04, 0, 0x19, 0x25, 2, 4, 0,
+        ];
+        let expected = [
+            (vec![1], HeaderValue::Number(-3)),
+            (vec![5, 1], HeaderValue::Number(300)),
+            (vec![6], HeaderValue::Items(2)),
+            (vec![6], HeaderValue::Number(1)),
+            (vec![6], HeaderValue::Number(2)),
+        ];
+        assert_eq!(told(&bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_lies_about_its_length_or_depth_is_an_error() {
+        assert!(told(&[0x18, 0xff, 0xff, 0xff, 0xff, 0x0f, 1]).is_err());
+        assert!(told(&[0x19, 0xf5, 0xff, 0xff, 0xff, 0xff, 0x0f, 1]).is_err());
+        assert!(told(&[0x1c; 4000]).unwrap_err().contains("too deeply"));
+        assert!(
+            told(&[[0x19].as_slice(), &[0x19; 4000]].concat())
+                .unwrap_err()
+                .contains("too deeply")
+        );
+        assert!(told(&[0x1e]).is_err());
+        assert!(told(&[0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
     }
 }

@@ -1,11 +1,11 @@
 //! The reader of parquet files, right and wrong ones.
 
-use std::path::Path;
+use std::fs;
 
 use ::parquet::basic::Compression;
 use kshot::error::{Error, Result};
 use kshot::formats::parquet;
-use kshot::formats::parquet::Columns;
+use kshot::formats::parquet::{Columns, ParquetInfo};
 
 use super::fixture::{jpeg, png};
 use super::hub::{Row, row, shard, shard_with, text_shard};
@@ -18,9 +18,26 @@ const COLUMNS: Columns<'static> = Columns {
 /// Image, path and class.
 type Told = (Vec<u8>, Option<String>, String);
 
+/// Reads a file of these bytes, which is called `x.parquet` in errors.
+pub fn read_bytes(
+    bytes: &[u8],
+    columns: Columns<'_>,
+    tell: &mut dyn FnMut(parquet::Row<'_>) -> Result<()>,
+) -> Result<ParquetInfo> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    parquet::read(file.path(), columns, tell).map_err(|error| match error {
+        Error::Parquet { reason, .. } => Error::Parquet {
+            path: "x.parquet".into(),
+            reason,
+        },
+        other => other,
+    })
+}
+
 fn read(bytes: Vec<u8>) -> Result<Vec<Told>> {
     let mut rows = Vec::new();
-    parquet::read_bytes(Path::new("x.parquet"), bytes, COLUMNS, &mut |row| {
+    read_bytes(&bytes, COLUMNS, &mut |row| {
         assert!(row.number as usize >= rows.len(), "rows that are left out count");
         rows.push((row.image.to_vec(), row.path.map(str::to_owned), row.class.to_owned()));
         Ok(())
@@ -73,7 +90,7 @@ fn rows_that_cannot_be_taken_are_left_out() {
     let no_label: Row = (Some(jpeg(1)), "1.jpg".into(), None);
     let rows = [row(1, 0), no_image, row(2, 1), no_label, row(3, -1), row(4, 0)];
     let mut taken = Vec::new();
-    let about = parquet::read_bytes(Path::new("x"), shard(&rows, &["a"]), COLUMNS, &mut |row| {
+    let about = read_bytes(&shard(&rows, &["a"]), COLUMNS, &mut |row| {
         taken.push(row.number);
         Ok(())
     });

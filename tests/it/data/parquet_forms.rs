@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kshot::data::layout::table;
-use kshot::formats::parquet;
+use kshot::data::layout::table::read_table;
 use kshot::formats::parquet::{Columns, ParquetInfo};
+use kshot::manifest::TableForm;
 use serde_json::Value;
+
+use super::parquet::read_bytes;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet")
@@ -48,7 +50,7 @@ type Told = (String, Option<String>, String);
 fn read(bytes: &[u8], label: &str) -> (Vec<Told>, ParquetInfo) {
     let mut rows = Vec::new();
     let columns = Columns { image: "image", label };
-    let about = parquet::read_bytes(Path::new("x.parquet"), bytes.to_vec(), columns, &mut |row| {
+    let about = read_bytes(bytes, columns, &mut |row| {
         rows.push((hex(row.image), row.path.map(str::to_owned), row.class.to_owned()));
         Ok(())
     });
@@ -123,7 +125,7 @@ fn tables_come_out_as_pyarrow_has_them() {
     for (name, bytes) in files("table-") {
         let place = tempfile::NamedTempFile::new().unwrap();
         fs::write(place.path(), bytes).unwrap();
-        let rows = table::rows(place.path()).unwrap();
+        let rows = read_table(place.path(), &TableForm::default()).unwrap().rows;
         let columns = &expected[&name];
         let text = |value: &Value| match value {
             Value::Null => None,
@@ -167,7 +169,7 @@ fn pages_unpack_to_what_they_announce_and_no_further() {
                 image: "image",
                 label: "label",
             };
-            drop(parquet::read_bytes(Path::new("x"), wrong, columns, &mut |_| Ok(())));
+            drop(read_bytes(&wrong, columns, &mut |_| Ok(())));
         }
     }
 }

@@ -310,7 +310,7 @@ fn usual_arrangements_of_files_are_understood() {
             &machine.remote.policy,
         )
     };
-    assert_eq!(asked("b").unwrap().shards[0].path, "b/train/0000.parquet");
+    assert_eq!(asked("b").unwrap().shards[0].file.path, "b/train/0000.parquet");
     let error = asked("c").unwrap_err();
     assert!(error.to_string().contains("no configuration `c`: `a`, `b`"), "{error}");
 }

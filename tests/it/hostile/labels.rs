@@ -4,7 +4,7 @@ use std::fs;
 
 use kshot::data::layout::table;
 use kshot::formats::mat::MatFile;
-use kshot::manifest::Manifest;
+use kshot::manifest::{Manifest, TableForm};
 
 use super::made::mat;
 
@@ -52,7 +52,7 @@ fn tables_with_absurd_lines() {
     ];
     let said = cases.map(|bytes| {
         fs::write(&path, bytes).unwrap();
-        let error = table::rows(&path).unwrap_err().to_string();
+        let error = table::read_table(&path, &TableForm::default()).unwrap_err().to_string();
         assert!(error.len() < 2000, "an error of {} bytes", error.len());
         error.replace(path.to_str().unwrap(), "[TMP]/t.csv")
     });

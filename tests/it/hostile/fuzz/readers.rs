@@ -5,10 +5,10 @@ use std::path::Path;
 
 use image::{ExtendedColorType, ImageEncoder as _, ImageFormat};
 use kshot::data::index;
-use kshot::data::layout::table;
+use kshot::data::layout::table::{Table, read_table};
 use kshot::formats::mat::MatFile;
 use kshot::formats::{archive, image as images, parquet};
-use kshot::manifest::Manifest;
+use kshot::manifest::{Manifest, TableForm};
 
 use super::{lists, models, results};
 use crate::data::fixture::{gz, tar, zip};
@@ -34,6 +34,10 @@ pub fn from_disk<T, E>(bytes: &[u8], folder: &Path, name: &str, read: impl Fn(&P
     let accepted = read(&path).is_ok();
     fs::remove_file(path).unwrap();
     accepted
+}
+
+fn table(path: &Path) -> kshot::error::Result<Table> {
+    read_table(path, &TableForm::default())
 }
 
 fn image(bytes: &[u8], _: &Path) -> bool {
@@ -338,7 +342,7 @@ pub const READERS: &[Reader] = &[
             .collect()
         },
         repair: nothing,
-        read: |bytes, folder| from_disk(bytes, folder, "t.csv", table::rows),
+        read: |bytes, folder| from_disk(bytes, folder, "t.csv", table),
     },
     Reader {
         name: "table_parquet",
@@ -356,7 +360,7 @@ pub const READERS: &[Reader] = &[
             made.into_iter().chain(written).collect()
         },
         repair: nothing,
-        read: |bytes, folder| from_disk(bytes, folder, "t.parquet", table::rows),
+        read: |bytes, folder| from_disk(bytes, folder, "t.parquet", table),
     },
     Reader {
         name: "manifest",
@@ -384,12 +388,14 @@ pub const READERS: &[Reader] = &[
             made.into_iter().chain(written).collect()
         },
         repair: nothing,
-        read: |bytes, _| {
+        read: |bytes, folder| {
             let columns = parquet::Columns {
                 image: "image",
                 label: "label",
             };
-            parquet::read_bytes(Path::new("fuzzed"), bytes.to_vec(), columns, &mut |_| Ok(())).is_ok()
+            from_disk(bytes, folder, "fuzzed.parquet", |path| {
+                parquet::read(path, columns, &mut |_| Ok(()))
+            })
         },
     },
     Reader {

@@ -1,27 +1,25 @@
 //! The index of an unpacked dataset: hashes, sizes and classes of every image, found by reading each once.
 
-mod inspect;
-
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
-use inspect::all_or_first_error;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::Protocol;
 use crate::data::files::DatasetFiles;
-use crate::data::layout::{Item, Listing};
+use crate::data::layout::{Item, Listing, wrong};
 use crate::data::split::CoopList;
-use crate::data::{Dataset, LabelledImage};
+use crate::data::{Dataset, LabelledImage, overlap};
 use crate::error::{Error, Result};
 use crate::formats::archive::plain_parts;
-use crate::formats::image::{Decoding, Mode};
-use crate::fs::hash::Stamp;
-use crate::fs::{file, hash};
+use crate::formats::image::{Decoding, Mode, orientation};
+use crate::formats::quoted;
+use crate::fs::file::{self, read_if_present};
+use crate::fs::hash::{self, Stamp, hex};
 use crate::manifest::{CoopPaths, Expect, Form, Manifest};
-
-pub(super) use inspect::{Facts, inspect};
 
 /// 3: sizes and difference hashes are those of the upright picture; orientation and stamp of each file are kept.
 const SCHEMA: u32 = 3;
@@ -90,8 +88,7 @@ enum Side {
 impl Index {
     /// An index of this schema; `None` has it made again.
     pub(crate) fn load(path: &Path) -> Option<Self> {
-        let index: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-        (index.schema == SCHEMA).then_some(index)
+        file::read_json(path).filter(|index: &Self| index.schema == SCHEMA)
     }
 
     /// The images of a protocol, if they were looked up before.
@@ -164,12 +161,7 @@ impl Index {
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let json = serde_json::to_vec(self).map_err(|e| Error::Malformed {
-            kind: "dataset index",
-            path: path.into(),
-            reason: e.to_string(),
-        })?;
-        file::replace_in_cache(path, &json)
+        file::replace_json_in_cache(path, "dataset index", serde_json::to_vec(self))
     }
 
     pub(crate) fn dataset(&self, listed: ProtocolImages, source: &DatasetFiles, root: &Path) -> Dataset {
@@ -207,11 +199,10 @@ impl Index {
             regime: manifest.regime,
             left_out: listed.left_out,
             refused: Vec::new(),
-            coop: manifest
-                .coop
-                .clone()
-                .zip(listed.order)
-                .map(|(paths, order)| order.into_list(paths)),
+            coop: listed
+                .order
+                .zip(manifest.coop.clone())
+                .map(|(order, paths)| order.into_list(paths)),
         }
     }
 
@@ -224,12 +215,10 @@ impl Index {
         listing: Listing,
         root: &Path,
     ) -> Result<ProtocolImages> {
-        let (listed, found) = self.survey(source, protocol, key, listing, root)?;
-        let (listed, found) = if source.is_lenient() {
-            without_unreadable(source, listed, found)?
-        } else {
-            (listed, found)
-        };
+        let (mut listed, mut found) = self.survey(source, protocol, key, listing, root)?;
+        if source.is_lenient() {
+            (listed, found) = without_unreadable(source, listed, found)?;
+        }
         let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
         self.schema = SCHEMA;
         self.images.extend(images);
@@ -248,10 +237,7 @@ impl Index {
         root: &Path,
     ) -> Result<(ProtocolImages, Survey)> {
         let manifest = source.manifest;
-        let fail = |reason: String| Error::Dataset {
-            dataset: manifest.name.clone(),
-            reason,
-        };
+        let fail = |reason: String| manifest.fail(reason);
         // An id that only the other form or another protocol has is no mistake.
         let all_ids = protocol == Protocol::Clean && manifest.forms(protocol).is_ok_and(|forms| forms.len() == 1);
         // Index files give places in CoOp's lists, skipped images counted.
@@ -277,12 +263,11 @@ impl Index {
                 if class as usize >= listing.classes.len() {
                     return Err(fail(format!("image `{id}` has a class that has no name")));
                 }
-                let group = groups.get(&id).cloned();
                 images.push(Labelled {
+                    group: groups.get(&id).cloned(),
                     id,
                     side,
                     class,
-                    group,
                     file,
                 });
             }
@@ -290,23 +275,19 @@ impl Index {
                 of_side.sort_by(|a, b| a.id.cmp(&b.id));
             }
         }
-        let inspected = |image: &Labelled| {
-            let facts = inspect(&root.join(image.file()), &image.id, self.decoding())?;
-            let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
-            let facts = facts.ok_or_else(|| {
-                fail(format!(
-                    "`{}` is labelled `{class}`, but there is no such image",
-                    image.id
-                ))
-            })?;
-            Ok((image.file().to_owned(), facts))
+        let inspected = |Labelled { id, .. }: &Labelled, class: &str, file: &str| {
+            let facts = inspect(&root.join(file), id, self.decoding())?;
+            let facts =
+                facts.ok_or_else(|| fail(format!("`{id}` is labelled `{class}`, but there is no such image")))?;
+            Ok((file.to_owned(), facts))
         };
-        let unknown: Vec<_> = images
-            .iter()
-            .filter(|image| !self.images.contains_key(image.file()))
-            .collect();
-        let inspected = |image: &Labelled| (image.id.clone(), inspected(image));
-        let found = unknown.into_par_iter().map(inspected).collect();
+        let found = |image: &Labelled| {
+            let class = listing.classes.get(image.class as usize).map_or("", String::as_str);
+            (image.id.clone(), inspected(image, class, image.file()))
+        };
+        let is_unknown = |image: &&Labelled| !self.images.contains_key(image.file());
+        let unknown: Vec<_> = images.iter().filter(is_unknown).collect();
+        let found = unknown.into_par_iter().map(found).collect();
         let listed = ProtocolImages {
             protocol,
             key: key.to_owned(),
@@ -345,18 +326,12 @@ fn without_unreadable(
     listed.images.retain(|image| !ids.contains(&image.id));
     for (class, label) in (0..).zip(&listed.classes) {
         for (what, is_test) in [("training", false), ("test", true)] {
-            let has_one = listed
-                .images
-                .iter()
-                .any(|image| image.class == class && (image.side == Side::Test) == is_test);
-            if !has_one {
-                return Err(Error::Dataset {
-                    dataset: name.clone(),
-                    reason: format!(
-                        "class `{label}` has no {what} image that can be read; `skip_classes = [\"{label}\"]` in its \
-                         manifest does without it"
-                    ),
-                });
+            let is_one = |image: &Labelled| image.class == class && (image.side == Side::Test) == is_test;
+            if !listed.images.iter().any(is_one) {
+                return Err(source.manifest.fail(format!(
+                    "class `{label}` has no {what} image that can be read; `skip_classes = [\"{label}\"]` in its \
+                     manifest does without it"
+                )));
             }
         }
     }
@@ -382,10 +357,7 @@ impl ProtocolImages {
                     tracing::warn!("dataset `{}`: {reason}, which nobody has checked", source.manifest.name);
                     continue;
                 }
-                return Err(Error::Dataset {
-                    dataset: source.manifest.name.clone(),
-                    reason,
-                });
+                return Err(source.manifest.fail(reason));
             }
         }
         Ok(())
@@ -424,8 +396,7 @@ fn promised(source: &DatasetFiles, protocol: Protocol) -> (Option<Expect>, bool)
 fn leave_out(listing: &mut Listing, skip: &[String], all_ids: bool) -> Result<usize, String> {
     let mut unused: BTreeSet<&str> = skip.iter().map(String::as_str).collect();
     let skip = unused.clone();
-    let count = |listing: &Listing| listing.pool.len() + listing.val.len() + listing.test.len();
-    let before = count(listing);
+    let before = listing.items().count();
     for side in [&mut listing.pool, &mut listing.val, &mut listing.test] {
         side.retain(|item| {
             unused.remove(item.id.as_str());
@@ -434,7 +405,7 @@ fn leave_out(listing: &mut Listing, skip: &[String], all_ids: bool) -> Result<us
     }
     match unused.first() {
         Some(id) if all_ids => Err(format!("`skip` names `{id}`, which no label file lists")),
-        _ => Ok(before - count(listing)),
+        _ => Ok(before - listing.items().count()),
     }
 }
 
@@ -462,16 +433,12 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         return Ok(BTreeMap::new());
     };
     let path = manifest.resolve(path);
-    let wrong = |reason: String| Error::Labels {
-        path: path.clone(),
-        reason,
-    };
+    let wrong = |reason: String| wrong(&path, reason);
     let rows: BTreeMap<_, _> = read(&path)?.into_iter().map(|row| (row.id.clone(), row)).collect();
     let mut groups = BTreeMap::new();
-    for item in listing.pool.iter().chain(&listing.val).chain(&listing.test) {
-        let row = rows
-            .get(&item.id)
-            .ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
+    for item in listing.items() {
+        let row = rows.get(&item.id);
+        let row = row.ok_or_else(|| wrong(format!("no row for image `{}`", item.id)))?;
         let class = listing.classes.get(item.class as usize).map_or("", String::as_str);
         // Label files spell names in their own way: Pets, for one, marks cats by an upper-case initial.
         let plain = |name: &str| name.to_lowercase().replace('_', " ");
@@ -539,11 +506,184 @@ pub struct Provenance {
 /// [`Error::Labels`] naming the line.
 pub fn read(path: &Path) -> Result<Vec<Provenance>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let rows = csv::Reader::from_reader(bytes.as_slice())
-        .into_deserialize()
-        .collect::<Result<_, _>>();
-    rows.map_err(|e| Error::Labels {
-        path: path.into(),
-        reason: e.to_string(),
-    })
+    let rows = csv::Reader::from_reader(bytes.as_slice()).into_deserialize();
+    rows.collect::<Result<_, _>>().map_err(|e| wrong(path, e.to_string()))
+}
+
+/// Facts about an image file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Facts {
+    /// Lower-case hex SHA-256 of the encoded file.
+    pub sha256: String,
+    /// Size of the encoded file.
+    pub bytes: u64,
+    pub width: u32,
+    pub height: u32,
+    /// Kind of pixels in the file: `L` is grey, `P` a palette, the others are named by their channels.
+    pub mode: String,
+    /// See [`overlap::dhash`].
+    pub dhash: u64,
+    /// The orientation that EXIF or XMP states, 2 to 8, where that is not upright.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orientation: Option<u8>,
+    /// The file's state when it was looked at.
+    pub stamp: Stamp,
+}
+
+impl Facts {
+    /// True if both are of the same image, whatever was done to its file.
+    pub(crate) fn same_image(&self, other: &Self) -> bool {
+        let stamp = self.stamp.clone();
+        *self == Self { stamp, ..other.clone() }
+    }
+}
+
+/// Reads an image, which is decoded by these rules; `None` when there is none. Width and height are those of the upright
+/// picture.
+///
+/// # Errors
+/// [`Error::Image`] when it cannot be decoded, [`Error::Io`] when it cannot be read.
+pub(crate) fn inspect(path: &Path, id: &str, decoding: Decoding) -> Result<Option<Facts>> {
+    // Before the bytes are read: a change meanwhile is seen the next time.
+    let stamp = match Stamp::of(path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let Some(bytes) = read_if_present(path)? else {
+        return Ok(None);
+    };
+    let pixels = decoding.decode(&bytes, id)?;
+    let turn = ::image::guess_format(&bytes)
+        .ok()
+        .and_then(|format| orientation(&bytes, format));
+    Ok(Some(Facts {
+        sha256: hex(&Sha256::digest(&bytes)),
+        bytes: bytes.len() as u64,
+        width: pixels.width(),
+        height: pixels.height(),
+        mode: mode_of(&bytes),
+        dhash: overlap::dhash(&pixels),
+        orientation: turn.map(|turn| turn.to_exif()),
+        stamp,
+    }))
+}
+
+/// Kind of pixels as Pillow names it, from the header of a file that was decoded.
+fn mode_of(bytes: &[u8]) -> String {
+    let at = |i: usize| bytes.get(i).copied().unwrap_or_default();
+    let named = match bytes {
+        [0x89, b'P', b'N', b'G', ..] => {
+            let kind = match at(25) {
+                0 => "L",
+                3 => "P",
+                4 => "LA",
+                6 => "RGBA",
+                _ => "RGB",
+            };
+            // Bits per channel, where they are more than usual.
+            let bits = if at(24) == 16 { ";16" } else { "" };
+            return format!("{kind}{bits}");
+        }
+        [0xff, 0xd8, ..] => match jpeg_components(bytes) {
+            Some(1) => "L",
+            Some(4) => "CMYK",
+            _ => "RGB",
+        },
+        [b'G', b'I', b'F', ..] => "P",
+        [b'B', b'M', ..] => match u16::from_le_bytes([at(28), at(29)]) {
+            1..=8 => "P",
+            32 => "RGBA",
+            _ => "RGB",
+        },
+        // A lossless file has a bit for alpha after its signature and sizes, an extended one in its flags.
+        [b'R', b'I', b'F', b'F', ..] => match bytes.get(12..16) {
+            Some(b"VP8L") if at(24) & 0x10 != 0 => "RGBA",
+            Some(b"VP8X") if at(20) & 0x10 != 0 => "RGBA",
+            _ => "RGB",
+        },
+        [b'q', b'o', b'i', b'f', ..] if at(12) == 4 => "RGBA",
+        _ => "RGB",
+    };
+    named.to_owned()
+}
+
+/// Number of components in a JPEG's frame header (ITU-T T.81, B.2.2).
+fn jpeg_components(bytes: &[u8]) -> Option<u8> {
+    let mut at = 2;
+    loop {
+        match bytes.get(at..at + 2)? {
+            [0xff, 0xff] => at += 1,
+            [0xff, 0x01 | 0xd0..=0xd8] => at += 2,
+            // Every frame header but the tables that share its range of markers.
+            [0xff, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf] => return bytes.get(at + 9).copied(),
+            [0xff, _] => {
+                let length = [*bytes.get(at + 2)?, *bytes.get(at + 3)?];
+                at += 2 + usize::from(u16::from_be_bytes(length)).max(2);
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// All images, or the first failure, which then also names the other images that cannot be decoded.
+fn all_or_first_error<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let mut images = Vec::with_capacity(results.len());
+    let mut first = None;
+    let mut others = Vec::new();
+    for result in results {
+        match (result, &first) {
+            (Ok(image), _) => images.push(image),
+            (Err(error), None) => first = Some(error),
+            (Err(Error::Image { image, .. }), Some(_)) => others.push(image),
+            (Err(_), Some(_)) => {}
+        }
+    }
+    match first {
+        None => Ok(images),
+        Some(Error::Image { image, reason }) if !others.is_empty() => Err(Error::Image {
+            image,
+            reason: format!("{reason} (nor can {})", quoted(others)),
+        }),
+        Some(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::{ExtendedColorType as Color, ImageEncoder as _, codecs};
+
+    use super::*;
+
+    #[test]
+    fn modes_are_those_of_the_file_not_of_its_pixels() {
+        let png = |pixels: &[u8], color| {
+            let mut bytes = Vec::new();
+            codecs::png::PngEncoder::new(&mut bytes)
+                .write_image(pixels, 1, 1, color)
+                .unwrap();
+            mode_of(&bytes)
+        };
+        assert_eq!(png(&[1], Color::L8), "L");
+        assert_eq!(png(&[1, 2], Color::La8), "LA");
+        assert_eq!(png(&[1, 2, 3, 4], Color::Rgba8), "RGBA");
+        assert_eq!(png(&[1, 2, 3, 4, 5, 6], Color::Rgb16), "RGB;16");
+        let jpeg = |pixels: &[u8], color| {
+            let mut bytes = Vec::new();
+            codecs::jpeg::JpegEncoder::new(&mut bytes)
+                .write_image(pixels, 1, 1, color)
+                .unwrap();
+            mode_of(&bytes)
+        };
+        assert_eq!(jpeg(&[1], Color::L8), "L");
+        assert_eq!(jpeg(&[1, 2, 3], Color::Rgb8), "RGB");
+        assert_eq!(mode_of(include_bytes!("../../tests/fixtures/images/cmyk.jpg")), "CMYK");
+        let mut webp = Vec::new();
+        codecs::webp::WebPEncoder::new_lossless(&mut webp)
+            .write_image(&[1, 2, 3, 4], 1, 1, Color::Rgba8)
+            .unwrap();
+        assert_eq!(mode_of(&webp), "RGBA");
+        assert_eq!(mode_of(b"GIF89a"), "P");
+        assert_eq!(mode_of(b"\xff\xd8\xff"), "RGB");
+    }
 }
