@@ -368,7 +368,7 @@ fn at_shots(stronger: &Curve<'_>, at: usize, weaker: &Curve<'_>, seeds: usize) -
         dataset: series.dataset.clone(),
         protocol: series.protocol,
         micro: behind().any(Series::is_micro),
-        red: behind().flat_map(|s| &s.runs).any(|run| run.red),
+        red: behind().any(Series::is_red),
         classes: record.classes.len(),
         seeds,
         shots,

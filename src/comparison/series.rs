@@ -167,6 +167,12 @@ impl Series {
         self.runs.iter().any(|run| run.record.micro)
     }
 
+    /// True if a sanity control of any of its runs is red.
+    #[must_use]
+    pub fn is_red(&self) -> bool {
+        self.runs.iter().any(|run| run.red)
+    }
+
     /// Shots that a class really has, where more were asked for and the protocol takes what there is.
     #[must_use]
     pub fn capped(&self) -> Option<u32> {

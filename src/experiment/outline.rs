@@ -10,7 +10,7 @@ use crate::learner::Learner;
 use crate::manifest;
 use crate::manifest::{Expect, Form, Manifest};
 use crate::models::repository;
-use crate::store::identity::CellKey;
+use crate::store::record::CellKey;
 
 /// A sweep in numbers.
 pub struct Outline {

@@ -9,28 +9,25 @@
 //! what the baseline's seeds differ by. Where there is neither, a cell that changed is neither red nor green.
 //!
 //! ```text
-//! folder ─▶ pair ─────▶ change ─────▶ judge ─▶ report ─▶ text · markdown · junit
+//! folder ─▶ change ───────────────▶ judge ─▶ report ─▶ text · markdown · junit
 //!   └────▶ repeats · seeds ─▶ noise ──┘
 //! ```
 
 pub mod baseline;
 pub mod change;
 pub mod folder;
-pub mod junit;
 pub mod noise;
-pub mod pair;
 pub mod problem;
 pub mod report;
 pub mod text;
 
 use std::collections::BTreeMap;
 
-use crate::gate::change::Evidence;
+use crate::gate::change::{Evidence, ImageWeights, Paired, differences};
 use crate::gate::folder::{Cell, Folder};
 use crate::gate::noise::{CellNoise, Noise, RunNoise};
-use crate::gate::pair::{ImageWeights, Paired, differences};
 use crate::gate::problem::{Kind, Problem};
-use crate::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
+use crate::gate::report::{CellNoiseFrom, CellReport, CellVerdict, NoiseSource, Outcome, Report};
 use crate::statistics::Interval;
 use crate::statistics::exact::holm;
 use crate::store::record::CellKey;
@@ -80,11 +77,7 @@ pub fn judge(
     others: Vec<Problem>,
 ) -> Report {
     let mut errors = others;
-    errors.extend(
-        [baseline, results]
-            .into_iter()
-            .flat_map(|folder| folder.problems.clone()),
-    );
+    errors.extend(baseline.problems.iter().chain(&results.problems).cloned());
     let seeds = of_seeds(baseline);
     let mut compared = Vec::new();
     for (key, old) in &baseline.cells {
@@ -93,14 +86,11 @@ pub fn judge(
             Some(new) => {
                 let found = differences(old, new);
                 if found.is_empty() {
-                    let known = KnownNoise::of(key, (old, new), noise, &seeds);
+                    let known = known_noise(key, (old, new), noise, &seeds);
                     compared.push(Compared::of(key, (old, new), known, settings.margin));
                 }
-                errors.extend(
-                    found
-                        .into_iter()
-                        .map(|(kind, finding)| problem(kind, key, results, finding)),
-                );
+                let problem = |(kind, finding)| results.problem(kind, Some(key), finding);
+                errors.extend(found.into_iter().map(problem));
             }
         }
     }
@@ -145,15 +135,6 @@ pub fn judge(
     }
 }
 
-fn problem(kind: Kind, key: &CellKey, results: &Folder, finding: String) -> Problem {
-    Problem {
-        kind,
-        role: results.role,
-        cell: Some(key.clone()),
-        finding,
-    }
-}
-
 /// Why the results lack a cell, unless they say so themselves.
 fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem> {
     if results.mentions(key) {
@@ -164,13 +145,13 @@ fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem>
             "made under protocol {}, the baseline under {}",
             other.protocol, key.protocol
         );
-        return Some(problem(Kind::Protocol, key, results, finding));
+        return Some(results.problem(Kind::Protocol, Some(key), finding));
     }
     let finding = match results.failure(key) {
         Some(error) => format!("the results lack it; it failed: {error}"),
         None => "the results lack it".into(),
     };
-    Some(problem(Kind::Missing, key, results, finding))
+    Some(results.problem(Kind::Missing, Some(key), finding))
 }
 
 /// Distance between the seeds of the baseline, in each series of cells that differ by their seed alone.
@@ -180,43 +161,25 @@ fn of_seeds(baseline: &Folder) -> Noise {
         let first = CellKey { seed: 0, ..key.clone() };
         series.entry(first).or_default().push(cell.value);
     }
-    let cells = series.into_iter();
-    Noise::new(
-        cells
-            .filter_map(|(key, values)| CellNoise::of_seeds(key, &values))
-            .collect(),
-    )
+    let noise = |(key, values): (CellKey, Vec<f64>)| CellNoise::of_seeds(key, &values);
+    Noise::new(series.into_iter().filter_map(noise).collect())
 }
 
-/// Knowledge of the run-to-run noise between two runs of a cell.
-enum KnownNoise {
-    /// There is none: they are the same, or would be if nothing had changed.
-    None,
-    Measured(RunNoise),
-    Seeds(RunNoise, String),
-    Unknown(String),
-}
+/// The run-to-run noise between two runs of a cell, as far as it is known, and where from if it was not measured.
+type KnownNoise = (Option<RunNoise>, Option<CellNoiseFrom>);
 
-impl KnownNoise {
-    fn of(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> Self {
-        if let Some(noise) = measured.at(key, &new.place) {
-            return Self::Measured(noise);
-        }
-        if old.predictions_sha256 == new.predictions_sha256 || new.place.repeats(&old.place) {
-            return Self::None;
-        }
-        let places = new.place.beside(&old.place);
-        match seeds.of(key) {
-            Some(noise) => Self::Seeds(noise, places),
-            None => Self::Unknown(places),
-        }
+fn known_noise(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> KnownNoise {
+    if let Some(noise) = measured.at(key, &new.place) {
+        return (Some(noise), None);
     }
-
-    fn noise(&self) -> Option<RunNoise> {
-        match self {
-            Self::Measured(noise) | Self::Seeds(noise, _) => Some(*noise),
-            Self::None | Self::Unknown(_) => None,
-        }
+    // There is none: they are the same, or would be if nothing had changed.
+    if old.predictions_sha256 == new.predictions_sha256 || new.place.repeats(&old.place) {
+        return (None, None);
+    }
+    let places = new.place.beside(&old.place);
+    match seeds.of(key) {
+        Some(noise) => (Some(noise), Some(CellNoiseFrom::Seeds { places })),
+        None => (None, Some(CellNoiseFrom::Unknown { places })),
     }
 }
 
@@ -229,14 +192,15 @@ struct Compared<'a> {
     groups: (usize, usize),
     wins: usize,
     losses: usize,
-    known: KnownNoise,
+    noise: Option<RunNoise>,
+    noise_from: Option<CellNoiseFrom>,
     evidence: Evidence,
 }
 
 impl<'a> Compared<'a> {
-    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), known: KnownNoise, margin: f64) -> Self {
+    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), (noise, noise_from): KnownNoise, margin: f64) -> Self {
         let Paired { groups, wins, losses } = ImageWeights::of(&old.images, old.headline).pair(&old.right, &new.right);
-        let mut evidence = Evidence::of(&groups, margin, known.noise());
+        let mut evidence = Evidence::of(&groups, margin, noise);
         if old.predictions_sha256 == new.predictions_sha256 {
             (evidence.loss, evidence.gain) = (1.0, 1.0); // no noise can have done that
         }
@@ -247,28 +211,29 @@ impl<'a> Compared<'a> {
             groups: (groups.len(), groups.iter().filter(|g| g.change != 0.0).count()),
             wins,
             losses,
-            known,
+            noise,
+            noise_from,
             evidence,
         }
     }
 
     /// True if it can be told from noise at all.
     fn is_judged(&self) -> bool {
-        !matches!(self.known, KnownNoise::Unknown(_))
+        !matches!(self.noise_from, Some(CellNoiseFrom::Unknown { .. }))
     }
 
     fn report(&self, (loss, gain): (f64, f64), level: f64, family: usize) -> CellReport {
         let (old, new, evidence) = (self.old, self.new, &self.evidence);
         let verdict = if !self.is_judged() {
-            Verdict::NoiseUnknown
+            CellVerdict::NoiseUnknown
         } else if old.predictions_sha256 == new.predictions_sha256 {
-            Verdict::Unchanged
+            CellVerdict::Unchanged
         } else if loss <= level {
-            Verdict::Loss
+            CellVerdict::Loss
         } else if gain <= level {
-            Verdict::Improvement
+            CellVerdict::Improvement
         } else {
-            Verdict::NoLossShown
+            CellVerdict::NoLossShown
         };
         let points = |share: f64| 100.0 * share;
         // Without the noise no interval and no probability means anything.
@@ -294,12 +259,8 @@ impl<'a> Compared<'a> {
             wins: self.wins,
             losses: self.losses,
             changed_groups: self.groups.1,
-            noise_points: self.known.noise().map(|noise| points(noise.variance.sqrt())),
-            noise_from: match &self.known {
-                KnownNoise::None | KnownNoise::Measured(_) => None,
-                KnownNoise::Seeds(_, places) => Some(CellNoiseFrom::Seeds { places: places.clone() }),
-                KnownNoise::Unknown(places) => Some(CellNoiseFrom::Unknown { places: places.clone() }),
-            },
+            noise_points: self.noise.map(|noise| points(noise.variance.sqrt())),
+            noise_from: self.noise_from.clone(),
             degrees: evidence.degrees,
             p_exact: judged(evidence.exact_loss),
             p_margin: judged(evidence.margin_loss),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::fs::file;
@@ -31,6 +31,12 @@ impl Store {
             file::replace_if_changed(&self.folder().join(name), &bytes)?;
         }
         Ok(())
+    }
+
+    /// The cells that `ledger.csv` lists; `None` where there is none yet.
+    pub(super) fn listed(&self) -> Result<Option<Vec<String>>, Error> {
+        let path = self.folder().join("ledger.csv");
+        path.exists().then(|| listed(&path)).transpose()
     }
 
     /// Name and bytes of both files.
@@ -65,11 +71,7 @@ pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
         .deserialize()
         .map(|row| row.map(|Row { run_id }| run_id))
         .collect::<Result<_, _>>()
-        .map_err(|e| Error::Malformed {
-            kind: "ledger",
-            path: path.into(),
-            reason: e.to_string(),
-        })
+        .map_err(|e| Error::malformed("ledger", path, e))
 }
 
 /// Identity and metrics of `records`, in the order given, each with what its sanity controls say. `top1_low` and
@@ -219,13 +221,22 @@ fn optional(value: Option<f64>) -> String {
 }
 
 /// The name that a plain enum has in our files.
-fn word(value: &impl serde::Serialize) -> Result<String, csv::Error> {
+fn word(value: &impl Serialize) -> Result<String, csv::Error> {
     let value = serde_json::to_value(value).map_err(|e| csv::Error::from(std::io::Error::from(e)))?;
     Ok(value.as_str().unwrap_or_default().to_owned())
 }
 
 fn finish(table: csv::Writer<Vec<u8>>) -> Result<Vec<u8>, csv::Error> {
     table.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+}
+
+/// Rows as CSV with their fields' names as header, to be written to `path`.
+pub(crate) fn to_csv<T: Serialize>(mut rows: impl Iterator<Item = T>, path: &Path) -> Result<Vec<u8>, Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let written = rows.try_for_each(|row| table.serialize(row));
+    written
+        .and_then(|()| finish(table))
+        .map_err(|e| Error::io("write", path)(e.into()))
 }
 
 /// True if a text begins as formulas do, after any number of marks, and is neither a number nor a list of numbers.
