@@ -303,9 +303,12 @@ pub fn from_csv(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
 }
 
 /// The distinct values of a field, in order of appearance.
-pub(crate) fn distinct<T: PartialEq>(points: &[Point], field: impl Fn(&Point) -> T) -> Vec<T> {
+pub(crate) fn distinct<'a, T: PartialEq>(
+    points: impl IntoIterator<Item = &'a Point>,
+    field: impl Fn(&Point) -> T,
+) -> Vec<T> {
     let mut values = Vec::new();
-    for value in points.iter().map(field) {
+    for value in points.into_iter().map(field) {
         if !values.contains(&value) {
             values.push(value);
         }

@@ -11,11 +11,11 @@ use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::report::figure::canvas;
-use crate::report::figure::canvas::{Canvas, Position, TextFormat};
-use crate::report::figure::style::{
-    CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, PAPER, SMALL, SOFT_INK, TITLE, curve_style,
+use crate::report::figure::canvas::{
+    CHANCE, CHANCE_DASH, Canvas, GRID, INK, LABEL, PANEL_TITLE, PAPER, Position, SMALL, SOFT_INK, TITLE, TextFormat,
+    curve_style,
 };
-use crate::report::figure::{HEAD, MARGIN, MICRO_CAVEAT, corners, pdf, png, shortened};
+use crate::report::figure::{HEAD, MARGIN, MICRO_CAVEAT, corners, forms, shortened};
 
 /// Side of the square in which lines are drawn.
 const SIDE: f64 = 250.0;
@@ -43,9 +43,10 @@ pub fn write(folder: &Path, rows: &[Row]) -> Result<()> {
     let drawing = svg(rows)?;
     fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     file::replace_if_changed(&path("csv"), &to_csv(rows, &path("csv"))?)?;
-    file::replace_if_changed(&path("png"), &png(&drawing)?)?;
-    file::replace_if_changed(&path("pdf"), &pdf(&drawing)?)?;
-    file::replace_if_changed(&path("svg"), drawing.as_bytes()).map(drop)
+    for (kind, bytes) in forms(drawing)? {
+        file::replace_if_changed(&path(kind), &bytes)?;
+    }
+    Ok(())
 }
 
 /// The diagram as SVG; the same rows give the same bytes.
@@ -69,10 +70,8 @@ pub fn svg(rows: &[Row]) -> Result<String> {
         sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
         for (index, learner) in learners.iter().enumerate() {
             let (column, row) = (index % columns, index / columns);
-            let at = (
-                MARGIN + column as f64 * panel.0 + LEFT,
-                HEAD + row as f64 * panel.1 + ABOVE,
-            );
+            let left = MARGIN + column as f64 * panel.0 + LEFT;
+            let at = (left, HEAD + row as f64 * panel.1 + ABOVE);
             let own: Vec<&Row> = rows.iter().filter(|row| row.learner == **learner).collect();
             draw_panel(sheet, at, learner, &own, &shots)?;
         }
@@ -101,11 +100,9 @@ fn draw_panel(
 ) -> Result<()> {
     let bottom = top + SIDE;
     let place = |x: f64, y: f64| (left + x * SIDE, bottom - y * SIDE);
-    sheet.text(
-        (left, top - 14.0),
-        &shortened(learner, ""),
-        TextFormat::new(PANEL_TITLE, INK).bold(),
-    )?;
+    let title = TextFormat::new(PANEL_TITLE, INK).bold();
+    sheet.text((left, top - 14.0), &shortened(learner, ""), title)?;
+    let label = TextFormat::new(SMALL, INK);
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let share = f64::from(percent) / 100.0;
         let (x, y) = place(share, share);
@@ -113,17 +110,9 @@ fn draw_panel(
             sheet.line(&[(left, y), (left + SIDE, y)], GRID, 1.0, &[])?;
         }
         let text = percent.to_string();
-        sheet.text(
-            (left - 6.0, y),
-            &text,
-            TextFormat::new(SMALL, INK).anchored(HPos::Right),
-        )?;
+        sheet.text((left - 6.0, y), &text, label.anchored(HPos::Right))?;
         sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        sheet.text(
-            (x, bottom + 13.0),
-            &text,
-            TextFormat::new(SMALL, INK).anchored(HPos::Center),
-        )?;
+        sheet.text((x, bottom + 13.0), &text, label.anchored(HPos::Center))?;
     }
     sheet.line(&[(left, bottom), (left + SIDE, bottom)], INK, 1.0, &[])?;
     let name = TextFormat::new(LABEL, INK).anchored(HPos::Center);
@@ -144,7 +133,7 @@ fn draw_panel(
         }
         sheet.marker((left + 12.0, entry), style.marker, style.colour)?;
         let text = format!("k = {k} ({:.1})", 100.0 * first.ece);
-        sheet.text((left + 22.0, entry), &text, TextFormat::new(SMALL, INK))?;
+        sheet.text((left + 22.0, entry), &text, label)?;
         entry += LEGEND_ROW;
     }
     Ok(())
