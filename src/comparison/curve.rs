@@ -160,10 +160,8 @@ pub const ENOUGH_SEEDS: usize = 3;
 #[must_use]
 pub fn points(series: &[Series]) -> Vec<Point> {
     let subjects = paired::subjects(series);
-    series
-        .par_iter()
-        .map(|one| point(one, subjects.contains(&one.learner.as_str())))
-        .collect()
+    let point = |one: &Series| point(one, subjects.contains(&one.learner.as_str()));
+    series.par_iter().map(point).collect()
 }
 
 /// `points`, which are those of `series`, followed by their means over datasets: all that a figure shows.
@@ -253,11 +251,8 @@ fn machine(timing: &Timing) -> String {
 /// The distinct ones of lists of devices, as one list.
 pub(crate) fn devices(lists: impl Iterator<Item = String>) -> String {
     let lists: Vec<String> = lists.collect();
-    let distinct: BTreeSet<&str> = lists
-        .iter()
-        .flat_map(|list| list.split("; "))
-        .filter(|device| !device.is_empty())
-        .collect();
+    let all = lists.iter().flat_map(|list| list.split("; "));
+    let distinct: BTreeSet<&str> = all.filter(|device| !device.is_empty()).collect();
     distinct.into_iter().collect::<Vec<_>>().join("; ")
 }
 
@@ -324,11 +319,11 @@ pub(crate) fn distinct<'a, T: PartialEq>(
 fn means(points: &[Point], series: &[Series]) -> Vec<Point> {
     let mut together: Vec<Vec<(&Point, &Series)>> = Vec::new();
     for protocol in distinct(points, |p| p.protocol) {
-        let of: Vec<(&Point, &Series)> = points
+        let of = points
             .iter()
             .zip(series)
-            .filter(|(point, _)| point.protocol == protocol)
-            .collect();
+            .filter(|(point, _)| point.protocol == protocol);
+        let of: Vec<(&Point, &Series)> = of.collect();
         let mut datasets: Vec<&str> = of.iter().map(|(point, _)| point.dataset.as_str()).collect();
         datasets.sort_unstable();
         datasets.dedup();
@@ -349,10 +344,8 @@ fn means(points: &[Point], series: &[Series]) -> Vec<Point> {
 fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
     let count = line.len() as f64;
     let over = |number: &dyn Fn(&Point) -> f64| line.iter().map(|(point, _)| number(point)).sum::<f64>() / count;
-    let parts: Vec<Components> = line
-        .iter()
-        .map(|(_, series)| components(&series.scores()))
-        .collect::<Option<_>>()?;
+    let parts: Option<Vec<Components>> = line.iter().map(|(_, series)| components(&series.scores())).collect();
+    let parts = parts?;
     let estimate = Estimate::of_share(Components::average(&parts)?);
     let first = line[0].0;
     let same = |equal: &dyn Fn(&Point) -> bool| line.iter().all(|(point, _)| equal(point));

@@ -37,6 +37,13 @@ pub struct Difference {
     pub gain: Estimate,
 }
 
+impl Difference {
+    /// Dataset, protocol and both learners.
+    fn pair(&self) -> (&str, Protocol, &str, &str) {
+        (&self.dataset, self.protocol, &self.learner.0, &self.other.0)
+    }
+}
+
 /// A [`Difference`] with all that tells whether it is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Test {
@@ -142,18 +149,15 @@ pub fn tests(series: &[Series], subjects: &[&str]) -> Result<Vec<Test>> {
     let mut pairs: Vec<(usize, &Series, &Series)> = Vec::new();
     for (rank, subject) in subjects.iter().enumerate() {
         for own in series.iter().filter(|s| s.learner == *subject) {
-            let others = series
-                .iter()
-                .filter(|s| s.learner != *subject && !subjects[..rank].contains(&s.learner.as_str()))
-                .filter(|s| beside(own, s) && s.shots == own.shots);
+            let is_other = |s: &&Series| s.learner != *subject && !subjects[..rank].contains(&s.learner.as_str());
+            let others = series.iter().filter(is_other);
+            let others = others.filter(|s| beside(own, s) && s.shots == own.shots);
             pairs.extend(others.map(|other| (rank, own, other)));
         }
     }
     pairs.sort_by_key(|(rank, own, other)| (&own.dataset, own.protocol, *rank, &other.learner, own.shots));
-    let found: Vec<Option<Test>> = pairs
-        .par_iter()
-        .map(|(_, ours, theirs)| tested(ours, theirs))
-        .collect::<Result<_>>()?;
+    let found = pairs.par_iter().map(|(_, ours, theirs)| tested(ours, theirs));
+    let found: Vec<Option<Test>> = found.collect::<Result<_>>()?;
     let mut tests: Vec<Test> = found.into_iter().flatten().collect();
     correct(&mut tests);
     Ok(tests)
@@ -179,16 +183,7 @@ fn correct(tests: &mut [Test]) {
 pub fn at_most_shots(tests: &[Test]) -> Vec<Difference> {
     let mut largest: Vec<&Difference> = Vec::new();
     for Test { difference, .. } in tests {
-        let same = |d: &&mut &Difference| {
-            (&d.dataset, d.protocol, &d.learner.0, &d.other.0)
-                == (
-                    &difference.dataset,
-                    difference.protocol,
-                    &difference.learner.0,
-                    &difference.other.0,
-                )
-        };
-        match largest.iter_mut().find(same) {
+        match largest.iter_mut().find(|d| d.pair() == difference.pair()) {
             Some(known) if known.learner.1 < difference.learner.1 => *known = difference,
             Some(_) => {}
             None => largest.push(difference),
@@ -210,26 +205,18 @@ pub fn along_shots(series: &[Series], subject: &str, others: &[&str]) -> Result<
         let found = others.iter().flat_map(|other| {
             nearby().filter(move |s| s.learner == *other && s.learner != subject && s.shots == own.shots)
         });
-        let found = found
-            .chain(nearby().filter(itself(0)))
-            .chain(nearby().filter(itself(1)));
-        pairs.extend(found.map(|other| (own, other)));
+        let earlier = nearby().filter(itself(0)).chain(nearby().filter(itself(1)));
+        pairs.extend(found.chain(earlier).map(|other| (own, other)));
     }
-    all(pairs)
+    // Those of one dataset together.
+    pairs.sort_by(|(a, _), (b, _)| (&a.dataset, a.protocol).cmp(&(&b.dataset, b.protocol)));
+    let found = pairs.par_iter().map(|(ours, theirs)| paired(ours, theirs));
+    let found: Vec<Option<Difference>> = found.collect::<Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 fn beside(one: &Series, other: &Series) -> bool {
     one.dataset == other.dataset && one.protocol == other.protocol
-}
-
-/// The differences of `pairs`, those of one dataset together.
-fn all(mut pairs: Vec<(&Series, &Series)>) -> Result<Vec<Difference>> {
-    pairs.sort_by(|(a, _), (b, _)| (&a.dataset, a.protocol).cmp(&(&b.dataset, b.protocol)));
-    let found: Vec<Option<Difference>> = pairs
-        .par_iter()
-        .map(|(ours, theirs)| paired(ours, theirs))
-        .collect::<Result<_>>()?;
-    Ok(found.into_iter().flatten().collect())
 }
 
 const NONE: u32 = 0;

@@ -96,11 +96,8 @@ fn test_images(old: &Images, new: &Images) -> Option<String> {
         (truth, "with another label"),
         (group, "in another group"),
     ];
-    let said: Vec<String> = counts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
+    let counted = counts.iter().filter(|(count, _)| *count > 0);
+    let said: Vec<String> = counted.map(|(count, what)| format!("{count} {what}")).collect();
     if said.is_empty() {
         // An image that is there twice would pass unnoticed by its id alone.
         return (old.len() != new.len()).then(|| format!("{} instead of {}", new.len(), old.len()));

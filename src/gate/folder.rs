@@ -131,10 +131,8 @@ impl Folder {
     /// The same cell under another protocol, one that `other` does not have as well: then it is another cell.
     #[must_use]
     pub fn renamed(&self, key: &CellKey, other: &Self) -> Option<&CellKey> {
-        let alike = self.by_rest.get(&rest(key))?;
-        alike
-            .iter()
-            .find(|found| *found != key && !other.cells.contains_key(*found))
+        let is_another = |found: &&CellKey| *found != key && !other.cells.contains_key(*found);
+        self.by_rest.get(&rest(key))?.iter().find(is_another)
     }
 
     /// Why the cell failed, where that is known.

@@ -126,11 +126,8 @@ fn summary(report: &Report) -> String {
         CellVerdict::Unchanged,
     ];
     let counts = verdicts.map(|verdict| (report.with(verdict).count(), verdict.name()));
-    let mut said: Vec<String> = counts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, name)| format!("{count} {name}"))
-        .collect();
+    let counted = counts.iter().filter(|(count, _)| *count > 0);
+    let mut said: Vec<String> = counted.map(|(count, name)| format!("{count} {name}")).collect();
     if !report.new_cells.is_empty() {
         said.push(format!("{} new, not compared", report.new_cells.len()));
     }

@@ -27,8 +27,8 @@ pub mod replacement;
 pub mod verify;
 
 use std::collections::HashSet;
-use std::fs;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -97,7 +97,6 @@ fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
 }
 
 /// Reads the cells of a store one after the other.
-#[derive(Debug)]
 pub struct Reader<'a> {
     store: &'a Store,
     /// The file of a compact form, or what is wrong with it; opened when the first cell asks for it.
@@ -485,7 +484,7 @@ impl Store {
         let path = self.failure_path(run_id);
         match fs::metadata(&path) {
             Ok(file) => Ok(Some((file.ino(), file.ctime(), file.ctime_nsec()))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
         }
     }
@@ -512,13 +511,12 @@ impl Store {
     /// [`Error::Io`] when something stays.
     pub fn remove_leftovers(&self, finished: &HashSet<&str>) -> Result<()> {
         for (path, _) in self.leftovers(|run_id| finished.contains(run_id))? {
-            if path.is_dir() {
-                match fs::remove_dir_all(&path) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
-                    _ => {}
-                }
-            } else {
+            if !path.is_dir() {
                 file::remove_if_present(&path)?;
+            } else if let Err(e) = fs::remove_dir_all(&path)
+                && e.kind() != ErrorKind::NotFound
+            {
+                return Err(Error::io("remove", &path)(e));
             }
         }
         Ok(())
@@ -556,7 +554,7 @@ impl Store {
 fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Error::io("read", folder)(e)),
     };
     let mut names = Vec::new();

@@ -13,17 +13,20 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rgb(pub(super) u8, pub(super) u8, pub(super) u8);
 
-pub(super) const INK: Rgb = Rgb(0x22, 0x22, 0x22);
-pub(super) const SOFT_INK: Rgb = Rgb(0x55, 0x55, 0x55);
-pub(super) const GRID: Rgb = Rgb(0xE4, 0xE4, 0xE4);
+const INK: Rgb = Rgb(0x22, 0x22, 0x22);
+const SOFT_INK: Rgb = Rgb(0x55, 0x55, 0x55);
+const GRID: Rgb = Rgb(0xE4, 0xE4, 0xE4);
 /// Markers of published results, which are no part of what was measured.
 pub(super) const GREY: Rgb = Rgb(0x77, 0x77, 0x77);
 pub(super) const PAPER: Rgb = Rgb(0xFF, 0xFF, 0xFF);
 
+/// Room around all that is drawn.
+pub(super) const MARGIN: f64 = 16.0;
+
 /// Sizes of type in pixels at natural size; 11 is the smallest.
-pub(super) const TITLE: f64 = 16.0;
-pub(super) const PANEL_TITLE: f64 = 13.0;
-pub(super) const LABEL: f64 = 12.0;
+const TITLE: f64 = 16.0;
+const PANEL_TITLE: f64 = 13.0;
+const LABEL: f64 = 12.0;
 pub(super) const SMALL: f64 = 11.0;
 
 /// Shape at a curve's points, about 8 px wide.
@@ -79,9 +82,9 @@ const MARKERS: [Marker; 7] = [
 ];
 
 /// The line of guessing.
-pub(super) const CHANCE: Rgb = Rgb(0, 0, 0);
+const CHANCE: Rgb = Rgb(0, 0, 0);
 /// Its dash.
-pub(super) const CHANCE_DASH: &[f64] = &[1.2, 2.6];
+const CHANCE_DASH: &[f64] = &[1.2, 2.6];
 /// Dash of the level without examples.
 pub(super) const ZERO_SHOT_DASH: &[f64] = &[7.0, 4.0];
 /// Dash of the level that the whole training pool reaches.
@@ -122,7 +125,22 @@ pub(super) struct TextFormat {
 }
 
 impl TextFormat {
-    pub(crate) fn new(size: f64, colour: Rgb) -> Self {
+    /// Of a figure.
+    pub(crate) const TITLE: Self = Self::new(TITLE, INK).bold();
+    /// Of a panel.
+    pub(crate) const PANEL_TITLE: Self = Self::new(PANEL_TITLE, INK).bold();
+    /// Of an entry of the legend.
+    pub(crate) const ENTRY: Self = Self::new(LABEL, INK);
+    /// Of the name of an axis.
+    pub(crate) const AXIS: Self = Self::new(LABEL, INK).anchored(HPos::Center);
+    /// Of a mark on an axis.
+    pub(crate) const MARK: Self = Self::new(SMALL, INK).anchored(HPos::Center);
+    /// Of a remark.
+    pub(crate) const NOTE: Self = Self::new(SMALL, SOFT_INK);
+    /// Of a remark that must not be missed.
+    pub(crate) const CAVEAT: Self = Self::new(SMALL, INK).bold();
+
+    pub(crate) const fn new(size: f64, colour: Rgb) -> Self {
         Self {
             size,
             colour,
@@ -132,11 +150,11 @@ impl TextFormat {
         }
     }
 
-    pub(crate) fn bold(self) -> Self {
+    const fn bold(self) -> Self {
         Self { bold: true, ..self }
     }
 
-    pub(crate) fn anchored(self, anchor: HPos) -> Self {
+    pub(crate) const fn anchored(self, anchor: HPos) -> Self {
         Self { anchor, ..self }
     }
 
@@ -182,6 +200,37 @@ pub(super) fn draw(
 }
 
 impl Canvas<'_> {
+    /// Paper of this size, and the title of what is drawn on it.
+    pub(crate) fn paper(&mut self, width: f64, height: f64, title: &str) -> Result<()> {
+        self.area(&[(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)], PAPER, 1.0)?;
+        self.text((MARGIN, MARGIN + 8.0), title, TextFormat::TITLE)
+    }
+
+    /// An axis, or a mark on it.
+    pub(crate) fn axis(&mut self, ends: [Position; 2]) -> Result<()> {
+        self.line(&ends, INK, 1.0, &[])
+    }
+
+    /// A line of the grid behind the curves.
+    pub(crate) fn grid(&mut self, ends: [Position; 2]) -> Result<()> {
+        self.line(&ends, GRID, 1.0, &[])
+    }
+
+    /// The line that a learner is measured by: guessing, or the diagonal.
+    pub(crate) fn reference(&mut self, ends: [Position; 2]) -> Result<()> {
+        self.line(&ends, CHANCE, 1.2, CHANCE_DASH)
+    }
+
+    /// A level of one learner.
+    pub(crate) fn level(&mut self, ends: [Position; 2], colour: Rgb, dash: &[f64]) -> Result<()> {
+        self.line(&ends, colour, 1.6, dash)
+    }
+
+    /// The curve of one learner.
+    pub(crate) fn curve(&mut self, points: &[Position], style: CurveStyle) -> Result<()> {
+        self.line(points, style.colour, 2.0, style.dash)
+    }
+
     /// A line through `points`, broken into dashes of alternating ink and gap.
     pub(crate) fn line(&mut self, points: &[Position], colour: Rgb, width: f64, dash: &[f64]) -> Result<()> {
         for piece in dashes(points, dash) {

@@ -7,11 +7,9 @@ use crate::comparison::series::reading_name;
 use crate::config::Shots;
 use crate::error::Result;
 use crate::report::figure::canvas::{
-    CHANCE, CHANCE_DASH, Canvas, FULL_DATA_DASH, INK, LABEL, Position, SMALL, SOFT_INK, TextFormat, ZERO_SHOT_DASH,
-    curve_style,
+    Canvas, FULL_DATA_DASH, MARGIN, Position, SMALL, TextFormat, ZERO_SHOT_DASH, curve_style,
 };
-use crate::report::figure::panel::CURVE_WIDTH;
-use crate::report::figure::{HEAD, MARGIN, panel, shortened};
+use crate::report::figure::{HEAD, panel, shortened};
 
 /// Room left of the first column for the name of the y axis.
 const Y_NAME: f64 = 22.0;
@@ -181,14 +179,14 @@ pub(super) fn draw_legend(sheet: &mut Canvas<'_>, entries: &[Entry], at: Positio
         match entry.sample {
             Sample::Curve(learner) => {
                 let style = curve_style(learner);
-                sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
+                sheet.curve(&line, style)?;
                 sheet.marker((x + SAMPLE / 2.0, y), style.marker, style.colour)?;
             }
-            Sample::ZeroShot(learner) => sheet.line(&line, curve_style(learner).colour, 1.6, ZERO_SHOT_DASH)?,
-            Sample::FullData(learner) => sheet.line(&line, curve_style(learner).colour, 1.6, FULL_DATA_DASH)?,
-            Sample::Guessing => sheet.line(&line, CHANCE, 1.2, CHANCE_DASH)?,
+            Sample::ZeroShot(learner) => sheet.level(line, curve_style(learner).colour, ZERO_SHOT_DASH)?,
+            Sample::FullData(learner) => sheet.level(line, curve_style(learner).colour, FULL_DATA_DASH)?,
+            Sample::Guessing => sheet.reference(line)?,
         }
-        sheet.text((x + SAMPLE + 9.0, y), &entry.name, TextFormat::new(LABEL, INK))?;
+        sheet.text((x + SAMPLE + 9.0, y), &entry.name, TextFormat::ENTRY)?;
     }
     Ok(())
 }
@@ -209,34 +207,25 @@ pub(super) struct Footnote {
     caveat: bool,
 }
 
-/// The lines under the figure, none wider than `width` pixels: what `points` are, then `notes`, then the caveat.
-pub(super) fn footnotes(points: &[Point], notes: &[String], width: f64) -> Vec<Footnote> {
+/// The lines under the figure, none wider than `width` pixels: what `points` are, then `note`, then the caveats.
+pub(super) fn footnotes(points: &[Point], note: &str, width: f64) -> Vec<Footnote> {
     let letters = (width / (SMALL * LETTER)) as usize;
-    let own = [
+    let full_data = |p: &Point| p.shots == Shots::All && panel::is_drawn(p);
+    let texts = [
         describe(points, "Bands"),
         over_datasets(points),
         levels(points, "Zero-shot levels", |p| !p.shots.any()),
-        levels(points, "Full-data levels", |p| {
-            p.shots == Shots::All && panel::is_drawn(p)
-        }),
+        levels(points, "Full-data levels", full_data),
         capped(points),
+        note.to_owned(),
     ];
-    let mut lines: Vec<Footnote> = own
-        .iter()
-        .chain(notes)
-        .filter(|text| !text.is_empty())
-        .flat_map(|text| wrap(text, letters))
-        .map(|text| Footnote { text, caveat: false })
-        .collect();
-    let caveats = [
-        (points.iter().any(|p| p.red), RED_CAVEAT),
-        (points.iter().any(|p| p.micro), MICRO_CAVEAT),
-    ];
-    for (_, caveat) in caveats.iter().filter(|(applies, _)| *applies) {
-        let text = (*caveat).to_owned();
-        lines.push(Footnote { text, caveat: true });
-    }
-    lines
+    let told = texts.iter().filter(|text| !text.is_empty());
+    let notes = told.flat_map(|text| wrap(text, letters)).map(|text| (text, false));
+    let red = points.iter().any(|p| p.red).then_some(RED_CAVEAT);
+    let micro = points.iter().any(|p| p.micro).then_some(MICRO_CAVEAT);
+    let caveats = red.into_iter().chain(micro).map(|text| (text.to_owned(), true));
+    let line = |(text, caveat)| Footnote { text, caveat };
+    notes.chain(caveats).map(line).collect()
 }
 
 pub(super) fn height(lines: &[Footnote]) -> f64 {
@@ -246,9 +235,9 @@ pub(super) fn height(lines: &[Footnote]) -> f64 {
 pub(super) fn draw_footnotes(sheet: &mut Canvas<'_>, lines: &[Footnote], (x, y): Position) -> Result<()> {
     for (index, line) in lines.iter().enumerate() {
         let set = if line.caveat {
-            TextFormat::new(SMALL, INK).bold()
+            TextFormat::CAVEAT
         } else {
-            TextFormat::new(SMALL, SOFT_INK)
+            TextFormat::NOTE
         };
         sheet.text((x, y + (index as f64 + 0.5) * FOOTNOTE_HEIGHT), &line.text, set)?;
     }

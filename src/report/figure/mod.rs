@@ -26,11 +26,10 @@ pub mod reliability;
 pub use crate::report::figure::export::{pdf, png};
 pub use crate::report::figure::layout::{MICRO_CAVEAT, describe};
 
-use crate::report::figure::canvas::{INK, PAPER, TITLE, TextFormat, figure_error};
+use crate::report::figure::canvas::{MARGIN, figure_error};
 use crate::report::figure::layout::Grid;
-use crate::report::figure::panel::PanelFrame;
+use crate::report::figure::panel::{PanelFrame, Panels};
 
-const MARGIN: f64 = 16.0;
 /// Room for the figure's title.
 const HEAD: f64 = 44.0;
 /// Letters of a dataset's or learner's name that fit where it is printed.
@@ -90,28 +89,24 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
         return Err(figure_error("there are no finished cells").because(crate::error::Cause::Unfinished));
     }
     let learners = learners(points);
-    let panels = panels(points);
+    let contents = contents(points);
+    let panels = Panels::new(points, anchors, &learners);
     let entries = layout::entries(points, &learners);
-    let grid = Grid::new(panels.len(), entries.len());
-    let axis = panel::Axis::new(points);
-    let published = panel::comparable(points, anchors, &axis);
+    let grid = Grid::new(contents.len(), entries.len());
     let width = grid.width();
-    let notes = [panel::footnote(&published)];
-    let footnotes = layout::footnotes(points, &notes, width - 2.0 * MARGIN);
+    let footnotes = layout::footnotes(points, &panels.footnote(), width - 2.0 * MARGIN);
     let height = grid.bottom() + layout::height(&footnotes) + MARGIN;
 
     canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
-        sheet.area(&corners((0.0, 0.0), width, height), PAPER, 1.0)?;
-        let title = "Accuracy by number of labelled examples per class";
-        sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
-        for (index, content) in panels.iter().enumerate() {
-            let below = grid.below(index).map(|below| &panels[below]);
+        sheet.paper(width, height, "Accuracy by number of labelled examples per class")?;
+        for (index, content) in contents.iter().enumerate() {
+            let below = grid.below(index).map(|below| &contents[below]);
             let name_x = below.is_none_or(|below| is_cost(below) != is_cost(content));
             let name_y = index.is_multiple_of(grid.columns);
             let frame = PanelFrame::new(grid.panel_at(index), name_x, name_y);
             match content {
-                Content::Accuracy(own) => panel::draw(sheet, &frame, &axis, own, &learners, &published)?,
-                Content::Cost(own) => panel::draw_cost(sheet, &frame, own, &learners)?,
+                Content::Accuracy(own) => panels.accuracy(sheet, &frame, own)?,
+                Content::Cost(own) => panels.cost(sheet, &frame, own)?,
             }
         }
         layout::draw_legend(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
@@ -124,7 +119,7 @@ fn is_cost(content: &Content<'_>) -> bool {
 }
 
 /// A panel a dataset; then for each protocol its mean, if it has one, and its cost, of the mean or of the one dataset.
-fn panels(points: &[Point]) -> Vec<Content<'_>> {
+fn contents(points: &[Point]) -> Vec<Content<'_>> {
     let mut panels = Vec::new();
     let of = |place: &(Panel, String, Protocol)| -> Vec<&Point> {
         let (panel, dataset, protocol) = place;
@@ -148,11 +143,6 @@ fn panels(points: &[Point]) -> Vec<Content<'_>> {
         panels.extend(whole.filter(|own| panel::is_timed(own)).map(Content::Cost));
     }
     panels
-}
-
-/// The corners of a rectangle.
-fn corners((x, y): canvas::Position, width: f64, height: f64) -> [canvas::Position; 4] {
-    [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 }
 
 /// The learners in the order of the legend: those that write their answers, the others that comparisons are about,

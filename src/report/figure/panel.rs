@@ -10,8 +10,7 @@ use crate::config::{Protocol, Shots};
 use crate::error::Result;
 use crate::report::anchor::Anchor;
 use crate::report::figure::canvas::{
-    CHANCE, CHANCE_DASH, Canvas, FULL_DATA_DASH, GREY, GRID, INK, LABEL, PANEL_TITLE, Position, Rgb, SMALL, SOFT_INK,
-    TextFormat, ZERO_SHOT_DASH, curve_style,
+    Canvas, FULL_DATA_DASH, GREY, Position, Rgb, SMALL, TextFormat, ZERO_SHOT_DASH, curve_style,
 };
 use crate::report::figure::shortened;
 use crate::statistics::metric::Headline;
@@ -35,7 +34,7 @@ const BAND_OPACITY: [f64; 2] = [0.16, 0.06];
 type Tick = (f64, String);
 
 /// The axis of shots, shared by all panels.
-pub(super) struct Axis {
+struct Axis {
     low: f64,
     high: f64,
     ticks: Vec<u32>,
@@ -44,7 +43,7 @@ pub(super) struct Axis {
 impl Axis {
     /// From the smallest to the largest number of shots above zero, on a log2 scale; every number of shots is
     /// labelled while there is room, else the powers of two.
-    pub(crate) fn new(points: &[Point]) -> Self {
+    fn new(points: &[Point]) -> Self {
         let shots = distinct(points, |p| p.shots).into_iter().filter_map(Shots::count);
         let mut ticks: Vec<u32> = shots.filter(|shots| *shots > 0).collect();
         ticks.sort_unstable();
@@ -119,48 +118,189 @@ impl PanelFrame {
     }
 }
 
-/// Draws a panel. Learners are styled by their place in `learners`.
-pub(super) fn draw(
-    sheet: &mut Canvas<'_>,
-    frame: &PanelFrame,
-    axis: &Axis,
-    points: &[&Point],
-    learners: &[String],
-    published: &[Published],
-) -> Result<()> {
-    let Some(first) = points.first() else {
-        return Ok(());
-    };
-    let (title, subtitle) = titles(first, points);
-    head(sheet, frame, &title, &subtitle)?;
-    axes(sheet, frame, &axis.marks(), "labelled examples per class")?;
-    let has_place = |p: &&Point| p.shots.any() && p.shots != Shots::All;
-    let curve = |learner| of_learner(points.iter().copied().filter(has_place), learner);
-    let curves = learners.iter().map(curve).enumerate();
-    let curves: Vec<(usize, Vec<&Point>)> = curves.filter(|(_, curve)| !curve.is_empty()).collect();
-    for (index, curve) in curves.iter().rev() {
-        band(sheet, frame, axis, curve, *index)?;
+/// All that the panels of a figure share.
+pub(super) struct Panels<'a> {
+    axis: Axis,
+    /// Learners are styled by their place.
+    learners: &'a [String],
+    published: Vec<Published<'a>>,
+}
+
+impl<'a> Panels<'a> {
+    pub(crate) fn new(points: &[Point], anchors: &'a [Anchor], learners: &'a [String]) -> Self {
+        let axis = Axis::new(points);
+        Self {
+            published: comparable(points, anchors, &axis),
+            axis,
+            learners,
+        }
     }
-    let mut occupied = OccupiedAreas::default();
-    let guessing = frame.across(frame.y(first.chance));
-    sheet.line(&guessing, CHANCE, 1.2, CHANCE_DASH)?;
-    occupied.line(&guessing);
-    let levels = levels(frame, points, learners);
-    for level in &levels {
-        sheet.line(&frame.across(level.y), level.colour, 1.6, level.dash)?;
-        occupied.line(&frame.across(level.y));
+
+    /// Draws a panel of accuracy.
+    pub(crate) fn accuracy(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point]) -> Result<()> {
+        let Some(first) = points.first() else {
+            return Ok(());
+        };
+        let (title, subtitle) = titles(first, points);
+        head(sheet, frame, &title, &subtitle)?;
+        axes(sheet, frame, &self.axis.marks(), "labelled examples per class")?;
+        let has_place = |p: &&Point| p.shots.any() && p.shots != Shots::All;
+        let curve = |learner| of_learner(points.iter().copied().filter(has_place), learner);
+        let curves = self.learners.iter().map(curve).enumerate();
+        let curves: Vec<(usize, Vec<&Point>)> = curves.filter(|(_, curve)| !curve.is_empty()).collect();
+        for (index, curve) in curves.iter().rev() {
+            band(sheet, frame, &self.axis, curve, *index)?;
+        }
+        let mut occupied = OccupiedAreas::default();
+        let guessing = frame.across(frame.y(first.chance));
+        sheet.reference(guessing)?;
+        occupied.line(&guessing);
+        let levels = levels(frame, points, self.learners);
+        for level in &levels {
+            sheet.level(frame.across(level.y), level.colour, level.dash)?;
+            occupied.line(&frame.across(level.y));
+        }
+        // The first learner of the legend is drawn last, on top.
+        for (index, curve) in curves.iter().rev() {
+            let at = |p: &&Point| (frame.x(self.axis.along(p.place())), frame.y(p.mean));
+            let line: Vec<(Position, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
+            draw_curve(sheet, &line, *index, &mut occupied)?;
+        }
+        self.capped(sheet, frame, points)?;
+        for level in &levels {
+            level.draw_name(sheet, frame, &mut occupied)?;
+        }
+        self.draw_published(sheet, frame, points, &mut occupied)
     }
-    // The first learner of the legend is drawn last, on top.
-    for (index, curve) in curves.iter().rev() {
-        let at = |p: &&Point| (frame.x(axis.along(p.place())), frame.y(p.mean));
-        let line: Vec<(Position, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
-        draw_curve(sheet, &line, *index, &mut occupied)?;
+
+    /// Draws a panel of costs: one line a learner, one marker a number of examples, joined from the fewest to the most.
+    pub(crate) fn cost(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point]) -> Result<()> {
+        let Some(first) = points.first() else {
+            return Ok(());
+        };
+        let device = measured_on(points);
+        let device = match device.split("; ").count() {
+            1 => device,
+            _ => "several devices, see below".into(),
+        };
+        head(sheet, frame, "cost", &format!("{} · {device}", first.dataset))?;
+        let axis = CostAxis::new(points);
+        axes(sheet, frame, &axis.marks(), "device-seconds per cell")?;
+        let mut occupied = OccupiedAreas::default();
+        // The first learner of the legend is drawn last, on top.
+        for (index, learner) in self.learners.iter().enumerate().rev() {
+            let at = |p: &&Point| Some(((frame.x(axis.along(p.device_seconds?)), frame.y(p.mean)), p.red));
+            let own = of_learner(points.iter().copied(), learner);
+            let line: Vec<(Position, bool)> = own.iter().filter_map(at).collect();
+            draw_curve(sheet, &line, index, &mut occupied)?;
+        }
+        Ok(())
     }
-    capped(sheet, frame, axis, points)?;
-    for level in &levels {
-        level.draw_name(sheet, frame, &mut occupied)?;
+
+    /// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
+    /// there is room, else above it.
+    fn capped(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point]) -> Result<()> {
+        let capped = points.iter().copied().filter(|p| p.capped.is_some());
+        let bottom = frame.inner.bottom;
+        for place in distinct(capped, Point::place) {
+            let x = frame.x(self.axis.along(place));
+            let crowded = self
+                .axis
+                .marks()
+                .iter()
+                .any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
+            let side = if crowded { -1.0 } else { 1.0 };
+            sheet.axis([(x, bottom), (x, bottom + 4.0 * side)])?;
+            sheet.text((x, bottom + 13.0 * side), &format!("{place}*"), TextFormat::MARK)?;
+        }
+        Ok(())
     }
-    draw_published(sheet, frame, axis, points, published, &mut occupied)
+
+    /// Draws published results that are comparable with `points`, the points of one panel.
+    fn draw_published(
+        &self,
+        sheet: &mut Canvas<'_>,
+        frame: &PanelFrame,
+        points: &[&Point],
+        occupied: &mut OccupiedAreas,
+    ) -> Result<()> {
+        let comparable = |one: &&Published<'_>| points.iter().any(|p| one.anchor.matches(p));
+        let own: Vec<&Published<'_>> = self.published.iter().filter(comparable).collect();
+        let at = |one: &Published<'_>| {
+            let along = self.axis.along(one.anchor.shots);
+            (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
+        };
+        for one in &own {
+            occupied.marker(at(one));
+            sheet.ring(at(one), GREY)?;
+        }
+        for one in own {
+            let ((x, y), text) = (at(one), one.number.to_string());
+            let (width, height) = (text.len() as f64 * 7.5, 13.0);
+            let beside = [
+                (9.0, 0.0),
+                (-9.0, 0.0),
+                (0.0, -11.0),
+                (0.0, 11.0),
+                (8.0, -9.0),
+                (-8.0, -9.0),
+                (8.0, 9.0),
+            ];
+            let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
+            if let Some(area) = occupied.freest(&candidates, &frame.inner) {
+                sheet.text(area.middle(), &text, TextFormat::NOTE.anchored(HPos::Center))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Meaning of the numbers; empty without published results.
+    pub(crate) fn footnote(&self) -> String {
+        let mut told: Vec<String> = Vec::new();
+        for one in &self.published {
+            let [model, method, source] = published_name(one.anchor);
+            let text = format!("{}: {model}, {method} ({source})", one.number);
+            if !told.contains(&text) {
+                told.push(text);
+            }
+        }
+        if told.is_empty() {
+            return String::new();
+        }
+        format!(
+            "Grey rings: published results of the same dataset, protocol and metric. {}.",
+            told.join("; ")
+        )
+    }
+}
+
+/// A published result that a panel of the figure shows.
+struct Published<'a> {
+    /// Number of the footnote.
+    number: usize,
+    anchor: &'a Anchor,
+}
+
+/// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
+/// source.
+fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
+    let mut names: Vec<[&str; 3]> = Vec::new();
+    let mut found = Vec::new();
+    let has_place = |anchor: &&Anchor| (0.0..=1.0).contains(&axis.along(anchor.shots));
+    let placed = anchors.iter().filter(has_place);
+    for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
+        let name = published_name(anchor);
+        let known = names.iter().position(|known| *known == name);
+        let number = known.unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        found.push(Published {
+            number: number + 1,
+            anchor,
+        });
+    }
+    found
 }
 
 /// The points of a learner, from the fewest shots to the most.
@@ -168,22 +308,6 @@ fn of_learner<'a>(points: impl Iterator<Item = &'a Point>, learner: &String) -> 
     let mut own: Vec<&Point> = points.filter(|p| p.learner == *learner).collect();
     own.sort_by_key(|p| p.shots);
     own
-}
-
-/// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
-/// there is room, else above it.
-fn capped(sheet: &mut Canvas<'_>, frame: &PanelFrame, axis: &Axis, points: &[&Point]) -> Result<()> {
-    let capped = points.iter().copied().filter(|p| p.capped.is_some());
-    let bottom = frame.inner.bottom;
-    for place in distinct(capped, Point::place) {
-        let x = frame.x(axis.along(place));
-        let crowded = axis.marks().iter().any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
-        let side = if crowded { -1.0 } else { 1.0 };
-        sheet.line(&[(x, bottom), (x, bottom + 4.0 * side)], INK, 1.0, &[])?;
-        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
-        sheet.text((x, bottom + 13.0 * side), &format!("{place}*"), set)?;
-    }
-    Ok(())
 }
 
 /// A learner's line and markers; those whose flag is set are struck out.
@@ -195,7 +319,7 @@ fn draw_curve(
 ) -> Result<()> {
     let style = curve_style(learner);
     let line: Vec<Position> = points.iter().map(|(at, _)| *at).collect();
-    sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
+    sheet.curve(&line, style)?;
     occupied.line(&line);
     for &(at, red) in points {
         occupied.marker(at);
@@ -207,9 +331,6 @@ fn draw_curve(
     }
     Ok(())
 }
-
-/// Width of a learner's line.
-pub(super) const CURVE_WIDTH: f64 = 2.0;
 
 /// Title and subtitle of a panel.
 fn titles(first: &Point, points: &[&Point]) -> (String, String) {
@@ -241,8 +362,8 @@ fn titles(first: &Point, points: &[&Point]) -> (String, String) {
 /// Draws what stands above a panel.
 fn head(sheet: &mut Canvas<'_>, frame: &PanelFrame, title: &str, subtitle: &str) -> Result<()> {
     let (x, y) = (frame.inner.left, frame.at.1);
-    sheet.text((x, y + 13.0), title, TextFormat::new(PANEL_TITLE, INK).bold())?;
-    sheet.text((x, y + 31.0), subtitle, TextFormat::new(SMALL, SOFT_INK))
+    sheet.text((x, y + 13.0), title, TextFormat::PANEL_TITLE)?;
+    sheet.text((x, y + 31.0), subtitle, TextFormat::NOTE)
 }
 
 /// Draws both axes: accuracy, and what `ticks` and `name` say.
@@ -256,26 +377,24 @@ fn axes(sheet: &mut Canvas<'_>, frame: &PanelFrame, ticks: &[Tick], name: &str) 
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let y = frame.y(f64::from(percent) / 100.0);
         if percent > 0 {
-            sheet.line(&frame.across(y), GRID, 1.0, &[])?;
+            sheet.grid(frame.across(y))?;
         }
-        let label = TextFormat::new(SMALL, INK).anchored(HPos::Right);
-        sheet.text((left - 6.0, y), &percent.to_string(), label)?;
+        let mark = TextFormat::MARK.anchored(HPos::Right);
+        sheet.text((left - 6.0, y), &percent.to_string(), mark)?;
     }
-    sheet.line(&frame.across(bottom), INK, 1.0, &[])?;
+    sheet.axis(frame.across(bottom))?;
     for (along, label) in ticks {
         let x = frame.x(*along);
-        sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
-        sheet.text((x, bottom + 13.0), label, set)?;
+        sheet.axis([(x, bottom), (x, bottom + 4.0)])?;
+        sheet.text((x, bottom + 13.0), label, TextFormat::MARK)?;
     }
-    let set = TextFormat::new(LABEL, INK).anchored(HPos::Center);
     if frame.name_x {
         let middle = f64::midpoint(left, right);
-        sheet.text((middle, bottom + 31.0), name, set)?;
+        sheet.text((middle, bottom + 31.0), name, TextFormat::AXIS)?;
     }
     if frame.name_y {
         let middle = f64::midpoint(top, bottom);
-        sheet.text((left - LEFT - 8.0, middle), "accuracy (%)", set.upright())?;
+        sheet.text((left - LEFT - 8.0, middle), "accuracy (%)", TextFormat::AXIS.upright())?;
     }
     Ok(())
 }
@@ -361,99 +480,8 @@ impl Level {
     }
 }
 
-/// A published result that a panel of the figure shows.
-pub(super) struct Published<'a> {
-    /// Number of the footnote.
-    number: usize,
-    anchor: &'a Anchor,
-}
-
-/// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
-/// source.
-pub(super) fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
-    let mut names: Vec<[&str; 3]> = Vec::new();
-    let mut found = Vec::new();
-    let placed = anchors
-        .iter()
-        .filter(|anchor| (0.0..=1.0).contains(&axis.along(anchor.shots)));
-    for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
-        let name = published_name(anchor);
-        let known = names.iter().position(|known| *known == name);
-        let number = known.unwrap_or_else(|| {
-            names.push(name);
-            names.len() - 1
-        });
-        found.push(Published {
-            number: number + 1,
-            anchor,
-        });
-    }
-    found
-}
-
 fn published_name(anchor: &Anchor) -> [&str; 3] {
     [&anchor.model, &anchor.method, &anchor.source]
-}
-
-/// Meaning of the numbers; empty without published results.
-pub(super) fn footnote(published: &[Published<'_>]) -> String {
-    let mut told: Vec<String> = Vec::new();
-    for one in published {
-        let [model, method, source] = published_name(one.anchor);
-        let text = format!("{}: {model}, {method} ({source})", one.number);
-        if !told.contains(&text) {
-            told.push(text);
-        }
-    }
-    if told.is_empty() {
-        return String::new();
-    }
-    format!(
-        "Grey rings: published results of the same dataset, protocol and metric. {}.",
-        told.join("; ")
-    )
-}
-
-/// Draws those of `published` that are comparable with `points`, the points of one panel.
-fn draw_published(
-    sheet: &mut Canvas<'_>,
-    frame: &PanelFrame,
-    axis: &Axis,
-    points: &[&Point],
-    published: &[Published<'_>],
-    occupied: &mut OccupiedAreas,
-) -> Result<()> {
-    let own: Vec<&Published<'_>> = published
-        .iter()
-        .filter(|one| points.iter().any(|p| one.anchor.matches(p)))
-        .collect();
-    let at = |one: &Published<'_>| {
-        let along = axis.along(one.anchor.shots);
-        (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
-    };
-    for one in &own {
-        occupied.marker(at(one));
-        sheet.ring(at(one), GREY)?;
-    }
-    for one in own {
-        let ((x, y), text) = (at(one), one.number.to_string());
-        let (width, height) = (text.len() as f64 * 7.5, 13.0);
-        let beside = [
-            (9.0, 0.0),
-            (-9.0, 0.0),
-            (0.0, -11.0),
-            (0.0, 11.0),
-            (8.0, -9.0),
-            (-8.0, -9.0),
-            (8.0, 9.0),
-        ];
-        let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
-        if let Some(area) = occupied.freest(&candidates, &frame.inner) {
-            let set = TextFormat::new(SMALL, SOFT_INK).anchored(HPos::Center);
-            sheet.text(area.middle(), &text, set)?;
-        }
-    }
-    Ok(())
 }
 
 /// Free room beside the outermost points, in powers of ten.
@@ -515,35 +543,6 @@ pub(super) fn is_timed(points: &[&Point]) -> bool {
 pub(super) fn measured_on(points: &[&Point]) -> String {
     let timed = points.iter().filter(|p| p.device_seconds.is_some());
     devices(timed.map(|p| p.device.clone()))
-}
-
-/// Draws the panel: one line a learner, one marker a number of examples, joined from the fewest to the most.
-pub(super) fn draw_cost(
-    sheet: &mut Canvas<'_>,
-    frame: &PanelFrame,
-    points: &[&Point],
-    learners: &[String],
-) -> Result<()> {
-    let Some(first) = points.first() else {
-        return Ok(());
-    };
-    let device = measured_on(points);
-    let device = match device.split("; ").count() {
-        1 => device,
-        _ => "several devices, see below".into(),
-    };
-    head(sheet, frame, "cost", &format!("{} · {device}", first.dataset))?;
-    let axis = CostAxis::new(points);
-    axes(sheet, frame, &axis.marks(), "device-seconds per cell")?;
-    let mut occupied = OccupiedAreas::default();
-    // The first learner of the legend is drawn last, on top.
-    for (index, learner) in learners.iter().enumerate().rev() {
-        let at = |p: &&Point| Some(((frame.x(axis.along(p.device_seconds?)), frame.y(p.mean)), p.red));
-        let own = of_learner(points.iter().copied(), learner);
-        let line: Vec<(Position, bool)> = own.iter().filter_map(at).collect();
-        draw_curve(sheet, &line, index, &mut occupied)?;
-    }
-    Ok(())
 }
 
 /// A rectangle, in pixels right and down.

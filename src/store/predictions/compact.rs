@@ -211,14 +211,6 @@ pub struct Reader<R: ChunkReader> {
     last: Option<String>,
 }
 
-impl<R: ChunkReader> std::fmt::Debug for Reader<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Reader<File> {
     /// Opens the predictions of a compact folder; those of any other are `None`.
     ///
