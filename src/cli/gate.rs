@@ -7,12 +7,12 @@ use clap::Args;
 
 use super::{Verdict, output};
 use crate::cli::plot;
-use crate::error::{Error, GateError, Result};
+use crate::error::{Error, Result};
 use crate::gate::baseline::accept;
 use crate::gate::folder::Folder;
 use crate::gate::folder::Shared;
 use crate::gate::noise::Noise;
-use crate::gate::problem::{Problem, Role};
+use crate::gate::problem::{GateError, Problem, Role};
 use crate::gate::report;
 use crate::gate::report::{NoiseSource, Outcome, Report};
 use crate::gate::{Settings, baseline, judge};
@@ -123,7 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
         Outcome::NoiseUnknown => Err(GateError::NoiseUnknown {
             results,
             baseline,
-            cells: report.with(report::Verdict::NoiseUnknown).count(),
+            cells: report.with(report::CellVerdict::NoiseUnknown).count(),
             remedy: report.how_to_measure(),
         }
         .into()),
@@ -200,11 +200,11 @@ fn promote(arguments: &Arguments, results: &Folder, noise: Option<&Noise>, probl
 
 /// Changes of the baseline.
 fn replaced(report: &Report, baseline: &Folder, promoted: usize) -> String {
-    let lost = report.with(report::Verdict::Loss).count();
+    let lost = report.with(report::CellVerdict::Loss).count();
     let changed = report
         .cells
         .iter()
-        .filter(|cell| cell.verdict != report::Verdict::Unchanged)
+        .filter(|cell| cell.verdict != report::CellVerdict::Unchanged)
         .count();
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let mut said = format!(

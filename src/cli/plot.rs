@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::output;
 use crate::comparison::curve::Panel;
 use crate::comparison::series::Series;
-use crate::comparison::{curve, micro_gate, paired, reliability, saved, zero_shot};
+use crate::comparison::{curve, paired, reliability, saved};
 use crate::error::Result;
 use crate::fs::file;
 use crate::report::table::Table;
@@ -73,7 +73,7 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
         if series.iter().any(|s| s.learner == *learner && s.reading().is_some()) {
             gains.extend(paired::along_shots(&series, learner, &subjects)?);
         }
-        gates.extend(micro_gate::micro_gates(&micro, learner)?);
+        gates.extend(paired::micro_gates(&micro, learner)?);
     }
     gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
     gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
@@ -81,7 +81,7 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
     let tables = vec![
         table::accuracy(&points),
         table::readings(&series),
-        table::zero_shot(&zero_shot::zero_shots(&series)),
+        table::zero_shot(&curve::zero_shots(&series)),
         table::wordings(&series),
         table::normalisations(&series),
         table::calibration(&series),

@@ -1,5 +1,5 @@
-//! Accuracy against labelled examples per class, as the table that figures and tables are made from,
-//! of each dataset and of their mean.
+//! Accuracy against labelled examples per class, as the table that figures and tables are made from, of each dataset and
+//! of their mean; and accuracy of a model before it has seen an example, by every reading, next to guessing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::paired;
-use crate::comparison::series::{Run, Series};
+use crate::comparison::series::{READINGS, Run, Series};
 use crate::config::{Protocol, Shots};
 use crate::error::{Error, Result};
 use crate::prediction::Reading;
@@ -160,10 +160,8 @@ pub const ENOUGH_SEEDS: usize = 3;
 #[must_use]
 pub fn points(series: &[Series]) -> Vec<Point> {
     let subjects = paired::subjects(series);
-    series
-        .par_iter()
-        .map(|one| point(one, subjects.contains(&one.learner.as_str())))
-        .collect()
+    let point = |one: &Series| point(one, subjects.contains(&one.learner.as_str()));
+    series.par_iter().map(point).collect()
 }
 
 /// `points`, which are those of `series`, followed by their means over datasets: all that a figure shows.
@@ -174,7 +172,7 @@ pub fn with_means(mut points: Vec<Point>, series: &[Series]) -> Vec<Point> {
 }
 
 /// Mean and interval of `scores`, which are those of `series` by one reading.
-pub(crate) fn share(series: &Series, scores: &Scores) -> (f64, Interval, IntervalKind) {
+fn share(series: &Series, scores: &Scores) -> (f64, Interval, IntervalKind) {
     let kind = if series.runs.len() == 1 {
         IntervalKind::Images
     } else {
@@ -190,6 +188,7 @@ pub(crate) fn share(series: &Series, scores: &Scores) -> (f64, Interval, Interva
 fn point(series: &Series, subject: bool) -> Point {
     let record = &series.runs[0].record;
     let (mean, interval, kind) = share(series, &series.scores());
+    let seeds: Vec<String> = series.seeds().iter().map(ToString::to_string).collect();
     let over_seeds = mean_interval(&series.values());
     Point {
         panel: Panel::Dataset,
@@ -203,12 +202,7 @@ fn point(series: &Series, subject: bool) -> Point {
         reading: series.reading(),
         subject,
         shots: series.shots,
-        seeds: series
-            .seeds()
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" "),
+        seeds: seeds.join(" "),
         n_test: record.n_test,
         mean: rounded(mean),
         low: rounded(interval.low),
@@ -216,7 +210,7 @@ fn point(series: &Series, subject: bool) -> Point {
         interval: kind,
         t_low: over_seeds.map(|interval| rounded(interval.low)),
         t_high: over_seeds.map(|interval| rounded(interval.high)),
-        red: series.runs.iter().any(|run| run.red),
+        red: series.is_red(),
         device_seconds: device_seconds(&series.runs),
         device: devices(series.runs.iter().map(|run| machine(&run.record.timing))),
         capped: series.capped(),
@@ -257,11 +251,8 @@ fn machine(timing: &Timing) -> String {
 /// The distinct ones of lists of devices, as one list.
 pub(crate) fn devices(lists: impl Iterator<Item = String>) -> String {
     let lists: Vec<String> = lists.collect();
-    let distinct: BTreeSet<&str> = lists
-        .iter()
-        .flat_map(|list| list.split("; "))
-        .filter(|device| !device.is_empty())
-        .collect();
+    let all = lists.iter().flat_map(|list| list.split("; "));
+    let distinct: BTreeSet<&str> = all.filter(|device| !device.is_empty()).collect();
     distinct.into_iter().collect::<Vec<_>>().join("; ")
 }
 
@@ -282,13 +273,8 @@ fn named(point: &Point, change: impl Fn(&str) -> String) -> Point {
 /// # Errors
 /// [`Error::Io`] naming `path`, where it is to be written.
 pub fn to_csv(points: &[Point], path: &Path) -> Result<Vec<u8>> {
-    let failed = |e: csv::Error| Error::io("write", path)(e.into());
-    let mut table = csv::Writer::from_writer(Vec::new());
-    points
-        .iter()
-        .try_for_each(|point| table.serialize(named(point, |name| ledger::cell(name).into_owned())))
-        .map_err(failed)?;
-    table.into_inner().map_err(|e| failed(e.into_error().into()))
+    let marked = |point| named(point, |name| ledger::cell(name).into_owned());
+    ledger::to_csv(points.iter().map(marked), path)
 }
 
 /// The table back from CSV.
@@ -299,31 +285,25 @@ pub fn from_csv(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
     let mut table = csv::Reader::from_reader(bytes);
     // A table without rows, or a text that is none, has nothing else to be told by.
     let header = table.headers().map_or_else(|_| csv::StringRecord::new(), Clone::clone);
-    if let Some(lacking) = ["dataset", "learner", "shots", "mean"]
-        .into_iter()
-        .find(|name| !header.iter().any(|column| column == *name))
-    {
-        return Err(Error::Malformed {
-            kind: "curve table",
-            path: path.into(),
-            reason: format!("it has no column `{lacking}`"),
-        });
+    let lacks = |name: &&str| !header.iter().any(|column| column == *name);
+    if let Some(lacking) = ["dataset", "learner", "shots", "mean"].into_iter().find(lacks) {
+        let reason = format!("it has no column `{lacking}`");
+        return Err(Error::malformed("curve table", path, reason));
     }
     table
         .deserialize()
         .map(|point| Ok(named(&point?, |name| ledger::text(name).to_owned())))
         .collect::<Result<_, _>>()
-        .map_err(|e: csv::Error| Error::Malformed {
-            kind: "curve table",
-            path: path.into(),
-            reason: e.to_string(),
-        })
+        .map_err(|e: csv::Error| Error::malformed("curve table", path, e))
 }
 
 /// The distinct values of a field, in order of appearance.
-pub(crate) fn distinct<T: PartialEq>(points: &[Point], field: impl Fn(&Point) -> T) -> Vec<T> {
+pub(crate) fn distinct<'a, T: PartialEq>(
+    points: impl IntoIterator<Item = &'a Point>,
+    field: impl Fn(&Point) -> T,
+) -> Vec<T> {
     let mut values = Vec::new();
-    for value in points.iter().map(field) {
+    for value in points.into_iter().map(field) {
         if !values.contains(&value) {
             values.push(value);
         }
@@ -339,11 +319,11 @@ pub(crate) fn distinct<T: PartialEq>(points: &[Point], field: impl Fn(&Point) ->
 fn means(points: &[Point], series: &[Series]) -> Vec<Point> {
     let mut together: Vec<Vec<(&Point, &Series)>> = Vec::new();
     for protocol in distinct(points, |p| p.protocol) {
-        let of: Vec<(&Point, &Series)> = points
+        let of = points
             .iter()
             .zip(series)
-            .filter(|(point, _)| point.protocol == protocol)
-            .collect();
+            .filter(|(point, _)| point.protocol == protocol);
+        let of: Vec<(&Point, &Series)> = of.collect();
         let mut datasets: Vec<&str> = of.iter().map(|(point, _)| point.dataset.as_str()).collect();
         datasets.sort_unstable();
         datasets.dedup();
@@ -364,10 +344,8 @@ fn means(points: &[Point], series: &[Series]) -> Vec<Point> {
 fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
     let count = line.len() as f64;
     let over = |number: &dyn Fn(&Point) -> f64| line.iter().map(|(point, _)| number(point)).sum::<f64>() / count;
-    let parts: Vec<Components> = line
-        .iter()
-        .map(|(_, series)| components(&series.scores()))
-        .collect::<Option<_>>()?;
+    let parts: Option<Vec<Components>> = line.iter().map(|(_, series)| components(&series.scores())).collect();
+    let parts = parts?;
     let estimate = Estimate::of_share(Components::average(&parts)?);
     let first = line[0].0;
     let same = |equal: &dyn Fn(&Point) -> bool| line.iter().all(|(point, _)| equal(point));
@@ -401,6 +379,114 @@ fn mean(line: &[(&Point, &Series)]) -> Option<Point> {
         device: devices(line.iter().map(|(point, _)| point.device.clone())),
         capped: line.iter().filter_map(|(point, _)| point.capped).min(),
     })
+}
+
+/// Accuracy without examples by one reading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZeroShot {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Protocol by which test images were chosen.
+    pub protocol: Protocol,
+    /// Label of the learner.
+    pub learner: String,
+    /// Reading of its answers.
+    pub reading: Reading,
+    /// "known" or "novel", where that is told.
+    pub regime: Option<String>,
+    /// From a miniature dataset, or by a micro model.
+    pub micro: bool,
+    /// A sanity control of the cell is red: its numbers are not to be used.
+    pub red: bool,
+    /// Which accuracy it is.
+    pub metric: Headline,
+    /// Test images.
+    pub n_test: usize,
+    /// Accuracy of guessing: one over the number of classes.
+    pub chance: f64,
+    /// Accuracy, between 0 and 1.
+    pub accuracy: f64,
+    /// Its 95 % interval over test images, those of one drawing together.
+    pub interval: Interval,
+    /// Which interval it is.
+    pub kind: IntervalKind,
+}
+
+/// Position of the 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// All of it above guessing.
+    Above,
+    /// It contains guessing.
+    Contains,
+    /// All of it below.
+    Below,
+}
+
+impl Against {
+    /// As it stands in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Above => "above guessing",
+            Self::Contains => "contains guessing",
+            Self::Below => "below guessing",
+        }
+    }
+}
+
+impl ZeroShot {
+    /// Position of the interval against guessing.
+    #[must_use]
+    pub fn against_chance(&self) -> Against {
+        if self.interval.low > self.chance {
+            Against::Above
+        } else if self.interval.high < self.chance {
+            Against::Below
+        } else {
+            Against::Contains
+        }
+    }
+
+    /// True if the regime shows: known concepts are told above guessing, novel ones are not told from guessing.
+    /// `None` where the regime is not told. The trie's reading alone is held to it: free text may name no class.
+    #[must_use]
+    pub fn fits_regime(&self) -> Option<bool> {
+        let expected = match (self.reading, self.regime.as_deref()) {
+            (Reading::Trie, Some("known")) => Against::Above,
+            (Reading::Trie, Some("novel")) => Against::Contains,
+            _ => return None,
+        };
+        Some(self.against_chance() == expected)
+    }
+}
+
+/// Every reading of every learner at k = 0.
+#[must_use]
+pub fn zero_shots(series: &[Series]) -> Vec<ZeroShot> {
+    let without = series.iter().filter(|s| s.shots == 0);
+    let by = |series: &Series, reading| {
+        let (accuracy, interval, kind) = share(series, &series.scores_by(reading)?);
+        let record = &series.runs[0].record;
+        Some(ZeroShot {
+            dataset: series.dataset.clone(),
+            protocol: series.protocol,
+            learner: series.learner.clone(),
+            reading,
+            regime: record.regime.clone(),
+            micro: series.is_micro(),
+            red: series.is_red(),
+            metric: series.headline(),
+            n_test: record.n_test,
+            chance: 1.0 / record.classes.len().max(1) as f64,
+            accuracy,
+            interval,
+            kind,
+        })
+    };
+    without
+        .flat_map(|series| READINGS.into_iter().filter_map(|reading| by(series, reading)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -515,5 +601,45 @@ mod tests {
 
         let one = &series[..1];
         assert_eq!(with_means(points(one), one).len(), 1);
+    }
+
+    #[test]
+    fn every_reading_is_held_against_guessing() {
+        // Four classes, so guessing is 0.25. The drawing decides: both its images are right or wrong.
+        let of = |name: &str, regime: &str, share: u32| {
+            let mut cell = written_cell((name, "VLM", 0, 0), 160, |_| false, |i| (i / 2 * 7) % 16 < share);
+            cell.0.regime = Some(regime.into());
+            cell
+        };
+        let mut cells = vec![
+            of("a", "known", 12),
+            of("b", "known", 4),
+            of("c", "novel", 4),
+            of("d", "novel", 12),
+        ];
+        cells.push(written_cell(("a", "VLM", 1, 0), 160, |_| true, |_| true));
+        cells.push(cell(("a", "x", 1, 0), 160, |_| true));
+        let found = zero_shots(&Series::group(cells.into_iter().map(Ok)).unwrap());
+        assert_eq!(found.len(), 4 * 3);
+        let trie: Vec<_> = found
+            .iter()
+            .filter(|z| z.reading == Reading::Trie)
+            .map(|z| (z.dataset.as_str(), z.against_chance(), z.fits_regime()))
+            .collect();
+        assert_eq!(
+            trie,
+            [
+                ("a", Against::Above, Some(true)),
+                ("b", Against::Contains, Some(false)),
+                ("c", Against::Contains, Some(true)),
+                ("d", Against::Above, Some(false)),
+            ]
+        );
+        let free = found.iter().find(|z| z.reading == Reading::Free).unwrap();
+        assert_eq!(
+            (free.accuracy, free.against_chance(), free.fits_regime()),
+            (0.0, Against::Below, None)
+        );
+        assert_eq!(free.kind, IntervalKind::Images);
     }
 }

@@ -1,9 +1,7 @@
 //! Series of cells beside each other: curves, paired differences, labelled images saved.
 
 pub mod curve;
-pub mod micro_gate;
 pub mod paired;
 pub mod reliability;
 pub mod saved;
 pub mod series;
-pub mod zero_shot;

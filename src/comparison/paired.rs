@@ -1,4 +1,5 @@
-//! One learner against another, or against itself with fewer shots, on the same draws and the same images.
+//! One learner against another, or against itself with fewer shots, on the same draws and the same images; and the bar
+//! for micro models, which is made of such gains.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +8,7 @@ use rayon::prelude::*;
 use crate::comparison::series::Series;
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
-use crate::statistics::exact::holm;
-use crate::statistics::exact::sign_flip;
+use crate::statistics::exact::{holm, sign_flip};
 use crate::statistics::power::{POWER, smallest_detectable};
 use crate::statistics::variance::{Estimate, Scores};
 
@@ -35,6 +35,13 @@ pub struct Difference {
     pub capped: Option<u32>,
     /// Gain in accuracy, between −1 and 1.
     pub gain: Estimate,
+}
+
+impl Difference {
+    /// Dataset, protocol and both learners.
+    fn pair(&self) -> (&str, Protocol, &str, &str) {
+        (&self.dataset, self.protocol, &self.learner.0, &self.other.0)
+    }
 }
 
 /// A [`Difference`] with all that tells whether it is one.
@@ -75,7 +82,6 @@ pub fn paired(ours: &Series, theirs: &Series) -> Result<Option<Difference>> {
 }
 
 fn difference(ours: &Series, theirs: &Series, scores: &Scores) -> Option<Difference> {
-    let red = |series: &Series| series.runs.iter().any(|run| run.red);
     Estimate::difference(scores).map(|gain| Difference {
         dataset: ours.dataset.clone(),
         protocol: ours.protocol,
@@ -83,7 +89,7 @@ fn difference(ours: &Series, theirs: &Series, scores: &Scores) -> Option<Differe
         other: (theirs.label(), theirs.shots),
         seeds: scores.seeds,
         micro: ours.is_micro() || theirs.is_micro(),
-        red: (red(ours), red(theirs)),
+        red: (ours.is_red(), theirs.is_red()),
         capped: ours.capped(),
         gain,
     })
@@ -143,18 +149,15 @@ pub fn tests(series: &[Series], subjects: &[&str]) -> Result<Vec<Test>> {
     let mut pairs: Vec<(usize, &Series, &Series)> = Vec::new();
     for (rank, subject) in subjects.iter().enumerate() {
         for own in series.iter().filter(|s| s.learner == *subject) {
-            let others = series
-                .iter()
-                .filter(|s| s.learner != *subject && !subjects[..rank].contains(&s.learner.as_str()))
-                .filter(|s| beside(own, s) && s.shots == own.shots);
+            let is_other = |s: &&Series| s.learner != *subject && !subjects[..rank].contains(&s.learner.as_str());
+            let others = series.iter().filter(is_other);
+            let others = others.filter(|s| beside(own, s) && s.shots == own.shots);
             pairs.extend(others.map(|other| (rank, own, other)));
         }
     }
     pairs.sort_by_key(|(rank, own, other)| (&own.dataset, own.protocol, *rank, &other.learner, own.shots));
-    let found: Vec<Option<Test>> = pairs
-        .par_iter()
-        .map(|(_, ours, theirs)| tested(ours, theirs))
-        .collect::<Result<_>>()?;
+    let found = pairs.par_iter().map(|(_, ours, theirs)| tested(ours, theirs));
+    let found: Vec<Option<Test>> = found.collect::<Result<_>>()?;
     let mut tests: Vec<Test> = found.into_iter().flatten().collect();
     correct(&mut tests);
     Ok(tests)
@@ -180,16 +183,7 @@ fn correct(tests: &mut [Test]) {
 pub fn at_most_shots(tests: &[Test]) -> Vec<Difference> {
     let mut largest: Vec<&Difference> = Vec::new();
     for Test { difference, .. } in tests {
-        let same = |d: &&mut &Difference| {
-            (&d.dataset, d.protocol, &d.learner.0, &d.other.0)
-                == (
-                    &difference.dataset,
-                    difference.protocol,
-                    &difference.learner.0,
-                    &difference.other.0,
-                )
-        };
-        match largest.iter_mut().find(same) {
+        match largest.iter_mut().find(|d| d.pair() == difference.pair()) {
             Some(known) if known.learner.1 < difference.learner.1 => *known = difference,
             Some(_) => {}
             None => largest.push(difference),
@@ -211,26 +205,114 @@ pub fn along_shots(series: &[Series], subject: &str, others: &[&str]) -> Result<
         let found = others.iter().flat_map(|other| {
             nearby().filter(move |s| s.learner == *other && s.learner != subject && s.shots == own.shots)
         });
-        let found = found
-            .chain(nearby().filter(itself(0)))
-            .chain(nearby().filter(itself(1)));
-        pairs.extend(found.map(|other| (own, other)));
+        let earlier = nearby().filter(itself(0)).chain(nearby().filter(itself(1)));
+        pairs.extend(found.chain(earlier).map(|other| (own, other)));
     }
-    all(pairs)
+    // Those of one dataset together.
+    pairs.sort_by(|(a, _), (b, _)| (&a.dataset, a.protocol).cmp(&(&b.dataset, b.protocol)));
+    let found = pairs.par_iter().map(|(ours, theirs)| paired(ours, theirs));
+    let found: Vec<Option<Difference>> = found.collect::<Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 fn beside(one: &Series, other: &Series) -> bool {
     one.dataset == other.dataset && one.protocol == other.protocol
 }
 
-/// The differences of `pairs`, those of one dataset together.
-fn all(mut pairs: Vec<(&Series, &Series)>) -> Result<Vec<Difference>> {
-    pairs.sort_by(|(a, _), (b, _)| (&a.dataset, a.protocol).cmp(&(&b.dataset, b.protocol)));
-    let found: Vec<Option<Difference>> = pairs
-        .par_iter()
-        .map(|(ours, theirs)| paired(ours, theirs))
-        .collect::<Result<_>>()?;
-    Ok(found.into_iter().flatten().collect())
+const NONE: u32 = 0;
+const FEW: u32 = 1;
+const MANY: u32 = 16;
+const ACCURACY: f64 = 0.50;
+const OVER_PIXELS: f64 = 0.15;
+const OVER_ONE_SHOT: f64 = 0.10;
+
+/// Proof that a micro model learns at all: the bar that a miniature dataset has to clear before its figure is
+/// worth drawing. At 16 shots the trained learner is right on at least half of the images, 15 points above
+/// nearest neighbours on raw pixels, and 10 points above itself at one shot. One that writes its answers must
+/// also beat itself without shots. Answers count by the learner's headline reading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MicroGate {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// The trained learner, with the reading it counts by.
+    pub learner: String,
+    /// True if it writes its answers, so that it has to beat itself without shots.
+    pub writes: bool,
+    /// Seeds behind its accuracy.
+    pub seeds: usize,
+    /// Its accuracy at 16 shots.
+    pub accuracy: Estimate,
+    /// Its gain over raw pixels at 16 shots, paired.
+    pub over_pixels: Difference,
+    /// Its gain over itself at one shot, paired.
+    pub over_one_shot: Difference,
+    /// Its gain over itself without shots, paired; `None` where there is no such result.
+    pub over_zero_shot: Option<Difference>,
+}
+
+impl MicroGate {
+    /// True if all three means reach their level.
+    #[must_use]
+    pub fn reaches_levels(&self) -> bool {
+        self.accuracy.mean >= ACCURACY
+            && self.over_pixels.gain.mean >= OVER_PIXELS
+            && self.over_one_shot.gain.mean >= OVER_ONE_SHOT
+    }
+
+    /// True if all gains are above zero with 95 % confidence, and none is missing.
+    #[must_use]
+    pub fn gains_are_certain(&self) -> bool {
+        let certain = |difference: &Difference| difference.gain.interval.low > 0.0;
+        certain(&self.over_pixels)
+            && certain(&self.over_one_shot)
+            && self.over_zero_shot.as_ref().map_or(!self.writes, certain)
+    }
+
+    /// True if the dataset clears the bar.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.reaches_levels() && self.gains_are_certain()
+    }
+}
+
+/// The gate of every dataset that has `learner` at 1 and at 16 shots and raw pixels at 16.
+///
+/// # Errors
+/// As [`paired`].
+pub fn micro_gates(series: &[Series], learner: &str) -> Result<Vec<MicroGate>> {
+    let mut gates = Vec::new();
+    for many in series.iter().filter(|s| s.learner == learner && s.shots == MANY) {
+        let beside = |s: &&Series| s.dataset == many.dataset && s.protocol == many.protocol;
+        let on_pixels = |s: &&Series| s.runs[0].record.hyper_parameters["method"] == "pixels";
+        let itself = |shots: u32| {
+            let mut beside = series.iter().filter(beside);
+            beside.find(|s| s.learner == learner && s.shots == shots)
+        };
+        let one_shot = itself(FEW);
+        let pixels = series.iter().filter(beside).filter(on_pixels).find(|s| s.shots == MANY);
+        let (Some(one_shot), Some(pixels)) = (one_shot, pixels) else {
+            continue;
+        };
+        let accuracy = Estimate::share(&many.scores());
+        let (over_pixels, over_one_shot) = (paired(many, pixels)?, paired(many, one_shot)?);
+        let over_zero_shot = match itself(NONE) {
+            Some(none) => paired(many, none)?,
+            None => None,
+        };
+        if let (Some(accuracy), Some(over_pixels), Some(over_one_shot)) = (accuracy, over_pixels, over_one_shot) {
+            gates.push(MicroGate {
+                dataset: many.dataset.clone(),
+                learner: many.label(),
+                writes: many.reading().is_some(),
+                seeds: many.runs.len(),
+                accuracy,
+                over_pixels,
+                over_one_shot,
+                over_zero_shot,
+            });
+        }
+    }
+    Ok(gates)
 }
 
 #[cfg(test)]
@@ -350,5 +432,59 @@ mod tests {
         let gain = &knn[1].difference.gain;
         let found = power::power(&gain.components, knn[1].detectable.unwrap(), LEVEL);
         assert!((found - POWER).abs() < 1e-8 && knn[1].detectable.unwrap() > 2.8 * gain.sd);
+    }
+
+    /// LoRA at 16 shots right on `many` of 10 images, at one shot on `few`, pixels at 16 on `pixels`.
+    fn gate(many: u32, few: u32, pixels: u32) -> MicroGate {
+        // The drawing decides, so that both images of a drawing agree.
+        let right = |share: u32| move |i: u32| (i / 2 * 7) % 10 < share;
+        let cells = (0..3).flat_map(|seed| {
+            [
+                cell(("a", "LoRA", 16, seed), 400, right(many)),
+                cell(("a", "LoRA", 1, seed), 400, right(few)),
+                cell(("a", "raw pixels", 16, seed), 400, right(pixels)),
+                cell(("b", "LoRA", 16, seed), 8, right(10)), // no pixels, so no gate
+            ]
+        });
+        let series = Series::group(cells.map(Ok)).unwrap();
+        let mut gates = micro_gates(&series, "LoRA").unwrap();
+        assert_eq!(gates.len(), 1);
+        gates.remove(0)
+    }
+
+    #[test]
+    fn every_bar_counts() {
+        let good = gate(7, 3, 5);
+        assert!(good.passes());
+        assert_eq!(good.seeds, 3);
+        assert!((good.accuracy.mean - 0.7).abs() < 1e-12);
+        assert!((good.over_pixels.gain.mean - 0.2).abs() < 1e-12);
+        assert!((good.over_one_shot.gain.mean - 0.4).abs() < 1e-12);
+        assert!(!gate(4, 1, 1).passes(), "below one half");
+        assert!(!gate(7, 3, 6).passes(), "ten points over pixels");
+        assert!(!gate(7, 7, 5).passes(), "nothing learnt from more shots");
+        let certain = gate(7, 7, 5);
+        assert!(!certain.gains_are_certain() && !certain.reaches_levels());
+    }
+
+    #[test]
+    fn a_writing_learner_must_beat_itself_without_shots_too() {
+        let right = |share: u32| move |i: u32| (i / 2 * 7) % 10 < share;
+        let gate = |none: Option<u32>| {
+            let vlm = |shots, seed, share| written_cell(("a", "VLM", shots, seed), 400, right(share), |_| true);
+            let mut cells: Vec<_> = none.map(|share| vlm(0, 0, share)).into_iter().collect();
+            for seed in 0..3 {
+                cells.extend([vlm(1, seed, 3), vlm(16, seed, 7)]);
+                cells.push(cell(("a", "raw pixels", 16, seed), 400, right(5)));
+            }
+            let series = Series::group(cells.into_iter().map(Ok)).unwrap();
+            micro_gates(&series, "VLM").unwrap().remove(0)
+        };
+        let good = gate(Some(2));
+        assert!(good.passes() && good.learner == "VLM (free text)");
+        let gain = good.over_zero_shot.unwrap();
+        assert!((gain.gain.mean - 0.5).abs() < 1e-12 && gain.seeds == 3);
+        assert!(!gate(Some(7)).passes(), "it knew as much before");
+        assert!(!gate(None).passes(), "nobody looked what it knew before");
     }
 }

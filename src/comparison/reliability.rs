@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::comparison::series::Series;
+use crate::comparison::series::{Run, Series};
 use crate::config::Shots;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::statistics::calibration::{BINS, Judged, equal_width, error, judged};
 use crate::store::Store;
-use crate::store::ledger::cell;
+use crate::store::ledger;
 
 /// The images of one bin of confidence, of one learner at one number of shots, over all datasets and seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,11 +42,8 @@ pub struct Row {
 pub fn rows(store: &Store, series: &[Series]) -> Result<Vec<Row>> {
     let mut pooled: BTreeMap<(&str, Shots), (Vec<Judged>, bool)> = BTreeMap::new();
     for series in series {
-        for run in series
-            .runs
-            .iter()
-            .filter(|run| !run.red && run.record.metrics.ece.is_some())
-        {
+        let counts = |run: &&Run| !run.red && run.record.metrics.ece.is_some();
+        for run in series.runs.iter().filter(counts) {
             let own = judged(&store.predictions(&run.record.run_id)?, 1.0).unwrap_or_default();
             let (all, micro) = pooled.entry((&series.learner, series.shots)).or_default();
             all.extend(own);
@@ -80,18 +77,13 @@ fn of(pooled: BTreeMap<(&str, Shots), (Vec<Judged>, bool)>) -> Vec<Row> {
 /// The rows as CSV.
 ///
 /// # Errors
-/// [`Error::Io`] naming `path`, where it is to be written.
+/// [`crate::error::Error::Io`] naming `path`, where it is to be written.
 pub fn to_csv(rows: &[Row], path: &Path) -> Result<Vec<u8>> {
-    let failed = |e: csv::Error| Error::io("write", path)(e.into());
-    let mut table = csv::Writer::from_writer(Vec::new());
     let named = |row: &Row| Row {
-        learner: cell(&row.learner).into_owned(),
+        learner: ledger::cell(&row.learner).into_owned(),
         ..row.clone()
     };
-    rows.iter()
-        .try_for_each(|row| table.serialize(named(row)))
-        .map_err(failed)?;
-    table.into_inner().map_err(|e| failed(e.into_error().into()))
+    ledger::to_csv(rows.iter().map(named), path)
 }
 
 #[cfg(test)]

@@ -130,11 +130,9 @@ fn on_one_dataset(
     (one, other): (&str, &str),
 ) -> Result<Vec<Saved>> {
     let of = |learner: &str| -> Vec<(u32, &Series)> {
-        let own = series
-            .iter()
-            .filter(|s| s.dataset == dataset && s.protocol == protocol && s.learner == learner);
+        let is_own = |s: &&Series| s.dataset == dataset && s.protocol == protocol && s.learner == learner;
         // Of two numbers of shots that are capped at the same, neither has a place of its own.
-        let own = own.filter(|s| s.capped().is_none());
+        let own = series.iter().filter(is_own).filter(|s| s.capped().is_none());
         own.filter_map(|s| s.shots.count().filter(|k| *k > 0).map(|k| (k, s)))
             .collect()
     };
@@ -326,33 +324,32 @@ impl Segment {
             }
             untold
         };
-        let mut found: Vec<(f64, f64)> = Vec::new();
-        let mut before: Option<(f64, Option<Side>)> = None;
-        for step in 0..=STEPS {
+        let looked = |step: u32| {
             let share = f64::from(step) / f64::from(STEPS);
-            let side = self.at(share).told();
+            (share, self.at(share).told())
+        };
+        let looked: Vec<(f64, Option<Side>)> = (0..=STEPS).map(looked).collect();
+        let mut found: Vec<(f64, f64)> = Vec::new();
+        if looked[0].1.is_none() {
+            found.push((place(0.0), place(0.0)));
+        }
+        for steps in looked.windows(2) {
+            let ((last, before), (share, side)) = (steps[0], steps[1]);
             match (before, side) {
-                (Some((last, Some(_))), None) => found.push((place(edge(last, share)), place(share))),
-                (Some((last, None)), Some(_)) => {
+                (Some(_), None) => found.push((place(edge(last, share)), place(share))),
+                (None, _) => {
                     if let Some((_, high)) = found.last_mut() {
-                        *high = place(edge(share, last));
-                    }
-                }
-                (Some((_, None)), None) => {
-                    if let Some((_, high)) = found.last_mut() {
-                        *high = place(share);
+                        *high = place(if side.is_some() { edge(share, last) } else { share });
                     }
                 }
                 // The sign changes between two steps: the difference is zero in between.
-                (Some((last, Some(one))), Some(other)) if one != other => {
+                (Some(one), Some(other)) if one != other => {
                     let (a, b) = (self.at(last).difference, self.at(share).difference);
                     let zero = place(last + (share - last) * a / (a - b));
                     found.push((zero, zero));
                 }
-                (None, None) => found.push((place(share), place(share))),
-                (None | Some(_), Some(_)) => {}
+                (Some(_), Some(_)) => {}
             }
-            before = Some((share, side));
         }
         found
     }
@@ -368,7 +365,7 @@ fn at_shots(stronger: &Curve<'_>, at: usize, weaker: &Curve<'_>, seeds: usize) -
         dataset: series.dataset.clone(),
         protocol: series.protocol,
         micro: behind().any(Series::is_micro),
-        red: behind().flat_map(|s| &s.runs).any(|run| run.red),
+        red: behind().any(Series::is_red),
         classes: record.classes.len(),
         seeds,
         shots,

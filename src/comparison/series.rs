@@ -71,10 +71,8 @@ impl Series {
     /// As [`Store::predictions`]; [`Error::NotComparable`] when runs of one series differ in test images,
     /// classes, reading or metric.
     pub fn load(store: &Store, records: &[Record]) -> Result<Vec<Self>> {
-        let cells = records
-            .iter()
-            .map(|record| Ok((record.clone(), store.predictions(&record.run_id)?)));
-        let mut all = Self::group(cells)?;
+        let cell = |record: &Record| Ok((record.clone(), store.predictions(&record.run_id)?));
+        let mut all = Self::group(records.iter().map(cell))?;
         for run in all.iter_mut().flat_map(|series| &mut series.runs) {
             run.red = store.controls(&run.record)?.is_some_and(|controls| controls.is_red());
         }
@@ -109,7 +107,11 @@ impl Series {
         }
         let mut all: Vec<Self> = Vec::new();
         for (key, (test, run)) in runs {
-            match all.last_mut().filter(|series| series.holds(&key)) {
+            let holds = |series: &&mut Self| {
+                (&series.dataset, series.protocol, &series.learner, series.shots)
+                    == (&key.dataset, key.protocol, &key.learner, key.shots)
+            };
+            match all.last_mut().filter(holds) {
                 Some(series) => {
                     check_same((&series.runs[0], &series.test), (&run, &test))?;
                     series.runs.push(run);
@@ -125,13 +127,6 @@ impl Series {
             }
         }
         Ok(all)
-    }
-
-    fn holds(&self, key: &CellKey) -> bool {
-        self.dataset == key.dataset
-            && self.protocol == key.protocol
-            && self.learner == key.learner
-            && self.shots == key.shots
     }
 
     /// Seeds of its runs, in order; none at k = 0.
@@ -165,6 +160,12 @@ impl Series {
     #[must_use]
     pub fn is_micro(&self) -> bool {
         self.runs.iter().any(|run| run.record.micro)
+    }
+
+    /// True if a sanity control of any of its runs is red.
+    #[must_use]
+    pub fn is_red(&self) -> bool {
+        self.runs.iter().any(|run| run.red)
     }
 
     /// Shots that a class really has, where more were asked for and the protocol takes what there is.
@@ -237,12 +238,10 @@ impl Series {
         for image in 0..images.len() {
             values.extend(scores(image));
         }
+        let strata = images.iter().map(|(_, _, truth)| if per_class { *truth } else { 0 });
         Scores {
             groups: self.test.groups.clone(),
-            strata: images
-                .iter()
-                .map(|(_, _, truth)| if per_class { *truth } else { 0 })
-                .collect(),
+            strata: strata.collect(),
             seeds,
             values,
         }

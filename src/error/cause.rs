@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Error, GateError};
+use super::Error;
 
 /// Why something failed, as far as it decides what is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,8 +231,6 @@ pub enum Cause {
         /// The file.
         path: PathBuf,
     },
-    /// The folders that a gate is to judge.
-    Gate(String),
     /// A remedy that was said where the error was made.
     Said(String),
     /// A fault of kshot.
@@ -337,7 +335,6 @@ impl fmt::Display for Cause {
                 "name another file, or remove `{0}` and `{0}.settings` to start anew",
                 path.display()
             ),
-            Self::Gate(remedy) => remedy.clone(),
             Self::Said(remedy) => remedy.clone(),
             plain => plain.plain_remedy().to_owned(),
         })
@@ -613,10 +610,10 @@ impl Error {
             Self::NoResults { path } => Cause::NoResults { path: path.clone() },
             Self::NotCompact { .. } => Cause::OwnResults,
             Self::NotComparable { .. } => Cause::NotComparable,
-            Self::Gate(error) => Cause::Gate(GateError::remedy(error)),
-            Self::Uncontrolled { remedy, .. } | Self::Import { remedy, .. } | Self::Checkpoint { remedy, .. } => {
-                Cause::Said(remedy.clone())
-            }
+            Self::Uncontrolled { remedy, .. }
+            | Self::Import { remedy, .. }
+            | Self::Checkpoint { remedy, .. }
+            | Self::Refused { remedy, .. } => Cause::Said(remedy.clone()),
             Self::Continue { path, .. } => Cause::OtherAnswers { path: path.clone() },
             Self::NoImage { .. } => Cause::NoImage,
             Self::Exists { .. } => Cause::Occupied,

@@ -1,13 +1,11 @@
 //! Every failure kshot can report: what happened, to which thing, and what to do about it ([`Cause`]).
 
 mod cause;
-mod gate;
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 pub use cause::{Cause, Caused};
-pub use gate::GateError;
 
 /// `Result` with kshot's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -368,9 +366,14 @@ pub enum Error {
         /// The difference.
         reason: String,
     },
-    /// The gate refuses.
-    #[error(transparent)]
-    Gate(#[from] GateError),
+    /// An area above refuses, by an error type of its own.
+    #[error("{error}")]
+    Refused {
+        /// The area's error.
+        error: Box<dyn std::error::Error + Send + Sync>,
+        /// The remedy.
+        remedy: String,
+    },
     /// Sanity controls were asked of what has none, or not yet.
     #[error("no sanity controls of {cell}: {reason}")]
     Uncontrolled {
@@ -436,6 +439,15 @@ impl Error {
     /// An [`Error::Tensor`] in our own words.
     pub(crate) fn tensor(reason: impl Into<String>) -> Self {
         Self::Tensor(candle_core::Error::Msg(reason.into()))
+    }
+
+    /// A file of ours that does not parse.
+    pub fn malformed(kind: &'static str, path: impl AsRef<Path>, reason: impl ToString) -> Self {
+        Self::Malformed {
+            kind,
+            path: path.as_ref().to_path_buf(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The same error of an image that is known by its file: what works on pixels cannot say whose they are.

@@ -10,7 +10,7 @@ use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_re
 use crate::learner::Learner;
 use crate::manifest;
 use crate::manifest::{Expect, Form, Manifest};
-use crate::store::identity::CellKey;
+use crate::store::record::CellKey;
 
 /// A sweep in numbers.
 pub struct Outline {

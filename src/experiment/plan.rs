@@ -15,7 +15,7 @@ use crate::experiment::config::Sweep;
 use crate::learner::base::{Base, Bases};
 use crate::learner::{Classifier, Learner};
 use crate::nn::DeviceSpec;
-use crate::store::identity::{CellKey, Identity};
+use crate::store::record::{CellKey, Identity};
 
 /// Raised whenever a code change may change numbers, so that old cells are not taken for new ones. 3: photographs are
 /// upright, colours of 16 bits and the first frames of GIFs are Pillow's.

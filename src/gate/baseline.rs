@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::error::{GateError, Result};
+use crate::error::Result;
+use crate::gate::change::{ImageWeights, differences};
 use crate::gate::folder::{Cell, Folder};
 use crate::gate::noise::{CellNoise, Noise};
-use crate::gate::pair::{ImageWeights, differences};
-use crate::gate::problem::{Problem, Role};
+use crate::gate::problem::{GateError, Problem, Role};
 use crate::store::record::Record;
 use crate::store::{Store, promote};
 
@@ -24,11 +24,9 @@ pub fn measure(baseline: &Folder, repeats: &[Folder]) -> (Noise, Vec<Problem>) {
             if found.is_empty() {
                 runs.push(cell);
             }
-            problems.extend(found.into_iter().map(|(kind, finding)| Problem {
-                kind,
-                role: repeat.role,
-                cell: Some(key.clone()),
-                finding: format!("in `{}` {finding}", repeat.path.display()),
+            problems.extend(found.into_iter().map(|(kind, finding)| {
+                let finding = format!("in `{}` {finding}", repeat.path.display());
+                repeat.problem(kind, Some(key), finding)
             }));
         }
         let frame = ImageWeights::of(&first.images, first.headline);

@@ -1,4 +1,5 @@
-//! Tests of a change in one cell's accuracy, from answers that are paired image by image.
+//! Two runs of one cell beside each other: what keeps them from being compared, their answers paired image by image, and
+//! tests of the change in accuracy.
 //!
 //! With D_g the change that the group g of dependent test images makes to the accuracy, Δ = Σ D_g the change, w_g the
 //! group's share of the accuracy (Σ w_g = 1) and m the margin:
@@ -15,15 +16,181 @@
 //! is the number of groups that changed where all weigh the same, and those of τ² beside it; they are never more than the
 //! runs have by which τ² is known. A gain is tested likewise.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::gate::folder::{Cell, Image, Images, Right};
 use crate::gate::noise::RunNoise;
+use crate::gate::problem::Kind;
 use crate::statistics::exact;
 use crate::statistics::exact::Tails;
+use crate::statistics::metric::Headline;
 use crate::statistics::{Interval, distribution};
 
 /// Power for which the smallest loss is stated.
 pub const POWER: f64 = 0.8;
 /// Steps in which that loss is found.
 const STEPS: usize = 8;
+/// A change below this is rounding.
+const ROUNDING: f64 = 1e-12;
+
+/// Why two runs of one cell key, that of the baseline and another, cannot be compared; empty when they can.
+#[must_use]
+pub fn differences(old: &Cell, new: &Cell) -> Vec<(Kind, String)> {
+    let mut found = Vec::new();
+    if old.classes != new.classes {
+        found.push((Kind::Classes, class_lists(&old.classes, &new.classes)));
+    } else if let Some(finding) = test_images(&old.images, &new.images) {
+        found.push((Kind::TestImages, finding));
+    } else if old.split_sha256 != new.split_sha256 {
+        let (old, new) = (brief(&old.split_sha256), brief(&new.split_sha256));
+        let finding = format!("other images were learned from: split {new}, the baseline has {old}");
+        found.push((Kind::Draw, finding));
+    }
+    let metric = |cell: &Cell| format!("{} by {}", cell.headline, cell.reading);
+    if metric(old) != metric(new) {
+        let finding = format!("{}, the baseline has {}", metric(new), metric(old));
+        found.push((Kind::Metric, finding));
+    }
+    found
+}
+
+fn brief(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}
+
+fn class_lists(old: &[String], new: &[String]) -> String {
+    let first = (0..old.len().max(new.len()))
+        .find(|&i| old.get(i) != new.get(i))
+        .unwrap_or(0);
+    let name = |classes: &[String]| classes.get(first).map_or("nothing".into(), |name| format!("`{name}`"));
+    format!(
+        "{} classes, the baseline has {}; the first difference is class {first}: {}, there {}",
+        new.len(),
+        old.len(),
+        name(new),
+        name(old)
+    )
+}
+
+fn test_images(old: &Images, new: &Images) -> Option<String> {
+    if Arc::ptr_eq(old, new) {
+        return None;
+    }
+    let before: HashMap<u64, &Image> = old.iter().map(|image| (image.id, image)).collect();
+    let (mut added, mut bytes, mut truth, mut group) = (0, 0, 0, 0);
+    for image in new.iter() {
+        match before.get(&image.id) {
+            None => added += 1,
+            Some(old) if old.bytes != image.bytes => bytes += 1,
+            Some(old) if old.truth != image.truth => truth += 1,
+            Some(old) if old.group != image.group => group += 1,
+            Some(_) => {}
+        }
+    }
+    let kept = new.len() - added;
+    let counts = [
+        (added, "new"),
+        (old.len().saturating_sub(kept), "missing"),
+        (bytes, "with other bytes"),
+        (truth, "with another label"),
+        (group, "in another group"),
+    ];
+    let counted = counts.iter().filter(|(count, _)| *count > 0);
+    let said: Vec<String> = counted.map(|(count, what)| format!("{count} {what}")).collect();
+    if said.is_empty() {
+        // An image that is there twice would pass unnoticed by its id alone.
+        return (old.len() != new.len()).then(|| format!("{} instead of {}", new.len(), old.len()));
+    }
+    Some(format!("of {} test images {}", old.len(), said.join(", ")))
+}
+
+/// The test images of a cell: what each is worth, and which belong together.
+#[derive(Debug)]
+pub struct ImageWeights {
+    /// Share of the headline accuracy of each image, in order of ids.
+    worth: Vec<f64>,
+    /// Group of each image.
+    group: Vec<usize>,
+    /// Share of each group.
+    groups: Vec<f64>,
+}
+
+/// Differences between the answers of two runs to the images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paired {
+    /// All groups, changed or not.
+    pub groups: Vec<Group>,
+    /// Images that only the results have right.
+    pub wins: usize,
+    /// Images that only the baseline has right.
+    pub losses: usize,
+}
+
+impl ImageWeights {
+    /// The images of `rows`, which are sorted by id. With mean per-class accuracy an image is worth
+    /// 1 / (classes × images of its class), otherwise 1 / images.
+    #[must_use]
+    pub fn of(images: &[Image], headline: Headline) -> Self {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for image in images {
+            *counts.entry(image.truth).or_default() += 1;
+        }
+        let worth = |image: &Image| match headline {
+            Headline::Top1 => 1.0 / images.len() as f64,
+            Headline::MeanPerClass => 1.0 / (counts.len() * counts[&image.truth]) as f64,
+        };
+        let worth: Vec<f64> = images.iter().map(worth).collect();
+        let mut numbers: HashMap<(bool, u64), usize> = HashMap::new();
+        let mut group = Vec::with_capacity(images.len());
+        let mut groups: Vec<f64> = Vec::new();
+        for (image, worth) in images.iter().zip(&worth) {
+            let name = image.group.map_or((false, image.id), |name| (true, name));
+            let number = *numbers.entry(name).or_insert(groups.len());
+            if number == groups.len() {
+                groups.push(0.0);
+            }
+            groups[number] += worth;
+            group.push(number);
+        }
+        Self { worth, group, groups }
+    }
+
+    /// The contribution of each group to the accuracy, of answers to the same images.
+    #[must_use]
+    pub fn scores(&self, right: &Right) -> Vec<f64> {
+        let mut scores = vec![0.0; self.groups.len()];
+        for (i, (&group, worth)) in self.group.iter().zip(&self.worth).enumerate() {
+            scores[group] += if right.get(i) { *worth } else { 0.0 };
+        }
+        scores
+    }
+
+    /// Differences between two runs on these images.
+    #[must_use]
+    pub fn pair(&self, baseline: &Right, results: &Right) -> Paired {
+        let unchanged = |&weight: &f64| Group { weight, change: 0.0 };
+        let mut groups: Vec<Group> = self.groups.iter().map(unchanged).collect();
+        let (mut wins, mut losses) = (0, 0);
+        for (i, (&group, worth)) in self.group.iter().zip(&self.worth).enumerate() {
+            match (baseline.get(i), results.get(i)) {
+                (false, true) => {
+                    wins += 1;
+                    groups[group].change += worth;
+                }
+                (true, false) => {
+                    losses += 1;
+                    groups[group].change -= worth;
+                }
+                _ => {}
+            }
+        }
+        for group in groups.iter_mut().filter(|group| group.change.abs() < ROUNDING) {
+            group.change = 0.0;
+        }
+        Paired { groups, wins, losses }
+    }
+}
 
 /// Test images that are not independent of each other, taken together.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,8 +230,8 @@ impl Evidence {
     pub fn of(groups: &[Group], margin: f64, noise: Option<RunNoise>) -> Self {
         let change: f64 = groups.iter().map(|g| g.change).sum();
         let tails = flipped(groups);
-        let loss = Spread::around(groups, -margin, noise);
-        let gain = Spread::around(groups, margin, noise);
+        let loss = Spread::around(groups, -margin, 1.0, noise);
+        let gain = Spread::around(groups, margin, 1.0, noise);
         let margin_loss = loss.below(change + margin);
         let margin_gain = gain.below(margin - change);
         Self {
@@ -116,19 +283,15 @@ struct Spread {
 }
 
 impl Spread {
-    /// Variance of the sum of changes if their expectation is `centre` times the weight.
-    fn around(groups: &[Group], centre: f64, noise: Option<RunNoise>) -> Self {
+    /// Variance of the sum of changes if their expectation is `centre` times the weight; squares count `scale` times.
+    /// Satterthwaite: a variance estimate of ν degrees of freedom has itself the variance 2 V² / ν.
+    fn around(groups: &[Group], centre: f64, scale: f64, noise: Option<RunNoise>) -> Self {
         let (mut squares, mut fourths) = (0.0, 0.0);
         for group in groups {
-            let square = (group.change - group.weight * centre).powi(2);
+            let square = scale * (group.change - group.weight * centre).powi(2);
             squares += square;
             fourths += square * square;
         }
-        Self::with(squares, fourths, noise)
-    }
-
-    /// Satterthwaite: a variance estimate of ν degrees of freedom has itself the variance 2 V² / ν.
-    fn with(squares: f64, fourths: f64, noise: Option<RunNoise>) -> Self {
         let between_runs = noise.map_or(0.0, |n| n.variance);
         let uncertainty = 2.0 * fourths + noise.map_or(0.0, |n| n.uncertainty);
         let variance = squares + between_runs;
@@ -167,14 +330,7 @@ fn interval(groups: &[Group], change: f64, noise: Option<RunNoise>) -> Option<In
     if groups.len() < 2 {
         return None;
     }
-    let scale = n / (n - 1.0);
-    let (mut squares, mut fourths) = (0.0, 0.0);
-    for group in groups {
-        let square = scale * (group.change - group.weight * change).powi(2);
-        squares += square;
-        fourths += square * square;
-    }
-    let spread = Spread::with(squares, fourths, noise);
+    let spread = Spread::around(groups, change, n / (n - 1.0), noise);
     let half = if spread.variance > 0.0 {
         distribution::t_quantile(0.975, spread.degrees) * spread.variance.sqrt()
     } else {

@@ -95,12 +95,17 @@ impl Folder {
             by_rest: HashMap::new(),
         };
         let mut reader = store.reader();
-        for name in names(&store.folder().join("cells"))? {
+        for name in store.cell_names()? {
             if name.ends_with(".failed") {
                 folder.read_failure(&store, &name)?;
-            } else {
-                let read = whole(&store, &mut reader, &name, shared);
-                folder.take(&store, &name, read)?;
+                continue;
+            }
+            match folder.take(&store, &mut reader, &name, shared) {
+                Err(Error::Malformed { kind, path, reason }) => {
+                    let finding = format!("{kind} `{}`: {reason}", path.display());
+                    folder.read_what_is_legible(&store, &name, &finding)?;
+                }
+                other => other?,
             }
         }
         if folder.cells.is_empty() && folder.problems.is_empty() {
@@ -126,10 +131,8 @@ impl Folder {
     /// The same cell under another protocol, one that `other` does not have as well: then it is another cell.
     #[must_use]
     pub fn renamed(&self, key: &CellKey, other: &Self) -> Option<&CellKey> {
-        let alike = self.by_rest.get(&rest(key))?;
-        alike
-            .iter()
-            .find(|found| *found != key && !other.cells.contains_key(*found))
+        let is_another = |found: &&CellKey| *found != key && !other.cells.contains_key(*found);
+        self.by_rest.get(&rest(key))?.iter().find(is_another)
     }
 
     /// Why the cell failed, where that is known.
@@ -138,42 +141,59 @@ impl Folder {
         self.failures.get(key).map(String::as_str)
     }
 
-    fn report(&mut self, kind: Kind, cell: Option<CellKey>, finding: String) {
-        self.unusable.extend(cell.clone());
-        self.problems.push(Problem {
+    /// A problem of this folder.
+    #[must_use]
+    pub fn problem(&self, kind: Kind, cell: Option<&CellKey>, finding: String) -> Problem {
+        Problem {
             kind,
             role: self.role,
-            cell,
+            cell: cell.cloned(),
             finding,
-        });
+        }
     }
 
-    fn take(&mut self, store: &Store, run_id: &str, read: Result<Option<Whole>>) -> Result<()> {
-        match read {
-            Ok(None) => Ok(()),
-            Ok(Some(Whole {
-                key,
-                cell,
-                red,
-                unsound,
-            })) => {
-                if let Some(unsound) = unsound {
-                    self.report(Kind::Torn, Some(key.clone()), format!("cell {run_id}: {unsound}"));
-                }
-                if let Some(red) = red {
-                    self.report(Kind::RedControl, Some(key.clone()), red);
-                }
-                if let Some(other) = self.cells.insert(key.clone(), cell) {
-                    let finding = format!("both {} and {run_id} in `{}`", other.run_id, self.path.display());
-                    self.report(Kind::Twice, Some(key), finding);
-                }
-                Ok(())
-            }
-            Err(Error::Malformed { kind, path, reason }) => {
-                self.read_what_is_legible(store, run_id, &format!("{kind} `{}`: {reason}", path.display()))
-            }
-            Err(error) => Err(error),
+    fn report(&mut self, kind: Kind, cell: Option<&CellKey>, finding: String) {
+        self.unusable.extend(cell.cloned());
+        self.problems.push(self.problem(kind, cell, finding));
+    }
+
+    /// Reads a finished cell, and reports what speaks against it.
+    fn take(&mut self, store: &Store, reader: &mut Reader<'_>, run_id: &str, shared: &mut Shared) -> Result<()> {
+        let Some((record, rows)) = reader.read(run_id)? else {
+            return Ok(());
+        };
+        let red = store.controls(&record)?.filter(Controls::is_red).map(|controls| {
+            let measures = controls.controls.iter().flat_map(|control| &control.measures);
+            let said: Vec<String> = measures.filter(|m| !m.fits()).map(ToString::to_string).collect();
+            format!("{}: {}", controls.mark(), said.join("; "))
+        });
+        let unsound = unsound(&record, &rows);
+        let (images, right) = shared.images(if unsound.is_some() { Vec::new() } else { rows }, record.reading);
+        let cell = Cell {
+            value: record.value(),
+            place: Machine::of(&record),
+            run_id: record.run_id,
+            classes: shared.classes(record.classes),
+            split_sha256: record.split_sha256,
+            reading: record.reading,
+            headline: record.metrics.headline,
+            micro: record.micro,
+            predictions_sha256: record.predictions_sha256,
+            images,
+            right,
+        };
+        let key = record.key;
+        if let Some(unsound) = unsound {
+            self.report(Kind::Torn, Some(&key), format!("cell {run_id}: {unsound}"));
         }
+        if let Some(red) = red {
+            self.report(Kind::RedControl, Some(&key), red);
+        }
+        if let Some(other) = self.cells.insert(key.clone(), cell) {
+            let finding = format!("both {} and {run_id} in `{}`", other.run_id, self.path.display());
+            self.report(Kind::Twice, Some(&key), finding);
+        }
+        Ok(())
     }
 
     /// A cell that cannot be used is reported with its key, if at least that can be read.
@@ -186,15 +206,9 @@ impl Folder {
         let foreign: Option<ForeignKey> = key.and_then(|key| serde_json::from_value(key).ok());
         match (known, foreign) {
             (None, Some(foreign)) => {
-                let ForeignKey {
-                    dataset,
-                    protocol,
-                    learner,
-                    shots,
-                    seed,
-                } = &foreign;
                 let finding = format!(
-                    "{dataset} · {learner} · {shots} shots · seed {seed} was made under protocol `{protocol}`: {finding}"
+                    "{} · {} · {} shots · seed {} was made under protocol `{}`: {finding}",
+                    foreign.dataset, foreign.learner, foreign.shots, foreign.seed, foreign.protocol
                 );
                 self.report(Kind::Protocol, None, finding);
                 self.foreign.insert(ForeignKey {
@@ -202,7 +216,7 @@ impl Folder {
                     ..foreign
                 });
             }
-            (known, _) => self.report(Kind::Torn, known, finding.to_owned()),
+            (known, _) => self.report(Kind::Torn, known.as_ref(), finding.to_owned()),
         }
         Ok(())
     }
@@ -223,21 +237,6 @@ impl Folder {
     }
 }
 
-/// Names of the JSON files of a folder, without the ending, sorted.
-fn names(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let name = entry.map_err(Error::io("read", folder))?.file_name();
-        names.extend(
-            name.to_str()
-                .and_then(|name| name.strip_suffix(".json"))
-                .map(String::from),
-        );
-    }
-    names.sort();
-    Ok(names)
-}
-
 /// A key without its protocol.
 fn rest(key: &CellKey) -> ForeignKey {
     ForeignKey {
@@ -247,49 +246,6 @@ fn rest(key: &CellKey) -> ForeignKey {
         shots: key.shots,
         seed: key.seed,
     }
-}
-
-/// A cell as it was read.
-struct Whole {
-    key: CellKey,
-    cell: Cell,
-    /// The findings of its red controls, if any is red.
-    red: Option<String>,
-    /// Why its numbers make no sense.
-    unsound: Option<String>,
-}
-
-fn whole(store: &Store, reader: &mut Reader<'_>, run_id: &str, shared: &mut Shared) -> Result<Option<Whole>> {
-    let Some((record, rows)) = reader.read(run_id)? else {
-        return Ok(None);
-    };
-    let red = store.controls(&record)?.filter(Controls::is_red).map(|controls| {
-        let measures = controls.controls.iter().flat_map(|control| &control.measures);
-        let said: Vec<String> = measures.filter(|m| !m.fits()).map(ToString::to_string).collect();
-        format!("{}: {}", controls.mark(), said.join("; "))
-    });
-    let unsound = unsound(&record, &rows);
-    let rows = if unsound.is_some() { Vec::new() } else { rows };
-    let (images, right) = shared.images(rows, record.reading);
-    let cell = Cell {
-        value: record.value(),
-        place: Machine::of(&record),
-        run_id: record.run_id,
-        classes: shared.classes(record.classes),
-        split_sha256: record.split_sha256,
-        reading: record.reading,
-        headline: record.metrics.headline,
-        micro: record.micro,
-        predictions_sha256: record.predictions_sha256,
-        images,
-        right,
-    };
-    Ok(Some(Whole {
-        key: record.key,
-        cell,
-        red,
-        unsound,
-    }))
 }
 
 /// Why predictions cannot be those of a record, or the accuracy that it states not theirs.

@@ -9,28 +9,25 @@
 //! what the baseline's seeds differ by. Where there is neither, a cell that changed is neither red nor green.
 //!
 //! ```text
-//! folder ─▶ pair ─────▶ change ─────▶ judge ─▶ report ─▶ text · markdown · junit
+//! folder ─▶ change ───────────────▶ judge ─▶ report ─▶ text · markdown · junit
 //!   └────▶ repeats · seeds ─▶ noise ──┘
 //! ```
 
 pub mod baseline;
 pub mod change;
 pub mod folder;
-pub mod junit;
 pub mod noise;
-pub mod pair;
 pub mod problem;
 pub mod report;
 pub mod text;
 
 use std::collections::BTreeMap;
 
-use crate::gate::change::Evidence;
+use crate::gate::change::{Evidence, ImageWeights, Paired, differences};
 use crate::gate::folder::{Cell, Folder};
 use crate::gate::noise::{CellNoise, Noise, RunNoise};
-use crate::gate::pair::{ImageWeights, Paired, differences};
 use crate::gate::problem::{Kind, Problem};
-use crate::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
+use crate::gate::report::{CellNoiseFrom, CellReport, CellVerdict, NoiseSource, Outcome, Report};
 use crate::statistics::Interval;
 use crate::statistics::exact::holm;
 use crate::store::record::CellKey;
@@ -80,11 +77,7 @@ pub fn judge(
     others: Vec<Problem>,
 ) -> Report {
     let mut errors = others;
-    errors.extend(
-        [baseline, results]
-            .into_iter()
-            .flat_map(|folder| folder.problems.clone()),
-    );
+    errors.extend(baseline.problems.iter().chain(&results.problems).cloned());
     let seeds = of_seeds(baseline);
     let mut compared = Vec::new();
     for (key, old) in &baseline.cells {
@@ -93,30 +86,32 @@ pub fn judge(
             Some(new) => {
                 let found = differences(old, new);
                 if found.is_empty() {
-                    let known = KnownNoise::of(key, (old, new), noise, &seeds);
-                    compared.push(Compared::of(key, (old, new), known, settings.margin));
+                    let known = known_noise(key, (old, new), noise, &seeds);
+                    compared.push(compare(key, (old, new), known, settings.margin));
                 }
-                errors.extend(
-                    found
-                        .into_iter()
-                        .map(|(kind, finding)| problem(kind, key, results, finding)),
-                );
+                let problem = |(kind, finding)| results.problem(kind, Some(key), finding);
+                errors.extend(found.into_iter().map(problem));
             }
         }
     }
     errors.sort();
     errors.dedup();
-    let judged: Vec<&Compared> = compared.iter().filter(|cell| cell.is_judged()).collect();
-    let evidence: Vec<Evidence> = judged.iter().map(|cell| cell.evidence.clone()).collect();
+    let judged = |(cell, _): &&mut (CellReport, Evidence)| cell.verdict != CellVerdict::NoiseUnknown;
+    let evidence: Vec<Evidence> = compared.iter_mut().filter(judged).map(|(_, e)| e.clone()).collect();
     let family = Family::of(&evidence);
-    let mut corrected = family.losses.iter().copied().zip(family.gains.iter().copied());
-    let cells: Vec<CellReport> = compared
-        .iter()
-        .map(|cell| {
-            let holm = cell.is_judged().then(|| corrected.next()).flatten();
-            cell.report(holm.unwrap_or((1.0, 1.0)), settings.level, evidence.len())
-        })
-        .collect();
+    let corrected = family.losses.iter().zip(&family.gains);
+    for ((cell, evidence), (loss, gain)) in compared.iter_mut().filter(judged).zip(corrected) {
+        (cell.p_loss_holm, cell.p_gain_holm) = (*loss, *gain);
+        cell.verdict = match cell.verdict {
+            CellVerdict::NoLossShown if *loss <= settings.level => CellVerdict::Loss,
+            CellVerdict::NoLossShown if *gain <= settings.level => CellVerdict::Improvement,
+            other => other,
+        };
+        let finds = |level: f64| evidence.detectable(level, cell.baseline_accuracy).map(points);
+        cell.finds_points = finds(settings.level);
+        cell.finds_in_family_points = finds(settings.level / family.losses.len().max(1) as f64);
+    }
+    let cells: Vec<CellReport> = compared.into_iter().map(|(cell, _)| cell).collect();
     let outcome = if !errors.is_empty() {
         Outcome::Error
     } else if family.is_red(settings.level) {
@@ -145,32 +140,21 @@ pub fn judge(
     }
 }
 
-fn problem(kind: Kind, key: &CellKey, results: &Folder, finding: String) -> Problem {
-    Problem {
-        kind,
-        role: results.role,
-        cell: Some(key.clone()),
-        finding,
-    }
-}
-
 /// Why the results lack a cell, unless they say so themselves.
 fn absent(key: &CellKey, results: &Folder, baseline: &Folder) -> Option<Problem> {
     if results.mentions(key) {
         return None;
     }
     if let Some(other) = results.renamed(key, baseline) {
-        let finding = format!(
-            "made under protocol {}, the baseline under {}",
-            other.protocol, key.protocol
-        );
-        return Some(problem(Kind::Protocol, key, results, finding));
+        let (new, old) = (other.protocol, key.protocol);
+        let finding = format!("made under protocol {new}, the baseline under {old}");
+        return Some(results.problem(Kind::Protocol, Some(key), finding));
     }
     let finding = match results.failure(key) {
         Some(error) => format!("the results lack it; it failed: {error}"),
         None => "the results lack it".into(),
     };
-    Some(problem(Kind::Missing, key, results, finding))
+    Some(results.problem(Kind::Missing, Some(key), finding))
 }
 
 /// Distance between the seeds of the baseline, in each series of cells that differ by their seed alone.
@@ -180,135 +164,81 @@ fn of_seeds(baseline: &Folder) -> Noise {
         let first = CellKey { seed: 0, ..key.clone() };
         series.entry(first).or_default().push(cell.value);
     }
-    let cells = series.into_iter();
-    Noise::new(
-        cells
-            .filter_map(|(key, values)| CellNoise::of_seeds(key, &values))
-            .collect(),
-    )
+    let noise = |(key, values): (CellKey, Vec<f64>)| CellNoise::of_seeds(key, &values);
+    Noise::new(series.into_iter().filter_map(noise).collect())
 }
 
-/// Knowledge of the run-to-run noise between two runs of a cell.
-enum KnownNoise {
-    /// There is none: they are the same, or would be if nothing had changed.
-    None,
-    Measured(RunNoise),
-    Seeds(RunNoise, String),
-    Unknown(String),
-}
+/// The run-to-run noise between two runs of a cell, as far as it is known, and where from if it was not measured.
+type KnownNoise = (Option<RunNoise>, Option<CellNoiseFrom>);
 
-impl KnownNoise {
-    fn of(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> Self {
-        if let Some(noise) = measured.at(key, &new.place) {
-            return Self::Measured(noise);
-        }
-        if old.predictions_sha256 == new.predictions_sha256 || new.place.repeats(&old.place) {
-            return Self::None;
-        }
-        let places = new.place.beside(&old.place);
-        match seeds.of(key) {
-            Some(noise) => Self::Seeds(noise, places),
-            None => Self::Unknown(places),
-        }
+fn known_noise(key: &CellKey, (old, new): (&Cell, &Cell), measured: &Noise, seeds: &Noise) -> KnownNoise {
+    if let Some(noise) = measured.at(key, &new.place) {
+        return (Some(noise), None);
     }
-
-    fn noise(&self) -> Option<RunNoise> {
-        match self {
-            Self::Measured(noise) | Self::Seeds(noise, _) => Some(*noise),
-            Self::None | Self::Unknown(_) => None,
-        }
+    // There is none: they are the same, or would be if nothing had changed.
+    if old.predictions_sha256 == new.predictions_sha256 || new.place.repeats(&old.place) {
+        return (None, None);
+    }
+    let places = new.place.beside(&old.place);
+    match seeds.of(key) {
+        Some(noise) => (Some(noise), Some(CellNoiseFrom::Seeds { places })),
+        None => (None, Some(CellNoiseFrom::Unknown { places })),
     }
 }
 
-/// Two runs of one cell with what their images say.
-struct Compared<'a> {
-    key: &'a CellKey,
-    old: &'a Cell,
-    new: &'a Cell,
-    /// Groups, and those of them that changed.
-    groups: (usize, usize),
-    wins: usize,
-    losses: usize,
-    known: KnownNoise,
-    evidence: Evidence,
+/// Two runs of one cell compared, as far as that does not take the other cells of the family.
+fn compare(
+    key: &CellKey,
+    (old, new): (&Cell, &Cell),
+    (noise, noise_from): KnownNoise,
+    margin: f64,
+) -> (CellReport, Evidence) {
+    let Paired { groups, wins, losses } = ImageWeights::of(&old.images, old.headline).pair(&old.right, &new.right);
+    let mut evidence = Evidence::of(&groups, margin, noise);
+    let same = old.predictions_sha256 == new.predictions_sha256;
+    if same {
+        (evidence.loss, evidence.gain) = (1.0, 1.0); // no noise can have done that
+    }
+    let verdict = match noise_from {
+        Some(CellNoiseFrom::Unknown { .. }) => CellVerdict::NoiseUnknown,
+        _ if same => CellVerdict::Unchanged,
+        _ => CellVerdict::NoLossShown,
+    };
+    // Without the noise no interval and no probability means anything.
+    let judged = verdict != CellVerdict::NoiseUnknown;
+    let probability = |p: f64| if judged { p } else { 1.0 };
+    let report = CellReport {
+        key: key.clone(),
+        run_id: new.run_id.clone(),
+        baseline_run_id: old.run_id.clone(),
+        verdict,
+        images: old.images.len(),
+        groups: groups.len(),
+        accuracy: new.value,
+        baseline_accuracy: old.value,
+        change_points: points(evidence.change),
+        interval_points: evidence.interval.filter(|_| judged).map(|i| Interval {
+            low: points(i.low),
+            high: points(i.high),
+        }),
+        wins,
+        losses,
+        changed_groups: groups.iter().filter(|g| g.change != 0.0).count(),
+        noise_points: noise.map(|noise| points(noise.variance.sqrt())),
+        noise_from,
+        degrees: evidence.degrees,
+        p_exact: probability(evidence.exact_loss),
+        p_margin: probability(evidence.margin_loss),
+        p_loss: probability(evidence.loss),
+        p_loss_holm: 1.0,
+        p_gain: probability(evidence.gain),
+        p_gain_holm: 1.0,
+        finds_points: None,
+        finds_in_family_points: None,
+    };
+    (report, evidence)
 }
 
-impl<'a> Compared<'a> {
-    fn of(key: &'a CellKey, (old, new): (&'a Cell, &'a Cell), known: KnownNoise, margin: f64) -> Self {
-        let Paired { groups, wins, losses } = ImageWeights::of(&old.images, old.headline).pair(&old.right, &new.right);
-        let mut evidence = Evidence::of(&groups, margin, known.noise());
-        if old.predictions_sha256 == new.predictions_sha256 {
-            (evidence.loss, evidence.gain) = (1.0, 1.0); // no noise can have done that
-        }
-        Self {
-            key,
-            old,
-            new,
-            groups: (groups.len(), groups.iter().filter(|g| g.change != 0.0).count()),
-            wins,
-            losses,
-            known,
-            evidence,
-        }
-    }
-
-    /// True if it can be told from noise at all.
-    fn is_judged(&self) -> bool {
-        !matches!(self.known, KnownNoise::Unknown(_))
-    }
-
-    fn report(&self, (loss, gain): (f64, f64), level: f64, family: usize) -> CellReport {
-        let (old, new, evidence) = (self.old, self.new, &self.evidence);
-        let verdict = if !self.is_judged() {
-            Verdict::NoiseUnknown
-        } else if old.predictions_sha256 == new.predictions_sha256 {
-            Verdict::Unchanged
-        } else if loss <= level {
-            Verdict::Loss
-        } else if gain <= level {
-            Verdict::Improvement
-        } else {
-            Verdict::NoLossShown
-        };
-        let points = |share: f64| 100.0 * share;
-        // Without the noise no interval and no probability means anything.
-        let judged = |p: f64| if self.is_judged() { p } else { 1.0 };
-        let finds = |level: f64| {
-            let found = self.is_judged().then(|| evidence.detectable(level, old.value));
-            found.flatten().map(points)
-        };
-        CellReport {
-            key: self.key.clone(),
-            run_id: new.run_id.clone(),
-            baseline_run_id: old.run_id.clone(),
-            verdict,
-            images: old.images.len(),
-            groups: self.groups.0,
-            accuracy: new.value,
-            baseline_accuracy: old.value,
-            change_points: points(evidence.change),
-            interval_points: evidence.interval.filter(|_| self.is_judged()).map(|i| Interval {
-                low: points(i.low),
-                high: points(i.high),
-            }),
-            wins: self.wins,
-            losses: self.losses,
-            changed_groups: self.groups.1,
-            noise_points: self.known.noise().map(|noise| points(noise.variance.sqrt())),
-            noise_from: match &self.known {
-                KnownNoise::None | KnownNoise::Measured(_) => None,
-                KnownNoise::Seeds(_, places) => Some(CellNoiseFrom::Seeds { places: places.clone() }),
-                KnownNoise::Unknown(places) => Some(CellNoiseFrom::Unknown { places: places.clone() }),
-            },
-            degrees: evidence.degrees,
-            p_exact: judged(evidence.exact_loss),
-            p_margin: judged(evidence.margin_loss),
-            p_loss: judged(evidence.loss),
-            p_loss_holm: loss,
-            p_gain: judged(evidence.gain),
-            p_gain_holm: gain,
-            finds_points: finds(level),
-            finds_in_family_points: finds(level / family.max(1) as f64),
-        }
-    }
+fn points(share: f64) -> f64 {
+    100.0 * share
 }

@@ -21,11 +21,13 @@ use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::gate::folder::Machine;
 use crate::store::record::CellKey;
+use crate::store::{parse, to_json};
 
 /// Version of `noise.json`.
 pub const SCHEMA: u32 = 1;
 /// Its name, beside the baseline that it was measured with.
 pub const FILE: &str = "noise.json";
+const KIND: &str = "file of run-to-run noise";
 
 /// Noise that the test of one cell has to allow for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -154,22 +156,14 @@ impl Noise {
         let Some(bytes) = file::read_if_present(&path)? else {
             return Ok(None);
         };
-        let malformed = |reason: String| Error::Malformed {
-            kind: "file of run-to-run noise",
-            path: path.clone(),
-            reason,
-        };
-        let noise: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
-        if noise.schema != SCHEMA {
-            let reason = format!("schema {} is not known, this version reads {SCHEMA}", noise.schema);
-            return Err(malformed(reason));
-        }
+        let noise: Self = parse(KIND, &path, &bytes, |noise: &Self| noise.schema, SCHEMA)?;
         // Of shares between 0 and 1; no file has a million runs.
         let sound = |c: &CellNoise| {
             (2..=1_000_000).contains(&c.runs) && (0.0..=2.0).contains(&c.changes) && (0.0..=2.0).contains(&c.images)
         };
         if let Some(cell) = noise.cells.iter().find(|c| !sound(c)) {
-            return Err(malformed(format!("the numbers of {} make no sense", cell.key)));
+            let reason = format!("the numbers of {} make no sense", cell.key);
+            return Err(Error::malformed(KIND, &path, reason));
         }
         Ok(Some(noise))
     }
@@ -180,9 +174,7 @@ impl Noise {
     /// [`Error::Io`] when it cannot be written.
     pub fn write(&self, baseline: &Path) -> Result<()> {
         let path = baseline.join(FILE);
-        let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::io("write", &path)(e.into()))?;
-        json.push(b'\n');
-        file::replace_if_changed(&path, &json).map(drop)
+        file::replace_if_changed(&path, &to_json(self, &path)?).map(drop)
     }
 
     /// The noise of a cell; `None` where no cell of its learner with as many shots was measured.
@@ -237,37 +229,23 @@ impl Noise {
     }
 }
 
-/// U and V of one cell.
-struct CellMoments {
-    degrees: f64,
-    changes: f64,
-    images: f64,
-}
-
 /// U and V of several cells, pooled.
-struct Moments {
+struct Moments<'a> {
     degrees: f64,
     changes: f64,
     images: f64,
-    cells: Vec<CellMoments>,
+    cells: &'a [&'a CellNoise],
 }
 
-impl Moments {
-    fn of(cells: &[&CellNoise]) -> Option<Self> {
+impl<'a> Moments<'a> {
+    fn of(cells: &'a [&'a CellNoise]) -> Option<Self> {
         let degrees: f64 = cells.iter().map(|c| c.degrees()).sum();
         let mean = |value: fn(&CellNoise) -> f64| cells.iter().map(|c| c.degrees() * value(c)).sum::<f64>() / degrees;
         (degrees > 0.0).then(|| Self {
             degrees,
             changes: mean(|c| c.changes),
             images: mean(|c| c.images),
-            cells: cells
-                .iter()
-                .map(|c| CellMoments {
-                    degrees: c.degrees(),
-                    changes: c.changes,
-                    images: c.images,
-                })
-                .collect(),
+            cells,
         })
     }
 
@@ -279,13 +257,13 @@ impl Moments {
     /// Variance of the estimate of τ²: as if all cells moved alike, or as they differ, whichever is larger.
     fn uncertainty(&self) -> f64 {
         let variance = self.excess();
-        let alike = self.over(|cell| 2.0 * cell.degrees * (variance + cell.images).powi(2));
+        let alike = self.over(|cell| 2.0 * cell.degrees() * (variance + cell.images).powi(2));
         alike.max(self.uncertainty_of_changes())
     }
 
     /// Variance of U, as the cells differ.
     fn uncertainty_of_changes(&self) -> f64 {
-        self.over(|cell| 2.0 * cell.degrees * cell.changes.powi(2) * cell.degrees / (cell.degrees + 2.0))
+        self.over(|cell| 2.0 * cell.degrees() * cell.changes.powi(2) * cell.degrees() / (cell.degrees() + 2.0))
     }
 
     /// Degrees of freedom of U (Satterthwaite); without bound where no run ever changed.
@@ -297,8 +275,8 @@ impl Moments {
         apart.min(self.degrees).max(1.0)
     }
 
-    fn over(&self, of_one: impl Fn(&CellMoments) -> f64) -> f64 {
-        self.cells.iter().map(of_one).sum::<f64>() / (self.degrees * self.degrees)
+    fn over(&self, of_one: impl Fn(&CellNoise) -> f64) -> f64 {
+        self.cells.iter().map(|cell| of_one(cell)).sum::<f64>() / (self.degrees * self.degrees)
     }
 }
 

@@ -96,7 +96,7 @@ pub struct CellReport {
     /// Its run in the baseline.
     pub baseline_run_id: String,
     /// Findings.
-    pub verdict: Verdict,
+    pub verdict: CellVerdict,
     /// Test images.
     pub images: usize,
     /// Groups of test images that are not independent.
@@ -140,10 +140,10 @@ pub struct CellReport {
     pub finds_in_family_points: Option<f64>,
 }
 
-/// Verdict on one cell.
+/// CellVerdict on one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum CellVerdict {
     /// A loss beyond the margin.
     Loss,
     /// A gain beyond the margin.
@@ -156,7 +156,7 @@ pub enum Verdict {
     Unchanged,
 }
 
-impl Verdict {
+impl CellVerdict {
     /// As it stands in tables.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -172,7 +172,7 @@ impl Verdict {
 
 impl Report {
     /// Cells with this verdict.
-    pub fn with(&self, verdict: Verdict) -> impl Iterator<Item = &CellReport> {
+    pub fn with(&self, verdict: CellVerdict) -> impl Iterator<Item = &CellReport> {
         self.cells.iter().filter(move |cell| cell.verdict == verdict)
     }
 

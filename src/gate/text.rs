@@ -1,21 +1,33 @@
-//! The report as text: for a terminal, and as Markdown for a page such as the summary of a workflow's job.
+//! The report as text: for a terminal; as Markdown for a page such as the summary of a workflow's job; and as JUnit XML,
+//! the form that Jenkins, GitLab and GitHub's reporters read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use crate::config::Shots;
-use crate::gate::report::{CellNoiseFrom, CellReport, NoiseSource, Outcome, Report, Verdict};
+use crate::gate::problem::Problem;
+use crate::gate::report::{CellNoiseFrom, CellReport, CellVerdict, NoiseSource, Outcome, Report};
+use crate::report::figure::MICRO_CAVEAT;
 use crate::report::table::{Cell, Group, Kind, Row, Table, Value, columns};
+use crate::store::record::CellKey;
+
+/// The verdicts whose cells are told one by one, with their headings.
+const TOLD: [(CellVerdict, &str); 3] = [
+    (CellVerdict::Loss, "Losses"),
+    (CellVerdict::NoiseUnknown, "Noise unknown"),
+    (CellVerdict::Improvement, "Improvements"),
+];
 
 /// The outcome in one line.
-pub(super) fn headline(report: &Report) -> String {
+fn headline(report: &Report) -> String {
     let (margin, family) = (plain(report.margin_points), cells(report.family));
-    let lost = report.with(Verdict::Loss).count();
+    let lost = report.with(CellVerdict::Loss).count();
     let losses = format!("{lost} of {family} lost more than {margin} points");
     match report.outcome {
         Outcome::Green => format!("GREEN: no loss of more than {margin} points is shown in {family}"),
         Outcome::Red => format!("RED: {losses}"),
         Outcome::NoiseUnknown => {
-            let unknown = report.with(Verdict::NoiseUnknown).count();
+            let unknown = report.with(CellVerdict::NoiseUnknown).count();
             let all = cells(report.cells.len());
             format!("NOISE UNKNOWN: {unknown} of {all} can be told neither better nor worse")
         }
@@ -43,7 +55,7 @@ fn procedure(report: &Report) -> String {
 }
 
 /// Sentences about the noise.
-pub(super) fn noise(report: &Report) -> Vec<String> {
+fn noise(report: &Report) -> Vec<String> {
     let mut lines = match &report.noise_from {
         NoiseSource::NotMeasured => {
             let taken = report.cells.iter().any(|cell| cell.noise_from.is_none()) || report.cells.is_empty();
@@ -74,7 +86,7 @@ pub(super) fn noise(report: &Report) -> Vec<String> {
             cells(count)
         )
     }));
-    if report.with(Verdict::NoiseUnknown).next().is_some() {
+    if report.with(CellVerdict::NoiseUnknown).next().is_some() {
         lines.push(format!("To measure it: {}", report.how_to_measure()));
     }
     lines
@@ -107,18 +119,15 @@ fn measured(report: &Report, source: &str) -> Vec<String> {
 /// Number of cells by verdict.
 fn summary(report: &Report) -> String {
     let verdicts = [
-        Verdict::Loss,
-        Verdict::Improvement,
-        Verdict::NoLossShown,
-        Verdict::NoiseUnknown,
-        Verdict::Unchanged,
+        CellVerdict::Loss,
+        CellVerdict::Improvement,
+        CellVerdict::NoLossShown,
+        CellVerdict::NoiseUnknown,
+        CellVerdict::Unchanged,
     ];
     let counts = verdicts.map(|verdict| (report.with(verdict).count(), verdict.name()));
-    let mut said: Vec<String> = counts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, name)| format!("{count} {name}"))
-        .collect();
+    let counted = counts.iter().filter(|(count, _)| *count > 0);
+    let mut said: Vec<String> = counted.map(|(count, name)| format!("{count} {name}")).collect();
     if !report.new_cells.is_empty() {
         said.push(format!("{} new, not compared", report.new_cells.len()));
     }
@@ -129,7 +138,11 @@ fn summary(report: &Report) -> String {
 }
 
 /// The numbers of one cell in a sentence.
-pub(super) fn finding(cell: &CellReport) -> String {
+fn finding(cell: &CellReport) -> String {
+    let (p, holm) = match cell.verdict {
+        CellVerdict::Improvement => (cell.p_gain, cell.p_gain_holm),
+        _ => (cell.p_loss, cell.p_loss_holm),
+    };
     format!(
         "{} → {} %, {} points; {} won, {} lost of {} images, {} of {} groups changed; p {}, Holm {}",
         percent(cell.baseline_accuracy),
@@ -140,16 +153,8 @@ pub(super) fn finding(cell: &CellReport) -> String {
         cell.images,
         cell.changed_groups,
         cell.groups,
-        probability(if cell.verdict == Verdict::Improvement {
-            cell.p_gain
-        } else {
-            cell.p_loss
-        }),
-        probability(if cell.verdict == Verdict::Improvement {
-            cell.p_gain_holm
-        } else {
-            cell.p_loss_holm
-        }),
+        probability(p),
+        probability(holm),
     )
 }
 
@@ -157,10 +162,7 @@ pub(super) fn finding(cell: &CellReport) -> String {
 fn table(report: &Report) -> Table {
     let row = |cell: &CellReport| {
         let key = &cell.key;
-        let finds = |points: Option<f64>| match points {
-            Some(points) => Value::Text(format!("{points:.1}")),
-            None => Value::Missing,
-        };
+        let finds = |points: Option<f64>| points.map_or(Value::Missing, |points| Value::Text(format!("{points:.1}")));
         let cells = [
             Value::Text(key.learner.clone()),
             Value::Shots(key.shots),
@@ -195,19 +197,14 @@ fn table(report: &Report) -> Table {
         name: "gate",
         title: "All compared cells".into(),
         columns: columns(&[
-            ("learner", Kind::Text),
-            ("k", Kind::Count),
-            ("seed", Kind::Count),
-            ("before", Kind::Share),
-            ("now", Kind::Share),
-            ("change", Kind::Gain),
-            ("won", Kind::Count),
-            ("lost", Kind::Count),
-            ("p", Kind::P),
-            ("Holm", Kind::P),
-            ("finds", Kind::Gain),
-            ("in family", Kind::Gain),
-            ("verdict", Kind::Text),
+            (Kind::Text, &["learner"]),
+            (Kind::Count, &["k", "seed"]),
+            (Kind::Share, &["before", "now"]),
+            (Kind::Gain, &["change"]),
+            (Kind::Count, &["won", "lost"]),
+            (Kind::P, &["p", "Holm"]),
+            (Kind::Gain, &["finds", "in family"]),
+            (Kind::Text, &["verdict"]),
         ]),
         rows: report.cells.iter().map(row).collect(),
         remarks,
@@ -222,7 +219,7 @@ fn change(cell: &CellReport) -> String {
     signed(cell.change_points) + &interval.unwrap_or_default()
 }
 
-pub(super) fn shots(shots: Shots) -> String {
+fn shots(shots: Shots) -> String {
     let plural = if shots == Shots::K(1) { "" } else { "s" };
     format!("{shots} shot{plural}")
 }
@@ -246,7 +243,7 @@ fn signed(points: f64) -> String {
 }
 
 /// As few digits as say it.
-pub(super) fn plain(number: f64) -> String {
+fn plain(number: f64) -> String {
     let text = format!("{number:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -264,25 +261,19 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let mut lines = vec![headline(self), procedure(self).replace('`', "")];
-        let noise = noise(self);
-        lines.extend(noise.iter().enumerate().map(|(i, line)| {
+        lines.extend(noise(self).iter().enumerate().map(|(i, line)| {
             let line = line.replace('`', "");
             if i == 0 { line } else { format!("  {line}") }
         }));
         if !self.errors.is_empty() {
             lines.extend([String::new(), "Errors".into()]);
             for error in &self.errors {
-                let cell = error.cell.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
                 let (kind, folder) = (error.kind.name(), error.role.name());
-                lines.push(format!("  {kind} ({folder}): {cell}{}", error.finding));
+                lines.push(format!("  {kind} ({folder}): {}", of_its_cell(error)));
                 lines.push(format!("    hint: {}", error.remedy()));
             }
         }
-        for (verdict, heading) in [
-            (Verdict::Loss, "Losses"),
-            (Verdict::NoiseUnknown, "Noise unknown"),
-            (Verdict::Improvement, "Improvements"),
-        ] {
+        for (verdict, heading) in TOLD {
             if self.with(verdict).next().is_some() {
                 lines.extend([String::new(), heading.into()]);
             }
@@ -295,16 +286,10 @@ impl Report {
             lines.extend(self.new_cells.iter().map(|key| format!("  {key}")));
         }
         lines.extend([String::new(), summary(self), String::new()]);
-        let table = if self.cells.is_empty() {
-            String::new()
-        } else {
-            table(self).plain()
-        };
-        lines.join("\n") + "\n" + &table
+        let compared = !self.cells.is_empty();
+        lines.join("\n") + "\n" + &compared.then(|| table(self).plain()).unwrap_or_default()
     }
-}
 
-impl Report {
     /// As GitHub-flavoured Markdown.
     #[must_use]
     pub fn markdown(&self) -> String {
@@ -315,14 +300,10 @@ impl Report {
         };
         let mut lines = vec![format!("## {sign} {}", escaped(&headline(self))), String::new()];
         lines.push(procedure(self));
-        let noise = noise(self);
         lines.push(String::new());
-        lines.extend(noise.iter().enumerate().map(|(i, line)| {
-            if i == 0 {
-                line.clone()
-            } else {
-                format!("* {}", escaped(line))
-            }
+        lines.extend(noise(self).into_iter().enumerate().map(|(i, line)| match i {
+            0 => line,
+            _ => format!("* {}", escaped(&line)),
         }));
         let mut section = |heading: &str, items: Vec<String>| {
             if !items.is_empty() {
@@ -331,35 +312,143 @@ impl Report {
             }
         };
         let errors = self.errors.iter().map(|error| {
-            let cell = error.cell.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
-            let (kind, folder) = (error.kind.name(), error.role.name());
-            let said = escaped(&format!("{cell}{}", error.finding));
+            let (kind, folder, said) = (error.kind.name(), error.role.name(), escaped(&of_its_cell(error)));
             format!("**{kind}** ({folder}): {said}<br>_{}_", error.remedy())
         });
         section("Errors", errors.collect());
-        for (verdict, heading) in [
-            (Verdict::Loss, "Losses"),
-            (Verdict::NoiseUnknown, "Noise unknown"),
-            (Verdict::Improvement, "Improvements"),
-        ] {
-            let cells = self.with(verdict);
-            let item = |cell| format!("**{}**: {}", escaped(&key(cell)), finding(cell));
-            section(heading, cells.map(item).collect());
+        for (verdict, heading) in TOLD {
+            let item = |cell: &CellReport| format!("**{}**: {}", escaped(&cell.key.to_string()), finding(cell));
+            section(heading, self.with(verdict).map(item).collect());
         }
-        section(
-            "New cells",
-            self.new_cells.iter().map(|key| escaped(&key.to_string())).collect(),
-        );
+        let new_cells = self.new_cells.iter().map(|key| escaped(&key.to_string()));
+        section("New cells", new_cells.collect());
         lines.extend([String::new(), summary(self)]);
         if !self.cells.is_empty() {
             lines.extend([String::new(), table(self).markdown()]);
         }
         lines.join("\n").trim_end().to_owned() + "\n"
     }
+
+    /// As JUnit XML: one test case a cell. Settings are properties of the test suite, where every reader allows them; the
+    /// numbers of a cell are the output of its test case. What belongs to no known cell is a test case of its own.
+    #[must_use]
+    pub fn junit(&self) -> String {
+        let mut errors: BTreeMap<Option<&CellKey>, Vec<&Problem>> = BTreeMap::new();
+        for error in &self.errors {
+            errors.entry(error.cell.as_ref()).or_default().push(error);
+        }
+        let compared: BTreeMap<&CellKey, &CellReport> = self.cells.iter().map(|cell| (&cell.key, cell)).collect();
+        let nameless = errors.remove(&None).unwrap_or_default();
+        let keys: BTreeSet<&CellKey> = compared
+            .keys()
+            .copied()
+            .chain(errors.keys().flatten().copied())
+            .collect();
+
+        let mut cases = String::new();
+        let (mut failed, mut in_error) = (0, 0);
+        for key in &keys {
+            let class = format!("{}.{}.{}", key.dataset, key.protocol, key.learner);
+            let name = format!("{}, seed {}", shots(key.shots), key.seed);
+            let cell = compared.get(key).copied();
+            let problems = errors.get(&Some(*key)).map_or(&[][..], Vec::as_slice);
+            let unknown = cell.is_some_and(|cell| cell.verdict == CellVerdict::NoiseUnknown);
+            in_error += usize::from(!problems.is_empty() || unknown);
+            // A test case has one of the two.
+            let lost = problems.is_empty() && cell.is_some_and(|cell| cell.verdict == CellVerdict::Loss);
+            failed += usize::from(lost);
+            cases += &case(&class, &name, problems, cell, lost);
+        }
+        for problem in &nameless {
+            in_error += 1;
+            cases += &case("kshot.gate", problem.kind.name(), &[problem], None, false);
+        }
+        let tests = keys.len() + nameless.len();
+        let counts = format!("tests=\"{tests}\" failures=\"{failed}\" errors=\"{in_error}\"");
+        let mut properties = String::new();
+        let caveat = if self.micro { MICRO_CAVEAT } else { "" };
+        for (name, value) in [
+            ("outcome", headline(self)),
+            ("results", self.results.clone()),
+            ("baseline", self.baseline.clone()),
+            ("margin_points", plain(self.margin_points)),
+            ("level", plain(self.level)),
+            ("family", self.family.to_string()),
+            ("noise", noise(self).join(" ")),
+            ("caveat", caveat.to_owned()),
+        ] {
+            let (name, value) = (xml(name), xml(&value));
+            let _ = writeln!(properties, "      <property name=\"{name}\" value=\"{value}\"/>");
+        }
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"kshot gate\" {counts} time=\"0\">\n  \
+             <testsuite name=\"kshot gate\" {counts} skipped=\"0\" time=\"0\">\n    <properties>\n{properties}    \
+             </properties>\n{cases}  </testsuite>\n</testsuites>\n"
+        )
+    }
 }
 
-fn key(cell: &crate::gate::report::CellReport) -> String {
-    cell.key.to_string()
+fn case(class: &str, name: &str, problems: &[&Problem], cell: Option<&CellReport>, lost: bool) -> String {
+    let mut inside = String::new();
+    if let Some(first) = problems.first() {
+        let said = |p: &&Problem| format!("{} ({}): {}", p.kind.name(), p.role.name(), p.finding);
+        let all: Vec<String> = problems.iter().map(said).collect();
+        inside += &element("error", first.kind.name(), &all.join("\n"), first.remedy());
+    }
+    if let Some(cell) = cell {
+        let finding = finding(cell);
+        if problems.is_empty()
+            && let Some(CellNoiseFrom::Unknown { places }) = &cell.noise_from
+        {
+            let message = format!("made {places}: neither green nor red until the noise is measured");
+            inside += &element("error", cell.verdict.name(), &message, &finding);
+        }
+        if lost {
+            let message = format!("lost {:.2} points", -cell.change_points);
+            inside += &element("failure", "loss", &message, &finding);
+        }
+        let output = xml(&format!("{}: {finding}", cell.verdict.name()));
+        inside += &format!("      <system-out>{output}</system-out>\n");
+    }
+    let end = match inside.as_str() {
+        "" => "/>".to_owned(),
+        inside => format!(">\n{inside}    </testcase>"),
+    };
+    format!(
+        "    <testcase classname=\"{}\" name=\"{}\" time=\"0\"{end}\n",
+        xml(class),
+        xml(name)
+    )
+}
+
+fn element(tag: &str, kind: &str, message: &str, text: &str) -> String {
+    let (kind, message, text) = (xml(kind), xml(message), xml(text));
+    format!("      <{tag} type=\"{kind}\" message=\"{message}\">{text}</{tag}>\n")
+}
+
+/// Text for an attribute or an element. XML 1.0 has no form at all for most control characters.
+fn xml(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            '\n' => out.push_str("&#10;"),
+            '\t' => out.push_str("&#9;"),
+            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// A finding with the cell that it is about, where there is one.
+fn of_its_cell(problem: &Problem) -> String {
+    let cell = problem.cell.as_ref().map(|key| format!("{key}: "));
+    cell.unwrap_or_default() + &problem.finding
 }
 
 /// Names and messages are not ours: what Markdown or HTML would take as markup is escaped.
@@ -379,4 +468,17 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::xml as escaped;
+
+    #[test]
+    fn nothing_in_a_name_can_leave_its_place() {
+        assert_eq!(
+            escaped("a<b> & \"c\" 'd'\n\u{1b}[0m"),
+            "a&lt;b&gt; &amp; &quot;c&quot; &apos;d&apos;&#10;\u{fffd}[0m"
+        );
+    }
 }

@@ -94,18 +94,12 @@ impl Fitted {
     /// Applied to test images; `None` where one of them has no probabilities.
     #[must_use]
     pub fn applied(self, test: &[Prediction]) -> Option<Tempered> {
-        let Self {
-            folds,
-            held_out,
-            temperature,
-            held_out_nll,
-        } = self;
         Some(Tempered {
-            folds,
-            held_out,
-            temperature,
-            held_out_nll,
-            test: Calibration::of(test, temperature)?,
+            folds: self.folds,
+            held_out: self.held_out,
+            temperature: self.temperature,
+            held_out_nll: self.held_out_nll,
+            test: Calibration::of(test, self.temperature)?,
         })
     }
 }
@@ -137,9 +131,7 @@ impl Calibration {
 pub fn judged(predictions: &[Prediction], temperature: f64) -> Option<Vec<Judged>> {
     let one = |prediction: &Prediction| {
         let log_probs = over_classes(prediction.log_probs.as_deref()?, temperature);
-        // The lowest index among equals.
-        let most = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
-        let (class, log_prob) = log_probs.into_iter().enumerate().reduce(most)?;
+        let (class, log_prob) = largest(log_probs.into_iter())?;
         Some(Judged {
             confidence: log_prob.exp().clamp(0.0, 1.0),
             hit: class == prediction.truth as usize,
@@ -147,6 +139,12 @@ pub fn judged(predictions: &[Prediction], temperature: f64) -> Option<Vec<Judged
     };
     let judged: Option<Vec<Judged>> = predictions.iter().map(one).collect();
     judged.filter(|judged| !judged.is_empty())
+}
+
+/// The largest number and its place, the first among equals.
+pub(super) fn largest(numbers: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
+    let larger = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
+    numbers.enumerate().reduce(larger)
 }
 
 /// Fifteen bins of equal width: the first is (0, 1/15].

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::prediction::{Names, Prediction, Reading};
 use crate::statistics::calibration;
-use crate::statistics::calibration::{equal_width, error};
+use crate::statistics::calibration::{equal_width, error, largest};
 
 /// Which accuracy stands for a dataset in figures and gates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +30,14 @@ impl Headline {
         match self {
             Self::Top1 => "top1",
             Self::MeanPerClass => "mean-per-class",
+        }
+    }
+
+    /// The one of both accuracies that it is.
+    fn of(self, top1: f64, mean_per_class: f64) -> f64 {
+        match self {
+            Self::Top1 => top1,
+            Self::MeanPerClass => mean_per_class,
         }
     }
 }
@@ -119,7 +127,7 @@ impl Metrics {
     pub fn of(predictions: &[Prediction], reading: Reading, headline: Headline) -> Self {
         let own = by_reading(predictions, reading);
         let other = |reading| taken(predictions, reading).then(|| by_reading(predictions, reading));
-        let mut metrics = Self {
+        Self {
             top1: own.top1,
             mean_per_class: own.mean_per_class,
             headline,
@@ -129,12 +137,10 @@ impl Metrics {
                 trie: other(Reading::Trie),
                 likelihood: other(Reading::Likelihood),
             },
-            ece: None,
-            nll: None,
-        };
-        metrics.ece = calibration::judged(predictions, 1.0).map(|judged| error(&equal_width(&judged)));
-        metrics.nll = calibration::nll(predictions, 1.0);
-        metrics.with_reading(reading)
+            ece: calibration::judged(predictions, 1.0).map(|judged| error(&equal_width(&judged))),
+            nll: calibration::nll(predictions, 1.0),
+        }
+        .with_reading(reading)
     }
 
     /// Counts the headline's `reading` among those taken; records were once written without any.
@@ -157,19 +163,14 @@ impl Metrics {
     /// The headline accuracy, between 0 and 1.
     #[must_use]
     pub fn value(&self) -> f64 {
-        match self.headline {
-            Headline::Top1 => self.top1,
-            Headline::MeanPerClass => self.mean_per_class,
-        }
+        self.headline.of(self.top1, self.mean_per_class)
     }
 
     /// The same accuracy by another reading; `None` where it was not taken.
     #[must_use]
     pub fn value_by(&self, reading: Reading) -> Option<f64> {
-        self.readings.get(reading).map(|by| match self.headline {
-            Headline::Top1 => by.top1,
-            Headline::MeanPerClass => by.mean_per_class,
-        })
+        let by = self.readings.get(reading)?;
+        Some(self.headline.of(by.top1, by.mean_per_class))
     }
 }
 
@@ -183,52 +184,36 @@ pub fn taken(predictions: &[Prediction], reading: Reading) -> bool {
 }
 
 fn by_reading(predictions: &[Prediction], reading: Reading) -> ByReading {
-    let share = |count: usize| count as f64 / predictions.len().max(1) as f64;
     ByReading {
-        top1: share(predictions.iter().filter(|p| p.correct(reading)).count()),
+        top1: share(predictions, |p| p.correct(reading)),
         mean_per_class: mean_per_class(predictions, |p| p.correct(reading)),
-        invalid_rate: share(predictions.iter().filter(|p| p.answer(reading).is_none()).count()),
+        invalid_rate: share(predictions, |p| p.answer(reading).is_none()),
     }
 }
 
-/// Number of test images of each class, in class order, up to the highest class that occurs.
-#[must_use]
-pub fn class_counts(predictions: &[Prediction]) -> Vec<usize> {
-    let mut counts = Vec::new();
-    for prediction in predictions {
-        let class = prediction.truth as usize;
-        if counts.len() <= class {
-            counts.resize(class + 1, 0);
-        }
-        counts[class] += 1;
-    }
-    counts
+fn share(predictions: &[Prediction], which: impl Fn(&Prediction) -> bool) -> f64 {
+    predictions.iter().filter(|p| which(p)).count() as f64 / predictions.len().max(1) as f64
 }
 
 /// Accuracy of answers that are not among the readings; `None` is a wrong one.
-#[must_use]
-pub fn accuracy(predictions: &[Prediction], headline: Headline, answer: impl Fn(&Prediction) -> Option<u32>) -> f64 {
+fn accuracy(predictions: &[Prediction], headline: Headline, answer: impl Fn(&Prediction) -> Option<u32>) -> f64 {
     let right = |p: &Prediction| answer(p) == Some(p.truth);
     match headline {
-        Headline::Top1 => predictions.iter().filter(|p| right(p)).count() as f64 / predictions.len().max(1) as f64,
+        Headline::Top1 => share(predictions, right),
         Headline::MeanPerClass => mean_per_class(predictions, right),
     }
 }
 
 fn mean_per_class(predictions: &[Prediction], right: impl Fn(&Prediction) -> bool) -> f64 {
-    let counts = class_counts(predictions);
-    let mut correct = vec![0_usize; counts.len()];
-    for prediction in predictions.iter().filter(|p| right(p)) {
-        correct[prediction.truth as usize] += 1;
+    let classes = predictions.iter().map(|p| p.truth as usize + 1).max().unwrap_or(0);
+    let (mut counts, mut correct) = (vec![0_usize; classes], vec![0_usize; classes]);
+    for prediction in predictions {
+        counts[prediction.truth as usize] += 1;
+        correct[prediction.truth as usize] += usize::from(right(prediction));
     }
-    let present = counts.iter().filter(|&&n| n > 0).count();
-    let sum: f64 = counts
-        .iter()
-        .zip(&correct)
-        .filter(|(n, _)| **n > 0)
-        .map(|(&n, &right)| right as f64 / n as f64)
-        .sum();
-    sum / present.max(1) as f64
+    let present = || counts.iter().zip(&correct).filter(|(n, _)| **n > 0);
+    let sum: f64 = present().map(|(&n, &right)| right as f64 / n as f64).sum();
+    sum / present().count().max(1) as f64
 }
 
 /// Accuracy of the most probable name by each of them, of the headline's kind, between 0 and 1.
@@ -262,11 +247,7 @@ impl Normalised {
         let by = |score: &dyn Fn(usize, f64) -> f64| {
             accuracy(predictions, headline, |row| {
                 let scores = row.log_probs.iter().flatten().enumerate();
-                // The first of equals.
-                let most = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
-                let best = scores
-                    .map(|(class, p)| (class, score(class, f64::from(*p))))
-                    .reduce(most);
+                let best = largest(scores.map(|(class, p)| score(class, f64::from(*p))));
                 best.map(|(class, _)| class as u32)
             })
         };

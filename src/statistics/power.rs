@@ -1,7 +1,7 @@
 //! The smallest difference that a comparison can see, and the seeds that it takes.
 
-use crate::statistics::distribution;
 use crate::statistics::variance::{Components, LEVEL, Part};
+use crate::statistics::{distribution, false_position};
 
 /// Probability with which the smallest detectable difference is detected.
 pub const POWER: f64 = 0.8;
@@ -81,25 +81,8 @@ pub fn smallest_detectable(components: &Components, level: f64, wanted: f64) -> 
         high *= 2.0;
         above = missing(high);
     }
-    // False position, halving an end that stays (Illinois).
-    let mut kept = 0_i32;
-    for _ in 0..100 {
-        let middle = (low * above - high * below) / (above - below);
-        let found = missing(middle);
-        if found.abs() < 1e-13 || high - low < 1e-13 * high {
-            return Some(middle);
-        }
-        if found < 0.0 {
-            (low, below) = (middle, found);
-            above *= if kept < 0 { 0.5 } else { 1.0 };
-            kept = -1;
-        } else {
-            (high, above) = (middle, found);
-            below *= if kept > 0 { 0.5 } else { 1.0 };
-            kept = 1;
-        }
-    }
-    Some(f64::midpoint(low, high))
+    let settled = |found: f64, low: f64, high: f64| found.abs() < 1e-13 || high - low < 1e-13 * high;
+    Some(false_position((low, high), (below, above), missing, settled))
 }
 
 /// Variances of one answer or paired difference in a plan, in shares squared: what an experiment is planned with.

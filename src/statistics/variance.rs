@@ -12,7 +12,7 @@
 //! (Banerjee 1960), which holds its level however few seeds there are, where one Satterthwaite t for both does not.
 //! `docs/statistics.md` derives it and tells how it covers.
 
-use crate::statistics::{Interval, distribution};
+use crate::statistics::{Interval, distribution, false_position};
 
 /// Level of intervals: two-sided, 95 %.
 pub const LEVEL: f64 = 0.05;
@@ -210,36 +210,20 @@ impl Components {
         if let [one] = &parts[..] {
             return alone(one, 1.0);
         }
-        // One part makes up at least half of the square. False position, halving an end that stays (Illinois), in the
-        // logarithm of the level.
+        // One part makes up at least half of the square. Searched for in the logarithm of the level.
         let largest = |square: f64| parts.iter().map(|part| alone(part, square)).fold(0.0, f64::max);
-        let (mut low, mut high) = (largest(1.0).ln(), largest(0.5).ln());
+        let ends = (largest(1.0).ln(), largest(0.5).ln());
         let beyond = |log: f64| self.half_width(log.exp()) - distance;
-        let (mut above, mut below) = (beyond(low), beyond(high));
-        let mut kept = 0_i32;
-        for _ in 0..100 {
-            if above <= 0.0 {
-                return low.exp();
-            }
-            if below >= 0.0 {
-                return high.exp();
-            }
-            let middle = (low * below - high * above) / (below - above);
-            let found = beyond(middle);
-            if found.abs() < 1e-13 * distance || high - low < 1e-13 {
-                return middle.exp();
-            }
-            if found > 0.0 {
-                (low, above) = (middle, found);
-                below *= if kept < 0 { 0.5 } else { 1.0 };
-                kept = -1;
-            } else {
-                (high, below) = (middle, found);
-                above *= if kept > 0 { 0.5 } else { 1.0 };
-                kept = 1;
-            }
-        }
-        f64::midpoint(low, high).exp()
+        let found = (beyond(ends.0), beyond(ends.1));
+        let log = if found.0 <= 0.0 {
+            ends.0
+        } else if found.1 >= 0.0 {
+            ends.1
+        } else {
+            let settled = |found: f64, low: f64, high: f64| found.abs() < 1e-13 * distance || high - low < 1e-13;
+            false_position(ends, found, beyond, settled)
+        };
+        log.exp()
     }
 
     /// Of the mean of independent means that weigh the same: means of fixed datasets, whose variances add. The degrees

@@ -3,16 +3,13 @@
 //! A red control means that the harness or the model does something that makes the cell's accuracy meaningless
 //! (labels leak, an adapter is not applied, …): its numbers are not to be used.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fs::file;
 use crate::prediction::Reading;
-use crate::store::Store;
-use crate::store::ledger;
 use crate::store::record::{CellKey, Record};
+use crate::store::{Store, parse, to_json};
 
 /// Version of the file.
 pub const SCHEMA: u32 = 1;
@@ -219,30 +216,27 @@ impl Store {
     /// The controls of a finished cell; `None` when it has none, or only of other predictions.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the file is torn or of an unknown schema, [`Error::Io`] when it cannot be read.
+    /// [`Malformed`](crate::error::Error::Malformed) when the file is torn or of an unknown schema, [`Io`](crate::error::Error::Io) when it cannot be read.
     pub fn controls(&self, record: &Record) -> Result<Option<Controls>> {
         let path = self.controls_path(&record.run_id);
         let Some(bytes) = file::read_if_present(&path)? else {
             return Ok(None);
         };
-        let controls = parse(&path, &bytes)?;
-        Ok(
-            (controls.run_id == record.run_id && controls.predictions_sha256 == record.predictions_sha256)
-                .then_some(controls),
-        )
+        let kind = "file of sanity controls";
+        let controls = parse(kind, &path, &bytes, |controls: &Controls| controls.schema, SCHEMA)?;
+        let own = controls.run_id == record.run_id && controls.predictions_sha256 == record.predictions_sha256;
+        Ok(own.then_some(controls))
     }
 
     /// Rebuilds the ledger for the cells that it lists, with what controls say of them by now, and gives their records;
     /// none where there is no ledger yet.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Malformed`] when something cannot be read or written.
+    /// [`Io`](crate::error::Error::Io) and [`Malformed`](crate::error::Error::Malformed) when something cannot be read or written.
     pub fn mark_ledger(&self) -> Result<Vec<Record>> {
-        let path = self.folder().join("ledger.csv");
-        if !path.exists() {
+        let Some(listed) = self.listed()? else {
             return Ok(Vec::new());
-        }
-        let listed = ledger::listed(&path)?;
+        };
         let records = listed.iter().filter_map(|run_id| self.finished(run_id).transpose());
         let records = records.collect::<Result<Vec<_>>>()?;
         self.write_ledger(&records)?;
@@ -251,43 +245,24 @@ impl Store {
 
     /// Records with the marks that their controls give them; an empty one where there are none.
     pub(super) fn marked<'a>(&self, records: &[&'a Record]) -> Result<Vec<(&'a Record, String)>> {
-        let mut marked = Vec::with_capacity(records.len());
-        for &record in records {
+        let marked = |&record: &&'a Record| {
             let controls = self.controls(record)?;
-            marked.push((record, controls.map_or_else(String::new, |controls| controls.mark())));
-        }
-        Ok(marked)
+            Ok((record, controls.map_or_else(String::new, |controls| controls.mark())))
+        };
+        records.iter().map(marked).collect()
     }
 
     /// Stores the controls of a cell.
     ///
     /// # Errors
-    /// [`Error::Io`] when they cannot be written.
+    /// [`Io`](crate::error::Error::Io) when they cannot be written.
     pub fn write_controls(&self, controls: &Controls) -> Result<()> {
         let path = self.controls_path(&controls.run_id);
         if let Some(folder) = path.parent() {
             file::make_writable_folder(folder)?;
         }
-        let mut json = serde_json::to_vec_pretty(controls).map_err(|e| Error::io("write", &path)(e.into()))?;
-        json.push(b'\n');
-        file::replace(&path, &json)
+        file::replace(&path, &to_json(controls, &path)?)
     }
-}
-
-fn parse(path: &Path, bytes: &[u8]) -> Result<Controls> {
-    let malformed = |reason: String| Error::Malformed {
-        kind: "file of sanity controls",
-        path: path.into(),
-        reason,
-    };
-    let controls: Controls = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
-    if controls.schema != SCHEMA {
-        return Err(malformed(format!(
-            "schema {} is not known, this version reads {SCHEMA}",
-            controls.schema
-        )));
-    }
-    Ok(controls)
 }
 
 #[cfg(test)]

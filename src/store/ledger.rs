@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::fs::file;
 use crate::prediction::Reading;
-use crate::statistics::wilson;
+use crate::statistics::{Interval, wilson};
 use crate::store::Store;
 use crate::store::record::Record;
 
@@ -33,21 +33,22 @@ impl Store {
         Ok(())
     }
 
+    /// The cells that `ledger.csv` lists; `None` where there is none yet.
+    pub(super) fn listed(&self) -> Result<Option<Vec<String>>, Error> {
+        let path = self.folder().join("ledger.csv");
+        path.exists().then(|| listed(&path)).transpose()
+    }
+
     /// Name and bytes of both files.
     pub(super) fn tables(&self, records: &[Record]) -> Result<[(&'static str, Vec<u8>); 2], Error> {
         let mut sorted: Vec<&Record> = records.iter().collect();
         sorted.sort_by(|a, b| (&a.key, &a.run_id).cmp(&(&b.key, &b.run_id)));
-        let failed = |name: &str| {
-            let path = self.folder().join(name);
-            move |e: csv::Error| Error::io("rebuild", path)(e.into())
+        let marked = self.marked(&sorted)?;
+        let rebuilt = |name, columns: &[Column]| {
+            let failed = Error::io("rebuild", self.folder().join(name));
+            Ok::<_, Error>((name, table(columns, &marked).map_err(|e| failed(e.into()))?))
         };
-        Ok([
-            (
-                "ledger.csv",
-                ledger(&self.marked(&sorted)?).map_err(failed("ledger.csv"))?,
-            ),
-            ("timings.csv", timings(&sorted).map_err(failed("timings.csv"))?),
-        ])
+        Ok([rebuilt("ledger.csv", &LEDGER)?, rebuilt("timings.csv", &TIMINGS)?])
     }
 }
 
@@ -65,149 +66,103 @@ pub fn listed(path: &Path) -> Result<Vec<String>, Error> {
         .deserialize()
         .map(|row| row.map(|Row { run_id }| run_id))
         .collect::<Result<_, _>>()
-        .map_err(|e| Error::Malformed {
-            kind: "ledger",
-            path: path.into(),
-            reason: e.to_string(),
-        })
+        .map_err(|e| Error::malformed("ledger", path, e))
 }
 
-/// Identity and metrics of `records`, in the order given, each with what its sanity controls say. `top1_low` and
-/// `top1_high` are Wilson's 95 % interval of `top1` for so many independent images, which is too narrow where there are
-/// fewer `n_groups` than `n_test`.
-///
-/// # Errors
-/// When the CSV writer fails.
-pub fn ledger(records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
+/// A column: its name, and its text for a record and what its sanity controls say.
+type Column = (&'static str, fn(&Record, &str) -> String);
+
+/// Columns of both tables, which begin each.
+const KEY: [Column; 6] = [
+    ("dataset", |r, _| r.key.dataset.clone()),
+    ("protocol", |r, _| r.key.protocol.to_string()),
+    ("learner", |r, _| r.key.learner.clone()),
+    ("shots", |r, _| r.key.shots.to_string()),
+    ("seed", |r, _| r.key.seed.to_string()),
+    ("run_id", |r, _| r.run_id.clone()),
+];
+
+/// Identity and metrics. `top1_low` and `top1_high` are Wilson's 95 % interval of `top1` for so many independent images,
+/// which is too narrow where there are fewer `n_groups` than `n_test`.
+const LEDGER: [Column; 31] = [
+    ("micro", |r, _| r.micro.to_string()),
+    ("regime", |r, _| r.regime.clone().unwrap_or_default()),
+    ("reading", |r, _| r.reading.to_string()),
+    ("headline", |r, _| r.metrics.headline.name().into()),
+    ("control", |_, control| control.into()),
+    ("accuracy", |r, _| number(r.metrics.value())),
+    ("top1", |r, _| number(r.metrics.top1)),
+    ("top1_low", |r, _| number(top1(r).low)),
+    ("top1_high", |r, _| number(top1(r).high)),
+    ("mean_per_class", |r, _| number(r.metrics.mean_per_class)),
+    ("invalid_rate", |r, _| number(r.metrics.invalid_rate)),
+    ("accuracy_free", |r, _| by(r, Reading::Free)),
+    ("accuracy_trie", |r, _| by(r, Reading::Trie)),
+    ("accuracy_likelihood", |r, _| by(r, Reading::Likelihood)),
+    ("invalid_free", |r, _| invalid_free(r)),
+    ("ece", |r, _| optional(r.metrics.ece)),
+    ("nll", |r, _| optional(r.metrics.nll)),
+    ("n_classes", |r, _| r.classes.len().to_string()),
+    ("n_train", |r, _| r.n_train.to_string()),
+    ("n_test", |r, _| r.n_test.to_string()),
+    ("n_groups", |r, _| r.n_groups.to_string()),
+    ("steps", |r, _| r.training.steps.to_string()),
+    ("images_seen", |r, _| r.training.images_seen.to_string()),
+    ("final_loss", |r, _| optional(r.training.final_loss)),
+    ("trainable_parameters", |r, _| {
+        r.training.trainable_parameters.to_string()
+    }),
+    ("dtype", |r, _| r.dtype.clone()),
+    ("backend", |r, _| r.backend.clone()),
+    ("recipe", |r, _| r.recipe.to_string()),
+    ("weights", |r, _| r.weights.clone().unwrap_or_default()),
+    ("split_sha256", |r, _| r.split_sha256.clone()),
+    ("predictions_sha256", |r, _| r.predictions_sha256.clone()),
+];
+
+/// Seconds, device, date and commit.
+const TIMINGS: [Column; 8] = [
+    ("train_seconds", |r, _| thousandths(r.timing.train_seconds)),
+    ("eval_seconds", |r, _| thousandths(r.timing.eval_seconds)),
+    ("train_images_per_second", |r, _| {
+        thousandths(r.timing.train_images_per_second)
+    }),
+    ("eval_images_per_second", |r, _| {
+        thousandths(r.timing.eval_images_per_second)
+    }),
+    ("device", |r, _| r.timing.device.clone()),
+    ("threads", |r, _| r.timing.threads.to_string()),
+    ("finished", |r, _| r.timing.finished.clone()),
+    ("commit", |r, _| r.timing.commit.clone().unwrap_or_default()),
+];
+
+/// Records with their controls as CSV, in the order given.
+fn table(columns: &[Column], records: &[(&Record, String)]) -> Result<Vec<u8>, csv::Error> {
+    let columns = || KEY.iter().chain(columns);
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record(KEY.iter().chain(&[
-        "micro",
-        "regime",
-        "reading",
-        "headline",
-        "control",
-        "accuracy",
-        "top1",
-        "top1_low",
-        "top1_high",
-        "mean_per_class",
-        "invalid_rate",
-        "accuracy_free",
-        "accuracy_trie",
-        "accuracy_likelihood",
-        "invalid_free",
-        "ece",
-        "nll",
-        "n_classes",
-        "n_train",
-        "n_test",
-        "n_groups",
-        "steps",
-        "images_seen",
-        "final_loss",
-        "trainable_parameters",
-        "dtype",
-        "backend",
-        "recipe",
-        "weights",
-        "split_sha256",
-        "predictions_sha256",
-    ]))?;
+    table.write_record(columns().map(|(name, _)| name))?;
     for (record, control) in records {
-        let (metrics, training) = (&record.metrics, &record.training);
-        let right = (metrics.top1 * record.n_test as f64).round() as usize;
-        let wilson = wilson(right, record.n_test);
-        let mut row = key(record);
-        row.extend([
-            record.micro.to_string(),
-            record.regime.clone().unwrap_or_default(),
-            word(&record.reading)?,
-            word(&metrics.headline)?,
-            control.clone(),
-            number(metrics.value()),
-            number(metrics.top1),
-            number(wilson.low),
-            number(wilson.high),
-            number(metrics.mean_per_class),
-            number(metrics.invalid_rate),
-            optional(metrics.value_by(Reading::Free)),
-            optional(metrics.value_by(Reading::Trie)),
-            optional(metrics.value_by(Reading::Likelihood)),
-            optional(metrics.readings.free.map(|free| free.invalid_rate)),
-            optional(metrics.ece),
-            optional(metrics.nll),
-            record.classes.len().to_string(),
-            record.n_train.to_string(),
-            record.n_test.to_string(),
-            record.n_groups.to_string(),
-            training.steps.to_string(),
-            training.images_seen.to_string(),
-            optional(training.final_loss),
-            training.trainable_parameters.to_string(),
-            record.dtype.clone(),
-            record.backend.clone(),
-            record.recipe.to_string(),
-            record.weights.clone().unwrap_or_default(),
-            record.split_sha256.clone(),
-            record.predictions_sha256.clone(),
-        ]);
-        table.write_record(row.iter().map(|text| cell(text).into_owned()))?;
+        let texts = columns().map(|(_, text)| text(record, control));
+        table.write_record(texts.map(|text| cell(&text).into_owned()))?;
     }
     finish(table)
 }
 
-/// Seconds, device, date and commit of `records`, in the order given.
-///
-/// # Errors
-/// When the CSV writer fails.
-pub fn timings(records: &[&Record]) -> Result<Vec<u8>, csv::Error> {
-    let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record(KEY.iter().chain(&[
-        "train_seconds",
-        "eval_seconds",
-        "train_images_per_second",
-        "eval_images_per_second",
-        "device",
-        "threads",
-        "finished",
-        "commit",
-    ]))?;
-    for record in records {
-        let timing = &record.timing;
-        let mut row = key(record);
-        row.extend(
-            [
-                timing.train_seconds,
-                timing.eval_seconds,
-                timing.train_images_per_second,
-                timing.eval_images_per_second,
-            ]
-            .map(|value| format!("{value:.3}")),
-        );
-        row.extend([
-            timing.device.clone(),
-            timing.threads.to_string(),
-            timing.finished.clone(),
-            timing.commit.clone().unwrap_or_default(),
-        ]);
-        table.write_record(row.iter().map(|text| cell(text).into_owned()))?;
-    }
-    finish(table)
+fn by(record: &Record, reading: Reading) -> String {
+    optional(record.metrics.value_by(reading))
 }
 
-/// Columns of [`key`].
-const KEY: [&str; 6] = ["dataset", "protocol", "learner", "shots", "seed", "run_id"];
+fn invalid_free(record: &Record) -> String {
+    optional(record.metrics.readings.free.map(|free| free.invalid_rate))
+}
 
-fn key(record: &Record) -> Vec<String> {
-    let key = &record.key;
-    vec![
-        key.dataset.clone(),
-        key.protocol.to_string(),
-        key.learner.clone(),
-        key.shots.to_string(),
-        key.seed.to_string(),
-        record.run_id.clone(),
-    ]
+fn top1(record: &Record) -> Interval {
+    let right = (record.metrics.top1 * record.n_test as f64).round() as usize;
+    wilson(right, record.n_test)
+}
+
+fn thousandths(value: f64) -> String {
+    format!("{value:.3}")
 }
 
 fn number(value: f64) -> String {
@@ -218,14 +173,17 @@ fn optional(value: Option<f64>) -> String {
     value.map(number).unwrap_or_default()
 }
 
-/// The name that a plain enum has in our files.
-fn word(value: &impl serde::Serialize) -> Result<String, csv::Error> {
-    let value = serde_json::to_value(value).map_err(|e| csv::Error::from(std::io::Error::from(e)))?;
-    Ok(value.as_str().unwrap_or_default().to_owned())
-}
-
 fn finish(table: csv::Writer<Vec<u8>>) -> Result<Vec<u8>, csv::Error> {
     table.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+}
+
+/// Rows as CSV with their fields' names as header, to be written to `path`.
+pub(crate) fn to_csv<T: Serialize>(mut rows: impl Iterator<Item = T>, path: &Path) -> Result<Vec<u8>, Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let written = rows.try_for_each(|row| table.serialize(row));
+    written
+        .and_then(|()| finish(table))
+        .map_err(|e| Error::io("write", path)(e.into()))
 }
 
 /// True if a text begins as formulas do, after any number of marks, and is neither a number nor a list of numbers.

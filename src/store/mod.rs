@@ -18,7 +18,6 @@
 
 pub mod claim;
 pub mod control;
-pub mod identity;
 pub mod ledger;
 pub mod partial;
 pub mod predictions;
@@ -28,12 +27,13 @@ pub mod replacement;
 pub mod verify;
 
 use std::collections::HashSet;
-use std::fs;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -43,11 +43,14 @@ use crate::error::{Cause, Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
-use crate::store::identity::{CellKey, Identity};
 use crate::store::partial::PartialPredictions;
 use crate::store::predictions::compact;
 use crate::store::predictions::compact::Cells;
-use crate::store::record::{CellDetails, Failure, Record, SCHEMA};
+use crate::store::record::{CellDetails, CellKey, Failure, Identity, Record, SCHEMA};
+
+/// Kinds of files, in errors about them.
+const RECORD: &str = "cell record";
+const PREDICTIONS: &str = "prediction file";
 
 /// A results folder.
 #[derive(Debug)]
@@ -66,11 +69,7 @@ struct Damage {
 
 impl Damage {
     fn error(&self) -> Error {
-        Error::Malformed {
-            kind: "prediction file",
-            path: self.path.clone(),
-            reason: self.reason.clone(),
-        }
+        Error::malformed(PREDICTIONS, &self.path, &self.reason)
     }
 }
 
@@ -98,7 +97,6 @@ fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
 }
 
 /// Reads the cells of a store one after the other.
-#[derive(Debug)]
 pub struct Reader<'a> {
     store: &'a Store,
     /// The file of a compact form, or what is wrong with it; opened when the first cell asks for it.
@@ -111,15 +109,8 @@ impl Reader<'_> {
     /// # Errors
     /// As [`Store::read`].
     pub fn read(&mut self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        let path = self.store.cell_path(run_id);
-        let Some(bytes) = file::read_if_present(&path)? else {
-            return Ok(None);
-        };
-        let record = parse_record(&path, &bytes)?;
         let store = self.store;
-        store
-            .with_predictions(run_id, record, || self.of_compact(run_id))
-            .map(Some)
+        store.read_with(run_id, || self.of_compact(run_id))
     }
 
     /// The cell, if it is [finished](Store::finished), with its predictions.
@@ -234,7 +225,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when a file is there but cannot be read.
     pub fn finished(&self, run_id: &str) -> Result<Option<Record>> {
-        Ok(self.checked(run_id)?.map(|(record, _)| record))
+        Ok(trusted(self.read(run_id))?.map(|(record, _)| record))
     }
 
     /// The predictions of a finished cell, in the order in which they were made.
@@ -246,10 +237,10 @@ impl Store {
             run_id: run_id.into(),
             reason: "the cell is not finished".into(),
         };
-        Ok(self
-            .checked(run_id)?
-            .ok_or_else(|| unfinished().because(Cause::Unfinished))?
-            .1)
+        match trusted(self.read(run_id))? {
+            Some((_, rows)) => Ok(rows),
+            None => Err(unfinished().because(Cause::Unfinished)),
+        }
     }
 
     /// True if a cell has a record, whole or not: as cheap as it gets.
@@ -265,16 +256,10 @@ impl Store {
     /// [`Error::Malformed`] names a file that is torn, of an unknown schema, missing, or not the one that the others
     /// were made with; [`Error::Io`] one that cannot be read.
     pub fn read(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        let path = self.cell_path(run_id);
-        let Some(bytes) = file::read_if_present(&path)? else {
-            return Ok(None);
-        };
-        let record = parse_record(&path, &bytes)?;
-        let of_compact = || match self.compact()? {
+        self.read_with(run_id, || match self.compact()? {
             Ok(cells) => Ok(cells.get(run_id).cloned()),
             Err(damage) => Err(damage.error()),
-        };
-        self.with_predictions(run_id, record, of_compact).map(Some)
+        })
     }
 
     /// Reads cells one after the other, as [`Store::read`] does, and holds no more than one of them. In order of the
@@ -287,51 +272,44 @@ impl Store {
         }
     }
 
-    fn checked(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
-        trusted(self.read(run_id))
-    }
-
-    fn with_predictions(
+    /// A cell whole; `of_compact` reads its predictions where they have no file of their own.
+    fn read_with(
         &self,
         run_id: &str,
-        record: Record,
         of_compact: impl FnOnce() -> Result<Option<(Vec<String>, Vec<Prediction>)>>,
-    ) -> Result<(Record, Vec<Prediction>)> {
-        let malformed = |path: PathBuf, kind, reason: &str| Error::Malformed {
-            kind,
-            path,
-            reason: reason.into(),
+    ) -> Result<Option<(Record, Vec<Prediction>)>> {
+        let path = self.cell_path(run_id);
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
         };
+        let record = parse_record(&path, &bytes)?;
         if record.run_id != run_id {
             let reason = format!("it is the record of cell {}", record.run_id);
-            return Err(malformed(self.cell_path(run_id), "cell record", &reason));
+            return Err(Error::malformed(RECORD, path, reason));
         }
         let path = self.predictions_path(run_id);
         let (path, classes, rows) = if let Some(bytes) = file::read_if_present(&path)? {
             if hex(&Sha256::digest(&bytes)) != record.predictions_file_sha256 {
                 let reason = "it is not the file that the cell record was written for";
-                return Err(malformed(path, "prediction file", reason));
+                return Err(Error::malformed(PREDICTIONS, path, reason));
             }
             let (classes, rows) = predictions::decode(&path, bytes)?;
             (path, classes, rows)
         } else {
             match of_compact()? {
                 Some((classes, rows)) => (self.folder.join("predictions.parquet"), classes, rows),
-                None => return Err(malformed(path, "prediction file", "it is missing")),
+                None => return Err(Error::malformed(PREDICTIONS, path, "it is missing")),
             }
         };
         if classes != record.classes {
             let reason = "its class names are not those of the cell record";
-            return Err(malformed(path, "prediction file", reason));
+            return Err(Error::malformed(PREDICTIONS, path, reason));
         }
         if predictions::fingerprint(&classes, &rows) != record.predictions_sha256 {
-            return Err(malformed(
-                path,
-                "prediction file",
-                "its rows are not those that the cell record was made from",
-            ));
+            let reason = "its rows are not those that the cell record was made from";
+            return Err(Error::malformed(PREDICTIONS, path, reason));
         }
-        Ok((record, rows))
+        Ok(Some((record, rows)))
     }
 
     fn compact(&self) -> Result<&std::result::Result<Cells, Damage>> {
@@ -402,14 +380,7 @@ impl Store {
 
     /// Path of the split of a cell.
     fn split_path(&self, key: &CellKey) -> PathBuf {
-        let CellKey {
-            dataset,
-            protocol,
-            shots,
-            seed,
-            ..
-        } = key;
-        let name = format!("{dataset}-{protocol}-k{shots}-s{seed}.json");
+        let name = format!("{}-{}-k{}-s{}.json", key.dataset, key.protocol, key.shots, key.seed);
         self.folder.join("splits").join(name)
     }
 
@@ -418,15 +389,25 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the folder cannot be read.
     pub fn stored(&self) -> Result<Vec<String>> {
+        let mut names = self.cell_names()?;
+        names.retain(|name| !name.ends_with(".failed"));
+        Ok(names)
+    }
+
+    /// Names of the files of cells without their ending, in order: a `run_id`, or one with `.failed` behind it.
+    pub(crate) fn cell_names(&self) -> Result<Vec<String>> {
         let cells = self.folder.join("cells");
-        let mut stored = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&cells).map_err(Error::io("read", &cells))? {
             let name = entry.map_err(Error::io("read", &cells))?.file_name();
-            let run_id = name.to_str().and_then(|name| name.strip_suffix(".json"));
-            stored.extend(run_id.filter(|id| !id.ends_with(".failed")).map(str::to_owned));
+            names.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_suffix(".json"))
+                    .map(str::to_owned),
+            );
         }
-        stored.sort();
-        Ok(stored)
+        names.sort();
+        Ok(names)
     }
 
     /// All finished cells, in order of their keys.
@@ -445,36 +426,46 @@ impl Store {
 
 /// A cell record of any schema that this version can read.
 fn parse_record(path: &Path, bytes: &[u8]) -> Result<Record> {
-    let malformed = |reason: String| Error::Malformed {
-        kind: "cell record",
-        path: path.into(),
-        reason,
-    };
-    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+    let malformed = |reason: &dyn ToString| Error::malformed(RECORD, path, reason.to_string());
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
     match value.get("schema").and_then(Value::as_u64) {
         Some(schema) if schema == u64::from(SCHEMA) || schema == u64::from(SCHEMA - 1) => {
             if schema < u64::from(SCHEMA) {
-                upgrade(&mut value);
+                // Schema 2 had no protocol card.
+                value["schema"] = SCHEMA.into();
+                value["card"] = Value::Null;
             }
-            let mut record: Record = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
+            let mut record: Record = serde_json::from_value(value).map_err(|e| malformed(&e))?;
             record.metrics = record.metrics.with_reading(record.reading);
             Ok(record)
         }
-        Some(schema) => Err(malformed(format!(
+        Some(schema) => Err(malformed(&format!(
             "schema {schema} is not known, this version reads {} and {SCHEMA}",
             SCHEMA - 1
         ))),
-        None => Err(malformed("it has no `schema`".into())),
+        None => Err(malformed(&"it has no `schema`")),
     }
 }
 
-/// Schema 2 had no protocol card.
-fn upgrade(record: &mut Value) {
-    record["schema"] = SCHEMA.into();
-    record["card"] = Value::Null;
+/// A file in JSON of the one schema that this version reads.
+pub(crate) fn parse<T: DeserializeOwned>(
+    kind: &'static str,
+    path: &Path,
+    bytes: &[u8],
+    schema_of: impl Fn(&T) -> u32,
+    schema: u32,
+) -> Result<T> {
+    let parsed: T = serde_json::from_slice(bytes).map_err(|e| Error::malformed(kind, path, e))?;
+    let found = schema_of(&parsed);
+    if found != schema {
+        let reason = format!("schema {found} is not known, this version reads {schema}");
+        return Err(Error::malformed(kind, path, reason));
+    }
+    Ok(parsed)
 }
 
-fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
+/// The bytes of such a file, to be written to `path`.
+pub(crate) fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
     json.push(b'\n');
     Ok(json)
@@ -493,7 +484,7 @@ impl Store {
         let path = self.failure_path(run_id);
         match fs::metadata(&path) {
             Ok(file) => Ok(Some((file.ino(), file.ctime(), file.ctime_nsec()))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path)(e)),
         }
     }
@@ -520,13 +511,12 @@ impl Store {
     /// [`Error::Io`] when something stays.
     pub fn remove_leftovers(&self, finished: &HashSet<&str>) -> Result<()> {
         for (path, _) in self.leftovers(|run_id| finished.contains(run_id))? {
-            if path.is_dir() {
-                match fs::remove_dir_all(&path) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
-                    _ => {}
-                }
-            } else {
+            if !path.is_dir() {
                 file::remove_if_present(&path)?;
+            } else if let Err(e) = fs::remove_dir_all(&path)
+                && e.kind() != ErrorKind::NotFound
+            {
+                return Err(Error::io("remove", &path)(e));
             }
         }
         Ok(())
@@ -537,7 +527,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`] when a folder cannot be read.
-    pub fn leftovers(&self, of: impl Fn(&str) -> bool) -> Result<Vec<(std::path::PathBuf, String)>> {
+    pub fn leftovers(&self, of: impl Fn(&str) -> bool) -> Result<Vec<(PathBuf, String)>> {
         type Parse = fn(&str) -> Option<&str>;
         let kinds: [(&str, Parse); 4] = [
             ("claims", |name| claim::parse_name(name).map(|(run_id, _)| run_id)),
@@ -564,7 +554,7 @@ impl Store {
 fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Error::io("read", folder)(e)),
     };
     let mut names = Vec::new();

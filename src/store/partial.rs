@@ -26,15 +26,11 @@ use crate::prediction::Prediction;
 
 const SCHEMA: u32 = 1;
 
+/// First line of a file.
 #[derive(Serialize)]
 struct Header<'a> {
     schema: u32,
     run_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct Session {
-    session: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +51,7 @@ pub struct PartialPredictions<'a> {
     known: Known,
 }
 
-/// First line of a file.
+/// The part of a file that counts.
 #[derive(Debug, Default)]
 struct Known {
     rows: Vec<Prediction>,
@@ -95,10 +91,11 @@ impl<'a> PartialPredictions<'a> {
         };
         partial.file.set_len(partial.known.length as u64).map_err(fail)?;
         partial.file.seek(SeekFrom::End(0)).map_err(fail)?;
-        let mut lines = Vec::new();
-        if partial.known.length == 0 {
-            lines = header(run_id);
-        }
+        let mut lines = if partial.known.length == 0 {
+            header(run_id)
+        } else {
+            Vec::new()
+        };
         partial.known.sessions += 1;
         lines.extend(session(partial.known.sessions));
         partial.write(&lines)?;
@@ -139,16 +136,10 @@ impl<'a> PartialPredictions<'a> {
         let missing = self.missing();
         let mut lines = Vec::new();
         for (i, row) in batch.iter().enumerate() {
-            let refuse = |reason: String| Error::Predictions {
-                run_id: self.run_id.clone(),
-                reason,
-            };
-            if let Err(reason) = check(row, missing.get(i)) {
-                return Err(refuse(reason));
-            }
+            check(row, missing.get(i)).map_err(|reason| self.refused(reason))?;
             let unwritable = |p: &&f32| p.is_nan() || **p == f32::INFINITY;
             if let Some(p) = row.log_probs.iter().flatten().find(unwritable) {
-                return Err(refuse(format!("image `{}` has a log-probability of {p}", row.id)));
+                return Err(self.refused(format!("image `{}` has a log-probability of {p}", row.id)));
             }
             lines.extend(line(row));
         }
@@ -169,13 +160,15 @@ impl<'a> PartialPredictions<'a> {
     /// # Errors
     /// [`Error::Predictions`] when some are missing.
     pub fn complete(&self) -> Result<&[Prediction]> {
-        match self.missing() {
-            [] => Ok(self.rows()),
-            missing => Err(Error::Predictions {
-                run_id: self.run_id.clone(),
-                reason: format!("{} of {} images have none", missing.len(), self.test.len()),
-            }),
+        match self.missing().len() {
+            0 => Ok(self.rows()),
+            missing => Err(self.refused(format!("{missing} of {} images have none", self.test.len()))),
         }
+    }
+
+    fn refused(&self, reason: String) -> Error {
+        let run_id = self.run_id.clone();
+        Error::Predictions { run_id, reason }
     }
 
     fn write(&mut self, lines: &[u8]) -> Result<()> {
@@ -232,10 +225,8 @@ impl Known {
         (run_id, test): (&str, &[LabelledImage]),
     ) -> Result<Line, String> {
         if number == 0 {
-            let same = text == header(run_id);
-            return same
-                .then_some(Line::Header)
-                .ok_or_else(|| format!("is not that of cell {run_id}"));
+            let same = (text == header(run_id)).then_some(Line::Header);
+            return same.ok_or_else(|| format!("is not that of cell {run_id}"));
         }
         if text.starts_with(b"{\"session\"") {
             let next = batch.is_empty() && text == session(self.sessions + 1);
@@ -278,8 +269,8 @@ fn header(run_id: &str) -> Vec<u8> {
     line(&Header { schema: SCHEMA, run_id })
 }
 
-fn session(session: usize) -> Vec<u8> {
-    line(&Session { session })
+fn session(number: usize) -> Vec<u8> {
+    line(&serde_json::json!({ "session": number }))
 }
 
 /// The line that closes a batch; `before` is of all bytes before it.

@@ -18,16 +18,13 @@
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
-
 use crate::error::{Error, Result};
 use crate::fs::file;
-use crate::store::Store;
-use crate::store::ledger;
 use crate::store::predictions::compact;
 use crate::store::record::Record;
 use crate::store::replacement;
 use crate::store::replacement::FolderLayout;
+use crate::store::{Store, to_json};
 
 /// The files of a compact form.
 const LAYOUT: FolderLayout = FolderLayout {
@@ -51,12 +48,7 @@ pub fn promote<T>(
     if folder.join("predictions").exists() {
         return Err(Error::NotCompact { path: folder.into() });
     }
-    let ledger = store.folder().join("ledger.csv");
-    let listed = if ledger.exists() {
-        ledger::listed(&ledger)?
-    } else {
-        Vec::new()
-    };
+    let listed = store.listed()?.unwrap_or_default();
     if listed.is_empty() {
         return Err(Error::NoResults {
             path: store.folder().into(),
@@ -110,22 +102,19 @@ fn write(store: &Store, listed: &[String], folder: &Path) -> Result<Vec<Record>>
 
 /// Record and controls of a cell. Nobody sees them before the whole folder is flushed and in place.
 fn write_record(store: &Store, new: &Store, record: &Record) -> Result<()> {
+    let path = new.cell_path(&record.run_id);
     // On one line: a third of its size would be white space.
-    write_line(&new.cell_path(&record.run_id), record, serde_json::to_vec)?;
+    let mut json = serde_json::to_vec(record).map_err(|e| Error::io("write", &path)(e.into()))?;
+    json.push(b'\n');
+    fs::write(&path, json).map_err(Error::io("write", &path))?;
     if let Some(controls) = store.controls(record)? {
         let path = new.controls_path(&record.run_id);
         if let Some(around) = path.parent() {
             fs::create_dir_all(around).map_err(Error::io("make folder", around))?;
         }
-        write_line(&path, &controls, serde_json::to_vec_pretty)?;
+        fs::write(&path, to_json(&controls, &path)?).map_err(Error::io("write", &path))?;
     }
     Ok(())
-}
-
-fn write_line<T: Serialize>(path: &Path, value: &T, json: fn(&T) -> serde_json::Result<Vec<u8>>) -> Result<()> {
-    let mut json = json(value).map_err(|e| Error::io("write", path)(e.into()))?;
-    json.push(b'\n');
-    fs::write(path, json).map_err(Error::io("write", path))
 }
 
 /// True if a file of a compact form is made anew with each: all but what others put there.

@@ -1,4 +1,5 @@
-//! The record of one cell: its identity, its numbers, and its times.
+//! The record of one cell: its identity (the key that results are compared by, and the hash that they are stored under),
+//! its numbers, and its times.
 
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,16 +7,133 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use crate::config::Chosen;
+use crate::config::{Chosen, Protocol, Shots};
 use crate::data::card::Card;
 use crate::error::Error;
+use crate::fs::hash::hex;
 use crate::prediction::{Names, Prediction, Reading};
 use crate::statistics::calibration::{Calibration, Fitted, Tempered};
-use crate::statistics::metric::Normalised;
-use crate::statistics::metric::{Headline, Metrics};
-use crate::store::identity;
-pub use crate::store::identity::{CellKey, Identity, SCHEMA};
+use crate::statistics::metric::{Headline, Metrics, Normalised};
+pub use crate::store::predictions::SCHEMA;
+use crate::store::predictions::fingerprint;
+
+/// The place of a cell in a sweep. Results are compared by this key, never by [`Identity::run_id`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellKey {
+    /// Name of the dataset's manifest.
+    pub dataset: String,
+    /// Protocol by which shots and test images were chosen.
+    pub protocol: Protocol,
+    /// Label of the learner.
+    pub learner: String,
+    /// Labelled examples per class.
+    pub shots: Shots,
+    /// Seed of the draw and of the training run.
+    pub seed: u64,
+}
+
+impl std::fmt::Display for CellKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plural = if self.shots == Shots::K(1) { "" } else { "s" };
+        write!(f, "{} · {} · {} · ", self.dataset, self.protocol, self.learner)?;
+        write!(f, "{} shot{plural} · seed {}", self.shots, self.seed)
+    }
+}
+
+/// Everything that may change a cell's numbers, and nothing else: no paths, device, threads or dates.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Identity {
+    /// The cell.
+    pub key: CellKey,
+    /// Hyper-parameters of the learner, without its label and its model's path, and without those of the training where there is
+    /// none.
+    pub hyper_parameters: Value,
+    /// Training images in order: id and SHA-256.
+    pub train: Vec<(String, String)>,
+    /// Test images in order: id and SHA-256.
+    pub test: Vec<(String, String)>,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// Fingerprint of the base model's weights and preprocessing; `None` for a learner without one.
+    pub weights: Option<String>,
+    /// Number format of the computation, e.g. "f32".
+    pub dtype: String,
+    /// Kind of backend, e.g. "local".
+    pub backend: String,
+    /// Raised by hand when a change of the code may change numbers.
+    pub recipe: u32,
+}
+
+impl Identity {
+    /// First 16 hex digits of the SHA-256 of this identity as canonical JSON (no white space, keys sorted); the lists of
+    /// images are in it by their [`digest`], and up to recipe 2 as they are.
+    #[must_use]
+    pub fn run_id(&self) -> String {
+        self.run_id_with(&digest(&self.train))
+    }
+
+    /// The same from recipe [`DIGESTS`] on, where of the training images no more than their [`digest`] is known.
+    #[must_use]
+    pub fn run_id_with(&self, train_sha256: &str) -> String {
+        let (train, test) = if self.recipe < DIGESTS {
+            (serde_json::json!(self.train), serde_json::json!(self.test))
+        } else {
+            (train_sha256.into(), digest(&self.test).into())
+        };
+        let value = serde_json::json!({
+            "key": self.key, "hyper_parameters": self.hyper_parameters, "train": train, "test": test,
+            "classes": self.classes, "weights": self.weights, "dtype": self.dtype, "backend": self.backend,
+            "recipe": self.recipe,
+        });
+        canonical_sha256(&value)[..16].to_owned()
+    }
+}
+
+/// The first recipe whose identities hold digests of the lists of images: a record can then be proved without its split.
+pub const DIGESTS: u32 = 3;
+
+/// Lower-case hex SHA-256 of ids and hashes of images in order, as canonical JSON.
+#[must_use]
+pub fn digest(images: &[(String, String)]) -> String {
+    canonical_sha256(&serde_json::json!(images))
+}
+
+/// Lower-case hex SHA-256 of a value as canonical JSON: no white space, keys sorted.
+fn canonical_sha256(value: &Value) -> String {
+    let mut canonical = String::new();
+    write_canonical(value, &mut canonical);
+    hex(&Sha256::digest(canonical.as_bytes()))
+}
+
+/// JSON whose bytes depend on the content only: object keys sorted at every depth.
+fn write_canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| name.as_str());
+            out.push('{');
+            for (i, (name, field)) in fields.into_iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { "," });
+                out.push_str(&Value::from(name.as_str()).to_string());
+                out.push(':');
+                write_canonical(field, out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { "," });
+                write_canonical(item, out);
+            }
+            out.push(']');
+        }
+        leaf => out.push_str(&leaf.to_string()),
+    }
+}
 
 /// A finished cell, as stored in `cells/<run_id>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,7 +188,7 @@ pub struct Record {
     /// Accuracy by normalisation of the names' likelihoods, where `names` is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalised: Option<Normalised>,
-    /// [`crate::store::predictions::fingerprint`] of the prediction rows.
+    /// [`fingerprint`] of the prediction rows.
     pub predictions_sha256: String,
     /// SHA-256 of the prediction file's bytes, checked before they are parsed.
     pub predictions_file_sha256: String,
@@ -78,7 +196,7 @@ pub struct Record {
     pub training: TrainingSummary,
     /// Times and device: no part of the result.
     pub timing: Timing,
-    /// [`identity::digest`] of the training images; `None` in records of before recipe [`identity::DIGESTS`].
+    /// [`digest`] of the training images; `None` in records of before recipe [`DIGESTS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_sha256: Option<String>,
     /// [`seal`] of all other fields: it guards what nothing else can be compared with, such as times and dates. `None` in records
@@ -95,7 +213,7 @@ pub fn seal(record: &Value) -> String {
     if let Value::Object(fields) = &mut record {
         fields.remove("seal");
     }
-    identity::canonical_sha256(&record)
+    canonical_sha256(&record)
 }
 
 /// Facts of a finished cell beside its [`Identity`] and predictions.
@@ -185,9 +303,8 @@ impl Record {
         ] {
             *number = if number.is_finite() { *number } else { 0.0 };
         }
-        let names = details.names;
         let of_names = |names: &Names| Normalised::of(predictions, names, details.headline);
-        let normalised = names.as_ref().and_then(of_names);
+        let normalised = details.names.as_ref().and_then(of_names);
         let mut record = Self {
             schema: SCHEMA,
             run_id: identity.run_id(),
@@ -209,13 +326,13 @@ impl Record {
             metrics: Metrics::of(predictions, details.reading, details.headline),
             calibration: Calibration::of(predictions, 1.0),
             tempered: details.fitted.and_then(|fitted| fitted.applied(predictions)),
-            names,
+            names: details.names,
             normalised,
-            predictions_sha256: crate::store::predictions::fingerprint(&identity.classes, predictions),
+            predictions_sha256: fingerprint(&identity.classes, predictions),
             predictions_file_sha256: file_sha256,
             training,
             timing,
-            train_sha256: Some(identity::digest(&identity.train)),
+            train_sha256: Some(digest(&identity.train)),
             seal: None,
         };
         record.seal = record.computed_seal();
@@ -296,7 +413,7 @@ fn rfc3339(unix_seconds: u64) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::Protocol;
+    use serde_json::json;
 
     type Cell = (Record, Vec<Prediction>);
 
@@ -386,7 +503,7 @@ pub(crate) mod tests {
         }
         record.reading = Reading::Free;
         record.metrics = Metrics::of(&rows, Reading::Free, Headline::Top1);
-        record.predictions_sha256 = crate::store::predictions::fingerprint(&record.classes, &rows);
+        record.predictions_sha256 = fingerprint(&record.classes, &rows);
         (record, rows)
     }
 
@@ -413,5 +530,86 @@ pub(crate) mod tests {
         let failure = Failure::new("0123", &key, &Error::io("write", "x")(full));
         assert_eq!(failure.causes.len(), 1);
         assert!(failure.hint.unwrap().contains("space"));
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            key: CellKey {
+                dataset: "mini-pets".into(),
+                protocol: Protocol::Clean,
+                learner: "DINOv2 LoRA".into(),
+                shots: Shots::K(4),
+                seed: 0,
+            },
+            hyper_parameters: json!({"rank": 16, "adapter_lr": 1e-3}),
+            train: vec![("a.png".into(), "00".into()), ("b.png".into(), "01".into())],
+            test: vec![("c.png".into(), "02".into())],
+            classes: vec!["cat".into(), "dog".into()],
+            weights: Some("ff".into()),
+            dtype: "f32".into(),
+            backend: "local".into(),
+            recipe: 1,
+        }
+    }
+
+    #[test]
+    fn run_id_is_pinned() {
+        // printf '%s' '{"backend":"local",…}' | sha256sum | cut -c1-16, the JSON as in the next test.
+        assert_eq!(identity().run_id(), "47daa5a31e43bf27");
+    }
+
+    #[test]
+    fn from_recipe_3_on_digests_stand_for_the_images() {
+        let mut new = identity();
+        new.recipe = DIGESTS;
+        let of_lists = new.run_id();
+        // printf '%s' '[["a.png","00"],["b.png","01"]]' | sha256sum
+        let train = digest(&new.train);
+        assert_eq!(
+            train,
+            "accd710b7c0cc7f8d77415efaa56c8b09d0cea245f85031ea644d2036afcebf1"
+        );
+        new.train.clear();
+        assert_eq!(new.run_id_with(&train), of_lists);
+        assert_ne!(new.run_id(), of_lists);
+    }
+
+    #[test]
+    fn canonical_json_sorts_keys_at_every_depth() {
+        let mut out = String::new();
+        write_canonical(&json!({"b": [{"d": 1, "c": "é\n"}], "a": 0.001}), &mut out);
+        assert_eq!(out, r#"{"a":0.001,"b":[{"c":"é\n","d":1}]}"#);
+    }
+
+    #[test]
+    fn everything_that_may_change_numbers_changes_the_run_id() {
+        let changes: [fn(&mut Identity); 12] = [
+            |i| i.key.dataset.push('x'),
+            |i| i.key.learner.push('x'),
+            |i| i.key.shots = Shots::All,
+            |i| i.key.seed += 1,
+            |i| i.hyper_parameters["rank"] = json!(17),
+            |i| i.train.swap(0, 1),
+            |i| i.test[0].1.push('0'),
+            |i| i.classes.swap(0, 1),
+            |i| i.weights = None,
+            |i| i.dtype.push('x'),
+            |i| i.backend.push('x'),
+            |i| i.recipe += 1,
+        ];
+        let mut seen = HashSet::from([identity().run_id()]);
+        for (n, change) in changes.iter().enumerate() {
+            let mut changed = identity();
+            change(&mut changed);
+            assert!(seen.insert(changed.run_id()), "change {n} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn display_of_a_key() {
+        assert_eq!(
+            identity().key.to_string(),
+            "mini-pets · clean · DINOv2 LoRA · 4 shots · seed 0"
+        );
     }
 }

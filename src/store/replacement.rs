@@ -81,23 +81,13 @@ pub fn replace<T>(folder: &Path, layout: FolderLayout, build: impl Fn(&Path) -> 
         Err(error) if exists && is_forbidden(&error) => return inside(folder, layout, build),
         Err(error) => return Err(Error::io("make folder", &next)(error)),
     }
-    let built = build(&next).and_then(|built| {
-        let complete = keep(folder, &next, &kept).and_then(|()| sync(&next)).and_then(|()| {
-            if exists {
-                fs::set_permissions(&next, fs::metadata(folder)?.permissions())?;
-            }
-            Ok(())
-        });
-        complete.map_err(Error::io("write", &next)).map(|()| built)
-    });
-    let built = match built {
-        Ok(built) => built,
-        Err(error) => {
-            // The first failure is the one to report; what is left behind would only waste space.
-            let _ = fs::remove_dir_all(&next);
-            return Err(error);
+    let permitted = || {
+        if exists {
+            fs::set_permissions(&next, fs::metadata(folder)?.permissions())?;
         }
+        Ok(())
     };
+    let built = fill(folder, (&next, &kept), &build, permitted, Error::io("write", &next))?;
     if !exists {
         fs::rename(&next, folder).map_err(Error::io("write", folder))?;
         file::flush_folder(folder)?;
@@ -193,17 +183,37 @@ fn inside<T>(folder: &Path, layout: FolderLayout, build: impl Fn(&Path) -> Resul
     let next = unfinished(&folder.join(PENDING));
     fs::create_dir(&next).map_err(Error::io("write into", folder))?;
     let inherited: Vec<PathBuf> = layout.inherited.iter().map(PathBuf::from).collect();
-    let built = build(&next).and_then(|built| {
-        let complete = keep(folder, &next, &inherited)
-            .and_then(|()| sync(&next))
-            .and_then(|()| fs::rename(&next, folder.join(PENDING)));
-        complete.map_err(Error::io("write into", folder)).map(|()| built)
+    let pending = || fs::rename(&next, folder.join(PENDING));
+    let built = fill(
+        folder,
+        (&next, &inherited),
+        &build,
+        pending,
+        Error::io("write into", folder),
+    )?;
+    settle(folder, layout, &lock)?;
+    Ok(built)
+}
+
+/// Lets `build` write the new folder `next`, which takes over `kept` files of the old one, is flushed and finished.
+/// When any of it fails, nothing of the new folder stays.
+fn fill<T>(
+    folder: &Path,
+    (next, kept): (&Path, &[PathBuf]),
+    build: &impl Fn(&Path) -> Result<T>,
+    finish: impl FnOnce() -> io::Result<()>,
+    failed: impl FnOnce(io::Error) -> Error,
+) -> Result<T> {
+    let built = build(next).and_then(|built| {
+        let complete = keep(folder, next, kept)
+            .and_then(|()| sync(next))
+            .and_then(|()| finish());
+        complete.map_err(failed).map(|()| built)
     });
     if built.is_err() {
-        let _ = fs::remove_dir_all(&next);
-        return built;
+        // The first failure is the one to report; what is left behind would only waste space.
+        let _ = fs::remove_dir_all(next);
     }
-    settle(folder, layout, &lock)?;
     built
 }
 

@@ -191,7 +191,7 @@ fn fused(logits: &Tensor) -> candle_core::Result<(Vec<f32>, Vec<u32>)> {
         let sum: f64 = row.iter().map(|logit| f64::from((logit - largest).exp())).sum();
         (largest + sum.ln() as f32, best)
     };
-    with_values(&logits.contiguous()?, |values| {
+    with_values([&logits.contiguous()?], |[values]| {
         Ok(values.par_chunks_exact(vocabulary.max(1)).map(row).unzip())
     })
 }

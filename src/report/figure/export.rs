@@ -15,6 +15,8 @@ use crate::report::figure::canvas::figure_error;
 /// Pixels of the PNG per pixel of the SVG's natural size: sharp on dense screens and in print.
 const DENSITY: f32 = 2.0;
 
+const NO_SIZE: &str = "the drawing has no size";
+
 const FONTS: [&[u8]; 2] = [
     include_bytes!("font/DejaVuSans.subset.ttf"),
     include_bytes!("font/DejaVuSans-Bold.subset.ttf"),
@@ -26,14 +28,11 @@ const FONTS: [&[u8]; 2] = [
 /// [`crate::error::Error::Figure`] when `svg` is no SVG or has no size.
 pub fn png(svg: &str) -> Result<Vec<u8>> {
     let tree = parse(svg)?;
-    let size = tree.size();
-    let mut pixels = Pixmap::new(
-        (size.width() * DENSITY).ceil() as u32,
-        (size.height() * DENSITY).ceil() as u32,
-    )
-    .ok_or_else(|| figure_error("the drawing has no size"))?;
+    let pixels = |length: f32| (length * DENSITY).ceil() as u32;
+    let pixels = Pixmap::new(pixels(tree.size().width()), pixels(tree.size().height()));
+    let mut pixels = pixels.ok_or_else(|| figure_error(NO_SIZE))?;
     resvg::render(&tree, Transform::from_scale(DENSITY, DENSITY), &mut pixels.as_mut());
-    pixels.encode_png().map_err(|e| figure_error(&e.to_string()))
+    pixels.encode_png().map_err(figure_error)
 }
 
 /// The drawing, its letters laid out in the fonts of the program.
@@ -42,29 +41,7 @@ fn parse(svg: &str) -> Result<Tree> {
     for font in FONTS {
         options.fontdb_mut().load_font_data(font.to_vec());
     }
-    Tree::from_str(svg, &options).map_err(|e| figure_error(&e.to_string()))
-}
-
-/// Size of a drawing, and each text in it with the box that its letters fill.
-#[cfg(test)]
-pub(super) fn text_boxes(svg: &str) -> (resvg::tiny_skia::Size, Vec<(String, resvg::tiny_skia::Rect)>) {
-    use resvg::usvg::Node;
-    fn collect(nodes: &[Node], boxes: &mut Vec<(String, resvg::tiny_skia::Rect)>) {
-        for node in nodes {
-            match node {
-                Node::Group(group) => collect(group.children(), boxes),
-                Node::Text(text) => {
-                    let content = text.chunks().iter().map(resvg::usvg::TextChunk::text).collect();
-                    boxes.push((content, text.abs_bounding_box()));
-                }
-                _ => {}
-            }
-        }
-    }
-    let tree = parse(svg).unwrap();
-    let mut boxes = Vec::new();
-    collect(tree.root().children(), &mut boxes);
-    (tree.size(), boxes)
+    Tree::from_str(svg, &options).map_err(figure_error)
 }
 
 /// Points of the page per pixel of the SVG's natural size: CSS says 96 pixels and PDF says 72 points an inch.
@@ -78,7 +55,7 @@ const POINTS: f32 = 0.75;
 pub fn pdf(svg: &str) -> Result<Vec<u8>> {
     let tree = parse(svg)?;
     let (width, height) = (tree.size().width() * POINTS, tree.size().height() * POINTS);
-    let no_size = || figure_error("the drawing has no size");
+    let no_size = || figure_error(NO_SIZE);
     let size = Size::from_wh(width, height).ok_or_else(no_size)?;
     let mut document = Document::new_with(SerializeSettings {
         xmp_metadata: false,
@@ -99,14 +76,35 @@ pub fn pdf(svg: &str) -> Result<Vec<u8>> {
         .ok_or_else(|| figure_error("the drawing cannot be put on a page"))?;
     surface.finish();
     page.finish();
-    document.finish().map_err(|e| figure_error(&format!("{e:?}")))
+    document.finish().map_err(|e| figure_error(format!("{e:?}")))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use std::io::Read as _;
+
+    /// Size of a drawing, and each text in it with the box that its letters fill.
+    pub(crate) fn text_boxes(svg: &str) -> (resvg::tiny_skia::Size, Vec<(String, resvg::tiny_skia::Rect)>) {
+        use resvg::usvg::Node;
+        fn collect(nodes: &[Node], boxes: &mut Vec<(String, resvg::tiny_skia::Rect)>) {
+            for node in nodes {
+                match node {
+                    Node::Group(group) => collect(group.children(), boxes),
+                    Node::Text(text) => {
+                        let content = text.chunks().iter().map(resvg::usvg::TextChunk::text).collect();
+                        boxes.push((content, text.abs_bounding_box()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let tree = parse(svg).unwrap();
+        let mut boxes = Vec::new();
+        collect(tree.root().children(), &mut boxes);
+        (tree.size(), boxes)
+    }
 
     #[test]
     fn every_letter_in_use_is_in_the_embedded_fonts() {

@@ -7,7 +7,7 @@
 //! makes the drawing again, byte for byte. PNG and PDF are made from the SVG.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::comparison::curve;
 use crate::comparison::curve::{Panel, Point, distinct};
@@ -18,24 +18,18 @@ use crate::report::anchor;
 use crate::report::anchor::Anchor;
 
 mod canvas;
-mod caption;
-mod cost;
 mod export;
-mod grid;
+mod layout;
 mod panel;
 pub mod reliability;
-mod style;
 
-pub use crate::report::figure::caption::{MICRO_CAVEAT, describe};
-pub use crate::report::figure::export::pdf;
-pub use crate::report::figure::export::png;
+pub use crate::report::figure::export::{pdf, png};
+pub use crate::report::figure::layout::{MICRO_CAVEAT, describe};
 
-use crate::report::figure::canvas::{Canvas, TextFormat, figure_error};
-use crate::report::figure::grid::{Grid, PANEL_WIDTH};
-use crate::report::figure::panel::Published;
-use crate::report::figure::style::{INK, TITLE};
+use crate::report::figure::canvas::{MARGIN, figure_error};
+use crate::report::figure::layout::Grid;
+use crate::report::figure::panel::{PanelFrame, Panels};
 
-const MARGIN: f64 = 16.0;
 /// Room for the figure's title.
 const HEAD: f64 = 44.0;
 /// Letters of a dataset's or learner's name that fit where it is printed.
@@ -46,7 +40,7 @@ const NAME_LETTERS: usize = 34;
 /// # Errors
 /// As [`svg`], [`png`] and [`pdf`]; [`crate::error::Error::Io`] when a file cannot be written.
 pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
-    let files = files(points)?;
+    let files = forms(svg(points)?)?;
     fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     let table = folder.join("accuracy.csv");
     file::replace_if_changed(&table, &curve::to_csv(points, &table)?)?;
@@ -63,16 +57,14 @@ pub fn write(folder: &Path, points: &[Point]) -> Result<()> {
 pub fn redraw(table: &Path) -> Result<Vec<Point>> {
     let bytes = fs::read(table).map_err(Error::io("read", table))?;
     let points = curve::from_csv(table, &bytes)?;
-    for (kind, bytes) in files(&points)? {
-        let path: PathBuf = table.with_extension(kind);
-        file::replace_if_changed(&path, &bytes)?;
+    for (kind, bytes) in forms(svg(&points)?)? {
+        file::replace_if_changed(&table.with_extension(kind), &bytes)?;
     }
     Ok(points)
 }
 
-/// The one drawing in each of its forms, with what their names end in.
-fn files(points: &[Point]) -> Result<[(&'static str, Vec<u8>); 3]> {
-    let drawing = svg(points)?;
+/// A drawing in each of its forms, with what their names end in.
+fn forms(drawing: String) -> Result<[(&'static str, Vec<u8>); 3]> {
     let (raster, page) = (png(&drawing)?, pdf(&drawing)?);
     Ok([("svg", drawing.into_bytes()), ("png", raster), ("pdf", page)])
 }
@@ -97,32 +89,28 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
         return Err(figure_error("there are no finished cells").because(crate::error::Cause::Unfinished));
     }
     let learners = learners(points);
-    let panels = panels(points);
-    let entries = grid::entries(points, &learners);
-    let grid = Grid::new(panels.len(), entries.len());
-    let axis = panel::Axis::new(points);
-    let published = panel::comparable(points, anchors, &axis);
+    let contents = contents(points);
+    let panels = Panels::new(points, anchors, &learners);
+    let entries = layout::entries(points, &learners);
+    let grid = Grid::new(contents.len(), entries.len());
     let width = grid.width();
-    let notes = [panel::footnote(&published)];
-    let footnotes = caption::footnotes(points, &notes, width - 2.0 * MARGIN);
-    let height = grid.bottom() + caption::height(&footnotes) + MARGIN;
+    let footnotes = layout::footnotes(points, &panels.footnote(), width - 2.0 * MARGIN);
+    let height = grid.bottom() + layout::height(&footnotes) + MARGIN;
 
     canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
-        sheet.area(&corners((0.0, 0.0), width, height), style::PAPER, 1.0)?;
-        let title = "Accuracy by number of labelled examples per class";
-        sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
-        for (index, content) in panels.iter().enumerate() {
-            let below = grid.below(index).map(|below| &panels[below]);
-            let frame = panel::PanelFrame {
-                at: grid.panel_at(index),
-                width: PANEL_WIDTH,
-                name_x: below.is_none_or(|below| is_cost(below) != is_cost(content)),
-                name_y: index.is_multiple_of(grid.columns),
-            };
-            draw_panel(sheet, &frame, content, &axis, &learners, &published)?;
+        sheet.paper(width, height, "Accuracy by number of labelled examples per class")?;
+        for (index, content) in contents.iter().enumerate() {
+            let below = grid.below(index).map(|below| &contents[below]);
+            let name_x = below.is_none_or(|below| is_cost(below) != is_cost(content));
+            let name_y = index.is_multiple_of(grid.columns);
+            let frame = PanelFrame::new(grid.panel_at(index), name_x, name_y);
+            match content {
+                Content::Accuracy(own) => panels.accuracy(sheet, &frame, own)?,
+                Content::Cost(own) => panels.cost(sheet, &frame, own)?,
+            }
         }
-        grid::draw(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
-        caption::draw(sheet, &footnotes, (MARGIN, grid.bottom()))
+        layout::draw_legend(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
+        layout::draw_footnotes(sheet, &footnotes, (MARGIN, grid.bottom()))
     })
 }
 
@@ -130,22 +118,8 @@ fn is_cost(content: &Content<'_>) -> bool {
     matches!(content, Content::Cost(_))
 }
 
-fn draw_panel(
-    sheet: &mut Canvas<'_>,
-    frame: &panel::PanelFrame,
-    content: &Content<'_>,
-    axis: &panel::Axis,
-    learners: &[String],
-    published: &[Published<'_>],
-) -> Result<()> {
-    match content {
-        Content::Accuracy(own) => panel::draw(sheet, frame, axis, own, learners, published),
-        Content::Cost(own) => cost::draw(sheet, frame, own, learners),
-    }
-}
-
 /// A panel a dataset; then for each protocol its mean, if it has one, and its cost, of the mean or of the one dataset.
-fn panels(points: &[Point]) -> Vec<Content<'_>> {
+fn contents(points: &[Point]) -> Vec<Content<'_>> {
     let mut panels = Vec::new();
     let of = |place: &(Panel, String, Protocol)| -> Vec<&Point> {
         let (panel, dataset, protocol) = place;
@@ -166,14 +140,9 @@ fn panels(points: &[Point]) -> Vec<Content<'_>> {
             (None, 1) => datasets.iter().find(here).map(of),
             (None, _) => None,
         };
-        panels.extend(whole.filter(|own| cost::is_timed(own)).map(Content::Cost));
+        panels.extend(whole.filter(|own| panel::is_timed(own)).map(Content::Cost));
     }
     panels
-}
-
-/// The corners of a rectangle.
-fn corners((x, y): canvas::Position, width: f64, height: f64) -> [canvas::Position; 4] {
-    [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 }
 
 /// The learners in the order of the legend: those that write their answers, the others that comparisons are about,

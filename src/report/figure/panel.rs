@@ -1,20 +1,22 @@
 //! A panel of accuracy against labelled examples per class, of one dataset or of the mean of several: title, axes, bands,
 //! lines and markers; level lines of results without a place on an axis of doublings; published results as grey rings;
-//! and the search for room beside them for names.
+//! and the search for room beside them for names. Then the panel of accuracy against what it takes: device-seconds of training
+//! and testing, on a log10 axis.
 
 use plotters::style::text_anchor::HPos;
 
-use crate::comparison::curve::{Panel, Point, distinct};
+use crate::comparison::curve::{Panel, Point, devices, distinct};
 use crate::config::{Protocol, Shots};
 use crate::error::Result;
 use crate::report::anchor::Anchor;
-use crate::report::figure::canvas::{Canvas, Position, TextFormat};
-use crate::report::figure::style::{
-    CHANCE, CHANCE_DASH, FULL_DATA_DASH, GREY, GRID, INK, LABEL, PANEL_TITLE, Rgb, SMALL, SOFT_INK, ZERO_SHOT_DASH,
-    curve_style,
+use crate::report::figure::canvas::{
+    Canvas, FULL_DATA_DASH, GREY, Position, Rgb, SMALL, TextFormat, ZERO_SHOT_DASH, curve_style,
 };
+use crate::report::figure::shortened;
 use crate::statistics::metric::Headline;
 
+/// Width of a panel with its tick labels.
+pub(super) const WIDTH: f64 = 312.0;
 /// Height of a panel with its title, tick labels and the name of the x axis.
 pub(super) const HEIGHT: f64 = 300.0;
 /// Room for the panel's title.
@@ -29,10 +31,10 @@ const X_PADDING: f64 = 0.3;
 const BAND_OPACITY: [f64; 2] = [0.16, 0.06];
 
 /// A mark on the x axis: how far along the axis it is, between 0 and 1, and its label.
-pub(super) type Tick = (f64, String);
+type Tick = (f64, String);
 
 /// The axis of shots, shared by all panels.
-pub(super) struct Axis {
+struct Axis {
     low: f64,
     high: f64,
     ticks: Vec<u32>,
@@ -41,20 +43,15 @@ pub(super) struct Axis {
 impl Axis {
     /// From the smallest to the largest number of shots above zero, on a log2 scale; every number of shots is
     /// labelled while there is room, else the powers of two.
-    pub(crate) fn new(points: &[Point]) -> Self {
-        let mut ticks: Vec<u32> = distinct(points, |p| p.shots)
-            .into_iter()
-            .filter_map(Shots::count)
-            .collect();
-        ticks.retain(|shots| *shots > 0);
+    fn new(points: &[Point]) -> Self {
+        let shots = distinct(points, |p| p.shots).into_iter().filter_map(Shots::count);
+        let mut ticks: Vec<u32> = shots.filter(|shots| *shots > 0).collect();
         ticks.sort_unstable();
         let crowded = ticks.windows(2).any(|pair| position(pair[1]) - position(pair[0]) < 0.4) || ticks.len() > 10;
         let (first, last) = (ticks.first().copied().unwrap_or(1), ticks.last().copied().unwrap_or(1));
         if crowded {
-            ticks = (0..32)
-                .map(|power| 1 << power)
-                .filter(|shots| (first..=last).contains(shots))
-                .collect();
+            let powers = (0..32).map(|power| 1 << power);
+            ticks = powers.filter(|shots| (first..=last).contains(shots)).collect();
         }
         Self {
             low: position(first) - X_PADDING,
@@ -84,118 +81,237 @@ fn position(shots: u32) -> f64 {
 
 /// Place of a panel, and the axes it names.
 pub(super) struct PanelFrame {
-    pub at: Position,
-    pub width: f64,
-    pub name_x: bool,
-    pub name_y: bool,
+    at: Position,
+    /// Area of the curves.
+    inner: Area,
+    name_x: bool,
+    name_y: bool,
 }
 
 impl PanelFrame {
-    fn left(&self) -> f64 {
-        self.at.0 + LEFT
-    }
-    fn right(&self) -> f64 {
-        self.at.0 + self.width - RIGHT
-    }
-    fn top(&self) -> f64 {
-        self.at.1 + TOP
-    }
-    fn bottom(&self) -> f64 {
-        self.at.1 + HEIGHT - BOTTOM
-    }
-    pub(crate) fn x(&self, along: f64) -> f64 {
-        self.left() + along * (self.right() - self.left())
-    }
-    pub(crate) fn y(&self, share: f64) -> f64 {
-        self.bottom() - share.clamp(0.0, 1.0) * (self.bottom() - self.top())
-    }
-    /// Area of the curves.
-    fn inner(&self) -> Area {
-        Area {
-            left: self.left(),
-            top: self.top(),
-            right: self.right(),
-            bottom: self.bottom(),
+    pub(crate) fn new((x, y): Position, name_x: bool, name_y: bool) -> Self {
+        let inner = Area {
+            left: x + LEFT,
+            top: y + TOP,
+            right: x + WIDTH - RIGHT,
+            bottom: y + HEIGHT - BOTTOM,
+        };
+        Self {
+            at: (x, y),
+            inner,
+            name_x,
+            name_y,
         }
     }
+
+    fn x(&self, along: f64) -> f64 {
+        self.inner.left + along * (self.inner.right - self.inner.left)
+    }
+
+    fn y(&self, share: f64) -> f64 {
+        self.inner.bottom - share.clamp(0.0, 1.0) * (self.inner.bottom - self.inner.top)
+    }
+
+    /// A line across the panel at this height.
+    fn across(&self, y: f64) -> [Position; 2] {
+        [(self.inner.left, y), (self.inner.right, y)]
+    }
 }
 
-/// Draws a panel. Learners are styled by their place in `learners`.
-pub(super) fn draw(
-    sheet: &mut Canvas<'_>,
-    frame: &PanelFrame,
-    axis: &Axis,
-    points: &[&Point],
-    learners: &[String],
-    published: &[Published],
-) -> Result<()> {
-    let Some(first) = points.first() else {
-        return Ok(());
-    };
-    let (title, subtitle) = titles(first, points);
-    head(sheet, frame, &title, &subtitle)?;
-    axes(sheet, frame, &axis.marks(), "labelled examples per class")?;
-    let curves: Vec<(usize, Vec<&Point>)> = learners
-        .iter()
-        .map(|learner| {
-            let own = points
+/// All that the panels of a figure share.
+pub(super) struct Panels<'a> {
+    axis: Axis,
+    /// Learners are styled by their place.
+    learners: &'a [String],
+    published: Vec<Published<'a>>,
+}
+
+impl<'a> Panels<'a> {
+    pub(crate) fn new(points: &[Point], anchors: &'a [Anchor], learners: &'a [String]) -> Self {
+        let axis = Axis::new(points);
+        Self {
+            published: comparable(points, anchors, &axis),
+            axis,
+            learners,
+        }
+    }
+
+    /// Draws a panel of accuracy.
+    pub(crate) fn accuracy(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point]) -> Result<()> {
+        let Some(first) = points.first() else {
+            return Ok(());
+        };
+        let (title, subtitle) = titles(first, points);
+        head(sheet, frame, &title, &subtitle)?;
+        axes(sheet, frame, &self.axis.marks(), "labelled examples per class")?;
+        let has_place = |p: &&Point| p.shots.any() && p.shots != Shots::All;
+        let curve = |learner| of_learner(points.iter().copied().filter(has_place), learner);
+        let curves = self.learners.iter().map(curve).enumerate();
+        let curves: Vec<(usize, Vec<&Point>)> = curves.filter(|(_, curve)| !curve.is_empty()).collect();
+        for (index, curve) in curves.iter().rev() {
+            band(sheet, frame, &self.axis, curve, *index)?;
+        }
+        let mut occupied = OccupiedAreas::default();
+        let guessing = frame.across(frame.y(first.chance));
+        sheet.reference(guessing)?;
+        occupied.line(&guessing);
+        let levels = levels(frame, points, self.learners);
+        for level in &levels {
+            sheet.level(frame.across(level.y), level.colour, level.dash)?;
+            occupied.line(&frame.across(level.y));
+        }
+        // The first learner of the legend is drawn last, on top.
+        for (index, curve) in curves.iter().rev() {
+            let at = |p: &&Point| (frame.x(self.axis.along(p.place())), frame.y(p.mean));
+            let line: Vec<(Position, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
+            draw_curve(sheet, &line, *index, &mut occupied)?;
+        }
+        self.capped(sheet, frame, points)?;
+        for level in &levels {
+            level.draw_name(sheet, frame, &mut occupied)?;
+        }
+        self.draw_published(sheet, frame, points, &mut occupied)
+    }
+
+    /// Draws a panel of costs: one line a learner, one marker a number of examples, joined from the fewest to the most.
+    pub(crate) fn cost(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point]) -> Result<()> {
+        let Some(first) = points.first() else {
+            return Ok(());
+        };
+        let device = measured_on(points);
+        let device = match device.split("; ").count() {
+            1 => device,
+            _ => "several devices, see below".into(),
+        };
+        head(sheet, frame, "cost", &format!("{} · {device}", first.dataset))?;
+        let axis = CostAxis::new(points);
+        axes(sheet, frame, &axis.marks(), "device-seconds per cell")?;
+        let mut occupied = OccupiedAreas::default();
+        // The first learner of the legend is drawn last, on top.
+        for (index, learner) in self.learners.iter().enumerate().rev() {
+            let at = |p: &&Point| Some(((frame.x(axis.along(p.device_seconds?)), frame.y(p.mean)), p.red));
+            let own = of_learner(points.iter().copied(), learner);
+            let line: Vec<(Position, bool)> = own.iter().filter_map(at).collect();
+            draw_curve(sheet, &line, index, &mut occupied)?;
+        }
+        Ok(())
+    }
+
+    /// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
+    /// there is room, else above it.
+    fn capped(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, points: &[&Point]) -> Result<()> {
+        let capped = points.iter().copied().filter(|p| p.capped.is_some());
+        let bottom = frame.inner.bottom;
+        for place in distinct(capped, Point::place) {
+            let x = frame.x(self.axis.along(place));
+            let crowded = self
+                .axis
+                .marks()
                 .iter()
-                .copied()
-                .filter(|p| p.learner == *learner && p.shots.any() && p.shots != Shots::All);
-            let mut curve: Vec<&Point> = own.collect();
-            curve.sort_by_key(|p| p.shots);
-            curve
-        })
-        .enumerate()
-        .filter(|(_, curve)| !curve.is_empty())
-        .collect();
-    for (index, curve) in curves.iter().rev() {
-        band(sheet, frame, axis, curve, *index)?;
+                .any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
+            let side = if crowded { -1.0 } else { 1.0 };
+            sheet.axis([(x, bottom), (x, bottom + 4.0 * side)])?;
+            sheet.text((x, bottom + 13.0 * side), &format!("{place}*"), TextFormat::MARK)?;
+        }
+        Ok(())
     }
-    let mut occupied = OccupiedAreas::default();
-    let y = frame.y(first.chance);
-    let guessing = [(frame.left(), y), (frame.right(), y)];
-    sheet.line(&guessing, CHANCE, 1.2, CHANCE_DASH)?;
-    occupied.line(&guessing);
-    let levels = levels(frame, points, learners);
-    for level in &levels {
-        level.draw(sheet, frame)?;
-        occupied.line(&level.line(frame));
+
+    /// Draws published results that are comparable with `points`, the points of one panel.
+    fn draw_published(
+        &self,
+        sheet: &mut Canvas<'_>,
+        frame: &PanelFrame,
+        points: &[&Point],
+        occupied: &mut OccupiedAreas,
+    ) -> Result<()> {
+        let comparable = |one: &&Published<'_>| points.iter().any(|p| one.anchor.matches(p));
+        let own: Vec<&Published<'_>> = self.published.iter().filter(comparable).collect();
+        let at = |one: &Published<'_>| {
+            let along = self.axis.along(one.anchor.shots);
+            (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
+        };
+        for one in &own {
+            occupied.marker(at(one));
+            sheet.ring(at(one), GREY)?;
+        }
+        for one in own {
+            let ((x, y), text) = (at(one), one.number.to_string());
+            let (width, height) = (text.len() as f64 * 7.5, 13.0);
+            let beside = [
+                (9.0, 0.0),
+                (-9.0, 0.0),
+                (0.0, -11.0),
+                (0.0, 11.0),
+                (8.0, -9.0),
+                (-8.0, -9.0),
+                (8.0, 9.0),
+            ];
+            let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
+            if let Some(area) = occupied.freest(&candidates, &frame.inner) {
+                sheet.text(area.middle(), &text, TextFormat::NOTE.anchored(HPos::Center))?;
+            }
+        }
+        Ok(())
     }
-    // The first learner of the legend is drawn last, on top.
-    for (index, curve) in curves.iter().rev() {
-        let at = |p: &&Point| (frame.x(axis.along(p.place())), frame.y(p.mean));
-        let line: Vec<(Position, bool)> = curve.iter().map(|p| (at(p), p.red)).collect();
-        draw_curve(sheet, &line, *index, &mut occupied)?;
+
+    /// Meaning of the numbers; empty without published results.
+    pub(crate) fn footnote(&self) -> String {
+        let mut told: Vec<String> = Vec::new();
+        for one in &self.published {
+            let [model, method, source] = published_name(one.anchor);
+            let text = format!("{}: {model}, {method} ({source})", one.number);
+            if !told.contains(&text) {
+                told.push(text);
+            }
+        }
+        if told.is_empty() {
+            return String::new();
+        }
+        format!(
+            "Grey rings: published results of the same dataset, protocol and metric. {}.",
+            told.join("; ")
+        )
     }
-    capped(sheet, frame, axis, points)?;
-    for level in &levels {
-        level.draw_name(sheet, frame, &mut occupied)?;
-    }
-    draw_published(sheet, frame, axis, points, published, &mut occupied)
 }
 
-/// Names the numbers of shots that stand for more, which the classes do not have: between the marks of the axis where
-/// there is room, else above it.
-fn capped(sheet: &mut Canvas<'_>, frame: &PanelFrame, axis: &Axis, points: &[&Point]) -> Result<()> {
-    let capped: Vec<Point> = points
-        .iter()
-        .filter(|p| p.capped.is_some())
-        .map(|p| (*p).clone())
-        .collect();
-    for place in distinct(&capped, Point::place) {
-        let x = frame.x(axis.along(place));
-        let crowded = axis.marks().iter().any(|(mark, _)| (frame.x(*mark) - x).abs() < 16.0);
-        let side = if crowded { -1.0 } else { 1.0 };
-        sheet.line(&[(x, frame.bottom()), (x, frame.bottom() + 4.0 * side)], INK, 1.0, &[])?;
-        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
-        sheet.text((x, frame.bottom() + 13.0 * side), &format!("{place}*"), set)?;
+/// A published result that a panel of the figure shows.
+struct Published<'a> {
+    /// Number of the footnote.
+    number: usize,
+    anchor: &'a Anchor,
+}
+
+/// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
+/// source.
+fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
+    let mut names: Vec<[&str; 3]> = Vec::new();
+    let mut found = Vec::new();
+    let has_place = |anchor: &&Anchor| (0.0..=1.0).contains(&axis.along(anchor.shots));
+    let placed = anchors.iter().filter(has_place);
+    for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
+        let name = published_name(anchor);
+        let known = names.iter().position(|known| *known == name);
+        let number = known.unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        found.push(Published {
+            number: number + 1,
+            anchor,
+        });
     }
-    Ok(())
+    found
+}
+
+/// The points of a learner, from the fewest shots to the most.
+fn of_learner<'a>(points: impl Iterator<Item = &'a Point>, learner: &String) -> Vec<&'a Point> {
+    let mut own: Vec<&Point> = points.filter(|p| p.learner == *learner).collect();
+    own.sort_by_key(|p| p.shots);
+    own
 }
 
 /// A learner's line and markers; those whose flag is set are struck out.
-pub(super) fn draw_curve(
+fn draw_curve(
     sheet: &mut Canvas<'_>,
     points: &[(Position, bool)],
     learner: usize,
@@ -203,7 +319,7 @@ pub(super) fn draw_curve(
 ) -> Result<()> {
     let style = curve_style(learner);
     let line: Vec<Position> = points.iter().map(|(at, _)| *at).collect();
-    sheet.line(&line, style.colour, CURVE_WIDTH, style.dash)?;
+    sheet.curve(&line, style)?;
     occupied.line(&line);
     for &(at, red) in points {
         occupied.marker(at);
@@ -215,9 +331,6 @@ pub(super) fn draw_curve(
     }
     Ok(())
 }
-
-/// Width of a learner's line.
-pub(super) const CURVE_WIDTH: f64 = 2.0;
 
 /// Title and subtitle of a panel.
 fn titles(first: &Point, points: &[&Point]) -> (String, String) {
@@ -241,44 +354,47 @@ fn titles(first: &Point, points: &[&Point]) -> (String, String) {
         other => format!("protocol {other} · "),
     };
     (
-        crate::report::figure::shortened(&first.dataset, &mark),
+        shortened(&first.dataset, &mark),
         format!("{protocol}{regime}{metric}{size}"),
     )
 }
 
 /// Draws what stands above a panel.
-pub(super) fn head(sheet: &mut Canvas<'_>, frame: &PanelFrame, title: &str, subtitle: &str) -> Result<()> {
-    let (x, y) = (frame.left(), frame.at.1);
-    sheet.text((x, y + 13.0), title, TextFormat::new(PANEL_TITLE, INK).bold())?;
-    sheet.text((x, y + 31.0), subtitle, TextFormat::new(SMALL, SOFT_INK))
+fn head(sheet: &mut Canvas<'_>, frame: &PanelFrame, title: &str, subtitle: &str) -> Result<()> {
+    let (x, y) = (frame.inner.left, frame.at.1);
+    sheet.text((x, y + 13.0), title, TextFormat::PANEL_TITLE)?;
+    sheet.text((x, y + 31.0), subtitle, TextFormat::NOTE)
 }
 
 /// Draws both axes: accuracy, and what `ticks` and `name` say.
-pub(super) fn axes(sheet: &mut Canvas<'_>, frame: &PanelFrame, ticks: &[Tick], name: &str) -> Result<()> {
-    let (left, right, bottom) = (frame.left(), frame.right(), frame.bottom());
+fn axes(sheet: &mut Canvas<'_>, frame: &PanelFrame, ticks: &[Tick], name: &str) -> Result<()> {
+    let Area {
+        left,
+        top,
+        right,
+        bottom,
+    } = frame.inner;
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let y = frame.y(f64::from(percent) / 100.0);
         if percent > 0 {
-            sheet.line(&[(left, y), (right, y)], GRID, 1.0, &[])?;
+            sheet.grid(frame.across(y))?;
         }
-        let label = TextFormat::new(SMALL, INK).anchored(HPos::Right);
-        sheet.text((left - 6.0, y), &percent.to_string(), label)?;
+        let mark = TextFormat::MARK.anchored(HPos::Right);
+        sheet.text((left - 6.0, y), &percent.to_string(), mark)?;
     }
-    sheet.line(&[(left, bottom), (right, bottom)], INK, 1.0, &[])?;
+    sheet.axis(frame.across(bottom))?;
     for (along, label) in ticks {
         let x = frame.x(*along);
-        sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        let set = TextFormat::new(SMALL, INK).anchored(HPos::Center);
-        sheet.text((x, bottom + 13.0), label, set)?;
+        sheet.axis([(x, bottom), (x, bottom + 4.0)])?;
+        sheet.text((x, bottom + 13.0), label, TextFormat::MARK)?;
     }
-    let set = TextFormat::new(LABEL, INK).anchored(HPos::Center);
     if frame.name_x {
         let middle = f64::midpoint(left, right);
-        sheet.text((middle, bottom + 31.0), name, set)?;
+        sheet.text((middle, bottom + 31.0), name, TextFormat::AXIS)?;
     }
     if frame.name_y {
-        let middle = f64::midpoint(frame.top(), bottom);
-        sheet.text((left - LEFT - 8.0, middle), "accuracy (%)", set.upright())?;
+        let middle = f64::midpoint(top, bottom);
+        sheet.text((left - LEFT - 8.0, middle), "accuracy (%)", TextFormat::AXIS.upright())?;
     }
     Ok(())
 }
@@ -327,15 +443,12 @@ fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Vec<Lev
                 Shots::All => (FULL_DATA_DASH, "full data"),
                 Shots::K(_) => (ZERO_SHOT_DASH, "zero-shot"),
             };
+            let red = if point.red { " (red)" } else { "" };
             levels.push(Level {
                 y: frame.y(point.mean),
                 colour: curve_style(index).colour,
                 dash,
-                name: if point.red {
-                    format!("{name} (red)")
-                } else {
-                    name.into()
-                },
+                name: format!("{name}{red}"),
             });
         }
     }
@@ -343,20 +456,12 @@ fn levels(frame: &PanelFrame, points: &[&Point], learners: &[String]) -> Vec<Lev
 }
 
 impl Level {
-    fn line(&self, frame: &PanelFrame) -> [Position; 2] {
-        [(frame.left(), self.y), (frame.right(), self.y)]
-    }
-
-    fn draw(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame) -> Result<()> {
-        sheet.line(&self.line(frame), self.colour, 1.6, self.dash)
-    }
-
     /// Names the line where most room is: at its right end, else at its left end, else between, above before below.
     fn draw_name(&self, sheet: &mut Canvas<'_>, frame: &PanelFrame, occupied: &mut OccupiedAreas) -> Result<()> {
         let width = self.name.chars().count() as f64 * LETTER * SMALL + 2.0;
-        let room = frame.right() - frame.left() - width;
+        let room = frame.inner.right - frame.inner.left - width;
         let at = |along: f64, above: bool| {
-            let x = frame.left() + along * room + width / 2.0;
+            let x = frame.inner.left + along * room + width / 2.0;
             let off = NAME_HEIGHT / 2.0 + 1.0;
             Area::around((x, if above { self.y - off } else { self.y + off }), width, NAME_HEIGHT)
         };
@@ -365,111 +470,79 @@ impl Level {
             let along = step as f64 / BETWEEN as f64;
             candidates.extend([at(along, true), at(along, false)]);
         }
-        let mut bounds = frame.inner();
+        let mut bounds = frame.inner;
         bounds.top -= ABOVE;
-        match occupied.freest(&candidates, &bounds) {
-            Some(area) => {
-                let set = TextFormat::new(SMALL, self.colour).anchored(HPos::Center);
-                sheet.text(area.middle(), &self.name, set)
-            }
-            None => Ok(()),
+        if let Some(area) = occupied.freest(&candidates, &bounds) {
+            let set = TextFormat::new(SMALL, self.colour).anchored(HPos::Center);
+            sheet.text(area.middle(), &self.name, set)?;
         }
+        Ok(())
     }
-}
-
-/// A published result that a panel of the figure shows.
-pub(super) struct Published<'a> {
-    /// Number of the footnote.
-    number: usize,
-    anchor: &'a Anchor,
-}
-
-/// Those of `anchors` that are comparable with `points` and have a place on `axis`, numbered by model, method and
-/// source.
-pub(super) fn comparable<'a>(points: &[Point], anchors: &'a [Anchor], axis: &Axis) -> Vec<Published<'a>> {
-    let mut names: Vec<[&str; 3]> = Vec::new();
-    let mut found = Vec::new();
-    let placed = anchors
-        .iter()
-        .filter(|anchor| (0.0..=1.0).contains(&axis.along(anchor.shots)));
-    for anchor in placed.filter(|anchor| points.iter().any(|p| anchor.matches(p))) {
-        let name = published_name(anchor);
-        let known = names.iter().position(|known| *known == name);
-        let number = known.unwrap_or_else(|| {
-            names.push(name);
-            names.len() - 1
-        });
-        found.push(Published {
-            number: number + 1,
-            anchor,
-        });
-    }
-    found
 }
 
 fn published_name(anchor: &Anchor) -> [&str; 3] {
     [&anchor.model, &anchor.method, &anchor.source]
 }
 
-/// Meaning of the numbers; empty without published results.
-pub(super) fn footnote(published: &[Published<'_>]) -> String {
-    let mut told: Vec<String> = Vec::new();
-    for one in published {
-        let [model, method, source] = published_name(one.anchor);
-        let text = format!("{}: {model}, {method} ({source})", one.number);
-        if !told.contains(&text) {
-            told.push(text);
-        }
-    }
-    if told.is_empty() {
-        return String::new();
-    }
-    format!(
-        "Grey rings: published results of the same dataset, protocol and metric. {}.",
-        told.join("; ")
-    )
+/// Free room beside the outermost points, in powers of ten.
+const COST_PADDING: f64 = 0.15;
+/// Labels that fit under a panel.
+const LABELS: i32 = 6;
+
+/// The axis of device-seconds.
+struct CostAxis {
+    low: f64,
+    high: f64,
 }
 
-/// Draws those of `published` that are comparable with `points`, the points of one panel.
-fn draw_published(
-    sheet: &mut Canvas<'_>,
-    frame: &PanelFrame,
-    axis: &Axis,
-    points: &[&Point],
-    published: &[Published<'_>],
-    occupied: &mut OccupiedAreas,
-) -> Result<()> {
-    let own: Vec<&Published<'_>> = published
-        .iter()
-        .filter(|one| points.iter().any(|p| one.anchor.matches(p)))
-        .collect();
-    let at = |one: &Published<'_>| {
-        let along = axis.along(one.anchor.shots);
-        (frame.x(along), frame.y(one.anchor.accuracy / 100.0))
-    };
-    for one in &own {
-        occupied.marker(at(one));
-        sheet.ring(at(one), GREY)?;
-    }
-    for one in own {
-        let ((x, y), text) = (at(one), one.number.to_string());
-        let (width, height) = (text.len() as f64 * 7.5, 13.0);
-        let beside = [
-            (9.0, 0.0),
-            (-9.0, 0.0),
-            (0.0, -11.0),
-            (0.0, 11.0),
-            (8.0, -9.0),
-            (-8.0, -9.0),
-            (8.0, 9.0),
-        ];
-        let candidates = beside.map(|(dx, dy)| Area::around((x + dx, y + dy), width, height));
-        if let Some(area) = occupied.freest(&candidates, &frame.inner()) {
-            let set = TextFormat::new(SMALL, SOFT_INK).anchored(HPos::Center);
-            sheet.text(area.middle(), &text, set)?;
+impl CostAxis {
+    /// Over all that was timed; at least from one power of ten to the next, so that there are labels.
+    fn new(points: &[&Point]) -> Self {
+        let seconds = || points.iter().filter_map(|p| p.device_seconds);
+        let low = seconds().fold(f64::MAX, f64::min).log10() - COST_PADDING;
+        let high = seconds().fold(f64::MIN_POSITIVE, f64::max).log10() + COST_PADDING;
+        if high - low >= 1.5 {
+            return Self { low, high };
+        }
+        Self {
+            low: low.min(low.floor() + 0.9),
+            high: high.max(low.floor() + 1.1).max(low + 1.2),
         }
     }
-    Ok(())
+
+    fn along(&self, seconds: f64) -> f64 {
+        (seconds.log10() - self.low) / (self.high - self.low)
+    }
+
+    fn marks(&self) -> Vec<Tick> {
+        let (first, last) = (self.low.ceil() as i32, self.high.floor() as i32);
+        let step = (last - first) / LABELS + 1;
+        let powers = (first..=last).filter(|power| power.rem_euclid(step) == 0);
+        powers
+            .map(|power| (self.along(10_f64.powi(power)), power_of_ten(power)))
+            .collect()
+    }
+}
+
+/// Ten to the power, as it is read most easily.
+fn power_of_ten(power: i32) -> String {
+    match power {
+        ..0 => format!("{:.*}", power.unsigned_abs() as usize, 10_f64.powi(power)),
+        0..=3 => format!("{}", 10_u32.pow(power.unsigned_abs())),
+        4..=5 => format!("{},000", 10_u32.pow(power.unsigned_abs() - 3)),
+        _ => format!("1e{power}"),
+    }
+}
+
+/// True if there is anything to draw.
+pub(super) fn is_timed(points: &[&Point]) -> bool {
+    points.iter().any(|p| p.device_seconds.is_some())
+}
+
+/// Devices that the points were measured on.
+pub(super) fn measured_on(points: &[&Point]) -> String {
+    let timed = points.iter().filter(|p| p.device_seconds.is_some());
+    devices(timed.map(|p| p.device.clone()))
 }
 
 /// A rectangle, in pixels right and down.
@@ -516,7 +589,7 @@ impl Area {
 
 /// Areas that are drawn already, each with the cost of covering a square pixel of it.
 #[derive(Default)]
-pub(super) struct OccupiedAreas(Vec<(Area, f64)>);
+struct OccupiedAreas(Vec<(Area, f64)>);
 
 const LINE: f64 = 1.0;
 const MARKER: f64 = 3.0;
@@ -579,5 +652,16 @@ mod tests {
         let mut marked = OccupiedAreas::default();
         marked.marker((80.0, 20.0));
         assert_eq!(marked.freest(&candidates[1..3], &bounds), Some(candidates[2]));
+    }
+
+    #[test]
+    fn powers_of_ten_are_written_plainly() {
+        let written: Vec<String> = (-3..=6).map(power_of_ten).collect();
+        assert_eq!(
+            written,
+            [
+                "0.001", "0.01", "0.1", "1", "10", "100", "1000", "10,000", "100,000", "1e6"
+            ]
+        );
     }
 }

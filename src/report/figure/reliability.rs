@@ -11,11 +11,8 @@ use crate::config::Shots;
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::report::figure::canvas;
-use crate::report::figure::canvas::{Canvas, Position, TextFormat};
-use crate::report::figure::style::{
-    CHANCE, CHANCE_DASH, GRID, INK, LABEL, PANEL_TITLE, PAPER, SMALL, SOFT_INK, TITLE, curve_style,
-};
-use crate::report::figure::{HEAD, MARGIN, MICRO_CAVEAT, corners, pdf, png, shortened};
+use crate::report::figure::canvas::{Canvas, MARGIN, Position, TextFormat, curve_style};
+use crate::report::figure::{HEAD, MICRO_CAVEAT, forms, shortened};
 
 /// Side of the square in which lines are drawn.
 const SIDE: f64 = 250.0;
@@ -43,9 +40,10 @@ pub fn write(folder: &Path, rows: &[Row]) -> Result<()> {
     let drawing = svg(rows)?;
     fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
     file::replace_if_changed(&path("csv"), &to_csv(rows, &path("csv"))?)?;
-    file::replace_if_changed(&path("png"), &png(&drawing)?)?;
-    file::replace_if_changed(&path("pdf"), &pdf(&drawing)?)?;
-    file::replace_if_changed(&path("svg"), drawing.as_bytes()).map(drop)
+    for (kind, bytes) in forms(drawing)? {
+        file::replace_if_changed(&path(kind), &bytes)?;
+    }
+    Ok(())
 }
 
 /// The diagram as SVG; the same rows give the same bytes.
@@ -64,15 +62,12 @@ pub fn svg(rows: &[Row]) -> Result<String> {
     let foot = HEAD + learners.len().div_ceil(columns) as f64 * panel.1;
     let height = foot + 3.0 * FOOT + MARGIN;
     canvas::draw(width, height, "Reliability of class probabilities", |sheet| {
-        sheet.area(&corners((0.0, 0.0), width, height), PAPER, 1.0)?;
         let title = "How often the most probable class is right, by its probability";
-        sheet.text((MARGIN, MARGIN + 8.0), title, TextFormat::new(TITLE, INK).bold())?;
+        sheet.paper(width, height, title)?;
         for (index, learner) in learners.iter().enumerate() {
             let (column, row) = (index % columns, index / columns);
-            let at = (
-                MARGIN + column as f64 * panel.0 + LEFT,
-                HEAD + row as f64 * panel.1 + ABOVE,
-            );
+            let left = MARGIN + column as f64 * panel.0 + LEFT;
+            let at = (left, HEAD + row as f64 * panel.1 + ABOVE);
             let own: Vec<&Row> = rows.iter().filter(|row| row.learner == **learner).collect();
             draw_panel(sheet, at, learner, &own, &shots)?;
         }
@@ -82,11 +77,10 @@ pub fn svg(rows: &[Row]) -> Result<String> {
         ];
         for (line, note) in notes.iter().enumerate() {
             let y = foot + 8.0 + line as f64 * FOOT;
-            sheet.text((MARGIN, y), note, TextFormat::new(SMALL, SOFT_INK))?;
+            sheet.text((MARGIN, y), note, TextFormat::NOTE)?;
         }
         if rows.iter().any(|row| row.micro) {
-            let set = TextFormat::new(SMALL, INK).bold();
-            sheet.text((MARGIN, foot + 8.0 + 2.0 * FOOT), MICRO_CAVEAT, set)?;
+            sheet.text((MARGIN, foot + 8.0 + 2.0 * FOOT), MICRO_CAVEAT, TextFormat::CAVEAT)?;
         }
         Ok(())
     })
@@ -101,35 +95,23 @@ fn draw_panel(
 ) -> Result<()> {
     let bottom = top + SIDE;
     let place = |x: f64, y: f64| (left + x * SIDE, bottom - y * SIDE);
-    sheet.text(
-        (left, top - 14.0),
-        &shortened(learner, ""),
-        TextFormat::new(PANEL_TITLE, INK).bold(),
-    )?;
+    sheet.text((left, top - 14.0), &shortened(learner, ""), TextFormat::PANEL_TITLE)?;
     for percent in [0_u32, 20, 40, 60, 80, 100] {
         let share = f64::from(percent) / 100.0;
         let (x, y) = place(share, share);
         if percent > 0 {
-            sheet.line(&[(left, y), (left + SIDE, y)], GRID, 1.0, &[])?;
+            sheet.grid([(left, y), (left + SIDE, y)])?;
         }
         let text = percent.to_string();
-        sheet.text(
-            (left - 6.0, y),
-            &text,
-            TextFormat::new(SMALL, INK).anchored(HPos::Right),
-        )?;
-        sheet.line(&[(x, bottom), (x, bottom + 4.0)], INK, 1.0, &[])?;
-        sheet.text(
-            (x, bottom + 13.0),
-            &text,
-            TextFormat::new(SMALL, INK).anchored(HPos::Center),
-        )?;
+        sheet.text((left - 6.0, y), &text, TextFormat::MARK.anchored(HPos::Right))?;
+        sheet.axis([(x, bottom), (x, bottom + 4.0)])?;
+        sheet.text((x, bottom + 13.0), &text, TextFormat::MARK)?;
     }
-    sheet.line(&[(left, bottom), (left + SIDE, bottom)], INK, 1.0, &[])?;
-    let name = TextFormat::new(LABEL, INK).anchored(HPos::Center);
+    sheet.axis([(left, bottom), (left + SIDE, bottom)])?;
+    let name = TextFormat::AXIS;
     sheet.text((left + SIDE / 2.0, bottom + 31.0), "probability (%)", name)?;
     sheet.text((left - 36.0, top + SIDE / 2.0), "right (%)", name.upright())?;
-    sheet.line(&[place(0.0, 0.0), place(1.0, 1.0)], CHANCE, 1.2, CHANCE_DASH)?;
+    sheet.reference([place(0.0, 0.0), place(1.0, 1.0)])?;
     let mut entry = top + 10.0;
     for (index, k) in shots.iter().enumerate() {
         let own: Vec<&&Row> = rows.iter().filter(|row| row.shots == *k).collect();
@@ -144,7 +126,7 @@ fn draw_panel(
         }
         sheet.marker((left + 12.0, entry), style.marker, style.colour)?;
         let text = format!("k = {k} ({:.1})", 100.0 * first.ece);
-        sheet.text((left + 22.0, entry), &text, TextFormat::new(SMALL, INK))?;
+        sheet.text((left + 22.0, entry), &text, TextFormat::MARK.anchored(HPos::Left))?;
         entry += LEGEND_ROW;
     }
     Ok(())

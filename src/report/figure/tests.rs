@@ -27,7 +27,7 @@ fn fewer_shots_than_asked_for_have_their_own_place_and_mark() {
     points.iter_mut().for_each(|p| p.protocol = Protocol::Tinker);
     cap(&mut points, FIVE[0].0, 10);
     let drawing = svg(&points).unwrap();
-    let (_, boxes) = export::text_boxes(&drawing);
+    let (_, boxes) = export::tests::text_boxes(&drawing);
     let text: Vec<&str> = boxes.iter().map(|(text, _)| text.as_str()).collect();
     assert_eq!(text.iter().filter(|text| **text == "10*").count(), 1, "{text:?}");
     let text = text.join(" ");
@@ -78,7 +78,7 @@ fn no_text_is_small_or_cut_or_on_other_text() {
         let smallest = sizes.map(|size| size.parse::<f64>().unwrap()).fold(f64::MAX, f64::min);
         assert!(smallest >= 110.0, "tenths of a pixel: {smallest}");
 
-        let (sheet, boxes) = export::text_boxes(&drawing);
+        let (sheet, boxes) = export::tests::text_boxes(&drawing);
         assert!(boxes.len() > 10 * datasets.len());
         for (i, (text, own)) in boxes.iter().enumerate() {
             let inside =
@@ -140,7 +140,7 @@ fn odd_tables_are_drawn_too() {
 fn a_level_without_examples_is_a_line_and_no_place_on_the_axis() {
     let points = sample_with_writer(&FIVE, "Qwen3-VL LoRA");
     let drawing = svg(&points).unwrap();
-    let (_, boxes) = export::text_boxes(&drawing);
+    let (_, boxes) = export::tests::text_boxes(&drawing);
     let count = |text: &str| boxes.iter().filter(|(own, _)| own == text).count();
     // Once a panel, with ticks 0 % of the accuracy axis only.
     assert_eq!((count("zero-shot"), count("0"), count("16")), (5, 5, 5));
@@ -181,7 +181,7 @@ fn levels_side_by_side_keep_their_names_apart() {
     }
     for level in [0.0, 0.5, 1.0] {
         points.iter_mut().filter(|p| p.shots == 0).for_each(|p| p.mean = level);
-        let (_, boxes) = export::text_boxes(&svg(&points).unwrap());
+        let (_, boxes) = export::tests::text_boxes(&svg(&points).unwrap());
         for (i, (text, own)) in boxes.iter().enumerate() {
             for (other, there) in &boxes[..i] {
                 let apart = own.left() > there.right()
@@ -203,8 +203,8 @@ fn levels_alone_are_drawn() {
 }
 
 /// Colours of the lines as wide as curves, and of those as wide as the line of guessing.
-fn line_colours(drawing: &str) -> Vec<style::Rgb> {
-    let mut colours: Vec<style::Rgb> = Vec::new();
+fn line_colours(drawing: &str) -> Vec<canvas::Rgb> {
+    let mut colours: Vec<canvas::Rgb> = Vec::new();
     for line in drawing.split("<polyline ").skip(1) {
         let value = |name: &str| {
             line.split_once(&format!("{name}=\""))
@@ -216,7 +216,7 @@ fn line_colours(drawing: &str) -> Vec<style::Rgb> {
         };
         let is_data = ["20", "16", "12"].contains(&value("stroke-width"));
         let channel = |at: usize| u8::from_str_radix(&value("stroke")[at..at + 2], 16).unwrap();
-        let colour = style::Rgb(channel(1), channel(3), channel(5));
+        let colour = canvas::Rgb(channel(1), channel(3), channel(5));
         if is_data && !colours.contains(&colour) {
             colours.push(colour);
         }
@@ -249,9 +249,9 @@ fn the_reference_figure_is_legible_in_grey() {
     // Every learner and guessing.
     assert_eq!(colours.len(), learners(&points).len() + 1, "{colours:?}");
     for (i, &a) in colours.iter().enumerate() {
-        assert!(style::vision::contrast(a, style::PAPER) >= 3.0, "{a:?}");
+        assert!(canvas::vision::contrast(a, canvas::PAPER) >= 3.0, "{a:?}");
         for &b in &colours[..i] {
-            let contrast = style::vision::contrast(a, b);
+            let contrast = canvas::vision::contrast(a, b);
             assert!(contrast >= 1.25, "{a:?} and {b:?}: {contrast}");
         }
     }
@@ -260,7 +260,7 @@ fn the_reference_figure_is_legible_in_grey() {
 #[test]
 fn full_data_is_a_level_of_the_learners_in_question() {
     let points = whole(sample_with_writer(&FIVE, "Qwen3-VL LoRA"));
-    let (_, boxes) = export::text_boxes(&svg(&points).unwrap());
+    let (_, boxes) = export::tests::text_boxes(&svg(&points).unwrap());
     let count = |text: &str| boxes.iter().filter(|(own, _)| own == text).count();
     // Two learners in five panels and the mean.
     assert_eq!((count("full data"), count("zero-shot")), (12, 6));
@@ -297,7 +297,7 @@ fn names_of_levels_stay_clear_of_markers() {
     let level = last.unwrap().mean - 0.02;
     points.iter_mut().filter(|p| p.shots == 0).for_each(|p| p.mean = level);
     let drawing = svg(&points).unwrap();
-    let (_, boxes) = export::text_boxes(&drawing);
+    let (_, boxes) = export::tests::text_boxes(&drawing);
     let (_, name) = boxes.iter().find(|(text, _)| text == "zero-shot").unwrap();
     let circles = drawing.split("<circle ").skip(1).map(|circle| {
         let value = |key: &str| -> f32 {
@@ -349,7 +349,7 @@ fn published_results_are_shown_only_where_they_compare() {
     let grey = |points: &[Point], anchors: &[Anchor]| draw(points, anchors).unwrap().matches("#777777").count();
     // A ring each; what lies beyond the axis has none.
     assert_eq!(grey(&points, &anchors), 3);
-    let (_, boxes) = export::text_boxes(&draw(&points, &anchors).unwrap());
+    let (_, boxes) = export::tests::text_boxes(&draw(&points, &anchors).unwrap());
     let text: Vec<&str> = boxes.iter().map(|(text, _)| text.as_str()).collect();
     let text = text.join(" ");
     for told in [

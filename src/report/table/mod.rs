@@ -7,18 +7,13 @@ use crate::config::{Protocol, Shots};
 use crate::report::figure::MICRO_CAVEAT;
 use crate::statistics::Interval;
 use crate::statistics::metric::Headline;
-use crate::statistics::variance::Estimate;
 
-mod accuracy;
-mod data;
-mod gains;
-mod text;
+mod contents;
+mod forms;
 
-pub use crate::report::table::accuracy::calibration;
-pub use crate::report::table::accuracy::{accuracy, readings, zero_shot};
-pub use crate::report::table::accuracy::{normalisations, wordings};
-pub use crate::report::table::data::json;
-pub use crate::report::table::gains::{along_shots, differences, images_saved, micro_gates, paired_tests};
+pub use crate::report::table::contents::{accuracy, calibration, normalisations, readings, wordings, zero_shot};
+pub use crate::report::table::contents::{along_shots, differences, images_saved, micro_gates, paired_tests};
+pub use crate::report::table::forms::json;
 
 /// Printed under every table that shows a number of shots which a class does not have.
 pub const CAP_NOTE: &str = "Marked *: fewer examples per class than were asked for, all that the smallest class has";
@@ -95,6 +90,17 @@ impl Group {
             protocol,
             about: None,
         }
+    }
+
+    /// The same in a table of accuracies.
+    fn measured_by(self, metric: Headline, regime: Option<String>, n_test: usize, chance: f64) -> Self {
+        let about = Some(AccuracyKind {
+            metric,
+            regime,
+            n_test,
+            chance,
+        });
+        Self { about, ..self }
     }
 }
 
@@ -180,12 +186,6 @@ impl From<Value> for Cell {
     }
 }
 
-impl From<&Estimate> for Value {
-    fn from(gain: &Estimate) -> Self {
-        Self::Gain(gain.mean, gain.interval)
-    }
-}
-
 impl Value {
     /// Words.
     fn text(words: impl Into<String>) -> Self {
@@ -224,8 +224,11 @@ impl Column {
     }
 }
 
-pub(crate) fn columns(columns: &[(&str, Kind)]) -> Vec<Column> {
-    columns.iter().map(|(name, kind)| Column::new(*name, *kind)).collect()
+/// Columns of one kind after the other, by their names.
+pub(crate) fn columns(kinds: &[(Kind, &[&str])]) -> Vec<Column> {
+    let named =
+        |(kind, names): &(Kind, &[&str])| names.iter().map(|name| Column::new(*name, *kind)).collect::<Vec<_>>();
+    kinds.iter().flat_map(named).collect()
 }
 
 impl Table {

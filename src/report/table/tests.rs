@@ -1,13 +1,11 @@
 use std::path::Path;
 
-use crate::comparison::curve::points;
-use crate::comparison::micro_gate::micro_gates as gates;
+use crate::comparison::curve::{points, zero_shots};
 use crate::comparison::paired;
-use crate::comparison::paired::{at_most_shots, tests};
+use crate::comparison::paired::{at_most_shots, micro_gates as gates, tests};
 use crate::comparison::saved::labelled_images_saved;
 use crate::comparison::series::Series;
-use crate::comparison::zero_shot::zero_shots;
-use crate::report::table::text::signed;
+use crate::report::table::forms::signed;
 use crate::report::table::*;
 use crate::store::record::tests::{cell, written_cell};
 

@@ -40,7 +40,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -95,10 +95,8 @@ impl Content {
     fn parse(bytes: &[u8], run_id: &str) -> Result<Self, String> {
         let content: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         if content.schema != SCHEMA {
-            return Err(format!(
-                "schema {} is not known, this version reads {SCHEMA}",
-                content.schema
-            ));
+            let found = content.schema;
+            return Err(format!("schema {found} is not known, this version reads {SCHEMA}"));
         }
         if content.run_id != run_id {
             return Err(format!("it is a claim on {}", content.run_id));
@@ -282,14 +280,12 @@ impl Claims {
         let linked = file::write_through(&temporary, &bytes).and_then(|()| fs::hard_link(&temporary, &path));
         // The claim stands or falls with its own name; this one would only waste space.
         let _ = fs::remove_file(&temporary);
-        match linked {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                let ours = read(&path)?.is_some_and(|there| there == bytes);
-                Ok(ours.then(|| Claim::new(&self.folder, generation, content, self.lease)))
-            }
-            Err(e) => Err(Error::io("claim a cell by", &path)(e)),
-            Ok(()) => Ok(Some(Claim::new(&self.folder, generation, content, self.lease))),
-        }
+        let ours = match linked {
+            Ok(()) => true,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => read(&path)?.is_some_and(|there| there == bytes),
+            Err(e) => return Err(Error::io("claim a cell by", &path)(e)),
+        };
+        Ok(ours.then(|| Claim::new(&self.folder, generation, content, self.lease)))
     }
 }
 
@@ -425,7 +421,7 @@ impl Claim {
         if self.file.lost.load(Ordering::Relaxed) {
             return Err(self.file.taken_over());
         }
-        let seen = *self.file.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = *lock(&self.file.seen);
         if seen.elapsed() > self.file.lease / 2 {
             return self.confirm();
         }
@@ -468,7 +464,7 @@ impl Drop for Claim {
 impl OwnFile {
     fn taken_over(&self) -> Error {
         self.lost.store(true, Ordering::Relaxed);
-        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let content = lock(&self.content);
         Error::TakenOver {
             run_id: content.run_id.clone(),
             lease_seconds: content.lease_seconds,
@@ -477,18 +473,17 @@ impl OwnFile {
 
     /// The opened file and its content, if both are this claim's and no higher generation is there.
     fn confirm(&self, opened: std::io::Result<File>) -> Result<(File, Content)> {
-        let mut own = match opened {
-            Ok(own) => own,
-            Err(e) if gone(&e) => return Err(self.taken_over()),
-            Err(e) => return Err(Error::io("open", &self.path)(e)),
+        let failed = |action, e: std::io::Error| {
+            if gone(&e) {
+                self.taken_over()
+            } else {
+                Error::io(action, &self.path)(e)
+            }
         };
+        let mut own = opened.map_err(|e| failed("open", e))?;
         let mut bytes = Vec::new();
-        match own.read_to_end(&mut bytes) {
-            Ok(_) => {}
-            Err(e) if gone(&e) => return Err(self.taken_over()),
-            Err(e) => return Err(Error::io("read", &self.path)(e)),
-        }
-        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        own.read_to_end(&mut bytes).map_err(|e| failed("read", e))?;
+        let content = lock(&self.content).clone();
         let there = Content::parse(&bytes, &content.run_id);
         let above = path(&self.folder, &content.run_id, self.generation + 1);
         // A file of ours that a crash of its server has torn is still ours.
@@ -496,7 +491,7 @@ impl OwnFile {
         if another || self.lost.load(Ordering::Relaxed) || read(&above)?.is_some() {
             return Err(self.taken_over());
         }
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *lock(&self.seen) = Instant::now();
         Ok((own, content))
     }
 
@@ -511,7 +506,7 @@ impl OwnFile {
         own.rewind()
             .and_then(|()| own.write_all(&bytes))
             .map_err(Error::io("write", &self.path))?;
-        *self.content.lock().unwrap_or_else(PoisonError::into_inner) = content;
+        *lock(&self.content) = content;
         Ok(())
     }
 
@@ -529,7 +524,7 @@ impl OwnFile {
                 removed.into_iter().collect()
             }
             Err(Error::TakenOver { .. }) => {
-                let own = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let own = lock(&self.content).clone();
                 let there = read(&self.path)?;
                 match there.and_then(|bytes| Content::parse(&bytes, &own.run_id).ok()) {
                     Some(there) if there.token == own.token => file::remove_if_present(&self.path),
@@ -539,6 +534,11 @@ impl OwnFile {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A value that no panic leaves half-changed.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// True if a file is no longer there: by name, or by the handle that a server has forgotten.

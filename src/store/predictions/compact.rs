@@ -26,9 +26,9 @@ use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
-use crate::store::identity::SCHEMA;
-use crate::store::predictions::{COLUMNS, json, open_file, write_column, write_rows};
-use crate::store::predictions::{Rows, general, guarded, malformed, metadata, open};
+use crate::store::predictions::{
+    COLUMNS, Rows, general, guarded, json, malformed, metadata, open, open_file, write_column, write_rows,
+};
 
 /// Class names and rows of each cell, by `run_id`.
 pub type Cells = BTreeMap<String, (Vec<String>, Vec<Prediction>)>;
@@ -62,10 +62,9 @@ impl<W: Write + Send> Writer<W> {
             .set_statistics_enabled(EnabledStatistics::None)
             .set_offset_index_disabled(true)
             .set_max_row_group_row_count(None);
-        let schema = KeyValue::new("schema".into(), SCHEMA.to_string());
         let columns = format!("{COLUMNS} required binary run_id (STRING);");
         Ok(Self {
-            file: open_file(into, &columns, properties, vec![schema])?,
+            file: open_file(into, &columns, properties, Vec::new())?,
             class_lists: Vec::new(),
             known: HashMap::new(),
             list_of: BTreeMap::new(),
@@ -76,11 +75,8 @@ impl<W: Write + Send> Writer<W> {
     }
 
     fn push(&mut self, run_id: &str, classes: Vec<String>, rows: Vec<Prediction>) -> ParquetResult<()> {
-        if self
-            .list_of
-            .last_key_value()
-            .is_some_and(|(last, _)| run_id <= last.as_str())
-        {
+        let last = self.list_of.last_key_value();
+        if last.is_some_and(|(last, _)| run_id <= last.as_str()) {
             return Err(general(format!("cell {run_id} is out of order")));
         }
         let class_lists = &mut self.class_lists;
@@ -215,14 +211,6 @@ pub struct Reader<R: ChunkReader> {
     last: Option<String>,
 }
 
-impl<R: ChunkReader> std::fmt::Debug for Reader<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Reader<File> {
     /// Opens the predictions of a compact folder; those of any other are `None`.
     ///
@@ -254,9 +242,8 @@ impl<R: ChunkReader + 'static> Reader<R> {
             let class_lists: Vec<Vec<String>> = metadata(&file, "class_lists")?;
             let list_of: BTreeMap<String, usize> = metadata(&file, "cells")?;
             if let Some((run_id, list)) = list_of.iter().find(|(_, list)| **list >= class_lists.len()) {
-                return Err(general(format!(
-                    "cell {run_id} uses class list {list}, which is not there"
-                )));
+                let reason = format!("cell {run_id} uses class list {list}, which is not there");
+                return Err(general(reason));
             }
             Ok((file, class_lists, list_of))
         };

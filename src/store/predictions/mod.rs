@@ -20,7 +20,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::file::reader::{ChunkReader, FileReader as _, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,7 +29,9 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
-use crate::store::identity::SCHEMA;
+
+/// Version of the records and prediction files of cells; raised when a field changes its meaning.
+pub const SCHEMA: u32 = 3;
 
 const COLUMNS: &str = "
     required binary id (STRING);
@@ -96,14 +98,11 @@ pub(crate) fn check(classes: usize, rows: &[Prediction]) -> Result<(), String> {
         if let Some(class) = named.into_iter().flatten().find(|&class| class as usize >= classes) {
             return Err(format!("image `{}` has class {class}, there are {classes}", row.id));
         }
-        if let Some(log_probs) = row
-            .log_probs
-            .as_ref()
-            .filter(|p| p.len() != classes || p.iter().any(|p| p.is_nan()))
-        {
+        let fits = |log_probs: &&Vec<f32>| log_probs.len() == classes && !log_probs.iter().any(|p| p.is_nan());
+        if let Some(log_probs) = row.log_probs.as_ref().filter(|log_probs| !fits(log_probs)) {
+            let id = &row.id;
             return Err(format!(
-                "image `{}` has log-probabilities {log_probs:?} for {classes} classes",
-                row.id
+                "image `{id}` has log-probabilities {log_probs:?} for {classes} classes"
             ));
         }
     }
@@ -123,35 +122,26 @@ pub fn encode(run_id: &str, classes: &[String], rows: &[Prediction]) -> Result<V
 
 fn encode_rows(classes: &[String], rows: &[Prediction]) -> ParquetResult<Vec<u8>> {
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
-    let metadata = vec![KeyValue::new("classes".into(), json(classes)?)];
-    write_file(COLUMNS, properties, metadata, |group| write_rows(group, rows))
-}
-
-fn json(value: &(impl Serialize + ?Sized)) -> ParquetResult<String> {
-    serde_json::to_string(value).map_err(|e| ParquetError::General(e.to_string()))
-}
-
-/// A file of one row group that `write` fills; the schema version goes ahead of the other `metadata`.
-fn write_file(
-    columns: &str,
-    properties: WriterPropertiesBuilder,
-    mut metadata: Vec<KeyValue>,
-    write: impl FnOnce(&mut Group<'_, Vec<u8>>) -> ParquetResult<()>,
-) -> ParquetResult<Vec<u8>> {
-    metadata.insert(0, KeyValue::new("schema".into(), SCHEMA.to_string()));
-    let mut file = open_file(Vec::new(), columns, properties, metadata)?;
+    let classes = KeyValue::new("classes".into(), json(classes)?);
+    let mut file = open_file(Vec::new(), COLUMNS, properties, vec![classes])?;
     let mut group = file.next_row_group()?;
-    write(&mut group)?;
+    write_rows(&mut group, rows)?;
     group.close()?;
     file.into_inner()
 }
 
+fn json(value: &(impl Serialize + ?Sized)) -> ParquetResult<String> {
+    serde_json::to_string(value).map_err(|e| general(e.to_string()))
+}
+
+/// Opens a file for writing; the schema version goes ahead of the other `metadata`.
 fn open_file<W: Write + Send>(
     into: W,
     columns: &str,
     properties: WriterPropertiesBuilder,
-    metadata: Vec<KeyValue>,
+    mut metadata: Vec<KeyValue>,
 ) -> ParquetResult<SerializedFileWriter<W>> {
+    metadata.insert(0, KeyValue::new("schema".into(), SCHEMA.to_string()));
     let properties = properties
         .set_created_by("kshot".into())
         .set_key_value_metadata(Some(metadata))
@@ -175,7 +165,7 @@ fn write_rows<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Prediction]) ->
 }
 
 fn class(index: u32) -> ParquetResult<i32> {
-    i32::try_from(index).map_err(|_| ParquetError::General(format!("class index {index} is too large")))
+    i32::try_from(index).map_err(|_| general(format!("class index {index} is too large")))
 }
 
 type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
@@ -224,10 +214,8 @@ fn write_log_probs<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Prediction
     column.close()
 }
 
-fn next_column<'a, W: Write + Send>(
-    group: &'a mut Group<'_, W>,
-) -> ParquetResult<parquet::file::writer::SerializedColumnWriter<'a>> {
-    let missing = || ParquetError::General("fewer columns in the schema than written".into());
+fn next_column<'a, W: Write + Send>(group: &'a mut Group<'_, W>) -> ParquetResult<SerializedColumnWriter<'a>> {
+    let missing = || general("fewer columns in the schema than written".into());
     group.next_column()?.ok_or_else(missing)
 }
 
@@ -246,11 +234,7 @@ fn guarded<T>(work: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
 }
 
 fn malformed(path: &Path, reason: String) -> Error {
-    Error::Malformed {
-        kind: "prediction file",
-        path: path.into(),
-        reason,
-    }
+    Error::malformed("prediction file", path, reason)
 }
 
 fn decode_rows(bytes: Vec<u8>) -> ParquetResult<(Vec<String>, Vec<Prediction>)> {
@@ -373,16 +357,13 @@ impl Rows {
             };
             Some((run_id.next()?, prediction))
         };
+        let short_column = || general("a column is shorter than the table".into());
         (0..n).map(|_| row().ok_or_else(short_column)).collect()
     }
 }
 
 /// Place of the log-probabilities among the columns.
 const LOG_PROBS: usize = 8;
-
-fn short_column() -> ParquetError {
-    general("a column is shorter than the table".into())
-}
 
 /// A column of the type that is expected of it.
 fn typed<T: DataType>(group: &dyn RowGroupReader, column: usize) -> ParquetResult<ColumnReaderImpl<T>> {

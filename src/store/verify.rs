@@ -1,27 +1,29 @@
 //! The proof that a results folder holds what it says: every number is computed again from the stored predictions,
-//! every record is the one of its `run_id`, and the cells follow from the `sweep.toml` beside them.
+//! every record is the one of its `run_id`, the cells follow from the `sweep.toml` beside them, and the images are still
+//! those that it was computed on.
 
-mod images;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
-use std::collections::HashSet;
-use std::path::Path;
-
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::data::split::Split;
+use crate::config::Protocol;
+use crate::data;
+use crate::data::Dataset;
+use crate::data::split;
+use crate::data::split::{Split, SplitItem};
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
 use crate::prediction::{Prediction, Reading};
 use crate::statistics::calibration::Calibration;
 use crate::statistics::metric::{Metrics, Normalised};
-use crate::store::identity::{DIGESTS, Identity, digest};
-use crate::store::record::{Record, count_groups, seal};
-use crate::store::{Store, ledger};
-
-pub use crate::store::verify::images::{Images, images};
+use crate::store::Store;
+use crate::store::record::{DIGESTS, Identity, Record, count_groups, digest, seal};
 
 /// A sweep's config as far as a proof needs it. The store knows no learners: the experiment reads it.
 pub trait Config {
@@ -76,13 +78,18 @@ impl Findings {
     }
 
     fn problem(&mut self, store: &Store, path: &Path, reason: String) {
-        let file = path.strip_prefix(store.folder()).unwrap_or(path).display().to_string();
+        let file = inside(store, path);
         let problem = Problem { file, reason };
         // Many cells share a file; what is wrong with it is said once.
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
     }
+}
+
+/// A path as seen from the results folder.
+fn inside(store: &Store, path: &Path) -> String {
+    path.strip_prefix(store.folder()).unwrap_or(path).display().to_string()
 }
 
 /// Reads every cell, checks the hashes of record, predictions and split, computes all metrics again and compares them
@@ -108,7 +115,7 @@ pub fn verify(store: &Store, read: ReadConfig<'_>) -> Result<Findings> {
                 for reason in recomputed(&record, &rows) {
                     findings.problem(store, &store.cell_path(&run_id), reason);
                 }
-                let drawn = split(store, &record, &rows, &mut findings)?;
+                let drawn = checked_split(store, &record, &rows, &mut findings)?;
                 check_identity(store, &record, &rows, drawn.as_ref(), &mut findings)?;
                 records.push(record);
             }
@@ -120,10 +127,9 @@ pub fn verify(store: &Store, read: ReadConfig<'_>) -> Result<Findings> {
     swapped(store, &records, &mut findings);
     tables(store, &records, read, &mut findings)?;
     for (path, _) in store.leftovers(|_| true)? {
-        let path = path.strip_prefix(store.folder()).unwrap_or(&path).display().to_string();
-        findings
-            .notes
-            .push(format!("`{path}` is of a cell that runs, was cut short or failed"));
+        let path = inside(store, &path);
+        let note = format!("`{path}` is of a cell that runs, was cut short or failed");
+        findings.notes.push(note);
     }
     Ok(findings)
 }
@@ -139,13 +145,9 @@ fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
         }
     };
     let again = Metrics::of(rows, record.reading, record.metrics.headline);
-    let json = |metrics: &Metrics| serde_json::to_value(metrics).unwrap_or_default();
     let (stored, again) = (json(&record.metrics), json(&again));
     if let (Some(stored), Some(again)) = (stored.as_object(), again.as_object()) {
-        let mut names: Vec<&String> = stored.keys().chain(again.keys()).collect();
-        names.sort();
-        names.dedup();
-        for name in names {
+        for name in stored.keys().chain(again.keys()).collect::<BTreeSet<_>>() {
             let of = |metrics: &serde_json::Map<String, Value>| metrics.get(name).cloned().unwrap_or_default();
             compare(name, &of(stored), &of(again));
         }
@@ -153,19 +155,14 @@ fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
     // Records of before have none.
     if record.calibration.is_some() {
         let again = Calibration::of(rows, 1.0);
-        compare("calibration", &value(&record.calibration), &value(&again));
+        compare("calibration", &json(&record.calibration), &json(&again));
     }
     if let Some(tempered) = record.tempered {
         let again = Calibration::of(rows, tempered.temperature);
-        compare(
-            "calibration at the temperature",
-            &value(&Some(tempered.test)),
-            &value(&again),
-        );
+        compare("calibration at the temperature", &json(&tempered.test), &json(&again));
     }
     if let Some(names) = &record.names {
         let again = Normalised::of(rows, names, record.metrics.headline);
-        let json = |all: &Option<Normalised>| serde_json::to_value(all).unwrap_or_default();
         compare("accuracy by normalisation", &json(&record.normalised), &json(&again));
     }
     compare("n_test", &record.n_test.into(), &rows.len().into());
@@ -173,61 +170,70 @@ fn recomputed(record: &Record, rows: &[Prediction]) -> Vec<String> {
     reasons
 }
 
-fn value(calibration: &Option<Calibration>) -> Value {
-    serde_json::to_value(calibration).unwrap_or_default()
+fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 /// Checks that the split of a cell is the one it was run on, and that the predictions are of its test images; gives it if so.
-fn split(store: &Store, record: &Record, rows: &[Prediction], findings: &mut Findings) -> Result<Option<Split>> {
+fn checked_split(
+    store: &Store,
+    record: &Record,
+    rows: &[Prediction],
+    findings: &mut Findings,
+) -> Result<Option<Split>> {
     let path = store.split_path(&record.key);
     // The compact form has none: they follow from config and seed.
     if !path.parent().is_some_and(Path::is_dir) {
         return Ok(None);
     }
-    let Some(bytes) = file::read_if_present(&path)? else {
-        findings.problem(store, &path, format!("the split of {} is missing", record.key));
-        return Ok(None);
+    let split = match file::read_if_present(&path)? {
+        Some(bytes) => parse_split(&bytes, record, rows),
+        None => Err(format!("the split of {} is missing", record.key)),
     };
-    if hex(&Sha256::digest(&bytes)) != record.split_sha256 {
-        let reason = format!("it is not the split that {} was run on", record.key);
-        findings.problem(store, &path, reason);
-        return Ok(None);
-    }
-    let split: Split = match serde_json::from_slice(&bytes) {
-        Ok(split) => split,
-        Err(error) => {
-            findings.problem(store, &path, format!("it is no split: {error}"));
-            return Ok(None);
+    Ok(match split {
+        Ok(split) => {
+            findings.splits += 1;
+            Some(split)
         }
-    };
+        Err(reason) => {
+            findings.problem(store, &path, reason);
+            None
+        }
+    })
+}
+
+/// The split that a cell was run on, or the reason why its file is none.
+fn parse_split(bytes: &[u8], record: &Record, rows: &[Prediction]) -> Result<Split, String> {
+    let key = &record.key;
+    if hex(&Sha256::digest(bytes)) != record.split_sha256 {
+        return Err(format!("it is not the split that {key} was run on"));
+    }
+    let split: Split = serde_json::from_slice(bytes).map_err(|error| format!("it is no split: {error}"))?;
     let same = split.test.len() == rows.len()
         && (split.test.iter().zip(rows))
             .all(|(item, row)| item.id == row.id && item.sha256 == row.sha256 && item.class == row.truth);
-    let key = &record.key;
     let own = split.dataset == key.dataset
         && split.protocol == key.protocol
         && split.shots == key.shots
         && split.seed == key.seed
         && split.classes == record.classes;
-    if !same || !own || split.train.len() != record.n_train {
-        let reason = format!("{} was not run on the images of this split", record.key);
-        findings.problem(store, &path, reason);
-        return Ok(None);
+    if same && own && split.train.len() == record.n_train {
+        Ok(split)
+    } else {
+        Err(format!("{key} was not run on the images of this split"))
     }
-    findings.splits += 1;
-    Ok(Some(split))
 }
 
 /// Rebuilds the tables of the cells that the ledger lists.
 fn tables(store: &Store, records: &[Record], read: ReadConfig<'_>, findings: &mut Findings) -> Result<()> {
     let path = store.folder().join("ledger.csv");
-    if !path.exists() {
-        let note = "there is no `ledger.csv` yet: `kshot sweep` writes it at its end";
-        findings.notes.push(note.into());
-        return Ok(());
-    }
-    let listed = match ledger::listed(&path) {
-        Ok(listed) => listed,
+    let listed = match store.listed() {
+        Ok(Some(listed)) => listed,
+        Ok(None) => {
+            let note = "there is no `ledger.csv` yet: `kshot sweep` writes it at its end";
+            findings.notes.push(note.into());
+            return Ok(());
+        }
         Err(Error::Malformed { reason, .. }) => {
             findings.problem(store, &path, reason);
             return Ok(());
@@ -235,14 +241,10 @@ fn tables(store: &Store, records: &[Record], read: ReadConfig<'_>, findings: &mu
         Err(error) => return Err(error),
     };
     let in_ledger: HashSet<&String> = listed.iter().collect();
-    let of_ledger: Vec<Record> = records
-        .iter()
-        .filter(|r| in_ledger.contains(&r.run_id))
-        .cloned()
-        .collect();
+    let is_listed = |record: &&Record| in_ledger.contains(&record.run_id);
+    let of_ledger: Vec<Record> = records.iter().filter(is_listed).cloned().collect();
     let whole: HashSet<&String> = of_ledger.iter().map(|record| &record.run_id).collect();
-    let finished = |run_id: &&String| whole.contains(*run_id);
-    let unfinished: Vec<&str> = listed.iter().filter(|id| !finished(id)).map(String::as_str).collect();
+    let unfinished: Vec<&String> = listed.iter().filter(|run_id| !whole.contains(run_id)).collect();
     if let [first, ..] = unfinished.as_slice() {
         let reason = format!("{} cells that it lists are not whole, e.g. {first}", unfinished.len());
         findings.problem(store, &path, reason);
@@ -252,9 +254,8 @@ fn tables(store: &Store, records: &[Record], read: ReadConfig<'_>, findings: &mu
         // `kshot promote` writes the cells of the ledger and no others.
         findings.problem(store, &path, format!("{unlisted} cells that are there are not in it"));
     } else if unlisted > 0 {
-        findings
-            .notes
-            .push(format!("{unlisted} finished cells are not in `ledger.csv`"));
+        let note = format!("{unlisted} finished cells are not in `ledger.csv`");
+        findings.notes.push(note);
     }
     check_sweep(store, &of_ledger, read, findings)?;
     let tables = match store.tables(&of_ledger) {
@@ -295,21 +296,12 @@ fn check_identity(
     let json: Option<Value> = file::read_if_present(&path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     match (&record.seal, json) {
         (Some(sealed), Some(json)) if *sealed != seal(&json) => {
-            findings.problem(
-                store,
-                &path,
-                "its content is not what its `seal` was computed of".into(),
-            );
+            let reason = "its content is not what its `seal` was computed of";
+            findings.problem(store, &path, reason.into());
         }
         (None, _) if record.recipe >= DIGESTS => findings.problem(store, &path, "it has no `seal`".into()),
         _ => {}
     }
-    let pairs = |items: &[crate::data::split::SplitItem]| -> Vec<(String, String)> {
-        items
-            .iter()
-            .map(|item| (item.id.clone(), item.sha256.clone()))
-            .collect()
-    };
     let train = split.map(|split| pairs(&split.train));
     let train_sha256 = train.as_deref().map(digest);
     if let (Some(stored), Some(drawn)) = (&record.train_sha256, &train_sha256)
@@ -325,6 +317,14 @@ fn check_identity(
         (_, train) => prove(store, record, test, train.unwrap_or_default(), findings),
     }
     Ok(())
+}
+
+/// Ids and hashes of images.
+fn pairs(items: &[SplitItem]) -> Vec<(String, String)> {
+    items
+        .iter()
+        .map(|item| (item.id.clone(), item.sha256.clone()))
+        .collect()
 }
 
 /// Computes the `run_id` of a record again; from recipe [`DIGESTS`] on its digest stands for the training images.
@@ -364,88 +364,42 @@ fn prove(
 /// Fields that contradict others.
 fn disagreements(record: &Record, split: Option<&Split>) -> Vec<String> {
     let mut found = Vec::new();
-    let mut compare = |what: &str, stored: String, other: &str, told: String| {
+    let mut compare = |what: &str, stored: &dyn Display, other: &str, told: &dyn Display| {
+        let (stored, told) = (stored.to_string(), told.to_string());
         if stored != told {
             found.push(format!("{what} is {stored}, {other} says {told}"));
         }
     };
     // Only a learner that writes has a choice.
-    let reading = record
-        .hyper_parameters
-        .get("reading")
-        .and_then(Value::as_str)
-        .map(str::to_owned);
-    let reading = reading.unwrap_or_else(|| Reading::Likelihood.to_string());
-    compare("`reading`", record.reading.to_string(), "its learner", reading);
+    let reading = record.hyper_parameters.get("reading").and_then(Value::as_str);
+    let reading = reading.map_or_else(|| Reading::Likelihood.to_string(), str::to_owned);
+    compare("`reading`", &record.reading, "its learner", &reading);
     if let Some(split) = split {
-        compare(
-            "`n_train`",
-            record.n_train.to_string(),
-            "its split",
-            split.train.len().to_string(),
-        );
+        compare("`n_train`", &record.n_train, "its split", &split.train.len());
     }
     if let Some(card) = &record.card {
         let mut classes = serde_json::to_vec(&record.classes).unwrap_or_default();
         classes.push(b'\n');
-        let card_is = "its card";
-        compare(
-            "`protocol`",
-            record.key.protocol.to_string(),
-            card_is,
-            card.protocol.to_string(),
-        );
-        compare(
-            "number of classes",
-            record.classes.len().to_string(),
-            card_is,
-            card.classes.to_string(),
-        );
-        compare(
-            "hash of the class names",
-            hex(&Sha256::digest(&classes)),
-            card_is,
-            card.classes_sha256.clone(),
-        );
-        compare(
-            "`headline`",
-            record.metrics.headline.name().into(),
-            card_is,
-            card.headline.clone(),
-        );
-        compare(
-            "`n_test`",
-            record.n_test.to_string(),
-            card_is,
-            card.counts.test.to_string(),
-        );
-        compare(
-            "`n_train`",
-            record.n_train.to_string(),
-            card_is,
-            card.counts.train.to_string(),
-        );
-        let listed = card.near_duplicates.as_ref().map_or(0, |near| near.list.len());
-        let pairs = card.near_duplicates.as_ref().map_or(0, |near| near.pairs.min(100));
-        compare(
-            "number of near-duplicates listed",
-            listed.to_string(),
-            "their count",
-            pairs.to_string(),
-        );
+        let (classes, counts) = (hex(&Sha256::digest(&classes)), &card.counts);
+        let told: [(&str, &dyn Display, &dyn Display); 6] = [
+            ("`protocol`", &record.key.protocol, &card.protocol),
+            ("number of classes", &record.classes.len(), &card.classes),
+            ("hash of the class names", &classes, &card.classes_sha256),
+            ("`headline`", &record.metrics.headline.name(), &card.headline),
+            ("`n_test`", &record.n_test, &counts.test),
+            ("`n_train`", &record.n_train, &counts.train),
+        ];
+        for (what, stored, told) in told {
+            compare(what, stored, "its card", told);
+        }
+        if let Some(near) = &card.near_duplicates {
+            let what = "number of near-duplicates listed";
+            compare(what, &near.list.len(), "their count", &near.pairs.min(100));
+        }
         if let Some(split) = split {
-            compare(
-                "`capped`",
-                format!("{:?}", card.capped),
-                "its split",
-                format!("{:?}", split.capped),
-            );
-            compare(
-                "`val_drawn`",
-                card.counts.val_drawn.to_string(),
-                "its split",
-                split.val.len().to_string(),
-            );
+            let capped = [card.capped, split.capped].map(|capped| format!("{capped:?}"));
+            compare("`capped`", &capped[0], "its split", &capped[1]);
+            compare("`val_drawn`", &counts.val_drawn, "its split", &split.val.len());
         }
     }
     found
@@ -461,23 +415,21 @@ fn swapped(store: &Store, records: &[Record], findings: &mut Findings) {
         ));
     }
     // The same images, classes and hash of the split wherever dataset, protocol, shots and seed are the same.
-    let mut first: std::collections::BTreeMap<_, &Record> = std::collections::BTreeMap::new();
+    let mut first: BTreeMap<_, &Record> = BTreeMap::new();
     for record in records {
         let key = &record.key;
-        let known = *first
-            .entry((&key.dataset, key.protocol, key.shots, key.seed, record.recipe))
-            .or_insert(record);
-        if known.split_sha256 != record.split_sha256
-            || known.classes != record.classes
-            || known.n_train != record.n_train
-        {
-            // Images may have changed between two runs into one folder: then the splits are told apart by their files.
-            if !store.folder().join("splits").is_dir() {
-                let reason = format!("its split is not that of {}, which has the same draw", known.run_id);
-                findings.problem(store, &store.cell_path(&record.run_id), reason);
-            }
+        let draw = (&key.dataset, key.protocol, key.shots, key.seed, record.recipe);
+        let known = *first.entry(draw).or_insert(record);
+        // Images may have changed between two runs into one folder: then the splits are told apart by their files.
+        if !same_draw(known, record) && !store.folder().join("splits").is_dir() {
+            let reason = format!("its split is not that of {}, which has the same draw", known.run_id);
+            findings.problem(store, &store.cell_path(&record.run_id), reason);
         }
     }
+}
+
+fn same_draw(a: &Record, b: &Record) -> bool {
+    (&a.split_sha256, &a.classes, a.n_train) == (&b.split_sha256, &b.classes, b.n_train)
 }
 
 /// Every cell of the ledger is one of the config: dataset, protocol, shots, seed, learner with its settings.
@@ -504,4 +456,129 @@ fn check_sweep(store: &Store, records: &[Record], read: ReadConfig<'_>, findings
     }
     // A larger grid than the ledger's is a sweep that has not come to its end; one that asks for nothing of it is found above.
     Ok(())
+}
+
+/// Places of the images.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Folder of the manifests.
+    pub datasets: PathBuf,
+    /// Unpacked datasets.
+    pub cache: PathBuf,
+}
+
+/// Hashes every image file behind the cells of a folder again, of the training and of the test, and names those that differ or
+/// are gone. The training images of a cell whose split is not stored are drawn again.
+///
+/// # Errors
+/// [`Error::Io`] when results cannot be read. What is wrong with datasets and images is a finding.
+pub fn images(store: &Store, places: &Images, read: ReadConfig<'_>, findings: &mut Findings) -> Result<()> {
+    let mut records: BTreeMap<(String, Protocol), Vec<Record>> = BTreeMap::new();
+    for run_id in store.stored()? {
+        // What cannot be read was found before.
+        if let Ok(Some((record, _))) = store.read(&run_id) {
+            let key = (record.key.dataset.clone(), record.key.protocol);
+            records.entry(key).or_default().push(record);
+        }
+    }
+    let mut hashed = 0;
+    for ((name, protocol), records) in records {
+        let at = PathBuf::from(&name);
+        let dataset = match data::open_as_indexed(&name, protocol, &places.datasets, &places.cache) {
+            Ok(dataset) => dataset,
+            Err(error) => {
+                findings.problem(store, &at, format!("its images cannot be compared: {error}"));
+                continue;
+            }
+        };
+        let mut expected: BTreeSet<(String, String)> = BTreeSet::new();
+        for record in &records {
+            expected.extend(of_cell(store, &dataset, record, read, findings)?);
+        }
+        let sides = [&dataset.pool, &dataset.val, &dataset.test];
+        let files: BTreeMap<&str, &Path> = sides
+            .into_iter()
+            .flatten()
+            .map(|image| (image.id.as_str(), image.path.as_path()))
+            .collect();
+        let looked = expected.par_iter().map(|(id, sha256)| wrong(&files, id, sha256));
+        let looked: Vec<Option<String>> = looked.collect();
+        hashed += expected.len();
+        for ((id, _), reason) in expected.iter().zip(looked) {
+            if let Some(reason) = reason {
+                let path = files.get(id.as_str()).map_or_else(|| at.join(id), PathBuf::from);
+                findings.problem(store, &path, format!("image `{id}` of `{name}`: {reason}"));
+            }
+        }
+    }
+    findings.images = Some(hashed);
+    Ok(())
+}
+
+/// Ids and hashes of the images of a cell.
+fn of_cell(
+    store: &Store,
+    dataset: &Dataset,
+    record: &Record,
+    read: ReadConfig<'_>,
+    findings: &mut Findings,
+) -> Result<Vec<(String, String)>> {
+    let path = store.cell_path(&record.run_id);
+    let rows = store.predictions(&record.run_id)?.into_iter();
+    let mut images: Vec<(String, String)> = rows.map(|row| (row.id, row.sha256)).collect();
+    let stored = file::read_if_present(&store.split_path(&record.key))?;
+    let stored: Option<Split> = stored.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let drawn = match stored {
+        Some(split) => split,
+        None if record.n_train == 0 => return Ok(images),
+        None => match draw(store, dataset, record, read) {
+            Ok(split) => split,
+            Err(error) => {
+                let reason = format!("its training images cannot be drawn again: {error}");
+                findings.problem(store, &path, reason);
+                return Ok(images);
+            }
+        },
+    };
+    let train = pairs(&drawn.train);
+    let json = drawn.to_json()?;
+    let same = match &record.train_sha256 {
+        Some(train_sha256) => digest(&train) == *train_sha256,
+        None => hex(&Sha256::digest(json.as_bytes())) == record.split_sha256,
+    };
+    if record.recipe < DIGESTS {
+        prove(store, record, images.clone(), train.clone(), findings);
+    }
+    if !same {
+        let reason = "drawn again, its training images are others: the dataset is not the one it was run on";
+        findings.problem(store, &path, reason.into());
+    }
+    images.extend(train);
+    Ok(images)
+}
+
+/// The split of a cell, drawn from the dataset as it is.
+fn draw(store: &Store, dataset: &Dataset, record: &Record, read: ReadConfig<'_>) -> Result<Split> {
+    let refused: BTreeSet<&String> = record.card.iter().flat_map(|card| &card.refused).collect();
+    let mut dataset = dataset.clone();
+    for side in [&mut dataset.pool, &mut dataset.val, &mut dataset.test] {
+        side.retain(|image| !refused.contains(&image.id));
+    }
+    let key = &record.key;
+    let config = file::read_if_present(&store.folder().join("sweep.toml"))?;
+    let sweep = config.and_then(|bytes| read(&String::from_utf8_lossy(&bytes)).ok());
+    let indices = sweep.and_then(|sweep| split::index_path(sweep.indices()?, &dataset, key.shots, key.seed));
+    split::draw(&dataset, key.protocol, key.shots, key.seed, indices.as_deref())
+}
+
+/// Why a file is not the image that it was.
+fn wrong(files: &BTreeMap<&str, &Path>, id: &str, sha256: &str) -> Option<String> {
+    let Some(path) = files.get(id) else {
+        return Some("it is not in the dataset any more".into());
+    };
+    match std::fs::read(path).map_err(Error::io("read", path)) {
+        Ok(bytes) if hex(&Sha256::digest(&bytes)) == sha256 => None,
+        Ok(_) => Some(format!("the file holds other bytes than those of SHA-256 {sha256}")),
+        Err(error) => Some(error.to_string()),
+    }
 }
