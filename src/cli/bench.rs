@@ -7,9 +7,10 @@ use candle_core::DType;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{output, places, sweep, terminal};
+use super::{output, sweep, terminal};
 use crate::error::{Error, Result};
 use crate::experiment::bench::{DATASETS, Dataset, Report, Request, Steps, run as measure};
+use crate::experiment::plan::Places;
 use crate::models::shapes::NAMES;
 use crate::nn::DeviceSpec;
 use crate::process::temporary;
@@ -76,7 +77,7 @@ enum Type {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let places = places::places();
+    let places = Places::from_env();
     let wrong = |origin: &str, reason: String| Error::Config {
         origin: origin.into(),
         reason,

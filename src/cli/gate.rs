@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Verdict, output};
-use crate::cli::plot;
+use super::{output, plot};
 use crate::error::{Error, GateError, Result};
 use crate::gate::baseline::accept;
-use crate::gate::folder::Folder;
-use crate::gate::folder::Shared;
+use crate::gate::folder::{Folder, Shared};
 use crate::gate::noise::Noise;
 use crate::gate::problem::{Problem, Role};
-use crate::gate::report;
-use crate::gate::report::{NoiseSource, Outcome, Report};
+use crate::gate::report::{self, NoiseSource, Outcome, Report};
 use crate::gate::{Settings, baseline, judge};
 use crate::store::replacement;
 
@@ -73,8 +70,8 @@ fn level(text: &str) -> Result<f64, String> {
     level.ok_or_else(|| "a probability above 0 and below 0.5, such as 0.05".into())
 }
 
-/// `Yes` when the gate is green, or was opened by accepting.
-pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
+/// True when the gate is green, or was opened by accepting.
+pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     all_different(arguments)?;
     let folders: Vec<&Path> = [&arguments.results, &arguments.baseline]
         .into_iter()
@@ -114,12 +111,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
         let measured = (!repeated.is_empty()).then_some(&noise);
         let promoted = promote(arguments, &results, measured, &report.errors)?;
         output(&replaced(&report, &baseline, promoted))?;
-        return Ok(Verdict::Yes);
+        return Ok(true);
     }
     let (results, baseline) = (arguments.results.clone(), arguments.baseline.clone());
     match report.outcome {
-        Outcome::Green => Ok(Verdict::Yes),
-        Outcome::Red => Ok(Verdict::No),
+        Outcome::Green => Ok(true),
+        Outcome::Red => Ok(false),
         Outcome::NoiseUnknown => Err(GateError::NoiseUnknown {
             results,
             baseline,
@@ -168,7 +165,7 @@ fn read(arguments: &Arguments) -> Result<Read> {
 }
 
 /// There is nothing to compare with yet; repeats are those of the results themselves.
-fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<Verdict> {
+fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<bool> {
     let (noise, mut problems) = baseline::measure(results, repeated);
     problems.extend(results.problems.clone());
     let listed: String = problems
@@ -182,7 +179,7 @@ fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) ->
         "Accepted: {promoted} cells are the first baseline in {}.\n",
         arguments.baseline.display()
     ))?;
-    Ok(Verdict::Yes)
+    Ok(true)
 }
 
 /// Number of cells of the new baseline, which has its figure, too.

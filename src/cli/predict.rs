@@ -9,15 +9,16 @@ use std::time::Instant;
 use std::{io, thread};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::images::{Batches, DecodedImage, Images};
-use crate::cli::places::places;
-use crate::cli::subject::{Ready, Subject};
-use crate::cli::{images, output};
+use super::images::{Batches, DecodedImage, Images, decode_ahead};
+use super::output;
+use super::terminal::style;
+use super::train::{Ready, Subject};
 use crate::error::{Cause, Error, Result};
+use crate::experiment::plan::Places;
 use crate::fs::file;
 use crate::learner::{Interleaved, View};
 use crate::prediction::{Prediction, Reading};
@@ -67,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             .because(Cause::ClassNames));
         }
     };
-    let mut ready = arguments.subject.ready(&places().home, &classes)?;
+    let mut ready = arguments.subject.ready(&Places::from_env().home, &classes)?;
     let exif = arguments.subject.exif()?;
     let settings = settings(&ready, &classes, exif);
     let classifier = ready.classifier.interleaved().ok_or_else(|| Error::Model {
@@ -100,7 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let decoded = images::decode_ahead(scope, batches, classifier.preprocessor(), exif);
+        let decoded = decode_ahead(scope, batches, classifier.preprocessor(), exif);
         for batch in decoded {
             run.batch(batch?, &mut *classifier)?;
             bar.set_position(run.done as u64);
@@ -212,8 +213,7 @@ fn bar(images: &Images, to_file: bool, done: usize) -> Result<ProgressBar> {
             "{spinner} {human_pos} images · {per_sec} · {elapsed}",
         ),
     };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    Ok(bar.with_style(style).with_position(done as u64))
+    Ok(bar.with_style(style(template)).with_position(done as u64))
 }
 
 /// An error with its causes, on one line.

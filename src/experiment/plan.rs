@@ -1,6 +1,7 @@
 //! From a config to cells: everything that can be wrong is found here, before anything is trained.
 
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use crate::engine::CacheStats;
 use crate::error::Result;
 use crate::example::ImageCache;
 use crate::experiment::config::Sweep;
+use crate::fs::cache_folder;
 use crate::learner::base::{Base, Bases};
 use crate::learner::{Classifier, Learner};
 use crate::nn::DeviceSpec;
@@ -37,11 +39,43 @@ pub struct Places {
 }
 
 impl Places {
+    /// Those that the environment names. The folder that holds `datasets/` is `KSHOT_HOME`, else the working folder or its
+    /// nearest ancestor that has one, else the source folder this binary was built in. Unpacked data goes to `KSHOT_CACHE`,
+    /// else the platform's cache folder; `KSHOT_IMAGE_CACHE_GB` bounds what of it are shrunk images, 0 for none, and
+    /// `KSHOT_FEATURE_CACHE_GB` what is kept in memory of what a frozen tower saw in pictures.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let home = env::var_os("KSHOT_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            let working = env::current_dir().unwrap_or_default();
+            working
+                .ancestors()
+                .find(|folder| folder.join("datasets").is_dir())
+                .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
+                .to_path_buf()
+        });
+        Self {
+            datasets: home.join("datasets"),
+            cache: cache_folder(),
+            image_cache_gigabytes: gigabytes("KSHOT_IMAGE_CACHE_GB"),
+            feature_gigabytes: gigabytes("KSHOT_FEATURE_CACHE_GB"),
+            home,
+        }
+    }
+
     /// The cache of shrunk images; none if the bound is 0.
     #[must_use]
     pub fn image_cache(&self) -> Option<ImageCache> {
         ImageCache::new(&self.cache.join("images"), self.image_cache_gigabytes)
     }
+}
+
+fn gigabytes(name: &str) -> Option<f64> {
+    let bound = env::var(name).ok().filter(|bound| !bound.is_empty())?;
+    let gigabytes = bound.parse().ok().filter(|gigabytes: &f64| gigabytes.is_finite());
+    if gigabytes.is_none() {
+        tracing::warn!("{name} is `{bound}`, which is no number of gigabytes: the default holds");
+    }
+    gigabytes
 }
 
 /// One point of one curve, ready to run.

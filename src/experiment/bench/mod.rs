@@ -15,7 +15,6 @@ use crate::nn::{DeviceSpec, memory};
 use crate::store::record::utc_now;
 
 mod checkpoint;
-mod hardware;
 mod report;
 mod vision;
 mod workload;
@@ -181,7 +180,7 @@ pub fn run(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Report> {
         baseline_bytes: baseline,
         device_bytes: free.zip(left).map(|(free, left)| free.saturating_sub(left)),
         phases,
-        hardware: hardware::here(&request.place),
+        hardware: report::here(&request.place),
         date: utc_now(),
         commit: request.commit.clone(),
     })

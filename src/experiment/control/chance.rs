@@ -10,9 +10,9 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 /// Other draws behind a bound.
-pub(super) const DRAWS: usize = 9_999;
+const DRAWS: usize = 9_999;
 /// Probability that a shuffled control is red although nothing leaks, all readings together.
-pub const FALSE_RED: f64 = 1e-3;
+pub(super) const FALSE_RED: f64 = 1e-3;
 /// Relabellings that there have to be, so that a learner that knows every true class cannot be lucky by chance.
 const RELABELLINGS: f64 = 1e5;
 
@@ -117,7 +117,7 @@ pub(super) fn of_labels(readings: &[Vec<Confusion>], random: &mut ChaCha8Rng) ->
 }
 
 /// Shuffles of the labels that are needed before a perfect answer cannot be chance: one from nine classes on.
-pub fn shuffles(classes: usize) -> usize {
+pub(super) fn shuffles(classes: usize) -> usize {
     let orders: f64 = (1..=classes).map(|n| n as f64).product();
     if orders < 2.0 {
         return 1;

@@ -20,22 +20,28 @@
 //! surely seen is a learner that does about as well as on the true labels. Fewer than nine classes take several
 //! trainings ([`chance::shuffles`]).
 
-pub mod chance;
-pub mod controlled_cell;
-mod switch;
+mod chance;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::{Device, Tensor};
+use rand::seq::SliceRandom as _;
+
 use crate::config::Shots;
+use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::experiment::plan::Cell;
-use crate::learner::Learner;
 use crate::learner::base::Bases;
+use crate::learner::{Classifier, Learner};
+use crate::prediction::{Prediction, Reading};
+use crate::seed::rng;
 use crate::store::Store;
-use crate::store::control::{Controls, Name, SCHEMA};
+use crate::store::control::{Control, Controls, Measure, Name, SCHEMA, Verdict};
 use crate::store::record::{Record, utc_now};
-use controlled_cell::ControlledCell;
+use chance::{Chance, Confusion};
 
 /// The cells to control: those asked for by `run_id`, or else for every dataset and every learner that has an adapter
 /// the one with the most shots per class under `seed`.
@@ -126,4 +132,345 @@ pub fn run(
     };
     store.write_controls(&controls)?;
     Ok(controls)
+}
+
+/// Makes a classifier of the cell's learner that has learned nothing yet.
+type Make<'a> = &'a dyn Fn() -> Result<Box<dyn Classifier>>;
+
+/// A cell as its controls see it.
+pub struct ControlledCell<'a> {
+    /// The images it learned from: as many of each class.
+    pub shots: &'a [LabelledImage],
+    /// The images it was tested on.
+    pub test: &'a [LabelledImage],
+    /// The predictions that are stored.
+    pub stored: &'a [Prediction],
+    /// Number of classes.
+    pub classes: usize,
+    /// Readings of its answers.
+    pub readings: &'a [Reading],
+    /// True if it can answer before it has learned.
+    pub answers_unseen: bool,
+    /// Seed of the cell, and of all draws here.
+    pub seed: u64,
+    /// Tells its draws from those of other cells under that seed.
+    pub name: &'a str,
+    /// Makes classifiers that share one base model.
+    pub fresh: Make<'a>,
+    /// Makes one on a base model that is read from the disk for it.
+    pub pristine: Make<'a>,
+    /// A folder to write into; it is not there before and not afterwards.
+    pub scratch: PathBuf,
+}
+
+impl ControlledCell<'_> {
+    /// All controls, in the order of [`Name`]; `on` hears which one begins.
+    ///
+    /// # Errors
+    /// Whatever training, prediction or the scratch folder report.
+    pub fn examine(&self, on: &mut dyn FnMut(Name)) -> Result<Vec<Control>> {
+        let (adapter, off) = (self.scratch.join("adapter"), self.scratch.join("off"));
+        clear(&self.scratch)?;
+        fs::create_dir_all(&self.scratch).map_err(Error::io("make folder", &self.scratch))?;
+
+        on(Name::Reproduced);
+        let mut trained = self.trained(self.shots)?;
+        let answers = predictions(trained.as_mut(), self.test)?;
+        let mut controls = vec![self.reproduced(&answers)];
+        on(Name::ShuffledImages);
+        controls.push(self.shuffled_images(trained.as_mut())?);
+
+        on(Name::ShuffledLabels);
+        trained.save(&adapter)?;
+        switch_off(&adapter, &off)?;
+        let base = self.base(&off)?;
+        controls.push(self.shuffled_labels(&base)?);
+
+        // After all training, which must have left the base model alone.
+        on(Name::AdapterOffOn);
+        controls.push(self.off_on(trained.as_mut(), &answers, &base, &off)?);
+
+        on(Name::ReloadParity);
+        let mut loaded = (self.fresh)()?;
+        loaded.load(&adapter)?;
+        let loaded = predictions(loaded.as_mut(), self.test)?;
+        let measure = Measure::new(
+            "rows differ after saving and loading",
+            differ(&answers, &loaded),
+            self.test.len(),
+        );
+        controls.push(self.judged(Name::ReloadParity, vec![measure.at_most(0)]));
+
+        on(Name::PromptWithoutImage);
+        controls.extend(self.without_image(trained.as_mut())?);
+        clear(&self.scratch)?;
+        Ok(controls)
+    }
+
+    fn purpose(&self, draw: &str) -> String {
+        format!("control/{draw}/{}", self.name)
+    }
+
+    fn judged(&self, name: Name, measures: Vec<Measure>) -> Control {
+        Control::judged(name, self.seed, measures)
+    }
+
+    fn trained(&self, shots: &[LabelledImage]) -> Result<Box<dyn Classifier>> {
+        let mut classifier = (self.fresh)()?;
+        classifier.fit(shots, None, &mut |_| Ok(()))?;
+        Ok(classifier)
+    }
+
+    /// Another processor, number of threads or version may round otherwise, and training makes more of it: what is
+    /// not the same to the bit is no fault.
+    fn reproduced(&self, answers: &[Prediction]) -> Control {
+        let by_id: HashMap<&str, &Prediction> = answers.iter().map(|row| (row.id.as_str(), row)).collect();
+        let pairs = || self.stored.iter().map(|row| (row, by_id.get(row.id.as_str())));
+        let rows = pairs()
+            .filter(|(row, own)| own.is_none_or(|own| !same(row, own)))
+            .count();
+        let mut measures = vec![Measure::new("rows differ from those stored", rows, self.stored.len())];
+        for &reading in self.readings {
+            let moved = pairs().filter(|(row, own)| own.is_none_or(|own| own.answer(reading) != row.answer(reading)));
+            let measure = Measure::new("answers differ from those stored", moved.count(), self.stored.len());
+            measures.push(by(reading, measure));
+        }
+        Control {
+            verdict: if rows == 0 { Verdict::Green } else { Verdict::NotJudged },
+            ..self.judged(Name::Reproduced, measures)
+        }
+    }
+
+    /// Everything of a row but its picture stays: id, group, class, place.
+    fn shuffled_images(&self, trained: &mut dyn Classifier) -> Result<Control> {
+        let classes: Vec<u32> = self.test.iter().map(|image| image.class).collect();
+        let mut random = rng(self.seed, &self.purpose("shuffled-images"));
+        let dealt = chance::deal(self.test.len(), &mut random);
+        let show = |(row, &picture): (&LabelledImage, &usize)| LabelledImage {
+            path: self.test[picture].path.clone(),
+            sha256: self.test[picture].sha256.clone(),
+            stamp: self.test[picture].stamp.clone(),
+            ..row.clone()
+        };
+        let shown: Vec<LabelledImage> = self.test.iter().zip(&dealt).map(show).collect();
+        let rows = predictions(trained, &shown)?;
+        let answers = |&reading: &Reading| rows.iter().map(|row| row.answer(reading)).collect();
+        let answers: Vec<Vec<Option<u32>>> = self.readings.iter().map(answers).collect();
+        let chance = chance::of_pictures(&classes, &dealt, &answers, &mut random);
+        let others = classes
+            .iter()
+            .zip(&dealt)
+            .filter(|&(&class, &picture)| classes[picture] != class);
+        let others = others.count();
+        let of = |((&reading, answers), chance): ((&Reading, &Vec<Option<u32>>), &Chance)| {
+            let found = chance::betrayed(&classes, &dealt, |row| answers[row]);
+            let measure = Measure::new("rows with pictures of other classes got their own class", found, others);
+            by(reading, chance.limit(measure))
+        };
+        let measures = self.readings.iter().zip(&answers).zip(&chance).map(of).collect();
+        Ok(self.judged(Name::ShuffledImages, measures))
+    }
+
+    fn shuffled_labels(&self, base: &[Prediction]) -> Result<Control> {
+        let shuffles = chance::shuffles(self.classes);
+        let mut confusions: Vec<Vec<Confusion>> = vec![Vec::new(); self.readings.len()];
+        for shuffle in 0..shuffles {
+            let mut labels: Vec<u32> = self.shots.iter().map(|shot| shot.class).collect();
+            labels.shuffle(&mut rng(
+                self.seed,
+                &self.purpose(&format!("shuffled-labels/{shuffle}")),
+            ));
+            let relabelled = |(shot, class): (&LabelledImage, u32)| LabelledImage { class, ..shot.clone() };
+            let shots: Vec<LabelledImage> = self.shots.iter().zip(labels).map(relabelled).collect();
+            let rows = predictions(self.trained(&shots)?.as_mut(), self.test)?;
+            for (confusions, &reading) in confusions.iter_mut().zip(self.readings) {
+                confusions.push(self.confusion(&rows, reading));
+            }
+        }
+        let chance = chance::of_labels(
+            &confusions,
+            &mut rng(self.seed, &self.purpose("shuffled-labels/chance")),
+        );
+        let right = |rows: &[Prediction], reading| rows.iter().filter(|row| row.correct(reading)).count();
+        let known = match self.answers_unseen {
+            true => self.readings.iter().map(|&reading| right(base, reading)).max(),
+            false => None,
+        };
+        let known = known.unwrap_or(0) * shuffles;
+        let of = |((&reading, confusions), chance): ((&Reading, &Vec<Confusion>), &Chance)| {
+            let diagonal = |counts: &Confusion| (0..counts.len()).map(|class| counts[class][class]).sum::<usize>();
+            let found = confusions.iter().map(diagonal).sum();
+            let measure = Measure::new("answers right after shuffled labels", found, shuffles * self.test.len());
+            let most = chance.most.max(known);
+            by(reading, chance.limit(measure).at_most(most))
+        };
+        let mut measures: Vec<Measure> = self.readings.iter().zip(&confusions).zip(&chance).map(of).collect();
+        if self.answers_unseen {
+            let best = Measure::new(
+                "answers right without examples, by the best reading",
+                known,
+                shuffles * base.len(),
+            );
+            measures.push(best);
+        }
+        Ok(self.judged(Name::ShuffledLabels, measures))
+    }
+
+    fn confusion(&self, rows: &[Prediction], reading: Reading) -> Confusion {
+        let mut counts = vec![vec![0; self.classes]; self.classes];
+        for row in rows {
+            let answer = row.answer(reading).and_then(|answer| counts.get_mut(answer as usize));
+            if let Some(count) = answer.and_then(|counts| counts.get_mut(row.truth as usize)) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// Answers of the base model as it lies on the disk; where it needs a head to answer, under the trained one.
+    fn base(&self, off: &Path) -> Result<Vec<Prediction>> {
+        let mut base = (self.pristine)()?;
+        if !self.answers_unseen {
+            base.load(off)?;
+        }
+        predictions(base.as_mut(), self.test)
+    }
+
+    fn off_on(
+        &self,
+        trained: &mut dyn Classifier,
+        answers: &[Prediction],
+        base: &[Prediction],
+        off: &Path,
+    ) -> Result<Control> {
+        let mut switched = (self.fresh)()?;
+        switched.load(off)?;
+        let without = predictions(switched.as_mut(), self.test)?;
+        let again = predictions(trained, self.test)?;
+        let n = self.test.len();
+        let measures = vec![
+            Measure::new(
+                "rows differ between adapter off and base model",
+                differ(&without, base),
+                n,
+            )
+            .at_most(0),
+            Measure::new("rows differ between adapter on and off", differ(answers, &without), n).at_least(1),
+            Measure::new("rows differ when it is on again", differ(answers, &again), n).at_most(0),
+        ];
+        Ok(self.judged(Name::AdapterOffOn, measures))
+    }
+
+    /// `None` for a classifier that has no question beside the picture.
+    fn without_image(&self, trained: &mut dyn Classifier) -> Result<Option<Control>> {
+        let Some(trained) = trained.prompted() else {
+            return Ok(None);
+        };
+        let mut rows = Vec::with_capacity(self.test.len());
+        trained.predict_without_image(self.test, &mut |batch| {
+            rows.extend_from_slice(batch);
+            Ok(())
+        })?;
+        let answer = |row: &Prediction| {
+            let classes = (row.free_class, row.trie_class, row.likelihood_class);
+            (row.free_text.clone(), classes)
+        };
+        let first = rows.first().map(answer);
+        let others = rows.iter().filter(|row| Some(answer(row)) != first).count();
+        let n = self.test.len();
+        let mut measures = vec![Measure::new("rows without picture differ from the first", others, n).at_most(0)];
+        let mut sizes = vec![0; self.classes];
+        let known = self
+            .test
+            .iter()
+            .filter_map(|image| Some(image.class as usize).filter(|&c| c < self.classes));
+        known.for_each(|class| sizes[class] += 1);
+        let largest = sizes.into_iter().max().unwrap_or(0);
+        for &reading in self.readings {
+            let right = rows.iter().filter(|row| row.correct(reading)).count();
+            let measure = Measure::new("answers right without picture", right, n).at_most(largest);
+            measures.push(by(reading, measure));
+        }
+        Ok(Some(self.judged(Name::PromptWithoutImage, measures)))
+    }
+}
+
+impl Chance {
+    /// The measure with what chance gives and allows.
+    fn limit(&self, measure: Measure) -> Measure {
+        Measure {
+            by_chance: Some(self.expected),
+            at_most: Some(self.most),
+            ..measure
+        }
+    }
+}
+
+fn by(reading: Reading, measure: Measure) -> Measure {
+    Measure {
+        reading: Some(reading),
+        ..measure
+    }
+}
+
+fn predictions(classifier: &mut dyn Classifier, images: &[LabelledImage]) -> Result<Vec<Prediction>> {
+    let mut rows = Vec::with_capacity(images.len());
+    classifier.predict(images, &mut |batch| {
+        rows.extend_from_slice(batch);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Rows that are not the same to the bit.
+fn differ(left: &[Prediction], right: &[Prediction]) -> usize {
+    let pairs = left.iter().zip(right).filter(|(left, right)| !same(left, right));
+    pairs.count() + left.len().abs_diff(right.len())
+}
+
+fn same(left: &Prediction, right: &Prediction) -> bool {
+    let bits = |row: &Prediction| -> Vec<u32> { row.log_probs.iter().flatten().map(|p| p.to_bits()).collect() };
+    left == right && bits(left) == bits(right)
+}
+
+fn clear(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The tensors of a PEFT folder.
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// An update is `B · A`: a B of zeros makes none.
+const ZEROED: &str = "lora_B";
+
+/// Copies an adapter folder to `off`, its updates zero; whatever else it holds, such as a head, stays as it is.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] when it holds no update.
+fn switch_off(folder: &Path, off: &Path) -> Result<()> {
+    fs::create_dir_all(off).map_err(Error::io("make folder", off))?;
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let from = entry.map_err(Error::io("read", folder))?.path();
+        if let Some(name) = from.file_name().filter(|_| from.is_file()) {
+            fs::copy(&from, off.join(name)).map_err(Error::io("copy", &from))?;
+        }
+    }
+    let weights = off.join(WEIGHTS);
+    let fail = |reason: String| Error::Model {
+        path: folder.join(WEIGHTS),
+        reason,
+    };
+    let mut tensors: HashMap<String, Tensor> =
+        candle_core::safetensors::load(&weights, &Device::Cpu).map_err(|e| fail(e.to_string()))?;
+    let mut zeroed = 0;
+    for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains(ZEROED)) {
+        *tensor = tensor.zeros_like()?;
+        zeroed += 1;
+    }
+    if zeroed == 0 {
+        return Err(fail(format!("holds no tensor `…{ZEROED}…` that could be switched off")));
+    }
+    candle_core::safetensors::save(&tensors, &weights).map_err(Error::saving(&weights))
 }

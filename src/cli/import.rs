@@ -9,10 +9,11 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{output, places};
-use crate::cli::terminal::tell;
-use crate::data::Dataset;
+use super::output;
+use super::terminal::tell;
+use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
+use crate::experiment::plan::Places;
 use crate::fetch::Remote;
 use crate::import::{self, ImportOptions, Imported, Named, SharedImages};
 use crate::learner::Learner;
@@ -33,7 +34,7 @@ const PAIRS: usize = 100;
 #[command(after_help = "Examples:
   kshot data import ~/photos/birds --name birds
   kshot data import train.csv --name leaves --path-column image_id --label-column diagnosis")]
-pub(in crate::cli) struct Arguments {
+pub(super) struct Arguments {
     /// Folder of images, table of paths and labels, Parquet file, or repository.
     #[arg(value_name = "DIR|FILE|REPO")]
     from: PathBuf,
@@ -58,7 +59,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let places = places();
+    let places = Places::from_env();
     let asked = ImportOptions {
         path_column: arguments.path_column.clone(),
         label_column: arguments.label_column.clone(),
@@ -295,7 +296,7 @@ fn told(imported: &Imported) -> String {
 
 /// Images per class, sorted: of the pool, of the test side.
 fn counts(dataset: &Dataset) -> (Vec<usize>, Vec<usize>) {
-    let count = |images: &[crate::data::LabelledImage]| {
+    let count = |images: &[LabelledImage]| {
         let mut counts = vec![0; dataset.classes.len()];
         for image in images {
             if let Some(count) = counts.get_mut(image.class as usize) {
