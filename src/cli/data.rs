@@ -1,43 +1,21 @@
 //! `kshot data`: what datasets there are and what is in them; `kshot split`: what is drawn from one.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::terminal::style;
-use super::{fetch, import, output, output_json};
+use super::{output, output_json};
 use crate::config::{Protocol, Shots};
 use crate::data::check::{self, Verification};
-use crate::data::{self, Dataset, Presence, split};
+use crate::data::{self, Dataset, LabelledImage, Presence, split};
 use crate::error::Result;
 use crate::experiment::cell;
 use crate::experiment::plan::Places;
 use crate::fetch::HubSettings;
 use crate::manifest::{self, Form, Manifest, SourceFile};
-
-/// Fetch, import, list, describe and verify datasets.
-#[derive(Debug, Subcommand)]
-pub(super) enum Verb {
-    Fetch(fetch::DataArguments),
-    Import(import::Arguments),
-    List(ListArguments),
-    Show(ShowArguments),
-    Verify(VerifyArguments),
-}
-
-pub(super) fn run(verb: &Verb) -> Result<bool> {
-    let done = |()| true;
-    match verb {
-        Verb::Fetch(arguments) => fetch::data(arguments).map(done),
-        Verb::Import(arguments) => import::run(arguments).map(done),
-        Verb::List(arguments) => list(arguments).map(done),
-        Verb::Show(arguments) => show(arguments).map(done),
-        Verb::Verify(arguments) => verify(arguments),
-    }
-}
 
 /// List the datasets that have a manifest, and which of them are on this machine.
 #[derive(Debug, Args)]
@@ -48,7 +26,7 @@ pub(super) struct ListArguments {
     json: bool,
 }
 
-fn list(arguments: &ListArguments) -> Result<()> {
+pub(super) fn list(arguments: &ListArguments) -> Result<()> {
     let (places, hub) = (Places::from_env(), HubSettings::from_env());
     let mut rows = Vec::new();
     for manifest in manifest::list(&places.datasets)? {
@@ -112,26 +90,30 @@ pub(super) struct ShowArguments {
     json: bool,
 }
 
-fn show(arguments: &ShowArguments) -> Result<()> {
+pub(super) fn show(arguments: &ShowArguments) -> Result<()> {
     let places = Places::from_env();
     let manifest = manifest::load(&places.datasets, &arguments.name)?;
     let dataset = data::open_for(&arguments.name, arguments.protocol, &places.datasets, &places.cache)?;
-    let mut counts: BTreeMap<u32, [usize; 3]> = BTreeMap::new();
-    for (side, images) in [&dataset.pool, &dataset.val, &dataset.test].into_iter().enumerate() {
-        for image in images {
-            if let Some(count) = counts.entry(image.class).or_default().get_mut(side) {
-                *count += 1;
-            }
-        }
-    }
-    let counts: Vec<(&str, [usize; 3])> = (0..)
-        .zip(&dataset.classes)
-        .map(|(class, name)| (name.as_str(), counts.get(&class).copied().unwrap_or_default()))
+    let sides = [&dataset.pool, &dataset.val, &dataset.test].map(|side| per_class(&dataset, side));
+    let names = dataset.classes.iter().enumerate();
+    let counts: Vec<(&str, [usize; 3])> = names
+        .map(|(class, name)| (name.as_str(), sides.each_ref().map(|side| side[class])))
         .collect();
     if arguments.json {
         return output_json(&as_json(&manifest, &dataset, arguments.protocol, &counts));
     }
     output(&described(&manifest, &dataset, arguments.protocol, &counts))
+}
+
+/// Number of images of each class.
+pub(super) fn per_class(dataset: &Dataset, images: &[LabelledImage]) -> Vec<usize> {
+    let mut counts = vec![0; dataset.classes.len()];
+    for image in images {
+        if let Some(count) = counts.get_mut(image.class as usize) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 fn as_json(manifest: &Manifest, dataset: &Dataset, protocol: Protocol, counts: &[(&str, [usize; 3])]) -> Value {
@@ -213,7 +195,7 @@ pub(super) struct VerifyArguments {
     json: bool,
 }
 
-fn verify(arguments: &VerifyArguments) -> Result<bool> {
+pub(super) fn verify(arguments: &VerifyArguments) -> Result<bool> {
     let (places, hub) = (Places::from_env(), HubSettings::from_env());
     let mut all = Vec::new();
     for name in &arguments.names {

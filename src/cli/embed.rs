@@ -9,7 +9,7 @@ use std::thread;
 use clap::Args;
 use serde_json::json;
 
-use super::images::{Batches, DecodedImage, Images, decode_ahead};
+use super::images::{DecodedImage, Images, batches, decode_ahead};
 use super::output;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     )?);
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
-        let batches = Batches::new(arguments.images.paths(), BATCH);
+        let batches = batches(arguments.images.paths(), BATCH);
         for batch in decode_ahead(scope, batches, frozen.clone(), arguments.exif) {
             let seen = batch?.into_iter().map(|DecodedImage { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =

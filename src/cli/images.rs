@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
-use std::{fs, io};
+use std::{fs, io, iter};
 
 use clap::Args;
 use rayon::prelude::*;
@@ -188,31 +188,15 @@ fn names(folder: &Path) -> Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Paths in groups of a fixed number, but for the last.
-pub(super) struct Batches {
-    paths: Paths,
-    size: usize,
-}
-
-impl Batches {
-    pub(crate) fn new(paths: Paths, size: usize) -> Self {
-        Self {
-            paths,
-            size: size.max(1),
-        }
-    }
-}
-
-impl Iterator for Batches {
-    type Item = Result<Vec<PathBuf>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let batch: Result<Vec<PathBuf>> = self.paths.by_ref().take(self.size).collect();
-        match batch {
-            Ok(batch) if batch.is_empty() => None,
-            other => Some(other),
-        }
-    }
+/// Paths in groups of `size`, but for the last.
+pub(super) fn batches(mut paths: Paths, size: usize) -> impl Iterator<Item = Result<Vec<PathBuf>>> + Send {
+    iter::from_fn(move || {
+        let batch: Result<Vec<PathBuf>> = paths.by_ref().take(size.max(1)).collect();
+        batch.map_or_else(
+            |error| Some(Err(error)),
+            |batch| (!batch.is_empty()).then_some(Ok(batch)),
+        )
+    })
 }
 
 /// An image file that was looked at.
@@ -234,41 +218,29 @@ pub(super) fn decode_ahead<'scope>(
     exif: bool,
 ) -> Receiver<Result<Vec<DecodedImage>>> {
     let (send, receive) = sync_channel(0);
-    scope.spawn(move || fill(batches, &*preprocessor, exif, &send));
+    scope.spawn(move || {
+        let decode = |path: PathBuf| decode(&path, &*preprocessor, exif);
+        for batch in batches {
+            let decoded = batch.map(|paths| paths.into_par_iter().map(decode).collect());
+            let failed = decoded.is_err();
+            if send.send(decoded).is_err() || failed {
+                return;
+            }
+        }
+    });
     receive
 }
 
-fn fill(
-    batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
-    preprocessor: &dyn Preprocessor,
-    exif: bool,
-    send: &SyncSender<Result<Vec<DecodedImage>>>,
-) {
-    for batch in batches {
-        let decoded = batch.map(|paths| {
-            paths
-                .into_par_iter()
-                .map(|path| decode(path, preprocessor, exif))
-                .collect()
-        });
-        let failed = decoded.is_err();
-        if send.send(decoded).is_err() || failed {
-            return;
-        }
-    }
-}
-
-fn decode(path: PathBuf, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedImage {
-    DecodedImage {
-        name: path.display().to_string(),
-        // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
-        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, preprocessor, exif))).unwrap_or_else(|_| {
-            Err(Error::Image {
-                image: path.display().to_string(),
-                reason: "its preprocessing broke off".into(),
-            })
-        }),
-    }
+fn decode(path: &Path, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedImage {
+    let name = path.display().to_string();
+    // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
+    let seen = catch_unwind(AssertUnwindSafe(|| seen(path, preprocessor, exif))).unwrap_or_else(|_| {
+        Err(Error::Image {
+            image: name.clone(),
+            reason: "its preprocessing broke off".into(),
+        })
+    });
+    DecodedImage { name, seen }
 }
 
 /// An image of which nothing is known; its class is a place holder that no answer depends on.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 
+use super::data::per_class;
 use super::output;
 use super::terminal::tell;
-use crate::data::{Dataset, LabelledImage};
+use crate::data::Dataset;
 use crate::error::Result;
 use crate::experiment::plan::Places;
 use crate::fetch::Remote;
@@ -268,7 +269,11 @@ fn told(imported: &Imported) -> String {
         "median",
         "most"
     );
-    let (pool, test) = counts(dataset);
+    let [pool, test] = [&dataset.pool, &dataset.test].map(|side| {
+        let mut counts = per_class(dataset, side);
+        counts.sort_unstable();
+        counts
+    });
     for (side, counts) in [("pool", &pool), ("test", &test)] {
         let at = |place: usize| counts.get(place).copied().unwrap_or_default();
         let (median, most) = (at(counts.len() / 2), at(counts.len().saturating_sub(1)));
@@ -292,19 +297,4 @@ fn told(imported: &Imported) -> String {
         shots.join(", ")
     );
     text
-}
-
-/// Images per class, sorted: of the pool, of the test side.
-fn counts(dataset: &Dataset) -> (Vec<usize>, Vec<usize>) {
-    let count = |images: &[LabelledImage]| {
-        let mut counts = vec![0; dataset.classes.len()];
-        for image in images {
-            if let Some(count) = counts.get_mut(image.class as usize) {
-                *count += 1;
-            }
-        }
-        counts.sort_unstable();
-        counts
-    };
-    (count(&dataset.pool), count(&dataset.test))
 }

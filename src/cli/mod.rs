@@ -18,7 +18,6 @@ mod terminal;
 mod train;
 
 use std::convert::Infallible;
-use std::error::Error as _;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -45,7 +44,7 @@ enum Verb {
     Sweep(sweep::Arguments),
     Run(sweep::RunArguments),
     #[command(subcommand)]
-    Data(data::Verb),
+    Data(DataVerb),
     #[command(subcommand)]
     Model(ModelVerb),
     Split(data::SplitArguments),
@@ -62,6 +61,16 @@ enum Verb {
     Bench(bench::Arguments),
 }
 
+/// Fetch, import, list, describe and verify datasets.
+#[derive(Debug, Subcommand)]
+enum DataVerb {
+    Fetch(fetch::DataArguments),
+    Import(import::Arguments),
+    List(data::ListArguments),
+    Show(data::ShowArguments),
+    Verify(data::VerifyArguments),
+}
+
 /// Fetch models of the hub.
 #[derive(Debug, Subcommand)]
 enum ModelVerb {
@@ -75,7 +84,11 @@ impl Verb {
         match self {
             Self::Sweep(arguments) => sweep::run(arguments).map(done),
             Self::Run(arguments) => sweep::run_one(arguments).map(done),
-            Self::Data(verb) => data::run(verb),
+            Self::Data(DataVerb::Fetch(arguments)) => fetch::data(arguments).map(done),
+            Self::Data(DataVerb::Import(arguments)) => import::run(arguments).map(done),
+            Self::Data(DataVerb::List(arguments)) => data::list(arguments).map(done),
+            Self::Data(DataVerb::Show(arguments)) => data::show(arguments).map(done),
+            Self::Data(DataVerb::Verify(arguments)) => data::verify(arguments),
             Self::Model(ModelVerb::Fetch(arguments)) => fetch::model(arguments).map(done),
             Self::Split(arguments) => data::split(arguments).map(done),
             Self::Train(arguments) => train::train(arguments).map(done),
@@ -141,10 +154,8 @@ fn report(error: &Error) -> String {
         format!("{label}: {first}{rest}\n")
     };
     let mut text = line("error", error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &line("cause", error);
-        cause = error.source();
+    for cause in error.causes() {
+        text += &line("cause", cause);
     }
     if let Some(hint) = error.hint() {
         text += "\n";

@@ -1,6 +1,7 @@
 //! `kshot predict`: what is in these images? One or a million: they stream through, and with `--out` a run that was cut short
 //! goes on.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Seek as _, SeekFrom, Write as _};
@@ -13,7 +14,7 @@ use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::images::{Batches, DecodedImage, Images, decode_ahead};
+use super::images::{DecodedImage, Images, batches, decode_ahead};
 use super::output;
 use super::terminal::style;
 use super::train::{Ready, Subject};
@@ -78,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             ready.learner.method()
         ),
     })?;
-    let mut batches = Batches::new(arguments.images.paths(), classifier.batch());
+    let mut batches = batches(arguments.images.paths(), classifier.batch());
     let (mut out, mut kept) = (None, ResumeState::default());
     if let Some(path) = &arguments.out {
         let mut answers = Answers::open(path, &settings)?;
@@ -218,13 +219,8 @@ fn bar(images: &Images, to_file: bool, done: usize) -> Result<ProgressBar> {
 
 /// An error with its causes, on one line.
 fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+    let causes = error.causes().map(|cause| format!(": {cause}"));
+    error.to_string() + &causes.collect::<String>()
 }
 
 fn described(row: &Prediction, answer: Option<u32>, classes: &[String]) -> String {
@@ -340,24 +336,26 @@ impl Answers {
     ///
     /// # Errors
     /// [`Error::Continue`] when the answers are about other images, or there are more of them; as the batches.
-    fn keep(&mut self, batches: &mut Batches) -> Result<ResumeState> {
+    fn keep(&mut self, batches: &mut impl Iterator<Item = Result<Vec<PathBuf>>>) -> Result<ResumeState> {
         let fail = |reason: String| Error::Continue {
             path: self.path.clone(),
             reason,
         };
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
-        let (mut kept, mut length, mut line) = (ResumeState::default(), 0, Vec::new());
+        // The end, or the line that a killed process was writing, is none.
+        let mut next = || -> Result<Option<Vec<u8>>> {
+            let mut line = Vec::new();
+            reader
+                .read_until(b'\n', &mut line)
+                .map_err(Error::io("read", &self.path))?;
+            Ok(line.ends_with(b"\n").then_some(line))
+        };
+        let (mut kept, mut length) = (ResumeState::default(), 0);
         for batch in batches {
             let batch = batch?;
             let (mut whole, mut failed, mut bytes) = (0, 0, 0);
             for path in &batch {
-                line.clear();
-                reader
-                    .read_until(b'\n', &mut line)
-                    .map_err(Error::io("read", &self.path))?;
-                if !line.ends_with(b"\n") {
-                    break; // the end, or the line that a killed process was writing
-                }
+                let Some(line) = next()? else { break };
                 let number = kept.answers + whole + 1;
                 let about: AnswerLine =
                     serde_json::from_slice(&line).map_err(|e| fail(format!("line {number} is no answer: {e}")))?;
@@ -379,17 +377,11 @@ impl Answers {
             kept.failed += failed;
             length += bytes;
         }
-        if kept.next.is_none() {
-            line.clear();
-            reader
-                .read_until(b'\n', &mut line)
-                .map_err(Error::io("read", &self.path))?;
-            if line.ends_with(b"\n") {
-                return Err(fail(format!(
-                    "it has more answers than the {} images that are given",
-                    kept.answers
-                )));
-            }
+        if kept.next.is_none() && next()?.is_some() {
+            let images = kept.answers;
+            return Err(fail(format!(
+                "it has more answers than the {images} images that are given"
+            )));
         }
         let cut = self
             .file
@@ -421,15 +413,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Names of what differs.
 fn differing(old: &Value, new: &Value) -> Vec<String> {
-    let names = |value: &Value| -> Vec<String> {
-        value
-            .as_object()
-            .map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
-    };
-    let mut all = names(new);
-    all.extend(names(old));
-    all.sort_unstable();
-    all.dedup();
-    all.retain(|name| old.get(name) != new.get(name));
-    all
+    let fields = [old, new].into_iter().filter_map(Value::as_object);
+    let names: BTreeSet<&String> = fields.flat_map(|fields| fields.keys()).collect();
+    let differing = names.into_iter().filter(|name| old.get(name) != new.get(name));
+    differing.cloned().collect()
 }

@@ -50,7 +50,7 @@ impl io::Write for Stderr {
 
 /// Bars on stderr where it is a terminal, lines elsewhere.
 pub(super) struct Bars {
-    pub(super) are_shown: bool,
+    pub are_shown: bool,
     bars: MultiProgress,
 }
 

@@ -261,12 +261,12 @@ pub(super) struct Subject {
 
 /// A model that is ready to be asked.
 pub(super) struct Ready {
-    pub(super) learner: Learner,
-    pub(super) classifier: Box<dyn Classifier>,
+    pub learner: Learner,
+    pub classifier: Box<dyn Classifier>,
     /// Tells the base model from all others.
-    pub(super) base: Option<String>,
+    pub base: Option<String>,
     /// SHA-256 of the adapter's files.
-    pub(super) adapter: Option<String>,
+    pub adapter: Option<String>,
 }
 
 impl Subject {

@@ -4,7 +4,7 @@ mod cause;
 mod gate;
 
 use std::path::{Path, PathBuf};
-use std::{fmt, io};
+use std::{fmt, io, iter};
 
 pub use cause::{Cause, Caused};
 pub use gate::GateError;
@@ -312,6 +312,11 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// The errors that led to this one, the nearest first.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        chain(self).skip(1)
+    }
+
     /// The same error of an image that is known by its file: what works on pixels cannot say whose they are.
     #[must_use]
     pub fn of_image(self, path: &Path) -> Self {
@@ -327,8 +332,7 @@ impl Error {
     /// True if a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
-        let first: &(dyn std::error::Error + 'static) = self;
-        std::iter::successors(Some(first), |e| e.source()).any(|e| {
+        chain(self).any(|e| {
             let text = e.to_string().to_lowercase();
             ["out of memory", "out_of_memory"]
                 .iter()
@@ -341,8 +345,7 @@ impl Error {
     pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |error| {
-            let first: &(dyn std::error::Error + 'static) = &error;
-            let refused = std::iter::successors(Some(first), |e| e.source()).find_map(|e| {
+            let refused = chain(&error).find_map(|e| {
                 let e = e.downcast_ref::<io::Error>()?;
                 let plain = e.raw_os_error().map(io::Error::from_raw_os_error);
                 Some(plain.unwrap_or_else(|| io::Error::new(e.kind(), e.to_string())))
@@ -353,6 +356,13 @@ impl Error {
             }
         }
     }
+}
+
+/// An error and what led to it.
+fn chain<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    iter::successors(Some(error), |error| error.source())
 }
 
 /// A file of a dataset that is not on this machine.

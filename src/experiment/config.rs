@@ -80,29 +80,21 @@ impl Sweep {
     /// # Errors
     /// [`Error::Config`] names `origin` or the override, and the field.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let config = |reason: String| Error::Config {
+        let fail = |origin: &str, reason: &str| Error::Config {
             origin: origin.into(),
-            reason,
+            reason: reason.trim_end().into(),
         };
         let sweep: Self = if overrides.is_empty() {
-            toml::from_str(text).map_err(|e| config(e.to_string().trim_end().to_owned()))?
+            toml::from_str(text).map_err(|e| fail(origin, &e.to_string()))?
         } else {
-            let mut table: Table = toml::from_str(text).map_err(|e| config(e.to_string().trim_end().to_owned()))?;
+            let mut table: Table = toml::from_str(text).map_err(|e| fail(origin, &e.to_string()))?;
             for text in overrides {
-                patch(&mut table, text).map_err(|reason| Error::Config {
-                    origin: format!("override `{text}`"),
-                    reason,
-                })?;
+                patch(&mut table, text).map_err(|reason| fail(&format!("override `{text}`"), &reason))?;
             }
-            table.try_into().map_err(|e| {
-                let origin = format!("{origin} with {}", overrides.join(" "));
-                Error::Config {
-                    origin,
-                    reason: e.to_string().trim_end().to_owned(),
-                }
-            })?
+            let origin = format!("{origin} with {}", overrides.join(" "));
+            table.try_into().map_err(|e| fail(&origin, &e.to_string()))?
         };
-        sweep.check().map_err(config)?;
+        sweep.check().map_err(|reason| fail(origin, &reason))?;
         Ok(sweep)
     }
 
@@ -150,11 +142,7 @@ impl Sweep {
                 self.protocol
             ));
         }
-        if self
-            .calibration
-            .as_ref()
-            .is_some_and(|calibration| calibration.folds < 2)
-        {
+        if self.calibration.as_ref().is_some_and(|fit| fit.folds < 2) {
             return Err("calibration.folds must be above 1".into());
         }
         if self.checkpoint_steps == 0 {

@@ -4,7 +4,7 @@
 //! Hours are operations over a speed: that of finished cells of the same learner where there are some, else an assumed share of
 //! what the device does in large matrix products. Real models are counted for one H200, micro models for this machine's CPU.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -348,34 +348,23 @@ pub struct Disk {
 /// When this machine's speed cannot be measured.
 pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
     let done: HashSet<&str> = finished.iter().map(|record| record.run_id.as_str()).collect();
-    let open = outline
-        .cells
-        .iter()
-        .filter(|cell| !cell.run_id.as_deref().is_some_and(|id| done.contains(id)));
-    let open: Vec<&Point> = open.collect();
-    let models: HashMap<&Path, &Model> = outline
-        .models
-        .iter()
-        .map(|model| (model.name.as_path(), model))
-        .collect();
-    let mut by_learner: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
-    let mut names: Vec<&str> = Vec::new();
+    let is_open = |cell: &&Point| !cell.run_id.as_deref().is_some_and(|id| done.contains(id));
+    let open: Vec<&Point> = outline.cells.iter().filter(is_open).collect();
+    let mut by_learner: Vec<Vec<&Point>> = Vec::new();
     for &cell in &open {
-        let name = cell.learner.name();
-        let place = names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            names.push(name);
-            names.len() - 1
-        });
-        by_learner.entry(place).or_default().push(cell);
+        let same = |cells: &&mut Vec<&Point>| cells[0].learner.name() == cell.learner.name();
+        match by_learner.iter_mut().find(same) {
+            Some(cells) => cells.push(cell),
+            None => by_learner.push(vec![cell]),
+        }
     }
     let mut counted = Counted {
         outline,
-        models,
         seen: HashMap::new(),
         cpu: None,
     };
     let mut learners = Vec::new();
-    for cells in by_learner.values() {
+    for cells in &by_learner {
         learners.push(counted.cost(cells, finished)?);
     }
     let (datasets, models) = outline.missing();
@@ -408,7 +397,6 @@ pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
 /// The count so far.
 struct Counted<'a> {
     outline: &'a Outline,
-    models: HashMap<&'a Path, &'a Model>,
     /// Images whose frozen features are known, by dataset and model: probes share them.
     seen: HashMap<(&'a str, &'a Path), usize>,
     /// Operations a second of this machine in large products, once measured.
@@ -429,10 +417,8 @@ impl<'a> Counted<'a> {
             measured: false,
             memory_bytes: Some(0),
         };
-        let model = cells
-            .first()
-            .and_then(|cell| self.models.get(cell.learner.model()?))
-            .copied();
+        let model = cells.first().and_then(|cell| cell.learner.model());
+        let model = model.and_then(|name| self.outline.models.iter().find(|model| model.name == name));
         let mut operations = 0.0;
         if let Some(model) = model {
             let Some(shape) = shape_of(model) else {
@@ -447,11 +433,8 @@ impl<'a> Counted<'a> {
             // Asked of files: once a dataset, not once a cell.
             let mut known: HashMap<&str, f64> = HashMap::new();
             for cell in cells {
-                let images = self
-                    .outline
-                    .sources
-                    .iter()
-                    .find(|source| source.name == cell.key.dataset);
+                let mut sources = self.outline.sources.iter();
+                let images = sources.find(|source| source.name == cell.key.dataset);
                 let tokens = *known.entry(&cell.key.dataset).or_insert_with(|| {
                     cell.learner
                         .tokens(model.folder.as_deref(), images.map_or(&[], |images| &images.examples))
@@ -502,11 +485,7 @@ fn measured(cells: &[&Point], finished: &[Finished]) -> Option<f64> {
     let answer = rate(|cell| cell.eval_seconds, |cell| cell.tested)?;
     let trained: usize = cells.iter().map(|cell| cell.trained).sum();
     let tested: usize = cells.iter().map(|cell| cell.tested).sum();
-    let train = match rate(|cell| cell.train_seconds, |cell| cell.trained) {
-        Some(train) => train,
-        None if trained > 0 => return None,
-        None => 0.0,
-    };
+    let train = rate(|cell| cell.train_seconds, |cell| cell.trained).or((trained == 0).then_some(0.0))?;
     Some((trained as f64 * train + tested as f64 * answer) / 3600.0)
 }
 

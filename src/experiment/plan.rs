@@ -133,7 +133,8 @@ pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Resul
                 if learners.is_empty() {
                     continue;
                 }
-                let indices = index_file(sweep, &dataset, shots, seed);
+                let indices = sweep.indices.as_deref();
+                let indices = indices.and_then(|folder| split::index_path(folder, &dataset, shots, seed));
                 let split = split::draw(&dataset, sweep.protocol, shots, seed, indices.as_deref())?;
                 let split = Arc::new(split);
                 for own in learners {
@@ -179,24 +180,14 @@ pub fn without_refused(dataset: Dataset, learners: &[Learner]) -> Dataset {
     dataset
 }
 
-/// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing
-/// to look up.
-fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
-    split::index_path(sweep.indices.as_deref()?, dataset, shots, seed)
-}
-
 /// The learners that have a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
 /// learners that can answer unseen have one, and only under the first seed; with shots, those that learn.
 pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
-    let drawn = shots.any();
-    sweep
-        .learners
-        .iter()
-        .filter(|learner| match drawn {
-            true => learner.learns(),
-            false => learner.answers_unseen() && sweep.seeds.first() == Some(&seed),
-        })
-        .collect()
+    let has_cell = |learner: &&Learner| match shots.any() {
+        true => learner.learns(),
+        false => learner.answers_unseen() && sweep.seeds.first() == Some(&seed),
+    };
+    sweep.learners.iter().filter(has_cell).collect()
 }
 
 /// Parts of the shots for the temperature of a learner: where the sweep asks for one, the learner has probabilities and

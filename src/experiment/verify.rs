@@ -34,7 +34,24 @@ fn read(text: &str) -> Result<Box<dyn Config>> {
 
 impl Config for Sweep {
     fn contradicts(&self, record: &Record) -> Option<String> {
-        stranger(self, record)
+        let key = &record.key;
+        let (shots, seed) = (key.shots, key.seed);
+        if self.protocol != key.protocol {
+            return Some(format!("its protocol is {}", key.protocol));
+        }
+        if !self.datasets.contains(&key.dataset) {
+            return Some(format!("its dataset is `{}`", key.dataset));
+        }
+        if !self.shots.contains(&shots) {
+            return Some(format!("it has {shots} shots"));
+        }
+        if !self.seeds.contains(&seed) {
+            return Some(format!("its seed is {seed}"));
+        }
+        let Some(learner) = self.learners.iter().find(|learner| learner.name() == key.learner) else {
+            return Some(format!("its learner is `{}`", key.learner));
+        };
+        settings(self, learner, shots, record)
     }
 
     fn indices(&self) -> Option<&Path> {
@@ -44,28 +61,6 @@ impl Config for Sweep {
 
 /// Settings that a record has of its sweep or dataset, not of its learner.
 const OF_OTHERS: [&str; 3] = ["calibration", "exif", "image_mode"];
-
-/// The reason why a record is none of a sweep's.
-fn stranger(sweep: &Sweep, record: &Record) -> Option<String> {
-    let key = &record.key;
-    let (shots, seed) = (key.shots, key.seed);
-    if sweep.protocol != key.protocol {
-        return Some(format!("its protocol is {}", key.protocol));
-    }
-    if !sweep.datasets.contains(&key.dataset) {
-        return Some(format!("its dataset is `{}`", key.dataset));
-    }
-    if !sweep.shots.contains(&shots) {
-        return Some(format!("it has {shots} shots"));
-    }
-    if !sweep.seeds.contains(&seed) {
-        return Some(format!("its seed is {seed}"));
-    }
-    let Some(learner) = sweep.learners.iter().find(|learner| learner.name() == key.learner) else {
-        return Some(format!("its learner is `{}`", key.learner));
-    };
-    settings(sweep, learner, shots, record)
-}
 
 /// The first setting that differs. One that only the record or only this version knows is no contradiction.
 fn settings(sweep: &Sweep, learner: &Learner, shots: Shots, record: &Record) -> Option<String> {

@@ -1,6 +1,7 @@
 //! Speed of a model of some shape in training and at answers on this machine, with random weights: the engine's own verbs on
 //! photographs and texts of the sizes that the datasets have, beside what the hardware can do and what was estimated.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,8 +9,10 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::cost::memory::Use;
 use crate::cost::shape::Shape;
 use crate::error::{Cause, Error, Result};
+use crate::models::lora::Lora;
 use crate::models::shapes;
 use crate::nn::{DeviceSpec, memory};
 use crate::store::record::utc_now;
@@ -53,18 +56,18 @@ pub struct Request {
 
 /// Work of one repetition of a phase.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Work {
-    pub(super) images: usize,
+struct Work {
+    images: usize,
     /// Tokens that the model reads.
-    pub(super) tokens: f64,
+    tokens: f64,
     /// Operations; 0 where no model is at work.
-    pub(super) operations: f64,
+    operations: f64,
     /// Bytes by the estimate.
-    pub(super) estimate: Option<u64>,
+    estimate: Option<u64>,
 }
 
 /// A loaded model with its workload.
-pub(super) trait Benchmark {
+trait Benchmark {
     /// Phases that can be measured, in order.
     fn phases(&self) -> &'static [&'static str];
 
@@ -222,6 +225,31 @@ fn defaults<L: DeserializeOwned>() -> Result<L> {
         origin: "defaults".into(),
         reason: e.to_string(),
     })
+}
+
+/// Terms of the memory estimate that follow from the request; a model adds its own.
+fn usage(request: &Request, lora: &Lora) -> Use {
+    Use {
+        lora: lora.clone(),
+        adapters: 1.0,
+        weight_bytes: request.place.dtype.size_in_bytes() as f64,
+        fused: request.place.device.is_cpu(),
+        batch: request.batch as f64,
+        micro_batch: request.batch as f64,
+        checkpointing: false,
+        visual: 0.0,
+        text: 0.0,
+        answer: 0.0,
+        names: 0.0,
+        pictures: 0.0,
+        threads: rayon::current_num_threads() as f64,
+    }
+}
+
+/// Writes a batch for another program.
+fn save(tensors: &HashMap<String, Tensor>, dir: &Path) -> Result<()> {
+    let path = dir.join("batch.safetensors");
+    candle_core::safetensors::save(tensors, &path).map_err(Error::saving(&path))
 }
 
 fn unknown(request: &Request) -> Error {

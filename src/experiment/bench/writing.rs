@@ -14,7 +14,7 @@ use crate::cost::memory::{Use, answering, training};
 use crate::cost::operations::Pass;
 use crate::cost::shape::{Kind, Shape, Writing};
 use crate::engine::{AdamParams, AdapterConfig, AdapterId, Engine, SamplingParams, Settings, Snapshot};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture};
 use crate::learner::qwen3_vl_lora::Qwen3VlLora;
 use crate::models::lora::Lora;
@@ -65,19 +65,13 @@ impl WritingBenchmark {
         let default = Settings::default();
         let mean = names.iter().map(Vec::len).sum::<usize>() as f64 / names.len() as f64;
         let mut how = Use {
-            lora: lora.clone(),
-            adapters: 1.0,
-            weight_bytes: request.place.dtype.size_in_bytes() as f64,
-            fused: request.place.device.is_cpu(),
-            batch: request.batch as f64,
             micro_batch: default.micro_batch as f64,
             checkpointing: default.checkpointing,
             visual: pictures.first().map_or(0, |picture| picture.tokens) as f64,
             text: dataset.around.iter().sum::<usize>() as f64 + mean,
             answer: mean,
             names: PrefixTree::new(&names)?.tokens().len() as f64,
-            pictures: 0.0,
-            threads: rayon::current_num_threads() as f64,
+            ..super::usage(request, &lora)
         };
         let settings = fitting(&shape, &how, default, &request.place, dir)?;
         how.micro_batch = settings.micro_batch as f64;
@@ -128,12 +122,11 @@ impl WritingBenchmark {
 
     /// The adapter as it is now.
     fn asked(&mut self) -> Result<Snapshot> {
-        let snapshot = match self.snapshot.take() {
+        let snapshot = match &mut self.snapshot {
             Some(snapshot) => snapshot,
-            None => self.engine.snapshot(self.adapter)?,
+            none => none.insert(self.engine.snapshot(self.adapter)?),
         };
-        self.snapshot = Some(snapshot.clone());
-        Ok(snapshot)
+        Ok(snapshot.clone())
     }
 
     /// The true name of every image is scored, and some answers are decoded: as long as names are, since random weights
@@ -331,14 +324,11 @@ impl Benchmark for WritingBenchmark {
         }
         let width = self.processor.patch_width();
         let patches = values.len() / width;
-        tensors.insert(
-            "pixel_values".into(),
-            Tensor::from_vec(values, (patches, width), &Device::Cpu)?,
-        );
+        let values = Tensor::from_vec(values, (patches, width), &Device::Cpu)?;
+        tensors.insert("pixel_values".into(), values);
         let grids = Tensor::from_vec(grids, (self.pictures.len(), 3), &Device::Cpu)?;
         tensors.insert("image_grid_thw".into(), grids);
-        let path = dir.join("batch.safetensors");
-        candle_core::safetensors::save(&tensors, &path).map_err(Error::saving(&path))?;
+        super::save(&tensors, dir)?;
         Ok(json!({
             "kind": "qwen3_vl",
             "loss": loss,

@@ -35,9 +35,9 @@ pub(super) fn betrayed(classes: &[u32], dealt: &[usize], answer: impl Fn(usize) 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Chance {
     /// Mean over draws.
-    pub(super) expected: f64,
+    pub expected: f64,
     /// More than so many are red.
-    pub(super) most: usize,
+    pub most: usize,
 }
 
 impl Chance {
