@@ -89,14 +89,10 @@ fn finished(cells: &[&Cell], store: Option<&Store>, config: &Config) -> Result<V
     if missing.is_empty() {
         return Ok(records);
     }
+    let they = if missing.len() == 1 { "it is" } else { "they are" };
     Err(Error::Uncontrolled {
         cell: missing.join("; "),
-        reason: if missing.len() == 1 {
-            "it is not finished"
-        } else {
-            "they are not finished"
-        }
-        .into(),
+        reason: format!("{they} not finished"),
         remedy: format!("`{}` makes them", config.command("sweep")),
     })
 }

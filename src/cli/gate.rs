@@ -60,6 +60,13 @@ pub(super) struct Arguments {
     accept: bool,
 }
 
+impl Arguments {
+    /// All that are read.
+    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.results, &self.baseline].into_iter().chain(&self.repeat)
+    }
+}
+
 fn margin(text: &str) -> Result<f64, String> {
     let margin = text.parse().ok().filter(|margin| (0.0..100.0).contains(margin));
     margin.ok_or_else(|| "a number of percentage points from 0".into())
@@ -73,11 +80,7 @@ fn level(text: &str) -> Result<f64, String> {
 /// True when the gate is green, or was opened by accepting.
 pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     all_different(arguments)?;
-    let folders: Vec<&Path> = [&arguments.results, &arguments.baseline]
-        .into_iter()
-        .chain(&arguments.repeat)
-        .map(PathBuf::as_path)
-        .collect();
+    let folders: Vec<&Path> = arguments.folders().map(PathBuf::as_path).collect();
     // A baseline may be replaced at any time, by `--accept` or `kshot promote`.
     let read = replacement::steadily(&folders, || read(arguments))?;
     let Read {
@@ -237,10 +240,7 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
 /// A folder compared with itself would always be green, and as a repeat would make the noise look small.
 fn all_different(arguments: &Arguments) -> Result<()> {
     let mut seen = Vec::new();
-    for path in [&arguments.results, &arguments.baseline]
-        .into_iter()
-        .chain(&arguments.repeat)
-    {
+    for path in arguments.folders() {
         let Ok(real) = fs::canonicalize(path) else { continue };
         if seen.contains(&real) {
             return Err(GateError::SameFolder { path: path.clone() }.into());

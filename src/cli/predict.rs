@@ -62,22 +62,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         (Some(file), _) => names(file)?,
         (None, Some(classes)) => classes,
         (None, None) => {
-            return Err(Error::Config {
-                origin: "--labels".into(),
-                reason: "is needed: no adapter of kshot's tells the class names".into(),
-            }
-            .because(Cause::ClassNames));
+            let reason = "is needed: no adapter of kshot's tells the class names";
+            return Err(Error::config("--labels", reason).because(Cause::ClassNames));
         }
     };
     let mut ready = arguments.subject.ready(&Places::from_env().home, &classes)?;
     let exif = arguments.subject.exif()?;
     let settings = settings(&ready, &classes, exif);
-    let classifier = ready.classifier.interleaved().ok_or_else(|| Error::Model {
-        path: ready.learner.model().unwrap_or(Path::new("")).into(),
-        reason: format!(
-            "`{}` answers about test sets, not about single images",
-            ready.learner.method()
-        ),
+    let classifier = ready.classifier.interleaved().ok_or_else(|| {
+        let method = ready.learner.method();
+        let reason = format!("`{method}` answers about test sets, not about single images");
+        Error::model(ready.learner.model().unwrap_or(Path::new("")), reason)
     })?;
     let mut batches = batches(arguments.images.paths(), classifier.batch());
     let (mut out, mut kept) = (None, ResumeState::default());
@@ -248,11 +243,8 @@ fn names(file: &Path) -> Result<Vec<String>> {
         .filter(|line| !line.is_empty())
         .collect();
     if names.is_empty() {
-        return Err(Error::Config {
-            origin: file.display().to_string(),
-            reason: "holds no class name; it has one a line".into(),
-        }
-        .because(Cause::ClassNames));
+        let reason = "holds no class name; it has one a line";
+        return Err(Error::config(file.display().to_string(), reason).because(Cause::ClassNames));
     }
     Ok(names)
 }

@@ -117,14 +117,11 @@ pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
     let places = Places::from_env();
     let (sweep, folder) = arguments.config.read()?;
     let cells = plan::plan(&sweep, &places)?;
-    let unknown = || Error::UnknownCell {
+    let cell = cells.iter().find(|cell| cell.run_id == arguments.cell);
+    let cell = cell.ok_or_else(|| Error::UnknownCell {
         run_id: arguments.cell.clone(),
         cells: cells.len(),
-    };
-    let cell = cells
-        .iter()
-        .find(|cell| cell.run_id == arguments.cell)
-        .ok_or_else(unknown)?;
+    })?;
     let store = Store::open(&folder)?;
     store.write_sweep_config(&sweep.to_toml()?)?;
     let record = Sweeper {

@@ -63,15 +63,11 @@ pub(super) fn train(arguments: &TrainArguments) -> Result<()> {
     let places = Places::from_env();
     let learner = learner(&arguments.model, &places.home, &arguments.set)?.under(arguments.protocol, arguments.shots);
     if arguments.out.exists() {
-        return Err(Error::Exists {
-            path: arguments.out.clone(),
-        });
+        let path = arguments.out.clone();
+        return Err(Error::Exists { path });
     }
     if !arguments.shots.any() {
-        return Err(Error::Config {
-            origin: "--shots".into(),
-            reason: "there is nothing to learn from 0 examples".into(),
-        });
+        return Err(Error::config("--shots", "there is nothing to learn from 0 examples"));
     }
     let dataset = data::open_for(&arguments.dataset, arguments.protocol, &places.datasets, &places.cache)?
         .with_exif(arguments.exif);
@@ -89,9 +85,8 @@ pub(super) fn train(arguments: &TrainArguments) -> Result<()> {
         Some(start) => {
             let classifier = base.classifier_from(start, &split.classes, arguments.seed)?;
             classifier.ok_or_else(|| {
-                let path = learner.model().unwrap_or(Path::new("")).into();
-                let reason = "of this kind cannot start from an adapter".into();
-                Error::Model { path, reason }.because(Cause::NoWeights)
+                let path = learner.model().unwrap_or(Path::new(""));
+                Error::model(path, "of this kind cannot start from an adapter").because(Cause::NoWeights)
             })?
         }
     };
@@ -157,14 +152,9 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<()> {
     if let Some(learned) = arguments.subject.classes()?
         && learned != classes
     {
-        return Err(Error::Dataset {
-            dataset: dataset.name,
-            reason: format!(
-                "its class names under the protocol `{}` are not those that the adapter learned",
-                arguments.protocol
-            ),
-        }
-        .because(Cause::OtherClasses));
+        let (dataset, protocol) = (dataset.name, arguments.protocol);
+        let reason = format!("its class names under the protocol `{protocol}` are not those that the adapter learned");
+        return Err(Error::Dataset { dataset, reason }.because(Cause::OtherClasses));
     }
     let mut ready = arguments.subject.ready(&places.home, &classes)?;
     let dataset = without_refused(dataset, std::slice::from_ref(&ready.learner));
@@ -227,9 +217,8 @@ pub(super) struct MergeArguments {
 
 pub(super) fn merge(arguments: &MergeArguments) -> Result<()> {
     if arguments.out.exists() {
-        return Err(Error::Exists {
-            path: arguments.out.clone(),
-        });
+        let path = arguments.out.clone();
+        return Err(Error::Exists { path });
     }
     let base = repository::locate(&arguments.model, &Places::from_env().home)?;
     let model = Qwen3Vl::load(&base, &DeviceSpec::cpu())?;
@@ -294,10 +283,8 @@ impl Subject {
             None => learner(&self.model, home, &self.set)?,
         };
         if self.adapter.is_none() && !learner.answers_unseen() {
-            return Err(Error::Model {
-                path: self.model.clone(),
-                reason: "has no class names of its own: it answers only with an adapter (`--adapter DIR`)".into(),
-            });
+            let reason = "has no class names of its own: it answers only with an adapter (`--adapter DIR`)";
+            return Err(Error::model(&self.model, reason));
         }
         // A verb asks about each image once: nothing is to be kept of it.
         let base = learner.load(&mut Bases::new(home).with_feature_bytes(0))?;

@@ -312,6 +312,18 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// An [`Error::Config`]: the file, option or override, and its fault.
+    pub(crate) fn config(origin: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (origin, reason) = (origin.into(), reason.into());
+        Self::Config { origin, reason }
+    }
+
+    /// An [`Error::Model`]: the folder or file, and its fault.
+    pub(crate) fn model(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        let (path, reason) = (path.into(), reason.into());
+        Self::Model { path, reason }
+    }
+
     /// The errors that led to this one, the nearest first.
     pub(crate) fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
         chain(self).skip(1)

@@ -98,9 +98,5 @@ impl Origin {
 }
 
 fn malformed(path: &Path, reason: String) -> Error {
-    Error::Model {
-        path: path.to_path_buf(),
-        reason,
-    }
-    .because(Cause::Adapter)
+    Error::model(path, reason).because(Cause::Adapter)
 }

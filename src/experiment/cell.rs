@@ -57,7 +57,7 @@ pub fn run(
 
 /// A cell whose training is done.
 pub(super) struct Trained<'c, 't> {
-    cell: &'c Cell,
+    pub cell: &'c Cell,
     shots: Vec<LabelledImage>,
     keep: Checkpoints,
     partial: PartialPredictions<'t>,
@@ -94,11 +94,6 @@ impl<'c, 't> Trained<'c, 't> {
             fit,
             train_seconds,
         })
-    }
-
-    /// The cell.
-    pub(super) fn cell(&self) -> &'c Cell {
-        self.cell
     }
 
     /// Test images that are predicted, the first of all.
@@ -201,7 +196,7 @@ impl<'c, 't> Trained<'c, 't> {
                 eval_seconds: partial.eval_seconds(),
                 train_images_per_second: fit.images_seen as f64 / self.train_seconds,
                 eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
-                device: cell.device(),
+                device: cell.place.device_name(),
                 threads: rayon::current_num_threads(),
                 devices: 1,
                 sessions: partial.sessions(),

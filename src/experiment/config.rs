@@ -80,10 +80,7 @@ impl Sweep {
     /// # Errors
     /// [`Error::Config`] names `origin` or the override, and the field.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let fail = |origin: &str, reason: &str| Error::Config {
-            origin: origin.into(),
-            reason: reason.trim_end().into(),
-        };
+        let fail = |origin: &str, reason: &str| Error::config(origin, reason.trim_end());
         let sweep: Self = if overrides.is_empty() {
             toml::from_str(text).map_err(|e| fail(origin, &e.to_string()))?
         } else {
@@ -103,10 +100,7 @@ impl Sweep {
     /// # Errors
     /// Never for a config that was parsed; the signature says so because the TOML writer can fail.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::Config {
-            origin: self.name.clone(),
-            reason: e.to_string(),
-        })
+        toml::to_string(self).map_err(|e| Error::config(&self.name, e.to_string()))
     }
 
     /// Checks what the types do not rule out.

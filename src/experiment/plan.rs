@@ -95,7 +95,7 @@ pub struct Cell {
     /// The base model, shared by all cells that use it.
     base: Arc<dyn Base>,
     /// Its device, and the type of its weights.
-    place: DeviceSpec,
+    pub place: DeviceSpec,
 }
 
 /// All cells of a sweep, in the order in which they run: dataset, seed, shots, learner.
@@ -253,12 +253,6 @@ impl Cell {
     /// As [`Base::classifier`].
     pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
         self.base.classifier(&self.split.classes, self.key.seed)
-    }
-
-    /// Name of the device that this cell runs on.
-    #[must_use]
-    pub fn device(&self) -> String {
-        self.place.device_name()
     }
 
     /// True if another cell asks about the same test images, preprocessed alike for the same vision tower.

@@ -312,7 +312,7 @@ impl Sweeper<'_> {
         self.progress.together(trained.len());
         let trained = self.ask_in_turn(trained, &test, &mut ended)?;
         for (mut one, claim) in trained {
-            let cell = one.cell();
+            let cell = one.cell;
             let on = &mut |event| hear(self.progress, cell, &claim, event);
             // What is missing here could not be read in turn: its own error is told.
             let ran = one
@@ -336,7 +336,7 @@ impl Sweeper<'_> {
             && at < test.len()
         {
             let batch = first.batch().max(1);
-            let block = batch * (first.cell().capacity().unwrap_or(0) / batch).clamp(1, BATCHES);
+            let block = batch * (first.cell.capacity().unwrap_or(0) / batch).clamp(1, BATCHES);
             let images = test.get(at..test.len().min(at + block)).unwrap_or_default();
             let start = Instant::now();
             let Some(views) = first.preprocess(images) else {
@@ -345,7 +345,7 @@ impl Sweeper<'_> {
             let preprocessing = start.elapsed().as_secs_f64() / (trained.len() * images.len()) as f64;
             let mut others = Vec::with_capacity(trained.len());
             for (mut one, claim) in trained {
-                let cell = one.cell();
+                let cell = one.cell;
                 let on = &mut |event| hear(self.progress, cell, &claim, event);
                 let mut asked = Ok(());
                 for (number, (images, views)) in images.chunks(batch).zip(views.chunks(batch)).enumerate() {

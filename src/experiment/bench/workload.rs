@@ -111,9 +111,9 @@ impl Dataset {
             let mut bytes = Cursor::new(Vec::new());
             JpegEncoder::new_with_quality(&mut bytes, 90)
                 .encode(&image, width, height, ExtendedColorType::Rgb8)
-                .map_err(|e| Error::Image {
-                    image: format!("photograph {number}"),
-                    reason: e.to_string(),
+                .map_err(|e| {
+                    let (image, reason) = (format!("photograph {number}"), e.to_string());
+                    Error::Image { image, reason }
                 })?;
             Ok(bytes.into_inner())
         };

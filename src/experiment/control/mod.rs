@@ -458,10 +458,7 @@ fn switch_off(folder: &Path, off: &Path) -> Result<()> {
         }
     }
     let weights = off.join(WEIGHTS);
-    let fail = |reason: String| Error::Model {
-        path: folder.join(WEIGHTS),
-        reason,
-    };
+    let fail = |reason: String| Error::model(folder.join(WEIGHTS), reason);
     let mut tensors: HashMap<String, Tensor> =
         candle_core::safetensors::load(&weights, &Device::Cpu).map_err(|e| fail(e.to_string()))?;
     let mut zeroed = 0;
