@@ -14,7 +14,7 @@ use crate::experiment::{control, verify};
 use crate::store::Store;
 use crate::store::control::Controls;
 use crate::store::record::Record;
-use crate::store::verify::{Findings, Images};
+use crate::store::verify::{Findings, Images, images};
 
 /// Sanity controls of finished cells: shuffled images, shuffled labels, adapter off and on, reload parity, prompt
 /// without image.
@@ -144,7 +144,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<bool> {
     let mut findings = verify::verify(&store)?;
     if arguments.images {
         let Places { datasets, cache, .. } = Places::from_env();
-        verify::images(&store, &Images { datasets, cache }, &mut findings)?;
+        images(&store, &Images { datasets, cache }, &verify::read, &mut findings)?;
     }
     if arguments.json {
         output_json(&findings)?;

@@ -82,13 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     all_different(arguments)?;
     let folders: Vec<&Path> = arguments.folders().map(PathBuf::as_path).collect();
     // A baseline may be replaced at any time, by `--accept` or `kshot promote`.
-    let read = replacement::steadily(&folders, || read(arguments))?;
-    let Read {
-        results,
-        repeated,
-        baseline,
-        stored,
-    } = read;
+    let (results, repeated, baseline, stored) = replacement::steadily(&folders, || read(arguments))?;
     let Some(baseline) = baseline else {
         return accept_first(arguments, &results, &repeated);
     };
@@ -136,16 +130,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     }
 }
 
-/// All folders, as they were at one moment.
-struct Read {
-    results: Folder,
-    repeated: Vec<Folder>,
-    /// `None` where the first one is to be accepted.
-    baseline: Option<Folder>,
-    stored: Option<Noise>,
-}
-
-fn read(arguments: &Arguments) -> Result<Read> {
+/// All folders, as they were at one moment: results, repeats, baseline (`None` where the first one is to be accepted) and the
+/// noise that it has stored.
+fn read(arguments: &Arguments) -> Result<(Folder, Vec<Folder>, Option<Folder>, Option<Noise>)> {
     let shared = &mut Shared::default();
     let results = Folder::read(&arguments.results, Role::Results, shared)?;
     let repeats = arguments.repeat.iter();
@@ -155,16 +142,11 @@ fn read(arguments: &Arguments) -> Result<Read> {
     let current = replacement::current(&arguments.baseline);
     let first = arguments.accept && !current.join("cells").is_dir();
     let baseline = (!first).then(|| Folder::read(&arguments.baseline, Role::Baseline, shared));
-    Ok(Read {
-        results,
-        repeated,
-        baseline: baseline.transpose()?,
-        stored: if first || !arguments.repeat.is_empty() {
-            None
-        } else {
-            Noise::read(&current)?
-        },
-    })
+    let stored = match first || !arguments.repeat.is_empty() {
+        true => None,
+        false => Noise::read(&current)?,
+    };
+    Ok((results, repeated, baseline.transpose()?, stored))
 }
 
 /// There is nothing to compare with yet; repeats are those of the results themselves.

@@ -251,13 +251,7 @@ fn by_kind(files: &[String]) -> String {
 }
 
 fn told(imported: &Imported) -> String {
-    let Imported {
-        dataset,
-        manifest,
-        rename,
-        holdout,
-        ..
-    } = imported;
+    let dataset = &imported.dataset;
     let name = &dataset.name;
     let mut text = format!(
         "{name}: {} classes, {} images to draw shots from, {} test images\n\n{:10}  {:>6}  {:>6}  {:>6}\n",
@@ -280,9 +274,9 @@ fn told(imported: &Imported) -> String {
         let _ = writeln!(text, "{side:10}  {:>6}  {median:>6}  {most:>6}", at(0));
     }
     text.push('\n');
-    text += &renamed(rename);
-    if let Some(share) = holdout {
-        text += &kept(*share);
+    text += &renamed(&imported.rename);
+    if let Some(share) = imported.holdout {
+        text += &kept(share);
     }
     let least = pool.first().copied().unwrap_or_default();
     let shots: Vec<String> = [1, 2, 4, 8, 16]
@@ -293,7 +287,7 @@ fn told(imported: &Imported) -> String {
     let _ = write!(
         text,
         "manifest: {}\n\nnext: kshot sweep --set \"datasets=['{name}']\" --set name={name} --set 'shots=[{}]'\n",
-        manifest.display(),
+        imported.manifest.display(),
         shots.join(", ")
     );
     text

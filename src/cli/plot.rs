@@ -33,7 +33,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let tables = if arguments.results.is_file() {
-        redraw(&arguments.results)?
+        // The accuracies: what a table of curves holds.
+        let mut points = figure::redraw(&arguments.results)?;
+        points.retain(|point| point.panel == Panel::Dataset);
+        vec![table::accuracy(&points)]
     } else {
         let store = Store::open_existing(&arguments.results)?;
         draw(&store, &store.records()?)?
@@ -115,14 +118,6 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
         table::micro_gates(&gates),
     ];
     write(&store.folder().join("tables"), tables)
-}
-
-/// Draws the figure of a table of curves that was left beside one, there, and gives the table of accuracies: what
-/// such a table holds.
-fn redraw(curves: &Path) -> Result<Vec<Table>> {
-    let mut points = figure::redraw(curves)?;
-    points.retain(|point| point.panel == Panel::Dataset);
-    Ok(vec![table::accuracy(&points)])
 }
 
 /// Writes the tables that have rows, and removes the files of those that have none.

@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let outcome = Sweeper {
         sweep: &sweep,
         store: &store,
-        claims: arguments.lease.claims(&folder)?,
+        claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
         commit: commit(&places.home).as_deref(),
         progress: &mut SweepBars::new(),
     }
@@ -127,7 +127,7 @@ pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
     let record = Sweeper {
         sweep: &sweep,
         store: &store,
-        claims: arguments.lease.claims(&folder)?,
+        claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
         commit: commit(&places.home).as_deref(),
         progress: &mut SweepBars::new(),
     }
@@ -191,12 +191,6 @@ struct Lease {
     /// A process that gives no sign of life for so long loses its cell to another one.
     #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST_LEASE))]
     seconds: u64,
-}
-
-impl Lease {
-    fn claims(&self, folder: &Path) -> Result<Claims> {
-        Claims::open(folder, Duration::from_secs(self.seconds))
-    }
 }
 
 /// The progress of a sweep.

@@ -10,7 +10,7 @@ use crate::experiment::config::Sweep;
 use crate::learner::Learner;
 use crate::store::Store;
 use crate::store::record::Record;
-use crate::store::verify::{self, Config, Findings, Images};
+use crate::store::verify::{self, Config, Findings};
 
 /// As [`verify::verify`].
 ///
@@ -20,15 +20,8 @@ pub fn verify(store: &Store) -> Result<Findings> {
     verify::verify(store, &read)
 }
 
-/// As [`verify::images`].
-///
-/// # Errors
-/// As [`verify::images`].
-pub fn images(store: &Store, places: &Images, findings: &mut Findings) -> Result<()> {
-    verify::images(store, places, &read, findings)
-}
-
-fn read(text: &str) -> Result<Box<dyn Config>> {
+/// The config of a results folder.
+pub(crate) fn read(text: &str) -> Result<Box<dyn Config>> {
     Ok(Box::new(Sweep::parse(text, "sweep.toml", &[])?))
 }
 
