@@ -146,36 +146,27 @@ impl Benchmark for VisionBenchmark {
     fn work(&self, phase: &str) -> Work {
         let images = self.how.batch;
         let adapted = self.shape.adapted(&self.how.lora);
+        let rows = if phase == "from JPEG" { 0.0 } else { self.rows() };
         let (operations, estimate) = match phase {
             "train" => (
-                self.blocks.train(self.rows(), adapted.active),
-                Some(training(&self.shape, &self.how).total()),
+                self.blocks.train(rows, adapted.active),
+                Some(training(&self.shape, &self.how)),
             ),
             "from JPEG" => (0.0, None),
-            _ => (
-                self.blocks.forward(self.rows()),
-                Some(answering(&self.shape, &self.how).total()),
-            ),
+            _ => (self.blocks.forward(rows), Some(answering(&self.shape, &self.how))),
         };
         Work {
             images: images as usize,
-            tokens: if phase == "from JPEG" {
-                0.0
-            } else {
-                images * self.rows()
-            },
+            tokens: images * rows,
             operations: images * operations,
-            estimate,
+            estimate: estimate.map(|bytes| bytes.total()),
         }
     }
 
     fn repeat(&mut self, phase: &str) -> Result<()> {
         match phase {
             "train" => self.train(1.0)?,
-            "features" => {
-                let pixels = self.pixels.clone();
-                self.see(&pixels)?;
-            }
+            "features" => self.see(&self.pixels.clone())?,
             "from JPEG" => drop(shown(&self.photographs, &self.processor, &self.place)?),
             _ => {
                 let pixels = shown(&self.photographs, &self.processor, &self.place)?;
