@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let cells = plan::plan(&sweep, &places)?;
     let store = Store::open(&folder)?;
-    let outcome = Sweeper {
+    let failed = Sweeper {
         sweep: &sweep,
         store: &store,
         claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
@@ -73,9 +73,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         output(&plot::plain(&tables))?;
     }
     tracing::info!("results are in `{}`", folder.display());
-    if outcome.failed > 0 {
+    if failed > 0 {
         return Err(Error::CellsFailed {
-            failed: outcome.failed,
+            failed,
             total: arguments.shard.part(&cells).count(),
         });
     }

@@ -90,10 +90,8 @@ pub trait Progress {
 
 /// The end of an attempt at a cell.
 enum Attempt {
-    /// This call ran it.
-    Ran(Box<Record>),
-    /// Another process finished it.
-    Found(Box<Record>),
+    /// It is finished, by this call or by another process.
+    Finished(Box<Record>),
     /// It failed, here or elsewhere.
     Failed(Error),
     /// Another process runs it, with its name.
@@ -114,24 +112,16 @@ pub struct Sweeper<'a> {
     pub progress: &'a mut dyn Progress,
 }
 
-/// The account of a sweep.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Cells that were trained or fitted in this call.
-    pub ran: usize,
-    /// Cells that failed since this call began, here or elsewhere.
-    pub failed: usize,
-}
-
 impl Sweeper<'_> {
     /// Runs the cells of `shard` that are missing. A cell that another process runs is put aside, and in the end
     /// waited for: until it is finished there, or falls silent and is taken over. A failed cell is recorded and the
     /// rest goes on, unless the failure cannot be recorded either (folder gone) or no cell can fare better (disk full
-    /// or read-only): then the sweep stops with the cell's error.
+    /// or read-only): then the sweep stops with the cell's error. Gives the number of cells that failed since this call
+    /// began, here or elsewhere.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn run(&mut self, cells: &[Cell], shard: Shard) -> Result<Outcome> {
+    pub fn run(&mut self, cells: &[Cell], shard: Shard) -> Result<usize> {
         self.store.write_sweep_config(&self.sweep.to_toml()?)?;
         let all = shard.part(cells).count();
         let mut missing: Vec<&Cell> = Vec::new();
@@ -143,15 +133,14 @@ impl Sweeper<'_> {
         let images = missing.iter().map(|cell| cell.images()).sum();
         self.progress.begin(all, all - missing.len(), images);
         let before = self.failures(&missing)?;
-        let mut outcome = Outcome::default();
+        let mut failed = 0;
         while !missing.is_empty() {
             let mut busy = Vec::new();
             for round in rounds(&missing) {
                 for (cell, attempt) in self.round(&round, &before)? {
                     match attempt {
-                        Attempt::Ran(_) => outcome.ran += 1,
-                        Attempt::Found(_) => {}
-                        Attempt::Failed(_) => outcome.failed += 1,
+                        Attempt::Finished(_) => {}
+                        Attempt::Failed(_) => failed += 1,
                         Attempt::Busy(owner) => busy.push((cell, owner)),
                     }
                 }
@@ -163,7 +152,7 @@ impl Sweeper<'_> {
             missing = busy.into_iter().map(|(cell, _)| cell).collect();
         }
         self.progress.end();
-        Ok(outcome)
+        Ok(failed)
     }
 
     /// Runs one cell unless it is finished, or waits for the process that runs it.
@@ -180,7 +169,7 @@ impl Sweeper<'_> {
         let before = self.failures(&[cell])?;
         loop {
             match self.attempt(cell, &before)? {
-                Attempt::Ran(record) | Attempt::Found(record) => {
+                Attempt::Finished(record) => {
                     self.progress.end();
                     return Ok(*record);
                 }
@@ -233,7 +222,7 @@ impl Sweeper<'_> {
         match ran {
             Ok(record) => {
                 self.progress.finish(&record);
-                Ok(Attempt::Ran(Box::new(record)))
+                Ok(Attempt::Finished(Box::new(record)))
             }
             Err(error) => self.failed(cell, claim, error),
         }
@@ -243,7 +232,7 @@ impl Sweeper<'_> {
     fn settled(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Option<Attempt>> {
         if let Some(record) = self.store.finished(&cell.run_id)? {
             self.progress.found(&record, cell);
-            return Ok(Some(Attempt::Found(Box::new(record))));
+            return Ok(Some(Attempt::Finished(Box::new(record))));
         }
         let mark = self.store.failure_mark(&cell.run_id)?;
         if mark.is_some() && before.get(&cell.run_id) != Some(&mark) {
