@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{output, places, sweep, terminal};
+use super::{output, sweep, terminal};
 use crate::checkpoint::shapes::NAMES;
 use crate::error::{Error, Result};
-use crate::experiment::bench::{DATASETS, Dataset, Report, Request, Steps, run as measure};
+use crate::experiment::bench::{DATASETS, Dataset, Report, Request, prepared, run as measure};
+use crate::experiment::plan::Places;
 use crate::nn::DeviceSpec;
 use crate::process::temporary;
 
@@ -76,32 +77,25 @@ enum Type {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let places = places::places();
-    let wrong = |origin: &str, reason: String| Error::Config {
-        origin: origin.into(),
-        reason,
-    };
+    let places = Places::from_env();
     let Some(dataset) = Dataset::named(&arguments.dataset) else {
         let known: Vec<&str> = DATASETS.iter().map(|dataset| dataset.name).collect();
-        return Err(wrong(
-            "--dataset",
-            format!("`{}` is not one of {}", arguments.dataset, known.join(", ")),
-        ));
+        let reason = format!("`{}` is not one of {}", arguments.dataset, known.join(", "));
+        return Err(Error::config("--dataset", reason));
     };
     if !NAMES.contains(&arguments.shape.as_str()) {
-        let known = NAMES.join(", ");
-        return Err(wrong("--shape", format!("`{}` is not one of {known}", arguments.shape)));
+        let reason = format!("`{}` is not one of {}", arguments.shape, NAMES.join(", "));
+        return Err(Error::config("--shape", reason));
     }
     if arguments.batch == 0 || arguments.steps == 0 || arguments.rank == Some(0) || arguments.layers == Some(0) {
-        return Err(wrong("--batch, --steps, --rank, --layers", "must be above 0".into()));
+        return Err(Error::config("--batch, --steps, --rank, --layers", "must be above 0"));
     }
     let mut place = DeviceSpec::best()?;
-    if let Some(dtype) = arguments.dtype {
-        place.dtype = match dtype {
-            Type::F32 => DType::F32,
-            Type::Bf16 => DType::BF16,
-            Type::F16 => DType::F16,
-        };
+    match arguments.dtype {
+        Some(Type::F32) => place.dtype = DType::F32,
+        Some(Type::Bf16) => place.dtype = DType::BF16,
+        Some(Type::F16) => place.dtype = DType::F16,
+        None => {}
     }
     let scratch = temporary(&places.cache.join("bench").join(name(arguments)), "tmp");
     let request = Request {
@@ -141,11 +135,7 @@ fn report(arguments: &Arguments, request: &Request) -> Result<()> {
         // If stderr is gone there is nobody left to tell.
         terminal::tell(&format!("{line}\n"));
     })?;
-    let json = serde_json::to_string_pretty(&report).map_err(|e| Error::Io {
-        action: "write",
-        path: "the report".into(),
-        source: e.into(),
-    })? + "\n";
+    let json = serde_json::to_string_pretty(&report).map_err(|e| Error::io("write", "the report")(e.into()))? + "\n";
     if let Some(dir) = &arguments.out {
         std::fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
         let device = if report.hardware.gpu.is_some() { "gpu" } else { "cpu" };
@@ -159,13 +149,11 @@ fn report(arguments: &Arguments, request: &Request) -> Result<()> {
 /// One JSON object a line: first what was written to `dir`, then one for each line that is read.
 fn serve(request: &Request, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
-    let mut steps = Steps::load(request)?;
+    let mut steps = prepared(request)?;
     let mut known = steps.exchange(dir)?;
-    if let Some(known) = known.as_object_mut() {
-        known.insert("checkpoint".into(), request.checkpoint.display().to_string().into());
-        known.insert("dtype".into(), request.place.dtype_name().into());
-        known.insert("commit".into(), request.commit.clone().map_or(Value::Null, Value::from));
-    }
+    known["checkpoint"] = request.checkpoint.display().to_string().into();
+    known["dtype"] = request.place.dtype_name().into();
+    known["commit"] = request.commit.clone().into();
     output(&format!("{known}\n"))?;
     for line in io::stdin().lock().lines() {
         let line = line.map_err(Error::io("read", "stdin"))?;
@@ -173,10 +161,8 @@ fn serve(request: &Request, dir: &Path) -> Result<()> {
         if phase.is_empty() {
             continue;
         }
-        output(&format!(
-            "{}\n",
-            json!({"phase": phase, "seconds": steps.seconds(phase)?})
-        ))?;
+        let seconds = steps.seconds(phase)?;
+        output(&format!("{}\n", json!({"phase": phase, "seconds": seconds})))?;
     }
     Ok(())
 }

@@ -5,14 +5,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::output;
+use super::{output, output_json};
 use crate::comparison::curve::ENOUGH_SEEDS;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experiment::config::Sweep;
-use crate::experiment::estimate::{Estimate, Finished, estimate};
-use crate::experiment::outline::{Outline, Point};
+use crate::experiment::estimate::{Estimate, Finished, Outline, Point, estimate};
 use crate::experiment::plan::Places;
-use crate::experiment::shard::Shard;
+use crate::experiment::sweep::Shard;
 use crate::fetch::ModelId;
 use crate::statistics::power::{ACCURACY, ASSUMED, DIFFERENCE};
 use crate::store::Store;
@@ -51,16 +50,15 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
             promised
         }
     };
-    let numbered = outline.cells.into_iter().enumerate();
-    outline.cells = numbered
-        .filter(|(place, _)| shard.has(*place))
-        .map(|(_, cell)| cell)
-        .collect();
+    outline.cells = shard.part(outline.cells).collect();
     let store = Store::open_existing(folder).ok();
-    let finished = match &store {
-        Some(store) => done(store)?,
-        None => Vec::new(),
-    };
+    // The parts of each finished cell that are needed: all their records together would be large.
+    let mut finished = Vec::new();
+    if let Some(store) = &store {
+        for run_id in store.stored()? {
+            finished.extend(store.finished(&run_id)?.map(|record| Finished::of(&record)));
+        }
+    }
     let ids: HashSet<&str> = finished.iter().map(|cell| cell.run_id.as_str()).collect();
     let cells = outline.cells.iter().map(|cell| listed(cell, store.as_ref(), &ids));
     let cells = cells.collect::<Result<Vec<_>>>()?;
@@ -72,20 +70,10 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
             estimate: &estimate,
             precision: &precision,
         };
-        let text = serde_json::to_string_pretty(&plan).map_err(|e| Error::io("write", "stdout")(e.into()))?;
-        return output(&(text + "\n"));
+        return output_json(&plan);
     }
     let option = cells.first().map_or("", |cell| cell.key.protocol.fetch_option());
     output(&(list(&cells) + &costs(&estimate, option) + &lines(&precision)))
-}
-
-/// The parts of each finished cell that are needed: all their records together would be large.
-fn done(store: &Store) -> Result<Vec<Finished>> {
-    let mut all = Vec::new();
-    for run_id in store.stored()? {
-        all.extend(store.finished(&run_id)?.map(|record| Finished::of(&record)));
-    }
-    Ok(all)
 }
 
 fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<PlannedCell<'a>> {

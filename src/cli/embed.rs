@@ -9,13 +9,12 @@ use std::thread;
 use clap::Args;
 use serde_json::json;
 
-use super::images::Images;
-use super::{output, places::places};
+use super::images::{DecodedImage, Images, batches, decode_ahead};
+use super::output;
 use crate::checkpoint::repository;
-use crate::cli::images;
-use crate::cli::images::{Batches, DecodedImage};
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
+use crate::experiment::plan::Places;
 use crate::learner::View;
 use crate::learner::features::Frozen;
 use crate::nn::DeviceSpec;
@@ -47,13 +46,13 @@ const BATCH: usize = 64;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let frozen = Arc::new(Frozen::load(
-        &repository::locate(&arguments.model, &places().home)?,
+        &repository::locate(&arguments.model, &Places::from_env().home)?,
         &DeviceSpec::best()?,
     )?);
     let mut array = arguments.npy.as_deref().map(Array::create).transpose()?;
     thread::scope(|scope| {
-        let batches = Batches::new(arguments.images.paths(), BATCH);
-        for batch in images::decode_ahead(scope, batches, frozen.clone(), arguments.exif) {
+        let batches = batches(arguments.images.paths(), BATCH);
+        for batch in decode_ahead(scope, batches, frozen.clone(), arguments.exif) {
             let seen = batch?.into_iter().map(|DecodedImage { seen, .. }| seen);
             let (images, views): (Vec<LabelledImage>, Vec<View>) =
                 seen.collect::<Result<Vec<_>>>()?.into_iter().unzip();

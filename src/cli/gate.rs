@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Verdict, output};
-use crate::cli::plot;
+use super::{output, plot};
 use crate::error::{Error, Result};
 use crate::gate::baseline::accept;
-use crate::gate::folder::Folder;
-use crate::gate::folder::Shared;
+use crate::gate::folder::{Folder, Shared};
 use crate::gate::noise::Noise;
 use crate::gate::problem::{GateError, Problem, Role};
-use crate::gate::report;
-use crate::gate::report::{NoiseSource, Outcome, Report};
+use crate::gate::report::{self, NoiseSource, Outcome, Report};
 use crate::gate::{Settings, baseline, judge};
 use crate::store::replacement;
 
@@ -63,6 +60,13 @@ pub(super) struct Arguments {
     accept: bool,
 }
 
+impl Arguments {
+    /// All that are read.
+    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.results, &self.baseline].into_iter().chain(&self.repeat)
+    }
+}
+
 fn margin(text: &str) -> Result<f64, String> {
     let margin = text.parse().ok().filter(|margin| (0.0..100.0).contains(margin));
     margin.ok_or_else(|| "a number of percentage points from 0".into())
@@ -73,22 +77,12 @@ fn level(text: &str) -> Result<f64, String> {
     level.ok_or_else(|| "a probability above 0 and below 0.5, such as 0.05".into())
 }
 
-/// `Yes` when the gate is green, or was opened by accepting.
-pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
+/// True when the gate is green, or was opened by accepting.
+pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     all_different(arguments)?;
-    let folders: Vec<&Path> = [&arguments.results, &arguments.baseline]
-        .into_iter()
-        .chain(&arguments.repeat)
-        .map(PathBuf::as_path)
-        .collect();
+    let folders: Vec<&Path> = arguments.folders().map(PathBuf::as_path).collect();
     // A baseline may be replaced at any time, by `--accept` or `kshot promote`.
-    let read = replacement::steadily(&folders, || read(arguments))?;
-    let Read {
-        results,
-        repeated,
-        baseline,
-        stored,
-    } = read;
+    let (results, repeated, baseline, stored) = replacement::steadily(&folders, || read(arguments))?;
     let Some(baseline) = baseline else {
         return accept_first(arguments, &results, &repeated);
     };
@@ -114,12 +108,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
         let measured = (!repeated.is_empty()).then_some(&noise);
         let promoted = promote(arguments, &results, measured, &report.errors)?;
         output(&replaced(&report, &baseline, promoted))?;
-        return Ok(Verdict::Yes);
+        return Ok(true);
     }
     let (results, baseline) = (arguments.results.clone(), arguments.baseline.clone());
     match report.outcome {
-        Outcome::Green => Ok(Verdict::Yes),
-        Outcome::Red => Ok(Verdict::No),
+        Outcome::Green => Ok(true),
+        Outcome::Red => Ok(false),
         Outcome::NoiseUnknown => Err(GateError::NoiseUnknown {
             results,
             baseline,
@@ -136,16 +130,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
     }
 }
 
-/// All folders, as they were at one moment.
-struct Read {
-    results: Folder,
-    repeated: Vec<Folder>,
-    /// `None` where the first one is to be accepted.
-    baseline: Option<Folder>,
-    stored: Option<Noise>,
-}
-
-fn read(arguments: &Arguments) -> Result<Read> {
+/// All folders, as they were at one moment: results, repeats, baseline (`None` where the first one is to be accepted) and the
+/// noise that it has stored.
+fn read(arguments: &Arguments) -> Result<(Folder, Vec<Folder>, Option<Folder>, Option<Noise>)> {
     let shared = &mut Shared::default();
     let results = Folder::read(&arguments.results, Role::Results, shared)?;
     let repeats = arguments.repeat.iter();
@@ -155,20 +142,15 @@ fn read(arguments: &Arguments) -> Result<Read> {
     let current = replacement::current(&arguments.baseline);
     let first = arguments.accept && !current.join("cells").is_dir();
     let baseline = (!first).then(|| Folder::read(&arguments.baseline, Role::Baseline, shared));
-    Ok(Read {
-        results,
-        repeated,
-        baseline: baseline.transpose()?,
-        stored: if first || !arguments.repeat.is_empty() {
-            None
-        } else {
-            Noise::read(&current)?
-        },
-    })
+    let stored = match first || !arguments.repeat.is_empty() {
+        true => None,
+        false => Noise::read(&current)?,
+    };
+    Ok((results, repeated, baseline.transpose()?, stored))
 }
 
 /// There is nothing to compare with yet; repeats are those of the results themselves.
-fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<Verdict> {
+fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) -> Result<bool> {
     let (noise, mut problems) = baseline::measure(results, repeated);
     problems.extend(results.problems.clone());
     let listed: String = problems
@@ -182,7 +164,7 @@ fn accept_first(arguments: &Arguments, results: &Folder, repeated: &[Folder]) ->
         "Accepted: {promoted} cells are the first baseline in {}.\n",
         arguments.baseline.display()
     ))?;
-    Ok(Verdict::Yes)
+    Ok(true)
 }
 
 /// Number of cells of the new baseline, which has its figure, too.
@@ -240,10 +222,7 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
 /// A folder compared with itself would always be green, and as a repeat would make the noise look small.
 fn all_different(arguments: &Arguments) -> Result<()> {
     let mut seen = Vec::new();
-    for path in [&arguments.results, &arguments.baseline]
-        .into_iter()
-        .chain(&arguments.repeat)
-    {
+    for path in arguments.folders() {
         let Ok(real) = fs::canonicalize(path) else { continue };
         if seen.contains(&real) {
             return Err(GateError::SameFolder { path: path.clone() }.into());

@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
-use std::{fs, io};
+use std::{fs, io, iter};
 
 use clap::Args;
 use rayon::prelude::*;
@@ -21,8 +21,10 @@ use crate::error::{Error, Result};
 use crate::formats::image::Decoding;
 use crate::learner::{Preprocessor, View};
 
-/// Names the standard input.
-const STDIN: &str = "-";
+/// True of the name of the standard input.
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
 
 #[derive(Debug, Args)]
 pub(super) struct Images {
@@ -37,32 +39,22 @@ pub(super) struct Images {
 
 impl Images {
     /// The paths in order. Each folder's names are held while it is walked through, a list's lines never.
-    pub(crate) fn paths(&self) -> Paths {
-        let mut open: Vec<Pending> = Vec::new();
-        open.extend(self.from.clone().map(Pending::List));
-        let named = self.images.iter().rev().map(|path| match path.to_str() {
-            Some(STDIN) => Pending::List(path.clone()),
-            _ => Pending::Named(path.clone()),
-        });
-        open.extend(named);
-        Paths { open }
+    pub(super) fn paths(&self) -> Paths {
+        let images = self.images.clone().into_iter().flat_map(named);
+        Box::new(images.chain(self.from.clone().into_iter().flat_map(listed)))
     }
 
     /// The one file that is all that was named.
-    pub(crate) fn single(&self) -> Option<&Path> {
+    pub(super) fn single(&self) -> Option<&Path> {
         match (&self.images[..], &self.from) {
-            ([one], None) if one.to_str() != Some(STDIN) && !one.is_dir() => Some(one),
+            ([one], None) if !is_stdin(one) && !one.is_dir() => Some(one),
             _ => None,
         }
     }
 
-    /// Their number, where that can be known beforehand.
-    ///
-    /// # Errors
-    /// As [`Paths`].
-    pub(crate) fn count(&self) -> Result<Option<u64>> {
-        let is_stdin = |path: &PathBuf| path.to_str() == Some(STDIN);
-        if self.images.iter().chain(&self.from).any(is_stdin) {
+    /// Their number, where that can be known beforehand; errors as those of the paths.
+    pub(super) fn count(&self) -> Result<Option<u64>> {
+        if self.images.iter().chain(&self.from).any(|path| is_stdin(path)) {
             return Ok(None);
         }
         let mut count = 0;
@@ -74,107 +66,62 @@ impl Images {
     }
 }
 
-/// Paths of images; an error is that of a folder or list that cannot be read, or of a folder without any image.
-pub(super) struct Paths {
-    /// Folders and files still to be visited, the next last.
-    open: Vec<Pending>,
+/// Paths of images up to the first error: that of a folder or list that cannot be read, or of a folder without any image.
+type Paths = Box<dyn Iterator<Item = Result<PathBuf>> + Send>;
+
+/// A file, folder or list on the command line.
+fn named(path: PathBuf) -> Paths {
+    if is_stdin(&path) {
+        return listed(path);
+    }
+    if !path.is_dir() {
+        return Box::new(iter::once(Ok(path)));
+    }
+    // Looked for at once: of a folder without any image nothing else would ever be said.
+    let mut found = walked(path.clone()).peekable();
+    if found.peek().is_some() {
+        return Box::new(found);
+    }
+    Box::new(iter::once_with(move || {
+        Err(Error::io("find an image in", path)(io::ErrorKind::NotFound.into()))
+    }))
 }
 
-enum Pending {
-    /// On the command line: a file or a folder.
-    Named(PathBuf),
-    /// In a folder.
-    Found(PathBuf),
-    /// The rest of a folder, last name first.
-    Folder(PathBuf, Vec<OsString>),
-    /// A file of paths.
-    List(PathBuf),
-    /// The rest of it.
-    Lines(PathBuf, Box<dyn BufRead + Send>),
-}
-
-impl Iterator for Paths {
-    type Item = Result<PathBuf>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let source = self.open.pop()?;
-            match self.step(source) {
-                Ok(None) => {}
-                Ok(Some(path)) => return Some(Ok(path)),
-                Err(error) => {
-                    self.open.clear();
-                    return Some(Err(error));
-                }
-            }
-        }
+/// The images in a folder, at any depth.
+fn walked(folder: PathBuf) -> Paths {
+    match names(&folder) {
+        Ok(names) => Box::new(names.into_iter().flat_map(move |name| found(folder.join(name)))),
+        Err(error) => Box::new(iter::once(Err(error))),
     }
 }
 
-impl Paths {
-    /// The path that a source begins with, if it is one; what else there is in it is to be looked into next.
-    fn step(&mut self, source: Pending) -> Result<Option<PathBuf>> {
-        match source {
-            Pending::Named(path) if path.is_dir() => {
-                let before = self.open.len();
-                let names = names(&path)?;
-                self.open.push(Pending::Folder(path.clone(), names));
-                // Looked for at once: of a folder without any image nothing else would ever be said.
-                while self.open.len() > before {
-                    if let Some(next) = self.open.pop()
-                        && let Some(first) = self.step(next)?
-                    {
-                        return Ok(Some(first));
-                    }
-                }
-                Err(Error::io("find an image in", path)(io::ErrorKind::NotFound.into()))
-            }
-            Pending::Named(path) => Ok(Some(path)),
-            Pending::Found(path) => {
-                // Links to files are followed; those to folders could lead back.
-                if path.is_symlink() && path.is_dir() {
-                    return Ok(None);
-                }
-                if path.is_dir() {
-                    let names = names(&path)?;
-                    self.open.push(Pending::Folder(path, names));
-                    return Ok(None);
-                }
-                // One that cannot be opened is an image that cannot be read, which is said where it is read.
-                Ok(is_image(&path).unwrap_or(true).then_some(path))
-            }
-            Pending::Folder(path, mut names) => {
-                if let Some(name) = names.pop() {
-                    let next = path.join(name);
-                    self.open.push(Pending::Folder(path, names));
-                    self.open.push(Pending::Found(next));
-                }
-                Ok(None)
-            }
-            Pending::List(path) => {
-                let lines: Box<dyn BufRead + Send> = if path.to_str() == Some(STDIN) {
-                    Box::new(BufReader::new(io::stdin()))
-                } else {
-                    Box::new(BufReader::new(File::open(&path).map_err(Error::io("read", &path))?))
-                };
-                self.open.push(Pending::Lines(path, lines));
-                Ok(None)
-            }
-            Pending::Lines(path, mut lines) => {
-                let mut line = String::new();
-                if lines.read_line(&mut line).map_err(Error::io("read", &path))? == 0 {
-                    return Ok(None);
-                }
-                self.open.push(Pending::Lines(path, lines));
-                let line = line.strip_suffix('\n').unwrap_or(&line);
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                Ok((!line.is_empty()).then(|| line.into()))
-            }
-        }
+/// A file or folder in a folder.
+fn found(path: PathBuf) -> Paths {
+    // Links to files are followed; those to folders could lead back.
+    match (path.is_dir(), path.is_symlink()) {
+        (true, true) => Box::new(iter::empty()),
+        (true, false) => walked(path),
+        // One that cannot be opened is an image that cannot be read, which is said where it is read.
+        (false, _) => Box::new(is_image(&path).unwrap_or(true).then_some(Ok(path)).into_iter()),
     }
 }
 
-/// Names in a folder without the hidden ones, last first.
+/// The lines of a file of paths.
+fn listed(path: PathBuf) -> Paths {
+    let opened: io::Result<Box<dyn BufRead + Send>> = match is_stdin(&path) {
+        true => Ok(Box::new(BufReader::new(io::stdin()))),
+        false => File::open(&path).map(|file| Box::new(BufReader::new(file)) as _),
+    };
+    match opened {
+        Ok(lines) => {
+            let lines = lines.lines().filter(|line| !line.as_ref().is_ok_and(String::is_empty));
+            Box::new(lines.map(move |line| line.map(PathBuf::from).map_err(Error::io("read", &path))))
+        }
+        Err(error) => Box::new(iter::once(Err(Error::io("read", &path)(error)))),
+    }
+}
+
+/// Names in a folder without the hidden ones, sorted.
 fn names(folder: &Path) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
@@ -183,36 +130,20 @@ fn names(folder: &Path) -> Result<Vec<OsString>> {
             names.push(name);
         }
     }
-    names.sort_by(|a, b| b.cmp(a));
+    names.sort();
     names.shrink_to_fit();
     Ok(names)
 }
 
-/// Paths in groups of a fixed number, but for the last.
-pub(super) struct Batches {
-    paths: Paths,
-    size: usize,
-}
-
-impl Batches {
-    pub(crate) fn new(paths: Paths, size: usize) -> Self {
-        Self {
-            paths,
-            size: size.max(1),
-        }
-    }
-}
-
-impl Iterator for Batches {
-    type Item = Result<Vec<PathBuf>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let batch: Result<Vec<PathBuf>> = self.paths.by_ref().take(self.size).collect();
-        match batch {
-            Ok(batch) if batch.is_empty() => None,
-            other => Some(other),
-        }
-    }
+/// Paths in groups of `size`, but for the last.
+pub(super) fn batches(mut paths: Paths, size: usize) -> impl Iterator<Item = Result<Vec<PathBuf>>> + Send {
+    iter::from_fn(move || {
+        let batch: Result<Vec<PathBuf>> = paths.by_ref().take(size.max(1)).collect();
+        batch.map_or_else(
+            |error| Some(Err(error)),
+            |batch| (!batch.is_empty()).then_some(Ok(batch)),
+        )
+    })
 }
 
 /// An image file that was looked at.
@@ -234,41 +165,29 @@ pub(super) fn decode_ahead<'scope>(
     exif: bool,
 ) -> Receiver<Result<Vec<DecodedImage>>> {
     let (send, receive) = sync_channel(0);
-    scope.spawn(move || fill(batches, &*preprocessor, exif, &send));
+    scope.spawn(move || {
+        let decode = |path: PathBuf| decode(&path, &*preprocessor, exif);
+        for batch in batches {
+            let decoded = batch.map(|paths| paths.into_par_iter().map(decode).collect());
+            let failed = decoded.is_err();
+            if send.send(decoded).is_err() || failed {
+                return;
+            }
+        }
+    });
     receive
 }
 
-fn fill(
-    batches: impl Iterator<Item = Result<Vec<PathBuf>>>,
-    preprocessor: &dyn Preprocessor,
-    exif: bool,
-    send: &SyncSender<Result<Vec<DecodedImage>>>,
-) {
-    for batch in batches {
-        let decoded = batch.map(|paths| {
-            paths
-                .into_par_iter()
-                .map(|path| decode(path, preprocessor, exif))
-                .collect()
-        });
-        let failed = decoded.is_err();
-        if send.send(decoded).is_err() || failed {
-            return;
-        }
-    }
-}
-
-fn decode(path: PathBuf, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedImage {
-    DecodedImage {
-        name: path.display().to_string(),
-        // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
-        seen: catch_unwind(AssertUnwindSafe(|| seen(&path, preprocessor, exif))).unwrap_or_else(|_| {
-            Err(Error::Image {
-                image: path.display().to_string(),
-                reason: "its preprocessing broke off".into(),
-            })
-        }),
-    }
+fn decode(path: &Path, preprocessor: &dyn Preprocessor, exif: bool) -> DecodedImage {
+    let name = path.display().to_string();
+    // Whatever an image does to its preprocessing, the others of the batch are none the worse for it.
+    let seen = catch_unwind(AssertUnwindSafe(|| seen(path, preprocessor, exif))).unwrap_or_else(|_| {
+        Err(Error::Image {
+            image: name.clone(),
+            reason: "its preprocessing broke off".into(),
+        })
+    });
+    DecodedImage { name, seen }
 }
 
 /// An image of which nothing is known; its class is a place holder that no answer depends on.

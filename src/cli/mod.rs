@@ -3,33 +3,28 @@
 //! Exit codes: 0 success, 1 a check says no, 2 error.
 
 mod bench;
-mod control;
+mod check;
 mod data;
 mod dry_run;
 mod embed;
-mod eval;
+mod fetch;
 mod gate;
 mod images;
-mod merge;
-mod model;
-mod places;
+mod import;
 mod plot;
 mod predict;
-mod promote;
-mod run;
-mod split;
-mod subject;
 mod sweep;
 mod terminal;
-mod threads;
 mod train;
-mod verify;
 
-use std::error::Error as _;
+use std::convert::Infallible;
 use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::{env, thread};
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 
@@ -47,44 +42,74 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sweep(sweep::Arguments),
-    Run(run::Arguments),
+    Run(sweep::RunArguments),
     #[command(subcommand)]
-    Data(data::Verb),
+    Data(DataVerb),
     #[command(subcommand)]
-    Model(model::Verb),
-    Split(split::Arguments),
-    Train(train::Arguments),
-    Eval(eval::Arguments),
+    Model(ModelVerb),
+    Split(data::SplitArguments),
+    Train(train::TrainArguments),
+    Eval(train::EvalArguments),
     Predict(predict::Arguments),
     Embed(embed::Arguments),
-    Merge(merge::Arguments),
+    Merge(train::MergeArguments),
     Plot(plot::Arguments),
     Gate(gate::Arguments),
-    Promote(promote::Arguments),
-    Verify(verify::Arguments),
-    Control(control::Arguments),
+    Promote(plot::PromoteArguments),
+    Verify(check::VerifyArguments),
+    Control(check::ControlArguments),
     Bench(bench::Arguments),
 }
 
-/// Verdict of a verb that judges when nothing failed; a verb that only does something ends with `Yes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Exit code 0.
-    Yes,
-    /// Exit code 1: the verb did its work and a check says no. What it says is the verb's own output.
-    No,
+/// Fetch, import, list, describe and verify datasets.
+#[derive(Debug, Subcommand)]
+enum DataVerb {
+    Fetch(fetch::DataArguments),
+    Import(import::Arguments),
+    List(data::ListArguments),
+    Show(data::ShowArguments),
+    Verify(data::VerifyArguments),
 }
 
-impl From<bool> for Verdict {
-    fn from(passed: bool) -> Self {
-        if passed { Self::Yes } else { Self::No }
+/// Fetch models of the hub.
+#[derive(Debug, Subcommand)]
+enum ModelVerb {
+    Fetch(fetch::ModelArguments),
+}
+
+impl Verb {
+    /// Does the work: true unless the verb is one that judges and its check says no. What it says is its own output.
+    fn run(&self) -> Result<bool> {
+        let done = |()| true;
+        match self {
+            Self::Sweep(arguments) => sweep::run(arguments).map(done),
+            Self::Run(arguments) => sweep::run_one(arguments).map(done),
+            Self::Data(DataVerb::Fetch(arguments)) => fetch::data(arguments).map(done),
+            Self::Data(DataVerb::Import(arguments)) => import::run(arguments).map(done),
+            Self::Data(DataVerb::List(arguments)) => data::list(arguments).map(done),
+            Self::Data(DataVerb::Show(arguments)) => data::show(arguments).map(done),
+            Self::Data(DataVerb::Verify(arguments)) => data::verify(arguments),
+            Self::Model(ModelVerb::Fetch(arguments)) => fetch::model(arguments).map(done),
+            Self::Split(arguments) => data::split(arguments).map(done),
+            Self::Train(arguments) => train::train(arguments).map(done),
+            Self::Eval(arguments) => train::eval(arguments).map(done),
+            Self::Predict(arguments) => predict::run(arguments).map(done),
+            Self::Embed(arguments) => embed::run(arguments).map(done),
+            Self::Merge(arguments) => train::merge(arguments).map(done),
+            Self::Plot(arguments) => plot::run(arguments).map(done),
+            Self::Gate(arguments) => gate::run(arguments),
+            Self::Promote(arguments) => plot::promote(arguments).map(done),
+            Self::Verify(arguments) => check::verify(arguments),
+            Self::Control(arguments) => check::control(arguments),
+            Self::Bench(arguments) => bench::run(arguments).map(done),
+        }
     }
 }
 
 /// Parses the command line, runs the verb, reports an error.
 #[must_use]
 pub fn main() -> ExitCode {
-    threads::settle();
+    settle_threads();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return unparsed(&error),
@@ -98,28 +123,9 @@ pub fn main() -> ExitCode {
         .with_ansi(false)
         .without_time()
         .init();
-    let done = |()| Verdict::Yes;
-    let outcome = match arguments.verb {
-        Verb::Sweep(arguments) => sweep::run(&arguments).map(done),
-        Verb::Run(arguments) => run::run(&arguments).map(done),
-        Verb::Data(verb) => data::run(&verb),
-        Verb::Model(verb) => model::run(&verb).map(done),
-        Verb::Split(arguments) => split::run(&arguments).map(done),
-        Verb::Train(arguments) => train::run(&arguments).map(done),
-        Verb::Eval(arguments) => eval::run(&arguments).map(done),
-        Verb::Predict(arguments) => predict::run(&arguments).map(done),
-        Verb::Embed(arguments) => embed::run(&arguments).map(done),
-        Verb::Merge(arguments) => merge::run(&arguments).map(done),
-        Verb::Gate(arguments) => gate::run(&arguments),
-        Verb::Plot(arguments) => plot::run(&arguments).map(done),
-        Verb::Promote(arguments) => promote::run(&arguments).map(done),
-        Verb::Verify(arguments) => verify::run(&arguments),
-        Verb::Control(arguments) => control::run(&arguments),
-        Verb::Bench(arguments) => bench::run(&arguments).map(done),
-    };
-    match outcome {
-        Ok(Verdict::Yes) => ExitCode::SUCCESS,
-        Ok(Verdict::No) => ExitCode::from(1),
+    match arguments.verb.run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => {
             terminal::tell(&report(&error));
             ExitCode::from(2)
@@ -148,10 +154,8 @@ fn report(error: &Error) -> String {
         format!("{label}: {first}{rest}\n")
     };
     let mut text = line("error", error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &line("cause", error);
-        cause = error.source();
+    for cause in error.causes() {
+        text += &line("cause", cause);
     }
     if let Some(hint) = error.hint() {
         text += "\n";
@@ -176,6 +180,55 @@ fn output(text: &str) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io("write to", "stdout")),
     }
+}
+
+/// Writes a value as indented JSON to stdout.
+fn output_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::io("write", "stdout")(e.into()))?;
+    output(&(text + "\n"))
+}
+
+/// candle's own pool waits by spinning, beside rayon's, which does the products: on two cores it made
+/// training four times slower. It can be switched off only by this variable, before candle is first used.
+const CANDLE: &str = "CANDLE_NUM_THREADS";
+/// Without it candle reads /proc/cpuinfo at every product.
+const RAYON: &str = "RAYON_NUM_THREADS";
+
+/// Milliseconds for which the allocator keeps freed memory before it gives it back to the system; -1: for ever. Every batch wants
+/// the same again: kept, what is resident is the same from the first batches on, and nothing waits for the kernel to clear
+/// pages. Given back at once it jumps with every batch and the work takes three times as long; by default it creeps up.
+const MIMALLOC: &str = "MIMALLOC_PURGE_DELAY";
+/// Verbs through which any number of images stream.
+const STREAMS: [&str; 2] = ["predict", "embed"];
+
+/// One thread pool, not two that get in each other's way, and memory that does not creep up over a million images: replaces this process by itself with the variables set, unless they are: a process cannot safely change its
+/// own environment once it has threads. Returns only if there is nothing to do or it cannot be done, and then
+/// the work is merely slower.
+fn settle_threads() {
+    let mut wanted = vec![CANDLE, RAYON];
+    if env::args_os().any(|word| STREAMS.iter().any(|verb| word == *verb)) {
+        wanted.push(MIMALLOC);
+    }
+    wanted.retain(|name| env::var_os(name).is_none());
+    if !wanted.is_empty() {
+        let Err(error) = again(&wanted);
+        tracing::debug!("cannot start again with {}: {error}", wanted.join(", "));
+    }
+}
+
+fn again(wanted: &[&str]) -> io::Result<Infallible> {
+    let threads = thread::available_parallelism()?.to_string();
+    let mut command = Command::new(env::current_exe()?);
+    command.args(env::args_os().skip(1));
+    for &name in wanted {
+        let value = match name {
+            CANDLE => "1",
+            RAYON => &threads,
+            _ => "-1",
+        };
+        command.env(name, value);
+    }
+    Err(command.exec())
 }
 
 #[cfg(test)]

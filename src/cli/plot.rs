@@ -1,10 +1,11 @@
-//! `kshot plot`: figure and tables of stored results, on disk and as text. A sweep ends with the same.
+//! `kshot plot`: figure and tables of stored results, on disk and as text, as a sweep ends with them; `kshot promote`: results made
+//! small enough to be committed.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::output;
+use super::output;
 use crate::comparison::curve::Panel;
 use crate::comparison::series::Series;
 use crate::comparison::{curve, paired, reliability, saved};
@@ -12,8 +13,8 @@ use crate::error::Result;
 use crate::fs::file;
 use crate::report::table::Table;
 use crate::report::{figure, table};
-use crate::store::Store;
 use crate::store::record::Record;
+use crate::store::{Store, promote};
 
 /// Draw `figures/` of a results folder again, write its `tables/`, and print the tables; or draw a figure from its
 /// CSV alone, beside it.
@@ -32,12 +33,37 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let tables = if arguments.results.is_file() {
-        redraw(&arguments.results)?
+        // The accuracies: what a table of curves holds.
+        let mut points = figure::redraw(&arguments.results)?;
+        points.retain(|point| point.panel == Panel::Dataset);
+        vec![table::accuracy(&points)]
     } else {
         let store = Store::open_existing(&arguments.results)?;
         draw(&store, &store.records()?)?
     };
     output(&text(&tables, arguments.format)?)
+}
+
+/// Write the compact form of a results folder, with all predictions, and print its table.
+///
+/// Every finished cell of its ledger.csv goes in: cells/, one predictions.parquet for all of them,
+/// sweep.toml, ledger.csv, timings.csv and figures/, but no splits and no adapters. `kshot plot` reads it
+/// as it reads any results folder. An older compact form in DIR is replaced in one step: whenever this is killed, DIR is
+/// the old form or the new one.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: kshot promote results/mini-full results/reference/mini-full")]
+pub(super) struct PromoteArguments {
+    /// A results folder, as `kshot sweep` writes it.
+    results: PathBuf,
+    /// Where the compact form goes.
+    dir: PathBuf,
+}
+
+pub(super) fn promote(arguments: &PromoteArguments) -> Result<()> {
+    // Drawn from what was written, which is thereby read back once.
+    let (records, tables) = promote::promote(&Store::open_existing(&arguments.results)?, &arguments.dir, draw)?;
+    tracing::info!("{} cells are in `{}`", records.len(), arguments.dir.display());
+    output(&plain(&tables))
 }
 
 /// A form of tables.
@@ -92,14 +118,6 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
         table::micro_gates(&gates),
     ];
     write(&store.folder().join("tables"), tables)
-}
-
-/// Draws the figure of a table of curves that was left beside one, there, and gives the table of accuracies: what
-/// such a table holds.
-fn redraw(curves: &Path) -> Result<Vec<Table>> {
-    let mut points = figure::redraw(curves)?;
-    points.retain(|point| point.panel == Panel::Dataset);
-    Ok(vec![table::accuracy(&points)])
 }
 
 /// Writes the tables that have rows, and removes the files of those that have none.

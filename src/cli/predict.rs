@@ -1,6 +1,7 @@
 //! `kshot predict`: what is in these images? One or a million: they stream through, and with `--out` a run that was cut short
 //! goes on.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Seek as _, SeekFrom, Write as _};
@@ -9,15 +10,16 @@ use std::time::Instant;
 use std::{io, thread};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::images::{Batches, DecodedImage, Images};
-use crate::cli::places::places;
-use crate::cli::subject::{Ready, Subject};
-use crate::cli::{images, output};
+use super::images::{DecodedImage, Images, batches, decode_ahead};
+use super::output;
+use super::terminal::style;
+use super::train::{Ready, Subject};
 use crate::error::{Cause, Error, Result};
+use crate::experiment::plan::Places;
 use crate::fs::file;
 use crate::learner::{Interleaved, View};
 use crate::prediction::{Prediction, Reading};
@@ -60,24 +62,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         (Some(file), _) => names(file)?,
         (None, Some(classes)) => classes,
         (None, None) => {
-            return Err(Error::Config {
-                origin: "--labels".into(),
-                reason: "is needed: no adapter of kshot's tells the class names".into(),
-            }
-            .because(Cause::ClassNames));
+            let reason = "is needed: no adapter of kshot's tells the class names";
+            return Err(Error::config("--labels", reason).because(Cause::ClassNames));
         }
     };
-    let mut ready = arguments.subject.ready(&places().home, &classes)?;
+    let mut ready = arguments.subject.ready(&Places::from_env().home, &classes)?;
     let exif = arguments.subject.exif()?;
     let settings = settings(&ready, &classes, exif);
-    let classifier = ready.classifier.interleaved().ok_or_else(|| Error::Model {
-        path: ready.learner.model().unwrap_or(Path::new("")).into(),
-        reason: format!(
-            "`{}` answers about test sets, not about single images",
-            ready.learner.method()
-        ),
+    let classifier = ready.classifier.interleaved().ok_or_else(|| {
+        let method = ready.learner.method();
+        let reason = format!("`{method}` answers about test sets, not about single images");
+        Error::model(ready.learner.model().unwrap_or(Path::new("")), reason)
     })?;
-    let mut batches = Batches::new(arguments.images.paths(), classifier.batch());
+    let mut batches = batches(arguments.images.paths(), classifier.batch());
     let (mut out, mut kept) = (None, ResumeState::default());
     if let Some(path) = &arguments.out {
         let mut answers = Answers::open(path, &settings)?;
@@ -100,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     thread::scope(|scope| {
         let batches = kept.next.take().map(Ok).into_iter().chain(batches);
-        let decoded = images::decode_ahead(scope, batches, classifier.preprocessor(), exif);
+        let decoded = decode_ahead(scope, batches, classifier.preprocessor(), exif);
         for batch in decoded {
             run.batch(batch?, &mut *classifier)?;
             bar.set_position(run.done as u64);
@@ -212,19 +209,13 @@ fn bar(images: &Images, to_file: bool, done: usize) -> Result<ProgressBar> {
             "{spinner} {human_pos} images · {per_sec} · {elapsed}",
         ),
     };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    Ok(bar.with_style(style).with_position(done as u64))
+    Ok(bar.with_style(style(template)).with_position(done as u64))
 }
 
 /// An error with its causes, on one line.
 fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+    let causes = error.causes().map(|cause| format!(": {cause}"));
+    error.to_string() + &causes.collect::<String>()
 }
 
 fn described(row: &Prediction, answer: Option<u32>, classes: &[String]) -> String {
@@ -252,11 +243,8 @@ fn names(file: &Path) -> Result<Vec<String>> {
         .filter(|line| !line.is_empty())
         .collect();
     if names.is_empty() {
-        return Err(Error::Config {
-            origin: file.display().to_string(),
-            reason: "holds no class name; it has one a line".into(),
-        }
-        .because(Cause::ClassNames));
+        let reason = "holds no class name; it has one a line";
+        return Err(Error::config(file.display().to_string(), reason).because(Cause::ClassNames));
     }
     Ok(names)
 }
@@ -340,24 +328,26 @@ impl Answers {
     ///
     /// # Errors
     /// [`Error::Continue`] when the answers are about other images, or there are more of them; as the batches.
-    fn keep(&mut self, batches: &mut Batches) -> Result<ResumeState> {
+    fn keep(&mut self, batches: &mut impl Iterator<Item = Result<Vec<PathBuf>>>) -> Result<ResumeState> {
         let fail = |reason: String| Error::Continue {
             path: self.path.clone(),
             reason,
         };
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
-        let (mut kept, mut length, mut line) = (ResumeState::default(), 0, Vec::new());
+        // The end, or the line that a killed process was writing, is none.
+        let mut next = || -> Result<Option<Vec<u8>>> {
+            let mut line = Vec::new();
+            reader
+                .read_until(b'\n', &mut line)
+                .map_err(Error::io("read", &self.path))?;
+            Ok(line.ends_with(b"\n").then_some(line))
+        };
+        let (mut kept, mut length) = (ResumeState::default(), 0);
         for batch in batches {
             let batch = batch?;
             let (mut whole, mut failed, mut bytes) = (0, 0, 0);
             for path in &batch {
-                line.clear();
-                reader
-                    .read_until(b'\n', &mut line)
-                    .map_err(Error::io("read", &self.path))?;
-                if !line.ends_with(b"\n") {
-                    break; // the end, or the line that a killed process was writing
-                }
+                let Some(line) = next()? else { break };
                 let number = kept.answers + whole + 1;
                 let about: AnswerLine =
                     serde_json::from_slice(&line).map_err(|e| fail(format!("line {number} is no answer: {e}")))?;
@@ -379,17 +369,11 @@ impl Answers {
             kept.failed += failed;
             length += bytes;
         }
-        if kept.next.is_none() {
-            line.clear();
-            reader
-                .read_until(b'\n', &mut line)
-                .map_err(Error::io("read", &self.path))?;
-            if line.ends_with(b"\n") {
-                return Err(fail(format!(
-                    "it has more answers than the {} images that are given",
-                    kept.answers
-                )));
-            }
+        if kept.next.is_none() && next()?.is_some() {
+            let images = kept.answers;
+            return Err(fail(format!(
+                "it has more answers than the {images} images that are given"
+            )));
         }
         let cut = self
             .file
@@ -421,15 +405,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Names of what differs.
 fn differing(old: &Value, new: &Value) -> Vec<String> {
-    let names = |value: &Value| -> Vec<String> {
-        value
-            .as_object()
-            .map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
-    };
-    let mut all = names(new);
-    all.extend(names(old));
-    all.sort_unstable();
-    all.dedup();
-    all.retain(|name| old.get(name) != new.get(name));
-    all
+    let fields = [old, new].into_iter().filter_map(Value::as_object);
+    let names: BTreeSet<&String> = fields.flat_map(|fields| fields.keys()).collect();
+    let differing = names.into_iter().filter(|name| old.get(name) != new.get(name));
+    differing.cloned().collect()
 }

@@ -1,4 +1,5 @@
-//! `kshot sweep`: the main job; and the options by which verbs name a sweep: `--config`, `--set` and `--results`.
+//! `kshot sweep`, the main job, and `kshot run`, one cell of it; the options by which verbs name a sweep (`--config`, `--set` and
+//! `--results`); the progress of cells.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,18 +7,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
+use indicatif::ProgressBar;
 
-use crate::cli::places::places;
-use crate::cli::terminal::SweepBars;
-use crate::cli::{dry_run, output, plot};
+use super::terminal::{Bars, harmless};
+use super::{dry_run, output, plot, report};
 use crate::error::{Error, Result};
+use crate::experiment::cell::Event;
 use crate::experiment::config::{QUICKSTART, Sweep};
-use crate::experiment::plan::Cell;
-use crate::experiment::shard::Shard;
-use crate::experiment::sweep::Sweeper;
-use crate::experiment::{plan, sweep};
+use crate::experiment::plan::{self, Cell, Places};
+use crate::experiment::sweep::{self, Progress, Shard, Sweeper};
 use crate::store::Store;
 use crate::store::claim::{Claims, LONGEST_LEASE};
+use crate::store::record::{CellKey, Record};
 
 /// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
 /// print the table and draw the figure.
@@ -48,32 +49,18 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Time for which a process may be silent.
-#[derive(Debug, Args)]
-pub(super) struct Lease {
-    /// A process that gives no sign of life for so long loses its cell to another one.
-    #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST_LEASE))]
-    seconds: u64,
-}
-
-impl Lease {
-    pub(crate) fn claims(&self, folder: &Path) -> Result<Claims> {
-        Claims::open(folder, Duration::from_secs(self.seconds))
-    }
-}
-
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let places = places();
+    let places = Places::from_env();
     let (sweep, folder) = arguments.config.read()?;
     if arguments.dry_run {
         return dry_run::run(&sweep, &places, &folder, arguments.shard, arguments.json);
     }
     let cells = plan::plan(&sweep, &places)?;
     let store = Store::open(&folder)?;
-    let outcome = Sweeper {
+    let failed = Sweeper {
         sweep: &sweep,
         store: &store,
-        claims: arguments.lease.claims(&folder)?,
+        claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
         commit: commit(&places.home).as_deref(),
         progress: &mut SweepBars::new(),
     }
@@ -86,21 +73,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         output(&plot::plain(&tables))?;
     }
     tracing::info!("results are in `{}`", folder.display());
-    if outcome.failed > 0 {
+    if failed > 0 {
         return Err(Error::CellsFailed {
-            failed: outcome.failed,
-            total: shard(&cells, arguments.shard).len(),
+            failed,
+            total: arguments.shard.part(&cells).count(),
         });
     }
     Ok(())
-}
-
-fn shard(cells: &[Cell], shard: Shard) -> Vec<&Cell> {
-    let numbered = cells.iter().enumerate();
-    numbered
-        .filter(|(place, _)| shard.has(*place))
-        .map(|(_, cell)| cell)
-        .collect()
 }
 
 /// Commit of the checkout that holds the datasets and configs; none outside of git.
@@ -113,6 +92,53 @@ pub(super) fn commit(home: &Path) -> Option<String> {
         .ok()?;
     let hash = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (output.status.success() && !hash.is_empty()).then_some(hash)
+}
+
+/// Train and evaluate one cell of a sweep and print its key, accuracy and record.
+///
+/// May be called again and again: a finished cell is not run again, one that was cut short goes on where it was, and
+/// one that another process runs is waited for. Tables, figures and the ledger are not made: `kshot sweep` with the
+/// same config makes them once the cells are finished, and `kshot plot` draws them again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot sweep --config configs/mini-full.toml --dry-run            the cells with their RUN_ID
+  kshot run --config configs/mini-full.toml --cell 0123456789abcdef")]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    config: Config,
+    /// The cell, as `kshot sweep --dry-run` lists it.
+    #[arg(long, value_name = "RUN_ID")]
+    cell: String,
+    #[command(flatten)]
+    lease: Lease,
+}
+
+pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
+    let places = Places::from_env();
+    let (sweep, folder) = arguments.config.read()?;
+    let cells = plan::plan(&sweep, &places)?;
+    let cell = cells.iter().find(|cell| cell.run_id == arguments.cell);
+    let cell = cell.ok_or_else(|| Error::UnknownCell {
+        run_id: arguments.cell.clone(),
+        cells: cells.len(),
+    })?;
+    let store = Store::open(&folder)?;
+    store.write_sweep_config(&sweep.to_toml()?)?;
+    let record = Sweeper {
+        sweep: &sweep,
+        store: &store,
+        claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
+        commit: commit(&places.home).as_deref(),
+        progress: &mut SweepBars::new(),
+    }
+    .run_one(cell)?;
+    let path = store.cell_path(&record.run_id);
+    output(&format!(
+        "{} · {:.1} % · {}\n",
+        record.key,
+        100.0 * record.value(),
+        path.display()
+    ))
 }
 
 #[derive(Debug, Args)]
@@ -130,7 +156,7 @@ pub(super) struct Config {
 
 impl Config {
     /// The sweep, and the folder of its results.
-    pub(crate) fn read(&self) -> Result<(Sweep, PathBuf)> {
+    pub(super) fn read(&self) -> Result<(Sweep, PathBuf)> {
         let (text, origin) = match &self.config {
             Some(path) => (
                 fs::read_to_string(path).map_err(Error::io("read", path))?,
@@ -145,7 +171,7 @@ impl Config {
     }
 
     /// The same options for another verb.
-    pub(crate) fn command(&self, verb: &str) -> String {
+    pub(super) fn command(&self, verb: &str) -> String {
         let mut command = format!("kshot {verb}");
         let mut add = |option: &str, value: String| command += &format!(" {option} {value}");
         if let Some(config) = &self.config {
@@ -156,5 +182,142 @@ impl Config {
             add("--results", results.display().to_string());
         }
         command
+    }
+}
+
+/// Time for which a process may be silent.
+#[derive(Debug, Args)]
+struct Lease {
+    /// A process that gives no sign of life for so long loses its cell to another one.
+    #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST_LEASE))]
+    seconds: u64,
+}
+
+/// The progress of a sweep.
+struct SweepBars {
+    bars: Bars,
+    all: ProgressBar,
+    cell: ProgressBar,
+    cells: usize,
+    done: usize,
+    /// Test images of the running cell: predicted, in all.
+    test: (u64, u64),
+    /// The last lines about cells that others run.
+    waiting: Vec<String>,
+}
+
+impl SweepBars {
+    fn new() -> Self {
+        let hidden = ProgressBar::hidden();
+        Self {
+            bars: Bars::new(),
+            all: hidden.clone(),
+            cell: hidden,
+            cells: 0,
+            done: 0,
+            test: (0, 0),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Counts a cell and tells how it ended.
+    fn count(&mut self, key: &CellKey, end: &str) {
+        self.done += 1;
+        self.bars.line(&format!("[{}/{}] {key} · {end}", self.done, self.cells));
+    }
+}
+
+impl Progress for SweepBars {
+    fn begin(&mut self, cells: usize, finished: usize, images: u64) {
+        (self.cells, self.done) = (cells, finished);
+        if finished > 0 {
+            self.bars
+                .line(&format!("{finished} of {cells} cells are finished already"));
+        }
+        if self.bars.are_shown && finished < cells {
+            let all = "{bar:30} {prefix} · {human_pos}/{human_len} images · {per_sec} · ETA {eta}";
+            self.all = self.bars.add(images, all);
+            self.all.enable_steady_tick(Duration::from_millis(200));
+            self.cell = self.bars.add(0, "{bar:30} {prefix} · {pos}/{len} {msg}");
+        }
+    }
+
+    fn start(&mut self, cell: &Cell) {
+        self.all.set_prefix(format!("cell {}/{}", self.done + 1, self.cells));
+        self.cell.reset();
+        self.cell.set_prefix(harmless(&cell.key.to_string()).into_owned());
+        self.test = (0, cell.split.test.len() as u64);
+        self.cell.set_length(self.test.1);
+        self.cell.set_message("");
+    }
+
+    fn together(&mut self, cells: usize) {
+        self.cell.reset();
+        self.cell.set_prefix(format!("{cells} cells together"));
+        self.test.1 *= cells as u64;
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Trained(step) => {
+                self.all.inc(step.images as u64);
+                self.cell.set_length(step.of as u64);
+                self.cell.set_position(step.done as u64);
+                self.cell.set_message(format!("steps · loss {:.3}", step.loss));
+                if step.done == step.of {
+                    self.cell.set_message("steps done, predicting");
+                }
+            }
+            Event::Predicted(images) => {
+                self.all.inc(images as u64);
+                self.test.0 += images as u64;
+                self.cell.set_length(self.test.1);
+                self.cell.set_position(self.test.0);
+                self.cell.set_message("images predicted");
+            }
+            Event::Complete => {}
+        }
+    }
+
+    fn finish(&mut self, record: &Record) {
+        let seconds = record.timing.train_seconds + record.timing.eval_seconds;
+        let end = format!("{:.1} % · {seconds:.1} s", 100.0 * record.value());
+        self.count(&record.key, &end);
+    }
+
+    fn found(&mut self, record: &Record, cell: &Cell) {
+        self.all.inc(cell.images());
+        let end = format!("{:.1} % · by another process", 100.0 * record.value());
+        self.count(&record.key, &end);
+    }
+
+    fn lose(&mut self, cell: &Cell, error: &Error) {
+        let hint = error.hint().unwrap_or_default();
+        self.bars.line(&format!("{} · dropped: {error}; {hint}", cell.key));
+    }
+
+    fn wait(&mut self, others: &[(&Cell, String)]) {
+        let waiting: Vec<String> = others
+            .iter()
+            .map(|(cell, owner)| format!("waiting for {} · run by {owner}", cell.key))
+            .collect();
+        for line in &waiting {
+            if !self.waiting.contains(line) {
+                self.bars.line(line);
+            }
+        }
+        self.cell.reset();
+        self.cell
+            .set_prefix(format!("waiting for {} cells of others", others.len()));
+        self.waiting = waiting;
+    }
+
+    fn fail(&mut self, cell: &Cell, error: &Error) {
+        self.count(&cell.key, &format!("FAILED\n{}", report(error)));
+    }
+
+    fn end(&mut self) {
+        self.cell.finish_and_clear();
+        self.all.finish_and_clear();
     }
 }

@@ -1,16 +1,78 @@
 //! The words that configs, splits, models and results share.
 
-mod dtype;
-mod overrides;
-mod protocol;
 mod shots;
 
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
-pub use dtype::Dtype;
-pub(crate) use overrides::patch;
-pub use protocol::Protocol;
 pub use shots::Shots;
+
+/// The rule by which shots and test images are chosen; printed on every number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Official splits, nested seeded draws, the whole test set, touched once.
+    #[default]
+    Clean,
+    /// As the Tinker cookbook's recipe has it: hub splits, its own seeded draws, capped where a class has fewer.
+    Tinker,
+    /// CoOp's re-split, with its index files or own independent draws; its validation images are counted.
+    Coop,
+}
+
+impl Protocol {
+    /// Option of `kshot data fetch` for it, where not every form of a dataset will do.
+    #[must_use]
+    pub fn fetch_option(self) -> &'static str {
+        match self {
+            Self::Clean => "",
+            Self::Tinker => " --source hub",
+            Self::Coop => " --source archive",
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Clean => "clean",
+            Self::Tinker => "tinker",
+            Self::Coop => "coop",
+        })
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Clean, Self::Tinker, Self::Coop]
+            .into_iter()
+            .find(|protocol| protocol.to_string() == text)
+            .ok_or_else(|| format!("`{text}` is none of clean, tinker, coop"))
+    }
+}
+
+/// Type of a frozen base's weights. What is trained is f32 in any case, and so is what a CPU computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// f32 on a CPU, bf16 on a GPU.
+    #[default]
+    Auto,
+    /// Single precision.
+    F32,
+    /// Half the memory: 8 bits of mantissa, the range of f32.
+    Bf16,
+    /// Half the memory: 11 bits of mantissa, at most 65504.
+    F16,
+}
+
+impl Dtype {
+    pub(crate) fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
 
 /// Factors in the adapters of a mixture of experts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,4 +124,38 @@ pub struct Chosen {
     pub folds: usize,
     /// Share of the held-out images answered correctly.
     pub held_out_top1: f64,
+}
+
+/// Sets one value of a parsed config. The value is read as TOML, and as a plain string if it is none.
+pub(crate) fn patch(table: &mut Table, assignment: &str) -> Result<(), String> {
+    let (path, value) = assignment.split_once('=').ok_or("has the form path.to.field=value")?;
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| Value::String(value.into()));
+    let (parents, field) = path.rsplit_once('.').map_or((None, path), |(p, f)| (Some(p), f));
+    let mut root = Value::Table(std::mem::take(table));
+    let mut at = &mut root;
+    for step in parents.into_iter().flat_map(|p| p.split('.')) {
+        at = match at {
+            Value::Table(table) => table.get_mut(step),
+            Value::Array(items) => step.parse::<usize>().ok().and_then(|i| items.get_mut(i)),
+            _ => None,
+        }
+        .ok_or_else(|| format!("there is no `{step}` on the way to `{path}`"))?;
+    }
+    match at {
+        Value::Table(table) => {
+            table.insert(field.into(), value);
+        }
+        Value::Array(items) => {
+            let item = field.parse::<usize>().ok().and_then(|i| items.get_mut(i));
+            *item.ok_or_else(|| format!("`{field}` is not the number of a list item"))? = value;
+        }
+        _ => return Err(format!("`{path}` leads into a plain value")),
+    }
+    if let Value::Table(patched) = root {
+        *table = patched;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 mod cause;
 
 use std::path::{Path, PathBuf};
-use std::{fmt, io};
+use std::{fmt, io, iter};
 
 pub use cause::{Cause, Caused};
 
@@ -13,6 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failure. Messages name the thing; [`Error::hint`] names the remedy, which belongs to the [`Cause`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "most fields are what the message above them says")]
 pub enum Error {
     /// Any other one, with a cause that says more than its kind does: see [`Error::because`] and [`Error::kind`].
     #[error(transparent)]
@@ -24,9 +25,7 @@ pub enum Error {
     Io {
         /// Verb, as in "cannot read `path`".
         action: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -35,9 +34,7 @@ pub enum Error {
     Malformed {
         /// Kind of file expected, e.g. "cell record".
         kind: &'static str,
-        /// The file.
         path: PathBuf,
-        /// The fault.
         reason: String,
     },
 
@@ -47,31 +44,19 @@ pub enum Error {
     Config {
         /// File or `--set` expression.
         origin: String,
-        /// The fault.
         reason: String,
     },
 
     // === Datasets ===
     /// No manifest of that name.
     #[error("unknown dataset `{name}`")]
-    UnknownDataset {
-        /// The name asked for.
-        name: String,
-        /// Names that exist.
-        known: Vec<String>,
-    },
+    UnknownDataset { name: String, known: Vec<String> },
     /// A dataset's manifest is wrong.
     #[error("manifest `{}`: {reason}", path.display())]
-    Manifest {
-        /// The TOML file.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
+    Manifest { path: PathBuf, reason: String },
     /// A label or split file (text, MATLAB, JSON, CSV) cannot be understood.
     #[error("label file `{}`: {reason}", path.display())]
     Labels {
-        /// The file.
         path: PathBuf,
         /// The fault, with the line or variable.
         reason: String,
@@ -79,7 +64,6 @@ pub enum Error {
     /// A few-shot index file is not one of this dataset, these shots or this protocol.
     #[error("index file `{}`: {reason}", path.display())]
     Indices {
-        /// The file.
         path: PathBuf,
         /// The misfit, with the entry.
         reason: String,
@@ -87,7 +71,6 @@ pub enum Error {
     /// A file's bytes are not those that the manifest promises.
     #[error("`{}` has {what} {found}, the manifest says {expected}", path.display())]
     WrongBytes {
-        /// The file.
         path: PathBuf,
         /// "size" or "sha256" or "md5".
         what: &'static str,
@@ -99,7 +82,6 @@ pub enum Error {
     /// An archive cannot be unpacked, or holds what it must not.
     #[error("archive `{}`: {reason}", path.display())]
     Archive {
-        /// The archive.
         path: PathBuf,
         /// The fault, with the entry's name.
         reason: String,
@@ -107,7 +89,6 @@ pub enum Error {
     /// Files of a dataset are not on this machine.
     #[error("dataset `{dataset}` is not on this machine: {}", missing_places(missing))]
     NotFetched {
-        /// The dataset.
         dataset: String,
         /// Each missing file: its name and where it should lie.
         missing: Vec<(String, PathBuf)>,
@@ -117,31 +98,23 @@ pub enum Error {
     /// A parquet file of images cannot be read, or is not what its repository should hold.
     #[error("parquet file `{}`: {reason}", path.display())]
     Parquet {
-        /// The file.
         path: PathBuf,
         /// The fault, with the row or the column.
         reason: String,
     },
     /// A dataset's files do not fit together (a label without image, a class without name, …).
     #[error("dataset `{dataset}`: {reason}")]
-    Dataset {
-        /// The dataset.
-        dataset: String,
-        /// The misfit.
-        reason: String,
-    },
+    Dataset { dataset: String, reason: String },
     /// An image file cannot be decoded.
     #[error("cannot decode image `{image}`: {reason}")]
     Image {
         /// Path or id of the image.
         image: String,
-        /// The decoder's message.
         reason: String,
     },
     /// A file holds other bytes than when its dataset was opened: results are stored under the hash of those.
     #[error("image `{id}` was changed: `{}` does not hold the bytes of SHA-256 {sha256} any more", path.display())]
     ChangedImage {
-        /// The file.
         path: PathBuf,
         /// Its id in the dataset.
         id: String,
@@ -153,21 +126,16 @@ pub enum Error {
     Import {
         /// Folder, table or repository.
         origin: String,
-        /// The fault.
         reason: String,
-        /// The remedy.
         remedy: String,
     },
     /// A class has fewer images than shots are asked for.
     #[error("dataset `{dataset}`: class `{class}` has {available} training images, {asked} shots were asked for")]
     TooFewImages {
-        /// The dataset.
         dataset: String,
-        /// The class.
         class: String,
         /// Images of that class in the training pool.
         available: usize,
-        /// Shots asked for.
         asked: usize,
     },
     /// A class name cannot be an answer, or not be told from another one.
@@ -182,12 +150,7 @@ pub enum Error {
     // === Fetching ===
     /// Some files could be had from none of their sources.
     #[error("cannot fetch `{dataset}`:{}", missing_files(files))]
-    NotFetchable {
-        /// The dataset.
-        dataset: String,
-        /// The files.
-        files: Vec<MissingFile>,
-    },
+    NotFetchable { dataset: String, files: Vec<MissingFile> },
     /// A hub repository does not say which files it has, or lacks those wanted.
     #[error("hub repository `{repo}`: {reason}")]
     Hub {
@@ -201,9 +164,7 @@ pub enum Error {
     DiskSpace {
         /// A folder on that device.
         folder: PathBuf,
-        /// Bytes needed.
         needed: u64,
-        /// Bytes free.
         free: u64,
     },
     /// Some datasets or models could not be fetched; each was reported when it failed.
@@ -211,9 +172,7 @@ pub enum Error {
     SomeNotFetched {
         /// "datasets" or "models".
         what: &'static str,
-        /// Number of those that failed.
         failed: usize,
-        /// Number asked for.
         total: usize,
     },
 
@@ -221,7 +180,6 @@ pub enum Error {
     /// A model folder lacks something, or it does not fit the code.
     #[error("model `{}`: {reason}", path.display())]
     Model {
-        /// The model folder or file.
         path: PathBuf,
         /// The missing or misfitting part, with tensor names and shapes.
         reason: String,
@@ -233,23 +191,17 @@ pub enum Error {
         path: PathBuf,
         /// The fault, with names of files or of tensors and their shapes.
         reason: String,
-        /// The remedy.
         remedy: String,
     },
     /// The device that was asked for is not there.
     #[error("no device: {reason}")]
-    Device {
-        /// The device asked for, and what is missing.
-        reason: String,
-    },
+    Device { reason: String },
     /// A model and what is to be done with it do not fit into memory.
     #[error("model `{}` needs {:.1} GB of memory, {:.1} GB are free", path.display(), *needed as f64 / 1e9, *free as f64 / 1e9)]
     Memory {
-        /// The model folder.
         path: PathBuf,
         /// Bytes needed at least, by the estimate.
         needed: u64,
-        /// Bytes that the device has free.
         free: u64,
     },
     /// A tensor operation failed.
@@ -257,10 +209,7 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     /// A sampler's answer does not fit its question.
     #[error("the sampler's answer is of no use: {reason}")]
-    Sampler {
-        /// The misfit.
-        reason: String,
-    },
+    Sampler { reason: String },
     /// Training produced a number that is not finite.
     #[error("{what} is not finite at step {step}")]
     NotFinite {
@@ -276,7 +225,6 @@ pub enum Error {
     Input {
         /// Which of those given, from 0.
         index: usize,
-        /// The misfit.
         reason: String,
     },
     /// A step of the optimiser was asked for before any gradient was computed.
@@ -284,86 +232,49 @@ pub enum Error {
     NoGradients,
     /// No adapter of that number.
     #[error("there is no adapter {id}")]
-    NoAdapter {
-        /// The number asked for.
-        id: u64,
-    },
+    NoAdapter { id: u64 },
     /// A kept state of training is torn, or of another adapter or model.
     #[error("training state `{}`: {reason}", path.display())]
-    State {
-        /// The folder or file.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
+    State { path: PathBuf, reason: String },
     /// A request to a sampler makes no sense.
     #[error("cannot sample: {reason}")]
-    Sampling {
-        /// The senseless part.
-        reason: String,
-    },
+    Sampling { reason: String },
 
     // === Results ===
     /// A cell's predictions do not fit its classes, or cannot be stored.
     #[error("predictions of cell {run_id}: {reason}")]
     Predictions {
-        /// The cell.
         run_id: String,
         /// The misfit, with the image.
         reason: String,
     },
     /// There are no results in this folder.
     #[error("`{}` holds no finished cells", path.display())]
-    NoResults {
-        /// The folder.
-        path: PathBuf,
-    },
+    NoResults { path: PathBuf },
     /// A compact copy of results would take the place of a sweep's own results.
     #[error("`{}` holds a sweep's own results", path.display())]
-    NotCompact {
-        /// The folder.
-        path: PathBuf,
-    },
+    NotCompact { path: PathBuf },
     /// Some cells of a sweep failed; each was reported when it did.
     #[error("{failed} of {total} cells failed")]
-    CellsFailed {
-        /// Number of failed cells.
-        failed: usize,
-        /// Number of cells in the sweep.
-        total: usize,
-    },
+    CellsFailed { failed: usize, total: usize },
     /// Another process runs a cell now that this one was silent about for too long.
     #[error("cell {run_id} was taken over by another process")]
     TakenOver {
-        /// The cell.
         run_id: String,
         /// Time for which this process may be silent.
         lease_seconds: f64,
     },
     /// No cell of that name in the sweep.
     #[error("none of the {cells} cells of this sweep is {run_id}")]
-    UnknownCell {
-        /// The name asked for.
-        run_id: String,
-        /// Cells of the sweep.
-        cells: usize,
-    },
+    UnknownCell { run_id: String, cells: usize },
     /// A cell failed in another process while this one waited for it.
     #[error("cell {run_id} failed in another process: {reason}")]
-    FailedElsewhere {
-        /// The cell.
-        run_id: String,
-        /// The error of that process.
-        reason: String,
-    },
+    FailedElsewhere { run_id: String, reason: String },
     /// Two results that should be compared were not made under the same conditions.
     #[error("{left} cannot be compared with {right}: {reason}")]
     NotComparable {
-        /// One cell.
         left: String,
-        /// The other.
         right: String,
-        /// The difference.
         reason: String,
     },
     /// An area above refuses, by an error type of its own.
@@ -377,41 +288,24 @@ pub enum Error {
     /// Sanity controls were asked of what has none, or not yet.
     #[error("no sanity controls of {cell}: {reason}")]
     Uncontrolled {
-        /// The cell or cells.
         cell: String,
-        /// Why not.
         reason: String,
-        /// The remedy.
         remedy: String,
     },
     /// Something is to be written where something lies already.
     #[error("`{}` is there already", path.display())]
-    Exists {
-        /// The folder.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
 
     /// Answers on the disk are not those that a run would go on with.
     #[error("cannot go on with `{}`: {reason}", path.display())]
-    Continue {
-        /// The file of answers.
-        path: PathBuf,
-        /// The misfit.
-        reason: String,
-    },
+    Continue { path: PathBuf, reason: String },
     /// Not one of the images could be read.
     #[error("none of {images} images could be read")]
-    NoImage {
-        /// Number of images.
-        images: usize,
-    },
+    NoImage { images: usize },
 
     /// A figure could not be drawn.
     #[error("cannot draw the figure: {reason}")]
-    Figure {
-        /// The drawing library's message.
-        reason: String,
-    },
+    Figure { reason: String },
 }
 
 impl Error {
@@ -421,7 +315,13 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// An [`Error::Model`].
+    /// An [`Error::Config`]: the file, option or override, and its fault.
+    pub(crate) fn config(origin: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (origin, reason) = (origin.into(), reason.into());
+        Self::Config { origin, reason }
+    }
+
+    /// An [`Error::Model`]: the folder or file, and its fault.
     pub(crate) fn model(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         let (path, reason) = (path.into(), reason.into());
         Self::Model { path, reason }
@@ -450,6 +350,11 @@ impl Error {
         }
     }
 
+    /// The errors that led to this one, the nearest first.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        chain(self).skip(1)
+    }
+
     /// The same error of an image that is known by its file: what works on pixels cannot say whose they are.
     #[must_use]
     pub fn of_image(self, path: &Path) -> Self {
@@ -465,8 +370,7 @@ impl Error {
     /// True if a device said that it has no memory left. Drivers say so in words only by the time an error gets here.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
-        let first: &(dyn std::error::Error + 'static) = self;
-        std::iter::successors(Some(first), |e| e.source()).any(|e| {
+        chain(self).any(|e| {
             let text = e.to_string().to_lowercase();
             ["out of memory", "out_of_memory"]
                 .iter()
@@ -479,8 +383,7 @@ impl Error {
     pub fn saving(path: impl AsRef<Path>) -> impl FnOnce(candle_core::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |error| {
-            let first: &(dyn std::error::Error + 'static) = &error;
-            let refused = std::iter::successors(Some(first), |e| e.source()).find_map(|e| {
+            let refused = chain(&error).find_map(|e| {
                 let e = e.downcast_ref::<io::Error>()?;
                 let plain = e.raw_os_error().map(io::Error::from_raw_os_error);
                 Some(plain.unwrap_or_else(|| io::Error::new(e.kind(), e.to_string())))
@@ -491,6 +394,13 @@ impl Error {
             }
         }
     }
+}
+
+/// An error and what led to it.
+fn chain<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    iter::successors(Some(error), |error| error.source())
 }
 
 /// A file of a dataset that is not on this machine.
@@ -534,26 +444,6 @@ fn missing_files(files: &[MissingFile]) -> String {
 fn missing_places(files: &[(String, PathBuf)]) -> String {
     let place = |(name, path): &(String, PathBuf)| format!("`{name}` should lie at `{}`", path.display());
     files.iter().map(place).collect::<Vec<_>>().join(", ")
-}
-
-/// The answer of the last source of the first file: a server's status, that it was not asked, or anything else.
-fn cause_of_missing(files: &[MissingFile]) -> Cause {
-    let reason = files
-        .first()
-        .and_then(|file| file.sources.last())
-        .map(|(_, reason)| reason);
-    let Some(reason) = reason else {
-        return Cause::NoSource;
-    };
-    let status = reason.split_whitespace().next().and_then(|word| word.parse().ok());
-    match status {
-        // The address itself is out of date: no token helps.
-        Some(404 | 410) => Cause::NoSource,
-        Some(status) if (400..600).contains(&status) => Cause::of_status(status),
-        _ if reason.contains("KSHOT_OFFLINE") => Cause::Offline,
-        _ if reason.contains("bytes instead of") || reason.contains(" instead of ") => Cause::NoSource,
-        _ => Cause::Network,
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Protocol, Shots};
 use crate::error::{Cause, Error, Result};
+use crate::fs::file;
 use crate::learner::Learner;
 
-/// Version of the file.
-const SCHEMA: u32 = 1;
 const FILE: &str = "kshot.json";
 
 /// The origin of an adapter: `kshot.json` in its folder.
@@ -45,7 +44,7 @@ fn yes() -> bool {
 
 impl Origin {
     /// The version that is written.
-    pub const SCHEMA: u32 = SCHEMA;
+    pub const SCHEMA: u32 = 1;
 
     /// Writes it into an adapter folder.
     ///
@@ -86,26 +85,18 @@ impl Origin {
     /// [`Error::Model`] when it is damaged or of another version.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("read", &path)(e)),
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
         };
         let origin: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(&path, e.to_string()))?;
-        if origin.schema != SCHEMA {
-            return Err(malformed(
-                &path,
-                format!("is of version {}, not {SCHEMA}", origin.schema),
-            ));
+        if origin.schema != Self::SCHEMA {
+            let reason = format!("is of version {}, not {}", origin.schema, Self::SCHEMA);
+            return Err(malformed(&path, reason));
         }
         Ok(Some(origin))
     }
 }
 
 fn malformed(path: &Path, reason: String) -> Error {
-    Error::Model {
-        path: path.to_path_buf(),
-        reason,
-    }
-    .because(Cause::Adapter)
+    Error::model(path, reason).because(Cause::Adapter)
 }

@@ -1,6 +1,10 @@
 //! One cell: k shots → training → predictions on the whole test set → record. Without shots nothing is trained:
 //! the base model answers as it is. A cell that was cut short goes on where it was: at most
 //! `checkpoint_steps` steps or one batch of answers are computed again, and the record is the same but for its times.
+//!
+//! Where the sweep asks for a temperature it is fitted inside the shots: of every class a part is held out in turn, the cell's
+//! learner is trained afresh on the rest and predicts it; one number is fitted to all these predictions. It costs as many
+//! trainings again as there are folds, and no test image has a part in it.
 
 use std::time::Instant;
 
@@ -11,16 +15,26 @@ use crate::data::card::Card;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
-use crate::experiment::calibration;
 use crate::experiment::config::Sweep;
-use crate::experiment::event::Event;
 use crate::experiment::plan::Cell;
-use crate::learner::{Checkpoints, Classifier, Fit, View};
+use crate::learner::{Checkpoints, Classifier, Fit, Step, View, folds};
 use crate::manifest::Layout;
+use crate::statistics::calibration::Fitted;
 use crate::statistics::metric::Headline;
 use crate::store::Store;
 use crate::store::partial::PartialPredictions;
 use crate::store::record::{CellDetails, Record, Timing, TrainingSummary, utc_now};
+
+/// A step of a cell while it runs; those of an earlier process are told at once.
+#[derive(Debug, Clone, Copy)]
+pub enum Event {
+    /// Optimiser steps were done.
+    Trained(Step),
+    /// So many more test images were predicted.
+    Predicted(usize),
+    /// All is computed, the record is stored next.
+    Complete,
+}
 
 /// Trains and evaluates one cell of a sweep and stores its record; where the sweep says so, also the trained weights.
 /// `commit` is that of the source tree, where known.
@@ -43,7 +57,7 @@ pub fn run(
 
 /// A cell whose training is done.
 pub(super) struct Trained<'c, 't> {
-    cell: &'c Cell,
+    pub cell: &'c Cell,
     shots: Vec<LabelledImage>,
     keep: Checkpoints,
     partial: PartialPredictions<'t>,
@@ -80,11 +94,6 @@ impl<'c, 't> Trained<'c, 't> {
             fit,
             train_seconds,
         })
-    }
-
-    /// The cell.
-    pub(super) fn cell(&self) -> &'c Cell {
-        self.cell
     }
 
     /// Test images that are predicted, the first of all.
@@ -163,7 +172,7 @@ impl<'c, 't> Trained<'c, 't> {
             None => None,
         };
         let (partial, fit) = (&self.partial, self.fit);
-        let fitted = calibration::fitted(cell, &self.shots, fit.chosen.is_some(), store, &self.keep, on)?;
+        let fitted = fitted(cell, &self.shots, fit.chosen.is_some(), store, &self.keep, on)?;
         let predictions = partial.complete()?;
         let details = CellDetails {
             reading: cell.learner.reading(),
@@ -187,7 +196,7 @@ impl<'c, 't> Trained<'c, 't> {
                 eval_seconds: partial.eval_seconds(),
                 train_images_per_second: fit.images_seen as f64 / self.train_seconds,
                 eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
-                device: cell.device(),
+                device: cell.place.device_name(),
                 threads: rayon::current_num_threads(),
                 devices: 1,
                 sessions: partial.sessions(),
@@ -197,11 +206,7 @@ impl<'c, 't> Trained<'c, 't> {
         };
         on(Event::Complete)?;
         let record = store.finish(&cell.identity(), details, predictions)?;
-        if let Err(error) = self
-            .keep
-            .forget()
-            .and_then(|()| calibration::forget(cell, store, &self.keep))
-        {
+        if let Err(error) = self.keep.forget().and_then(|()| forget(cell, store, &self.keep)) {
             // The cell is whole without it.
             tracing::warn!("{error}, which is of no use any more");
         }
@@ -225,6 +230,68 @@ fn learn(
     Ok((fit, seconds))
 }
 
+/// The temperature of a cell, where its sweep asks for one and the shots allow it: a learner that `chose` its settings inside
+/// all shots has none where a fold leaves it too few to choose by, as that would be another model's. `keep` is that of the cell's own
+/// training: states of the folds lie beside its state, so that a cell that is cut short here goes on in the same fold.
+///
+/// # Errors
+/// Whatever training, prediction or `on` report.
+fn fitted(
+    cell: &Cell,
+    shots: &[LabelledImage],
+    chose: bool,
+    store: &Store,
+    keep: &Checkpoints,
+    on: &mut dyn FnMut(Event) -> Result<()>,
+) -> Result<Option<Fitted>> {
+    let Some(count) = cell.folds else {
+        return Ok(None);
+    };
+    let Some(places) = folds::stratified(shots, count) else {
+        let key = &cell.key;
+        tracing::warn!("{key}: no temperature, as a class has fewer than {count} independent shots");
+        return Ok(None);
+    };
+    let mut held_out = Vec::with_capacity(shots.len());
+    for fold in 0..count {
+        let part = |held: bool| -> Vec<LabelledImage> {
+            let chosen = shots.iter().zip(&places).filter(|(_, place)| (**place == fold) == held);
+            chosen.map(|(shot, _)| shot.clone()).collect()
+        };
+        let mut classifier = cell.classifier()?;
+        let keep = of_fold(keep, store, &cell.run_id, fold);
+        // No images of the cell's own: its progress is not moved.
+        let told = |step: Step| Event::Trained(Step { images: 0, ..step });
+        let fit = classifier.fit(&part(false), Some(&keep), &mut |step| on(told(step)))?;
+        if chose && fit.chosen.is_none() {
+            let key = &cell.key;
+            tracing::warn!("{key}: no temperature, as with a part held out there are too few shots to choose by");
+            return Ok(None);
+        }
+        classifier.predict(&part(true), &mut |rows| {
+            held_out.extend_from_slice(rows);
+            on(Event::Predicted(0))
+        })?;
+    }
+    Ok(Fitted::of(count, &held_out))
+}
+
+/// Removes what the folds kept.
+///
+/// # Errors
+/// [`crate::error::Error::Io`] when something stays.
+fn forget(cell: &Cell, store: &Store, keep: &Checkpoints) -> Result<()> {
+    (0..cell.folds.unwrap_or(0)).try_for_each(|fold| of_fold(keep, store, &cell.run_id, fold).forget())
+}
+
+fn of_fold(keep: &Checkpoints, store: &Store, run_id: &str, fold: usize) -> Checkpoints {
+    Checkpoints {
+        folder: store.state(&format!("{run_id}.fold-{fold}")),
+        every: keep.every,
+        run_id: format!("{run_id}.fold-{fold}"),
+    }
+}
+
 /// Caltech-101's test classes differ tenfold in size, so its papers report the mean over classes; CoOp's and the
 /// Tinker cookbook's numbers are shares of all test images.
 fn headline(dataset: &Dataset, protocol: Protocol) -> Headline {
@@ -245,7 +312,6 @@ pub fn card(dataset: &Dataset, split: &Split) -> Result<Card> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learner::Step;
     use crate::prediction::Prediction;
 
     /// Counts how often it is fitted, and to how many images.

@@ -80,29 +80,18 @@ impl Sweep {
     /// # Errors
     /// [`Error::Config`] names `origin` or the override, and the field.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let config = |reason: String| Error::Config {
-            origin: origin.into(),
-            reason,
-        };
+        let fail = |origin: &str, reason: &str| Error::config(origin, reason.trim_end());
         let sweep: Self = if overrides.is_empty() {
-            toml::from_str(text).map_err(|e| config(e.to_string().trim_end().to_owned()))?
+            toml::from_str(text).map_err(|e| fail(origin, &e.to_string()))?
         } else {
-            let mut table: Table = toml::from_str(text).map_err(|e| config(e.to_string().trim_end().to_owned()))?;
+            let mut table: Table = toml::from_str(text).map_err(|e| fail(origin, &e.to_string()))?;
             for text in overrides {
-                patch(&mut table, text).map_err(|reason| Error::Config {
-                    origin: format!("override `{text}`"),
-                    reason,
-                })?;
+                patch(&mut table, text).map_err(|reason| fail(&format!("override `{text}`"), &reason))?;
             }
-            table.try_into().map_err(|e| {
-                let origin = format!("{origin} with {}", overrides.join(" "));
-                Error::Config {
-                    origin,
-                    reason: e.to_string().trim_end().to_owned(),
-                }
-            })?
+            let origin = format!("{origin} with {}", overrides.join(" "));
+            table.try_into().map_err(|e| fail(&origin, &e.to_string()))?
         };
-        sweep.check().map_err(config)?;
+        sweep.check().map_err(|reason| fail(origin, &reason))?;
         Ok(sweep)
     }
 
@@ -111,10 +100,7 @@ impl Sweep {
     /// # Errors
     /// Never for a config that was parsed; the signature says so because the TOML writer can fail.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::Config {
-            origin: self.name.clone(),
-            reason: e.to_string(),
-        })
+        toml::to_string(self).map_err(|e| Error::config(&self.name, e.to_string()))
     }
 
     /// Checks what the types do not rule out.
@@ -150,11 +136,7 @@ impl Sweep {
                 self.protocol
             ));
         }
-        if self
-            .calibration
-            .as_ref()
-            .is_some_and(|calibration| calibration.folds < 2)
-        {
+        if self.calibration.as_ref().is_some_and(|fit| fit.folds < 2) {
             return Err("calibration.folds must be above 1".into());
         }
         if self.checkpoint_steps == 0 {

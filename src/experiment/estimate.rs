@@ -1,20 +1,250 @@
-//! The cost of a sweep in device-hours, memory and disk, before anything is run or even fetched.
+//! The cells of a sweep in numbers, and its cost in device-hours, memory and disk, before anything is run or even fetched: also where
+//! its datasets or models are not on this machine yet.
 //!
 //! Hours are operations over a speed: that of finished cells of the same learner where there are some, else an assumed share of
 //! what the device does in large matrix products. Real models are counted for one H200, micro models for this machine's CPU.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
+use crate::checkpoint::repository;
 use crate::cost::operations::{ANSWER, PHOTOGRAPH_TOKENS, Work};
 use crate::cost::shape::Shape;
-use crate::error::Result;
-use crate::experiment::outline::{Images, Model, Outline, Point};
+use crate::data::{self, Dataset, LabelledImage};
+use crate::error::{Error, Result};
+use crate::experiment::config::Sweep;
+use crate::experiment::plan::{self, Cell, Places, folds, learners_at, without_refused};
+use crate::learner::Learner;
+use crate::manifest::{self, Expect, Form, Manifest};
+use crate::store::record::CellKey;
 use crate::store::record::Record;
+
+/// A sweep in numbers.
+pub struct Outline {
+    /// In the order in which they would run.
+    pub cells: Vec<Point>,
+    /// In the order of the config.
+    pub sources: Vec<Images>,
+    /// Base models, each once.
+    pub models: Vec<Model>,
+}
+
+/// A cell in numbers.
+pub struct Point {
+    /// Key that results are compared by.
+    pub key: CellKey,
+    /// Its hash, where datasets and models are there.
+    pub run_id: Option<String>,
+    /// The learner with its settings.
+    pub learner: Learner,
+    /// Classes to choose among.
+    pub classes: usize,
+    /// Different images learned from.
+    pub shots: usize,
+    /// Images passed in training, repeats counted.
+    pub trained: usize,
+    /// Images predicted.
+    pub tested: usize,
+}
+
+/// A dataset in numbers.
+pub struct Images {
+    /// Name of its manifest.
+    pub name: String,
+    /// True if it is on this machine.
+    pub here: bool,
+    /// Images that shots are drawn from.
+    pub pool: usize,
+    /// Images that are predicted.
+    pub test: usize,
+    /// Bytes still to be downloaded; none if the manifest does not know.
+    pub download: Option<u64>,
+    /// Some of its images, where they are there.
+    pub examples: Vec<LabelledImage>,
+}
+
+/// A base model.
+pub struct Model {
+    /// As the config names it.
+    pub name: PathBuf,
+    /// Its folder, if it is on this machine.
+    pub folder: Option<PathBuf>,
+}
+
+impl Point {
+    fn of(cell: Cell) -> Self {
+        Self {
+            classes: cell.split.classes.len(),
+            shots: cell.split.train.len(),
+            trained: (cell.images() as usize - cell.split.test.len()) * trainings(cell.folds),
+            tested: cell.split.test.len(),
+            key: cell.key,
+            run_id: Some(cell.run_id),
+            learner: cell.learner,
+        }
+    }
+
+    /// Images that pass through a model.
+    #[must_use]
+    pub fn images(&self) -> u64 {
+        (self.trained + self.tested) as u64
+    }
+}
+
+impl Outline {
+    /// That of a sweep whose cells could run now.
+    ///
+    /// # Errors
+    /// As [`plan::plan`].
+    pub fn of(sweep: &Sweep, places: &Places) -> Result<Self> {
+        let (mut cells, mut sources) = (Vec::new(), Vec::<Images>::new());
+        plan::each(sweep, places, &mut |cell| {
+            if sources.iter().all(|source| source.name != cell.key.dataset) {
+                sources.push(Images::of(&cell.dataset));
+            }
+            cells.push(Point::of(cell));
+        })?;
+        Ok(Self {
+            models: models(cells.iter().map(|cell| &cell.learner), &places.home),
+            cells,
+            sources,
+        })
+    }
+
+    /// That of a config whose datasets or models may be missing: of those, the counts that the manifests promise.
+    ///
+    /// # Errors
+    /// As [`plan::plan`], but not for what is only missing; a dataset without counts in its manifest is
+    /// [`Error::NotFetched`] still.
+    pub fn promised(sweep: &Sweep, places: &Places) -> Result<Self> {
+        let (mut cells, mut sources) = (Vec::new(), Vec::new());
+        for name in &sweep.datasets {
+            let (images, classes) = match data::open_for(name, sweep.protocol, &places.datasets, &places.cache) {
+                Ok(dataset) => {
+                    let dataset = without_refused(dataset, &sweep.learners);
+                    (Images::of(&dataset), dataset.classes.len())
+                }
+                Err(error @ Error::NotFetched { .. }) => {
+                    let manifest = manifest::load(&places.datasets, name)?;
+                    let forms = manifest.forms(sweep.protocol).unwrap_or_default();
+                    let promise = forms.first().and_then(|form| promise(&manifest, *form));
+                    let (images, expect) = promise.ok_or(error)?;
+                    (images, expect.classes)
+                }
+                Err(error) => return Err(error),
+            };
+            for &seed in &sweep.seeds {
+                for &shots in &sweep.shots {
+                    for learner in learners_at(sweep, shots, seed) {
+                        let learner = learner.under(sweep.protocol, shots);
+                        let drawn = shots
+                            .count()
+                            .map_or(images.pool, |k| images.pool.min(k as usize * classes));
+                        cells.push(Point {
+                            key: CellKey {
+                                dataset: name.clone(),
+                                protocol: sweep.protocol,
+                                learner: learner.name().to_owned(),
+                                shots,
+                                seed,
+                            },
+                            run_id: None,
+                            classes,
+                            shots: drawn,
+                            trained: if shots.any() {
+                                learner.images_seen(classes) * trainings(folds(sweep, &learner, shots))
+                            } else {
+                                0
+                            },
+                            tested: images.test,
+                            learner,
+                        });
+                    }
+                }
+            }
+            sources.push(images);
+        }
+        Ok(Self {
+            cells,
+            sources,
+            models: models(sweep.learners.iter(), &places.home),
+        })
+    }
+
+    /// Names of missing datasets, and of missing models.
+    #[must_use]
+    pub fn missing(&self) -> (Vec<&str>, Vec<&Path>) {
+        let datasets = self.sources.iter().filter(|source| !source.here);
+        let models = self.models.iter().filter(|model| model.folder.is_none());
+        (
+            datasets.map(|source| source.name.as_str()).collect(),
+            models.map(|model| model.name.as_path()).collect(),
+        )
+    }
+}
+
+impl Images {
+    fn of(dataset: &Dataset) -> Self {
+        // Spread over the test side: neighbours are often of one size.
+        let step = (dataset.test.len() / 32).max(1);
+        Self {
+            name: dataset.name.clone(),
+            here: true,
+            pool: dataset.pool.len(),
+            test: dataset.test.len(),
+            download: Some(0),
+            examples: dataset.test.iter().step_by(step).take(32).cloned().collect(),
+        }
+    }
+}
+
+/// Trainings of a cell: one, and one for each part of the shots that is held out for its temperature.
+fn trainings(folds: Option<usize>) -> usize {
+    1 + folds.unwrap_or(0)
+}
+
+/// Counts and sizes of a form that is not on this machine.
+fn promise(manifest: &Manifest, form: Form) -> Option<(Images, Expect)> {
+    let (expect, download) = match (form, &manifest.hub) {
+        (Form::Hub, Some(hub)) => {
+            let known: Option<u64> = hub.shards.iter().map(|shard| shard.size).sum();
+            (
+                hub.expect.or(manifest.expect)?,
+                known.filter(|_| !hub.shards.is_empty()),
+            )
+        }
+        _ => (
+            manifest.expect?,
+            Some(manifest.files.iter().map(|file| file.size).sum()),
+        ),
+    };
+    let images = Images {
+        name: manifest.name.clone(),
+        here: false,
+        pool: expect.pool,
+        test: expect.test,
+        download,
+        examples: Vec::new(),
+    };
+    Some((images, expect))
+}
+
+fn models<'a>(learners: impl Iterator<Item = &'a Learner>, home: &Path) -> Vec<Model> {
+    let mut models: Vec<Model> = Vec::new();
+    for name in learners.filter_map(|learner| learner.model()) {
+        if models.iter().all(|model| model.name != name) {
+            models.push(Model {
+                name: name.to_path_buf(),
+                folder: repository::locate(name, home).ok(),
+            });
+        }
+    }
+    models
+}
 
 /// The GPU that real models are counted for, and its speed in dense bf16 products (maker's data sheet), operations a second.
 const GPU: &str = "H200";
@@ -118,34 +348,23 @@ pub struct Disk {
 /// When this machine's speed cannot be measured.
 pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
     let done: HashSet<&str> = finished.iter().map(|record| record.run_id.as_str()).collect();
-    let open = outline
-        .cells
-        .iter()
-        .filter(|cell| !cell.run_id.as_deref().is_some_and(|id| done.contains(id)));
-    let open: Vec<&Point> = open.collect();
-    let models: HashMap<&Path, &Model> = outline
-        .models
-        .iter()
-        .map(|model| (model.name.as_path(), model))
-        .collect();
-    let mut by_learner: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
-    let mut names: Vec<&str> = Vec::new();
+    let is_open = |cell: &&Point| !cell.run_id.as_deref().is_some_and(|id| done.contains(id));
+    let open: Vec<&Point> = outline.cells.iter().filter(is_open).collect();
+    let mut by_learner: Vec<Vec<&Point>> = Vec::new();
     for &cell in &open {
-        let name = cell.learner.name();
-        let place = names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            names.push(name);
-            names.len() - 1
-        });
-        by_learner.entry(place).or_default().push(cell);
+        let same = |cells: &&mut Vec<&Point>| cells[0].learner.name() == cell.learner.name();
+        match by_learner.iter_mut().find(same) {
+            Some(cells) => cells.push(cell),
+            None => by_learner.push(vec![cell]),
+        }
     }
     let mut counted = Counted {
         outline,
-        models,
         seen: HashMap::new(),
         cpu: None,
     };
     let mut learners = Vec::new();
-    for cells in by_learner.values() {
+    for cells in &by_learner {
         learners.push(counted.cost(cells, finished)?);
     }
     let (datasets, models) = outline.missing();
@@ -178,7 +397,6 @@ pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
 /// The count so far.
 struct Counted<'a> {
     outline: &'a Outline,
-    models: HashMap<&'a Path, &'a Model>,
     /// Images whose frozen features are known, by dataset and model: probes share them.
     seen: HashMap<(&'a str, &'a Path), usize>,
     /// Operations a second of this machine in large products, once measured.
@@ -199,10 +417,8 @@ impl<'a> Counted<'a> {
             measured: false,
             memory_bytes: Some(0),
         };
-        let model = cells
-            .first()
-            .and_then(|cell| self.models.get(cell.learner.model()?))
-            .copied();
+        let model = cells.first().and_then(|cell| cell.learner.model());
+        let model = model.and_then(|name| self.outline.models.iter().find(|model| model.name == name));
         let mut operations = 0.0;
         if let Some(model) = model {
             let Some(shape) = shape_of(model) else {
@@ -217,11 +433,8 @@ impl<'a> Counted<'a> {
             // Asked of files: once a dataset, not once a cell.
             let mut known: HashMap<&str, f64> = HashMap::new();
             for cell in cells {
-                let images = self
-                    .outline
-                    .sources
-                    .iter()
-                    .find(|source| source.name == cell.key.dataset);
+                let mut sources = self.outline.sources.iter();
+                let images = sources.find(|source| source.name == cell.key.dataset);
                 let tokens = *known.entry(&cell.key.dataset).or_insert_with(|| {
                     cell.learner
                         .tokens(model.folder.as_deref(), images.map_or(&[], |images| &images.examples))
@@ -272,11 +485,7 @@ fn measured(cells: &[&Point], finished: &[Finished]) -> Option<f64> {
     let answer = rate(|cell| cell.eval_seconds, |cell| cell.tested)?;
     let trained: usize = cells.iter().map(|cell| cell.trained).sum();
     let tested: usize = cells.iter().map(|cell| cell.tested).sum();
-    let train = match rate(|cell| cell.train_seconds, |cell| cell.trained) {
-        Some(train) => train,
-        None if trained > 0 => return None,
-        None => 0.0,
-    };
+    let train = rate(|cell| cell.train_seconds, |cell| cell.trained).or((trained == 0).then_some(0.0))?;
     Some((trained as f64 * train + tested as f64 * answer) / 3600.0)
 }
 

@@ -2,14 +2,10 @@
 
 pub mod adapter;
 pub mod bench;
-mod calibration;
 pub mod cell;
 pub mod config;
 pub mod control;
 pub mod estimate;
-pub mod event;
-pub mod outline;
 pub mod plan;
-pub mod shard;
 pub mod sweep;
 pub mod verify;

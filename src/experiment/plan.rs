@@ -1,6 +1,7 @@
 //! From a config to cells: everything that can be wrong is found here, before anything is trained.
 
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use crate::engine::CacheStats;
 use crate::error::Result;
 use crate::example::ImageCache;
 use crate::experiment::config::Sweep;
+use crate::fs::cache_folder;
 use crate::learner::base::{Base, Bases};
 use crate::learner::{Classifier, Learner};
 use crate::nn::DeviceSpec;
@@ -37,11 +39,43 @@ pub struct Places {
 }
 
 impl Places {
+    /// Those that the environment names. The folder that holds `datasets/` is `KSHOT_HOME`, else the working folder or its
+    /// nearest ancestor that has one, else the source folder this binary was built in. Unpacked data goes to `KSHOT_CACHE`,
+    /// else the platform's cache folder; `KSHOT_IMAGE_CACHE_GB` bounds what of it are shrunk images, 0 for none, and
+    /// `KSHOT_FEATURE_CACHE_GB` what is kept in memory of what a frozen tower saw in pictures.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let home = env::var_os("KSHOT_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            let working = env::current_dir().unwrap_or_default();
+            working
+                .ancestors()
+                .find(|folder| folder.join("datasets").is_dir())
+                .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
+                .to_path_buf()
+        });
+        Self {
+            datasets: home.join("datasets"),
+            cache: cache_folder(),
+            image_cache_gigabytes: gigabytes("KSHOT_IMAGE_CACHE_GB"),
+            feature_gigabytes: gigabytes("KSHOT_FEATURE_CACHE_GB"),
+            home,
+        }
+    }
+
     /// The cache of shrunk images; none if the bound is 0.
     #[must_use]
     pub fn image_cache(&self) -> Option<ImageCache> {
         ImageCache::new(&self.cache.join("images"), self.image_cache_gigabytes)
     }
+}
+
+fn gigabytes(name: &str) -> Option<f64> {
+    let bound = env::var(name).ok().filter(|bound| !bound.is_empty())?;
+    let gigabytes = bound.parse().ok().filter(|gigabytes: &f64| gigabytes.is_finite());
+    if gigabytes.is_none() {
+        tracing::warn!("{name} is `{bound}`, which is no number of gigabytes: the default holds");
+    }
+    gigabytes
 }
 
 /// One point of one curve, ready to run.
@@ -61,7 +95,7 @@ pub struct Cell {
     /// The base model, shared by all cells that use it.
     base: Arc<dyn Base>,
     /// Its device, and the type of its weights.
-    place: DeviceSpec,
+    pub place: DeviceSpec,
 }
 
 /// All cells of a sweep, in the order in which they run: dataset, seed, shots, learner.
@@ -99,7 +133,8 @@ pub fn each(sweep: &Sweep, places: &Places, take: &mut dyn FnMut(Cell)) -> Resul
                 if learners.is_empty() {
                     continue;
                 }
-                let indices = index_file(sweep, &dataset, shots, seed);
+                let indices = sweep.indices.as_deref();
+                let indices = indices.and_then(|folder| split::index_path(folder, &dataset, shots, seed));
                 let split = split::draw(&dataset, sweep.protocol, shots, seed, indices.as_deref())?;
                 let split = Arc::new(split);
                 for own in learners {
@@ -145,24 +180,14 @@ pub fn without_refused(dataset: Dataset, learners: &[Learner]) -> Dataset {
     dataset
 }
 
-/// The index file that holds the split, where the sweep has such files. Without shots, or with all, there is nothing
-/// to look up.
-fn index_file(sweep: &Sweep, dataset: &Dataset, shots: Shots, seed: u64) -> Option<PathBuf> {
-    split::index_path(sweep.indices.as_deref()?, dataset, shots, seed)
-}
-
 /// The learners that have a cell at `shots` and `seed`. Without shots there is nothing to draw and nothing to train, so only
 /// learners that can answer unseen have one, and only under the first seed; with shots, those that learn.
 pub(super) fn learners_at(sweep: &Sweep, shots: Shots, seed: u64) -> Vec<&Learner> {
-    let drawn = shots.any();
-    sweep
-        .learners
-        .iter()
-        .filter(|learner| match drawn {
-            true => learner.learns(),
-            false => learner.answers_unseen() && sweep.seeds.first() == Some(&seed),
-        })
-        .collect()
+    let has_cell = |learner: &&Learner| match shots.any() {
+        true => learner.learns(),
+        false => learner.answers_unseen() && sweep.seeds.first() == Some(&seed),
+    };
+    sweep.learners.iter().filter(has_cell).collect()
 }
 
 /// Parts of the shots for the temperature of a learner: where the sweep asks for one, the learner has probabilities and
@@ -228,12 +253,6 @@ impl Cell {
     /// As [`Base::classifier`].
     pub fn classifier(&self) -> Result<Box<dyn Classifier>> {
         self.base.classifier(&self.split.classes, self.key.seed)
-    }
-
-    /// Name of the device that this cell runs on.
-    #[must_use]
-    pub fn device(&self) -> String {
-        self.place.device_name()
     }
 
     /// True if another cell asks about the same test images, preprocessed alike for the same vision tower.

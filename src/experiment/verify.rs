@@ -10,7 +10,7 @@ use crate::experiment::config::Sweep;
 use crate::learner::Learner;
 use crate::store::Store;
 use crate::store::record::Record;
-use crate::store::verify::{self, Config, Findings, Images};
+use crate::store::verify::{self, Config, Findings};
 
 /// As [`verify::verify`].
 ///
@@ -20,21 +20,31 @@ pub fn verify(store: &Store) -> Result<Findings> {
     verify::verify(store, &read)
 }
 
-/// As [`verify::images`].
-///
-/// # Errors
-/// As [`verify::images`].
-pub fn images(store: &Store, places: &Images, findings: &mut Findings) -> Result<()> {
-    verify::images(store, places, &read, findings)
-}
-
-fn read(text: &str) -> Result<Box<dyn Config>> {
+/// The config of a results folder.
+pub(crate) fn read(text: &str) -> Result<Box<dyn Config>> {
     Ok(Box::new(Sweep::parse(text, "sweep.toml", &[])?))
 }
 
 impl Config for Sweep {
     fn contradicts(&self, record: &Record) -> Option<String> {
-        stranger(self, record)
+        let key = &record.key;
+        let (shots, seed) = (key.shots, key.seed);
+        if self.protocol != key.protocol {
+            return Some(format!("its protocol is {}", key.protocol));
+        }
+        if !self.datasets.contains(&key.dataset) {
+            return Some(format!("its dataset is `{}`", key.dataset));
+        }
+        if !self.shots.contains(&shots) {
+            return Some(format!("it has {shots} shots"));
+        }
+        if !self.seeds.contains(&seed) {
+            return Some(format!("its seed is {seed}"));
+        }
+        let Some(learner) = self.learners.iter().find(|learner| learner.name() == key.learner) else {
+            return Some(format!("its learner is `{}`", key.learner));
+        };
+        settings(self, learner, shots, record)
     }
 
     fn indices(&self) -> Option<&Path> {
@@ -44,28 +54,6 @@ impl Config for Sweep {
 
 /// Settings that a record has of its sweep or dataset, not of its learner.
 const OF_OTHERS: [&str; 3] = ["calibration", "exif", "image_mode"];
-
-/// The reason why a record is none of a sweep's.
-fn stranger(sweep: &Sweep, record: &Record) -> Option<String> {
-    let key = &record.key;
-    let (shots, seed) = (key.shots, key.seed);
-    if sweep.protocol != key.protocol {
-        return Some(format!("its protocol is {}", key.protocol));
-    }
-    if !sweep.datasets.contains(&key.dataset) {
-        return Some(format!("its dataset is `{}`", key.dataset));
-    }
-    if !sweep.shots.contains(&shots) {
-        return Some(format!("it has {shots} shots"));
-    }
-    if !sweep.seeds.contains(&seed) {
-        return Some(format!("its seed is {seed}"));
-    }
-    let Some(learner) = sweep.learners.iter().find(|learner| learner.name() == key.learner) else {
-        return Some(format!("its learner is `{}`", key.learner));
-    };
-    settings(sweep, learner, shots, record)
-}
 
 /// The first setting that differs. One that only the record or only this version knows is no contradiction.
 fn settings(sweep: &Sweep, learner: &Learner, shots: Shots, record: &Record) -> Option<String> {

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use toml::Table;
 
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Protocol, Shots, patch};
 use crate::error::{Error, Result};
-use crate::checkpoint::architecture::Architecture;
 pub use classifier::{Checkpoints, Classifier, Fit, Interleaved, OnStep, Preprocessor, Prompted, Sink, Step, View};
 pub(crate) use classifier::{TOGETHER, argmax, row};
 pub use settings::{Cost, HyperParameters, LearnerSettings};

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use kshot::config::Protocol;
-use kshot::experiment::shard::Shard;
+use kshot::experiment::sweep::Shard;
 use kshot::prediction::{Prediction, Reading};
 use kshot::statistics::metric::Headline;
 use kshot::store::Store;
@@ -119,7 +119,7 @@ proptest! {
         let mut ran = 0;
         // Every shard once in its order, then once more without shards, as a requeued or a last job does.
         let parts: Vec<Shard> = shards.iter().map(|i| format!("{i}/{}", shards.len()).parse().unwrap()).collect();
-        for shard in parts.into_iter().chain([Shard::WHOLE]) {
+        for shard in parts.into_iter().chain(["0/1".parse().unwrap()]) {
             let opened = Store::open(folder.path()).unwrap();
             let mut claims = Claims::open(folder.path(), Duration::from_secs(60)).unwrap();
             for number in order.iter().copied().filter(|number| shard.has(*number as usize)) {

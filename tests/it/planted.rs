@@ -8,7 +8,7 @@ use std::rc::Rc;
 use candle_core::{Device, Tensor};
 use kshot::data::LabelledImage;
 use kshot::error::Result;
-use kshot::experiment::control::controlled_cell::ControlledCell;
+use kshot::experiment::control::ControlledCell;
 use kshot::learner::{Checkpoints, Classifier, Fit, Prompted, Step};
 use kshot::prediction::{Prediction, Reading};
 use kshot::store::control::{Control, Name, Verdict};

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use kshot::error::{Error, Result};
 use kshot::experiment::cell;
+use kshot::experiment::cell::Event;
 use kshot::experiment::config::Sweep;
-use kshot::experiment::event::Event;
 use kshot::experiment::plan::Cell;
 use kshot::learner::features::Frozen;
 use kshot::learner::{Checkpoints, Classifier, Fit};

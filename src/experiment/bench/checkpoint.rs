@@ -32,10 +32,8 @@ pub(super) fn write(dir: &Path, config: &Value) -> Result<()> {
 
 fn write_in_shards(dir: &Path, config: &Value, limit: u64) -> Result<()> {
     let Some(tensors) = shapes::tensors(config) else {
-        return Err(Error::Model {
-            path: dir.to_path_buf(),
-            reason: "its config is of no architecture that weights can be made for".into(),
-        });
+        let reason = "its config is of no architecture that weights can be made for";
+        return Err(Error::model(dir, reason));
     };
     let half = config.get("vision_config").is_some();
     folder::replace(dir, |dir| {

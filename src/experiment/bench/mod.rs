@@ -1,6 +1,7 @@
 //! Speed of a model of some shape in training and at answers on this machine, with random weights: the engine's own verbs on
 //! photographs and texts of the sizes that the datasets have, beside what the hardware can do and what was estimated.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,13 +10,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::checkpoint::shapes;
+use crate::cost::memory::Use;
 use crate::cost::shape::Shape;
 use crate::error::{Cause, Error, Result};
+use crate::models::lora::Lora;
 use crate::nn::{DeviceSpec, memory};
 use crate::store::record::utc_now;
 
 mod checkpoint;
-mod hardware;
 mod report;
 mod vision;
 mod workload;
@@ -54,18 +56,18 @@ pub struct Request {
 
 /// Work of one repetition of a phase.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Work {
-    pub(super) images: usize,
+pub(crate) struct Work {
+    images: usize,
     /// Tokens that the model reads.
-    pub(super) tokens: f64,
+    tokens: f64,
     /// Operations; 0 where no model is at work.
-    pub(super) operations: f64,
+    operations: f64,
     /// Bytes by the estimate.
-    pub(super) estimate: Option<u64>,
+    estimate: Option<u64>,
 }
 
 /// A loaded model with its workload.
-pub(super) trait Benchmark {
+pub(crate) trait Benchmark {
     /// Phases that can be measured, in order.
     fn phases(&self) -> &'static [&'static str];
 
@@ -81,45 +83,32 @@ pub(super) trait Benchmark {
     /// Tokens of a picture, of a text with its answer, of an answer.
     fn tokens(&self) -> [f64; 3];
 
-    /// Writes what others need to do the same: batch, adapter, loss and gradients.
-    fn exchange(&mut self, dir: &Path) -> Result<Value>;
-}
-
-/// A loaded model that takes steps on demand, so that others can take turns with it.
-pub struct Steps(Box<dyn Benchmark>);
-
-impl Steps {
-    /// Loads the model, makes the workload.
-    ///
-    /// # Errors
-    /// As [`run`].
-    pub fn load(request: &Request) -> Result<Self> {
-        let config = made(request)?;
-        load(request, &config).map(Self)
-    }
-
     /// Writes what another program needs to do the same to a folder: `batch.safetensors` with inputs, loss and gradients,
     /// and the adapter as a PEFT folder; gives what there is to know beside.
-    ///
-    /// # Errors
-    /// Those of training; [`Error::Io`].
-    pub fn exchange(&mut self, dir: &Path) -> Result<Value> {
-        self.0.exchange(dir)
-    }
+    fn exchange(&mut self, dir: &Path) -> Result<Value>;
 
     /// Seconds of one repetition of a phase.
     ///
     /// # Errors
     /// [`Error::Sampling`] when there is no such phase; what the engine reports.
-    pub fn seconds(&mut self, phase: &str) -> Result<f64> {
-        if !self.0.phases().contains(&phase) {
-            let reason = format!("no phase `{phase}`, only {}", self.0.phases().join(", "));
+    fn seconds(&mut self, phase: &str) -> Result<f64> {
+        if !self.phases().contains(&phase) {
+            let reason = format!("no phase `{phase}`, only {}", self.phases().join(", "));
             return Err(Error::Sampling { reason }.because(Cause::Option));
         }
         let start = Instant::now();
-        self.0.repeat(phase)?;
+        self.repeat(phase)?;
         Ok(start.elapsed().as_secs_f64())
     }
+}
+
+/// A loaded model with its workload, which takes steps on demand, so that others can take turns with it.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn prepared(request: &Request) -> Result<Box<dyn Benchmark>> {
+    let config = made(request)?;
+    load(request, &config)
 }
 
 /// Measures all phases; `say` hears of each.
@@ -158,9 +147,7 @@ pub fn run(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Report> {
         memory::reset_peak();
         let mut seconds = Vec::with_capacity(request.steps);
         for _ in 0..request.steps {
-            let start = Instant::now();
-            subject.repeat(name)?;
-            seconds.push(start.elapsed().as_secs_f64());
+            seconds.push(subject.seconds(name)?);
         }
         let phase = Phase::new(name, seconds, &subject.work(name), speed, baseline, memory::peak());
         say(&phase.line());
@@ -181,7 +168,7 @@ pub fn run(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Report> {
         baseline_bytes: baseline,
         device_bytes: free.zip(left).map(|(free, left)| free.saturating_sub(left)),
         phases,
-        hardware: hardware::here(&request.place),
+        hardware: report::here(&request.place),
         date: utc_now(),
         commit: request.commit.clone(),
     })
@@ -199,11 +186,8 @@ fn made(request: &Request) -> Result<Value> {
     let path = request.checkpoint.join("config.json");
     let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
     if serde_json::from_slice::<Value>(&text).ok().as_ref() != Some(&config) {
-        return Err(Error::Model {
-            path: request.checkpoint.clone(),
-            reason: "holds a checkpoint of another shape or depth".into(),
-        }
-        .because(Cause::BenchCheckpoint));
+        let error = Error::model(&request.checkpoint, "holds a checkpoint of another shape or depth");
+        return Err(error.because(Cause::BenchCheckpoint));
     }
     Ok(config)
 }
@@ -219,17 +203,37 @@ fn load(request: &Request, config: &Value) -> Result<Box<dyn Benchmark>> {
 
 /// A learner with every default.
 fn defaults<L: DeserializeOwned>() -> Result<L> {
-    toml::from_str("model = ''").map_err(|e| Error::Config {
-        origin: "defaults".into(),
-        reason: e.to_string(),
-    })
+    toml::from_str("model = ''").map_err(|e| Error::config("defaults", e.to_string()))
+}
+
+/// Terms of the memory estimate that follow from the request; a model adds its own.
+fn usage(request: &Request, lora: &Lora) -> Use {
+    Use {
+        lora: lora.clone(),
+        adapters: 1.0,
+        weight_bytes: request.place.dtype.size_in_bytes() as f64,
+        fused: request.place.device.is_cpu(),
+        batch: request.batch as f64,
+        micro_batch: request.batch as f64,
+        checkpointing: false,
+        visual: 0.0,
+        text: 0.0,
+        answer: 0.0,
+        names: 0.0,
+        pictures: 0.0,
+        threads: rayon::current_num_threads() as f64,
+    }
+}
+
+/// Writes a batch for another program.
+fn save(tensors: &HashMap<String, Tensor>, dir: &Path) -> Result<()> {
+    let path = dir.join("batch.safetensors");
+    candle_core::safetensors::save(tensors, &path).map_err(Error::saving(&path))
 }
 
 fn unknown(request: &Request) -> Error {
-    Error::Config {
-        origin: format!("--shape {}", request.shape),
-        reason: format!("not one of {}", shapes::NAMES.join(", ")),
-    }
+    let reason = format!("not one of {}", shapes::NAMES.join(", "));
+    Error::config(format!("--shape {}", request.shape), reason)
 }
 
 fn side(place: &DeviceSpec) -> usize {

@@ -7,10 +7,10 @@ use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Benchmark, Dataset, Request, Work};
+use super::{Benchmark, Request, Work};
 use crate::cost::memory::{Use, answering, training};
 use crate::cost::shape::{Blocks, Kind, Shape};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::example::ImageProcessor;
 use crate::formats::image::decode;
 use crate::learner::dinov2_lora::Dinov2Lora;
@@ -47,25 +47,14 @@ impl VisionBenchmark {
         let learner: Dinov2Lora = super::defaults()?;
         let lora = Lora::from(&learner).of_rank(request.rank.unwrap_or(learner.rank));
         let place = request.place.clone();
-        let dataset: Dataset = request.dataset;
+        let dataset = request.dataset;
         let processor = ImageProcessor::load(dir)?;
         let photographs = dataset.photographs(request.batch)?;
         let (height, width) = processor.size();
         let visual = (height as f64 / blocks.patch).floor() * (width as f64 / blocks.patch).floor();
         let how = Use {
-            lora: lora.clone(),
-            adapters: 1.0,
-            weight_bytes: place.dtype.size_in_bytes() as f64,
-            fused: request.place.device.is_cpu(),
-            batch: request.batch as f64,
-            micro_batch: request.batch as f64,
-            checkpointing: false,
             visual,
-            text: 0.0,
-            answer: 0.0,
-            names: 0.0,
-            pictures: 0.0,
-            threads: rayon::current_num_threads() as f64,
+            ..super::usage(request, &lora)
         };
         let model = Dinov2::load(dir, &place)?.with_lora(&lora, &mut seed::rng(0, "lora"))?;
         let features = 2 * model.hidden_size();
@@ -127,13 +116,12 @@ impl VisionBenchmark {
     }
 
     fn see(&mut self, pixels: &Tensor) -> Result<()> {
-        let merged = match self.merged.take() {
+        let merged = match &mut self.merged {
             Some(merged) => merged,
-            None => self.model.merged()?,
+            none => none.insert(self.model.merged()?),
         };
         let features = merged.features(pixels)?.detach();
         std::hint::black_box(self.head.forward(&features)?.to_vec2::<f32>()?);
-        self.merged = Some(merged);
         Ok(())
     }
 
@@ -158,36 +146,27 @@ impl Benchmark for VisionBenchmark {
     fn work(&self, phase: &str) -> Work {
         let images = self.how.batch;
         let adapted = self.shape.adapted(&self.how.lora);
+        let rows = if phase == "from JPEG" { 0.0 } else { self.rows() };
         let (operations, estimate) = match phase {
             "train" => (
-                self.blocks.train(self.rows(), adapted.active),
-                Some(training(&self.shape, &self.how).total()),
+                self.blocks.train(rows, adapted.active),
+                Some(training(&self.shape, &self.how)),
             ),
             "from JPEG" => (0.0, None),
-            _ => (
-                self.blocks.forward(self.rows()),
-                Some(answering(&self.shape, &self.how).total()),
-            ),
+            _ => (self.blocks.forward(rows), Some(answering(&self.shape, &self.how))),
         };
         Work {
             images: images as usize,
-            tokens: if phase == "from JPEG" {
-                0.0
-            } else {
-                images * self.rows()
-            },
+            tokens: images * rows,
             operations: images * operations,
-            estimate,
+            estimate: estimate.map(|bytes| bytes.total()),
         }
     }
 
     fn repeat(&mut self, phase: &str) -> Result<()> {
         match phase {
             "train" => self.train(1.0)?,
-            "features" => {
-                let pixels = self.pixels.clone();
-                self.see(&pixels)?;
-            }
+            "features" => self.see(&self.pixels.clone())?,
             "from JPEG" => drop(shown(&self.photographs, &self.processor, &self.place)?),
             _ => {
                 let pixels = shown(&self.photographs, &self.processor, &self.place)?;
@@ -221,8 +200,7 @@ impl Benchmark for VisionBenchmark {
         tensors.insert("labels".into(), host(&self.labels)?.to_dtype(candle_core::DType::I64)?);
         tensors.insert("head.weight".into(), host(self.head.weight().as_tensor())?);
         tensors.insert("head.bias".into(), host(self.head.bias().as_tensor())?);
-        let path = dir.join("batch.safetensors");
-        candle_core::safetensors::save(&tensors, &path).map_err(Error::saving(&path))?;
+        super::save(&tensors, dir)?;
         Ok(json!({"kind": "dinov2", "loss": loss, "images": self.how.batch}))
     }
 }

@@ -1,7 +1,6 @@
 //! Inputs of a benchmark: photographs and texts of the sizes that the datasets have.
 
 use std::io::Cursor;
-use std::sync::Arc;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, RgbImage};
@@ -9,8 +8,6 @@ use rand::Rng as _;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey, shrink};
-use crate::formats::image::decode;
 use crate::seed;
 
 /// The sizes of a dataset. Lengths in tokens are those of its class names in Qwen's vocabulary, and of the text around a
@@ -111,9 +108,9 @@ impl Dataset {
             let mut bytes = Cursor::new(Vec::new());
             JpegEncoder::new_with_quality(&mut bytes, 90)
                 .encode(&image, width, height, ExtendedColorType::Rgb8)
-                .map_err(|e| Error::Image {
-                    image: format!("photograph {number}"),
-                    reason: e.to_string(),
+                .map_err(|e| {
+                    let (image, reason) = (format!("photograph {number}"), e.to_string());
+                    Error::Image { image, reason }
                 })?;
             Ok(bytes.into_inner())
         };
@@ -121,65 +118,10 @@ impl Dataset {
     }
 }
 
-/// JPEG files as a Qwen3-VL is shown them.
-pub(super) fn pictures(files: &[Vec<u8>], longest_side: u32, processor: &PatchProcessor) -> Result<Vec<Picture>> {
-    let one = |(number, bytes): (usize, &Vec<u8>)| {
-        let whole = decode(bytes, "a photograph")?;
-        let pixels = shrink(&whole, longest_side);
-        let tokens = processor.grid(&pixels)?.tokens(processor.merge());
-        Ok(Picture {
-            pixels: Arc::new(pixels),
-            key: PictureKey {
-                sha256: format!("{number}").into(),
-                mirrored: false,
-            },
-            tokens,
-        })
-    };
-    files.par_iter().enumerate().map(one).collect()
-}
-
-/// The same pictures under names that no model has met: what is kept of them is of no use.
-pub(super) fn unseen(pictures: &[Picture], round: usize) -> Vec<Picture> {
-    let renamed = |(number, picture): (usize, &Picture)| Picture {
-        key: PictureKey {
-            sha256: format!("{round}/{number}").into(),
-            mirrored: false,
-        },
-        ..picture.clone()
-    };
-    pictures.iter().enumerate().map(renamed).collect()
-}
-
-/// The questions about pictures, texts of tokens below `vocabulary`.
-pub(super) fn questions(dataset: &Dataset, pictures: &[Picture], vocabulary: u32) -> Vec<ModelInput> {
-    let mut rng = seed::rng(0, "bench/question");
-    let [before, after] = dataset.around.map(|count| -> Vec<u32> {
-        let token = |_| rng.random_range(0..vocabulary - 1);
-        (0..count).map(token).collect()
-    });
-    let question = |picture: &Picture| ModelInput {
-        chunks: vec![
-            Chunk::Tokens(before.clone()),
-            Chunk::Picture(picture.clone()),
-            Chunk::Tokens(after.clone()),
-        ],
-    };
-    pictures.iter().map(question).collect()
-}
-
-/// The same with the names of classes in turn, to be learned: the loss is the mean over their tokens.
-pub(super) fn lessons(questions: &[ModelInput], names: &[Vec<u32>]) -> Vec<Datum> {
-    let named: Vec<(&ModelInput, &Vec<u32>)> = questions.iter().zip(names.iter().cycle()).collect();
-    let tokens: usize = named.iter().map(|(_, name)| name.len()).sum();
-    let weight = 1.0 / tokens.max(1) as f32;
-    let lesson = |(question, name): (&ModelInput, &Vec<u32>)| Datum::answered(question.clone(), name, weight);
-    named.into_iter().map(lesson).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::image::decode;
     use crate::models::qwen3_vl::PrefixTree;
 
     /// The means of the real names; trees as large as they make them.

@@ -1,24 +1,28 @@
 //! A Qwen3-VL at work, through the engine.
 
 use std::collections::HashMap;
+use std::iter::repeat_n;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use rand::Rng as _;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::workload::{lessons, pictures, questions, unseen};
 use super::{Benchmark, Dataset, Request, Work};
 use crate::cost::fit::fitting;
 use crate::cost::memory::{Use, answering, training};
 use crate::cost::operations::Pass;
 use crate::cost::shape::{Kind, Shape, Writing};
 use crate::engine::{AdamParams, AdapterConfig, AdapterId, Engine, SamplingParams, Settings, Snapshot};
-use crate::error::{Error, Result};
-use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture};
+use crate::error::Result;
+use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, PictureKey, shrink};
+use crate::formats::image::decode;
 use crate::learner::qwen3_vl_lora::Qwen3VlLora;
 use crate::models::lora::Lora;
 use crate::models::qwen3_vl::{Config, PrefixTree};
+use crate::seed;
 
 /// Of the free answers, the share that is no class name and has to be decoded.
 const DECODED: f64 = 0.15;
@@ -40,7 +44,6 @@ pub(super) struct WritingBenchmark {
     names: Vec<Vec<u32>>,
     /// Tokens of text are below it.
     vocabulary: u32,
-    lora: Lora,
     how: Use,
     /// Counts what has been shown, so that something new can be.
     round: usize,
@@ -53,8 +56,7 @@ impl WritingBenchmark {
         };
         let dir = &request.checkpoint;
         let learner: Qwen3VlLora = super::defaults()?;
-        let rank = request.rank.unwrap_or(learner.rank);
-        let lora = Lora::from(&learner).of_rank(rank);
+        let lora = Lora::from(&learner).of_rank(request.rank.unwrap_or(learner.rank));
         let dataset = request.dataset;
         let processor = PatchProcessor::load(dir)?;
         let config = Config::load(dir)?.0;
@@ -65,29 +67,20 @@ impl WritingBenchmark {
         let default = Settings::default();
         let mean = names.iter().map(Vec::len).sum::<usize>() as f64 / names.len() as f64;
         let mut how = Use {
-            lora: lora.clone(),
-            adapters: 1.0,
-            weight_bytes: request.place.dtype.size_in_bytes() as f64,
-            fused: request.place.device.is_cpu(),
-            batch: request.batch as f64,
             micro_batch: default.micro_batch as f64,
             checkpointing: default.checkpointing,
             visual: pictures.first().map_or(0, |picture| picture.tokens) as f64,
             text: dataset.around.iter().sum::<usize>() as f64 + mean,
             answer: mean,
             names: PrefixTree::new(&names)?.tokens().len() as f64,
-            pictures: 0.0,
-            threads: rayon::current_num_threads() as f64,
+            ..super::usage(request, &lora)
         };
         let settings = fitting(&shape, &how, default, &request.place, dir)?;
         how.micro_batch = settings.micro_batch as f64;
         how.checkpointing = settings.checkpointing;
         let engine = Engine::load(dir, &request.place, settings)?;
-        let adapter = engine.add(&AdapterConfig {
-            lora: lora.clone(),
-            seed: 0,
-            start: None,
-        })?;
+        let (seed, start) = (0, None);
+        let adapter = engine.add(&AdapterConfig { lora, seed, start })?;
         Ok(Self {
             engine,
             adapter,
@@ -102,7 +95,6 @@ impl WritingBenchmark {
             pictures,
             names,
             vocabulary,
-            lora,
             how,
             round: 0,
         })
@@ -128,22 +120,22 @@ impl WritingBenchmark {
 
     /// The adapter as it is now.
     fn asked(&mut self) -> Result<Snapshot> {
-        let snapshot = match self.snapshot.take() {
+        let snapshot = match &mut self.snapshot {
             Some(snapshot) => snapshot,
-            None => self.engine.snapshot(self.adapter)?,
+            none => none.insert(self.engine.snapshot(self.adapter)?),
         };
-        self.snapshot = Some(snapshot.clone());
-        Ok(snapshot)
+        Ok(snapshot.clone())
     }
 
     /// The true name of every image is scored, and some answers are decoded: as long as names are, since random weights
     /// never end one.
-    fn free(&mut self, prompts: &[ModelInput]) -> Result<()> {
+    fn free(&mut self) -> Result<()> {
+        let prompts = self.new_questions();
         let snapshot = self.asked()?;
         let hints: Vec<&[Vec<u32>]> = (0..prompts.len())
             .map(|i| std::slice::from_ref(&self.names[i % self.names.len()]))
             .collect();
-        self.engine.compute_logprobs(&snapshot, prompts, &hints)?;
+        self.engine.compute_logprobs(&snapshot, &prompts, &hints)?;
         let params = SamplingParams {
             max_tokens: self.decoded_tokens(),
             stop: vec![self.vocabulary - 1],
@@ -195,14 +187,9 @@ impl Benchmark for WritingBenchmark {
         let (visual, answer) = (self.how.visual, self.how.answer);
         let prompt = visual + self.dataset.around.iter().sum::<usize>() as f64;
         let read = prompt + answer - 1.0;
-        let adapters = self.shape.adapted(&self.lora).active;
-        let lesson = self.model.train(
-            Pass {
-                length: read,
-                answers: answer,
-            },
-            adapters,
-        );
+        let adapters = self.shape.adapted(&self.how.lora).active;
+        let (length, answers) = (read, answer);
+        let lesson = self.model.train(Pass { length, answers }, adapters);
         let see = self.model.see(visual);
         let decoded = self.decoded() as f64 / images;
         let written = self.pass(prompt, 1.0) + (self.decoded_tokens() as f64 - 1.0) * self.pass(1.0, 1.0);
@@ -220,10 +207,9 @@ impl Benchmark for WritingBenchmark {
         let shown = if phase == "train" { 1 } else { 1 + self.round };
         let how = Use {
             pictures: images * shown as f64,
-            names: if phase.starts_with("answer by") {
-                self.how.names
-            } else {
-                answer
+            names: match phase.starts_with("answer by") {
+                true => self.how.names,
+                false => answer,
             },
             ..self.how.clone()
         };
@@ -242,18 +228,12 @@ impl Benchmark for WritingBenchmark {
 
     fn repeat(&mut self, phase: &str) -> Result<()> {
         match phase {
-            "train" => {
-                let data = self.lessons();
-                self.train(&data)?;
-            }
+            "train" => self.train(&self.lessons())?,
             "train, new pictures" => {
                 let data = lessons(&self.new_questions(), &self.names);
                 self.train(&data)?;
             }
-            "answer freely" => {
-                let prompts = self.new_questions();
-                self.free(&prompts)?;
-            }
+            "answer freely" => self.free()?,
             "from JPEG" => {
                 let shown = pictures(&self.photographs, self.longest_side, &self.processor)?;
                 let cut = |picture: &Picture| self.processor.patches(&picture.pixels, false).map(drop);
@@ -261,8 +241,7 @@ impl Benchmark for WritingBenchmark {
             }
             "answer from JPEG" => {
                 self.pictures = pictures(&self.photographs, self.longest_side, &self.processor)?;
-                let prompts = self.new_questions();
-                self.free(&prompts)?;
+                self.free()?;
             }
             // Both readings are taken from the scores of all names.
             _ => {
@@ -276,7 +255,7 @@ impl Benchmark for WritingBenchmark {
     }
 
     fn trained(&self) -> u64 {
-        self.shape.adapted(&self.lora).numbers as u64
+        self.shape.adapted(&self.how.lora).numbers as u64
     }
 
     fn tokens(&self) -> [f64; 3] {
@@ -304,18 +283,16 @@ impl Benchmark for WritingBenchmark {
             for chunk in &datum.input.chunks {
                 match chunk {
                     Chunk::Tokens(tokens) => ids.extend(tokens.iter().map(|&id| i64::from(id))),
-                    Chunk::Picture(picture) => {
-                        ids.extend(std::iter::repeat_n(image, picture.tokens));
-                    }
+                    Chunk::Picture(picture) => ids.extend(repeat_n(image, picture.tokens)),
                 }
             }
-            mask.extend(std::iter::repeat_n(1i64, datum.input.positions()));
+            mask.extend(repeat_n(1i64, datum.input.positions()));
             targets.extend(datum.target_tokens.iter().map(|&id| i64::from(id)));
             weights.extend(&datum.weights);
             for list in [&mut ids, &mut mask, &mut targets] {
-                list.extend(std::iter::repeat_n(0, padding));
+                list.extend(repeat_n(0, padding));
             }
-            weights.extend(std::iter::repeat_n(0f32, padding));
+            weights.extend(repeat_n(0f32, padding));
         }
         let rows = (data.len(), longest);
         let integers = |values: Vec<i64>| Tensor::from_vec(values, rows, &Device::Cpu);
@@ -331,14 +308,11 @@ impl Benchmark for WritingBenchmark {
         }
         let width = self.processor.patch_width();
         let patches = values.len() / width;
-        tensors.insert(
-            "pixel_values".into(),
-            Tensor::from_vec(values, (patches, width), &Device::Cpu)?,
-        );
+        let values = Tensor::from_vec(values, (patches, width), &Device::Cpu)?;
+        tensors.insert("pixel_values".into(), values);
         let grids = Tensor::from_vec(grids, (self.pictures.len(), 3), &Device::Cpu)?;
         tensors.insert("image_grid_thw".into(), grids);
-        let path = dir.join("batch.safetensors");
-        candle_core::safetensors::save(&tensors, &path).map_err(Error::saving(&path))?;
+        super::save(&tensors, dir)?;
         Ok(json!({
             "kind": "qwen3_vl",
             "loss": loss,
@@ -348,4 +322,60 @@ impl Benchmark for WritingBenchmark {
             "decoded_tokens": self.decoded_tokens(),
         }))
     }
+}
+
+/// JPEG files as a Qwen3-VL is shown them.
+fn pictures(files: &[Vec<u8>], longest_side: u32, processor: &PatchProcessor) -> Result<Vec<Picture>> {
+    let one = |(number, bytes): (usize, &Vec<u8>)| {
+        let whole = decode(bytes, "a photograph")?;
+        let pixels = shrink(&whole, longest_side);
+        let tokens = processor.grid(&pixels)?.tokens(processor.merge());
+        Ok(Picture {
+            pixels: Arc::new(pixels),
+            key: PictureKey {
+                sha256: format!("{number}").into(),
+                mirrored: false,
+            },
+            tokens,
+        })
+    };
+    files.par_iter().enumerate().map(one).collect()
+}
+
+/// The same pictures under names that no model has met: what is kept of them is of no use.
+fn unseen(pictures: &[Picture], round: usize) -> Vec<Picture> {
+    let renamed = |(number, picture): (usize, &Picture)| Picture {
+        key: PictureKey {
+            sha256: format!("{round}/{number}").into(),
+            mirrored: false,
+        },
+        ..picture.clone()
+    };
+    pictures.iter().enumerate().map(renamed).collect()
+}
+
+/// The questions about pictures, texts of tokens below `vocabulary`.
+fn questions(dataset: &Dataset, pictures: &[Picture], vocabulary: u32) -> Vec<ModelInput> {
+    let mut rng = seed::rng(0, "bench/question");
+    let [before, after] = dataset.around.map(|count| -> Vec<u32> {
+        let token = |_| rng.random_range(0..vocabulary - 1);
+        (0..count).map(token).collect()
+    });
+    let question = |picture: &Picture| ModelInput {
+        chunks: vec![
+            Chunk::Tokens(before.clone()),
+            Chunk::Picture(picture.clone()),
+            Chunk::Tokens(after.clone()),
+        ],
+    };
+    pictures.iter().map(question).collect()
+}
+
+/// The same with the names of classes in turn, to be learned: the loss is the mean over their tokens.
+fn lessons(questions: &[ModelInput], names: &[Vec<u32>]) -> Vec<Datum> {
+    let named: Vec<(&ModelInput, &Vec<u32>)> = questions.iter().zip(names.iter().cycle()).collect();
+    let tokens: usize = named.iter().map(|(_, name)| name.len()).sum();
+    let weight = 1.0 / tokens.max(1) as f32;
+    let lesson = |(question, name): (&ModelInput, &Vec<u32>)| Datum::answered(question.clone(), name, weight);
+    named.into_iter().map(lesson).collect()
 }

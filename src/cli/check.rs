@@ -1,20 +1,20 @@
-//! `kshot control`: are the numbers about the pictures and the labels, and about nothing else?
+//! `kshot control`: are the numbers about the pictures and the labels, and about nothing else? `kshot verify`: every number again,
+//! from stored predictions.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::places::places;
-use super::sweep::commit;
-use super::{Verdict, output};
-use crate::cli::plot;
-use crate::cli::sweep::Config;
+use super::sweep::{Config, commit};
+use super::{output, output_json, plot};
 use crate::error::{Error, Result};
-use crate::experiment::control;
-use crate::experiment::plan::{self, Cell};
+use crate::experiment::plan::{self, Cell, Places};
+use crate::experiment::{control, verify};
 use crate::store::Store;
 use crate::store::control::Controls;
 use crate::store::record::Record;
+use crate::store::verify::{Findings, Images, images};
 
 /// Sanity controls of finished cells: shuffled images, shuffled labels, adapter off and on, reload parity, prompt
 /// without image.
@@ -29,7 +29,7 @@ use crate::store::record::Record;
 #[command(after_help = "Examples:
   kshot control                                     after kshot sweep
   kshot control --config configs/mini-full.toml --cell 47daa5a31e43bf27")]
-pub(super) struct Arguments {
+pub(super) struct ControlArguments {
     #[command(flatten)]
     config: Config,
     /// Control this cell instead (repeatable); `kshot sweep --dry-run` lists them.
@@ -37,8 +37,8 @@ pub(super) struct Arguments {
     cell: Vec<String>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
-    let places = places();
+pub(super) fn control(arguments: &ControlArguments) -> Result<bool> {
+    let places = Places::from_env();
     let (sweep, folder) = arguments.config.read()?;
     let cells = plan::plan(&sweep, &places)?;
     let chosen = control::choose(&cells, sweep.seeds.first().copied(), &arguments.cell)?;
@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict> {
         plot::draw(&store, &listed)?;
     }
     output(&table(&all, red))?;
-    Ok((red == 0).into())
+    Ok(red == 0)
 }
 
 /// The records of all cells, or an error that names those that are missing and what makes them.
@@ -89,14 +89,10 @@ fn finished(cells: &[&Cell], store: Option<&Store>, config: &Config) -> Result<V
     if missing.is_empty() {
         return Ok(records);
     }
+    let they = if missing.len() == 1 { "it is" } else { "they are" };
     Err(Error::Uncontrolled {
         cell: missing.join("; "),
-        reason: if missing.len() == 1 {
-            "it is not finished"
-        } else {
-            "they are not finished"
-        }
-        .into(),
+        reason: format!("{they} not finished"),
         remedy: format!("`{}` makes them", config.command("sweep")),
     })
 }
@@ -118,6 +114,74 @@ fn table(all: &[Controls], red: usize) -> String {
     text += &match red {
         0 => format!("{} {cells} controlled, none is red\n", all.len()),
         _ => format!("{red} of {} {cells} red: their numbers are not to be used\n", all.len()),
+    };
+    text
+}
+
+/// Prove that a results folder holds what it says.
+///
+/// Records, predictions and splits are whole and belong together, every metric computed again from the predictions is
+/// the stored one to the last bit, every `run_id` is that of its record and split, and ledger and timings are what the cells and
+/// `sweep.toml` give. With --images every image file behind the results is hashed again too. Exit code 1 when something does not
+/// hold.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kshot verify results/quickstart --images
+  kshot verify results/reference/mini-full --json")]
+pub(super) struct VerifyArguments {
+    /// A results folder, as `kshot sweep` or `kshot promote` writes it.
+    results: PathBuf,
+    /// Hash every image behind the results again, of the training and of the test.
+    #[arg(long)]
+    images: bool,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn verify(arguments: &VerifyArguments) -> Result<bool> {
+    let store = Store::open_existing(&arguments.results)?;
+    let mut findings = verify::verify(&store)?;
+    if arguments.images {
+        let Places { datasets, cache, .. } = Places::from_env();
+        images(&store, &Images { datasets, cache }, &verify::read, &mut findings)?;
+    }
+    if arguments.json {
+        output_json(&findings)?;
+    } else {
+        output(&plain(&findings))?;
+    }
+    Ok(findings.hold())
+}
+
+fn plain(findings: &Findings) -> String {
+    let mut text = format!(
+        "{} cells are whole; their metrics were computed again from {} predictions\n",
+        findings.cells, findings.predictions
+    );
+    text += &format!(
+        "{} of them have the `run_id` that record and images give\n",
+        findings.identities
+    );
+    if findings.splits > 0 {
+        text += &format!("{} of them have their split beside them\n", findings.splits);
+    }
+    if !findings.rebuilt.is_empty() {
+        text += &format!("rebuilt to the same bytes: {}\n", findings.rebuilt.join(", "));
+    }
+    if let Some(images) = findings.images {
+        text += &format!("{images} images behind them were hashed again\n");
+    }
+    for note in &findings.notes {
+        text += &format!("note: {note}\n");
+    }
+    for problem in &findings.problems {
+        text += &format!("WRONG: `{}`: {}\n", problem.file, problem.reason);
+    }
+    text += &match findings.problems.len() {
+        0 => "everything holds\n".to_owned(),
+        1 => "1 thing does not hold\n".to_owned(),
+        n => format!("{n} things do not hold\n"),
     };
     text
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{output, places};
-use crate::cli::terminal::tell;
+use super::data::per_class;
+use super::output;
+use super::terminal::tell;
 use crate::data::Dataset;
 use crate::error::Result;
+use crate::experiment::plan::Places;
 use crate::fetch::Remote;
 use crate::import::{self, ImportOptions, Imported, Named, SharedImages};
 use crate::learner::Learner;
@@ -33,7 +35,7 @@ const PAIRS: usize = 100;
 #[command(after_help = "Examples:
   kshot data import ~/photos/birds --name birds
   kshot data import train.csv --name leaves --path-column image_id --label-column diagnosis")]
-pub(in crate::cli) struct Arguments {
+pub(super) struct Arguments {
     /// Folder of images, table of paths and labels, Parquet file, or repository.
     #[arg(value_name = "DIR|FILE|REPO")]
     from: PathBuf,
@@ -58,7 +60,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let places = places();
+    let places = Places::from_env();
     let asked = ImportOptions {
         path_column: arguments.path_column.clone(),
         label_column: arguments.label_column.clone(),
@@ -249,13 +251,7 @@ fn by_kind(files: &[String]) -> String {
 }
 
 fn told(imported: &Imported) -> String {
-    let Imported {
-        dataset,
-        manifest,
-        rename,
-        holdout,
-        ..
-    } = imported;
+    let dataset = &imported.dataset;
     let name = &dataset.name;
     let mut text = format!(
         "{name}: {} classes, {} images to draw shots from, {} test images\n\n{:10}  {:>6}  {:>6}  {:>6}\n",
@@ -267,16 +263,20 @@ fn told(imported: &Imported) -> String {
         "median",
         "most"
     );
-    let (pool, test) = counts(dataset);
+    let [pool, test] = [&dataset.pool, &dataset.test].map(|side| {
+        let mut counts = per_class(dataset, side);
+        counts.sort_unstable();
+        counts
+    });
     for (side, counts) in [("pool", &pool), ("test", &test)] {
         let at = |place: usize| counts.get(place).copied().unwrap_or_default();
         let (median, most) = (at(counts.len() / 2), at(counts.len().saturating_sub(1)));
         let _ = writeln!(text, "{side:10}  {:>6}  {median:>6}  {most:>6}", at(0));
     }
     text.push('\n');
-    text += &renamed(rename);
-    if let Some(share) = holdout {
-        text += &kept(*share);
+    text += &renamed(&imported.rename);
+    if let Some(share) = imported.holdout {
+        text += &kept(share);
     }
     let least = pool.first().copied().unwrap_or_default();
     let shots: Vec<String> = [1, 2, 4, 8, 16]
@@ -287,23 +287,8 @@ fn told(imported: &Imported) -> String {
     let _ = write!(
         text,
         "manifest: {}\n\nnext: kshot sweep --set \"datasets=['{name}']\" --set name={name} --set 'shots=[{}]'\n",
-        manifest.display(),
+        imported.manifest.display(),
         shots.join(", ")
     );
     text
-}
-
-/// Images per class, sorted: of the pool, of the test side.
-fn counts(dataset: &Dataset) -> (Vec<usize>, Vec<usize>) {
-    let count = |images: &[crate::data::LabelledImage]| {
-        let mut counts = vec![0; dataset.classes.len()];
-        for image in images {
-            if let Some(count) = counts.get_mut(image.class as usize) {
-                *count += 1;
-            }
-        }
-        counts.sort_unstable();
-        counts
-    };
-    (count(&dataset.pool), count(&dataset.test))
 }
