@@ -493,7 +493,7 @@ pub(crate) fn float(dtype: Dtype) -> Option<DType> {
 }
 
 /// Gives a tensor by its hub name and shape.
-pub(crate) type Take<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor> + 'a;
+pub type Take<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor> + 'a;
 
 /// A linear layer by its hub name.
 pub(crate) fn linear(take: &mut Take, name: &str, from: usize, to: usize, bias: bool) -> Result<Projection> {

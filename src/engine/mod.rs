@@ -199,9 +199,6 @@ impl Engine {
     }
 
     /// Waits until the device has done all that it was told.
-    ///
-    /// # Errors
-    /// Failures that the device reports.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.base.device().synchronize()?)
     }

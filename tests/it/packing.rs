@@ -10,6 +10,7 @@ use kshot::nn::cross_entropy;
 use kshot::seed;
 
 use crate::goldens::{relative_norm, relative_to_max};
+use crate::qwen_support;
 
 /// Sums in another order.
 const VALUES: f64 = 1e-5;
@@ -43,7 +44,7 @@ fn model() -> Qwen3Vl {
         alpha: 8.0,
         experts: ExpertLora::Each,
     };
-    let base = Qwen3Vl::random(&config, &mut rng, &Device::Cpu).unwrap();
+    let base = qwen_support::random(&config, &mut rng, &Device::Cpu).unwrap();
     let model = base.with_lora(&lora, &mut rng).unwrap();
     for (name, var) in model.trainable() {
         if name.contains("lora_B") {

@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 use candle_core::{Device, Tensor};
 use kshot::config::ExpertLora;
 use kshot::example::{Grid, Sequence};
-use kshot::models::qwen3_vl::{Config, Lora, Qwen3Vl};
+use kshot::models::qwen3_vl::{Config, Lora};
 use kshot::nn::cross_entropy;
 use kshot::seed;
 
 use crate::goldens::{relative_norm, values};
+use crate::qwen_support;
 
 /// What the plain step takes over what it takes with checkpointing, beside the loaded model.
 const SAVING: f64 = 4.0;
@@ -63,7 +64,7 @@ fn one_step() {
         )
     };
     let config = Config::parse(config.as_bytes()).unwrap();
-    let base = Qwen3Vl::random(&config, &mut rng, &Device::Cpu).unwrap();
+    let base = qwen_support::random(&config, &mut rng, &Device::Cpu).unwrap();
     let lora = Lora {
         targets: targets.into_iter().map(str::to_owned).collect(),
         rank: 8,

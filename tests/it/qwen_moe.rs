@@ -12,7 +12,7 @@ use kshot::nn::{DeviceSpec, cross_entropy};
 use kshot::seed;
 
 use crate::goldens::{self, distance, relative_norm, values};
-use crate::qwen_support::Reference;
+use crate::qwen_support::{self, Reference};
 
 const ATTENTION_AND_EXPERTS: [&str; 7] = [
     "q_proj",
@@ -219,7 +219,7 @@ fn a_random_model_has_experts_of_sane_size() {
     let golden = &goldens::qwen3_vl_moe()[0];
     let bytes = fs::read(golden.model.join("config.json")).unwrap();
     let config = Config::parse(&bytes).unwrap();
-    let random = || Qwen3Vl::random(&config, &mut seed::rng(1, "moe"), &Device::Cpu).unwrap();
+    let random = || qwen_support::random(&config, &mut seed::rng(1, "moe"), &Device::Cpu).unwrap();
     let (first, second) = (random().updated_experts().unwrap(), random().updated_experts().unwrap());
     assert!(!first.is_empty());
     for ((name, stack), (_, again)) in first.iter().zip(&second) {
@@ -247,7 +247,7 @@ fn one_layer_of_the_true_shape() {
     let clock = std::time::Instant::now();
     let mut rng = seed::rng(0, "shape");
     let config = Config::parse(ONE_LAYER.as_bytes()).unwrap();
-    let base = Qwen3Vl::random(&config, &mut rng, &Device::Cpu).unwrap();
+    let base = qwen_support::random(&config, &mut rng, &Device::Cpu).unwrap();
     println!("filled after {:.1} s", clock.elapsed().as_secs_f64());
     for experts in [ExpertLora::Each, ExpertLora::Shared] {
         let lora = Lora {

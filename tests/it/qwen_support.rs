@@ -1,10 +1,13 @@
 //! The batches of the Qwen3-VL goldens.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use kshot::error::Result;
 use kshot::example::{Grid, Sequence};
-use kshot::models::qwen3_vl::{Batch, Features, Qwen3Vl};
+use kshot::models::qwen3_vl::{Batch, Config, Features, Qwen3Vl};
 use kshot::nn::cross_entropy;
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::goldens::{self, Golden, Tensors};
 
@@ -18,6 +21,39 @@ pub struct Reference {
     pub grids: Vec<Grid>,
     /// (N, patch numbers) of all images.
     pub patches: Tensor,
+}
+
+/// A model of this shape with random weights.
+pub fn random(config: &Config, rng: &mut ChaCha8Rng, device: &Device) -> Result<Qwen3Vl> {
+    Qwen3Vl::build(config.clone(), "random", "random weights", &mut |name, shape| {
+        let fan_in: usize = match *shape {
+            [_, inputs, _] => inputs, // experts
+            _ => shape[1..].iter().product(),
+        };
+        let norm = name.ends_with("norm.weight") || name.ends_with("norm1.weight") || name.ends_with("norm2.weight");
+        let (centre, width) = match shape.len() {
+            1 if norm || name.ends_with("layernorm.weight") => (1.0, 0.1),
+            1 => (0.0, 0.1),
+            _ => (0.0, (3.0 / fan_in as f32).sqrt()),
+        };
+        let values = uniform(shape.iter().product(), centre, width, rng.random());
+        Ok(Tensor::from_vec(values, shape, device)?)
+    })
+}
+
+/// Values in `centre` ± `width` from a counter and a mixing function (SplitMix64's): the layers of large models have
+/// billions, and each piece can be filled by its own thread.
+fn uniform(count: usize, centre: f32, width: f32, seed: u64) -> Vec<f32> {
+    let at = |i: usize| {
+        let mut z = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        // 24 bits: what an f32 between 0 and 1 holds.
+        let share = (z >> 40) as f32 / (1u32 << 24) as f32;
+        centre + width * (2.0 * share - 1.0)
+    };
+    (0..count).into_par_iter().map(at).collect()
 }
 
 /// Generation of the likeliest tokens.

@@ -102,9 +102,6 @@ impl Contrastive {
 
     /// Image features as transformers' `get_image_features` has them, f32, not normalised.
     /// `pixels`: (B, 3, S, S) for images of [`Config::image_size`] S; gives (B, P).
-    ///
-    /// # Errors
-    /// Tensor failures.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
         let pixels = pixels.to_device(&self.spec.device)?.to_dtype(self.spec.dtype)?;
         let features = match &self.towers {
@@ -116,9 +113,6 @@ impl Contrastive {
 
     /// Text features as transformers' `get_text_features` has them, f32, not normalised.
     /// `ids`: (B, T) u32, padded as [`crate::example::CaptionTokenizer`] does; gives (B, P).
-    ///
-    /// # Errors
-    /// Tensor failures.
     pub fn text_features(&self, ids: &Tensor) -> Result<Tensor> {
         let ids = ids.to_device(&self.spec.device)?;
         let features = match &self.towers {
@@ -129,18 +123,12 @@ impl Contrastive {
     }
 
     /// `scale · cos + bias` of images (B, P) and texts (C, P), each row of unit length: (B, C).
-    ///
-    /// # Errors
-    /// Tensor failures.
     pub fn logits(&self, images: &Tensor, texts: &Tensor) -> Result<Tensor> {
         Ok(images.matmul(&texts.t()?)?.affine(self.scale, self.bias)?)
     }
 }
 
 /// Rows scaled to unit length: (N, P).
-///
-/// # Errors
-/// Tensor failures.
 pub fn unit_rows(rows: &Tensor) -> Result<Tensor> {
     let norm = rows
         .sqr()?

@@ -134,9 +134,6 @@ impl Dinov2 {
 
     /// The model with its adapters added into the weights: the same outputs to the bit on the CPU,
     /// nothing trainable, no graph kept. Use it to evaluate.
-    ///
-    /// # Errors
-    /// Only what the device reports.
     pub fn merged(&self) -> Result<Self> {
         self.map_layers(|_, layer| layer.merged())
     }

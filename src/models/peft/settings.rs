@@ -56,6 +56,12 @@ pub(super) struct Settings {
     pub(super) revision: Option<String>,
 }
 
+/// Fields that tell where an adapter comes from, that matter in training alone, or that are read.
+const HARMLESS: &str = "auto_mapping base_model_name_or_path inference_mode lora_dropout megatron_core merge_weights \
+                        peft_type peft_version qalora_group_size revision runtime_config task_type \
+                        r lora_alpha rank_pattern alpha_pattern use_rslora target_modules exclude_modules \
+                        layers_to_transform layers_pattern target_parameters modules_to_save init_lora_weights \
+                        ensure_weight_tying";
 /// Remedy for an adapter that plain LoRA cannot be made of.
 const MERGE: &str = "add it into the weights with PEFT (`model.merge_and_unload().save_pretrained(DIR)`), save the processor there too, \
                      and give that folder as `--model`";
@@ -147,7 +153,8 @@ impl Reader {
         for (name, value) in &self.fields {
             self.allow(name, value)?;
         }
-        let (rank, alpha) = (self.number("r", 8)?, self.real("lora_alpha", 8.0)?);
+        let rank = self.number("r", 8, Value::as_u64)?;
+        let alpha = self.number("lora_alpha", 8.0, Value::as_f64)?;
         let rank = self.bounded("r", rank)?;
         let mut ranks = Vec::new();
         for (pattern, value) in patterns.rank_pattern.map_or(Vec::new(), |all| all.0) {
@@ -218,32 +225,7 @@ impl Reader {
             Value::Number(_) | Value::String(_) => false,
         };
         let (why, remedy) = match name {
-            // What tells where an adapter comes from, or matters in training alone; what is read above and below.
-            "auto_mapping"
-            | "base_model_name_or_path"
-            | "inference_mode"
-            | "lora_dropout"
-            | "megatron_core"
-            | "merge_weights"
-            | "peft_type"
-            | "peft_version"
-            | "qalora_group_size"
-            | "revision"
-            | "runtime_config"
-            | "task_type"
-            | "r"
-            | "lora_alpha"
-            | "rank_pattern"
-            | "alpha_pattern"
-            | "use_rslora"
-            | "target_modules"
-            | "exclude_modules"
-            | "layers_to_transform"
-            | "layers_pattern"
-            | "target_parameters"
-            | "modules_to_save"
-            | "init_lora_weights"
-            | "ensure_weight_tying" => return Ok(()),
+            _ if HARMLESS.split_whitespace().any(|known| known == name) => return Ok(()),
             // PEFT reads these only where `init_lora_weights` says so.
             "loftq_config" | "eva_config" | "corda_config" | "lora_ga_config" => return Ok(()),
             // PEFT itself sets it to false for linear layers, and experts refuse it.
@@ -363,14 +345,9 @@ impl Reader {
         self.fields.get(field).and_then(Value::as_str).map(str::to_owned)
     }
 
-    fn number(&self, field: &str, default: u64) -> Result<u64> {
+    fn number<T>(&self, field: &str, default: T, read: fn(&Value) -> Option<T>) -> Result<T> {
         let found = self.fields.get(field);
-        found.map_or(Ok(default), |value| value.as_u64().ok_or_else(|| self.malformed(field)))
-    }
-
-    fn real(&self, field: &str, default: f64) -> Result<f64> {
-        let found = self.fields.get(field);
-        found.map_or(Ok(default), |value| value.as_f64().ok_or_else(|| self.malformed(field)))
+        found.map_or(Ok(default), |value| read(value).ok_or_else(|| self.malformed(field)))
     }
 
     fn bounded(&self, field: &str, rank: u64) -> Result<usize> {

@@ -321,9 +321,6 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache with room for `capacity` tokens of each of `sequences` sequences; `dtype` is that of the
     /// states, [`super::Qwen3Vl::state_type`].
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn new(config: &TextConfig, sequences: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let shape = (sequences * capacity, config.num_key_value_heads * config.head_dim());
         let zeros = || Tensor::zeros(shape, dtype, device);

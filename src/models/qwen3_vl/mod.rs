@@ -9,9 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use super::lora::{self, Adaptable};
 use crate::checkpoint::weights::{Take, Weights};
@@ -82,29 +80,12 @@ impl Qwen3Vl {
         Ok(model)
     }
 
-    /// A model of this shape with random weights, for benchmarks and tests.
+    /// A model of this shape whose weights `take` gives by their hub names and shapes. `origin` is what errors about it
+    /// name.
     ///
     /// # Errors
-    /// When the device is out of memory.
-    pub fn random(config: &Config, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
-        Self::build(config.clone(), "random", "random weights", &mut |name, shape| {
-            let fan_in: usize = match *shape {
-                [_, inputs, _] => inputs, // experts
-                _ => shape[1..].iter().product(),
-            };
-            let norm =
-                name.ends_with("norm.weight") || name.ends_with("norm1.weight") || name.ends_with("norm2.weight");
-            let (centre, width) = match shape.len() {
-                1 if norm || name.ends_with("layernorm.weight") => (1.0, 0.1),
-                1 => (0.0, 0.1),
-                _ => (0.0, (3.0 / fan_in as f32).sqrt()),
-            };
-            let values = uniform(shape.iter().product(), centre, width, rng.random());
-            Ok(Tensor::from_vec(values, shape, device)?)
-        })
-    }
-
-    fn build(config: Config, fingerprint: &str, origin: &str, take: &mut Take) -> Result<Self> {
+    /// Those of `take`.
+    pub fn build(config: Config, fingerprint: &str, origin: &str, take: &mut Take) -> Result<Self> {
         let tower = Tower::load(&config.vision_config, take)?;
         let decoder = Decoder::load(&config.text_config, take)?;
         let text = &config.text_config;
@@ -127,16 +108,12 @@ impl Qwen3Vl {
     /// added in; see [`Qwen3Vl::merged`].
     #[must_use]
     pub fn linear_weights(&self) -> Vec<(String, Tensor)> {
-        self.layers()
-            .into_iter()
-            .map(|(name, layer)| (format!("{name}.weight"), layer.weight().clone()))
+        let all = self.layers().into_iter();
+        all.map(|(name, layer)| (format!("{name}.weight"), layer.weight().clone()))
             .collect()
     }
 
     /// The weights of all stacks of experts by hub name, (E, in, out), with their adapters added in.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
     pub fn updated_experts(&self) -> Result<Vec<(String, Tensor)>> {
         let all = self.stacks().into_iter();
         all.map(|(name, stack)| Ok((name, stack.updated_weight()?))).collect()
@@ -218,9 +195,8 @@ impl Qwen3Vl {
         let mut x = self.decoder.embed(batch, features)?;
         let context = self.decoder.context(batch, cache.as_deref())?;
         for i in 0..self.decoder.layers.len() {
-            x = self
-                .decoder
-                .layer(i, &x, &context, features, cache.as_deref_mut(), visit)?;
+            let cache = cache.as_deref_mut();
+            x = self.decoder.layer(i, &x, &context, features, cache, visit)?;
         }
         if let Some(cache) = cache {
             cache.advance(&batch.lengths);
@@ -232,13 +208,11 @@ impl Qwen3Vl {
         let vision = &self.config.vision_config;
         let merge = vision.spatial_merge_size;
         let count: usize = grids.iter().map(Grid::patches).sum();
-        let whole = grids
-            .iter()
-            .all(|grid| grid.rows % merge == 0 && grid.columns % merge == 0 && grid.patches() > 0);
-        if patches.dims() == [count, vision.patch_width()] && count > 0 && whole {
+        let whole = |grid: &Grid| grid.rows % merge == 0 && grid.columns % merge == 0 && grid.patches() > 0;
+        let (width, shape) = (vision.patch_width(), patches.dims());
+        if shape == [count, width] && count > 0 && grids.iter().all(whole) {
             return Ok(());
         }
-        let (width, shape) = (vision.patch_width(), patches.dims());
         Err(Error::tensor(format!(
             "patches {shape:?} for grids {grids:?}: want {count} x {width}, sides multiples of {merge}"
         )))
@@ -259,9 +233,6 @@ impl Qwen3Vl {
 
     /// The model with its adapters added into the weights (those of experts: kept beside them, as copies): the same
     /// outputs to the bit on the CPU, nothing trainable, no graph kept. Use it to evaluate.
-    ///
-    /// # Errors
-    /// Only what the device reports.
     pub fn merged(&self) -> Result<Self> {
         self.map_layers(|_, layer| layer.merged())?
             .map_experts(|_, stack| stack.merged())
@@ -298,21 +269,6 @@ fn transposed(config: &Config, weights: &Weights) -> HashSet<String> {
         from != to && weights.shape(name).is_some_and(|shape| shape == [*count, *to, *from])
     });
     other.map(|(name, _)| name).collect()
-}
-
-/// Values in `centre` ± `width` from a counter and a mixing function (SplitMix64's): the layers of large models have
-/// billions, and each piece can be filled by its own thread.
-fn uniform(count: usize, centre: f32, width: f32, seed: u64) -> Vec<f32> {
-    let at = |i: usize| {
-        let mut z = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        // 24 bits: what an f32 between 0 and 1 holds.
-        let share = (z >> 40) as f32 / (1u32 << 24) as f32;
-        centre + width * (2.0 * share - 1.0)
-    };
-    (0..count).into_par_iter().map(at).collect()
 }
 
 impl Adaptable for Qwen3Vl {
