@@ -1,11 +1,14 @@
 //! `kshot sweep`, the main job, and `kshot run`, one cell of it; the options by which verbs name a sweep (`--config`, `--set` and
 //! `--results`); the progress of cells.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
+use candle_core::Device;
 use clap::Args;
 use indicatif::ProgressBar;
 
@@ -14,8 +17,10 @@ use super::{dry_run, output, plot, report};
 use crate::error::{Error, Result};
 use crate::experiment::cell::Event;
 use crate::experiment::config::{QUICKSTART, Sweep};
+use crate::experiment::estimate;
 use crate::experiment::plan::{self, Cell, Places};
 use crate::experiment::sweep::{self, Progress, Shard, Sweeper};
+use crate::nn::memory;
 use crate::store::Store;
 use crate::store::claim::{Claims, LONGEST_LEASE};
 use crate::store::record::{CellKey, Record};
@@ -40,6 +45,10 @@ pub(super) struct Arguments {
     shard: Shard,
     #[command(flatten)]
     lease: Lease,
+    /// Cells that run side by side, each on its share of the threads [default: on a CPU as many as there are threads and memory
+    /// for, on a GPU 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     /// Check everything, list the cells and estimate hours, memory and disk, but train nothing and write no results. Datasets and
     /// models that are not on this machine yet are estimated by their manifests and names.
     #[arg(long)]
@@ -57,12 +66,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let cells = plan::plan(&sweep, &places)?;
     let store = Store::open(&folder)?;
+    let jobs = arguments.jobs.map_or_else(|| jobs(&cells, &places), usize::from);
     let failed = Sweeper {
         sweep: &sweep,
         store: &store,
-        claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
+        claims: Mutex::new(Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?),
         commit: commit(&places.home).as_deref(),
-        progress: &mut SweepBars::new(),
+        progress: Mutex::new(&mut SweepBars::new()),
+        jobs,
     }
     .run(&cells, arguments.shard)?;
     let tables = sweep::conclude(&cells, &store, |records| match records {
@@ -127,9 +138,10 @@ pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
     let record = Sweeper {
         sweep: &sweep,
         store: &store,
-        claims: Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?,
+        claims: Mutex::new(Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?),
         commit: commit(&places.home).as_deref(),
-        progress: &mut SweepBars::new(),
+        progress: Mutex::new(&mut SweepBars::new()),
+        jobs: 1,
     }
     .run_one(cell)?;
     let path = store.cell_path(&record.run_id);
@@ -185,6 +197,19 @@ impl Config {
     }
 }
 
+/// Cells at once where nothing is said. Small models gain most by one thread a cell; a GPU has all threads busy with one.
+fn jobs(cells: &[Cell], places: &Places) -> usize {
+    if cells.iter().any(|cell| !cell.place.device.is_cpu()) {
+        return 1;
+    }
+    let free = memory::free(&Device::Cpu).ok().flatten();
+    let fitting = match (free, estimate::beside(cells, &places.home)) {
+        (Some(free), Some(each)) => free / each.max(1),
+        _ => 1,
+    };
+    rayon::current_num_threads().min(fitting as usize).max(1)
+}
+
 /// Time for which a process may be silent.
 #[derive(Debug, Args)]
 struct Lease {
@@ -193,37 +218,55 @@ struct Lease {
     seconds: u64,
 }
 
-/// The progress of a sweep.
+/// The progress of a sweep: a bar for all of it, and one for each cell that runs.
 struct SweepBars {
     bars: Bars,
     all: ProgressBar,
-    cell: ProgressBar,
+    running: HashMap<String, Running>,
     cells: usize,
     done: usize,
-    /// Test images of the running cell: predicted, in all.
-    test: (u64, u64),
     /// The last lines about cells that others run.
     waiting: Vec<String>,
 }
 
+/// A cell that runs.
+struct Running {
+    bar: ProgressBar,
+    /// Test images that are predicted.
+    predicted: u64,
+}
+
 impl SweepBars {
     fn new() -> Self {
-        let hidden = ProgressBar::hidden();
         Self {
             bars: Bars::new(),
-            all: hidden.clone(),
-            cell: hidden,
+            all: ProgressBar::hidden(),
+            running: HashMap::new(),
             cells: 0,
             done: 0,
-            test: (0, 0),
             waiting: Vec::new(),
         }
     }
 
     /// Counts a cell and tells how it ended.
-    fn count(&mut self, key: &CellKey, end: &str) {
+    fn count(&mut self, run_id: &str, key: &CellKey, end: &str) {
+        self.stop(run_id);
         self.done += 1;
         self.bars.line(&format!("[{}/{}] {key} · {end}", self.done, self.cells));
+    }
+
+    fn stop(&mut self, run_id: &str) {
+        if let Some(cell) = self.running.remove(run_id) {
+            self.bars.remove(&cell.bar);
+        }
+    }
+
+    /// A bar below the others, if bars are shown.
+    fn bar(&self, length: u64, style: &str) -> ProgressBar {
+        match self.bars.are_shown {
+            true => self.bars.add(length, style),
+            false => ProgressBar::hidden(),
+        }
     }
 }
 
@@ -234,46 +277,40 @@ impl Progress for SweepBars {
             self.bars
                 .line(&format!("{finished} of {cells} cells are finished already"));
         }
-        if self.bars.are_shown && finished < cells {
+        if finished < cells {
             let all = "{bar:30} {prefix} · {human_pos}/{human_len} images · {per_sec} · ETA {eta}";
-            self.all = self.bars.add(images, all);
+            self.all = self.bar(images, all);
             self.all.enable_steady_tick(Duration::from_millis(200));
-            self.cell = self.bars.add(0, "{bar:30} {prefix} · {pos}/{len} {msg}");
         }
     }
 
     fn start(&mut self, cell: &Cell) {
         self.all.set_prefix(format!("cell {}/{}", self.done + 1, self.cells));
-        self.cell.reset();
-        self.cell.set_prefix(harmless(&cell.key.to_string()).into_owned());
-        self.test = (0, cell.split.test.len() as u64);
-        self.cell.set_length(self.test.1);
-        self.cell.set_message("");
+        let bar = self.bar(cell.split.test.len() as u64, "{bar:30} {prefix} · {pos}/{len} {msg}");
+        bar.set_prefix(harmless(&cell.key.to_string()).into_owned());
+        self.running.insert(cell.run_id.clone(), Running { bar, predicted: 0 });
     }
 
-    fn together(&mut self, cells: usize) {
-        self.cell.reset();
-        self.cell.set_prefix(format!("{cells} cells together"));
-        self.test.1 *= cells as u64;
-    }
-
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, cell: &Cell, event: Event) {
+        let Some(Running { bar, predicted }) = self.running.get_mut(&cell.run_id) else {
+            return;
+        };
         match event {
             Event::Trained(step) => {
                 self.all.inc(step.images as u64);
-                self.cell.set_length(step.of as u64);
-                self.cell.set_position(step.done as u64);
-                self.cell.set_message(format!("steps · loss {:.3}", step.loss));
+                bar.set_length(step.of as u64);
+                bar.set_position(step.done as u64);
+                bar.set_message(format!("steps · loss {:.3}", step.loss));
                 if step.done == step.of {
-                    self.cell.set_message("steps done, predicting");
+                    bar.set_message("steps done, predicting");
                 }
             }
             Event::Predicted(images) => {
                 self.all.inc(images as u64);
-                self.test.0 += images as u64;
-                self.cell.set_length(self.test.1);
-                self.cell.set_position(self.test.0);
-                self.cell.set_message("images predicted");
+                *predicted += images as u64;
+                bar.set_length(cell.split.test.len() as u64);
+                bar.set_position(*predicted);
+                bar.set_message("images predicted");
             }
             Event::Complete => {}
         }
@@ -282,16 +319,17 @@ impl Progress for SweepBars {
     fn finish(&mut self, record: &Record) {
         let seconds = record.timing.train_seconds + record.timing.eval_seconds;
         let end = format!("{:.1} % · {seconds:.1} s", 100.0 * record.value());
-        self.count(&record.key, &end);
+        self.count(&record.run_id, &record.key, &end);
     }
 
     fn found(&mut self, record: &Record, cell: &Cell) {
         self.all.inc(cell.images());
         let end = format!("{:.1} % · by another process", 100.0 * record.value());
-        self.count(&record.key, &end);
+        self.count(&record.run_id, &record.key, &end);
     }
 
     fn lose(&mut self, cell: &Cell, error: &Error) {
+        self.stop(&cell.run_id);
         let hint = error.hint().unwrap_or_default();
         self.bars.line(&format!("{} · dropped: {error}; {hint}", cell.key));
     }
@@ -306,18 +344,16 @@ impl Progress for SweepBars {
                 self.bars.line(line);
             }
         }
-        self.cell.reset();
-        self.cell
+        self.all
             .set_prefix(format!("waiting for {} cells of others", others.len()));
         self.waiting = waiting;
     }
 
     fn fail(&mut self, cell: &Cell, error: &Error) {
-        self.count(&cell.key, &format!("FAILED\n{}", report(error)));
+        self.count(&cell.run_id, &cell.key, &format!("FAILED\n{}", report(error)));
     }
 
     fn end(&mut self) {
-        self.cell.finish_and_clear();
         self.all.finish_and_clear();
     }
 }

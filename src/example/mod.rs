@@ -20,7 +20,7 @@ pub use input::{Chunk, Datum, ModelInput, Picture, PictureKey};
 pub use label::{compared, written};
 pub use loader::{ImageLoader, LongestSide, Resizer};
 pub use processor::ImageProcessor;
-pub use prompt::{ChatTemplate, MESSAGE_END, Message, PREFILL, Part, Prompter, QUESTION, Role, Sequence};
+pub use prompt::{MESSAGE_END, Message, PREFILL, Part, Prompter, QUESTION, Role, Sequence};
 pub use qwen_image::{Grid, PatchProcessor, Patches};
 pub use render::Renderer;
 pub use resize::{resize, shrink, shrunk};

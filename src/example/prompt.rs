@@ -69,17 +69,14 @@ pub enum Part {
 
 /// A template in the Jinja dialect of transformers.
 #[derive(Debug)]
-pub struct ChatTemplate {
+struct ChatTemplate {
     environment: Environment<'static>,
     path: PathBuf,
 }
 
 impl ChatTemplate {
     /// Reads `chat_template.jinja`, else `chat_template` of `chat_template.json` or `tokenizer_config.json`.
-    ///
-    /// # Errors
-    /// [`Error::Model`] when there is none, or it is no template.
-    pub fn load(model_dir: &Path) -> Result<Self> {
+    fn load(model_dir: &Path) -> Result<Self> {
         let path = model_dir.join("chat_template.jinja");
         if let Ok(text) = std::fs::read_to_string(&path) {
             return Self::new(text, path);
@@ -108,10 +105,7 @@ impl ChatTemplate {
     }
 
     /// The text of a conversation; `open` ends it with the start of the model's turn.
-    ///
-    /// # Errors
-    /// [`Error::Model`] when the template fails.
-    pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
+    fn render(&self, messages: &[Message], open: bool) -> Result<String> {
         let values = context! { messages => messages, add_generation_prompt => open };
         self.environment
             .get_template(TEMPLATE_NAME)

@@ -394,6 +394,30 @@ pub fn estimate(outline: &Outline, finished: &[Finished]) -> Result<Estimate> {
     })
 }
 
+/// The most bytes that one more cell at the same time takes on a CPU, beyond the weights that all share; `None` where a model's
+/// size is unknown.
+#[must_use]
+pub fn beside(cells: &[Cell], home: &Path) -> Option<u64> {
+    let mut most = 0;
+    let mut seen = HashSet::new();
+    for cell in cells {
+        let Some(name) = cell.learner.model() else { continue };
+        if !seen.insert((cell.learner.name(), &cell.key.dataset)) {
+            continue;
+        }
+        let model = Model {
+            name: name.to_path_buf(),
+            folder: repository::locate(name, home).ok(),
+        };
+        let tokens = cell
+            .learner
+            .tokens(model.folder.as_deref(), &Images::of(&cell.dataset).examples);
+        let demand = cell.learner.demand(&shape_of(&model)?, tokens, 4.0);
+        most = most.max(demand.total() - demand.weights);
+    }
+    Some(most)
+}
+
 /// The count so far.
 struct Counted<'a> {
     outline: &'a Outline,

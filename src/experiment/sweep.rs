@@ -6,10 +6,14 @@
 //! them are trained before. A cell's last training state stays on the disk until the cell is stored, and so does every batch of
 //! answers: a kill costs no more than it costs a cell that runs alone. The tower's seconds count for the cell that is asked
 //! first.
+//!
+//! Cells run side by side, each on its share of the threads: where products are small, threads that share one wait for each
+//! other most of the time. Which cells run beside each other decides nothing about any of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -64,16 +68,13 @@ impl FromStr for Shard {
 }
 
 /// The watcher of a sweep.
-pub trait Progress {
+pub trait Progress: Send {
     /// Before the first cell: all cells, how many of them are finished, images still to process.
     fn begin(&mut self, cells: usize, finished: usize, images: u64);
-    /// A cell starts.
+    /// A cell starts; others may be running.
     fn start(&mut self, cell: &Cell);
-    /// So many cells, which have started, are asked about each test image one after the other: what moves on from here on is
-    /// any of them.
-    fn together(&mut self, cells: usize);
     /// A cell moves on.
-    fn event(&mut self, event: Event);
+    fn event(&mut self, cell: &Cell, event: Event);
     /// A cell is stored.
     fn finish(&mut self, record: &Record);
     /// A cell was finished by another process.
@@ -105,14 +106,19 @@ pub struct Sweeper<'a> {
     /// The results.
     pub store: &'a Store,
     /// Claims on cells.
-    pub claims: Claims,
+    pub claims: Mutex<Claims>,
     /// Commit of the source tree, where known.
     pub commit: Option<&'a str>,
     /// The watcher.
-    pub progress: &'a mut dyn Progress,
+    pub progress: Mutex<&'a mut dyn Progress>,
+    /// Cells that run side by side; 0 counts as 1.
+    pub jobs: usize,
 }
 
-impl Sweeper<'_> {
+/// Cells that are put aside because others run them, with their owners, and the number of those that failed.
+type Aside<'c> = (Vec<(&'c Cell, String)>, usize);
+
+impl<'a> Sweeper<'a> {
     /// Runs the cells of `shard` that are missing. A cell that another process runs is put aside, and in the end
     /// waited for: until it is finished there, or falls silent and is taken over. A failed cell is recorded and the
     /// rest goes on, unless the failure cannot be recorded either (folder gone) or no cell can fare better (disk full
@@ -121,7 +127,7 @@ impl Sweeper<'_> {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn run(&mut self, cells: &[Cell], shard: Shard) -> Result<usize> {
+    pub fn run(&self, cells: &[Cell], shard: Shard) -> Result<usize> {
         self.store.write_sweep_config(&self.sweep.to_toml()?)?;
         let all = shard.part(cells).count();
         let mut missing: Vec<&Cell> = Vec::new();
@@ -131,52 +137,89 @@ impl Sweeper<'_> {
             }
         }
         let images = missing.iter().map(|cell| cell.images()).sum();
-        self.progress.begin(all, all - missing.len(), images);
+        self.watcher().begin(all, all - missing.len(), images);
         let before = self.failures(&missing)?;
         let mut failed = 0;
         while !missing.is_empty() {
-            let mut busy = Vec::new();
-            for round in rounds(&missing) {
-                for (cell, attempt) in self.round(&round, &before)? {
+            let (busy, more) = self.side_by_side(rounds(&missing), &before)?;
+            failed += more;
+            if !busy.is_empty() {
+                self.watcher().wait(&busy);
+                thread::sleep(lock(&self.claims).pause());
+            }
+            missing = busy.into_iter().map(|(cell, _)| cell).collect();
+        }
+        self.watcher().end();
+        Ok(failed)
+    }
+
+    /// Runs rounds of cells, several at once. After an error no further round begins.
+    fn side_by_side<'c>(&self, rounds: Vec<Vec<&'c Cell>>, before: &HashMap<String, FailureMark>) -> Result<Aside<'c>> {
+        let jobs = self.jobs.clamp(1, rounds.len());
+        let (queue, aside) = (Mutex::new(VecDeque::from(rounds)), Mutex::new((Vec::new(), 0)));
+        let work = || -> Result<()> {
+            while let Some(round) = next(&mut lock(&queue), jobs) {
+                let ended = self.round(&round, before);
+                let ended = ended.inspect_err(|_| lock(&queue).clear())?;
+                let (busy, failed) = &mut *lock(&aside);
+                for (cell, attempt) in ended {
                     match attempt {
                         Attempt::Finished(_) => {}
-                        Attempt::Failed(_) => failed += 1,
+                        Attempt::Failed(_) => *failed += 1,
                         Attempt::Busy(owner) => busy.push((cell, owner)),
                     }
                 }
             }
-            if !busy.is_empty() {
-                self.progress.wait(&busy);
-                thread::sleep(self.claims.pause());
-            }
-            missing = busy.into_iter().map(|(cell, _)| cell).collect();
+            Ok(())
+        };
+        if jobs == 1 {
+            work()?;
+        } else {
+            let threads = rayon::current_num_threads();
+            let share = |job: usize| (threads / jobs + usize::from(job < threads % jobs)).max(1);
+            thread::scope(|scope| {
+                let start = |job: usize| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(share(job)).build();
+                    let work = &work;
+                    scope.spawn(move || {
+                        pool.map_err(|error| Error::io("start threads for", ".")(io::Error::other(error)))?
+                            .install(work)
+                    })
+                };
+                let jobs: Vec<_> = (0..jobs).map(start).collect();
+                jobs.into_iter()
+                    .try_for_each(|job| job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })?;
         }
-        self.progress.end();
-        Ok(failed)
+        Ok(aside.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn watcher(&self) -> MutexGuard<'_, &'a mut dyn Progress> {
+        lock(&self.progress)
     }
 
     /// Runs one cell unless it is finished, or waits for the process that runs it.
     ///
     /// # Errors
     /// The cell's own, here or elsewhere, or the store cannot be written.
-    pub fn run_one(&mut self, cell: &Cell) -> Result<Record> {
+    pub fn run_one(&self, cell: &Cell) -> Result<Record> {
         if let Some(record) = self.store.finished(&cell.run_id)? {
-            self.progress.begin(1, 1, 0);
+            self.watcher().begin(1, 1, 0);
             self.store.remove_leftovers(&HashSet::from([cell.run_id.as_str()]))?;
             return Ok(record);
         }
-        self.progress.begin(1, 0, cell.images());
+        self.watcher().begin(1, 0, cell.images());
         let before = self.failures(&[cell])?;
         loop {
             match self.attempt(cell, &before)? {
                 Attempt::Finished(record) => {
-                    self.progress.end();
+                    self.watcher().end();
                     return Ok(*record);
                 }
                 Attempt::Failed(error) => return Err(error),
                 Attempt::Busy(owner) => {
-                    self.progress.wait(&[(cell, owner)]);
-                    thread::sleep(self.claims.pause());
+                    self.watcher().wait(&[(cell, owner)]);
+                    thread::sleep(lock(&self.claims).pause());
                 }
             }
         }
@@ -189,7 +232,7 @@ impl Sweeper<'_> {
     }
 
     /// Runs a cell if it is missing and free.
-    fn attempt(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Attempt> {
+    fn attempt(&self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Attempt> {
         match self.take(cell, before)? {
             Ok(claim) => self.alone(cell, &claim),
             Err(attempt) => Ok(attempt),
@@ -197,11 +240,11 @@ impl Sweeper<'_> {
     }
 
     /// Claims a cell if it is missing and free; else gives what came of it.
-    fn take(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Result<Claim, Attempt>> {
+    fn take(&self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Result<Claim, Attempt>> {
         if let Some(settled) = self.settled(cell, before)? {
             return Ok(Err(settled));
         }
-        let claim = match self.claims.take(&cell.run_id)? {
+        let claim = match lock(&self.claims).take(&cell.run_id)? {
             ClaimOutcome::Ours(claim) => claim,
             ClaimOutcome::Theirs(owner) => return Ok(Err(Attempt::Busy(owner))),
         };
@@ -210,18 +253,18 @@ impl Sweeper<'_> {
     }
 
     /// Runs a cell that is claimed.
-    fn alone(&mut self, cell: &Cell, claim: &Claim) -> Result<Attempt> {
-        self.progress.start(cell);
-        let on = &mut |event| hear(self.progress, cell, claim, event);
+    fn alone(&self, cell: &Cell, claim: &Claim) -> Result<Attempt> {
+        self.watcher().start(cell);
+        let on = &mut |event| self.hear(cell, claim, event);
         let ran = cell::run(cell, self.store, self.sweep, self.commit, on);
         self.ended(cell, claim, ran)
     }
 
     /// Settles a cell that was run to its end or to an error.
-    fn ended(&mut self, cell: &Cell, claim: &Claim, ran: Result<Record>) -> Result<Attempt> {
+    fn ended(&self, cell: &Cell, claim: &Claim, ran: Result<Record>) -> Result<Attempt> {
         match ran {
             Ok(record) => {
-                self.progress.finish(&record);
+                self.watcher().finish(&record);
                 Ok(Attempt::Finished(Box::new(record)))
             }
             Err(error) => self.failed(cell, claim, error),
@@ -229,9 +272,9 @@ impl Sweeper<'_> {
     }
 
     /// The end that another process has brought a cell to, if any.
-    fn settled(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Option<Attempt>> {
+    fn settled(&self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Option<Attempt>> {
         if let Some(record) = self.store.finished(&cell.run_id)? {
-            self.progress.found(&record, cell);
+            self.watcher().found(&record, cell);
             return Ok(Some(Attempt::Finished(Box::new(record))));
         }
         let mark = self.store.failure_mark(&cell.run_id)?;
@@ -240,23 +283,23 @@ impl Sweeper<'_> {
                 run_id: cell.run_id.clone(),
                 reason: self.store.failure(&cell.run_id)?,
             };
-            self.progress.fail(cell, &error);
+            self.watcher().fail(cell, &error);
             return Ok(Some(Attempt::Failed(error)));
         }
         Ok(None)
     }
 
     /// Settles a cell that failed.
-    fn failed(&mut self, cell: &Cell, claim: &Claim, error: Error) -> Result<Attempt> {
+    fn failed(&self, cell: &Cell, claim: &Claim, error: Error) -> Result<Attempt> {
         // A cell that was taken over may fail of that: its state is in the hands of another.
         if let Err(lost @ Error::TakenOver { .. }) = claim.confirm() {
-            self.progress.lose(cell, &lost);
+            self.watcher().lose(cell, &lost);
             return Ok(Attempt::Busy("another process".into()));
         }
         if hopeless(&error) {
             return Err(error);
         }
-        self.progress.fail(cell, &error);
+        self.watcher().fail(cell, &error);
         if self.store.fail(&Failure::new(&cell.run_id, &cell.key, &error)).is_err() {
             return Err(error);
         }
@@ -264,11 +307,7 @@ impl Sweeper<'_> {
     }
 
     /// Runs the cells of a round that are missing and free.
-    fn round<'c>(
-        &mut self,
-        round: &[&'c Cell],
-        before: &HashMap<String, FailureMark>,
-    ) -> Result<Vec<(&'c Cell, Attempt)>> {
+    fn round<'c>(&self, round: &[&'c Cell], before: &HashMap<String, FailureMark>) -> Result<Vec<(&'c Cell, Attempt)>> {
         let (mut ended, mut ours) = (Vec::new(), Vec::new());
         for &cell in round {
             match self.take(cell, before)? {
@@ -288,8 +327,8 @@ impl Sweeper<'_> {
         };
         let mut trained = Vec::new();
         for (cell, claim) in ours {
-            self.progress.start(cell);
-            let on = &mut |event| hear(self.progress, cell, &claim, event);
+            self.watcher().start(cell);
+            let on = &mut |event| self.hear(cell, &claim, event);
             match Trained::train(cell, &test, self.store, self.sweep, on) {
                 Ok(mut done) => {
                     done.release();
@@ -298,11 +337,10 @@ impl Sweeper<'_> {
                 Err(error) => ended.push((cell, self.failed(cell, &claim, error)?)),
             }
         }
-        self.progress.together(trained.len());
         let trained = self.ask_in_turn(trained, &test, &mut ended)?;
         for (mut one, claim) in trained {
             let cell = one.cell;
-            let on = &mut |event| hear(self.progress, cell, &claim, event);
+            let on = &mut |event| self.hear(cell, &claim, event);
             // What is missing here could not be read in turn: its own error is told.
             let ran = one
                 .predict(on)
@@ -315,7 +353,7 @@ impl Sweeper<'_> {
     /// Asks cells about block after block of their test images, up to the first that cannot be read; gives those that did not
     /// fail.
     fn ask_in_turn<'c, 't>(
-        &mut self,
+        &self,
         mut trained: Vec<(Trained<'c, 't>, Claim)>,
         test: &'t [LabelledImage],
         ended: &mut Vec<(&'c Cell, Attempt)>,
@@ -335,7 +373,7 @@ impl Sweeper<'_> {
             let mut others = Vec::with_capacity(trained.len());
             for (mut one, claim) in trained {
                 let cell = one.cell;
-                let on = &mut |event| hear(self.progress, cell, &claim, event);
+                let on = &mut |event| self.hear(cell, &claim, event);
                 let mut asked = Ok(());
                 for (number, (images, views)) in images.chunks(batch).zip(views.chunks(batch)).enumerate() {
                     // An earlier process has asked this one further than others.
@@ -354,17 +392,30 @@ impl Sweeper<'_> {
         }
         Ok(trained)
     }
+
+    /// Passes on what a cell tells, as long as it is this process's to run.
+    fn hear(&self, cell: &Cell, claim: &Claim, event: Event) -> Result<()> {
+        match event {
+            Event::Complete => claim.confirm()?,
+            Event::Trained(_) | Event::Predicted(_) => claim.check()?,
+        }
+        tracing::debug!("cell {}: {event:?}", cell.run_id);
+        self.watcher().event(cell, event);
+        Ok(())
+    }
 }
 
-/// Passes on what a cell tells, as long as it is this process's to run.
-fn hear(progress: &mut dyn Progress, cell: &Cell, claim: &Claim, event: Event) -> Result<()> {
-    match event {
-        Event::Complete => claim.confirm()?,
-        Event::Trained(_) | Event::Predicted(_) => claim.check()?,
-    }
-    tracing::debug!("cell {}: {event:?}", cell.run_id);
-    progress.event(event);
-    Ok(())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The round to run next: the first, and near the end the longest, so that no job is left alone with it.
+fn next<'c>(queue: &mut VecDeque<Vec<&'c Cell>>, jobs: usize) -> Option<Vec<&'c Cell>> {
+    let images = |round: &[&Cell]| round.iter().map(|cell| cell.images()).sum::<u64>();
+    let few = jobs > 1 && queue.len() <= 4 * jobs;
+    let longest = queue.iter().enumerate().rev().max_by_key(|(_, round)| images(round));
+    let place = longest.filter(|_| few).map_or(0, |(place, _)| place);
+    queue.remove(place)
 }
 
 /// True if every other cell would fail of the same.

@@ -17,7 +17,7 @@ use crate::learner::classifier::Classifier;
 use crate::nn::DeviceSpec;
 
 /// A loaded base with the settings of a learner on it: it makes classifiers.
-pub trait Base {
+pub trait Base: Send + Sync {
     /// Tells weights and preprocessing from all others; `None` without a model.
     fn fingerprint(&self) -> Option<&str>;
 

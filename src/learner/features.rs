@@ -90,20 +90,25 @@ impl Frozen {
         self.images.resizer()
     }
 
-    /// Features of `images`, in order: rows of 2·D numbers, [CLS; mean patch] after the final layer norm.
+    /// Features of `images`, in order: rows of 2·D numbers, [CLS; mean patch] after the final layer norm. Nobody waits while
+    /// others are computed.
     ///
     /// # Errors
     /// Unreadable images, tensor failures.
     pub fn features(&self, images: &[LabelledImage]) -> Result<Vec<Arc<[f32]>>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<Option<Arc<[f32]>>> = images
-            .iter()
-            .map(|image| known.get(&image.content()).cloned())
-            .collect();
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<Option<Arc<[f32]>>> = {
+            let known = known();
+            images
+                .iter()
+                .map(|image| known.get(&image.content()).cloned())
+                .collect()
+        };
         let new: Vec<usize> = (0..images.len()).filter(|&i| found[i].is_none()).collect();
         for batch in new.chunks(BATCH) {
             let own: Vec<LabelledImage> = batch.iter().map(|&i| images[i].clone()).collect();
             let rows = self.rows(&self.pixels(&own)?)?;
+            let mut known = known();
             for (&i, row) in batch.iter().zip(rows) {
                 let row: Arc<[f32]> = row.into();
                 known.insert(images[i].content(), row.clone(), size_of_val(&*row));

@@ -24,8 +24,10 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 /// A linear classifier with trainable weight (C, D) and bias (C).
 #[derive(Debug, Clone)]
 pub struct Head {
-    weight: Var, // (C, D)
-    bias: Var,   // (C)
+    /// (C, D)
+    pub weight: Var,
+    /// (C)
+    pub bias: Var,
 }
 
 impl Head {
@@ -61,18 +63,6 @@ impl Head {
         Ok(features
             .matmul(&self.weight.as_tensor().t()?)?
             .broadcast_add(self.bias.as_tensor())?)
-    }
-
-    /// The weight, (C, D).
-    #[must_use]
-    pub fn weight(&self) -> &Var {
-        &self.weight
-    }
-
-    /// The bias, (C).
-    #[must_use]
-    pub fn bias(&self) -> &Var {
-        &self.bias
     }
 
     /// Both variables with the names of transformers' `Dinov2ForImageClassification`.

@@ -26,13 +26,17 @@ pub fn free(device: &Device) -> Result<Option<u64>> {
 /// Bytes of main memory that this process has now, files that are mapped among them; `None` where nothing tells.
 #[must_use]
 pub fn resident() -> Option<u64> {
-    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+    of_process("VmRSS:")
 }
 
 /// The most that [`resident`] was since the process began, or since [`reset_peak`].
 #[must_use]
 pub fn peak() -> Option<u64> {
-    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    of_process("VmHWM:")
+}
+
+fn of_process(name: &str) -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, name)
 }
 
 /// Lets [`peak`] begin anew; says whether the kernel did.

@@ -198,8 +198,8 @@ impl Benchmark for VisionBenchmark {
         let host = |tensor: &Tensor| tensor.detach().to_device(&Device::Cpu);
         tensors.insert("pixel_values".into(), host(&self.pixels)?);
         tensors.insert("labels".into(), host(&self.labels)?.to_dtype(candle_core::DType::I64)?);
-        tensors.insert("head.weight".into(), host(self.head.weight().as_tensor())?);
-        tensors.insert("head.bias".into(), host(self.head.bias().as_tensor())?);
+        tensors.insert("head.weight".into(), host(self.head.weight.as_tensor())?);
+        tensors.insert("head.bias".into(), host(self.head.bias.as_tensor())?);
         super::save(&tensors, dir)?;
         Ok(json!({"kind": "dinov2", "loss": loss, "images": self.how.batch}))
     }

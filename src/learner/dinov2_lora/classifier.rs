@@ -82,7 +82,7 @@ impl Classifier for Dinov2Classifier {
         let (model, head) = self.trained.as_ref().ok_or_else(|| untrained(dir))?;
         model.save_adapter(dir)?;
         let file = &dir.join(HEAD_FILE);
-        let [weight, bias] = [head.weight(), head.bias()].map(|var| var.as_tensor().clone());
+        let [weight, bias] = [&head.weight, &head.bias].map(|var| var.as_tensor().clone());
         let tensors = HashMap::from([("weight", weight), ("bias", bias)]);
         candle_core::safetensors::save(&tensors, file).map_err(Error::saving(file))
     }

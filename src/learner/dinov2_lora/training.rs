@@ -57,8 +57,8 @@ impl<'a> Training<'a> {
         let adapted = adapter.iter().map(|(_, var)| var.clone()).collect();
         let groups = vec![
             group(adapted, config.adapter_lr, 1.0),
-            group(vec![head.weight().clone()], config.head_lr, 1.0),
-            group(vec![head.bias().clone()], config.head_lr, 0.0),
+            group(vec![head.weight.clone()], config.head_lr, 1.0),
+            group(vec![head.bias.clone()], config.head_lr, 0.0),
         ];
         Ok(Self {
             base,
@@ -124,8 +124,8 @@ impl Trainable for Training<'_> {
         let (base, shots) = (self.base, self.shots.shots);
         let labels: Vec<u32> = shots.iter().map(|shot| shot.class).collect();
         let start = from_class_means(&base.features(shots)?, &labels, self.classes, &base.device)?;
-        self.head.weight().set(start.weight())?;
-        self.head.bias().set(start.bias())?;
+        self.head.weight.set(start.weight.as_tensor())?;
+        self.head.bias.set(start.bias.as_tensor())?;
         Ok(())
     }
 

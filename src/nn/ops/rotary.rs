@@ -50,12 +50,7 @@ struct Rotary {
     direction: f32,
 }
 
-/// One row.
-struct Rotation {
-    direction: f32,
-}
-
-impl Row<3> for Rotation {
+impl Row<3> for Rotary {
     #[inline(always)]
     fn apply(&self, [x, cos, sin]: [&[f32]; 3], out: &mut [f32]) {
         let half = cos.len();
@@ -82,11 +77,8 @@ impl CustomOp1 for Rotary {
         let (rows, half) = self.cos.dims2()?;
         let width = x.len() / rows.max(1);
         let mut out = vec![0f32; x.len()];
-        let turn = Rotation {
-            direction: self.direction,
-        };
         with_values([&self.cos, &self.sin], |[cos, sin]| {
-            by_rows(&turn, [x, cos, sin], [width, half, half], &mut out, width);
+            by_rows(self, [x, cos, sin], [width, half, half], &mut out, width);
             Ok(())
         })?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))
