@@ -18,7 +18,7 @@ use crate::config::Chosen;
 use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
-use crate::learner::probe::{FOLDS, ProbeBase, Rule, TrainingSet, unit};
+use crate::learner::probe::{FOLDS, Rule, TrainingSet, probes, unit};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters, positive};
 use logistic::{Logistic, Problem, Solution};
 
@@ -68,7 +68,7 @@ impl LearnerSettings for LogisticRegression {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let (l2, grid) = (self.l2, self.grid);
-        ProbeBase::load(&self.name, &self.model, bases, move |_| -> Box<dyn Rule> {
+        probes(&self.name, &self.model, bases, move |_| -> Box<dyn Rule> {
             if grid {
                 Box::new(Grid::new(l2))
             } else {
