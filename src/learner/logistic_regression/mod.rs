@@ -140,7 +140,7 @@ fn held_out(views: &[Vec<f32>], shots: &TrainingSet<'_>, folds: &[usize], fold: 
     let mut scores = Vec::with_capacity(VALUES);
     for c in grid() {
         w = problem.minimum(w, 1.0 / (c * learned.len() as f64), CHOOSING.0, CHOOSING.1)?;
-        let solution = Solution::of(&problem.tensor(&w)?)?;
+        let solution = problem.solution(&w)?;
         let mut score = Score::default();
         for ((vector, label), _) in all().filter(|(_, f)| **f == fold) {
             let (logits, log_probs) = solution.log_probs(vector);
@@ -184,7 +184,7 @@ impl Rule for Grid {
         let problem = Problem::new(&views, shots.labels, shots.classes)?;
         let penalty = 1.0 / (c * views.len() as f64);
         let w = problem.minimum(problem.start(), penalty, FITTING.0, FITTING.1)?;
-        self.solution = Solution::of(&problem.tensor(&w)?)?;
+        self.solution = problem.solution(&w)?;
         self.chosen = Some(Chosen {
             c,
             features: if cls_only { "cls" } else { "cls+mean" }.into(),
