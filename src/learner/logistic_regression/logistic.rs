@@ -12,7 +12,7 @@ use crate::learner::probe::{Rule, TrainingSet, dot};
 pub(super) struct Logistic {
     /// L2 penalty.
     l2: f64,
-    solution: Solution,
+    pub solution: Solution,
 }
 
 /// A linear classifier.
@@ -108,7 +108,7 @@ impl Solution {
         (logits, log_probs)
     }
 
-    pub(super) fn parameters(&self) -> u64 {
+    fn parameters(&self) -> u64 {
         self.weight.iter().map(|w| w.len() as u64 + 1).sum()
     }
 }
