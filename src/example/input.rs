@@ -78,22 +78,14 @@ impl Datum {
     /// A prompt whose answer is scored: every token of `answer` bears `weight`.
     #[must_use]
     pub fn answered(prompt: ModelInput, answer: &[u32], weight: f32) -> Self {
-        let Some((last, read)) = answer.split_last() else {
-            let positions = prompt.positions();
-            return Self {
-                input: prompt,
-                target_tokens: vec![0; positions],
-                weights: vec![0.0; positions],
-            };
-        };
-        let before = prompt.positions().saturating_sub(1);
+        let input = prompt.followed_by(&answer[..answer.len().saturating_sub(1)]);
+        let before = input.positions().saturating_sub(answer.len());
         let mut target_tokens = vec![0; before];
-        target_tokens.extend(read);
-        target_tokens.push(*last);
+        target_tokens.extend(answer);
         let mut weights = vec![0.0; before];
-        weights.resize(before + answer.len(), weight);
+        weights.resize(target_tokens.len(), weight);
         Self {
-            input: prompt.followed_by(read),
+            input,
             target_tokens,
             weights,
         }

@@ -27,7 +27,7 @@ pub use resize::{resize, shrink, shrunk};
 pub use tokens::{CaptionTokenizer, Padding, Tokenizer};
 
 /// A file of a model folder that is not as it should be.
-fn model_error(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
+pub(crate) fn model_error(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
     Error::Model {
         path: path.as_ref().to_path_buf(),
         reason: reason.into(),

@@ -20,18 +20,6 @@ pub const PREFILL: &str = "The subject in this photo is:";
 /// Text between the class name and the end token where the loss is on the whole message.
 pub const MESSAGE_END: &str = "\n";
 
-/// The question and the start of the answer in a wording.
-fn worded(wording: Wording) -> (&'static str, &'static str) {
-    match wording {
-        Wording::Default => (QUESTION, PREFILL),
-        Wording::Show => ("What does this image show?", "This image shows:"),
-        Wording::Category => (
-            "Which category does the object in the picture belong to?",
-            "The category of the object is:",
-        ),
-    }
-}
-
 const TEMPLATE_NAME: &str = "chat";
 const IMAGE_TOKEN: &str = "<|image_pad|>";
 const END_TOKEN: &str = "<|im_end|>";
@@ -158,7 +146,14 @@ impl Prompter {
     /// The same with the question in another wording.
     #[must_use]
     pub fn in_words(mut self, wording: Wording) -> Self {
-        (self.question, self.prefill) = worded(wording);
+        (self.question, self.prefill) = match wording {
+            Wording::Default => (QUESTION, PREFILL),
+            Wording::Show => ("What does this image show?", "This image shows:"),
+            Wording::Category => (
+                "Which category does the object in the picture belong to?",
+                "The category of the object is:",
+            ),
+        };
         self
     }
 

@@ -70,17 +70,18 @@ impl Renderer {
     /// # Errors
     /// [`crate::error::Error::Io`], [`crate::error::Error::Image`] when it cannot be read or decoded, or is empty or far too long.
     pub fn picture_of(&self, image: &LabelledImage, mirrored: bool) -> Result<Picture> {
-        let pixels = self.images.load(image)?;
-        self.shown(pixels, &image.content(), mirrored)
-            .map_err(|error| error.of_image(&image.path))
+        self.named(image, self.images.load(image)?, mirrored)
     }
 
     /// The same of the file's bytes.
     ///
     /// # Errors
     /// [`crate::error::Error::Image`] when they cannot be decoded, or the image is far too long.
-    pub fn picture_in(&self, image: &LabelledImage, bytes: &[u8], mirrored: bool) -> Result<Picture> {
-        let pixels = self.images.decode(image, bytes)?;
+    pub fn picture_in(&self, image: &LabelledImage, bytes: &[u8]) -> Result<Picture> {
+        self.named(image, self.images.decode(image, bytes)?, false)
+    }
+
+    fn named(&self, image: &LabelledImage, pixels: RgbImage, mirrored: bool) -> Result<Picture> {
         self.shown(pixels, &image.content(), mirrored)
             .map_err(|error| error.of_image(&image.path))
     }

@@ -46,6 +46,26 @@ pub trait Base: Send + Sync {
     }
 }
 
+/// A base of which nothing more is known than its fingerprint and how it makes a classifier of class names and a seed.
+pub(super) fn base(
+    fingerprint: Option<String>,
+    classifier: impl Fn(&[String], u64) -> Result<Box<dyn Classifier>> + 'static,
+) -> Arc<dyn Base> {
+    Arc::new(Plain(fingerprint, classifier))
+}
+
+struct Plain<F>(Option<String>, F);
+
+impl<F: Fn(&[String], u64) -> Result<Box<dyn Classifier>>> Base for Plain<F> {
+    fn fingerprint(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    fn classifier(&self, classes: &[String], seed: u64) -> Result<Box<dyn Classifier>> {
+        (self.1)(classes, seed)
+    }
+}
+
 /// A vision tower whose features of pictures are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedTower {

@@ -7,7 +7,8 @@ use crate::checkpoint::folder;
 use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::error::{Cause, Error, Result};
-use crate::example::{Picture, Renderer};
+use crate::example::{Picture, Renderer, model_error};
+use crate::checkpoint::folder;
 use crate::prediction::{Names, Prediction};
 
 /// Hears of every step of a training; what it reports as an error ends the training.
@@ -129,7 +130,7 @@ pub trait Preprocessor: Send + Sync {
 
 impl Preprocessor for Renderer {
     fn preprocess(&self, image: &LabelledImage, bytes: &[u8]) -> Result<View> {
-        self.picture_in(image, bytes, false).map(View::Picture)
+        self.picture_in(image, bytes).map(View::Picture)
     }
 
     fn preprocess_file(&self, image: &LabelledImage) -> Result<View> {
@@ -207,20 +208,13 @@ impl Checkpoints {
 
 /// Methods without trained weights refuse to be saved, rather than write an empty folder.
 fn nothing_to_save(dir: &Path) -> Error {
-    Error::Model {
-        path: dir.to_path_buf(),
-        reason: "this method has no adapter: it is refitted from the shots".into(),
-    }
-    .because(Cause::NoWeights)
+    let reason = "this method has no adapter: it is refitted from the shots";
+    model_error(dir, reason).because(Cause::NoWeights)
 }
 
 /// Nothing was trained that could be written to `dir`.
 pub(crate) fn untrained(dir: &Path) -> Error {
-    Error::Model {
-        path: dir.to_path_buf(),
-        reason: "the classifier was neither trained nor loaded".into(),
-    }
-    .because(Cause::Fault)
+    model_error(dir, "the classifier was neither trained nor loaded").because(Cause::Fault)
 }
 
 /// Index of the largest value; the first of equals, so that ties do not depend on anything.

@@ -124,20 +124,12 @@ impl Frozen {
     /// # Errors
     /// Tensor failures.
     pub fn features_seen(&self, views: &[View]) -> Result<Vec<Vec<f32>>> {
-        self.rows(&self.stacked(views)?)
+        self.rows(&stacked(views, self.processor(), &self.device)?)
     }
 
     /// (B, 3, H, W) → B rows of 2·D numbers.
     fn rows(&self, pixels: &Tensor) -> Result<Vec<Vec<f32>>> {
         Ok(self.model.features(pixels)?.to_vec2::<f32>()?)
-    }
-
-    /// Views of this model's processor as one tensor: (B, 3, H, W).
-    ///
-    /// # Errors
-    /// When one of them was made by another preprocessor.
-    pub(super) fn stacked(&self, views: &[View]) -> Result<Tensor> {
-        stacked(views, self.processor(), &self.device)
     }
 
     /// The evaluation view of a batch: (B, 3, H, W).

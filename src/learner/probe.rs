@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::{Chosen, Dtype};
 use crate::data::LabelledImage;
 use crate::error::Result;
-use crate::learner::base::{Base, Bases};
+use crate::learner::base::{Base, Bases, base};
 use crate::learner::features::{BATCH, Frozen};
 use crate::learner::folds;
 use crate::learner::{Checkpoints, Classifier, Fit, OnStep, Sink, row};
@@ -41,40 +41,24 @@ pub(super) struct TrainingSet<'a> {
     pub folds: Option<&'a [usize]>,
 }
 
-/// A frozen model on which probes with one rule are made.
-pub(super) struct ProbeBase {
-    frozen: Arc<Frozen>,
-    /// Makes a rule for so many classes.
-    rule: Box<dyn Fn(usize) -> Box<dyn Rule> + Send + Sync>,
-}
-
-impl ProbeBase {
-    /// The base of the learner of this name, whose rule for so many classes `rule` makes.
-    pub(super) fn load(
-        learner: &str,
-        model: &Path,
-        bases: &mut Bases,
-        rule: impl Fn(usize) -> Box<dyn Rule> + Send + Sync + 'static,
-    ) -> Result<Arc<dyn Base>> {
-        Ok(Arc::new(Self {
-            frozen: Frozen::shared(learner, model, Dtype::Auto, None, bases)?.0,
-            rule: Box::new(rule),
-        }))
-    }
-}
-
-impl Base for ProbeBase {
-    fn fingerprint(&self) -> Option<&str> {
-        Some(&self.frozen.fingerprint)
-    }
-
-    fn classifier(&self, classes: &[String], _: u64) -> Result<Box<dyn Classifier>> {
+/// The base of the probes of the learner of this name, whose rule for so many classes `rule` makes.
+///
+/// # Errors
+/// As [`Frozen::shared`].
+pub(super) fn probes(
+    learner: &str,
+    model: &Path,
+    bases: &mut Bases,
+    rule: impl Fn(usize) -> Box<dyn Rule> + 'static,
+) -> Result<Arc<dyn Base>> {
+    let (frozen, _) = Frozen::shared(learner, model, Dtype::Auto, None, bases)?;
+    Ok(base(Some(frozen.fingerprint.clone()), move |classes, _| {
         Ok(Box::new(Probe {
-            frozen: self.frozen.clone(),
+            frozen: frozen.clone(),
             classes: classes.len(),
-            rule: (self.rule)(classes.len()),
+            rule: rule(classes.len()),
         }))
-    }
+    }))
 }
 
 /// A frozen model with a rule on its features.

@@ -137,46 +137,23 @@ pub(super) trait Trainable {
     fn halved_to(&self) -> Option<usize>;
 }
 
-/// The settings of the optimiser over a whole training.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Schedule {
-    /// Learning rate after the warmup.
-    pub peak: f64,
-    /// Share of the steps in which the learning rate rises.
-    pub warmup: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Gradient norm above which gradients are scaled down.
-    pub clip: f64,
-}
-
-impl Schedule {
-    /// The settings of step `number` of `steps`.
-    fn params(&self, number: usize, steps: usize) -> AdamParams {
-        let warmup = (self.warmup * steps as f64).round() as usize;
-        AdamParams {
-            learning_rate: self.peak * warmup_cosine(number, steps, warmup),
-            weight_decay: self.weight_decay,
-            grad_clip_norm: Some(self.clip),
-            ..AdamParams::default()
-        }
-    }
-}
-
-/// Takes all steps that a checkpoint does not have behind it already, which are told as one.
+/// Takes all steps that a checkpoint does not have behind it already, which are told as one. The learning rate rises to its
+/// `peak` over the share `warmup` of the steps.
 ///
 /// # Errors
 /// Those of the learner, of `on_step`, and of writing a checkpoint; [`Error::NotFinite`] when the loss is not.
 pub(super) fn train(
     plan: &Plan,
-    schedule: &Schedule,
+    peak: &AdamParams,
+    warmup: f64,
     learner: &mut dyn Trainable,
     keep: Option<&Checkpoints>,
     on_step: OnStep<'_>,
 ) -> Result<Fit> {
     let start = Instant::now();
     let of = plan.steps();
-    let mut at = match keep.and_then(|keep| resume(plan, learner, keep)) {
+    let warmup = (warmup * of as f64).round() as usize;
+    let mut at = match keep.and_then(|keep| resume(keep, plan, learner)) {
         Some(position) => position,
         None => {
             learner.begin()?;
@@ -194,7 +171,11 @@ pub(super) fn train(
         on_step(told(&at, at.done * plan.batch))?;
     }
     for (number, batch) in plan.batches().enumerate().skip(at.done) {
-        at.loss = learner.train_step(number, batch, &schedule.params(number, of))?;
+        let params = AdamParams {
+            learning_rate: peak.learning_rate * warmup_cosine(number, of, warmup),
+            ..*peak
+        };
+        at.loss = learner.train_step(number, batch, &params)?;
         if !at.loss.is_finite() {
             return Err(Error::NotFinite {
                 what: "loss",
@@ -216,22 +197,15 @@ pub(super) fn train(
         images_seen: plan.order.len() as u64,
         final_loss: Some(at.last_losses.iter().sum::<f64>() / at.last_losses.len() as f64),
         trainable_parameters: learner.trainable_parameters(),
-        chosen: None,
         seconds_before,
         halved_to: learner.halved_to(),
+        ..Fit::default()
     })
 }
 
 /// Goes back to the checkpoint. One that is torn or not of this training is named and not used.
-fn resume(plan: &Plan, learner: &mut dyn Trainable, keep: &Checkpoints) -> Option<Position> {
-    let restored = read(keep, plan).and_then(|found| {
-        let Some((position, name)) = found else {
-            return Ok(None);
-        };
-        learner.restore(&name)?;
-        Ok(Some(position))
-    });
-    restored.unwrap_or_else(|error| {
+fn resume(keep: &Checkpoints, plan: &Plan, learner: &mut dyn Trainable) -> Option<Position> {
+    restore(keep, plan, learner).unwrap_or_else(|error| {
         tracing::warn!("{error}: it is not trusted, training starts anew");
         None
     })
@@ -297,11 +271,8 @@ fn write(keep: &Checkpoints, position: &Position, learner: &mut dyn Trainable) -
     })
 }
 
-/// The position, and the name of weights and optimiser; `None` when nothing is kept.
-///
-/// # Errors
-/// [`Error::State`] when it is torn or of another training.
-fn read(keep: &Checkpoints, plan: &Plan) -> Result<Option<(Position, String)>> {
+/// Gives the learner its weights and optimiser back; `None` when nothing is kept.
+fn restore(keep: &Checkpoints, plan: &Plan, learner: &mut dyn Trainable) -> Result<Option<Position>> {
     let dir = folder::current(&keep.folder);
     if !dir.is_dir() {
         return Ok(None);
@@ -326,7 +297,8 @@ fn read(keep: &Checkpoints, plan: &Plan) -> Result<Option<(Position, String)>> {
     let name = state
         .elsewhere
         .unwrap_or_else(|| dir.join(LEARNER).display().to_string());
-    Ok(Some((state.position, name)))
+    learner.restore(&name)?;
+    Ok(Some(state.position))
 }
 
 #[cfg(test)]

@@ -91,20 +91,11 @@ impl Experts {
     /// The copy stands beside the weights, not in them: a second set of all experts would double by far the largest
     /// part of the model.
     pub fn merged(&self) -> Result<Self> {
-        let copy = |factors: &ExpertFactors| -> Result<ExpertFactors> {
-            Ok(ExpertFactors {
-                a: Var::from_tensor(&factors.a.as_detached_tensor().copy()?)?,
-                b: Var::from_tensor(&factors.b.as_detached_tensor().copy()?)?,
-                sharing: factors.sharing,
-            })
-        };
-        let update = match &self.update {
-            None => None,
-            Some(update) => Some(ExpertUpdate {
-                parts: update.parts.iter().map(copy).collect::<Result<_>>()?,
-                scale: update.scale,
-            }),
-        };
+        let copy = |var: &Var| Var::from_tensor(&var.as_detached_tensor().copy()?);
+        let mut update = self.update.clone();
+        for factors in update.iter_mut().flat_map(|update| &mut update.parts) {
+            (factors.a, factors.b) = (copy(&factors.a)?, copy(&factors.b)?);
+        }
         Ok(Self {
             weight: self.weight.clone(),
             update,

@@ -61,12 +61,6 @@ pub struct Moments {
     pub second: Tensor,
 }
 
-impl Moments {
-    fn fit(&self, var: &Var) -> bool {
-        var.shape() == self.first.shape() && var.shape() == self.second.shape()
-    }
-}
-
 /// Variables that share a learning rate and a weight decay.
 #[derive(Debug, Clone)]
 pub struct ParamGroup {
@@ -121,7 +115,8 @@ impl AdamW {
     /// # Errors
     /// When they do not fit the variables; nothing is changed then.
     pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
-        if moments.len() != self.moments.len() || !self.vars().zip(&moments).all(|(var, moments)| moments.fit(var)) {
+        let fits = |(var, of): (&Var, &Moments)| [var.shape(); 2] == [of.first.shape(), of.second.shape()];
+        if moments.len() != self.moments.len() || !self.vars().zip(&moments).all(fits) {
             return Err(candle_core::Error::Msg("moments of an optimiser do not fit the variables".into()).into());
         }
         (self.moments, self.steps) = (moments, steps);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
-use crate::learner::probe::{ProbeBase, Rule, TrainingSet, dot, unit};
+use crate::learner::probe::{Rule, TrainingSet, dot, probes, unit};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters};
 
 /// Settings of the nearest class median.
@@ -44,7 +44,7 @@ impl LearnerSettings for NearestMedian {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let lower = self.lower;
-        ProbeBase::load(&self.name, &self.model, bases, move |_| {
+        probes(&self.name, &self.model, bases, move |_| {
             Box::new(Medians {
                 lower,
                 medians: Vec::new(),

@@ -10,14 +10,15 @@ use super::Dinov2Lora;
 use super::training::Training;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
+use crate::example::model_error;
 use crate::learner::classifier::{
     Checkpoints, Classifier, Fit, Interleaved, OnStep, Preprocessor, Sink, View, argmax, row, untrained,
 };
-use crate::learner::features::{BATCH, Frozen};
-use crate::learner::training::{Plan, Schedule, train};
+use crate::learner::features::{BATCH, Frozen, stacked};
+use crate::learner::training::{Plan, train};
 use crate::models::dinov2::Dinov2;
-use crate::nn::Head;
 use crate::nn::loss::log_softmax;
+use crate::nn::{AdamParams, Head};
 use crate::prediction::Prediction;
 
 const HEAD_FILE: &str = "head.safetensors";
@@ -58,14 +59,14 @@ impl Classifier for Dinov2Classifier {
         let (base, images) = (&self.base.model, self.config.images_per_class * self.classes);
         let plan = Plan::new(base.fingerprint(), shots.len(), images, self.config.batch, self.seed);
         let mut training = Training::new(&self.base, &self.config, (self.classes, self.pass), shots, &plan)?;
-        // The peak is that of each parameter group.
-        let schedule = Schedule {
-            peak: 1.0,
-            warmup: self.config.warmup,
+        // Each parameter group has a learning rate of its own, by which this one is multiplied.
+        let peak = AdamParams {
+            learning_rate: 1.0,
             weight_decay: self.config.weight_decay,
-            clip: self.config.clip,
+            grad_clip_norm: Some(self.config.clip),
+            ..AdamParams::default()
         };
-        let fit = train(&plan, &schedule, &mut training, keep, on_step)?;
+        let fit = train(&plan, &peak, self.config.warmup, &mut training, keep, on_step)?;
         (self.trained, self.asked) = (Some(training.trained()), None);
         Ok(fit)
     }
@@ -114,27 +115,21 @@ impl Interleaved for Dinov2Classifier {
     }
 
     fn predict_views(&mut self, images: &[LabelledImage], views: &[View]) -> Result<Vec<Prediction>> {
-        let pixels = self.base.stacked(views)?;
+        let pixels = stacked(views, self.base.processor(), &self.base.device)?;
         self.answer(images, &pixels)
     }
 }
 
 /// Reads a head of these numbers of classes and features.
 fn load_head(file: &Path, (classes, features): (usize, usize), device: &Device) -> Result<Head> {
-    let model_error = |reason: String| Error::Model {
-        path: file.to_path_buf(),
-        reason,
-    };
-    let tensors = candle_core::safetensors::load(file, device).map_err(|e| model_error(e.to_string()))?;
+    let tensors = candle_core::safetensors::load(file, device).map_err(|e| model_error(file, e.to_string()))?;
     let get = |name: &str, shape: &[usize]| {
         let tensor = tensors
             .get(name)
-            .ok_or_else(|| model_error(format!("tensor `{name}` is missing")))?;
+            .ok_or_else(|| model_error(file, format!("tensor `{name}` is missing")))?;
         if tensor.dims() != shape {
-            return Err(model_error(format!(
-                "tensor `{name}` has shape {:?}, expected {shape:?}",
-                tensor.dims()
-            )));
+            let reason = format!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.dims());
+            return Err(model_error(file, reason));
         }
         Ok(tensor)
     };

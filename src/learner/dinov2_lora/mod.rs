@@ -14,8 +14,7 @@ use crate::cost::memory::Demand;
 use crate::cost::operations::{Work, of_frozen_features};
 use crate::cost::shape::{Kind, Shape};
 use crate::error::Result;
-use crate::learner::Classifier;
-use crate::learner::base::{Base, Bases};
+use crate::learner::base::{Base, Bases, base};
 use crate::learner::features::Frozen;
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, check_training, defaults, hyper_parameters};
 use crate::checkpoint::architecture::Architecture;
@@ -116,7 +115,17 @@ impl LearnerSettings for Dinov2Lora {
         let training = Some((&self.into(), self.batch));
         let (frozen, pass) = Frozen::shared(&self.name, &self.model, self.dtype, training, bases)?;
         let config = self.clone();
-        Ok(Arc::new(Dinov2Base { frozen, pass, config }))
+        Ok(base(Some(frozen.fingerprint.clone()), move |classes, seed| {
+            Ok(Box::new(Dinov2Classifier {
+                base: frozen.clone(),
+                config: config.clone(),
+                classes: classes.len(),
+                seed,
+                pass,
+                trained: None,
+                asked: None,
+            }))
+        }))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -188,32 +197,6 @@ impl Cost for Dinov2Lora {
             ..Footprint::frozen(self.batch)
         }
         .demand(shape, tokens, bytes)
-    }
-}
-
-/// A frozen DINOv2 on which adapters and heads are trained.
-struct Dinov2Base {
-    frozen: Arc<Frozen>,
-    /// Images of a pass in training that there is memory for.
-    pass: usize,
-    config: Dinov2Lora,
-}
-
-impl Base for Dinov2Base {
-    fn fingerprint(&self) -> Option<&str> {
-        Some(&self.frozen.fingerprint)
-    }
-
-    fn classifier(&self, classes: &[String], seed: u64) -> Result<Box<dyn Classifier>> {
-        Ok(Box::new(Dinov2Classifier {
-            base: self.frozen.clone(),
-            config: self.config.clone(),
-            classes: classes.len(),
-            seed,
-            pass: self.pass,
-            trained: None,
-            asked: None,
-        }))
     }
 }
 

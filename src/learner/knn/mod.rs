@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
-use crate::learner::probe::{ProbeBase, Rule, TrainingSet, dot};
+use crate::learner::probe::{Rule, TrainingSet, dot, probes};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters, positive};
 
 /// Settings of the nearest neighbours.
@@ -54,7 +54,7 @@ impl LearnerSettings for Knn {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let config = self.clone();
-        ProbeBase::load(&self.name, &self.model, bases, move |classes| {
+        probes(&self.name, &self.model, bases, move |classes| {
             Box::new(Neighbours {
                 config: config.clone(),
                 shots: Vec::new(),

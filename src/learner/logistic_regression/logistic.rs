@@ -12,7 +12,7 @@ use crate::learner::probe::{Rule, TrainingSet, dot};
 pub(super) struct Logistic {
     /// L2 penalty.
     l2: f64,
-    solution: Solution,
+    pub solution: Solution,
 }
 
 /// A linear classifier.
@@ -88,7 +88,7 @@ impl Rule for Logistic {
 
 impl Solution {
     /// Of weights (D+1, C) whose last row is the bias.
-    pub(super) fn of(weights: &Tensor) -> Result<Self> {
+    fn of(weights: &Tensor) -> Result<Self> {
         let mut rows = weights.t()?.contiguous()?.to_vec2::<f32>()?;
         let bias = rows.iter_mut().filter_map(Vec::pop).collect();
         Ok(Self { weight: rows, bias })
@@ -108,7 +108,7 @@ impl Solution {
         (logits, log_probs)
     }
 
-    pub(super) fn parameters(&self) -> u64 {
+    fn parameters(&self) -> u64 {
         self.weight.iter().map(|w| w.len() as u64 + 1).sum()
     }
 }
@@ -160,8 +160,13 @@ impl Problem {
         vec![0.0; (self.width + 1) * self.classes]
     }
 
+    /// The classifier with these weights.
+    pub(super) fn solution(&self, w: &[f64]) -> Result<Solution> {
+        Solution::of(&self.tensor(w)?)
+    }
+
     /// As a tensor (D+1, C).
-    pub(super) fn tensor(&self, w: &[f64]) -> Result<Tensor> {
+    fn tensor(&self, w: &[f64]) -> Result<Tensor> {
         let narrow: Vec<f32> = w.iter().map(|x| *x as f32).collect();
         Ok(Tensor::from_vec(narrow, (self.width + 1, self.classes), &Device::Cpu)?)
     }

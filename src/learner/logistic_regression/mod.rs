@@ -18,9 +18,9 @@ use crate::config::Chosen;
 use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
-use crate::learner::probe::{FOLDS, ProbeBase, Rule, TrainingSet, unit};
+use crate::learner::probe::{FOLDS, Rule, TrainingSet, probes, unit};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters, positive};
-use logistic::{Logistic, Problem, Solution};
+use logistic::{Logistic, Problem};
 
 /// Settings of the logistic regression.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl LearnerSettings for LogisticRegression {
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
         let (l2, grid) = (self.l2, self.grid);
-        ProbeBase::load(&self.name, &self.model, bases, move |_| -> Box<dyn Rule> {
+        probes(&self.name, &self.model, bases, move |_| -> Box<dyn Rule> {
             if grid {
                 Box::new(Grid::new(l2))
             } else {
@@ -90,10 +90,9 @@ const FITTING: (f64, usize) = (1e-7, 1_000);
 
 /// The rule that chooses.
 struct Grid {
-    /// The rule for too few shots to choose by.
-    fixed: Logistic,
+    /// The rule for too few shots to choose by; else with the solution of the winner.
+    rule: Logistic,
     chosen: Option<Chosen>,
-    solution: Solution,
 }
 
 /// Held-out results of one setting.
@@ -107,9 +106,8 @@ struct Score {
 impl Grid {
     fn new(l2: f64) -> Self {
         Self {
-            fixed: Logistic::new(l2),
+            rule: Logistic::new(l2),
             chosen: None,
-            solution: Solution::default(),
         }
     }
 }
@@ -140,7 +138,7 @@ fn held_out(views: &[Vec<f32>], shots: &TrainingSet<'_>, folds: &[usize], fold: 
     let mut scores = Vec::with_capacity(VALUES);
     for c in grid() {
         w = problem.minimum(w, 1.0 / (c * learned.len() as f64), CHOOSING.0, CHOOSING.1)?;
-        let solution = Solution::of(&problem.tensor(&w)?)?;
+        let solution = problem.solution(&w)?;
         let mut score = Score::default();
         for ((vector, label), _) in all().filter(|(_, f)| **f == fold) {
             let (logits, log_probs) = solution.log_probs(vector);
@@ -156,7 +154,7 @@ impl Rule for Grid {
     fn fit(&mut self, shots: &TrainingSet<'_>) -> Result<()> {
         self.chosen = None;
         let Some(folds) = shots.folds else {
-            return self.fixed.fit(shots);
+            return self.rule.fit(shots);
         };
         let mut best: Option<(Score, f64, bool)> = None;
         for cls_only in [true, false] {
@@ -178,13 +176,13 @@ impl Rule for Grid {
             }
         }
         let Some((score, c, cls_only)) = best else {
-            return self.fixed.fit(shots);
+            return self.rule.fit(shots);
         };
         let views: Vec<Vec<f32>> = shots.vectors.iter().map(|v| view(v, cls_only)).collect();
         let problem = Problem::new(&views, shots.labels, shots.classes)?;
         let penalty = 1.0 / (c * views.len() as f64);
         let w = problem.minimum(problem.start(), penalty, FITTING.0, FITTING.1)?;
-        self.solution = Solution::of(&problem.tensor(&w)?)?;
+        self.rule.solution = problem.solution(&w)?;
         self.chosen = Some(Chosen {
             c,
             features: if cls_only { "cls" } else { "cls+mean" }.into(),
@@ -195,18 +193,12 @@ impl Rule for Grid {
     }
 
     fn classify(&self, vector: &[f32]) -> (u32, Option<Vec<f32>>) {
-        let Some(chosen) = &self.chosen else {
-            return self.fixed.classify(vector);
-        };
-        let (logits, log_probs) = self.solution.log_probs(&view(vector, chosen.features == "cls"));
-        (argmax(&logits), Some(log_probs))
+        let cls_only = self.chosen.as_ref().is_some_and(|chosen| chosen.features == "cls");
+        self.rule.classify(&view(vector, cls_only))
     }
 
     fn parameters(&self) -> u64 {
-        match self.chosen {
-            Some(_) => self.solution.parameters(),
-            None => self.fixed.parameters(),
-        }
+        self.rule.parameters()
     }
 
     fn chosen(&self) -> Option<Chosen> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::learner::argmax;
 use crate::learner::base::{Base, Bases};
-use crate::learner::probe::{ProbeBase, Rule, TrainingSet, dot, unit};
+use crate::learner::probe::{Rule, TrainingSet, dot, probes, unit};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters};
 
 /// Settings of the nearest class mean.
@@ -40,7 +40,7 @@ impl LearnerSettings for NearestMean {
     }
 
     fn load(&self, bases: &mut Bases) -> Result<Arc<dyn Base>> {
-        ProbeBase::load(&self.name, &self.model, bases, |_| Box::new(Means::default()))
+        probes(&self.name, &self.model, bases, |_| Box::new(Means::default()))
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::LabelledImage;
 use crate::error::Result;
 use crate::example::{ImageLoader, Resizer, resize};
-use crate::learner::base::{Base, Bases};
+use crate::learner::base::{Base, Bases, base};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, defaults, hyper_parameters, positive};
 use crate::learner::{Checkpoints, Classifier, Fit, OnStep, Sink, row};
 use crate::prediction::Prediction;
@@ -50,24 +50,17 @@ impl LearnerSettings for Pixels {
     }
 
     fn load(&self, _: &mut Bases) -> Result<Arc<dyn Base>> {
-        Ok(Arc::new(self.clone()))
+        let side = self.side;
+        Ok(base(None, move |_, _| {
+            Ok(Box::new(PixelNeighbour {
+                images: ImageLoader::new(Square(side)),
+                shots: Vec::new(),
+            }))
+        }))
     }
 }
 
 impl Cost for Pixels {}
-
-impl Base for Pixels {
-    fn fingerprint(&self) -> Option<&str> {
-        None
-    }
-
-    fn classifier(&self, _: &[String], _: u64) -> Result<Box<dyn Classifier>> {
-        Ok(Box::new(PixelNeighbour {
-            images: ImageLoader::new(Square(self.side)),
-            shots: Vec::new(),
-        }))
-    }
-}
 
 /// Images shrunk to a small square of so many pixels a side. Decoding costs the most, so it is not worth keeping.
 struct Square(u32);

@@ -15,7 +15,7 @@ use crate::learner::classifier::{
     Checkpoints, Classifier, Fit, Interleaved, OnStep, Preprocessor, Prompted, Sink, View, argmax, untrained,
 };
 use crate::learner::reading::{Answer, Answers};
-use crate::learner::training::{Plan, Schedule, Trainable, train};
+use crate::learner::training::{Plan, Trainable, train};
 use crate::prediction::{Names, Prediction, Reading};
 
 /// Test images asked about at once.
@@ -146,11 +146,11 @@ impl Classifier for VlmClassifier {
         if config.flip {
             plan = plan.with_flips();
         }
-        let schedule = Schedule {
-            peak: config.peak_rate(backend.width()),
-            warmup: config.warmup,
+        let peak = AdamParams {
+            learning_rate: config.peak_rate(backend.width()),
             weight_decay: config.weight_decay,
-            clip: config.clip,
+            grad_clip_norm: Some(config.clip),
+            ..AdamParams::default()
         };
         let mut training = Training {
             classifier: &*self,
@@ -158,7 +158,7 @@ impl Classifier for VlmClassifier {
             shots,
             plan: &plan,
         };
-        let fit = train(&plan, &schedule, &mut training, keep, on_step)?;
+        let fit = train(&plan, &peak, config.warmup, &mut training, keep, on_step)?;
         let mut trainer = training.trainer;
         let sampler = Some(trainer.sampler()?);
         self.learned = Learned {
@@ -249,7 +249,7 @@ struct Learned {
 }
 
 impl Learned {
-    /// Nothing: the weights of the base model, or those that [`Learned::save`] wrote.
+    /// Weights that no training of this classifier has made: the base model's, or those that [`Learned::save`] wrote.
     fn of(backend: Arc<dyn Backend>, weights: Weights) -> Self {
         Self {
             backend,

@@ -18,10 +18,10 @@ use sha2::{Digest as _, Sha256};
 use crate::checkpoint::architecture::Architecture;
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::example::{CaptionTokenizer, ImageLoader, ImageProcessor, Padding, written};
+use crate::example::{CaptionTokenizer, ImageLoader, ImageProcessor, Padding, model_error, written};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
-use crate::learner::base::{Base, Bases};
+use crate::learner::base::{Base, Bases, base};
 use crate::learner::features::{self, pixel_values, stacked};
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, hyper_parameters};
 use crate::learner::{Checkpoints, Classifier, Fit, Interleaved, OnStep, Preprocessor, Sink, View, argmax, row};
@@ -111,9 +111,9 @@ impl<F: Published + 'static> LearnerSettings for ZeroShot<F> {
             Ok(pair)
         })?;
         let templates = self.templates.clone();
-        Ok(Arc::new(ZeroShotBase {
-            pair,
-            templates: templates.unwrap_or_else(|| templates::published(None, F::TEMPLATE)),
+        let templates = templates.unwrap_or_else(|| templates::published(None, F::TEMPLATE));
+        Ok(base(Some(pair.fingerprint.clone()), move |classes, _| {
+            Ok(Box::new(ZeroShotClassifier::new(pair.clone(), classes, &templates)))
         }))
     }
 
@@ -150,23 +150,6 @@ impl<F: Published + 'static> LearnerSettings for ZeroShot<F> {
 
 impl<F> Cost for ZeroShot<F> {}
 
-/// Both towers with the templates that are asked.
-struct ZeroShotBase {
-    pair: Arc<Pair>,
-    templates: Vec<String>,
-}
-
-impl Base for ZeroShotBase {
-    fn fingerprint(&self) -> Option<&str> {
-        Some(&self.pair.fingerprint)
-    }
-
-    fn classifier(&self, classes: &[String], _: u64) -> Result<Box<dyn Classifier>> {
-        let classifier = ZeroShotClassifier::new(self.pair.clone(), classes, &self.templates);
-        Ok(Box::new(classifier))
-    }
-}
-
 /// Both towers with what feeds them.
 pub struct Pair {
     model: Contrastive,
@@ -188,10 +171,8 @@ impl Pair {
         let side = model.config().image_size();
         if processor.size() != (side, side) {
             let (height, width) = processor.size();
-            return Err(Error::Model {
-                path: settings.path,
-                reason: format!("makes images of {width} x {height} pixels, `config.json` asks for {side} x {side}"),
-            });
+            let reason = format!("makes images of {width} x {height} pixels, `config.json` asks for {side} x {side}");
+            return Err(model_error(&settings.path, reason));
         }
         let padding = match family {
             Family::Clip => Padding::Longest,
