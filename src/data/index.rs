@@ -210,19 +210,18 @@ impl Index {
     pub(crate) fn add(
         &mut self,
         source: &DatasetFiles,
-        protocol: Protocol,
         key: &str,
         listing: Listing,
         root: &Path,
     ) -> Result<ProtocolImages> {
-        let (mut listed, mut found) = self.survey(source, protocol, key, listing, root)?;
+        let (mut listed, mut found) = self.survey(source, key, listing, root)?;
         if source.is_lenient() {
             (listed, found) = without_unreadable(source, listed, found)?;
         }
         let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
         self.schema = SCHEMA;
         self.images.extend(images);
-        self.protocols.retain(|other| other.protocol != protocol);
+        self.protocols.retain(|other| other.protocol != listed.protocol);
         self.protocols.push(listed.clone());
         Ok(listed)
     }
@@ -231,12 +230,11 @@ impl Index {
     pub(crate) fn survey(
         &self,
         source: &DatasetFiles,
-        protocol: Protocol,
         key: &str,
         mut listing: Listing,
         root: &Path,
     ) -> Result<(ProtocolImages, Survey)> {
-        let manifest = source.manifest;
+        let (manifest, protocol) = (source.manifest, source.protocol);
         let fail = |reason: String| manifest.fail(reason);
         // An id that only the other form or another protocol has is no mistake.
         let all_ids = protocol == Protocol::Clean && manifest.forms(protocol).is_ok_and(|forms| forms.len() == 1);
@@ -341,7 +339,7 @@ fn without_unreadable(
 impl ProtocolImages {
     /// Compares the counts with those that the manifest promises for this form and protocol.
     pub(crate) fn check_counts(&self, source: &DatasetFiles) -> Result<()> {
-        let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
+        let (Some(expect), pool_is_known) = promised(source) else {
             return Ok(());
         };
         let [classes, pool, _, test, _] = self.counts();
@@ -382,9 +380,9 @@ impl ProtocolImages {
 }
 
 /// Numbers that must be found, and true if they hold for the pool: under `tinker` it is without the validation rows.
-fn promised(source: &DatasetFiles, protocol: Protocol) -> (Option<Expect>, bool) {
+fn promised(source: &DatasetFiles) -> (Option<Expect>, bool) {
     let manifest = source.manifest;
-    match (source.form, protocol, &manifest.hub) {
+    match (source.form, source.protocol, &manifest.hub) {
         (Form::Hub, Protocol::Tinker, Some(hub)) => (hub.expect, hub.val.is_empty()),
         (Form::Hub, _, Some(hub)) => (hub.expect, true),
         (Form::Archive, Protocol::Clean, _) => (manifest.expect, true),

@@ -380,18 +380,15 @@ impl<'a> HubApi<'a> {
     }
 
     fn refused(&self, trouble: Trouble) -> Error {
-        let refusal = match &trouble {
-            Trouble::Lasting { status, code, .. } if self.repository.kind == Kind::Model => {
-                self.model_refused(status.map(|status| status.as_u16()), code.as_deref())
-            }
-            _ => None,
-        };
-        let cause = trouble.cause();
+        if let Trouble::Lasting { status, code, .. } = &trouble
+            && self.repository.kind == Kind::Model
+            && let Some(refusal) = self.model_refused(status.map(|status| status.as_u16()), code.as_deref())
+        {
+            return refusal;
+        }
+        let (cause, hub) = (trouble.cause(), shown(&self.client.remote.hub.endpoint));
         let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
-        refusal.unwrap_or_else(|| {
-            self.fail(format!("{} answers: {reason}", shown(&self.client.remote.hub.endpoint)))
-                .because(cause)
-        })
+        self.fail(format!("{hub} answers: {reason}")).because(cause)
     }
 
     /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
@@ -428,9 +425,8 @@ impl<'a> HubApi<'a> {
 
     fn address(&self, rest: &str) -> Result<String> {
         if self.client.remote.hub.offline {
-            return Err(self
-                .fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set")
-                .because(Cause::Offline));
+            let offline = self.fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set");
+            return Err(offline.because(Cause::Offline));
         }
         Ok(format!(
             "{}/{}/{rest}",
@@ -447,11 +443,10 @@ impl<'a> HubApi<'a> {
         let url = self.address(&format!("revision/{}", encoded(revision)))?;
         let (json, _) = self.client.document(&url).map_err(|trouble| self.refused(trouble))?;
         let found: Revision = serde_json::from_slice(&json).map_err(|e| self.fail(format!("its revision: {e}")))?;
-        if is_hash(&found.sha, 40) {
-            Ok(found.sha)
-        } else {
-            Err(self.fail(format!("says that {revision} is commit `{}`", found.sha)))
+        if !is_hash(&found.sha, 40) {
+            return Err(self.fail(format!("says that {revision} is commit `{}`", found.sha)));
         }
+        Ok(found.sha)
     }
 
     /// All parquet files at a commit; of the converted branch where a branch or tag has none.

@@ -27,7 +27,7 @@ const HOLDOUT: f64 = 0.3;
 /// so that their order is the order of the rows. Without a test split, or with one that has no labels, the manifest's
 /// `holdout` makes one.
 pub(super) fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let manifest = unpacked.manifest;
+    let manifest = unpacked.manifest();
     let parquet = unpacked.source.parquet();
     let ParquetForm { train, val, test, .. } =
         parquet.ok_or_else(|| unpacked.fail("its layout is `parquet`, and its manifest has no `[parquet]`"))?;
@@ -42,7 +42,7 @@ pub(super) fn read(unpacked: &Unpacked) -> Result<Listing> {
         items
     };
     let mut pool = rows(train);
-    if unpacked.protocol != Protocol::Tinker {
+    if unpacked.source.protocol != Protocol::Tinker {
         pool.extend(rows(val));
     }
     let mut test_items = rows(test);

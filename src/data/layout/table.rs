@@ -63,11 +63,11 @@ pub(crate) const ROLES: [(&str, Option<Side>); 4] = [
 /// Pool = rows of `train` and `val`, test = rows of `test`; without labelled rows of `test` the manifest's `holdout` is
 /// taken of each class. Classes are the labels in byte order.
 fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let tables: Vec<(PathBuf, Option<Side>)> = ROLES
+    let tables = ROLES
         .iter()
-        .filter_map(|(role, part)| Some((unpacked.label_file(role)?, *part)))
-        .collect();
-    let form = unpacked.manifest.table.clone().unwrap_or_default();
+        .filter_map(|(role, part)| Some((unpacked.label_file(role)?, *part)));
+    let tables: Vec<_> = tables.collect();
+    let form = unpacked.manifest().table.clone().unwrap_or_default();
     let found = assemble(&tables, &form, unpacked.root)?;
     unpacked.with_test(found.classes, found.pool, found.test, "its table has no column `split`")
 }
@@ -126,12 +126,8 @@ pub(crate) fn assemble(tables: &[(PathBuf, Option<Side>)], form: &TableForm, dir
                     continue;
                 }
             };
-            let by_folder = || {
-                id.split('/')
-                    .next()
-                    .filter(|_| form.split_by_folder)
-                    .and_then(Side::of_word)
-            };
+            let first = id.split('/').next().filter(|_| form.split_by_folder);
+            let by_folder = || first.and_then(Side::of_word);
             let side = of_table.or(split).or_else(by_folder);
             is_split |= side == Some(Side::Test);
             let side = side.unwrap_or(Side::Train);
@@ -162,14 +158,11 @@ pub(crate) fn assemble(tables: &[(PathBuf, Option<Side>)], form: &TableForm, dir
     }
     if placed.is_empty() {
         let path = tables.first().map(|(path, _)| path.as_path()).unwrap_or(directory);
-        let why = found
-            .left_out
-            .first()
-            .map(|(row, reason)| format!(" ({row}: {reason})"));
-        return Err(wrong(
-            path,
-            format!("no row with an image and a label{}", why.unwrap_or_default()),
-        ));
+        let first = found.left_out.first();
+        let why = first
+            .map(|(row, reason)| format!(" ({row}: {reason})"))
+            .unwrap_or_default();
+        return Err(wrong(path, format!("no row with an image and a label{why}")));
     }
     join(placed, is_split, found)
 }
@@ -190,19 +183,14 @@ fn join(placed: Vec<(Item, String, Side)>, is_split: bool, mut found: Assembled)
         }
     }
     found.classes = classes.into_iter().cloned().collect();
-    let mut test = Vec::new();
     let class_of = |label: &String| {
         let label = stands_for.get(label).copied().unwrap_or(label);
         found.classes.binary_search(label).unwrap_or_default() as u32
     };
-    let items: Vec<(Item, Side)> = placed
-        .iter()
-        .map(|(item, label, side)| {
-            let class = class_of(label);
-            (Item { class, ..item.clone() }, *side)
-        })
-        .collect();
-    for (item, side) in items {
+    let mut test = Vec::new();
+    for (item, label, side) in &placed {
+        let class = class_of(label);
+        let item = Item { class, ..item.clone() };
         match side {
             Side::Test => test.push(item),
             _ => found.pool.push(item),
