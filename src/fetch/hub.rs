@@ -230,12 +230,15 @@ fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
         .and_then(|listing| of_manifest(listing, hub).ok())
 }
 
+/// Error of a repository without the files that are wanted.
+fn lacks(repo: &str, reason: String) -> Error {
+    let repo = repo.into();
+    Error::Hub { repo, reason }.because(Cause::LacksFiles)
+}
+
 /// The files of a listing that the manifest wants, by path; its splits must all be there, its sizes and hashes hold.
 fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
-    let fail = |reason| {
-        let repo = hub.repo.clone();
-        Error::Hub { repo, reason }.because(Cause::LacksFiles)
-    };
+    let fail = |reason| lacks(&hub.repo, reason);
     let wanted = [hub.train.as_slice(), &hub.val, &hub.test].concat();
     if hub.shards.is_empty() {
         listing = one_configuration(listing, &wanted)?;
@@ -258,10 +261,8 @@ fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
         if !listing.shards.iter().any(|shard| shard.split == *split) {
             let mut found: Vec<_> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
             found.dedup();
-            let found = found.join(", ");
-            return Err(fail(format!(
-                "has no parquet file of the split `{split}`, only of: {found}"
-            )));
+            let reason = format!("has no parquet file of the split `{split}`, only of: ");
+            return Err(fail(reason + &found.join(", ")));
         }
     }
     listing.shards.retain(|shard| wanted.contains(&shard.split));
@@ -275,11 +276,8 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
         configurations.entry(configuration(&shard)).or_default().push(shard);
     }
     let names: Vec<String> = configurations.keys().cloned().collect();
-    configurations.retain(|_, shards| {
-        wanted
-            .iter()
-            .all(|split| shards.iter().any(|shard| shard.split == *split))
-    });
+    let has = |shards: &[HubShard], split: &str| shards.iter().any(|shard| shard.split == split);
+    configurations.retain(|_, shards| wanted.iter().all(|split| has(shards, split)));
     let usual = USUAL.into_iter().find(|name| configurations.contains_key(*name));
     let name = match (usual, configurations.keys().next()) {
         (Some(name), _) => name.to_owned(),
@@ -287,17 +285,14 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
         _ => {
             let reason = match names.as_slice() {
                 [] => "has no parquet files".to_owned(),
-                _ if configurations.is_empty() => {
-                    format!(
-                        "has no folder with all of the splits {}; it has: {}",
-                        wanted.join(", "),
-                        names.join(", ")
-                    )
-                }
+                _ if configurations.is_empty() => format!(
+                    "has no folder with all of the splits {}; it has: {}",
+                    wanted.join(", "),
+                    names.join(", ")
+                ),
                 _ => format!("has several configurations: {}", names.join(", ")),
             };
-            let repo = listing.repo;
-            return Err(Error::Hub { repo, reason }.because(Cause::LacksFiles));
+            return Err(lacks(&listing.repo, reason));
         }
     };
     listing.shards = configurations.remove(&name).unwrap_or_default();

@@ -403,7 +403,7 @@ pub struct Shard {
 
 /// Form of the images' names in CoOp's files: `./data/<root>/<path>` in index files, `<path>` in split files, where this
 /// dataset's id is `<prefix><path>`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoopPaths {
     /// Image folder as CoOp lays it out, e.g. `oxford_pets/images`.
