@@ -119,13 +119,13 @@ fn of_form(mut source: DatasetFiles, cache: &Path, looked_at: &(dyn Fn(usize) + 
             Ok((listed, seen)) => {
                 count(&listed, &mut found);
                 let mut whole = Vec::new();
-                for (id, result) in seen {
+                for (id, result) in &seen {
                     match result {
                         Ok((_, facts)) => whole.push(facts),
-                        Err(error) => found.unreadable.push((id, reason(&error))),
+                        Err(error) => found.unreadable.push((id.clone(), reason(error))),
                     }
                 }
-                describe(&whole.iter().collect::<Vec<_>>(), &mut found);
+                describe(&whole, &mut found);
             }
             Err(error) => found.problems.push(error.to_string()),
         },

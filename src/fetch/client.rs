@@ -47,42 +47,38 @@ impl Origin {
 
 /// Why a request brought nothing.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// Worth another attempt.
-    Passing {
-        status: Option<StatusCode>,
-        reason: String,
-        after: Option<RetryAfter>,
-    },
-    /// This address will not give it.
-    Lasting {
-        status: Option<StatusCode>,
-        /// The hub's fault code, more exact than the status: `X-Error-Code`.
-        code: Option<String>,
-        reason: String,
-    },
+pub(super) struct Trouble {
+    pub reason: String,
+    pub status: Option<StatusCode>,
+    /// The hub's fault code, more exact than the status: `X-Error-Code`.
+    pub code: Option<String>,
+    /// Worth another attempt; else this address will not give it.
+    pub passes: bool,
+    /// The wait that the server asks for.
+    pub after: Option<RetryAfter>,
 }
 
 impl Trouble {
     /// Its cause.
     pub(crate) fn cause(&self) -> Cause {
-        let (Self::Passing { status, .. } | Self::Lasting { status, .. }) = self;
-        status.map_or(Cause::Network, |status| Cause::of_status(status.as_u16()))
+        let status = self.status.map(|status| status.as_u16());
+        status.map_or(Cause::Network, Cause::of_status)
     }
 
     pub(crate) fn passing(reason: impl Into<String>) -> Self {
-        Self::Passing {
-            status: None,
-            reason: reason.into(),
-            after: None,
+        Self {
+            passes: true,
+            ..Self::lasting(reason)
         }
     }
 
     pub(crate) fn lasting(reason: impl Into<String>) -> Self {
-        Self::Lasting {
+        Self {
+            reason: reason.into(),
             status: None,
             code: None,
-            reason: reason.into(),
+            passes: false,
+            after: None,
         }
     }
 }
@@ -164,18 +160,13 @@ impl Client {
                     }
                     uri = next;
                 }
-                408 | 425 | 429 | 500 | 502 | 503 | 504 => {
-                    return Err(Trouble::Passing {
-                        status: Some(status),
+                number => {
+                    return Err(Trouble {
                         reason: status.to_string(),
-                        after: header(&response, RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
-                    });
-                }
-                _ => {
-                    return Err(Trouble::Lasting {
                         status: Some(status),
                         code: header(&response, ERROR_CODE),
-                        reason: status.to_string(),
+                        passes: matches!(number, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+                        after: header(&response, RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
                     });
                 }
             }
@@ -225,12 +216,12 @@ impl Client {
                 Ok((body.map_err(|e| self.broken(&e, &uri))?, link))
             });
             match outcome {
-                Err(trouble @ Trouble::Passing { after, .. }) => {
+                Err(trouble) if trouble.passes => {
                     attempt += 1;
                     if attempt >= self.remote.policy.tries {
                         return Err(trouble);
                     }
-                    thread::sleep(self.remote.policy.wait(url, attempt - 1, after));
+                    thread::sleep(self.remote.policy.wait(url, attempt - 1, trouble.after));
                 }
                 other => return other,
             }

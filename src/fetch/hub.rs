@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use ureq::http::StatusCode;
 
 use crate::error::{Cause, Error, Result};
 use crate::fetch::client::{Client, Trouble, encoded, encoded_path, join, shown};
@@ -375,22 +376,23 @@ impl<'a> HubApi<'a> {
     }
 
     fn refused(&self, trouble: Trouble) -> Error {
-        if let Trouble::Lasting { status, code, .. } = &trouble
+        if !trouble.passes
             && self.repository.kind == Kind::Model
-            && let Some(refusal) = self.model_refused(status.map(|status| status.as_u16()), code.as_deref())
+            && let Some(refusal) = self.model_refused(&trouble)
         {
             return refusal;
         }
-        let (cause, hub) = (trouble.cause(), shown(&self.client.remote.hub.endpoint));
-        let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
-        self.fail(format!("{hub} answers: {reason}")).because(cause)
+        let hub = shown(&self.client.remote.hub.endpoint);
+        let refusal = self.fail(format!("{hub} answers: {}", trouble.reason));
+        refusal.because(trouble.cause())
     }
 
     /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
-    fn model_refused(&self, status: Option<u16>, code: Option<&str>) -> Option<Error> {
+    fn model_refused(&self, trouble: &Trouble) -> Option<Error> {
+        let status = trouble.status.map(|status| status.as_u16());
         let (name, hub) = (self.repository.name, shown(&self.client.remote.hub.endpoint));
         let sign_in = "set `HF_TOKEN` to a token of that account, or run `hf auth login`";
-        let (reason, remedy) = match (code, status) {
+        let (reason, remedy) = match (trouble.code.as_deref(), status) {
             (Some("GatedRepo"), _) if self.client.remote.hub.token.is_some() => (
                 "is gated, and the account of this token has no access to it".to_owned(),
                 format!(
@@ -502,9 +504,7 @@ impl<'a> HubApi<'a> {
         let mut files = Vec::new();
         for _ in 0..PAGES {
             let (json, link) = match self.client.document(&url) {
-                Err(Trouble::Lasting {
-                    status: Some(status), ..
-                }) if status.as_u16() == 404 => return Ok(files),
+                Err(trouble) if trouble.status == Some(StatusCode::NOT_FOUND) => return Ok(files),
                 other => other.map_err(|trouble| self.refused(trouble))?,
             };
             let entries: Vec<Entry> =
