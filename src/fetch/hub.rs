@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use ureq::http::StatusCode;
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::client::{Client, Trouble, encoded, encoded_path, join, shown};
-use crate::fetch::remote::{HubSettings, Policy, Remote};
+use crate::fetch::client::{Client, HubSettings, Policy, Remote, Trouble, encoded, encoded_path, join, shown};
 use crate::fetch::repository::{
     HubFile, HubFiles, Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name, split_of,
 };

@@ -15,8 +15,7 @@ use ureq::http::{HeaderName, StatusCode};
 
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::FetchProgress;
-use crate::fetch::client::{Client, Trouble, encoded_path, header, shown};
-use crate::fetch::remote::Remote;
+use crate::fetch::client::{Client, Remote, Trouble, encoded_path, header, shown};
 use crate::fs::file::{self, next_bytes};
 use crate::fs::hash::hash;
 
