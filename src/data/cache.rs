@@ -14,7 +14,6 @@ use sha2::{Digest as _, Sha256};
 use super::files::{DatasetFiles, ParquetForm, changed};
 use super::index::{Index, ProtocolImages, Survey};
 use super::layout::{self, Unpacked};
-use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::formats::archive;
 use crate::formats::image::Mode;
@@ -35,8 +34,8 @@ pub(super) struct OpenedDataset {
 }
 
 /// The index of a dataset under a protocol, unpacking it first if need be.
-pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<OpenedDataset> {
-    let (key, of_protocol) = keys(source, protocol)?;
+pub(super) fn indexed(source: &DatasetFiles, cache: &Path) -> Result<OpenedDataset> {
+    let (key, of_protocol) = keys(source)?;
     let folder = cache.join(&key);
     let root = root(source.manifest, &folder);
     let path = folder.join("index.json");
@@ -83,7 +82,7 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
         }
         if own || changed.is_empty() {
             index.forget(&changed);
-            let listed = list(&mut index, source, protocol, &of_protocol, &root)?;
+            let listed = list(&mut index, source, &of_protocol, &root)?;
             index.write(&path)?;
             return Ok(OpenedDataset { index, listed, root });
         }
@@ -91,7 +90,7 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
     let partial = Partial::beside(&folder)?;
     let unpacked = unpack(source, &partial.0)?;
     let mut index = Index::new(mode(source)?);
-    let listed = list(&mut index, source, protocol, &of_protocol, &unpacked)?;
+    let listed = list(&mut index, source, &of_protocol, &unpacked)?;
     index.write(&partial.0.join("index.json"))?;
     if folder.exists() {
         // Complete once, but images are missing now: out of the way in one step, then removed.
@@ -109,8 +108,8 @@ pub(super) fn indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -
 }
 
 /// The content of the index, if there is one: nothing is checked.
-pub(super) fn as_indexed(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<Option<OpenedDataset>> {
-    let (key, of_protocol) = keys(source, protocol)?;
+pub(super) fn as_indexed(source: &DatasetFiles, cache: &Path) -> Result<Option<OpenedDataset>> {
+    let (key, of_protocol) = keys(source)?;
     let folder = cache.join(&key);
     let root = root(source.manifest, &folder);
     Ok(kept(&folder.join("index.json"), &of_protocol, &root))
@@ -125,13 +124,13 @@ fn kept(index: &Path, key: &str, root: &Path) -> Option<OpenedDataset> {
 }
 
 /// Surveys the images of a dataset unpacked anew: nothing is kept, and no failure ends the survey.
-pub(super) fn survey(source: &DatasetFiles, protocol: Protocol, cache: &Path) -> Result<(ProtocolImages, Survey)> {
+pub(super) fn survey(source: &DatasetFiles, cache: &Path) -> Result<(ProtocolImages, Survey)> {
     std::fs::create_dir_all(cache).map_err(Error::io("make", cache))?;
     let _lock = file::lock(&cache.join("lock"), "unpacks this dataset")?;
     let partial = Partial::beside(&cache.join("survey"))?;
     let root = unpack(source, &partial.0)?;
-    let listing = read_labels(source, protocol, &root)?;
-    Index::new(mode(source)?).survey(source, protocol, "", listing, &root)
+    let listing = read_labels(source, &root)?;
+    Index::new(mode(source)?).survey(source, "", listing, &root)
 }
 
 /// The folder that images lie in: the one that the manifest names, else where `folder` has them unpacked.
@@ -173,27 +172,14 @@ fn mode(source: &DatasetFiles) -> Result<Option<Mode>> {
     }
 }
 
-fn read_labels(source: &DatasetFiles, protocol: Protocol, root: &Path) -> Result<layout::Listing> {
-    let manifest = source.manifest;
-    let unpacked = Unpacked {
-        manifest,
-        source,
-        root,
-        protocol,
-    };
-    layout::read(&unpacked).map_err(|e| within_archives(e, manifest, root))
+fn read_labels(source: &DatasetFiles, root: &Path) -> Result<layout::Listing> {
+    layout::read(&Unpacked { source, root }).map_err(|e| within_archives(e, source.manifest, root))
 }
 
 /// Reads labels and examines every image that is not known yet.
-fn list(
-    index: &mut Index,
-    source: &DatasetFiles,
-    protocol: Protocol,
-    key: &str,
-    root: &Path,
-) -> Result<ProtocolImages> {
-    let listing = read_labels(source, protocol, root)?;
-    let listed = index.add(source, protocol, key, listing, root)?;
+fn list(index: &mut Index, source: &DatasetFiles, key: &str, root: &Path) -> Result<ProtocolImages> {
+    let listing = read_labels(source, root)?;
+    let listed = index.add(source, key, listing, root)?;
     listed.check_counts(source)?;
     Ok(listed)
 }
@@ -219,7 +205,7 @@ fn within_archives(error: Error, manifest: &Manifest, root: &Path) -> Error {
 
 /// Keys of what is unpacked, and of a protocol's classes and sides: first 16 hex digits of hashes over everything that
 /// these follow from.
-fn keys(source: &DatasetFiles, protocol: Protocol) -> Result<(String, String)> {
+fn keys(source: &DatasetFiles) -> Result<(String, String)> {
     let manifest = source.manifest;
     let (mut files, mut labels) = (Sha256::new(), Sha256::new());
     let add = |hasher: &mut Sha256, kind: &str, value: &str| {
@@ -266,7 +252,7 @@ fn keys(source: &DatasetFiles, protocol: Protocol) -> Result<(String, String)> {
         }
     }
     add(&mut labels, "layout", &format!("{:?}", manifest.layout));
-    add(&mut labels, "protocol", &protocol.to_string());
+    add(&mut labels, "protocol", &source.protocol.to_string());
     add(&mut labels, "name", &manifest.name);
     add(&mut labels, "holdout", &format!("{:?}", manifest.holdout));
     add(&mut labels, "coop", &format!("{:?}", manifest.coop));

@@ -14,7 +14,7 @@ use super::overlap::{NEAR, count_pairs, hashes};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch::HubSettings;
-use crate::manifest::{Form, Manifest};
+use crate::manifest::Form;
 
 /// Findings about one form of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -88,7 +88,7 @@ pub fn verify(
     for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
         match DatasetFiles::choose(&manifest, protocol, hub) {
             Ok(source) if found.iter().any(|other| other.form == source.form) => {}
-            Ok(source) => found.push(of_form(&manifest, source, protocol, &cache, looked_at)),
+            Ok(source) => found.push(of_form(source, &cache, looked_at)),
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
@@ -98,18 +98,12 @@ pub fn verify(
     }
 }
 
-fn of_form(
-    manifest: &Manifest,
-    mut source: DatasetFiles,
-    protocol: Protocol,
-    cache: &Path,
-    looked_at: &(dyn Fn(usize) + Sync),
-) -> Verification {
+fn of_form(mut source: DatasetFiles, cache: &Path, looked_at: &(dyn Fn(usize) + Sync)) -> Verification {
     let mut found = Verification {
-        dataset: manifest.name.clone(),
+        dataset: source.manifest.name.clone(),
         form: source.form,
         revision: source.commit.clone(),
-        protocol,
+        protocol: source.protocol,
         files: source.rehash(),
         ..Verification::default()
     };
@@ -118,20 +112,20 @@ fn of_form(
         found.problems.push(reason.into());
         return found;
     }
-    match cache::indexed(&source, protocol, cache) {
+    match cache::indexed(&source, cache) {
         Ok(opened) => images(&opened, &source, looked_at, &mut found),
         // Which ones, and why: opening it tells of the first.
-        Err(Error::Image { .. }) => match cache::survey(&source, protocol, cache) {
+        Err(Error::Image { .. }) => match cache::survey(&source, cache) {
             Ok((listed, seen)) => {
                 count(&listed, &mut found);
                 let mut whole = Vec::new();
-                for (id, result) in seen {
+                for (id, result) in &seen {
                     match result {
                         Ok((_, facts)) => whole.push(facts),
-                        Err(error) => found.unreadable.push((id, reason(&error))),
+                        Err(error) => found.unreadable.push((id.clone(), reason(error))),
                     }
                 }
-                describe(&whole.iter().collect::<Vec<_>>(), &mut found);
+                describe(&whole, &mut found);
             }
             Err(error) => found.problems.push(error.to_string()),
         },

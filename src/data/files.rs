@@ -19,11 +19,15 @@ use crate::manifest::{Form, Manifest, OwnParquet, OwnShard, SourceFile};
 #[derive(Debug)]
 pub(crate) struct DatasetFiles<'a> {
     pub manifest: &'a Manifest,
+    pub protocol: Protocol,
     pub form: Form,
     /// Commit of the repository.
     pub commit: Option<String>,
     pub files: Vec<LocalFile>,
 }
+
+/// Names and places of files that are not there.
+type Missing = Vec<(String, PathBuf)>;
 
 /// A file on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,28 +73,32 @@ struct Stamp {
 impl<'a> DatasetFiles<'a> {
     /// The first form that serves the protocol and is complete on this machine. `hub` says where the hub client keeps its files.
     pub(crate) fn choose(manifest: &'a Manifest, protocol: Protocol, hub: &HubSettings) -> Result<Self> {
-        let forms = manifest
-            .forms(protocol)
-            .map_err(|reason| manifest.fail(reason).because(Cause::Protocol))?;
+        let forms = manifest.forms(protocol);
+        let forms = forms.map_err(|reason| manifest.fail(reason).because(Cause::Protocol))?;
         let mut missing = Vec::new();
         for form in forms {
             let found = match form {
-                Form::Archive => Self::archive(manifest, protocol),
-                Form::Hub => Self::hub(manifest, hub),
+                Form::Archive => archive(manifest, protocol).map(|files| (None, files)),
+                Form::Hub => parquet_of_hub(manifest, hub),
             };
             match found {
-                Ok(source) => return Ok(source),
+                Ok((commit, files)) => {
+                    return Ok(Self {
+                        manifest,
+                        protocol,
+                        form,
+                        commit,
+                        files,
+                    });
+                }
                 Err(lacking) if missing.is_empty() => missing = lacking,
                 Err(_) => {}
             }
         }
         // A file that the manifest places is nobody's to fetch.
         let placed = |path: &PathBuf| {
-            manifest
-                .files
-                .iter()
-                .any(|f| f.path.is_some() && manifest.place(f) == *path)
-                || manifest.parquet.is_some()
+            let mut files = manifest.files.iter().filter(|file| file.path.is_some());
+            files.any(|file| manifest.place(file) == *path) || manifest.parquet.is_some()
         };
         if let Some((_, path)) = missing.iter().find(|(_, path)| placed(path)) {
             return Err(Error::io("read", path)(std::io::ErrorKind::NotFound.into()));
@@ -127,90 +135,6 @@ impl<'a> DatasetFiles<'a> {
         })
     }
 
-    fn archive(manifest: &'a Manifest, protocol: Protocol) -> Result<Self, Vec<(String, PathBuf)>> {
-        if let Some(parquet) = &manifest.parquet {
-            return Self::own_parquet(manifest, parquet);
-        }
-        let there = |file: &SourceFile| manifest.place(file).exists();
-        let missing: Vec<_> = manifest
-            .needed(protocol, there)
-            .into_iter()
-            .filter(|file| !there(file))
-            .map(|file| (file.name.clone(), manifest.place(file)))
-            .collect();
-        if !missing.is_empty() {
-            return Err(missing);
-        }
-        let roles = manifest.layout.roles();
-        let placed = |file: &SourceFile| LocalFile {
-            role: file.role.clone(),
-            name: file.name.clone(),
-            path: manifest.place(file),
-            size: Some(file.size),
-            digest: file.digest().map(|(kind, hash)| (kind, hash.to_owned())),
-            is_archive: roles.iter().any(|role| role.is_archive && role.name == file.role),
-        };
-        Ok(Self {
-            manifest,
-            form: Form::Archive,
-            commit: None,
-            files: manifest.files.iter().filter(|file| there(file)).map(placed).collect(),
-        })
-    }
-
-    fn own_parquet(manifest: &'a Manifest, parquet: &OwnParquet) -> Result<Self, Vec<(String, PathBuf)>> {
-        let placed = |shard: &OwnShard| {
-            let path = manifest.resolve(&shard.path);
-            LocalFile {
-                role: shard.split.clone(),
-                name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                path,
-                size: Some(shard.size),
-                digest: Some(("sha256", shard.sha256.clone())),
-                is_archive: true,
-            }
-        };
-        let files: Vec<LocalFile> = parquet.shards.iter().map(placed).collect();
-        let missing = files.iter().filter(|file| !file.path.exists());
-        let missing: Vec<_> = missing.map(|file| (file.name.clone(), file.path.clone())).collect();
-        if !missing.is_empty() {
-            return Err(missing);
-        }
-        Ok(Self {
-            manifest,
-            form: Form::Archive,
-            commit: None,
-            files,
-        })
-    }
-
-    fn hub(manifest: &'a Manifest, settings: &HubSettings) -> Result<Self, Vec<(String, PathBuf)>> {
-        let Some(hub) = &manifest.hub else {
-            return Err(Vec::new());
-        };
-        // As fetched by kshot, which keeps a listing; else as Python's client left it.
-        let found = match hub_files(hub, &manifest.downloads, settings) {
-            Some(fetched) => fetched,
-            None => repository::on_disk(hub, &settings.cache)?,
-        };
-        let file = |shard: HubFile| LocalFile {
-            role: shard.split,
-            name: shard.name,
-            path: shard.path,
-            size: shard.size,
-            digest: shard.sha256.map(|hash| ("sha256", hash)),
-            is_archive: true,
-        };
-        let mut files: Vec<LocalFile> = found.shards.into_iter().map(file).collect();
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self {
-            manifest,
-            form: Form::Hub,
-            commit: Some(found.commit),
-            files,
-        })
-    }
-
     /// The file of a role, if it is there.
     pub(crate) fn file(&self, role: &str) -> Option<&LocalFile> {
         self.files.iter().find(|file| file.role == role)
@@ -224,8 +148,8 @@ impl<'a> DatasetFiles<'a> {
     pub(crate) fn verify(&mut self, cache: &Path) -> Result<()> {
         let memory = cache.join("verified.json");
         let known: BTreeMap<PathBuf, Stamp> = file::read_json(&memory).unwrap_or_default();
-        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &known)).collect();
         let mut all = known.clone();
+        let checked = self.check(&known);
         for (file, result) in self.files.iter_mut().zip(checked) {
             let (path, stamp) = result?;
             file.digest.get_or_insert_with(|| ("sha256", stamp.digest.clone()));
@@ -243,8 +167,7 @@ impl<'a> DatasetFiles<'a> {
 
     /// Hashes every file, whatever is known of it, and says of each whether it is the one that it should be.
     pub(crate) fn rehash(&mut self) -> Vec<FileCheck> {
-        let nothing = BTreeMap::new();
-        let checked: Vec<Result<_>> = self.files.par_iter().map(|file| check(file, &nothing)).collect();
+        let checked = self.check(&BTreeMap::new());
         let mut found = Vec::new();
         for (file, result) in self.files.iter_mut().zip(checked) {
             let wrong = match result {
@@ -258,6 +181,10 @@ impl<'a> DatasetFiles<'a> {
             found.push(FileCheck { name, wrong });
         }
         found
+    }
+
+    fn check(&self, known: &BTreeMap<PathBuf, Stamp>) -> Vec<Result<(PathBuf, Stamp)>> {
+        self.files.par_iter().map(|file| check(file, known)).collect()
     }
 
     /// For the protocol card.
@@ -277,6 +204,71 @@ impl<'a> DatasetFiles<'a> {
             revision: self.commit.clone(),
         }
     }
+}
+
+/// Archives and label files, or a user's own parquet files.
+fn archive(manifest: &Manifest, protocol: Protocol) -> Result<Vec<LocalFile>, Missing> {
+    if let Some(parquet) = &manifest.parquet {
+        return own_parquet(manifest, parquet);
+    }
+    let there = |file: &SourceFile| manifest.place(file).exists();
+    let needed = manifest.needed(protocol, there).into_iter();
+    let missing = needed.filter(|file| !there(file));
+    let missing: Missing = missing.map(|file| (file.name.clone(), manifest.place(file))).collect();
+    if !missing.is_empty() {
+        return Err(missing);
+    }
+    let roles = manifest.layout.roles();
+    let placed = |file: &SourceFile| LocalFile {
+        role: file.role.clone(),
+        name: file.name.clone(),
+        path: manifest.place(file),
+        size: Some(file.size),
+        digest: file.digest().map(|(kind, hash)| (kind, hash.to_owned())),
+        is_archive: roles.iter().any(|role| role.is_archive && role.name == file.role),
+    };
+    Ok(manifest.files.iter().filter(|file| there(file)).map(placed).collect())
+}
+
+fn own_parquet(manifest: &Manifest, parquet: &OwnParquet) -> Result<Vec<LocalFile>, Missing> {
+    let placed = |shard: &OwnShard| {
+        let path = manifest.resolve(&shard.path);
+        LocalFile {
+            role: shard.split.clone(),
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            path,
+            size: Some(shard.size),
+            digest: Some(("sha256", shard.sha256.clone())),
+            is_archive: true,
+        }
+    };
+    let files: Vec<LocalFile> = parquet.shards.iter().map(placed).collect();
+    let missing = files.iter().filter(|file| !file.path.exists());
+    let missing: Missing = missing.map(|file| (file.name.clone(), file.path.clone())).collect();
+    if missing.is_empty() { Ok(files) } else { Err(missing) }
+}
+
+/// Commit and parquet files of the repository.
+fn parquet_of_hub(manifest: &Manifest, settings: &HubSettings) -> Result<(Option<String>, Vec<LocalFile>), Missing> {
+    let Some(hub) = &manifest.hub else {
+        return Err(Vec::new());
+    };
+    // As fetched by kshot, which keeps a listing; else as Python's client left it.
+    let found = match hub_files(hub, &manifest.downloads, settings) {
+        Some(fetched) => fetched,
+        None => repository::on_disk(hub, &settings.cache)?,
+    };
+    let file = |shard: HubFile| LocalFile {
+        role: shard.split,
+        name: shard.name,
+        path: shard.path,
+        size: shard.size,
+        digest: shard.sha256.map(|hash| ("sha256", hash)),
+        is_archive: true,
+    };
+    let mut files: Vec<LocalFile> = found.shards.into_iter().map(file).collect();
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((Some(found.commit), files))
 }
 
 /// Time of the last change of a file's bytes, in nanoseconds since 1970.

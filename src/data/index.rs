@@ -52,7 +52,7 @@ pub(super) struct ProtocolImages {
     left_out: usize,
     /// CoOp's lists as its file has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    order: Option<Order>,
+    order: Option<CoopList>,
     /// Pool before validation before test, each sorted by id.
     images: Vec<Labelled>,
 }
@@ -166,6 +166,7 @@ impl Index {
 
     pub(crate) fn dataset(&self, listed: ProtocolImages, source: &DatasetFiles, root: &Path) -> Dataset {
         let manifest = source.manifest;
+        let coop = manifest.coop.clone();
         let (mut pool, mut val, mut test) = (Vec::new(), Vec::new(), Vec::new());
         for image in listed.images {
             let facts = self.images.get(image.file());
@@ -199,10 +200,7 @@ impl Index {
             regime: manifest.regime,
             left_out: listed.left_out,
             refused: Vec::new(),
-            coop: listed
-                .order
-                .zip(manifest.coop.clone())
-                .map(|(order, paths)| order.into_list(paths)),
+            coop: listed.order.zip(coop).map(|(list, paths)| CoopList { paths, ..list }),
         }
     }
 
@@ -210,19 +208,18 @@ impl Index {
     pub(crate) fn add(
         &mut self,
         source: &DatasetFiles,
-        protocol: Protocol,
         key: &str,
         listing: Listing,
         root: &Path,
     ) -> Result<ProtocolImages> {
-        let (mut listed, mut found) = self.survey(source, protocol, key, listing, root)?;
+        let (mut listed, mut found) = self.survey(source, key, listing, root)?;
         if source.is_lenient() {
-            (listed, found) = without_unreadable(source, listed, found)?;
+            found = without_unreadable(source, &mut listed, found)?;
         }
         let images = all_or_first_error(found.into_iter().map(|(_, facts)| facts).collect())?;
         self.schema = SCHEMA;
         self.images.extend(images);
-        self.protocols.retain(|other| other.protocol != protocol);
+        self.protocols.retain(|other| other.protocol != listed.protocol);
         self.protocols.push(listed.clone());
         Ok(listed)
     }
@@ -231,17 +228,22 @@ impl Index {
     pub(crate) fn survey(
         &self,
         source: &DatasetFiles,
-        protocol: Protocol,
         key: &str,
         mut listing: Listing,
         root: &Path,
     ) -> Result<(ProtocolImages, Survey)> {
-        let manifest = source.manifest;
+        let (manifest, protocol) = (source.manifest, source.protocol);
         let fail = |reason: String| manifest.fail(reason);
         // An id that only the other form or another protocol has is no mistake.
         let all_ids = protocol == Protocol::Clean && manifest.forms(protocol).is_ok_and(|forms| forms.len() == 1);
         // Index files give places in CoOp's lists, skipped images counted.
-        let order = (protocol == Protocol::Coop).then(|| Order::of(&listing));
+        let ids = |items: &[Item]| items.iter().map(|item| item.id.clone()).collect();
+        let order = (protocol == Protocol::Coop).then(|| CoopList {
+            paths: CoopPaths::default(),
+            train: ids(&listing.pool),
+            val: ids(&listing.val),
+            test: ids(&listing.test),
+        });
         let left_out = leave_out(&mut listing, &manifest.skip, all_ids).map_err(fail)?;
         check_classes(&listing).map_err(fail)?;
         let groups = groups(manifest, &listing)?;
@@ -301,16 +303,11 @@ impl Index {
 }
 
 /// Leaves out images that cannot be decoded, and names them; each class keeps an image on each side.
-fn without_unreadable(
-    source: &DatasetFiles,
-    mut listed: ProtocolImages,
-    found: Survey,
-) -> Result<(ProtocolImages, Survey)> {
-    let (read, unreadable): (Survey, Survey) = found
-        .into_iter()
-        .partition(|(_, facts)| !matches!(facts, Err(Error::Image { .. })));
+fn without_unreadable(source: &DatasetFiles, listed: &mut ProtocolImages, found: Survey) -> Result<Survey> {
+    let is_read = |(_, facts): &(_, Result<_>)| !matches!(facts, Err(Error::Image { .. }));
+    let (read, unreadable): (Survey, Survey) = found.into_iter().partition(is_read);
     if unreadable.is_empty() {
-        return Ok((listed, read));
+        return Ok(read);
     }
     let name = &source.manifest.name;
     for (_, facts) in unreadable.iter().take(20) {
@@ -335,13 +332,13 @@ fn without_unreadable(
             }
         }
     }
-    Ok((listed, read))
+    Ok(read)
 }
 
 impl ProtocolImages {
     /// Compares the counts with those that the manifest promises for this form and protocol.
     pub(crate) fn check_counts(&self, source: &DatasetFiles) -> Result<()> {
-        let (Some(expect), pool_is_known) = promised(source, self.protocol) else {
+        let (Some(expect), pool_is_known) = promised(source) else {
             return Ok(());
         };
         let [classes, pool, _, test, _] = self.counts();
@@ -382,9 +379,9 @@ impl ProtocolImages {
 }
 
 /// Numbers that must be found, and true if they hold for the pool: under `tinker` it is without the validation rows.
-fn promised(source: &DatasetFiles, protocol: Protocol) -> (Option<Expect>, bool) {
+fn promised(source: &DatasetFiles) -> (Option<Expect>, bool) {
     let manifest = source.manifest;
-    match (source.form, protocol, &manifest.hub) {
+    match (source.form, source.protocol, &manifest.hub) {
         (Form::Hub, Protocol::Tinker, Some(hub)) => (hub.expect, hub.val.is_empty()),
         (Form::Hub, _, Some(hub)) => (hub.expect, true),
         (Form::Archive, Protocol::Clean, _) => (manifest.expect, true),
@@ -451,35 +448,6 @@ fn groups(manifest: &Manifest, listing: &Listing) -> Result<BTreeMap<String, Str
         groups.insert(item.id.clone(), row.drawing.clone());
     }
     Ok(groups)
-}
-
-/// Ids of each side in the order of the split file, images that the manifest skips included.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Order {
-    train: Vec<String>,
-    val: Vec<String>,
-    test: Vec<String>,
-}
-
-impl Order {
-    fn of(listing: &Listing) -> Self {
-        let ids = |items: &[Item]| items.iter().map(|item| item.id.clone()).collect();
-        Self {
-            train: ids(&listing.pool),
-            val: ids(&listing.val),
-            test: ids(&listing.test),
-        }
-    }
-
-    fn into_list(self, paths: CoopPaths) -> CoopList {
-        CoopList {
-            paths,
-            train: self.train,
-            val: self.val,
-            test: self.test,
-        }
-    }
 }
 
 /// One row of a provenance file: CSV with a header, one row an image.

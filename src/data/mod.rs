@@ -230,7 +230,7 @@ pub fn open_with(
     let cache = cache.join("datasets").join(name);
     let mut source = DatasetFiles::choose(&manifest, protocol, hub)?;
     source.verify(&cache)?;
-    let opened = cache::indexed(&source, protocol, &cache)?;
+    let opened = cache::indexed(&source, &cache)?;
     Ok(opened.index.dataset(opened.listed, &source, &opened.root))
 }
 
@@ -243,7 +243,7 @@ pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &
     let hub = fetch::HubSettings::from_env();
     let manifest = manifest_of(name, datasets, cache)?;
     let source = DatasetFiles::choose(&manifest, protocol, &hub)?;
-    match cache::as_indexed(&source, protocol, &cache.join("datasets").join(name))? {
+    match cache::as_indexed(&source, &cache.join("datasets").join(name))? {
         Some(opened) => Ok(opened.index.dataset(opened.listed, &source, &opened.root)),
         None => open_with(name, protocol, datasets, cache, &hub),
     }

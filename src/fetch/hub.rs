@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use ureq::http::StatusCode;
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::client::{Client, Trouble, encoded, encoded_path, join, shown};
-use crate::fetch::remote::{HubSettings, Policy, Remote};
+use crate::fetch::client::{Client, HubSettings, Policy, Remote, Trouble, encoded, encoded_path, join, shown};
 use crate::fetch::repository::{
     HubFile, HubFiles, Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name, split_of,
 };
@@ -230,12 +230,15 @@ fn promised(hub: &Hub, commit: &str) -> Option<HubListing> {
         .and_then(|listing| of_manifest(listing, hub).ok())
 }
 
+/// Error of a repository without the files that are wanted.
+fn lacks(repo: &str, reason: String) -> Error {
+    let repo = repo.into();
+    Error::Hub { repo, reason }.because(Cause::LacksFiles)
+}
+
 /// The files of a listing that the manifest wants, by path; its splits must all be there, its sizes and hashes hold.
 fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
-    let fail = |reason| {
-        let repo = hub.repo.clone();
-        Error::Hub { repo, reason }.because(Cause::LacksFiles)
-    };
+    let fail = |reason| lacks(&hub.repo, reason);
     let wanted = [hub.train.as_slice(), &hub.val, &hub.test].concat();
     if hub.shards.is_empty() {
         listing = one_configuration(listing, &wanted)?;
@@ -258,10 +261,8 @@ fn of_manifest(mut listing: HubListing, hub: &Hub) -> Result<HubListing> {
         if !listing.shards.iter().any(|shard| shard.split == *split) {
             let mut found: Vec<_> = listing.shards.iter().map(|shard| shard.split.as_str()).collect();
             found.dedup();
-            let found = found.join(", ");
-            return Err(fail(format!(
-                "has no parquet file of the split `{split}`, only of: {found}"
-            )));
+            let reason = format!("has no parquet file of the split `{split}`, only of: ");
+            return Err(fail(reason + &found.join(", ")));
         }
     }
     listing.shards.retain(|shard| wanted.contains(&shard.split));
@@ -275,11 +276,8 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
         configurations.entry(configuration(&shard)).or_default().push(shard);
     }
     let names: Vec<String> = configurations.keys().cloned().collect();
-    configurations.retain(|_, shards| {
-        wanted
-            .iter()
-            .all(|split| shards.iter().any(|shard| shard.split == *split))
-    });
+    let has = |shards: &[HubShard], split: &str| shards.iter().any(|shard| shard.split == split);
+    configurations.retain(|_, shards| wanted.iter().all(|split| has(shards, split)));
     let usual = USUAL.into_iter().find(|name| configurations.contains_key(*name));
     let name = match (usual, configurations.keys().next()) {
         (Some(name), _) => name.to_owned(),
@@ -287,17 +285,14 @@ fn one_configuration(mut listing: HubListing, wanted: &[String]) -> Result<HubLi
         _ => {
             let reason = match names.as_slice() {
                 [] => "has no parquet files".to_owned(),
-                _ if configurations.is_empty() => {
-                    format!(
-                        "has no folder with all of the splits {}; it has: {}",
-                        wanted.join(", "),
-                        names.join(", ")
-                    )
-                }
+                _ if configurations.is_empty() => format!(
+                    "has no folder with all of the splits {}; it has: {}",
+                    wanted.join(", "),
+                    names.join(", ")
+                ),
                 _ => format!("has several configurations: {}", names.join(", ")),
             };
-            let repo = listing.repo;
-            return Err(Error::Hub { repo, reason }.because(Cause::LacksFiles));
+            return Err(lacks(&listing.repo, reason));
         }
     };
     listing.shards = configurations.remove(&name).unwrap_or_default();
@@ -380,25 +375,23 @@ impl<'a> HubApi<'a> {
     }
 
     fn refused(&self, trouble: Trouble) -> Error {
-        let refusal = match &trouble {
-            Trouble::Lasting { status, code, .. } if self.repository.kind == Kind::Model => {
-                self.model_refused(status.map(|status| status.as_u16()), code.as_deref())
-            }
-            _ => None,
-        };
-        let cause = trouble.cause();
-        let (Trouble::Passing { reason, .. } | Trouble::Lasting { reason, .. }) = trouble;
-        refusal.unwrap_or_else(|| {
-            self.fail(format!("{} answers: {reason}", shown(&self.client.remote.hub.endpoint)))
-                .because(cause)
-        })
+        if !trouble.passes
+            && self.repository.kind == Kind::Model
+            && let Some(refusal) = self.model_refused(&trouble)
+        {
+            return refusal;
+        }
+        let hub = shown(&self.client.remote.hub.endpoint);
+        let refusal = self.fail(format!("{hub} answers: {}", trouble.reason));
+        refusal.because(trouble.cause())
     }
 
     /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
-    fn model_refused(&self, status: Option<u16>, code: Option<&str>) -> Option<Error> {
+    fn model_refused(&self, trouble: &Trouble) -> Option<Error> {
+        let status = trouble.status.map(|status| status.as_u16());
         let (name, hub) = (self.repository.name, shown(&self.client.remote.hub.endpoint));
         let sign_in = "set `HF_TOKEN` to a token of that account, or run `hf auth login`";
-        let (reason, remedy) = match (code, status) {
+        let (reason, remedy) = match (trouble.code.as_deref(), status) {
             (Some("GatedRepo"), _) if self.client.remote.hub.token.is_some() => (
                 "is gated, and the account of this token has no access to it".to_owned(),
                 format!(
@@ -428,9 +421,8 @@ impl<'a> HubApi<'a> {
 
     fn address(&self, rest: &str) -> Result<String> {
         if self.client.remote.hub.offline {
-            return Err(self
-                .fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set")
-                .because(Cause::Offline));
+            let offline = self.fail("may not be asked, as KSHOT_OFFLINE or HF_HUB_OFFLINE is set");
+            return Err(offline.because(Cause::Offline));
         }
         Ok(format!(
             "{}/{}/{rest}",
@@ -447,11 +439,10 @@ impl<'a> HubApi<'a> {
         let url = self.address(&format!("revision/{}", encoded(revision)))?;
         let (json, _) = self.client.document(&url).map_err(|trouble| self.refused(trouble))?;
         let found: Revision = serde_json::from_slice(&json).map_err(|e| self.fail(format!("its revision: {e}")))?;
-        if is_hash(&found.sha, 40) {
-            Ok(found.sha)
-        } else {
-            Err(self.fail(format!("says that {revision} is commit `{}`", found.sha)))
+        if !is_hash(&found.sha, 40) {
+            return Err(self.fail(format!("says that {revision} is commit `{}`", found.sha)));
         }
+        Ok(found.sha)
     }
 
     /// All parquet files at a commit; of the converted branch where a branch or tag has none.
@@ -512,9 +503,7 @@ impl<'a> HubApi<'a> {
         let mut files = Vec::new();
         for _ in 0..PAGES {
             let (json, link) = match self.client.document(&url) {
-                Err(Trouble::Lasting {
-                    status: Some(status), ..
-                }) if status.as_u16() == 404 => return Ok(files),
+                Err(trouble) if trouble.status == Some(StatusCode::NOT_FOUND) => return Ok(files),
                 other => other.map_err(|trouble| self.refused(trouble))?,
             };
             let entries: Vec<Entry> =

@@ -6,7 +6,6 @@
 mod client;
 mod hub;
 mod model;
-mod remote;
 pub(crate) mod repository;
 mod transfer;
 
@@ -18,9 +17,9 @@ use std::thread;
 use crate::config::Protocol;
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::client::Client;
+pub use crate::fetch::client::{HubSettings, Policy, Remote, RetryAfter, Token};
 pub use crate::fetch::hub::{HubListing, HubShard, hub_files, hub_listing, hub_tail};
 pub use crate::fetch::model::{CachedModel, ModelId, ModelListing, cached_model};
-pub use crate::fetch::remote::{HubSettings, Policy, Remote, RetryAfter, Token};
 pub use crate::fetch::repository::{HubFile, HubFiles};
 use crate::fetch::transfer::{Address, Download};
 use crate::fs::file::lock;
@@ -92,33 +91,28 @@ pub fn fetch(manifest: &Manifest, form: Form, remote: &Remote, progress: &dyn Fe
 fn fetch_archives(manifest: &Manifest, client: &Client, progress: &dyn FetchProgress) -> Result<Fetched> {
     let folder = &manifest.downloads;
     let _lock = claim(manifest, progress)?;
-    let files: Vec<(&SourceFile, Download)> = manifest
-        .files
-        .iter()
-        .filter(|file| file.path.is_none())
-        .map(|file| (file, download(manifest, file, &client.remote)))
-        .collect();
+    let elsewhere = manifest.files.iter().filter(|file| file.path.is_none());
+    let files = elsewhere.map(|file| (file, download(manifest, file, &client.remote)));
+    let files: Vec<(&SourceFile, Download)> = files.collect();
     let whole = each(&files, client.remote.policy.parallel, |(_, download)| {
-        Ok::<_, Error>(
-            download
-                .check(&download.place)?
-                .map_err(|reason| set_aside(download, &reason, progress)),
-        )
+        Ok::<_, Error>(match download.check(&download.place)? {
+            Ok(()) => true,
+            Err(reason) => {
+                set_aside(download, &reason, progress)?;
+                false
+            }
+        })
     });
     let mut absent = Vec::new();
     for (file, whole) in files.iter().zip(whole) {
-        if let Err(set_aside) = whole? {
-            set_aside?;
+        if !whole? {
             absent.push(file);
         }
     }
     let total = files.iter().map(|(file, _)| file.size).sum();
     if !absent.is_empty() {
-        let fetched: u64 = absent
-            .iter()
-            .map(|(_, download)| download.size - download.arrived())
-            .sum();
-        check_space(&[(folder, fetched), (folder, unpacked_size(total))])?;
+        let left = absent.iter().map(|(_, download)| download.size - download.arrived());
+        check_space(&[(folder, left.sum()), (folder, unpacked_size(total))])?;
     }
     let outcomes = each(&absent, client.remote.policy.parallel, |(_, download)| {
         download.obtain(client, progress)

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::client::Client;
+use crate::fetch::client::{Client, HubSettings, Remote};
 use crate::fetch::hub::HubApi;
-use crate::fetch::remote::{HubSettings, Remote};
 use crate::fetch::repository::{RepoFile, Repository, RepositoryDownload, is_inside, is_name};
 use crate::fetch::{FetchProgress, Fetched};
 use crate::formats::image_processor::{PREPROCESSOR, PROCESSOR, nested};

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::fetch::client::{Client, encoded_path};
-use crate::fetch::remote::Remote;
+use crate::fetch::client::{Client, Remote, encoded_path};
 use crate::fetch::transfer::{Address, Download};
 use crate::fetch::{FetchProgress, Fetched, all_obtained, each};
 use crate::fs::file::{lock, replace_in_cache};

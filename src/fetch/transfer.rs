@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{fs, io, thread};
 
-use ureq::http::HeaderName;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use ureq::http::{HeaderName, StatusCode};
 
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::FetchProgress;
-use crate::fetch::client::{Client, Trouble, encoded_path, header, shown};
-use crate::fetch::remote::Remote;
+use crate::fetch::client::{Client, Remote, Trouble, encoded_path, header, shown};
 use crate::fs::file::{self, next_bytes};
 use crate::fs::hash::hash;
 
@@ -265,8 +264,8 @@ impl Transfer<'_> {
                         continue;
                     }
                 },
-                Attempt::Again(Trouble::Lasting { reason, .. }) => return Err(DownloadError::Address(reason)),
-                Attempt::Again(Trouble::Passing { reason, after, .. }) => (reason, after),
+                Attempt::Again(trouble) if !trouble.passes => return Err(DownloadError::Address(trouble.reason)),
+                Attempt::Again(trouble) => (trouble.reason, trouble.after),
                 Attempt::Anew(reason) => {
                     self.restart()?;
                     (reason, None)
@@ -321,9 +320,7 @@ impl Transfer<'_> {
             headers.extend(self.etag.clone().map(|etag| (IF_RANGE, etag)));
         }
         let mut response = match self.client.get(self.url, &headers, None) {
-            Err(Trouble::Lasting {
-                status: Some(status), ..
-            }) if from > 0 && status.as_u16() == 416 => {
+            Err(Trouble { status, .. }) if from > 0 && status == Some(StatusCode::RANGE_NOT_SATISFIABLE) => {
                 return Ok(Attempt::Anew(format!("has no byte {from}")));
             }
             Err(trouble) => return Ok(Attempt::Again(trouble)),

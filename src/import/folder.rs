@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::layout::folders::{ENDINGS, Entries, Tree};
 use crate::data::layout::names::{Side, same_class, sides};
-use crate::data::layout::table::{ROLES, read_table};
+use crate::data::layout::table::read_table;
 use crate::error::{Error, Result};
 use crate::import::{Discovered, ImportOptions, images, parquet, refused, table};
 use crate::manifest::Layout;
@@ -72,22 +72,20 @@ fn with_metadata(
     for _ in 0..DEPTH {
         if let Some(path) = of_folder(&root) {
             return match read_table(&path, &form) {
-                Ok(_) => table::discover(&[("table", path)], &root, origin, asked).map(Some),
+                Ok(_) => table::discover(&[(path, None)], &root, origin, asked).map(Some),
                 Err(error) => without(&path, &error, &root, notes),
             };
         }
         let entries = Entries::of(&root)?;
         let is_side = |name: &str| of_folder(&root.join(name)).is_some();
         let found = sides(&entries.folders, &is_side).unwrap_or_default();
-        let mut tables: Vec<(&'static str, PathBuf)> = Vec::new();
+        let mut tables: Vec<(PathBuf, Option<Side>)> = Vec::new();
         for (part, name) in &found {
             let Some(path) = of_folder(&root.join(name)) else {
                 continue;
             };
-            let role = ROLES.iter().find(|(_, of_role)| *of_role == Some(*part));
-            let role = role.map_or("table", |(role, _)| role);
             match read_table(&path, &form) {
-                Ok(_) if tables.iter().all(|(other, _)| *other != role) => tables.push((role, path)),
+                Ok(_) if tables.iter().all(|(_, other)| *other != Some(*part)) => tables.push((path, Some(*part))),
                 Ok(_) => notes.push(format!("`{name}` is left out: another folder is that side")),
                 Err(error) if *part == Side::Train => return without(&path, &error, &root, notes),
                 Err(error) => notes.push(format!("`{name}` is unlabelled and left out: {error}")),

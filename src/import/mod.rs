@@ -18,9 +18,11 @@ use written::to_toml;
 
 use crate::data::Dataset;
 use crate::data::layout::Item;
-use crate::data::layout::names::{NAMED, listed};
+use crate::data::layout::names::{NAMED, Side, listed};
+use crate::data::layout::table::ROLES;
 use crate::data::overlap::{NEAR, count_pairs, hashes};
 use crate::error::{Error, Result};
+use crate::formats::image::decode;
 use crate::fs::file::first_bytes;
 use crate::fs::hash::hex;
 use crate::manifest;
@@ -83,8 +85,8 @@ pub struct Discovered {
     layout: Layout,
     /// Absolute.
     directory: PathBuf,
-    /// Tables with their roles.
-    tables: Vec<(&'static str, PathBuf)>,
+    /// Tables, with the side of each that is for one.
+    tables: Vec<(PathBuf, Option<Side>)>,
     form: TableForm,
     parquet: Option<OwnParquet>,
     /// Rows of the parquet files.
@@ -174,7 +176,7 @@ fn file(path: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> 
         return parquet::discover(&[path.to_path_buf()], origin, asked);
     }
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    table::discover(&[("table", path.to_path_buf())], &folder, origin, asked)
+    table::discover(&[(path.to_path_buf(), None)], &folder, origin, asked)
 }
 
 impl Discovered {
@@ -284,14 +286,14 @@ impl Discovered {
         let items: Vec<&Item> = self.items().filter(|item| !is_known(item)).collect();
         let look = |item: &&Item| -> Result<Option<(String, String)>> {
             let path = self.directory.join(item.file.as_deref().unwrap_or(&item.id));
-            let bytes = match std::fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(e) => return Ok(Some((item.id.clone(), e.to_string()))),
+            let reason = match std::fs::read(&path) {
+                Err(e) => e.to_string(),
+                Ok(bytes) => match decode(&bytes, &item.id) {
+                    Err(Error::Image { reason, .. }) => reason,
+                    other => return other.map(|_| None),
+                },
             };
-            match crate::formats::image::decode(&bytes, &item.id) {
-                Err(Error::Image { reason, .. }) => Ok(Some((item.id.clone(), reason))),
-                other => other.map(|_| None),
-            }
+            Ok(Some((item.id.clone(), reason)))
         };
         let found: Result<Vec<_>> = items.par_iter().map(look).collect();
         Ok(found?.into_iter().flatten().collect())
@@ -345,19 +347,14 @@ impl Discovered {
         if self.directory.to_str().is_none() {
             return Err(self.fail("its path is not UTF-8", "move it to a folder with a plain name"));
         }
-        let tables = self.tables.iter().map(|(role, path)| table_file(role, path));
+        let tables = self.tables.iter().map(|(path, side)| table_file(path, *side));
         let stem = Path::new(&self.origin).file_name().and_then(|name| name.to_str());
         let is_small = |label: &str| small_classes.iter().any(|(small, _)| small == label);
         // An image of a class that is left out stands in no list.
-        let of_kept = self
-            .items()
-            .filter(|item| !self.labels.get(item.class as usize).is_some_and(|l| is_small(l)));
-        let kept: BTreeSet<&str> = of_kept.map(|item| item.id.as_str()).collect();
-        let skip: Vec<(String, String)> = unreadable
-            .iter()
-            .filter(|(id, _)| kept.contains(id.as_str()))
-            .cloned()
-            .collect();
+        let is_kept = |item: &&Item| !self.labels.get(item.class as usize).is_some_and(|l| is_small(l));
+        let kept: BTreeSet<&str> = self.items().filter(is_kept).map(|item| item.id.as_str()).collect();
+        let mut skip = unreadable.to_vec();
+        skip.retain(|(id, _)| kept.contains(id.as_str()));
         let mut rename = self.rename.clone();
         rename.retain(|from, _| !is_small(from));
         let manifest = Manifest {
@@ -391,10 +388,11 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-fn table_file(role: &str, path: &Path) -> Result<SourceFile> {
+fn table_file(path: &Path, side: Option<Side>) -> Result<SourceFile> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let role = ROLES.iter().find(|(_, of_role)| *of_role == side);
     Ok(SourceFile {
-        role: role.into(),
+        role: role.map_or("table", |(role, _)| role).into(),
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         path: Some(path.into()),
         size: bytes.len() as u64,
@@ -442,18 +440,13 @@ impl SharedImages {
         }
         let (count, first) = count_pairs(&hashes(&dataset.pool), &hashes(&dataset.test), NEAR, NAMED + same.len());
         let named = first.iter().filter_map(|pair| {
-            Some((
-                dataset.pool.get(pair.pool)?.id.clone(),
-                dataset.test.get(pair.test)?.id.clone(),
-            ))
+            let (pool, test) = (dataset.pool.get(pair.pool)?, dataset.test.get(pair.test)?);
+            Some((pool.id.clone(), test.id.clone()))
         });
-        let first_alike = named
-            .filter(|pair| same.binary_search(pair).is_err())
-            .take(NAMED)
-            .collect();
+        let others = named.filter(|pair| same.binary_search(pair).is_err());
         Self {
             alike: Some(count.saturating_sub(same.len())),
-            first_alike,
+            first_alike: others.take(NAMED).collect(),
             same,
         }
     }

@@ -210,7 +210,7 @@ fn by_side<'a>(splits: impl Iterator<Item = &'a String>) -> [Vec<String>; 4] {
     sides
 }
 
-/// What becomes of a split without labels, behind "left out".
+/// The end of a note on a split without labels, behind "left out".
 fn kept_instead(side: Option<Side>) -> &'static str {
     match side {
         Some(Side::Test) => ", and a share of the others is kept for the test",

@@ -7,7 +7,7 @@ use super::{Discovered, ImportOptions, refused};
 use crate::data::layout::Item;
 use crate::data::layout::folders::Entries;
 use crate::data::layout::names::{Side, listed};
-use crate::data::layout::table::{Assembled, ROLES, Table, assemble, file_of, id_of, read_table};
+use crate::data::layout::table::{Assembled, Table, assemble, file_of, id_of, read_table};
 use crate::error::{Error, Result};
 use crate::formats::quoted;
 use crate::manifest::{Layout, TableForm};
@@ -19,9 +19,9 @@ const FOLDERS: usize = 200;
 /// Rows by which a folder and an ending are told.
 const SAMPLE: usize = 50;
 
-/// `tables`: roles and files. `root`: the folder given, or the table's own.
+/// `tables`: files, with the side of each that is for one. `root`: the folder given, or the table's own.
 pub(super) fn discover(
-    tables: &[(&'static str, PathBuf)],
+    tables: &[(PathBuf, Option<Side>)],
     root: &Path,
     origin: &str,
     asked: &ImportOptions,
@@ -42,7 +42,7 @@ pub(super) fn discover(
     let mut form = asked.table_form();
     let read: Vec<(PathBuf, Table)> = tables
         .iter()
-        .map(|(_, path)| Ok((path.clone(), read_table(path, &form).map_err(in_table)?)))
+        .map(|(path, _)| Ok((path.clone(), read_table(path, &form).map_err(in_table)?)))
         .collect::<Result<_>>()?;
     let mut notes = Vec::new();
     if let Some((_, table)) = read.first() {
@@ -78,30 +78,20 @@ pub(super) fn discover(
     }
     let directory = directory(&read, &form, root);
     form.split_by_folder = read.iter().all(|(_, table)| table.columns.split.is_none())
-        && tables.iter().all(|(role, _)| *role == "table")
+        && tables.iter().all(|(_, side)| side.is_none())
         && are_split_by_folder(&read, &form, &directory);
     if form.split_by_folder {
         notes.push("the first folder of each path says its split".into());
     }
-    let parts: Vec<(PathBuf, Option<Side>)> = tables
-        .iter()
-        .map(|(role, path)| {
-            let part = ROLES.iter().find(|(name, _)| name == role).and_then(|(_, part)| *part);
-            (path.clone(), part)
-        })
-        .collect();
-    let assembled = assemble(&parts, &form, &directory).map_err(in_table)?;
+    let assembled = assemble(tables, &form, &directory).map_err(in_table)?;
     notes.extend(unlabelled(&assembled));
     let missing = missing(&assembled, &directory);
     let rows = assembled.pool.len() + assembled.test.as_ref().map_or(0, Vec::len);
     if missing.len() * 2 > rows {
         let names: Vec<&str> = missing.iter().map(|(id, _)| id.as_str()).collect();
+        let (count, names) = (names.len(), listed(&names));
         return Err(fail(
-            format!(
-                "{} of its {rows} images are not there: {}",
-                missing.len(),
-                listed(&names)
-            ),
+            format!("{count} of its {rows} images are not there: {names}"),
             "paths are relative to the table's own folder, or absolute",
         ));
     }

@@ -281,11 +281,11 @@ fn names(datasets: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(datasets).map_err(Error::io("list", datasets))? {
         let path = entry.map_err(Error::io("list", datasets))?.path();
-        if path.extension().is_some_and(|e| e == "toml")
-            && let Some(stem) = path.file_stem().and_then(|s| s.to_str())
-        {
-            names.push(stem.to_owned());
-        }
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        names.extend(
+            stem.filter(|_| path.extension().is_some_and(|end| end == "toml"))
+                .map(str::to_owned),
+        );
     }
     names.sort();
     Ok(names)
@@ -403,7 +403,7 @@ pub struct Shard {
 
 /// Form of the images' names in CoOp's files: `./data/<root>/<path>` in index files, `<path>` in split files, where this
 /// dataset's id is `<prefix><path>`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoopPaths {
     /// Image folder as CoOp lays it out, e.g. `oxford_pets/images`.

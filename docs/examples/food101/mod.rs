@@ -66,15 +66,14 @@ mod tests {
         let manifest: Manifest = toml::from_str(text).unwrap();
         let source = DatasetFiles {
             manifest: &manifest,
+            protocol: Protocol::Clean,
             form: Form::Archive,
             commit: None,
             files: Vec::new(),
         };
         let unpacked = Unpacked {
-            manifest: &manifest,
             source: &source,
             root: root.path(),
-            protocol: Protocol::Clean,
         };
         (LAYOUT.read)(&unpacked).map_err(|error| error.to_string())
     }

@@ -24,12 +24,12 @@ pub(crate) const LAYOUT: Description = Description {
 /// `clean`: pool = CoOp's train and val, test = CoOp's test. `coop`: CoOp's three sides as they are, each class of one
 /// folder whose name is the class's.
 fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let protocol = unpacked.protocol;
+    let protocol = unpacked.source.protocol;
     let (path, split, classes) = coop::Split::of(unpacked)?;
     let root = ROOTS.into_iter().find(|root| unpacked.root.join(root).is_dir());
     let root = root.ok_or_else(|| unpacked.fail("the archive holds no folder `101_ObjectCategories`"))?;
     let folders = folders(&unpacked.root.join(root))?;
-    let prefix = match (protocol, &unpacked.manifest.coop) {
+    let prefix = match (protocol, &unpacked.manifest().coop) {
         (Protocol::Coop, Some(coop)) => coop.prefix.as_str(),
         _ => "",
     };

@@ -113,7 +113,11 @@ pub(super) fn same_but_for_case(ours: &str, coop: &str) -> bool {
 /// [`Error::Labels`] naming an image that this dataset does not have, or has in another class.
 pub(super) fn listing(unpacked: &Unpacked, official: &Listing, same_name: fn(&str, &str) -> bool) -> Result<Listing> {
     let (path, split, classes) = Split::of(unpacked)?;
-    let prefix = unpacked.manifest.coop.as_ref().map_or("", |coop| coop.prefix.as_str());
+    let prefix = unpacked
+        .manifest()
+        .coop
+        .as_ref()
+        .map_or("", |coop| coop.prefix.as_str());
     let known: BTreeMap<&str, u32> = official.items().map(|item| (item.id.as_str(), item.class)).collect();
     // Which official class stands behind each of CoOp's.
     let mut behind: BTreeMap<u32, u32> = BTreeMap::new();

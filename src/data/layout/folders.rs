@@ -70,12 +70,8 @@ impl Tree {
             return Ok(tree);
         }
         let is_side = |name: &String| sides.iter().any(|(_, side)| side == name);
-        tree.ignored.extend(
-            top.folders
-                .iter()
-                .filter(|name| !is_side(name))
-                .map(|name| format!("{name}/")),
-        );
+        let others = top.folders.iter().filter(|name| !is_side(name));
+        tree.ignored.extend(others.map(|name| format!("{name}/")));
         for (part, name) in &sides {
             let (below, entries) = tree.unwrapped(&root, name)?;
             if tree.classes.is_empty() {
@@ -157,10 +153,8 @@ impl Tree {
             seen.push((name, class));
         }
         // Validation may lack a class; what is to be tested may not.
-        let odd = self
-            .classes
-            .iter()
-            .find(|class| !seen.iter().any(|(name, _)| name == *class));
+        let is_seen = |class: &String| seen.iter().any(|(name, _)| name == class);
+        let odd = self.classes.iter().find(|class| !is_seen(class));
         if let (Side::Test, Some(odd)) = (part, odd) {
             return Err(fail(format!("class `{odd}` is in `train` but not in `{side}`")));
         }
@@ -179,13 +173,11 @@ impl Tree {
                     "class folder `{below}{class}` holds the folder `{inner}`: class folders hold images only"
                 )));
             }
-            let odd = images
-                .odd
-                .into_iter()
-                .map(|(name, why)| (format!("{below}{class}/{name}"), why));
+            let within = |name: &str| format!("{below}{class}/{name}");
+            let odd = images.odd.into_iter().map(|(name, why)| (within(&name), why));
             self.left_out.extend(odd);
             for image in images.files {
-                let id = format!("{below}{class}/{image}");
+                let id = within(&image);
                 if plain_parts(&id).is_err() {
                     self.left_out.push((id, NO_NAME.into()));
                     continue;
@@ -263,9 +255,8 @@ impl Entries {
             let entry = entry.map_err(Error::io("list", folder))?;
             let os_name = entry.file_name();
             let Some(name) = os_name.to_str() else {
-                found
-                    .odd
-                    .push((os_name.to_string_lossy().into_owned(), "its name is not UTF-8".into()));
+                let name = os_name.to_string_lossy().into_owned();
+                found.odd.push((name, "its name is not UTF-8".into()));
                 continue;
             };
             if name.starts_with('.') || name == "__MACOSX" {

@@ -251,14 +251,16 @@ impl Item {
 
 /// A dataset's files, unpacked and ready to be read.
 pub(crate) struct Unpacked<'a> {
-    pub manifest: &'a Manifest,
     pub source: &'a DatasetFiles<'a>,
     /// Folder that all archives were unpacked into, or the folder that the manifest names.
     pub root: &'a Path,
-    pub protocol: Protocol,
 }
 
 impl Unpacked<'_> {
+    fn manifest(&self) -> &Manifest {
+        self.source.manifest
+    }
+
     /// Path of a label file that stands beside the archives.
     fn label_file(&self, role: &str) -> Option<PathBuf> {
         self.source.file(role).map(|file| file.path.clone())
@@ -271,7 +273,7 @@ impl Unpacked<'_> {
 
     /// Error of a dataset whose parts do not fit together.
     fn fail(&self, reason: impl Into<String>) -> Error {
-        self.manifest.fail(reason)
+        self.manifest().fail(reason)
     }
 
     /// Images that may have come without a test side, which the manifest's `holdout` makes then. `lacking`: what would have
@@ -283,9 +285,9 @@ impl Unpacked<'_> {
         test: Option<Vec<Item>>,
         lacking: &str,
     ) -> Result<Listing> {
-        let (pool, test) = match (test, self.manifest.holdout) {
+        let (pool, test) = match (test, self.manifest().holdout) {
             (Some(test), _) => (learned, test),
-            (None, Some(share)) => names::split(learned, share, &self.manifest.skip),
+            (None, Some(share)) => names::split(learned, share, &self.manifest().skip),
             (None, None) => {
                 return Err(self.fail(format!("{lacking}, and the manifest gives no `holdout` to split by")));
             }
@@ -296,19 +298,20 @@ impl Unpacked<'_> {
 
 /// Reads the labels of a dataset in its layout, with the classes and sides that a protocol has.
 pub(crate) fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let (manifest, is_lenient) = (unpacked.manifest, unpacked.source.is_lenient());
+    let (source, manifest) = (unpacked.source, unpacked.manifest());
+    let is_lenient = source.is_lenient();
     let fail = |reason| unpacked.fail(reason);
     let layout = manifest.layout.description();
-    let mut listing = match (unpacked.source.form, layout.coop) {
+    let mut listing = match (source.form, layout.coop) {
         (Form::Hub, _) => parquet::read(unpacked)?,
-        (Form::Archive, Some(same_name)) if unpacked.protocol == Protocol::Coop => {
+        (Form::Archive, Some(same_name)) if source.protocol == Protocol::Coop => {
             coop::listing(unpacked, &(layout.read)(unpacked)?, same_name)?
         }
         (Form::Archive, _) => (layout.read)(unpacked)?,
     };
     listing.leave_out(&manifest.skip_classes).map_err(fail)?;
     // Under the other protocols names and order are part of the protocol.
-    if unpacked.protocol == Protocol::Clean {
+    if source.protocol == Protocol::Clean {
         if !manifest.class_names.is_empty() {
             listing.as_named(&manifest.class_names).map_err(fail)?;
         }

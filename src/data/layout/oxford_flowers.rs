@@ -27,7 +27,7 @@ fn same_but_for_a_question_mark(ours: &str, coop: &str) -> bool {
 
 /// Pool = official training and validation images (20 per class), test = official test images.
 fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let classes = unpacked.manifest.class_names.clone();
+    let classes = unpacked.manifest().class_names.clone();
     let path = unpacked.required("labels")?;
     let mut labels = Vec::new();
     for (i, value) in numbers(&MatFile::read(&path)?, "labels", &path)?.iter().enumerate() {

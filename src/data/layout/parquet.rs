@@ -27,7 +27,7 @@ const HOLDOUT: f64 = 0.3;
 /// so that their order is the order of the rows. Without a test split, or with one that has no labels, the manifest's
 /// `holdout` makes one.
 pub(super) fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let manifest = unpacked.manifest;
+    let manifest = unpacked.manifest();
     let parquet = unpacked.source.parquet();
     let ParquetForm { train, val, test, .. } =
         parquet.ok_or_else(|| unpacked.fail("its layout is `parquet`, and its manifest has no `[parquet]`"))?;
@@ -42,7 +42,7 @@ pub(super) fn read(unpacked: &Unpacked) -> Result<Listing> {
         items
     };
     let mut pool = rows(train);
-    if unpacked.protocol != Protocol::Tinker {
+    if unpacked.source.protocol != Protocol::Tinker {
         pool.extend(rows(val));
     }
     let mut test_items = rows(test);
@@ -136,14 +136,14 @@ impl Labels {
 /// [`Error::Parquet`] naming the file and the row, or that two files name their classes differently.
 pub(crate) fn unpack(shards: &[LocalFile], columns: Columns<'_>, root: &Path) -> Result<()> {
     let mut classes: Option<&Option<Vec<String>>> = None;
-    let mut rows: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
     let said: Vec<_> = shards
         .iter()
         .map(|shard| about(&shard.path, columns))
         .collect::<Result<_>>()?;
     for (shard, about) in shards.iter().zip(&said) {
-        let of_split = rows.entry(&shard.role).or_default();
-        *of_split = of_split.saturating_add(about.rows);
+        let total = totals.entry(&shard.role).or_default();
+        *total = total.saturating_add(about.rows);
         if *classes.get_or_insert(&about.classes) != &about.classes {
             let first = shards.first().map_or("", |s| &s.name);
             return Err(wrong(&shard.path)(format!(
@@ -156,10 +156,11 @@ pub(crate) fn unpack(shards: &[LocalFile], columns: Columns<'_>, root: &Path) ->
     let mut started: BTreeMap<&str, u64> = BTreeMap::new();
     for shard in shards {
         let folder = folder_of(&shard.role, root, &shard.path)?;
-        let total = rows.get(shard.role.as_str()).copied().unwrap_or(0);
+        let total = totals.get(shard.role.as_str()).copied().unwrap_or(0);
         let width = total.saturating_sub(1).to_string().len().max(5);
         let labels = named.entry(shard.role.clone()).or_default();
-        let first = started.get(shard.role.as_str()).copied().unwrap_or(0);
+        let started = started.entry(&shard.role).or_default();
+        let first: u64 = *started;
         let about = read_rows(&shard.path, columns, &mut |row| {
             let name = format!("{:0width$}.{}", first.saturating_add(row.number), extension(row.image));
             let path = folder.join(&name);
@@ -167,7 +168,7 @@ pub(crate) fn unpack(shards: &[LocalFile], columns: Columns<'_>, root: &Path) ->
             labels.push((name, row.class.to_owned()));
             Ok(())
         })?;
-        started.insert(&shard.role, first.saturating_add(about.rows));
+        *started = first.saturating_add(about.rows);
         tell(&shard.name, &about.left_out);
         let [unlabelled, unusable] = left_out.entry(shard.role.clone()).or_default();
         *unlabelled += about.left_out.unlabelled;

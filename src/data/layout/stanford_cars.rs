@@ -40,11 +40,9 @@ fn read(unpacked: &Unpacked) -> Result<Listing> {
     let devkit = unpacked.root.join("devkit");
     let classes = class_names(&devkit.join("cars_meta.mat"))?;
     let pool = annotations(&devkit.join("cars_train_annos.mat"), "cars_train", classes.len())?;
-    let inside = devkit.join(WITH_LABELS);
-    let test = if let Some(path) = unpacked.label_file("test-labels") {
+    let inside = Some(devkit.join(WITH_LABELS)).filter(|path| path.exists());
+    let test = if let Some(path) = unpacked.label_file("test-labels").or(inside) {
         annotations(&path, "cars_test", classes.len())?
-    } else if inside.exists() {
-        annotations(&inside, "cars_test", classes.len())?
     } else if let Some(path) = unpacked.label_file("coop-split") {
         from_coop(&path, &pool, classes.len())?
     } else {

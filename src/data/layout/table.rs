@@ -63,11 +63,11 @@ pub(crate) const ROLES: [(&str, Option<Side>); 4] = [
 /// Pool = rows of `train` and `val`, test = rows of `test`; without labelled rows of `test` the manifest's `holdout` is
 /// taken of each class. Classes are the labels in byte order.
 fn read(unpacked: &Unpacked) -> Result<Listing> {
-    let tables: Vec<(PathBuf, Option<Side>)> = ROLES
+    let tables = ROLES
         .iter()
-        .filter_map(|(role, part)| Some((unpacked.label_file(role)?, *part)))
-        .collect();
-    let form = unpacked.manifest.table.clone().unwrap_or_default();
+        .filter_map(|(role, part)| Some((unpacked.label_file(role)?, *part)));
+    let tables: Vec<_> = tables.collect();
+    let form = unpacked.manifest().table.clone().unwrap_or_default();
     let found = assemble(&tables, &form, unpacked.root)?;
     unpacked.with_test(found.classes, found.pool, found.test, "its table has no column `split`")
 }
@@ -96,15 +96,14 @@ pub(crate) fn listed(manifest: &Manifest, directory: &Path) -> Result<Vec<String
 pub(crate) fn assemble(tables: &[(PathBuf, Option<Side>)], form: &TableForm, directory: &Path) -> Result<Assembled> {
     let mut found = Assembled::default();
     let mut placed: Vec<(Item, String, Side)> = Vec::new();
-    let mut first_seen: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    let mut first_seen: BTreeMap<String, (String, Side, usize)> = BTreeMap::new();
     let mut is_split = false;
     for (path, of_table) in tables {
         let table = read_table(path, form)?;
-        let name = if tables.len() > 1 {
-            let below = path.strip_prefix(directory).unwrap_or(path);
-            format!("{}: ", below.display())
-        } else {
-            String::new()
+        let below = path.strip_prefix(directory).unwrap_or(path).display();
+        let name = match tables.len() {
+            ..2 => String::new(),
+            _ => format!("{below}: "),
         };
         for Row {
             number,
@@ -113,25 +112,20 @@ pub(crate) fn assemble(tables: &[(PathBuf, Option<Side>)], form: &TableForm, dir
             split,
         } in table.rows
         {
-            let at = |reason: String| wrong(path, format!("row {number}: {reason}"));
-            let row = format!("{name}row {number}");
+            let mut leave_out = |reason: String| found.left_out.push((format!("{name}row {number}"), reason));
             if text.is_empty() {
-                found.left_out.push((row, "no path".into()));
+                leave_out("no path".into());
                 continue;
             }
             let id = match id_of(&text, path, form, directory) {
                 Ok(id) => id,
                 Err(reason) => {
-                    found.left_out.push((row, format!("path `{text}` {reason}")));
+                    leave_out(format!("path `{text}` {reason}"));
                     continue;
                 }
             };
-            let by_folder = || {
-                id.split('/')
-                    .next()
-                    .filter(|_| form.split_by_folder)
-                    .and_then(Side::of_word)
-            };
+            let first = id.split('/').next().filter(|_| form.split_by_folder);
+            let by_folder = || first.and_then(Side::of_word);
             let side = of_table.or(split).or_else(by_folder);
             is_split |= side == Some(Side::Test);
             let side = side.unwrap_or(Side::Train);
@@ -139,43 +133,35 @@ pub(crate) fn assemble(tables: &[(PathBuf, Option<Side>)], form: &TableForm, dir
                 if let Some(count) = found.unlabelled.get_mut(usize::from(side == Side::Test)) {
                     *count += 1;
                 }
-                found.left_out.push((row, "no label".into()));
+                leave_out("no label".into());
                 continue;
             };
             let says = format!("`{label}`{}", split.map_or("", |_| " and its split"));
-            match first_seen.get(&id) {
-                Some((before, first)) if *before == format!("{label}\n{side:?}") => {
-                    found
-                        .left_out
-                        .push((row, format!("`{id}` stands in row {first} already")));
+            if let Some((label_before, side_before, first)) = first_seen.get(&id) {
+                let already = format!("`{id}` stands in row {first} already");
+                if (label_before, side_before) == (&label, &side) {
+                    leave_out(already);
                     continue;
                 }
-                Some((_, first)) => {
-                    return Err(at(format!(
-                        "`{id}` stands in row {first} already, there not with {says}"
-                    )));
-                }
-                None => first_seen.insert(id.clone(), (format!("{label}\n{side:?}"), number)),
-            };
+                return Err(wrong(path, format!("row {number}: {already}, there not with {says}")));
+            }
+            first_seen.insert(id.clone(), (label.clone(), side, number));
             placed.push((Item::new(id, 0), label, side));
         }
     }
     if placed.is_empty() {
         let path = tables.first().map(|(path, _)| path.as_path()).unwrap_or(directory);
-        let why = found
-            .left_out
-            .first()
-            .map(|(row, reason)| format!(" ({row}: {reason})"));
-        return Err(wrong(
-            path,
-            format!("no row with an image and a label{}", why.unwrap_or_default()),
-        ));
+        let first = found.left_out.first();
+        let why = first
+            .map(|(row, reason)| format!(" ({row}: {reason})"))
+            .unwrap_or_default();
+        return Err(wrong(path, format!("no row with an image and a label{why}")));
     }
-    join(placed, is_split, found)
+    Ok(join(&placed, is_split, found))
 }
 
 /// Classes of the labels; those of the test side are the same where they differ in spelling only.
-fn join(placed: Vec<(Item, String, Side)>, is_split: bool, mut found: Assembled) -> Result<Assembled> {
+fn join(placed: &[(Item, String, Side)], is_split: bool, mut found: Assembled) -> Assembled {
     let labels_of = |is_test: bool| -> BTreeSet<&String> {
         let of_side = placed.iter().filter(|(.., side)| (*side == Side::Test) == is_test);
         of_side.map(|(_, label, _)| label).collect()
@@ -190,26 +176,21 @@ fn join(placed: Vec<(Item, String, Side)>, is_split: bool, mut found: Assembled)
         }
     }
     found.classes = classes.into_iter().cloned().collect();
-    let mut test = Vec::new();
     let class_of = |label: &String| {
         let label = stands_for.get(label).copied().unwrap_or(label);
         found.classes.binary_search(label).unwrap_or_default() as u32
     };
-    let items: Vec<(Item, Side)> = placed
-        .iter()
-        .map(|(item, label, side)| {
-            let class = class_of(label);
-            (Item { class, ..item.clone() }, *side)
-        })
-        .collect();
-    for (item, side) in items {
+    let mut test = Vec::new();
+    for (item, label, side) in placed {
+        let class = class_of(label);
+        let item = Item { class, ..item.clone() };
         match side {
             Side::Test => test.push(item),
             _ => found.pool.push(item),
         }
     }
     found.test = (is_split && !test.is_empty()).then_some(test);
-    Ok(found)
+    found
 }
 
 /// The id of a row's image: its path relative to the folder of images.

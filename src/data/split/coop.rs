@@ -57,9 +57,11 @@ pub(super) fn coop(dataset: &Dataset, shots: Shots, seed: u64) -> Result<Split> 
 
 /// A dataset's images in CoOp's files. Sides are ids in the order of the split file: index files give
 /// places in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CoopList {
-    /// Image root and prefix of ids.
+    /// Image root and prefix of ids; those of the manifest, wherever a list was kept.
+    #[serde(skip)]
     pub paths: CoopPaths,
     /// Images to draw from.
     pub train: Vec<String>,
@@ -93,12 +95,6 @@ struct Entry {
     classname: String,
 }
 
-/// The parts of index and split files.
-struct Names<'a> {
-    list: &'a CoopList,
-    classes: &'a [String],
-}
-
 /// Reads the split that an index file holds and proves that it is one of this dataset: every entry is an image of
 /// its side with its label, its class name and its place in CoOp's list, none stands twice, and each class has
 /// `shots` training images and the validation images that go with them.
@@ -116,17 +112,11 @@ pub(super) fn read(dataset: &Dataset, shots: Shots, seed: u64, path: &Path) -> R
         _ => Error::io("read", path)(e),
     })?;
     let file: IndexFile = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("no few-shot index file: {e}")))?;
-    let names = Names {
-        list,
-        classes: &dataset.classes,
-    };
-    let train = names
-        .items(&file.train, &dataset.pool, &list.train, k)
-        .map_err(|e| wrong(format!("train {e}")))?;
+    let train = list.items(&dataset.classes, &file.train, (&dataset.pool, &list.train), k);
+    let train = train.map_err(|e| wrong(format!("train {e}")))?;
     let val_k = val_shots(shots).count().unwrap_or(0);
-    let val = names
-        .items(&file.val, &dataset.val, &list.val, val_k)
-        .map_err(|e| wrong(format!("val {e}")))?;
+    let val = list.items(&dataset.classes, &file.val, (&dataset.val, &list.val), val_k);
+    let val = val.map_err(|e| wrong(format!("val {e}")))?;
     Ok(Split {
         val,
         ..Split::drawn(dataset, Protocol::Coop, shots, seed, train)
@@ -139,10 +129,6 @@ pub(super) fn read(dataset: &Dataset, shots: Shots, seed: u64, path: &Path) -> R
 /// [`Error::Dataset`] for a dataset without CoOp's lists, or an image that is not in them.
 pub fn index_file(dataset: &Dataset, split: &Split) -> Result<String> {
     let list = list(dataset)?;
-    let names = Names {
-        list,
-        classes: &split.classes,
-    };
     let side = |items: &[SplitItem], order: &[String]| {
         let places: BTreeMap<&str, usize> = order.iter().map(String::as_str).zip(0..).collect();
         let mut side = Side {
@@ -151,7 +137,7 @@ pub fn index_file(dataset: &Dataset, split: &Split) -> Result<String> {
         };
         for item in items {
             let place = places.get(item.id.as_str());
-            let (Some(place), Some(entry)) = (place, names.entry(&item.id, item.class)) else {
+            let (Some(place), Some(entry)) = (place, list.entry(&split.classes, item)) else {
                 return Err(unlisted(dataset, &item.id));
             };
             side.indices.push(*place);
@@ -219,23 +205,27 @@ impl CoopList {
         let first = self.paths.root.split('/').next().unwrap_or_default();
         first.replace('-', "")
     }
-}
 
-impl Names<'_> {
     fn root(&self) -> String {
-        format!("./data/{}/", self.list.paths.root)
+        format!("./data/{}/", self.paths.root)
     }
 
-    fn entry(&self, id: &str, class: u32) -> Option<Entry> {
+    fn entry(&self, classes: &[String], item: &SplitItem) -> Option<Entry> {
         Some(Entry {
-            impath: self.root() + self.list.path(id)?,
-            label: class,
-            classname: self.classes.get(class as usize)?.clone(),
+            impath: self.root() + self.path(&item.id)?,
+            label: item.class,
+            classname: classes.get(item.class as usize)?.clone(),
         })
     }
 
     /// The images that entries name, in their order, `k` of each class; an error begins with the entry.
-    fn items(&self, side: &Side, images: &[LabelledImage], order: &[String], k: u32) -> Result<Vec<SplitItem>, String> {
+    fn items(
+        &self,
+        classes: &[String],
+        side: &Side,
+        (images, order): (&[LabelledImage], &[String]),
+        k: u32,
+    ) -> Result<Vec<SplitItem>, String> {
         if side.data.len() != side.indices.len() {
             let (entries, indices) = (side.data.len(), side.indices.len());
             return Err(format!("has {entries} entries, but {indices} indices"));
@@ -249,11 +239,11 @@ impl Names<'_> {
             let Some(path) = entry.impath.strip_prefix(&root) else {
                 return wrong(format!("does not lie in `{root}`"));
             };
-            let id = format!("{}{path}", self.list.paths.prefix);
+            let id = format!("{}{path}", self.paths.prefix);
             let Some(image) = listed.get(id.as_str()) else {
                 return wrong("is no image of this side of the dataset".into());
             };
-            let class = self.classes.get(image.class as usize).map_or("", String::as_str);
+            let class = classes.get(image.class as usize).map_or("", String::as_str);
             if (entry.label, entry.classname.as_str()) != (image.class, class) {
                 return wrong(format!(
                     "is label {} `{}`, but the dataset has {} `{class}`",
@@ -268,7 +258,7 @@ impl Names<'_> {
             }
             items.push(SplitItem::from(*image));
         }
-        for (class, name) in (0..).zip(self.classes) {
+        for (class, name) in (0..).zip(classes) {
             let found = items.iter().filter(|item| item.class == class).count();
             if found != k as usize {
                 return Err(format!("side: class `{name}` has {found} entries, not {k}"));

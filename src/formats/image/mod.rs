@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gif::{ColorOutput, DecodeOptions, MemoryLimit};
-use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage, Rgba, RgbaImage};
+use image::{DynamicImage, GrayAlphaImage, ImageFormat, ImageReader, Limits, RgbImage, Rgba, RgbaImage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -115,12 +115,9 @@ impl Decoding {
         let format = format.ok_or("not a JPEG, PNG, GIF, BMP or WebP file")?;
         let upright = if self.exif { orientation(bytes, format) } else { None };
         let mut image = self.flat(read(bytes, format)?)?;
-        if image.width() == 0 || image.height() == 0 {
-            return Err(format!(
-                "{} x {} pixels: there is nothing to see",
-                image.width(),
-                image.height()
-            ));
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(format!("{width} x {height} pixels: there is nothing to see"));
         }
         if let Some(upright) = upright {
             let mut whole = DynamicImage::from(image);
@@ -150,10 +147,9 @@ impl Decoding {
         }
         let mut image = image.into_rgba8();
         if grey {
-            for pixel in image.pixels_mut() {
-                let [r, g, b, a] = pixel.0;
-                let grey = luma([r, g, b]);
-                pixel.0 = [grey, grey, grey, a];
+            for Rgba([r, g, b, _]) in image.pixels_mut() {
+                let grey = luma([*r, *g, *b]);
+                (*r, *g, *b) = (grey, grey, grey);
             }
         }
         Ok(on_white(&image))
@@ -183,14 +179,10 @@ fn high_bytes(image: DynamicImage) -> DynamicImage {
     let high = |values: Vec<u16>| values.into_iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
     let (width, height) = (image.width(), image.height());
     let eight = match image {
-        DynamicImage::ImageRgb16(image) => {
-            image::RgbImage::from_raw(width, height, high(image.into_raw())).map(DynamicImage::from)
-        }
-        DynamicImage::ImageRgba16(image) => {
-            image::RgbaImage::from_raw(width, height, high(image.into_raw())).map(DynamicImage::from)
-        }
+        DynamicImage::ImageRgb16(image) => RgbImage::from_raw(width, height, high(image.into_raw())).map(Into::into),
+        DynamicImage::ImageRgba16(image) => RgbaImage::from_raw(width, height, high(image.into_raw())).map(Into::into),
         DynamicImage::ImageLumaA16(image) => {
-            image::GrayAlphaImage::from_raw(width, height, high(image.into_raw())).map(DynamicImage::from)
+            GrayAlphaImage::from_raw(width, height, high(image.into_raw())).map(Into::into)
         }
         other => return other,
     };
