@@ -307,8 +307,8 @@ impl Right {
 /// Lists that cells have in common, each of them once.
 #[derive(Debug, Default)]
 pub struct Shared {
-    images: HashMap<u64, Vec<Images>>,
-    classes: HashMap<u64, Vec<Arc<[String]>>>,
+    images: HashSet<Images>,
+    classes: HashSet<Arc<[String]>>,
 }
 
 impl Shared {
@@ -331,12 +331,11 @@ impl Shared {
     }
 }
 
-fn once<T: Hash + PartialEq>(known: &mut HashMap<u64, Vec<Arc<[T]>>>, list: Arc<[T]>) -> Arc<[T]> {
-    let alike = known.entry(hash(&list)).or_default();
-    if let Some(found) = alike.iter().find(|found| **found == list) {
+fn once<T: Hash + Eq>(known: &mut HashSet<Arc<[T]>>, list: Arc<[T]>) -> Arc<[T]> {
+    if let Some(found) = known.get(&list) {
         return Arc::clone(found);
     }
-    alike.push(Arc::clone(&list));
+    known.insert(Arc::clone(&list));
     list
 }
 

@@ -86,10 +86,8 @@ fn damage<T>(read: Result<T>) -> Result<std::result::Result<T, Damage>> {
 fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(Error::Malformed { kind, path, reason }) => {
-            tracing::warn!(
-                "{kind} `{}` is not trusted, the cell runs again: {reason}",
-                path.display()
-            );
+            let path = path.display();
+            tracing::warn!("{kind} `{path}` is not trusted, the cell runs again: {reason}");
             Ok(None)
         }
         other => other,

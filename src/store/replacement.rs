@@ -340,15 +340,20 @@ fn keep(from: &Path, to: &Path, files: &[PathBuf]) -> io::Result<()> {
 
 /// Paths of all files of a folder, as seen from it.
 fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    walk_into(folder, |_| true)
+}
+
+/// The same of those folders in it that it `enters`.
+fn walk_into(folder: &Path, enters: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(inside) = folders.pop() {
         for entry in fs::read_dir(folder.join(&inside))? {
             let entry = entry?;
             let path = inside.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                folders.push(path);
-            } else {
+            if !entry.file_type()?.is_dir() {
                 files.push(path);
+            } else if enters(&path) {
+                folders.push(path);
             }
         }
     }
@@ -357,21 +362,8 @@ fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The files of a layout that are in a folder: at its top or one folder down.
 fn walk_made(folder: &Path, layout: FolderLayout) -> io::Result<Vec<PathBuf>> {
-    let mut made = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = PathBuf::from(entry.file_name());
-        if !entry.file_type()?.is_dir() {
-            made.push(name);
-        } else if name != Path::new(PENDING) {
-            for inner in fs::read_dir(folder.join(&name))? {
-                let inner = inner?;
-                if !inner.file_type()?.is_dir() {
-                    made.push(name.join(inner.file_name()));
-                }
-            }
-        }
-    }
+    let at_top = |inside: &Path| inside.components().count() == 1;
+    let mut made = walk_into(folder, |inside| at_top(inside) && inside != Path::new(PENDING))?;
     made.retain(|path| (layout.is_made)(path));
     Ok(made)
 }
@@ -402,11 +394,8 @@ fn remove(folder: &Path) {
 fn unfinished(path: &Path) -> PathBuf {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(
-        "{}{}-{number}{UNFINISHED}",
-        prefix(path),
-        Process::this().tag()
-    ))
+    let (prefix, tag) = (prefix(path), Process::this().tag());
+    path.with_file_name(format!("{prefix}{tag}-{number}{UNFINISHED}"))
 }
 
 fn prefix(path: &Path) -> String {

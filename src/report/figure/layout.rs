@@ -142,25 +142,21 @@ pub(super) fn entries(points: &[Point], learners: &[String]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (index, learner) in learners.iter().enumerate() {
         let own = || points.iter().filter(|p| p.learner == *learner);
-        let curve = own().find(|p| p.shots.any() && p.shots != Shots::All);
-        let read = |point: &Point| {
-            let reading = point.reading.map(|reading| format!(" ({})", reading_name(reading)));
-            reading.unwrap_or_default()
+        let mut push = |sample, remark: &str| {
+            let name = shortened(learner, remark);
+            entries.push(Entry { sample, name });
         };
-        entries.extend(curve.map(|point| Entry {
-            sample: Sample::Curve(index),
-            name: shortened(learner, &read(point)),
-        }));
-        let levels = own().filter(|p| panel::is_drawn(p));
-        let (zero, full): (Vec<&Point>, Vec<&Point>) = levels.partition(|p| !p.shots.any());
-        entries.extend(zero.first().map(|_| Entry {
-            sample: Sample::ZeroShot(index),
-            name: shortened(learner, ", zero-shot"),
-        }));
-        entries.extend(full.first().map(|_| Entry {
-            sample: Sample::FullData(index),
-            name: shortened(learner, ", full data"),
-        }));
+        if let Some(point) = own().find(|p| p.shots.any() && p.shots != Shots::All) {
+            let reading = point.reading.map(|reading| format!(" ({})", reading_name(reading)));
+            push(Sample::Curve(index), &reading.unwrap_or_default());
+        }
+        let levels = || own().filter(|p| panel::is_drawn(p));
+        if levels().any(|p| !p.shots.any()) {
+            push(Sample::ZeroShot(index), ", zero-shot");
+        }
+        if levels().any(|p| p.shots.any()) {
+            push(Sample::FullData(index), ", full data");
+        }
     }
     entries.push(Entry {
         sample: Sample::Guessing,
