@@ -221,6 +221,7 @@ impl Folder {
         Ok(())
     }
 
+    /// It explains why a cell is missing; if it is torn itself, the cell is reported all the same.
     fn read_failure(&mut self, store: &Store, name: &str) -> Result<()> {
         #[derive(Deserialize)]
         struct Failed {
@@ -229,7 +230,6 @@ impl Folder {
         }
         let path = store.cell_path(name);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        // It explains why a cell is missing; if it is torn itself, the cell is reported all the same.
         if let Ok(Failed { key, error }) = serde_json::from_slice(&bytes) {
             self.failures.insert(key, error);
         }

@@ -277,8 +277,11 @@ impl Report {
             lines.extend(self.new_cells.iter().map(|key| format!("  {key}")));
         }
         lines.extend([String::new(), summary(self), String::new()]);
-        let compared = !self.cells.is_empty();
-        lines.join("\n") + "\n" + &compared.then(|| table(self).plain()).unwrap_or_default()
+        let text = lines.join("\n") + "\n";
+        if self.cells.is_empty() {
+            return text;
+        }
+        text + &table(self).plain()
     }
 
     /// As GitHub-flavoured Markdown.

@@ -70,10 +70,13 @@ pub fn replace<T>(folder: &Path, layout: FolderLayout, build: impl Fn(&Path) -> 
     if exists && !may_move(folder) {
         return inside(folder, layout, build);
     }
-    let kept = match exists.then(|| others(folder, layout)).transpose()? {
-        Some(None) => return inside(folder, layout, build),
-        Some(Some(kept)) => kept,
-        None => Vec::new(),
+    let kept = if exists {
+        match others(folder, layout).map_err(Error::io("read", folder))? {
+            Some(kept) => kept,
+            None => return inside(folder, layout, build),
+        }
+    } else {
+        Vec::new()
     };
     let next = unfinished(folder);
     match fs::create_dir(&next) {
@@ -287,33 +290,28 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The files of a folder that a new one takes along; `None` when it is better to leave them where they are.
-fn others(folder: &Path, layout: FolderLayout) -> Result<Option<Vec<PathBuf>>> {
-    let failed = Error::io("read", folder);
+fn others(folder: &Path, layout: FolderLayout) -> io::Result<Option<Vec<PathBuf>>> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];
-    let mut look = || -> io::Result<bool> {
-        while let Some(inside) = folders.pop() {
-            for entry in fs::read_dir(folder.join(&inside))? {
-                let entry = entry?;
-                let path = inside.join(entry.file_name());
-                if entry.file_type()?.is_dir() {
-                    let elsewhere = entry.metadata()?.dev() != fs::metadata(folder)?.dev();
-                    if elsewhere || entry.file_name() == ".git" {
-                        return Ok(false);
-                    }
-                    folders.push(path);
-                } else if !(layout.is_made)(&path) && !is_temporary(&path) {
-                    found.push(path);
+    while let Some(inside) = folders.pop() {
+        for entry in fs::read_dir(folder.join(&inside))? {
+            let entry = entry?;
+            let path = inside.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                let elsewhere = entry.metadata()?.dev() != fs::metadata(folder)?.dev();
+                if elsewhere || entry.file_name() == ".git" {
+                    return Ok(None);
                 }
-            }
-            if found.len() > MOST_KEPT || folders.len() > MOST_KEPT {
-                return Ok(false);
+                folders.push(path);
+            } else if !(layout.is_made)(&path) && !is_temporary(&path) {
+                found.push(path);
             }
         }
-        Ok(true)
-    };
-    let movable = look().map_err(failed)?;
-    Ok(movable.then_some(found))
+        if found.len() > MOST_KEPT || folders.len() > MOST_KEPT {
+            return Ok(None);
+        }
+    }
+    Ok(Some(found))
 }
 
 fn is_temporary(path: &Path) -> bool {
