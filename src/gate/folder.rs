@@ -221,6 +221,7 @@ impl Folder {
         Ok(())
     }
 
+    /// It explains why a cell is missing; if it is torn itself, the cell is reported all the same.
     fn read_failure(&mut self, store: &Store, name: &str) -> Result<()> {
         #[derive(Deserialize)]
         struct Failed {
@@ -229,7 +230,6 @@ impl Folder {
         }
         let path = store.cell_path(name);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        // It explains why a cell is missing; if it is torn itself, the cell is reported all the same.
         if let Ok(Failed { key, error }) = serde_json::from_slice(&bytes) {
             self.failures.insert(key, error);
         }
@@ -307,8 +307,8 @@ impl Right {
 /// Lists that cells have in common, each of them once.
 #[derive(Debug, Default)]
 pub struct Shared {
-    images: HashMap<u64, Vec<Images>>,
-    classes: HashMap<u64, Vec<Arc<[String]>>>,
+    images: HashSet<Images>,
+    classes: HashSet<Arc<[String]>>,
 }
 
 impl Shared {
@@ -331,12 +331,11 @@ impl Shared {
     }
 }
 
-fn once<T: Hash + PartialEq>(known: &mut HashMap<u64, Vec<Arc<[T]>>>, list: Arc<[T]>) -> Arc<[T]> {
-    let alike = known.entry(hash(&list)).or_default();
-    if let Some(found) = alike.iter().find(|found| **found == list) {
+fn once<T: Hash + Eq>(known: &mut HashSet<Arc<[T]>>, list: Arc<[T]>) -> Arc<[T]> {
+    if let Some(found) = known.get(&list) {
         return Arc::clone(found);
     }
-    alike.push(Arc::clone(&list));
+    known.insert(Arc::clone(&list));
     list
 }
 

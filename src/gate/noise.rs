@@ -177,11 +177,16 @@ impl Noise {
         file::replace_if_changed(&path, &to_json(self, &path)?).map(drop)
     }
 
+    /// The cells of one learner with as many shots.
+    fn alike(&self, key: &CellKey) -> impl Iterator<Item = &CellNoise> {
+        let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
+        self.cells.iter().filter(alike)
+    }
+
     /// The noise of a cell; `None` where no cell of its learner with as many shots was measured.
     #[must_use]
     pub fn of(&self, key: &CellKey) -> Option<RunNoise> {
-        let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
-        let alike: Vec<&CellNoise> = self.cells.iter().filter(alike).collect();
+        let alike: Vec<&CellNoise> = self.alike(key).collect();
         let here: Vec<&CellNoise> = alike.iter().copied().filter(|c| c.key.dataset == key.dataset).collect();
         let (all, here) = (Moments::of(&alike)?, Moments::of(&here));
         let larger = here.filter(|here| here.excess() >= all.excess()).unwrap_or(all);
@@ -198,9 +203,8 @@ impl Noise {
     #[must_use]
     pub fn at(&self, key: &CellKey, place: &Machine) -> Option<RunNoise> {
         let place = place.to_string();
-        let alike = |c: &&CellNoise| c.key.learner == key.learner && c.key.shots == key.shots;
-        let places: BTreeSet<&String> = self.cells.iter().filter(alike).flat_map(|c| &c.places).collect();
-        let differ = || self.cells.iter().filter(alike).any(|c| c.changes > 0.0);
+        let places: BTreeSet<&String> = self.alike(key).flat_map(|c| &c.places).collect();
+        let differ = || self.alike(key).any(|c| c.changes > 0.0);
         let covered = places.is_empty() || places.contains(&place) || places.len() > 1 && differ();
         covered.then(|| self.of(key)).flatten()
     }

@@ -71,7 +71,7 @@ pub enum NoiseSource {
 }
 
 /// Knowledge of the run-to-run noise of a cell that was not measured, and was not made as the baseline was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum CellNoiseFrom {
     /// No more than what the baseline's seeds differ by.

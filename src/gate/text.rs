@@ -65,26 +65,17 @@ fn noise(report: &Report) -> Vec<String> {
         NoiseSource::Repeats { folders } => measured(report, &format!("measured from `{}`", folders.join("`, `"))),
         NoiseSource::Stored => measured(report, "as stored beside the baseline"),
     };
-    let mut seeds: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut unknown: BTreeMap<&str, usize> = BTreeMap::new();
-    for cell in &report.cells {
-        match &cell.noise_from {
-            Some(CellNoiseFrom::Seeds { places }) => *seeds.entry(places).or_default() += 1,
-            Some(CellNoiseFrom::Unknown { places }) => *unknown.entry(places).or_default() += 1,
-            None => {}
-        }
+    let mut counts: BTreeMap<&CellNoiseFrom, usize> = BTreeMap::new();
+    for from in report.cells.iter().filter_map(|cell| cell.noise_from.as_ref()) {
+        *counts.entry(from).or_default() += 1;
     }
-    lines.extend(seeds.into_iter().map(|(places, count)| {
-        format!(
-            "Estimated for {}, made {places}: at most what the baseline's seeds differ by.",
-            cells(count)
-        )
-    }));
-    lines.extend(unknown.into_iter().map(|(places, count)| {
-        format!(
-            "Noise unknown for {}, made {places}, with one seed: neither green nor red.",
-            cells(count)
-        )
+    lines.extend(counts.into_iter().map(|(from, count)| match (from, cells(count)) {
+        (CellNoiseFrom::Seeds { places }, cells) => {
+            format!("Estimated for {cells}, made {places}: at most what the baseline's seeds differ by.")
+        }
+        (CellNoiseFrom::Unknown { places }, cells) => {
+            format!("Noise unknown for {cells}, made {places}, with one seed: neither green nor red.")
+        }
     }));
     if report.with(CellVerdict::NoiseUnknown).next().is_some() {
         lines.push(format!("To measure it: {}", report.how_to_measure()));
@@ -286,8 +277,11 @@ impl Report {
             lines.extend(self.new_cells.iter().map(|key| format!("  {key}")));
         }
         lines.extend([String::new(), summary(self), String::new()]);
-        let compared = !self.cells.is_empty();
-        lines.join("\n") + "\n" + &compared.then(|| table(self).plain()).unwrap_or_default()
+        let text = lines.join("\n") + "\n";
+        if self.cells.is_empty() {
+            return text;
+        }
+        text + &table(self).plain()
     }
 
     /// As GitHub-flavoured Markdown.

@@ -66,11 +66,7 @@ pub fn parse(table: &str) -> Result<Vec<Anchor>> {
     csv::Reader::from_reader(table.as_bytes())
         .deserialize()
         .collect::<Result<_, _>>()
-        .map_err(|e| Error::Malformed {
-            kind: "table of published results",
-            path: PATH.into(),
-            reason: e.to_string(),
-        })
+        .map_err(|e| Error::malformed("table of published results", PATH, e))
 }
 
 #[cfg(test)]

@@ -297,7 +297,7 @@ pub fn components(scores: &Scores) -> Option<Components> {
                 *own += *value;
             }
         }
-        add(&mut by_seed, own, 1.0);
+        add(&mut by_seed, own);
         sizes.push(size);
         rest = others;
     }
@@ -344,7 +344,7 @@ pub fn components(scores: &Scores) -> Option<Components> {
         groups += 1.0;
         total.fill(0.0);
         for &unit in group {
-            add(&mut total, &sums[unit * seeds..(unit + 1) * seeds], 1.0);
+            add(&mut total, &sums[unit * seeds..(unit + 1) * seeds]);
             weight += weights[unit];
         }
         let centre = total.iter().sum::<f64>() / count;
@@ -377,10 +377,8 @@ pub fn components(scores: &Scores) -> Option<Components> {
     })
 }
 
-fn add(sum: &mut [f64], values: &[f64], times: f64) {
-    sum.iter_mut()
-        .zip(values)
-        .for_each(|(sum, value)| *sum += value * times);
+fn add(sum: &mut [f64], values: &[f64]) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
 /// Sorted by stratum, then by group, with the sums of their scores, one a seed.
@@ -399,7 +397,7 @@ fn units(scores: &Scores) -> (Vec<Unit>, Vec<f64>) {
             Some(unit) if unit.group == group && unit.stratum == stratum => {
                 unit.images += 1.0;
                 let start = sums.len() - scores.seeds;
-                add(&mut sums[start..], own, 1.0);
+                add(&mut sums[start..], own);
             }
             _ => {
                 units.push(Unit {

@@ -60,24 +60,18 @@ pub struct Store {
     compact: OnceLock<std::result::Result<Cells, Damage>>,
 }
 
-/// Why a file is not trusted.
-#[derive(Debug, Clone)]
-struct Damage {
-    path: PathBuf,
-    reason: String,
-}
+/// A prediction file that is not trusted, and the reason.
+type Damage = (PathBuf, String);
 
-impl Damage {
-    fn error(&self) -> Error {
-        Error::malformed(PREDICTIONS, &self.path, &self.reason)
-    }
+fn damaged((path, reason): &Damage) -> Error {
+    Error::malformed(PREDICTIONS, path, reason)
 }
 
 /// Sets damage apart from what keeps a file from being read at all.
 fn damage<T>(read: Result<T>) -> Result<std::result::Result<T, Damage>> {
     match read {
         Ok(read) => Ok(Ok(read)),
-        Err(Error::Malformed { path, reason, .. }) => Ok(Err(Damage { path, reason })),
+        Err(Error::Malformed { path, reason, .. }) => Ok(Err((path, reason))),
         Err(error) => Err(error),
     }
 }
@@ -86,10 +80,8 @@ fn damage<T>(read: Result<T>) -> Result<std::result::Result<T, Damage>> {
 fn trusted<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(Error::Malformed { kind, path, reason }) => {
-            tracing::warn!(
-                "{kind} `{}` is not trusted, the cell runs again: {reason}",
-                path.display()
-            );
+            let path = path.display();
+            tracing::warn!("{kind} `{path}` is not trusted, the cell runs again: {reason}");
             Ok(None)
         }
         other => other,
@@ -128,11 +120,11 @@ impl Reader<'_> {
         }
         let read = match &mut self.compact {
             Some(Ok(Some(reader))) => damage(reader.read(run_id))?,
-            Some(Err(damage)) => return Err(damage.error()),
+            Some(Err(damage)) => return Err(damaged(damage)),
             Some(Ok(None)) | None => return Ok(None),
         };
         read.map_err(|damage| {
-            let error = damage.error();
+            let error = damaged(&damage);
             self.compact = Some(Err(damage)); // said of every cell after it
             error
         })
@@ -258,7 +250,7 @@ impl Store {
     pub fn read(&self, run_id: &str) -> Result<Option<(Record, Vec<Prediction>)>> {
         self.read_with(run_id, || match self.compact()? {
             Ok(cells) => Ok(cells.get(run_id).cloned()),
-            Err(damage) => Err(damage.error()),
+            Err(damage) => Err(damaged(damage)),
         })
     }
 
@@ -396,18 +388,11 @@ impl Store {
 
     /// Names of the files of cells without their ending, in order: a `run_id`, or one with `.failed` behind it.
     pub(crate) fn cell_names(&self) -> Result<Vec<String>> {
-        let cells = self.folder.join("cells");
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&cells).map_err(Error::io("read", &cells))? {
-            let name = entry.map_err(Error::io("read", &cells))?.file_name();
-            names.extend(
-                name.to_str()
-                    .and_then(|name| name.strip_suffix(".json"))
-                    .map(str::to_owned),
-            );
-        }
-        names.sort();
-        Ok(names)
+        let names = names(&self.folder.join("cells"))?;
+        let cell = |name: &String| name.strip_suffix(".json").map(str::to_owned);
+        let mut cells: Vec<String> = names.iter().filter_map(cell).collect();
+        cells.sort();
+        Ok(cells)
     }
 
     /// All finished cells, in order of their keys.

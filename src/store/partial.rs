@@ -190,21 +190,8 @@ impl Known {
             if !text.ends_with(b"\n") && (number > 0 || header(run_id).starts_with(text)) {
                 break; // the last line that a killed process wrote
             }
-            let counts = match known.parse(number, text, (&batch, &hash), (run_id, test)) {
-                Ok(Line::Header) => true,
-                Ok(Line::Session) => {
-                    known.sessions += 1;
-                    true
-                }
-                Ok(Line::Row(row)) => {
-                    batch.push(*row);
-                    false
-                }
-                Ok(Line::Close { seconds }) => {
-                    known.rows.append(&mut batch);
-                    known.seconds = seconds;
-                    true
-                }
+            let counts = match known.take(number, text, (&mut batch, &hash), (run_id, test)) {
+                Ok(counts) => counts,
                 Err(reason) => return (known, Some(format!("line {} {reason}", number + 1))),
             };
             hash.update(text);
@@ -216,21 +203,24 @@ impl Known {
         (known, None)
     }
 
-    /// Contents of a line, if it is the line that would have been written there.
-    fn parse(
-        &self,
+    /// Takes in a line, if it is the line that would have been written there: true if all up to it counts then.
+    fn take(
+        &mut self,
         number: usize,
         text: &[u8],
-        (batch, hash): (&[Prediction], &Sha256),
+        (batch, hash): (&mut Vec<Prediction>, &Sha256),
         (run_id, test): (&str, &[LabelledImage]),
-    ) -> Result<Line, String> {
+    ) -> Result<bool, String> {
         if number == 0 {
-            let same = (text == header(run_id)).then_some(Line::Header);
+            let same = (text == header(run_id)).then_some(true);
             return same.ok_or_else(|| format!("is not that of cell {run_id}"));
         }
         if text.starts_with(b"{\"session\"") {
-            let next = batch.is_empty() && text == session(self.sessions + 1);
-            return next.then_some(Line::Session).ok_or_else(|| "is out of place".into());
+            if !batch.is_empty() || text != session(self.sessions + 1) {
+                return Err("is out of place".into());
+            }
+            self.sessions += 1;
+            return Ok(true);
         }
         let rows = self.rows.len() + batch.len();
         if text.starts_with(b"{\"rows\"") {
@@ -238,19 +228,15 @@ impl Known {
             if batch.is_empty() || text != close(rows, eval_seconds, hash.clone()) {
                 return Err("closes a batch that has other bytes".into());
             }
-            return Ok(Line::Close { seconds: eval_seconds });
+            self.rows.append(batch);
+            self.seconds = eval_seconds;
+            return Ok(true);
         }
         let row: Prediction = serde_json::from_slice(text).map_err(|e| format!("is damaged: {e}"))?;
         check(&row, test.get(rows))?;
-        Ok(Line::Row(Box::new(row)))
+        batch.push(row);
+        Ok(false)
     }
-}
-
-enum Line {
-    Header,
-    Session,
-    Row(Box<Prediction>),
-    Close { seconds: f64 },
 }
 
 /// True if a row is about this image.

@@ -48,12 +48,13 @@ pub fn promote<T>(
     if folder.join("predictions").exists() {
         return Err(Error::NotCompact { path: folder.into() });
     }
-    let listed = store.listed()?.unwrap_or_default();
-    if listed.is_empty() {
-        return Err(Error::NoResults {
-            path: store.folder().into(),
-        });
-    }
+    let no_results = || Error::NoResults {
+        path: store.folder().into(),
+    };
+    let listed = store
+        .listed()?
+        .filter(|listed| !listed.is_empty())
+        .ok_or_else(no_results)?;
     replacement::replace(folder, LAYOUT, |new| {
         let records = write(store, &listed, new)?;
         let finished = finish(&Store::open_existing(new)?, &records)?;

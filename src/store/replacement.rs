@@ -70,10 +70,13 @@ pub fn replace<T>(folder: &Path, layout: FolderLayout, build: impl Fn(&Path) -> 
     if exists && !may_move(folder) {
         return inside(folder, layout, build);
     }
-    let kept = match exists.then(|| others(folder, layout)).transpose()? {
-        Some(None) => return inside(folder, layout, build),
-        Some(Some(kept)) => kept,
-        None => Vec::new(),
+    let kept = if exists {
+        match others(folder, layout).map_err(Error::io("read", folder))? {
+            Some(kept) => kept,
+            None => return inside(folder, layout, build),
+        }
+    } else {
+        Vec::new()
     };
     let next = unfinished(folder);
     match fs::create_dir(&next) {
@@ -287,33 +290,28 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The files of a folder that a new one takes along; `None` when it is better to leave them where they are.
-fn others(folder: &Path, layout: FolderLayout) -> Result<Option<Vec<PathBuf>>> {
-    let failed = Error::io("read", folder);
+fn others(folder: &Path, layout: FolderLayout) -> io::Result<Option<Vec<PathBuf>>> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];
-    let mut look = || -> io::Result<bool> {
-        while let Some(inside) = folders.pop() {
-            for entry in fs::read_dir(folder.join(&inside))? {
-                let entry = entry?;
-                let path = inside.join(entry.file_name());
-                if entry.file_type()?.is_dir() {
-                    let elsewhere = entry.metadata()?.dev() != fs::metadata(folder)?.dev();
-                    if elsewhere || entry.file_name() == ".git" {
-                        return Ok(false);
-                    }
-                    folders.push(path);
-                } else if !(layout.is_made)(&path) && !is_temporary(&path) {
-                    found.push(path);
+    while let Some(inside) = folders.pop() {
+        for entry in fs::read_dir(folder.join(&inside))? {
+            let entry = entry?;
+            let path = inside.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                let elsewhere = entry.metadata()?.dev() != fs::metadata(folder)?.dev();
+                if elsewhere || entry.file_name() == ".git" {
+                    return Ok(None);
                 }
-            }
-            if found.len() > MOST_KEPT || folders.len() > MOST_KEPT {
-                return Ok(false);
+                folders.push(path);
+            } else if !(layout.is_made)(&path) && !is_temporary(&path) {
+                found.push(path);
             }
         }
-        Ok(true)
-    };
-    let movable = look().map_err(failed)?;
-    Ok(movable.then_some(found))
+        if found.len() > MOST_KEPT || folders.len() > MOST_KEPT {
+            return Ok(None);
+        }
+    }
+    Ok(Some(found))
 }
 
 fn is_temporary(path: &Path) -> bool {
@@ -340,15 +338,20 @@ fn keep(from: &Path, to: &Path, files: &[PathBuf]) -> io::Result<()> {
 
 /// Paths of all files of a folder, as seen from it.
 fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    walk_into(folder, |_| true)
+}
+
+/// The same of those folders in it that it `enters`.
+fn walk_into(folder: &Path, enters: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(inside) = folders.pop() {
         for entry in fs::read_dir(folder.join(&inside))? {
             let entry = entry?;
             let path = inside.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                folders.push(path);
-            } else {
+            if !entry.file_type()?.is_dir() {
                 files.push(path);
+            } else if enters(&path) {
+                folders.push(path);
             }
         }
     }
@@ -357,21 +360,8 @@ fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The files of a layout that are in a folder: at its top or one folder down.
 fn walk_made(folder: &Path, layout: FolderLayout) -> io::Result<Vec<PathBuf>> {
-    let mut made = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = PathBuf::from(entry.file_name());
-        if !entry.file_type()?.is_dir() {
-            made.push(name);
-        } else if name != Path::new(PENDING) {
-            for inner in fs::read_dir(folder.join(&name))? {
-                let inner = inner?;
-                if !inner.file_type()?.is_dir() {
-                    made.push(name.join(inner.file_name()));
-                }
-            }
-        }
-    }
+    let at_top = |inside: &Path| inside.components().count() == 1;
+    let mut made = walk_into(folder, |inside| at_top(inside) && inside != Path::new(PENDING))?;
     made.retain(|path| (layout.is_made)(path));
     Ok(made)
 }
@@ -402,11 +392,8 @@ fn remove(folder: &Path) {
 fn unfinished(path: &Path) -> PathBuf {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(
-        "{}{}-{number}{UNFINISHED}",
-        prefix(path),
-        Process::this().tag()
-    ))
+    let (prefix, tag) = (prefix(path), Process::this().tag());
+    path.with_file_name(format!("{prefix}{tag}-{number}{UNFINISHED}"))
 }
 
 fn prefix(path: &Path) -> String {

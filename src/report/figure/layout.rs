@@ -26,7 +26,7 @@ pub(super) struct Grid {
     pub columns: usize,
     rows: usize,
     legend: LegendPosition,
-    legend_entries: usize,
+    entries: Vec<Entry>,
 }
 
 enum LegendPosition {
@@ -38,7 +38,8 @@ enum LegendPosition {
 const STRIP_COLUMNS: usize = 3;
 
 impl Grid {
-    pub(crate) fn new(panels: usize, legend_entries: usize) -> Self {
+    /// Of so many panels that show `points`.
+    pub(crate) fn new(panels: usize, points: &[Point], learners: &[String]) -> Self {
         let columns = match panels {
             0 | 1 => 1,
             2 | 4 => 2,
@@ -57,16 +58,13 @@ impl Grid {
             columns,
             rows,
             legend,
-            legend_entries,
+            entries: entries(points, learners),
         }
     }
 
     pub(crate) fn width(&self) -> f64 {
-        let columns = if matches!(self.legend, LegendPosition::Beside) {
-            self.columns + 1
-        } else {
-            self.columns
-        };
+        let beside = matches!(self.legend, LegendPosition::Beside);
+        let columns = self.columns + usize::from(beside);
         Self::place(columns, 0).0 - COLUMN_GAP + MARGIN
     }
 
@@ -84,17 +82,16 @@ impl Grid {
         Some(index + self.columns).filter(|below| *below < self.panels)
     }
 
-    pub(crate) fn legend_columns(&self) -> usize {
-        match self.legend {
+    fn legend_rows(&self) -> usize {
+        let columns = match self.legend {
             LegendPosition::Strip => STRIP_COLUMNS,
-            LegendPosition::Free if self.legend_entries > LEGEND_FITS => {
-                (self.columns * self.rows - self.panels).min(2)
-            }
+            LegendPosition::Free if self.entries.len() > LEGEND_FITS => (self.columns * self.rows - self.panels).min(2),
             LegendPosition::Free | LegendPosition::Beside => 1,
-        }
+        };
+        self.entries.len().div_ceil(columns)
     }
 
-    pub(crate) fn legend_at(&self) -> Position {
+    fn legend_at(&self) -> Position {
         let (x, y) = match self.legend {
             LegendPosition::Beside => Self::place(self.columns, 0),
             LegendPosition::Free => self.panel_at(self.panels),
@@ -111,9 +108,30 @@ impl Grid {
 
     /// The lower end of panels and legend.
     pub(crate) fn bottom(&self) -> f64 {
-        let rows = self.legend_entries.div_ceil(self.legend_columns());
-        let legend = self.legend_at().1 + rows as f64 * ROW + 2.0;
+        let legend = self.legend_at().1 + self.legend_rows() as f64 * ROW + 2.0;
         self.panels_bottom().max(legend) + 10.0
+    }
+
+    /// Draws the legend, column by column.
+    pub(crate) fn draw_legend(&self, sheet: &mut Canvas<'_>) -> Result<()> {
+        let (at, rows) = (self.legend_at(), self.legend_rows());
+        for (index, entry) in self.entries.iter().enumerate() {
+            let x = at.0 + (index / rows) as f64 * COLUMN;
+            let y = at.1 + ((index % rows) as f64 + 0.5) * ROW;
+            let line = [(x, y), (x + SAMPLE, y)];
+            match entry.sample {
+                Sample::Curve(learner) => {
+                    let style = curve_style(learner);
+                    sheet.curve(&line, style)?;
+                    sheet.marker((x + SAMPLE / 2.0, y), style.marker, style.colour)?;
+                }
+                Sample::ZeroShot(learner) => sheet.level(line, curve_style(learner).colour, ZERO_SHOT_DASH)?,
+                Sample::FullData(learner) => sheet.level(line, curve_style(learner).colour, FULL_DATA_DASH)?,
+                Sample::Guessing => sheet.reference(line)?,
+            }
+            sheet.text((x + SAMPLE + 9.0, y), &entry.name, TextFormat::ENTRY)?;
+        }
+        Ok(())
     }
 }
 
@@ -122,7 +140,7 @@ const ROW: f64 = 23.0;
 const SAMPLE: f64 = 38.0;
 
 /// A line in the panels and what it is called.
-pub(super) struct Entry {
+struct Entry {
     sample: Sample,
     name: String,
 }
@@ -138,57 +156,31 @@ enum Sample {
 }
 
 /// Contents of `points`: the curve of each of `learners`, its levels, guessing.
-pub(super) fn entries(points: &[Point], learners: &[String]) -> Vec<Entry> {
+fn entries(points: &[Point], learners: &[String]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (index, learner) in learners.iter().enumerate() {
         let own = || points.iter().filter(|p| p.learner == *learner);
-        let curve = own().find(|p| p.shots.any() && p.shots != Shots::All);
-        let read = |point: &Point| {
-            let reading = point.reading.map(|reading| format!(" ({})", reading_name(reading)));
-            reading.unwrap_or_default()
+        let mut push = |sample, remark: &str| {
+            let name = shortened(learner, remark);
+            entries.push(Entry { sample, name });
         };
-        entries.extend(curve.map(|point| Entry {
-            sample: Sample::Curve(index),
-            name: shortened(learner, &read(point)),
-        }));
-        let levels = own().filter(|p| panel::is_drawn(p));
-        let (zero, full): (Vec<&Point>, Vec<&Point>) = levels.partition(|p| !p.shots.any());
-        entries.extend(zero.first().map(|_| Entry {
-            sample: Sample::ZeroShot(index),
-            name: shortened(learner, ", zero-shot"),
-        }));
-        entries.extend(full.first().map(|_| Entry {
-            sample: Sample::FullData(index),
-            name: shortened(learner, ", full data"),
-        }));
+        if let Some(point) = own().find(|p| p.shots.any() && p.shots != Shots::All) {
+            let reading = point.reading.map(|reading| format!(" ({})", reading_name(reading)));
+            push(Sample::Curve(index), &reading.unwrap_or_default());
+        }
+        let levels = || own().filter(|p| panel::is_drawn(p));
+        if levels().any(|p| !p.shots.any()) {
+            push(Sample::ZeroShot(index), ", zero-shot");
+        }
+        if levels().any(|p| p.shots.any()) {
+            push(Sample::FullData(index), ", full data");
+        }
     }
     entries.push(Entry {
         sample: Sample::Guessing,
         name: "guessing".into(),
     });
     entries
-}
-
-/// Draws the legend with its top left corner at `at`, column by column.
-pub(super) fn draw_legend(sheet: &mut Canvas<'_>, entries: &[Entry], at: Position, columns: usize) -> Result<()> {
-    let rows = entries.len().div_ceil(columns);
-    for (index, entry) in entries.iter().enumerate() {
-        let x = at.0 + (index / rows) as f64 * COLUMN;
-        let y = at.1 + ((index % rows) as f64 + 0.5) * ROW;
-        let line = [(x, y), (x + SAMPLE, y)];
-        match entry.sample {
-            Sample::Curve(learner) => {
-                let style = curve_style(learner);
-                sheet.curve(&line, style)?;
-                sheet.marker((x + SAMPLE / 2.0, y), style.marker, style.colour)?;
-            }
-            Sample::ZeroShot(learner) => sheet.level(line, curve_style(learner).colour, ZERO_SHOT_DASH)?,
-            Sample::FullData(learner) => sheet.level(line, curve_style(learner).colour, FULL_DATA_DASH)?,
-            Sample::Guessing => sheet.reference(line)?,
-        }
-        sheet.text((x + SAMPLE + 9.0, y), &entry.name, TextFormat::ENTRY)?;
-    }
-    Ok(())
 }
 
 /// Printed under every figure and table of micro results.
@@ -201,47 +193,46 @@ const FOOTNOTE_HEIGHT: f64 = 16.0;
 /// Mean advance of the embedded font's letters over its size in a line of text, on the wide side.
 const LETTER: f64 = 0.55;
 
-/// A line under the figure; the caveat is set in bold.
-pub(super) struct Footnote {
-    text: String,
-    caveat: bool,
-}
+/// The lines under a figure; caveats are set in bold.
+pub(super) struct Footnotes(Vec<(String, TextFormat)>);
 
-/// The lines under the figure, none wider than `width` pixels: what `points` are, then `note`, then the caveats.
-pub(super) fn footnotes(points: &[Point], note: &str, width: f64) -> Vec<Footnote> {
-    let letters = (width / (SMALL * LETTER)) as usize;
-    let full_data = |p: &Point| p.shots == Shots::All && panel::is_drawn(p);
-    let texts = [
-        describe(points, "Bands"),
-        over_datasets(points),
-        levels(points, "Zero-shot levels", |p| !p.shots.any()),
-        levels(points, "Full-data levels", full_data),
-        capped(points),
-        note.to_owned(),
-    ];
-    let told = texts.iter().filter(|text| !text.is_empty());
-    let notes = told.flat_map(|text| wrap(text, letters)).map(|text| (text, false));
-    let red = points.iter().any(|p| p.red).then_some(RED_CAVEAT);
-    let micro = points.iter().any(|p| p.micro).then_some(MICRO_CAVEAT);
-    let caveats = red.into_iter().chain(micro).map(|text| (text.to_owned(), true));
-    let line = |(text, caveat)| Footnote { text, caveat };
-    notes.chain(caveats).map(line).collect()
-}
-
-pub(super) fn height(lines: &[Footnote]) -> f64 {
-    lines.len() as f64 * FOOTNOTE_HEIGHT
-}
-
-pub(super) fn draw_footnotes(sheet: &mut Canvas<'_>, lines: &[Footnote], (x, y): Position) -> Result<()> {
-    for (index, line) in lines.iter().enumerate() {
-        let set = if line.caveat {
-            TextFormat::CAVEAT
-        } else {
-            TextFormat::NOTE
-        };
-        sheet.text((x, y + (index as f64 + 0.5) * FOOTNOTE_HEIGHT), &line.text, set)?;
+impl Footnotes {
+    /// None wider than `width` pixels: what `points` are, then `note`, then the caveats.
+    pub(crate) fn new(points: &[Point], note: &str, width: f64) -> Self {
+        let letters = (width / (SMALL * LETTER)) as usize;
+        let full_data = |p: &Point| p.shots == Shots::All && panel::is_drawn(p);
+        let texts = [
+            describe(points, "Bands"),
+            over_datasets(points),
+            levels(points, "Zero-shot levels", |p| !p.shots.any()),
+            levels(points, "Full-data levels", full_data),
+            capped(points),
+            note.to_owned(),
+        ];
+        let told = texts.iter().filter(|text| !text.is_empty());
+        let notes = told
+            .flat_map(|text| wrap(text, letters))
+            .map(|line| (line, TextFormat::NOTE));
+        let red = points.iter().any(|p| p.red).then_some(RED_CAVEAT);
+        let micro = points.iter().any(|p| p.micro).then_some(MICRO_CAVEAT);
+        let caveats = red.into_iter().chain(micro);
+        Self(
+            notes
+                .chain(caveats.map(|line| (line.to_owned(), TextFormat::CAVEAT)))
+                .collect(),
+        )
     }
-    Ok(())
+
+    pub(crate) fn height(&self) -> f64 {
+        self.0.len() as f64 * FOOTNOTE_HEIGHT
+    }
+
+    pub(crate) fn draw(&self, sheet: &mut Canvas<'_>, (x, y): Position) -> Result<()> {
+        for (index, (line, format)) in self.0.iter().enumerate() {
+            sheet.text((x, y + (index as f64 + 0.5) * FOOTNOTE_HEIGHT), line, *format)?;
+        }
+        Ok(())
+    }
 }
 
 /// Protocol, seeds and intervals of `points`, in a sentence each; `intervals` is where they are seen,

@@ -27,7 +27,7 @@ pub use crate::report::figure::export::{pdf, png};
 pub use crate::report::figure::layout::{MICRO_CAVEAT, describe};
 
 use crate::report::figure::canvas::{MARGIN, figure_error};
-use crate::report::figure::layout::Grid;
+use crate::report::figure::layout::{Footnotes, Grid};
 use crate::report::figure::panel::{PanelFrame, Panels};
 
 /// Room for the figure's title.
@@ -77,11 +77,10 @@ pub fn svg(points: &[Point]) -> Result<String> {
     draw(points, &anchor::anchors()?)
 }
 
-/// Contents of a panel.
-enum Content<'a> {
-    /// Of one dataset, or of the mean.
-    Accuracy(Vec<&'a Point>),
-    Cost(Vec<&'a Point>),
+/// Contents of a panel: points of one dataset, or of the mean, against shots or against what they cost.
+struct Content<'a> {
+    points: Vec<&'a Point>,
+    is_cost: bool,
 }
 
 fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
@@ -91,56 +90,52 @@ fn draw(points: &[Point], anchors: &[Anchor]) -> Result<String> {
     let learners = learners(points);
     let contents = contents(points);
     let panels = Panels::new(points, anchors, &learners);
-    let entries = layout::entries(points, &learners);
-    let grid = Grid::new(contents.len(), entries.len());
+    let grid = Grid::new(contents.len(), points, &learners);
     let width = grid.width();
-    let footnotes = layout::footnotes(points, &panels.footnote(), width - 2.0 * MARGIN);
-    let height = grid.bottom() + layout::height(&footnotes) + MARGIN;
+    let footnotes = Footnotes::new(points, &panels.footnote(), width - 2.0 * MARGIN);
+    let height = grid.bottom() + footnotes.height() + MARGIN;
 
     canvas::draw(width, height, "Accuracy against labelled examples per class", |sheet| {
         sheet.paper(width, height, "Accuracy by number of labelled examples per class")?;
         for (index, content) in contents.iter().enumerate() {
             let below = grid.below(index).map(|below| &contents[below]);
-            let name_x = below.is_none_or(|below| is_cost(below) != is_cost(content));
+            let name_x = below.is_none_or(|below| below.is_cost != content.is_cost);
             let name_y = index.is_multiple_of(grid.columns);
             let frame = PanelFrame::new(grid.panel_at(index), name_x, name_y);
-            match content {
-                Content::Accuracy(own) => panels.accuracy(sheet, &frame, own)?,
-                Content::Cost(own) => panels.cost(sheet, &frame, own)?,
+            if content.is_cost {
+                panels.cost(sheet, &frame, &content.points)?;
+            } else {
+                panels.accuracy(sheet, &frame, &content.points)?;
             }
         }
-        layout::draw_legend(sheet, &entries, grid.legend_at(), grid.legend_columns())?;
-        layout::draw_footnotes(sheet, &footnotes, (MARGIN, grid.bottom()))
+        grid.draw_legend(sheet)?;
+        footnotes.draw(sheet, (MARGIN, grid.bottom()))
     })
-}
-
-fn is_cost(content: &Content<'_>) -> bool {
-    matches!(content, Content::Cost(_))
 }
 
 /// A panel a dataset; then for each protocol its mean, if it has one, and its cost, of the mean or of the one dataset.
 fn contents(points: &[Point]) -> Vec<Content<'_>> {
-    let mut panels = Vec::new();
-    let of = |place: &(Panel, String, Protocol)| -> Vec<&Point> {
-        let (panel, dataset, protocol) = place;
+    let of = |(panel, dataset, protocol): &(Panel, String, Protocol), is_cost| {
         let own = |p: &&Point| p.panel == *panel && p.dataset == *dataset && p.protocol == *protocol;
-        points.iter().filter(own).collect()
+        let points = points.iter().filter(own).collect();
+        Content { points, is_cost }
     };
     let (datasets, means): (Vec<_>, Vec<_>) = distinct(points, |p| (p.panel, p.dataset.clone(), p.protocol))
         .into_iter()
         .partition(|(panel, ..)| *panel == Panel::Dataset);
-    panels.extend(datasets.iter().map(|place| Content::Accuracy(of(place))));
+    let mut panels: Vec<Content<'_>> = datasets.iter().map(|place| of(place, false)).collect();
     for protocol in distinct(points, |p| p.protocol) {
         let here = |place: &&(Panel, String, Protocol)| place.2 == protocol;
-        let whole: Option<Vec<&Point>> = match (means.iter().find(here), datasets.iter().filter(here).count()) {
-            (Some(mean), _) => {
-                panels.push(Content::Accuracy(of(mean)));
-                Some(of(mean))
-            }
-            (None, 1) => datasets.iter().find(here).map(of),
-            (None, _) => None,
+        let mean = means.iter().find(here);
+        panels.extend(mean.map(|mean| of(mean, false)));
+        let alone = || {
+            datasets
+                .iter()
+                .find(here)
+                .filter(|_| datasets.iter().filter(here).count() == 1)
         };
-        panels.extend(whole.filter(|own| panel::is_timed(own)).map(Content::Cost));
+        let cost = mean.or_else(alone).map(|whole| of(whole, true));
+        panels.extend(cost.filter(|cost| panel::is_timed(&cost.points)));
     }
     panels
 }

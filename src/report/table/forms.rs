@@ -302,29 +302,29 @@ const RED_COLUMNS: &str = "red";
 const CAPPED_COLUMNS: &str = "capped";
 
 impl Kind {
-    /// Parts of a value: names added to that of the column, the first for the value itself.
-    fn parts(self) -> &'static [&'static str] {
+    /// Its name, and the parts of a value: names added to that of the column, the first for the value itself.
+    fn form(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Text | Self::Count | Self::Share | Self::P | Self::Nats => &[""],
-            Self::Accuracy => &["", "low", "high", "t_low", "t_high"],
-            Self::Gain => &["", "low", "high"],
-            Self::SeedTests => &["by seed", "below 0.05", "against", "net wins"],
-            Self::Examples => &["", "bound", "low", "low_bound", "high", "high_bound"],
+            Self::Text => ("text", &[""]),
+            Self::Count => ("count", &[""]),
+            Self::Share => ("share", &[""]),
+            Self::Accuracy => ("share with interval", &["", "low", "high", "t_low", "t_high"]),
+            Self::Gain => ("difference of shares with interval", &["", "low", "high"]),
+            Self::P => ("p value", &[""]),
+            Self::Nats => ("nats", &[""]),
+            Self::SeedTests => (
+                "p values by seed, and how many show the gain or its opposite",
+                &["by seed", "below 0.05", "against", "net wins"],
+            ),
+            Self::Examples => (
+                "number of examples with interval",
+                &["", "bound", "low", "low_bound", "high", "high_bound"],
+            ),
         }
     }
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Count => "count",
-            Self::Share => "share",
-            Self::Accuracy => "share with interval",
-            Self::Gain => "difference of shares with interval",
-            Self::P => "p value",
-            Self::Nats => "nats",
-            Self::SeedTests => "p values by seed, and how many show the gain or its opposite",
-            Self::Examples => "number of examples with interval",
-        }
+    fn parts(self) -> &'static [&'static str] {
+        self.form().1
     }
 }
 
@@ -360,7 +360,7 @@ impl Table {
 
     fn json(&self) -> Json {
         let columns = self.columns.iter();
-        let columns = columns.map(|column| json!({ "name": column.name, "kind": column.kind.name() }));
+        let columns = columns.map(|column| json!({ "name": column.name, "kind": column.kind.form().0 }));
         let rows = self.rows.iter().map(|row| {
             let mut fields: Map<String, Json> = identity(row)
                 .into_iter()

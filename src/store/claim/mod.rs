@@ -102,9 +102,9 @@ impl Content {
             return Err(format!("it is a claim on {}", content.run_id));
         }
         if content.lease().is_none() {
+            let found = content.lease_seconds;
             return Err(format!(
-                "a lease of {} s is none: they are above 0 and at most {LONGEST_LEASE} s",
-                content.lease_seconds
+                "a lease of {found} s is none: they are above 0 and at most {LONGEST_LEASE} s"
             ));
         }
         Ok(content)
@@ -209,10 +209,8 @@ impl Claims {
             return Ok(ClaimOutcome::Ours(claim.beating()));
         }
         // Never met by kshot's own doing: a listing that a network file system has kept, or something that makes claims.
-        tracing::warn!(
-            "the claims on {run_id} in `{}` change each time they are looked at",
-            self.folder.display()
-        );
+        let folder = self.folder.display();
+        tracing::warn!("the claims on {run_id} in `{folder}` change each time they are looked at");
         Ok(ClaimOutcome::Theirs("processes whose claims come and go".into()))
     }
 
@@ -221,20 +219,16 @@ impl Claims {
         let path = path(&self.folder, run_id, generation);
         let parsed = Content::parse(bytes, run_id);
         let lease = parsed.as_ref().ok().and_then(Content::lease).unwrap_or(self.lease);
-        let known = self
-            .watched
-            .get_mut(run_id)
-            .filter(|watch| watch.generation == generation && watch.content == bytes);
+        let known = self.watched.get_mut(run_id);
+        let known = known.filter(|watch| watch.generation == generation && watch.content == bytes);
         let silent = if let Some(watch) = known {
             watch.silent += now.saturating_duration_since(watch.looked).min(lease / BEATS);
             watch.looked = now;
             watch.silent
         } else {
             if let Err(reason) = &parsed {
-                tracing::warn!(
-                    "claim `{}` is torn or no claim, its owner counts as silent: {reason}",
-                    path.display()
-                );
+                let path = path.display();
+                tracing::warn!("claim `{path}` is torn or no claim, its owner counts as silent: {reason}");
             }
             let watch = Watch {
                 generation,
@@ -256,10 +250,8 @@ impl Claims {
         if silent < lease {
             return Some(owner);
         }
-        tracing::warn!(
-            "cell {run_id} is taken over: {owner} was silent for {} s",
-            lease.as_secs_f64()
-        );
+        let lease = lease.as_secs_f64();
+        tracing::warn!("cell {run_id} is taken over: {owner} was silent for {lease} s");
         None
     }
 
@@ -500,12 +492,12 @@ impl OwnFile {
         let (mut own, mut content) = self.confirm(opened)?;
         content.beat += 1;
         content.time = utc_now();
-        let bytes = content
-            .to_bytes()
-            .map_err(|e| Error::io("write", &self.path)(e.into()))?;
-        own.rewind()
-            .and_then(|()| own.write_all(&bytes))
-            .map_err(Error::io("write", &self.path))?;
+        let failed = Error::io("write", &self.path);
+        let written = content.to_bytes().map_err(std::io::Error::from).and_then(|bytes| {
+            own.rewind()?;
+            own.write_all(&bytes)
+        });
+        written.map_err(failed)?;
         *lock(&self.content) = content;
         Ok(())
     }
@@ -517,9 +509,8 @@ impl OwnFile {
                 let all = generations(&self.folder, &content.run_id)?;
                 // One that cannot be removed must not keep this one here.
                 let lower = all.into_iter().filter(|generation| *generation < self.generation);
-                let removed: Vec<Result<()>> = lower
-                    .map(|lower| file::remove_if_present(&path(&self.folder, &content.run_id, lower)))
-                    .collect();
+                let remove = |lower| file::remove_if_present(&path(&self.folder, &content.run_id, lower));
+                let removed: Vec<Result<()>> = lower.map(remove).collect();
                 file::remove_if_present(&self.path)?;
                 removed.into_iter().collect()
             }

@@ -284,20 +284,16 @@ impl<R: ChunkReader + 'static> Reader<R> {
         let mut rows = Vec::new();
         let mut before: Option<String> = None;
         while self.look_ahead()? {
-            match self.ahead.front() {
-                Some((found, _)) if found.as_str() > run_id => break,
-                None => break,
-                Some((found, _)) if before.as_ref().is_some_and(|before| found < before) => {
-                    return Err(general(format!("the rows of cell {found} are out of order")));
-                }
-                Some(_) => {}
+            let Some((found, row)) = self.ahead.pop_front_if(|(found, _)| found.as_str() <= run_id) else {
+                break;
+            };
+            if before.is_some_and(|before| found < before) {
+                return Err(general(format!("the rows of cell {found} are out of order")));
             }
-            if let Some((found, row)) = self.ahead.pop_front() {
-                if found == run_id {
-                    rows.push(row);
-                }
-                before = Some(found);
+            if found == run_id {
+                rows.push(row);
             }
+            before = Some(found);
         }
         Ok(rows)
     }

@@ -395,23 +395,35 @@ impl<T: DataType> Column<T> {
 
     /// The next `n` values, with nulls; fewer where the column ends.
     fn read(&mut self, n: usize) -> ParquetResult<Vec<Option<T::T>>> {
-        let (mut values, mut present, mut read) = (Vec::new(), Vec::new(), 0);
-        while read < n {
-            let levels = self.nullable.then_some(&mut present);
-            match self.reader.read_records(n - read, levels, None, &mut values)?.0 {
-                0 => break,
-                more => read += more,
-            }
-        }
+        let (mut values, mut present) = (Vec::new(), Vec::new());
+        let levels = self.nullable.then_some(&mut present);
+        read_records(&mut self.reader, n, levels, None, &mut values)?;
         if !self.nullable {
             return Ok(values.into_iter().map(Some).collect());
         }
         let mut values = values.into_iter();
-        Ok(present
-            .into_iter()
-            .map(|level| if level > 0 { values.next() } else { None })
-            .collect())
+        let value = |level| if level > 0 { values.next() } else { None };
+        Ok(present.into_iter().map(value).collect())
     }
+}
+
+/// Reads `n` rows of a column, fewer where it ends; their number.
+fn read_records<T: DataType>(
+    reader: &mut ColumnReaderImpl<T>,
+    n: usize,
+    mut definition: Option<&mut Vec<i16>>,
+    mut repetition: Option<&mut Vec<i16>>,
+    values: &mut Vec<T::T>,
+) -> ParquetResult<usize> {
+    let mut read = 0;
+    while read < n {
+        let (definition, repetition) = (definition.as_deref_mut(), repetition.as_deref_mut());
+        match reader.read_records(n - read, definition, repetition, values)?.0 {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(read)
 }
 
 impl Column<ByteArrayType> {
@@ -431,16 +443,8 @@ impl Column<Int32Type> {
 }
 
 fn read_log_probs(reader: &mut ColumnReaderImpl<FloatType>, n: usize) -> ParquetResult<Vec<Option<Vec<f32>>>> {
-    let (mut values, mut definition, mut repetition, mut read) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    while read < n {
-        match reader
-            .read_records(n - read, Some(&mut definition), Some(&mut repetition), &mut values)?
-            .0
-        {
-            0 => break,
-            more => read += more,
-        }
-    }
+    let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
+    let read = read_records(reader, n, Some(&mut definition), Some(&mut repetition), &mut values)?;
     let mut values = values.into_iter();
     let mut rows: Vec<Option<Vec<f32>>> = Vec::with_capacity(read);
     for (definition, repetition) in definition.into_iter().zip(repetition) {
