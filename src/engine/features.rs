@@ -5,8 +5,9 @@
 //! pictures of a call share one packed pass, without padding, each attending within itself. Products of other heights may be
 //! summed in another order there, so that the last bits of features depend on what was in the cache.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -80,15 +81,45 @@ pub struct CacheStats {
     pub bytes: usize,
 }
 
-/// Features of pictures by the frozen tower.
+/// Features of pictures by the frozen tower, for several threads: a picture that one of them is encoding is waited for.
 #[derive(Debug, Default)]
 pub(super) struct FeatureCache {
+    kept: Mutex<Kept>,
+    /// Told whenever pictures are through.
+    encoded: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
     features: FifoCache<Key, Features>,
+    /// Pictures that some thread is encoding.
+    encoding: HashSet<Key>,
     hits: u64,
     misses: u64,
 }
 
-impl FeatureCache {
+/// Pictures that this thread is encoding; let go whatever comes of it.
+struct Encoding<'a> {
+    cache: &'a FeatureCache,
+    keys: Vec<Key>,
+}
+
+impl Drop for Encoding<'_> {
+    fn drop(&mut self) {
+        let mut kept = lock(&self.cache.kept);
+        for key in &self.keys {
+            kept.encoding.remove(key);
+        }
+        self.cache.encoded.notify_all();
+    }
+}
+
+/// Pictures that a thread of this pool takes on at once on a CPU, so that others may take on the next ones.
+fn portion() -> usize {
+    4 * rayon::current_num_threads()
+}
+
+impl Kept {
     fn stats(&self) -> CacheStats {
         CacheStats {
             hits: self.hits,
@@ -113,65 +144,89 @@ impl Engine {
     /// Statistics of the feature cache so far.
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
-        lock(&self.cache).stats()
+        lock(&self.cache.kept).stats()
     }
 
-    /// The features of each input's pictures by the frozen tower. Nobody waits while pictures are encoded: two threads that
-    /// want the same new picture at the same time both encode it.
+    /// The features of each input's pictures by the frozen tower.
     pub(super) fn frozen_features(&self, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
-        // Features of all pictures, whatever others evict meanwhile.
+        let pictures = || inputs.iter().flat_map(|input| &input.pictures).copied();
+        // Of all pictures, whatever others evict meanwhile.
         let mut known: HashMap<Key, Features> = HashMap::new();
-        let mut new: Vec<(Key, &Picture)> = Vec::new();
-        {
-            let cache = lock(&self.cache);
-            for picture in inputs.iter().flat_map(|input| &input.pictures) {
-                let key = key(picture);
-                if let Some(features) = cache.features.get(&key) {
+        let mut missed = 0;
+        loop {
+            let Some(new) = self.missing(pictures(), &mut known) else {
+                break;
+            };
+            missed += new.keys.len();
+            let own = |key: &Key| pictures().find(|picture| key_of(picture) == *key);
+            let own: Vec<&Picture> = new.keys.iter().filter_map(own).collect();
+            // As the device is best asked.
+            let encode = if self.base.device().is_cpu() {
+                encode_each
+            } else {
+                encode_packed
+            };
+            let encoded = new.keys.iter().cloned().zip(encode(&self.base, &self.processor, &own)?);
+            let mut encoded: Vec<(Key, Features)> = encoded.collect();
+            known.extend(encoded.iter().cloned());
+            if self.settings.cache_features {
+                encoded.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
+                let mut kept = lock(&self.cache.kept);
+                for (key, features) in encoded {
+                    let tensors = std::iter::once(&features.merged).chain(&features.deepstack);
+                    let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes());
+                    kept.features.insert(key, features, bytes.sum());
+                }
+                // Of older features as many as fit.
+                kept.features.evict(self.settings.feature_bytes, known.len());
+            }
+        }
+        let mut kept = lock(&self.cache.kept);
+        kept.misses += missed as u64;
+        kept.hits += (pictures().count() - missed) as u64;
+        tracing::debug!("features: {:?}", kept.stats());
+        drop(kept);
+        let gathered = inputs.iter().map(|input| {
+            let own = input.pictures.iter().filter_map(|picture| known.get(&key_of(picture)));
+            Features::cat(&own.collect::<Vec<_>>())
+        });
+        gathered.collect()
+    }
+
+    /// Pictures to encode next; those that are kept go into `known`, those that another thread is encoding are waited for. `None`
+    /// once all are known.
+    fn missing<'p>(
+        &self,
+        pictures: impl Iterator<Item = &'p Picture> + Clone,
+        known: &mut HashMap<Key, Features>,
+    ) -> Option<Encoding<'_>> {
+        let at_once = if self.base.device().is_cpu() { portion() } else { usize::MAX };
+        let mut kept = lock(&self.cache.kept);
+        loop {
+            let (mut keys, mut awaited) = (Vec::new(), false);
+            for key in pictures.clone().map(key_of) {
+                if known.contains_key(&key) || keys.contains(&key) {
+                } else if let Some(features) = kept.features.get(&key) {
                     known.insert(key, features.clone());
-                } else if new.iter().all(|(other, _)| *other != key) {
-                    new.push((key, picture));
+                } else if kept.encoding.contains(&key) {
+                    awaited = true;
+                } else if keys.len() < at_once {
+                    keys.push(key);
                 }
             }
-        }
-        let (keys, pictures): (Vec<Key>, Vec<&Picture>) = new.into_iter().unzip();
-        // As the device is best asked.
-        let encode = if self.base.device().is_cpu() {
-            encode_each
-        } else {
-            encode_packed
-        };
-        let mut encoded: Vec<(Key, Features)> = keys
-            .into_iter()
-            .zip(encode(&self.base, &self.processor, &pictures)?)
-            .collect();
-        known.extend(encoded.iter().cloned());
-        let gathered = inputs.iter().map(|input| {
-            let own: Vec<&Features> = input
-                .pictures
-                .iter()
-                .filter_map(|picture| known.get(&key(picture)))
-                .collect();
-            Features::cat(&own)
-        });
-        let gathered = gathered.collect::<Result<_>>()?;
-        let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
-        let mut cache = lock(&self.cache);
-        cache.misses += encoded.len() as u64;
-        cache.hits += asked.saturating_sub(encoded.len() as u64);
-        if self.settings.cache_features && !encoded.is_empty() {
-            encoded.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
-            let new = encoded.len();
-            for (key, features) in encoded {
-                let tensors = std::iter::once(&features.merged).chain(&features.deepstack);
-                let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes());
-                let bytes = bytes.sum();
-                cache.features.insert(key, features, bytes);
+            if !keys.is_empty() {
+                // What is not kept is of no use to others.
+                if self.settings.cache_features {
+                    kept.encoding.extend(keys.iter().cloned());
+                }
+                let cache = &self.cache;
+                return Some(Encoding { cache, keys });
             }
-            // Of older features as many as fit.
-            cache.features.evict(self.settings.feature_bytes, new);
+            if !awaited {
+                return None;
+            }
+            kept = self.cache.encoded.wait(kept).unwrap_or_else(PoisonError::into_inner);
         }
-        tracing::debug!("features: {:?}", cache.stats());
-        Ok(gathered)
     }
 
     /// The features of each input's pictures by a model with trained tensors in tower or merger.
@@ -225,7 +280,7 @@ fn patches(model: &Qwen3Vl, processor: &PatchProcessor, pictures: &[&Picture]) -
     Ok((Tensor::from_vec(values, shape, model.device())?, grids))
 }
 
-fn key(picture: &Picture) -> Key {
+fn key_of(picture: &Picture) -> Key {
     (picture.key.clone(), picture.pixels.dimensions())
 }
 

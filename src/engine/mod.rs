@@ -142,7 +142,7 @@ pub struct Engine {
     base: Qwen3Vl,
     processor: PatchProcessor,
     settings: Settings,
-    cache: Mutex<FeatureCache>,
+    cache: FeatureCache,
     adapters: Mutex<Adapters>,
     fingerprint: String,
     /// Sequences of a pass.
@@ -186,7 +186,7 @@ impl Engine {
             base,
             processor,
             settings,
-            cache: Mutex::default(),
+            cache: FeatureCache::default(),
             adapters: Mutex::default(),
             micro_batches: Mutex::new(MicroBatches::of(settings.micro_batch)),
         })

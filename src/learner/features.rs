@@ -33,6 +33,8 @@ pub struct Frozen {
     pub(super) device: Device,
     /// By [`LabelledImage::content`]: [CLS; mean patch], 2·D numbers.
     known: Mutex<FifoCache<String, Arc<[f32]>>>,
+    /// Held while features are computed: another thread wants the same ones most of the time.
+    computing: Mutex<()>,
     /// Tells weights and preprocessing from all others.
     pub(super) fingerprint: String,
 }
@@ -54,6 +56,7 @@ impl Frozen {
             images,
             device: place.device.clone(),
             known: Mutex::default(),
+            computing: Mutex::default(),
             fingerprint: hex(&fingerprint),
         })
     }
@@ -90,26 +93,34 @@ impl Frozen {
         self.images.resizer()
     }
 
-    /// Features of `images`, in order: rows of 2·D numbers, [CLS; mean patch] after the final layer norm. Nobody waits while
-    /// others are computed.
+    /// Features of `images`, in order: rows of 2·D numbers, [CLS; mean patch] after the final layer norm. Each
+    /// is computed once, whoever asks.
     ///
     /// # Errors
     /// Unreadable images, tensor failures.
     pub fn features(&self, images: &[LabelledImage]) -> Result<Vec<Arc<[f32]>>> {
+        let mut found: Vec<Option<Arc<[f32]>>> = vec![None; images.len()];
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<Option<Arc<[f32]>>> = {
+        let mut missing: Vec<usize> = (0..images.len()).collect();
+        let look = |missing: &mut Vec<usize>, found: &mut [Option<Arc<[f32]>>]| {
             let known = known();
-            images
-                .iter()
-                .map(|image| known.get(&image.content()).cloned())
-                .collect()
+            missing.retain(|&i| {
+                found[i] = known.get(&images[i].content()).cloned();
+                found[i].is_none()
+            });
         };
-        let new: Vec<usize> = (0..images.len()).filter(|&i| found[i].is_none()).collect();
-        for batch in new.chunks(BATCH) {
+        look(&mut missing, &mut found);
+        while !missing.is_empty() {
+            let _alone = self.computing.lock().unwrap_or_else(PoisonError::into_inner);
+            look(&mut missing, &mut found);
+            let batch: Vec<usize> = missing.drain(..missing.len().min(BATCH)).collect();
             let own: Vec<LabelledImage> = batch.iter().map(|&i| images[i].clone()).collect();
+            if own.is_empty() {
+                break;
+            }
             let rows = self.rows(&self.pixels(&own)?)?;
             let mut known = known();
-            for (&i, row) in batch.iter().zip(rows) {
+            for (i, row) in batch.into_iter().zip(rows) {
                 let row: Arc<[f32]> = row.into();
                 known.insert(images[i].content(), row.clone(), size_of_val(&*row));
                 known.evict(KEPT, 0);
