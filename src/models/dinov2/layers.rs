@@ -83,10 +83,8 @@ impl Embeddings {
             .permute((0, 2, 4, 1, 3, 5))? // (B, rows, columns, 3, P, P)
             .reshape((batch, rows * columns, 3 * p * p))?;
         let positions = self.positions.at(rows, columns)?; // (1, 1 + N, D)
-        let patches = self
-            .patches
-            .forward(&patches)?
-            .broadcast_add(&positions.narrow(1, 1, rows * columns)?)?;
+        let of_patches = positions.narrow(1, 1, rows * columns)?;
+        let patches = self.patches.forward(&patches)?.broadcast_add(&of_patches)?;
         let d = self.cls.dim(2)?;
         let cls = (&self.cls + positions.narrow(1, 0, 1)?)?.broadcast_as((batch, 1, d))?;
         let tokens = match &self.registers {
