@@ -84,8 +84,8 @@ pub struct CacheStats {
 #[derive(Debug, Default)]
 pub(super) struct FeatureCache {
     features: FifoCache<Key, Features>,
-    hits: u64,
-    misses: u64,
+    /// Without the bytes.
+    stats: CacheStats,
 }
 
 impl Engine {
@@ -104,9 +104,8 @@ impl Engine {
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
         CacheStats {
-            hits: self.cache.hits,
-            misses: self.cache.misses,
             bytes: self.cache.features.bytes(),
+            ..self.cache.stats
         }
     }
 
@@ -128,8 +127,8 @@ impl Engine {
         };
         let encoded = encode(&self.base, &self.processor, &pictures)?;
         let asked = inputs.iter().map(|input| input.pictures.len() as u64).sum::<u64>();
-        self.cache.misses += keys.len() as u64;
-        self.cache.hits += asked.saturating_sub(keys.len() as u64);
+        self.cache.stats.misses += keys.len() as u64;
+        self.cache.stats.hits += asked.saturating_sub(keys.len() as u64);
         let encoded: HashMap<Key, Features> = keys.into_iter().zip(encoded).collect();
         let of = |picture: &Picture| {
             let key = key(picture);
