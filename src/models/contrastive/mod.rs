@@ -10,7 +10,7 @@
 //! | its SigLIP reads the text at the last place, without a mask | texts are padded to the full context, as in training |
 //! | its SigLIP has a square text projection and always the attention-pooling head | another shape is refused by name |
 //! | a missing class embedding or logit scale is replaced by random numbers or a default | every tensor must be there |
-//! | it reads tensors without checking them | they come through [`Weights`](crate::checkpoint::weights::Weights), which names what is missing, left over or not finite |
+//! | it reads tensors without checking them | they come through [`Weights`], which names what is missing, left over or not finite |
 
 mod config;
 
