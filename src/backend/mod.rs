@@ -80,9 +80,6 @@ pub trait Trainer: Send {
     fn optim_step(&mut self, params: &AdamParams) -> Result<f64>;
 
     /// Both at once; a remote backend submits both before it waits.
-    ///
-    /// # Errors
-    /// As the two.
     fn train_step(&mut self, data: &[Datum], params: &AdamParams) -> Result<ForwardOutput> {
         let output = self.forward_backward(data)?;
         self.optim_step(params)?;
@@ -90,9 +87,6 @@ pub trait Trainer: Send {
     }
 
     /// Keeps weights and optimiser under a name (for a local backend a folder); gives the path to load.
-    ///
-    /// # Errors
-    /// When they cannot be written.
     fn save_state(&mut self, name: &str) -> Result<String>;
 
     /// Goes back to a kept state; training then continues as if it had never stopped.
@@ -102,9 +96,6 @@ pub trait Trainer: Send {
     fn load_state(&mut self, path: &str) -> Result<()>;
 
     /// Keeps the weights alone, as a PEFT folder where the backend is local; gives [`Weights::Saved`].
-    ///
-    /// # Errors
-    /// When they cannot be written.
     fn save_weights_for_sampler(&mut self, name: &str) -> Result<Weights>;
 
     /// Sequences a pass since the device was out of memory and went on with half as many; `None`: it never was.
@@ -113,9 +104,6 @@ pub trait Trainer: Send {
     }
 
     /// A sampler of the weights as they are now; later steps do not change it.
-    ///
-    /// # Errors
-    /// Failures that the device or service reports.
     fn sampler(&mut self) -> Result<Box<dyn Sampler>>;
 }
 

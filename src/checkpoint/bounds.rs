@@ -30,3 +30,21 @@ pub(crate) fn check(numbers: &[(&str, usize, usize)]) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+/// Checks that heads share the width of a token evenly.
+pub(crate) fn check_heads(hidden: usize, heads: usize) -> Result<(), String> {
+    if hidden == 0 || heads == 0 || !hidden.is_multiple_of(heads) {
+        return Err(format!(
+            "hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that an image holds a patch.
+pub(crate) fn check_patch(image: usize, patch: usize) -> Result<(), String> {
+    if patch == 0 || image < patch {
+        return Err(format!("image_size {image} holds no patch of {patch}"));
+    }
+    Ok(())
+}

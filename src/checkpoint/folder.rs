@@ -1,6 +1,6 @@
 //! Folders that are either whole or absent, whatever moment the power goes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
@@ -8,6 +8,7 @@ use std::thread::{self, ScopedJoinHandle};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::fs::file;
 use crate::fs::hash::{hash, hex};
 use crate::process::{owner, temporary};
 
@@ -35,9 +36,7 @@ pub(crate) fn replace(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
         fs::rename(dir, &old).map_err(Error::io("rename", dir))?;
     }
     fs::rename(&new, dir).map_err(Error::io("rename", &new))?;
-    if let Some(parent) = dir.parent().filter(|parent| *parent != Path::new("")) {
-        sync(parent)?;
-    }
+    file::flush_folder(dir)?;
     remove(&old)
 }
 
@@ -148,18 +147,12 @@ fn flush(folder: &Path) -> Result<()> {
     let (files, folders) = contents(folder)?;
     for all in [files, folders] {
         thread::scope(|scope| {
-            let begun: Vec<_> = all.iter().map(|path| scope.spawn(|| sync(path))).collect();
+            let begun: Vec<_> = all.iter().map(|path| scope.spawn(|| file::flush(path))).collect();
             let ended = |flushed: ScopedJoinHandle<'_, Result<()>>| flushed.join().unwrap_or_else(|e| resume_unwind(e));
             begun.into_iter().try_for_each(ended)
         })?;
     }
     Ok(())
-}
-
-fn sync(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io("flush", path))
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -171,10 +164,8 @@ fn remove(folder: &Path) -> Result<()> {
 
 /// Removes what [`replace`] has begun beside a folder, here or in other processes, where `which` says so of its name.
 fn remove_unfinished(dir: &Path, which: impl Fn(&str) -> bool) -> Result<()> {
-    let above = dir
-        .parent()
-        .filter(|above| *above != Path::new(""))
-        .unwrap_or(Path::new("."));
+    let above = dir.parent().filter(|above| *above != Path::new(""));
+    let above = above.unwrap_or(Path::new("."));
     let begins = beside(dir, "");
     let begins = begins.file_name().and_then(|name| name.to_str()).unwrap_or("/");
     let entries = match fs::read_dir(above) {

@@ -69,24 +69,22 @@ enum Problem {
 }
 
 impl Problem {
-    /// Said of all those that are not listed one by one.
-    fn of_many(self) -> &'static str {
+    /// Words for all those that are not listed one by one, and the remedy.
+    fn words(self) -> (&'static str, &'static str) {
+        const OF_ONE_MODEL: &str =
+            "config.json and weights have to be of one model: take both from one revision of its repository";
         match self {
-            Self::Missing => "are missing",
-            Self::Shape => "have another shape than the config asks for",
-            Self::Type => "have a type that is not supported",
-            Self::Values => "hold values that are not finite or too large",
-            Self::Surplus => "are not part of this model",
-        }
-    }
-
-    fn remedy(self) -> &'static str {
-        match self {
-            Self::Missing | Self::Shape | Self::Surplus => {
-                "config.json and weights have to be of one model: take both from one revision of its repository"
-            }
-            Self::Type => "take the checkpoint that is not quantised: BF16, F16, F32 and F64 are supported",
-            Self::Values => "the checkpoint is damaged or diverged when it was trained: fetch it again or take another",
+            Self::Missing => ("are missing", OF_ONE_MODEL),
+            Self::Shape => ("have another shape than the config asks for", OF_ONE_MODEL),
+            Self::Type => (
+                "have a type that is not supported",
+                "take the checkpoint that is not quantised: BF16, F16, F32 and F64 are supported",
+            ),
+            Self::Values => (
+                "hold values that are not finite or too large",
+                "the checkpoint is damaged or diverged when it was trained: fetch it again or take another",
+            ),
+            Self::Surplus => ("are not part of this model", OF_ONE_MODEL),
         }
     }
 }
@@ -301,10 +299,10 @@ impl Weights {
         for (problem, tensors) in &self.problems {
             parts.extend(tensors.iter().take(LISTED).cloned());
             if tensors.len() > LISTED {
-                parts.push(format!("and {} more {}", tensors.len() - LISTED, problem.of_many()));
+                parts.push(format!("and {} more {}", tensors.len() - LISTED, problem.words().0));
             }
         }
-        let mut remedies: Vec<&str> = self.problems.keys().map(|problem| problem.remedy()).collect();
+        let mut remedies: Vec<&str> = self.problems.keys().map(|problem| problem.words().1).collect();
         remedies.dedup();
         Error::checkpoint(&self.path, parts.join("; "), remedies.join("; "))
     }

@@ -116,24 +116,16 @@ pub(crate) fn training(shape: &Shape, how: &Use) -> Demand {
             };
             // The way back begins at the logits and frees them before it reaches a layer.
             let at_work = (STATE * back - logits).max(0.0);
-            let gathered = 2.0 * model.features(sequences * how.visual);
-            let looking = model.looking(how);
-            (
-                STATE * rows * (states + 3.0 * model.hidden) + at_work,
-                logits,
-                model.kept_features(how) + gathered.max(looking),
-            )
+            let states = STATE * rows * (states + 3.0 * model.hidden) + at_work;
+            (states, logits, model.all_features(how, sequences))
         }
         Kind::Vision(blocks) => {
             let rows = how.batch * (how.visual + blocks.extra);
             let pixels = 3.0 * how.batch * how.visual * blocks.patch_numbers;
             let back = rows * blocks.backward_of_block() + merging(&adapted, how) / STATE;
             let states = blocks.depth * blocks.kept_by_block(how) + beside(&adapted, how);
-            (
-                STATE * (rows * (states + 3.0 * blocks.width) + back),
-                0.0,
-                STATE * pixels,
-            )
+            let states = STATE * (rows * (states + 3.0 * blocks.width) + back);
+            (states, 0.0, STATE * pixels)
         }
     };
     demand(shape, how, [adapters, activations, logits, features, 0.0])
@@ -158,17 +150,12 @@ pub(crate) fn answering(shape: &Shape, how: &Use) -> Demand {
             let together = (SCORED_ROWS / tree).floor().max(1.0).min(sequences);
             let rows = (together * tree).max(sequences * length);
             let scored = STATE * model.vocabulary * together * (how.names + 1.0);
-            let logits = scored
-                .min(SCORED_LOGITS)
-                .max(4.0 * STATE * model.vocabulary * sequences);
+            let written = 4.0 * STATE * model.vocabulary * sequences;
+            let logits = scored.min(SCORED_LOGITS).max(written);
             let cache = sequences * length * 2.0 * model.keys * model.layers * STATE;
-            let gathered = 2.0 * model.features(sequences * how.visual);
-            (
-                (STATE * rows * model.at_work_in_layer()).max(merging),
-                logits,
-                model.kept_features(how) + gathered.max(model.looking(how)),
-                cache,
-            )
+            let at_work = STATE * rows * model.at_work_in_layer();
+            let features = model.all_features(how, sequences);
+            (at_work.max(merging), logits, features, cache)
         }
         Kind::Vision(blocks) => {
             let rows = how.batch * (how.visual + blocks.extra);
@@ -249,8 +236,11 @@ impl Writing {
         STATE * tokens * self.hidden * self.mergers
     }
 
-    fn kept_features(&self, how: &Use) -> f64 {
-        self.features(how.pictures * how.visual).min(FEATURE_BYTES as f64)
+    /// Bytes of the features that are kept, and of those that are gathered for so many sequences or made.
+    fn all_features(&self, how: &Use, sequences: f64) -> f64 {
+        let kept = self.features(how.pictures * how.visual).min(FEATURE_BYTES as f64);
+        let gathered = 2.0 * self.features(sequences * how.visual);
+        kept + gathered.max(self.looking(how))
     }
 
     /// Bytes while pictures are seen, one a thread: patches, and a block of the tower at work.

@@ -94,8 +94,8 @@ struct Kept {
     features: FifoCache<Key, Features>,
     /// Pictures that some thread is encoding.
     encoding: HashSet<Key>,
-    hits: u64,
-    misses: u64,
+    /// Without the bytes.
+    stats: CacheStats,
 }
 
 /// Pictures that this thread is encoding; let go whatever comes of it.
@@ -122,9 +122,8 @@ fn portion() -> usize {
 impl Kept {
     fn stats(&self) -> CacheStats {
         CacheStats {
-            hits: self.hits,
-            misses: self.misses,
             bytes: self.features.bytes(),
+            ..self.stats
         }
     }
 }
@@ -174,16 +173,16 @@ impl Engine {
                 let mut kept = lock(&self.cache.kept);
                 for (key, features) in encoded {
                     let tensors = std::iter::once(&features.merged).chain(&features.deepstack);
-                    let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes());
-                    kept.features.insert(key, features, bytes.sum());
+                    let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum();
+                    kept.features.insert(key, features, bytes);
                 }
                 // Of older features as many as fit.
                 kept.features.evict(self.settings.feature_bytes, known.len());
             }
         }
         let mut kept = lock(&self.cache.kept);
-        kept.misses += missed as u64;
-        kept.hits += (pictures().count() - missed) as u64;
+        kept.stats.misses += missed as u64;
+        kept.stats.hits += (pictures().count() - missed) as u64;
         tracing::debug!("features: {:?}", kept.stats());
         drop(kept);
         let gathered = inputs.iter().map(|input| {

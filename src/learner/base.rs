@@ -49,14 +49,14 @@ pub trait Base: Send + Sync {
 /// A base of which nothing more is known than its fingerprint and how it makes a classifier of class names and a seed.
 pub(super) fn base(
     fingerprint: Option<String>,
-    classifier: impl Fn(&[String], u64) -> Result<Box<dyn Classifier>> + 'static,
+    classifier: impl Fn(&[String], u64) -> Result<Box<dyn Classifier>> + Send + Sync + 'static,
 ) -> Arc<dyn Base> {
     Arc::new(Plain(fingerprint, classifier))
 }
 
 struct Plain<F>(Option<String>, F);
 
-impl<F: Fn(&[String], u64) -> Result<Box<dyn Classifier>>> Base for Plain<F> {
+impl<F: Fn(&[String], u64) -> Result<Box<dyn Classifier>> + Send + Sync> Base for Plain<F> {
     fn fingerprint(&self) -> Option<&str> {
         self.0.as_deref()
     }

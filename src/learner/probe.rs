@@ -49,7 +49,7 @@ pub(super) fn probes(
     learner: &str,
     model: &Path,
     bases: &mut Bases,
-    rule: impl Fn(usize) -> Box<dyn Rule> + 'static,
+    rule: impl Fn(usize) -> Box<dyn Rule> + Send + Sync + 'static,
 ) -> Result<Arc<dyn Base>> {
     let (frozen, _) = Frozen::shared(learner, model, Dtype::Auto, None, bases)?;
     Ok(base(Some(frozen.fingerprint.clone()), move |classes, _| {

@@ -144,21 +144,22 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
     )))
 }
 
-/// The adapters' variables in the order of the layers, then of the stacks of experts, A before B, named as keys of
-/// a PEFT adapter file over the hub's names.
+/// The factors A and B of all adapters with their modules, in the order of the layers, then of the stacks of experts.
+pub(super) fn factors<M: Adaptable>(model: &M) -> Vec<(String, Var, Var)> {
+    let layers = model.layers().into_iter().filter_map(|(name, layer)| {
+        let LowRank { a, b, .. } = layer.update()?.clone();
+        Some((name, a, b))
+    });
+    let experts = expert_factors(&model.stacks()).into_iter();
+    layers
+        .chain(experts.map(|(module, own)| (module, own.a, own.b)))
+        .collect()
+}
+
+/// The same variables, A before B, named as keys of a PEFT adapter file over the hub's names.
 pub(super) fn trainable<M: Adaptable>(model: &M) -> Vec<(String, Var)> {
-    let mut all = Vec::new();
-    for (name, layer) in model.layers() {
-        if let Some(update) = layer.update() {
-            all.push((peft::key(&name, "A"), update.a.clone()));
-            all.push((peft::key(&name, "B"), update.b.clone()));
-        }
-    }
-    for (module, factors) in expert_factors(&model.stacks()) {
-        all.push((peft::key(&module, "A"), factors.a));
-        all.push((peft::key(&module, "B"), factors.b));
-    }
-    all
+    let named = |(module, a, b): (String, Var, Var)| [(peft::key(&module, "A"), a), (peft::key(&module, "B"), b)];
+    factors(model).into_iter().flat_map(named).collect()
 }
 
 /// Rank and alpha of the adapters.
@@ -192,9 +193,8 @@ const HALVES: [&str; 2] = ["gate_proj", "up_proj"];
 
 /// The name without its last part, and whether that is `gate_up_proj`.
 fn parent_module(stack: &str) -> (&str, bool) {
-    stack
-        .rsplit_once('.')
-        .map_or((stack, false), |(parent, end)| (parent, end == GATE_UP))
+    let parts = stack.rsplit_once('.');
+    parts.map_or((stack, false), |(parent, end)| (parent, end == GATE_UP))
 }
 
 /// True if the targets name this stack, by its own name or by that of one of its halves.
@@ -251,7 +251,7 @@ pub(super) fn expert_form(update: &ExpertUpdate) -> ExpertLora {
 }
 
 /// The factors of all stacks with their modules.
-pub(super) fn expert_factors(stacks: &[(String, Experts)]) -> Vec<(String, ExpertFactors)> {
+fn expert_factors(stacks: &[(String, Experts)]) -> Vec<(String, ExpertFactors)> {
     let adapted = |parent_of: &str| {
         let of_it = |(name, stack): &&(String, Experts)| parent_module(name).0 == parent_of && stack.update().is_some();
         stacks.iter().filter(of_it).count() > 1
@@ -294,10 +294,8 @@ pub(super) fn take_expert_update(
         }
     }
     // Half an update is left to be reported as missing.
-    let whole = found.len() == modules.len();
-    Ok(scale
-        .filter(|_| whole)
-        .map(|scale| ExpertUpdate { parts: found, scale }))
+    let scale = scale.filter(|_| found.len() == modules.len());
+    Ok(scale.map(|scale| ExpertUpdate { parts: found, scale }))
 }
 
 #[cfg(test)]

@@ -246,18 +246,8 @@ impl Part {
             ("image_size", self.image_size, bounds::IMAGE),
             ("patch_size", self.patch_size, bounds::PATCH),
         ])?;
-        let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
-        if hidden == 0 || heads == 0 || !hidden.is_multiple_of(heads) {
-            return Err(format!(
-                "hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
-            ));
-        }
-        if self.patch_size == 0 || self.image_size < self.patch_size {
-            return Err(format!(
-                "image_size {} holds no patch of {}",
-                self.image_size, self.patch_size
-            ));
-        }
+        bounds::check_heads(self.hidden_size, self.num_attention_heads)?;
+        bounds::check_patch(self.image_size, self.patch_size)?;
         if self.max_position_embeddings == 0 {
             return Err("max_position_embeddings is 0".into());
         }

@@ -10,7 +10,7 @@
 //! | its SigLIP reads the text at the last place, without a mask | texts are padded to the full context, as in training |
 //! | its SigLIP has a square text projection and always the attention-pooling head | another shape is refused by name |
 //! | a missing class embedding or logit scale is replaced by random numbers or a default | every tensor must be there |
-//! | it reads tensors without checking them | they come through [`Weights`](crate::checkpoint::weights::Weights), which names what is missing, left over or not finite |
+//! | it reads tensors without checking them | they come through [`Weights`], which names what is missing, left over or not finite |
 
 mod config;
 
@@ -56,11 +56,11 @@ impl Contrastive {
         // Buffers of older checkpoints: the numbers 0, 1, 2, ….
         weights.ignore(|name| name.ends_with("embeddings.position_ids"));
         let fingerprint = weights.fingerprint(&bytes)?;
-        let source = Arc::new(Source {
-            weights: Mutex::new(Some(weights)),
+        let source = Source {
+            weights: Arc::new(Mutex::new(Some(weights))),
             spec: spec.clone(),
-        });
-        let builder = || VarBuilder::from_backend(Box::new(Asked(source.clone())), spec.dtype, spec.device.clone());
+        };
+        let builder = || VarBuilder::from_backend(Box::new(source.clone()), spec.dtype, spec.device.clone());
         let (towers, scale, bias) = match family {
             Family::Clip => {
                 let towers = Towers::Clip(clip::ClipModel::new(builder(), &config.clip())?);
@@ -130,17 +130,15 @@ impl Contrastive {
 
 /// Rows scaled to unit length: (N, P).
 pub fn unit_rows(rows: &Tensor) -> Result<Tensor> {
-    let norm = rows
-        .sqr()?
-        .sum_keepdim(D::Minus1)?
-        .sqrt()?
-        .maximum(f64::from(f32::MIN_POSITIVE))?;
+    let norm = rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    let norm = norm.maximum(f64::from(f32::MIN_POSITIVE))?;
     Ok(rows.broadcast_div(&norm)?)
 }
 
 /// [`Weights`] as candle's models ask for them.
+#[derive(Clone)]
 struct Source {
-    weights: Mutex<Option<Weights>>,
+    weights: Arc<Mutex<Option<Weights>>>,
     spec: DeviceSpec,
 }
 
@@ -154,12 +152,9 @@ impl Source {
     }
 }
 
-/// Backend of a [`VarBuilder`].
-struct Asked(Arc<Source>);
-
-impl SimpleBackend for Asked {
+impl SimpleBackend for Source {
     fn get(&self, shape: Shape, name: &str, _: Init, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        self.0.take(name, shape.dims()).map_err(candle_core::Error::wrap)
+        self.take(name, shape.dims()).map_err(candle_core::Error::wrap)
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {

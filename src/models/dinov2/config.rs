@@ -113,16 +113,8 @@ impl Config {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= most) {
             return Err(format!("mlp_ratio is {}, above 0 to {most} are read", self.mlp_ratio));
         }
-        let (d, heads) = (self.hidden_size, self.num_attention_heads);
-        if d == 0 || heads == 0 || d % heads != 0 {
-            return Err(format!(
-                "hidden_size {d} is not a multiple of num_attention_heads {heads}"
-            ));
-        }
-        let (image, patch) = (self.image_size, self.patch_size);
-        if patch == 0 || image < patch {
-            return Err(format!("image_size {image} holds no patch of {patch}"));
-        }
+        bounds::check_heads(self.hidden_size, self.num_attention_heads)?;
+        bounds::check_patch(self.image_size, self.patch_size)?;
         if self.num_channels != 3 {
             return Err(format!("num_channels is {}, images have 3", self.num_channels));
         }

@@ -83,10 +83,8 @@ impl Embeddings {
             .permute((0, 2, 4, 1, 3, 5))? // (B, rows, columns, 3, P, P)
             .reshape((batch, rows * columns, 3 * p * p))?;
         let positions = self.positions.at(rows, columns)?; // (1, 1 + N, D)
-        let patches = self
-            .patches
-            .forward(&patches)?
-            .broadcast_add(&positions.narrow(1, 1, rows * columns)?)?;
+        let of_patches = positions.narrow(1, 1, rows * columns)?;
+        let patches = self.patches.forward(&patches)?.broadcast_add(&of_patches)?;
         let d = self.cls.dim(2)?;
         let cls = (&self.cls + positions.narrow(1, 0, 1)?)?.broadcast_as((batch, 1, d))?;
         let tokens = match &self.registers {
@@ -314,21 +312,25 @@ impl Block {
         Ok(scaled_residual(&x, &wide, &self.scale2)?)
     }
 
-    /// The linear layers with the ends of their hub names, in the order of the forward pass.
-    pub(super) fn layers_mut(&mut self) -> Vec<(&'static str, &mut Projection)> {
+    /// The linear layers of block `i` with their hub names, in the order of the forward pass.
+    pub(super) fn layers_mut(&mut self, i: usize) -> Vec<(String, &mut Projection)> {
+        let name = |end: &str| format!("encoder.layer.{i}.{end}");
         let mut all = vec![
-            ("attention.attention.query", &mut self.query),
-            ("attention.attention.key", &mut self.key),
-            ("attention.attention.value", &mut self.value),
-            ("attention.output.dense", &mut self.output),
+            (name("attention.attention.query"), &mut self.query),
+            (name("attention.attention.key"), &mut self.key),
+            (name("attention.attention.value"), &mut self.value),
+            (name("attention.output.dense"), &mut self.output),
         ];
-        match &mut self.mlp {
-            Mlp::Gelu { fc1, fc2 } => all.extend([("mlp.fc1", fc1), ("mlp.fc2", fc2)]),
+        all.extend(match &mut self.mlp {
+            Mlp::Gelu { fc1, fc2 } => [(name("mlp.fc1"), fc1), (name("mlp.fc2"), fc2)],
             Mlp::SwiGlu {
                 weights_in,
                 weights_out,
-            } => all.extend([("mlp.weights_in", weights_in), ("mlp.weights_out", weights_out)]),
-        }
+            } => [
+                (name("mlp.weights_in"), weights_in),
+                (name("mlp.weights_out"), weights_out),
+            ],
+        });
         all
     }
 }

@@ -149,10 +149,7 @@ impl Dinov2 {
 impl Adaptable for Dinov2 {
     fn layers_mut(&mut self) -> Vec<(String, &mut Projection)> {
         let blocks = self.blocks.iter_mut().enumerate();
-        let layers = blocks.flat_map(|(i, block)| block.layers_mut().into_iter().map(move |layer| (i, layer)));
-        layers
-            .map(|(i, (name, layer))| (format!("encoder.layer.{i}.{name}"), layer))
-            .collect()
+        blocks.flat_map(|(i, block)| block.layers_mut(i)).collect()
     }
 
     fn origin(&self) -> &str {

@@ -60,11 +60,8 @@ type Factors = Result<(Tensor, Tensor), String>;
 fn principal(weight: &Tensor, rank: usize, scale: f64) -> Result<Factors> {
     let (out, inputs) = weight.dims2()?;
     let wide = inputs > out;
-    let tall = if wide {
-        weight.t()?.contiguous()?
-    } else {
-        weight.clone()
-    }; // (m, n), m ≥ n
+    let tall = if wide { weight.t()? } else { weight.clone() };
+    let tall = tall.contiguous()?; // (m, n), m ≥ n
     let Some((values, vectors)) = largest(&tall, rank)? else {
         return Ok(Err("its singular values lie too close together to be told apart".into()));
     };
@@ -83,18 +80,10 @@ fn principal(weight: &Tensor, rank: usize, scale: f64) -> Result<Factors> {
     let right = vectors.narrow(1, 0, rank)?; // (n, r)
     let image = tall.matmul(&right)?; // (m, r), columns σ u
     let column = |power: f64| {
-        let of = |&value: &f64| {
-            if value > SAME * SAME * top {
-                value.powf(power)
-            } else {
-                0.0
-            }
-        };
-        Tensor::from_vec(
-            values[..rank].iter().map(of).collect::<Vec<f64>>(),
-            (1, rank),
-            &Device::Cpu,
-        )
+        let stands = |value: f64| value > SAME * SAME * top;
+        let of = |&value: &f64| if stands(value) { value.powf(power) } else { 0.0 };
+        let column: Vec<f64> = values[..rank].iter().map(of).collect();
+        Tensor::from_vec(column, (1, rank), &Device::Cpu)
     };
     let scaled = (1.0 / scale).sqrt();
     let left = (image.broadcast_mul(&column(-0.5)?)? * scaled)?; // u √σ / √scale
@@ -134,10 +123,8 @@ fn largest(a: &Tensor, count: usize) -> Result<Option<(Vec<f64>, Tensor)>> {
         let settled = kept == n || {
             let mapped = a.t()?.matmul(&image.matmul(&rotation.contiguous()?)?)?; // AᵀA v
             let lambda = Tensor::from_vec(values.clone(), (1, taken), &Device::Cpu)?;
-            let left = (mapped - vectors.broadcast_mul(&lambda)?)?
-                .sqr()?
-                .sum(0)?
-                .to_vec1::<f64>()?;
+            let left = (mapped - vectors.broadcast_mul(&lambda)?)?;
+            let left = left.sqr()?.sum(0)?.to_vec1::<f64>()?;
             let top = values.first().copied().unwrap_or(0.0);
             // The one after those that are sought only tells how far away it is.
             let bound = |i: usize| if i < count { RESIDUAL } else { 1e-4 };
@@ -169,6 +156,7 @@ fn grow(a: &Tensor, basis: &mut Basis, image: &Tensor, block: usize, rng: &mut C
 }
 
 /// Orthonormal columns of length n, one after the other.
+#[derive(Default)]
 struct Basis {
     n: usize,
     values: Vec<f64>,
@@ -179,12 +167,7 @@ struct Basis {
 
 impl Basis {
     fn new(n: usize) -> Self {
-        Self {
-            n,
-            values: Vec::new(),
-            count: 0,
-            last: 0,
-        }
+        Self { n, ..Self::default() }
     }
 
     /// Adds what is new of a block (n, columns), row by row.
@@ -234,12 +217,8 @@ fn leading(weight: &Tensor, rank: usize) -> Result<Factors> {
         let (size, before) = (norm(&column), basis.count);
         basis.extend(&column, 1);
         let along = |other: &[f64]| -> f64 { other.iter().zip(&column).map(|(a, b)| a * b).sum() };
-        let in_span: f64 = basis
-            .values
-            .chunks_exact(out)
-            .take(before)
-            .map(|other| along(other).powi(2))
-            .sum();
+        let others = basis.values.chunks_exact(out).take(before);
+        let in_span: f64 = others.map(|other| along(other).powi(2)).sum();
         let left = (size * size - in_span).max(0.0).sqrt();
         if basis.count == before || left < SAME * largest {
             return Ok(Err(format!(

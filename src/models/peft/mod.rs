@@ -349,10 +349,8 @@ fn kind(name: &str) -> &'static str {
         ("patch_embed", " (on a convolution)"),
         ("projection", " (on a convolution)"),
     ];
-    KINDS
-        .iter()
-        .find(|(part, _)| name.contains(part))
-        .map_or("", |(_, kind)| kind)
+    let known = KINDS.iter().find(|(part, _)| name.contains(part));
+    known.map_or("", |(_, kind)| kind)
 }
 
 /// Compares the base that the config names with the one that was loaded from `origin`.
@@ -434,9 +432,6 @@ impl Description<'_> {
 
 /// Writes a folder that `peft.PeftModel.from_pretrained` loads, unless experts share factors; `updates` are modules
 /// with A and B.
-///
-/// # Errors
-/// [`Error::Io`].
 pub(super) fn write(dir: &Path, description: &Description, updates: &[(String, Tensor, Tensor)]) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for (module, a, b) in updates {

@@ -7,7 +7,7 @@ use super::Qwen3Vl;
 use crate::error::{Error, Result};
 use crate::models::lora::{self, Adaptable as _};
 use crate::models::peft::{self, Description, Folder, Update};
-use crate::nn::{Experts, LowRank};
+use crate::nn::Experts;
 
 /// The output layer.
 const HEAD: &str = "lm_head";
@@ -50,23 +50,20 @@ impl Qwen3Vl {
 
     fn write_adapter(&self, dir: &Path, shape: (usize, f64), ranks: HashMap<String, usize>) -> Result<()> {
         let (layers, stacks) = (self.layers(), self.stacks());
-        let (mut updates, mut adapted, mut others) = (Vec::new(), Vec::new(), vec![PATCH_EMBED]);
-        for (name, layer) in &layers {
-            match layer.update() {
-                Some(LowRank { a, b, .. }) => {
-                    adapted.push(name);
-                    updates.push((name.clone(), a.as_detached_tensor(), b.as_detached_tensor()));
-                }
-                None => others.push(name),
-            }
-        }
-        let factors = lora::expert_factors(&stacks).into_iter();
-        updates.extend(factors.map(|(name, part)| (name, part.a.as_detached_tensor(), part.b.as_detached_tensor())));
+        let updates = lora::factors(self).into_iter();
+        let updates = updates.map(|(name, a, b)| (name, a.as_detached_tensor(), b.as_detached_tensor()));
+        let updates: Vec<_> = updates.collect();
+        let (adapted, others): (Vec<_>, Vec<_>) = layers.iter().partition(|(_, layer)| layer.update().is_some());
+        let others = others.iter().map(|(name, _)| name.as_str());
+        let others: Vec<&str> = others.chain([PATCH_EMBED]).collect();
         let mut updated = stacks.iter().filter_map(|(_, stack)| stack.update());
         let description = Description {
             base: &self.origin,
             task: Some("CAUSAL_LM"),
-            targets: adapted.iter().map(|name| target(name, &others).to_owned()).collect(),
+            targets: adapted
+                .iter()
+                .map(|(name, _)| target(name, &others).to_owned())
+                .collect(),
             parameters: parameters(&stacks),
             experts: updated.next().map(lora::expert_form).unwrap_or_default(),
             shape,

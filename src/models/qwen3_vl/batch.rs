@@ -115,7 +115,7 @@ impl Batch {
             }
             batch.ids.extend(&tree.tokens);
             for axis in &mut batch.axes {
-                axis.extend(tree.depths().map(|depth| next + depth));
+                axis.extend(tree.depths.iter().map(|depth| next + depth));
             }
             if let (Some(length), Some(mask)) = (batch.lengths.last_mut(), batch.masks.last_mut()) {
                 *length += tree.tokens.len();
@@ -205,6 +205,8 @@ pub struct PrefixTree {
     tokens: Vec<u32>,
     /// The node above each; `None`: the prompt.
     pub(super) parents: Arc<[Option<u32>]>,
+    /// Number of nodes above each.
+    pub(super) depths: Vec<u32>,
     /// The tokens that come next in each of the N + 1 places, ascending: after the prompt, after each node.
     pub(super) next: Vec<Vec<u32>>,
     /// The place of each token of each continuation.
@@ -217,7 +219,7 @@ impl PrefixTree {
     /// # Errors
     /// When one is empty.
     pub fn new(continuations: &[Vec<u32>]) -> Result<Self> {
-        let (mut tokens, mut parents) = (Vec::new(), Vec::new());
+        let (mut tokens, mut parents, mut depths) = (Vec::new(), Vec::new(), Vec::new());
         let mut next: Vec<BTreeSet<u32>> = vec![BTreeSet::new()];
         let mut places = Vec::with_capacity(continuations.len());
         let mut known = HashMap::new();
@@ -233,6 +235,7 @@ impl PrefixTree {
                 place = *known.entry((place, token)).or_insert_with(|| {
                     tokens.push(token);
                     parents.push(parent);
+                    depths.push(path.len() as u32 - 1);
                     next.push(BTreeSet::new());
                     tokens.len()
                 });
@@ -244,6 +247,7 @@ impl PrefixTree {
         Ok(Self {
             tokens,
             parents: parents.into(),
+            depths,
             next: next.into_iter().map(|tokens| tokens.into_iter().collect()).collect(),
             places,
         })
@@ -253,18 +257,6 @@ impl PrefixTree {
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
-    }
-
-    /// Number of nodes above each node.
-    pub(super) fn depths(&self) -> impl Iterator<Item = u32> {
-        let mut depths = Vec::with_capacity(self.parents.len());
-        for parent in &*self.parents {
-            let depth = parent
-                .and_then(|parent| depths.get(parent as usize))
-                .map_or(0, |above| above + 1);
-            depths.push(depth);
-        }
-        depths.into_iter()
     }
 }
 

@@ -218,9 +218,8 @@ impl Config {
     /// True if the embedding table is also the head.
     #[must_use]
     pub fn tied(&self) -> bool {
-        self.tie_word_embeddings
-            .or(self.text_config.tie_word_embeddings)
-            .unwrap_or(false)
+        let stated = self.tie_word_embeddings.or(self.text_config.tie_word_embeddings);
+        stated.unwrap_or(false)
     }
 }
 
@@ -254,10 +253,8 @@ impl TextConfig {
     /// Base of the rotary frequencies.
     #[must_use]
     pub fn rope_theta(&self) -> f64 {
-        self.rope()
-            .find_map(|rope| rope.rope_theta)
-            .or(self.rope_theta)
-            .unwrap_or(5_000_000.0)
+        let stated = self.rope().find_map(|rope| rope.rope_theta);
+        stated.or(self.rope_theta).unwrap_or(5_000_000.0)
     }
 
     /// Frequencies that turn by time, height and width.
@@ -359,10 +356,8 @@ impl VisionConfig {
     /// Base of the rotary frequencies.
     #[must_use]
     pub fn rope_theta(&self) -> f64 {
-        self.rope_parameters
-            .as_ref()
-            .and_then(|rope| rope.rope_theta)
-            .unwrap_or(10_000.0)
+        let stated = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+        stated.unwrap_or(10_000.0)
     }
 }
 

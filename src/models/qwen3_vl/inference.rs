@@ -238,7 +238,7 @@ mod tests {
         let tree = PrefixTree::new(&continuations).unwrap();
         assert_eq!(tree.tokens(), [3, 4, 5]);
         assert_eq!(tree.parents[..], [None, Some(0), Some(1)]);
-        assert_eq!(tree.depths().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(tree.depths, [0, 1, 2]);
         assert_eq!(tree.next, [vec![3, 7], vec![4, 9], vec![5, 9], vec![9]]);
         assert_eq!(tree.places[2], [0, 1, 2, 3]);
         let next_token = |place: usize| NextToken {

@@ -208,7 +208,8 @@ impl Qwen3Vl {
         let vision = &self.config.vision_config;
         let merge = vision.spatial_merge_size;
         let count: usize = grids.iter().map(Grid::patches).sum();
-        let whole = |grid: &Grid| grid.rows % merge == 0 && grid.columns % merge == 0 && grid.patches() > 0;
+        let fits = |side: usize| side.is_multiple_of(merge);
+        let whole = |grid: &Grid| fits(grid.rows) && fits(grid.columns) && grid.patches() > 0;
         let (width, shape) = (vision.patch_width(), patches.dims());
         if shape == [count, width] && count > 0 && grids.iter().all(whole) {
             return Ok(());

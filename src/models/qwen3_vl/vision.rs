@@ -124,10 +124,7 @@ impl Features {
 
     /// The same values as variables of their own, in the order of [`Features::all`].
     pub(super) fn cut(&self) -> Result<(Vec<Var>, Self)> {
-        let vars = self
-            .all()
-            .map(Var::from_tensor)
-            .collect::<candle_core::Result<Vec<_>>>()?;
+        let vars = self.all().map(Var::from_tensor).collect::<Result<Vec<_>, _>>()?;
         let mut tensors = vars.iter().map(|var| var.as_tensor().clone());
         let merged = tensors.next().unwrap_or_else(|| self.merged.clone());
         let deepstack = tensors.collect();
@@ -286,19 +283,17 @@ impl Tower {
             }
         }
         let device = self.positions.device();
-        let mut sum: Option<Tensor> = None;
-        for (indices, weights) in taps {
+        let part = |(indices, weights): (Vec<u32>, Vec<f32>)| -> Result<Tensor> {
             let count = indices.len();
             let indices = Tensor::from_vec(indices, count, device)?;
             let weights = Tensor::from_vec(weights, (count, 1), device)?;
             let taken = self.positions.index_select(&indices, 0)?.to_dtype(DType::F32)?;
-            let part = taken.broadcast_mul(&weights)?;
-            sum = Some(match sum {
-                None => part,
-                Some(sum) => (sum + part)?,
-            });
-        }
-        sum.ok_or_else(|| Error::tensor("no taps"))
+            Ok(taken.broadcast_mul(&weights)?)
+        };
+        let [first, others @ ..] = taps;
+        others
+            .into_iter()
+            .try_fold(part(first)?, |sum, tap| Ok((sum + part(tap)?)?))
     }
 
     fn context(&self, grids: &[Grid]) -> Result<AttentionContext> {
