@@ -182,6 +182,11 @@ fn output(text: &str) -> Result<()> {
     }
 }
 
+/// Items with commas between them.
+fn listed(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}
+
 /// Writes a value as indented JSON to stdout.
 fn output_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::io("write", "stdout")(e.into()))?;

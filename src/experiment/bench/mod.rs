@@ -103,9 +103,6 @@ pub(crate) trait Benchmark {
 }
 
 /// A loaded model with its workload, which takes steps on demand, so that others can take turns with it.
-///
-/// # Errors
-/// As [`run`].
 pub(crate) fn prepared(request: &Request) -> Result<Box<dyn Benchmark>> {
     let config = made(request)?;
     load(request, &config)
