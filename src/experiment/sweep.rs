@@ -168,7 +168,11 @@ impl Sweeper<'_> {
         self.progress.begin(1, 0, cell.images());
         let before = self.failures(&[cell])?;
         loop {
-            match self.attempt(cell, &before)? {
+            let attempt = match self.take(cell, &before)? {
+                Ok(claim) => self.alone(cell, &claim)?,
+                Err(settled) => settled,
+            };
+            match attempt {
                 Attempt::Finished(record) => {
                     self.progress.end();
                     return Ok(*record);
@@ -186,14 +190,6 @@ impl Sweeper<'_> {
     fn failures(&self, cells: &[&Cell]) -> Result<HashMap<String, FailureMark>> {
         let mark = |cell: &&Cell| Ok((cell.run_id.clone(), self.store.failure_mark(&cell.run_id)?));
         cells.iter().map(mark).collect()
-    }
-
-    /// Runs a cell if it is missing and free.
-    fn attempt(&mut self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Attempt> {
-        match self.take(cell, before)? {
-            Ok(claim) => self.alone(cell, &claim),
-            Err(attempt) => Ok(attempt),
-        }
     }
 
     /// Claims a cell if it is missing and free; else gives what came of it.

@@ -178,7 +178,7 @@ fn made(request: &Request) -> Result<Value> {
         shapes::cut(&mut config, layers);
     }
     if !request.checkpoint.join("config.json").is_file() {
-        checkpoint::write(&request.checkpoint, &config)?;
+        checkpoint::write(&request.checkpoint, &config, checkpoint::SHARD)?;
     }
     let path = request.checkpoint.join("config.json");
     let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
