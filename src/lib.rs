@@ -13,6 +13,22 @@
 //!                                                       models · checkpoint · nn
 //!                                └─────────────────── experiment: cell, sweep ───────────────────┘
 //! ```
+//!
+//! Results are read without any model, e.g. accuracy with its interval at each number of shots:
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use kshot::comparison::{curve, series::Series};
+//! use kshot::store::Store;
+//!
+//! let store = Store::open_existing(Path::new("results/reference/nightly"))?;
+//! let series = Series::load(&store, &store.records()?)?;
+//! for point in curve::points(&series) {
+//!     assert!(point.low <= point.mean && point.mean <= point.high);
+//! }
+//! # Ok::<(), kshot::error::Error>(())
+//! ```
 
 // the bottom: words, processes, files
 pub mod error;

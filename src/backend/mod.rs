@@ -128,3 +128,8 @@ pub trait Sampler: Send {
         continuations: &[&[Vec<u32>]],
     ) -> Result<Vec<Vec<Vec<TokenScore>>>>;
 }
+
+// The worked example of `docs/adding-a-backend.md` is compiled and tested as any backend.
+#[cfg(test)]
+#[path = "../../docs/examples/counting_backend/mod.rs"]
+pub mod counting_backend_example;

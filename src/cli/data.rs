@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::terminal::style;
-use super::{output, output_json};
+use super::{listed, output, output_json};
 use crate::config::{Protocol, Shots};
 use crate::data::check::{self, Verification};
 use crate::data::{self, Dataset, LabelledImage, Presence, split};
@@ -36,7 +36,7 @@ pub(super) fn list(arguments: &ListArguments) -> Result<()> {
     if arguments.json {
         let rows: Vec<Value> = rows
             .iter()
-            .map(|(manifest, presence)| listed(manifest, presence))
+            .map(|(manifest, presence)| as_row(manifest, presence))
             .collect();
         return output_json(&rows);
     }
@@ -52,7 +52,7 @@ pub(super) fn list(arguments: &ListArguments) -> Result<()> {
     output(&rows.iter().map(line).collect::<String>())
 }
 
-fn listed(manifest: &Manifest, presence: &Presence) -> Value {
+fn as_row(manifest: &Manifest, presence: &Presence) -> Value {
     let file = |file: &SourceFile| {
         json!({
             "role": file.role, "name": file.name, "bytes": file.size, "sha256": file.sha256, "md5": file.md5,
@@ -227,15 +227,12 @@ fn oriented(found: &Verification) -> String {
     if turned == 0 {
         return "  no image has an EXIF or XMP orientation: `exif = false` would change nothing\n".into();
     }
-    let each: Vec<_> = found
-        .orientations
-        .iter()
-        .map(|(orientation, images)| format!("{images} with {orientation}"))
-        .collect();
+    let each = found.orientations.iter();
+    let each = each.map(|(orientation, images)| format!("{images} with {orientation}"));
     format!(
         "  {turned} images have an EXIF or XMP orientation ({}): models see them upright; with `exif = false`, as in \
          torchvision, they see them as stored\n",
-        each.join(", ")
+        listed(each)
     )
 }
 
@@ -261,12 +258,8 @@ fn checked(found: &Verification) -> String {
                 text += &format!("  {what} from {least} to {most} pixels, median {median}\n");
             }
         }
-        let modes: Vec<_> = found
-            .modes
-            .iter()
-            .map(|(mode, images)| format!("{images} {mode}"))
-            .collect();
-        text += &format!("  pixels: {}\n", modes.join(", "));
+        let modes = found.modes.iter().map(|(mode, images)| format!("{images} {mode}"));
+        text += &format!("  pixels: {}\n", listed(modes));
         text += &oriented(found);
         text += &format!(
             "  {} pairs of a pool and a test image look alike\n",

@@ -60,7 +60,7 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
         }
     }
     let ids: HashSet<&str> = finished.iter().map(|cell| cell.run_id.as_str()).collect();
-    let cells = outline.cells.iter().map(|cell| listed(cell, store.as_ref(), &ids));
+    let cells = outline.cells.iter().map(|cell| planned(cell, store.as_ref(), &ids));
     let cells = cells.collect::<Result<Vec<_>>>()?;
     let estimate = estimate(&outline, &finished)?;
     let precision = precision(&outline.cells);
@@ -76,7 +76,7 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
     output(&(list(&cells) + &costs(&estimate, option) + &lines(&precision)))
 }
 
-fn listed<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<PlannedCell<'a>> {
+fn planned<'a>(cell: &'a Point, store: Option<&Store>, finished: &HashSet<&str>) -> Result<PlannedCell<'a>> {
     let run_id = cell.run_id.as_deref();
     let state = match (store, run_id) {
         (Some(_), Some(id)) if finished.contains(id) => "finished",
@@ -137,10 +137,7 @@ fn costs(estimate: &Estimate, option: &str) -> String {
         ("results", disk.results),
     ];
     let sum: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
-    let parts: Vec<String> = parts
-        .iter()
-        .map(|(what, bytes)| format!("{what} {}", gigabytes(*bytes)))
-        .collect();
+    let parts = parts.map(|(what, bytes)| format!("{what} {}", gigabytes(bytes)));
     text += &format!("disk: {}: {}\n", gigabytes(sum), parts.join(", "));
     if !disk.downloads_unknown.is_empty() {
         text += &format!(

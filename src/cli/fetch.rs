@@ -213,10 +213,6 @@ impl DownloadBars {
     fn files(&self) -> MutexGuard<'_, HashMap<String, FileBar>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn with<R>(&self, name: &str, work: impl FnOnce(&mut FileBar) -> R) -> Option<R> {
-        self.files().get_mut(name).map(work)
-    }
 }
 
 impl FetchProgress for DownloadBars {
@@ -247,7 +243,7 @@ impl FetchProgress for DownloadBars {
     }
 
     fn at(&self, name: &str, bytes: u64) {
-        let line = self.with(name, |file| {
+        let line = self.files().get_mut(name).and_then(|file| {
             file.bar.set_position(bytes);
             if bytes < file.from.0 {
                 file.from = (bytes, Instant::now());
@@ -264,7 +260,7 @@ impl FetchProgress for DownloadBars {
             let speed = amount(speed as u64);
             Some(format!("{name}: {percent:.0} %, {speed}/s, {left:.0} s left"))
         });
-        if let Some(line) = line.flatten().filter(|_| !self.bars.are_shown) {
+        if let Some(line) = line.filter(|_| !self.bars.are_shown) {
             self.note(&line);
         }
     }

@@ -132,7 +132,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
 
 /// All folders, as they were at one moment: results, repeats, baseline (`None` where the first one is to be accepted) and the
 /// noise that it has stored.
-fn read(arguments: &Arguments) -> Result<(Folder, Vec<Folder>, Option<Folder>, Option<Noise>)> {
+type Read = (Folder, Vec<Folder>, Option<Folder>, Option<Noise>);
+
+fn read(arguments: &Arguments) -> Result<Read> {
     let shared = &mut Shared::default();
     let results = Folder::read(&arguments.results, Role::Results, shared)?;
     let repeats = arguments.repeat.iter();

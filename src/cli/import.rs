@@ -10,8 +10,8 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::data::per_class;
-use super::output;
 use super::terminal::tell;
+use super::{listed, output};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::experiment::plan::Places;
@@ -234,20 +234,18 @@ fn kept(share: f64) -> String {
 fn by_kind(files: &[String]) -> String {
     let mut kinds: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     for file in files {
-        let ending = Path::new(file)
-            .extension()
-            .map(|end| format!(".{}", end.to_string_lossy().to_lowercase()));
-        let kind = if file.ends_with('/') {
-            "folders".into()
-        } else {
-            ending.unwrap_or_else(|| "without ending".into())
+        let kind = match Path::new(file).extension() {
+            _ if file.ends_with('/') => "folders".into(),
+            Some(end) => format!(".{}", end.to_string_lossy().to_lowercase()),
+            None => "without ending".into(),
         };
         kinds.entry(kind).or_insert((0, file)).0 += 1;
     }
-    let kinds = kinds
-        .iter()
-        .map(|(kind, (count, first))| format!("{count} {kind} (`{first}`)"));
-    kinds.collect::<Vec<_>>().join(", ")
+    listed(
+        kinds
+            .iter()
+            .map(|(kind, (count, first))| format!("{count} {kind} (`{first}`)")),
+    )
 }
 
 fn told(imported: &Imported) -> String {
@@ -279,16 +277,12 @@ fn told(imported: &Imported) -> String {
         text += &kept(share);
     }
     let least = pool.first().copied().unwrap_or_default();
-    let shots: Vec<String> = [1, 2, 4, 8, 16]
-        .into_iter()
-        .filter(|k| *k <= least)
-        .map(|k| k.to_string())
-        .collect();
+    let shots = [1, 2, 4, 8, 16].into_iter().filter(|k| *k <= least);
     let _ = write!(
         text,
         "manifest: {}\n\nnext: kshot sweep --set \"datasets=['{name}']\" --set name={name} --set 'shots=[{}]'\n",
         imported.manifest.display(),
-        shots.join(", ")
+        listed(shots.map(|k| k.to_string()))
     );
     text
 }

@@ -17,7 +17,6 @@ mod sweep;
 mod terminal;
 mod train;
 
-use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -109,7 +108,8 @@ impl Verb {
 /// Parses the command line, runs the verb, reports an error.
 #[must_use]
 pub fn main() -> ExitCode {
-    settle_threads();
+    // Where it cannot be done the work is merely slower.
+    let _ = settle_threads();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return unparsed(&error),
@@ -182,6 +182,11 @@ fn output(text: &str) -> Result<()> {
     }
 }
 
+/// Items with commas between them.
+fn listed(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}
+
 /// Writes a value as indented JSON to stdout.
 fn output_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::io("write", "stdout")(e.into()))?;
@@ -201,34 +206,23 @@ const MIMALLOC: &str = "MIMALLOC_PURGE_DELAY";
 /// Verbs through which any number of images stream.
 const STREAMS: [&str; 2] = ["predict", "embed"];
 
-/// One thread pool, not two that get in each other's way, and memory that does not creep up over a million images: replaces this process by itself with the variables set, unless they are: a process cannot safely change its
-/// own environment once it has threads. Returns only if there is nothing to do or it cannot be done, and then
-/// the work is merely slower.
-fn settle_threads() {
-    let mut wanted = vec![CANDLE, RAYON];
-    if env::args_os().any(|word| STREAMS.iter().any(|verb| word == *verb)) {
-        wanted.push(MIMALLOC);
-    }
-    wanted.retain(|name| env::var_os(name).is_none());
-    if !wanted.is_empty() {
-        let Err(error) = again(&wanted);
-        tracing::debug!("cannot start again with {}: {error}", wanted.join(", "));
-    }
-}
-
-fn again(wanted: &[&str]) -> io::Result<Infallible> {
+/// One thread pool, not two that get in each other's way, and memory that does not creep up over a million images: replaces
+/// this process by itself with the variables set, unless they are, since a process cannot safely change its own environment once
+/// it has threads.
+fn settle_threads() -> io::Result<()> {
     let threads = thread::available_parallelism()?.to_string();
-    let mut command = Command::new(env::current_exe()?);
-    command.args(env::args_os().skip(1));
-    for &name in wanted {
-        let value = match name {
-            CANDLE => "1",
-            RAYON => &threads,
-            _ => "-1",
-        };
-        command.env(name, value);
+    let mut wanted = vec![(CANDLE, "1"), (RAYON, &threads)];
+    if env::args_os().any(|word| STREAMS.iter().any(|verb| word == *verb)) {
+        wanted.push((MIMALLOC, "-1"));
     }
-    Err(command.exec())
+    wanted.retain(|(name, _)| env::var_os(name).is_none());
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    Err(Command::new(env::current_exe()?)
+        .args(env::args_os().skip(1))
+        .envs(wanted)
+        .exec())
 }
 
 #[cfg(test)]

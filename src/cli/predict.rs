@@ -384,9 +384,6 @@ impl Answers {
     }
 
     /// Appends the lines of a batch and returns when they are on the disk.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     fn append(&mut self, lines: &str) -> Result<()> {
         let written = self
             .file

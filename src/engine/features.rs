@@ -169,11 +169,14 @@ impl Engine {
             let mut encoded: Vec<(Key, Features)> = encoded.collect();
             known.extend(encoded.iter().cloned());
             if self.settings.cache_features {
-                encoded.sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
+                encoded
+                    .sort_by(|(a, _), (b, _)| (&a.0.sha256, a.0.mirrored, a.1).cmp(&(&b.0.sha256, b.0.mirrored, b.1)));
                 let mut kept = lock(&self.cache.kept);
                 for (key, features) in encoded {
                     let tensors = std::iter::once(&features.merged).chain(&features.deepstack);
-                    let bytes = tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum();
+                    let bytes = tensors
+                        .map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes())
+                        .sum();
                     kept.features.insert(key, features, bytes);
                 }
                 // Of older features as many as fit.
@@ -199,7 +202,11 @@ impl Engine {
         pictures: impl Iterator<Item = &'p Picture> + Clone,
         known: &mut HashMap<Key, Features>,
     ) -> Option<Encoding<'_>> {
-        let at_once = if self.base.device().is_cpu() { portion() } else { usize::MAX };
+        let at_once = if self.base.device().is_cpu() {
+            portion()
+        } else {
+            usize::MAX
+        };
         let mut kept = lock(&self.cache.kept);
         loop {
             let (mut keys, mut awaited) = (Vec::new(), false);

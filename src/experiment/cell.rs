@@ -233,9 +233,6 @@ fn learn(
 /// The temperature of a cell, where its sweep asks for one and the shots allow it: a learner that `chose` its settings inside
 /// all shots has none where a fold leaves it too few to choose by, as that would be another model's. `keep` is that of the cell's own
 /// training: states of the folds lie beside its state, so that a cell that is cut short here goes on in the same fold.
-///
-/// # Errors
-/// Whatever training, prediction or `on` report.
 fn fitted(
     cell: &Cell,
     shots: &[LabelledImage],
@@ -277,9 +274,6 @@ fn fitted(
 }
 
 /// Removes what the folds kept.
-///
-/// # Errors
-/// [`crate::error::Error::Io`] when something stays.
 fn forget(cell: &Cell, store: &Store, keep: &Checkpoints) -> Result<()> {
     (0..cell.folds.unwrap_or(0)).try_for_each(|fold| of_fold(keep, store, &cell.run_id, fold).forget())
 }

@@ -79,6 +79,15 @@ impl Sweep {
     ///
     /// # Errors
     /// [`Error::Config`] names `origin` or the override, and the field.
+    ///
+    /// ```
+    /// use kshot::experiment::config::Sweep;
+    ///
+    /// let config = "name = 'pets'\ndatasets = ['mini-pets']\nshots = [1, 4]\n[[learner]]\nmethod = 'pixels'\n";
+    /// let sweep = Sweep::parse(config, "pets.toml", &["shots=[2, 8]".to_owned()])?;
+    /// assert!(sweep.shots[0] == 2 && sweep.shots[1] == 8);
+    /// # Ok::<(), kshot::error::Error>(())
+    /// ```
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let fail = |origin: &str, reason: &str| Error::config(origin, reason.trim_end());
         let sweep: Self = if overrides.is_empty() {

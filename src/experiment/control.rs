@@ -1,7 +1,7 @@
 //! Sanity controls of a finished cell: is its accuracy about the pictures and the labels, and about nothing else?
 //!
 //! The cell is trained once more and then asked what a sound one must answer in a known way. The two shuffled
-//! controls are randomisation tests and red by bad luck with a probability of at most [`FALSE_RED`] each, whatever the
+//! controls are randomisation tests and red by bad luck with a probability of at most `FALSE_RED` each, whatever the
 //! model; the others compare answers and leave nothing to chance. Draws are seeded: the same cell has the same verdict every
 //! time.
 //!
@@ -18,11 +18,11 @@
 //! know, so its bound is its own accuracy without examples, the best of all readings. And they are blunt: a learner may
 //! give all images of a class one answer, so that with ten classes half of all answers can be right by chance. What is
 //! surely seen is a learner that does about as well as on the true labels. Fewer than nine classes take several
-//! trainings ([`shuffles`]).
+//! trainings (`shuffles`).
 //!
 //! The shuffle of a randomisation test was drawn by us, so what it could have given is known exactly, however alike test
 //! images of one drawing are and however few there are. What was found is held against 9,999 other draws; if nothing leaks it
-//! is one among equals, and a bound is what a share [`FALSE_RED`] of them exceeds (Fisher 1935, The Design of Experiments; in
+//! is one among equals, and a bound is what a share `FALSE_RED` of them exceeds (Fisher 1935, The Design of Experiments; in
 //! this Monte-Carlo form Barnard 1963). For pictures that holds whatever the model is, for labels where it knows of a class
 //! nothing but its labels.
 
@@ -497,7 +497,7 @@ struct Chance {
 }
 
 impl Chance {
-    /// `readings` are judged together: each gets its part of [`FALSE_RED`].
+    /// `readings` are judged together: each gets its part of `FALSE_RED`.
     fn of(mut draws: Vec<usize>, readings: usize) -> Self {
         draws.sort_unstable_by(|a, b| b.cmp(a));
         let expected = draws.iter().sum::<usize>() as f64 / draws.len().max(1) as f64;

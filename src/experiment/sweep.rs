@@ -211,7 +211,11 @@ impl<'a> Sweeper<'a> {
         self.watcher().begin(1, 0, cell.images());
         let before = self.failures(&[cell])?;
         loop {
-            match self.attempt(cell, &before)? {
+            let attempt = match self.take(cell, &before)? {
+                Ok(claim) => self.alone(cell, &claim)?,
+                Err(settled) => settled,
+            };
+            match attempt {
                 Attempt::Finished(record) => {
                     self.watcher().end();
                     return Ok(*record);
@@ -229,14 +233,6 @@ impl<'a> Sweeper<'a> {
     fn failures(&self, cells: &[&Cell]) -> Result<HashMap<String, FailureMark>> {
         let mark = |cell: &&Cell| Ok((cell.run_id.clone(), self.store.failure_mark(&cell.run_id)?));
         cells.iter().map(mark).collect()
-    }
-
-    /// Runs a cell if it is missing and free.
-    fn attempt(&self, cell: &Cell, before: &HashMap<String, FailureMark>) -> Result<Attempt> {
-        match self.take(cell, before)? {
-            Ok(claim) => self.alone(cell, &claim),
-            Err(attempt) => Ok(attempt),
-        }
     }
 
     /// Claims a cell if it is missing and free; else gives what came of it.

@@ -28,3 +28,8 @@ impl Architecture {
         checked.map_err(|reason| Error::model(path, reason))
     }
 }
+
+// The worked example of `docs/adding-a-model.md` is compiled and tested as any model.
+#[cfg(test)]
+#[path = "../../docs/examples/patch_means/mod.rs"]
+pub mod patch_means_example;

@@ -43,6 +43,13 @@ pub fn wilson(successes: usize, n: usize) -> Interval {
 /// Student's t interval for the mean of independent values, here one a seed; `None` for fewer than two.
 ///
 /// It holds for other draws of the shots on the *same* test images.
+///
+/// ```
+/// let accuracies = [0.80, 0.82, 0.84];
+/// let interval = kshot::statistics::mean_interval(&accuracies).unwrap();
+/// // t with two degrees of freedom on a standard error of 0.0115.
+/// assert!((interval.low - 0.7703).abs() < 1e-4 && (interval.high - 0.8697).abs() < 1e-4);
+/// ```
 #[must_use]
 pub fn mean_interval(values: &[f64]) -> Option<Interval> {
     if values.len() < 2 {

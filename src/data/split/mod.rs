@@ -147,6 +147,19 @@ fn find(dataset: &Dataset, among: &[LabelledImage], items: &[SplitItem]) -> Resu
 /// [`Error::TooFewImages`] names the class that has too few images, unless the protocol says to take what there is;
 /// [`Error::Indices`] the entry of an index file that does not fit; [`Error::Dataset`] and [`Error::ClassName`] what
 /// the protocol cannot do with this dataset.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use kshot::config::Protocol;
+/// use kshot::data::{self, split};
+///
+/// let cache = std::env::temp_dir().join("kshot-split-example");
+/// let dataset = data::open("mini-pets", Path::new("datasets"), &cache)?;
+/// let split = split::draw(&dataset, Protocol::Clean, 2, 0, None)?;
+/// assert_eq!(split.train.len(), 2 * split.classes.len());
+/// # Ok::<(), kshot::error::Error>(())
+/// ```
 pub fn draw(
     dataset: &Dataset,
     protocol: Protocol,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::seed;
 
 /// Bytes of a file at most, but for a tensor that is larger.
-const SHARD: u64 = 4_000_000_000;
+pub(super) const SHARD: u64 = 4_000_000_000;
 /// Numbers that have a generator of their own.
 const BLOCK: usize = 1 << 16;
 /// Blocks that are made at once.
@@ -21,16 +21,12 @@ const BLOCKS: usize = 64;
 
 type Tensor = (String, Vec<usize>);
 
-/// Writes config, image processor and weights of a shape, whole or not at all; the same numbers every time. Weights of a
-/// Qwen3-VL are bf16 and those of a DINOv2 f32, as on the hub.
+/// Writes config, image processor and weights of a shape, whole or not at all, in files of at most `limit` bytes; the same
+/// numbers every time. Weights of a Qwen3-VL are bf16 and those of a DINOv2 f32, as on the hub.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Model`] when the config is of no architecture that we know.
-pub(super) fn write(dir: &Path, config: &Value) -> Result<()> {
-    write_in_shards(dir, config, SHARD)
-}
-
-fn write_in_shards(dir: &Path, config: &Value, limit: u64) -> Result<()> {
+pub(super) fn write(dir: &Path, config: &Value, limit: u64) -> Result<()> {
     let Some(tensors) = shapes::tensors(config) else {
         let reason = "its config is of no architecture that weights can be made for";
         return Err(Error::model(dir, reason));
@@ -151,7 +147,7 @@ mod tests {
         let config = shapes::config("qwen-tiny").unwrap();
         let print = |limit: u64| {
             let dir = scratch.path().join(limit.to_string());
-            write_in_shards(&dir, &config, limit).unwrap();
+            write(&dir, &config, limit).unwrap();
             let files = std::fs::read_dir(&dir).unwrap().count();
             let model = Qwen3Vl::load(&dir, &DeviceSpec::cpu()).unwrap();
             let weights = model.linear_weights().into_iter().map(|(name, weight)| {
@@ -173,9 +169,9 @@ mod tests {
             let mut config = shapes::config(name).unwrap();
             shapes::cut(&mut config, 1);
             let dir = scratch.path().join(name);
-            write(&dir, &config).unwrap();
+            write(&dir, &config, SHARD).unwrap();
             Dinov2::load(&dir, &DeviceSpec::cpu()).unwrap();
         }
-        assert!(write(&scratch.path().join("x"), &json!({})).is_err());
+        assert!(write(&scratch.path().join("x"), &json!({}), SHARD).is_err());
     }
 }

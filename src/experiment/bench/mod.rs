@@ -103,9 +103,6 @@ pub(crate) trait Benchmark {
 }
 
 /// A loaded model with its workload, which takes steps on demand, so that others can take turns with it.
-///
-/// # Errors
-/// As [`run`].
 pub(crate) fn prepared(request: &Request) -> Result<Box<dyn Benchmark>> {
     let config = made(request)?;
     load(request, &config)
@@ -181,7 +178,7 @@ fn made(request: &Request) -> Result<Value> {
         shapes::cut(&mut config, layers);
     }
     if !request.checkpoint.join("config.json").is_file() {
-        checkpoint::write(&request.checkpoint, &config)?;
+        checkpoint::write(&request.checkpoint, &config, checkpoint::SHARD)?;
     }
     let path = request.checkpoint.join("config.json");
     let text = std::fs::read(&path).map_err(Error::io("read", &path))?;

@@ -296,9 +296,9 @@ impl Benchmark for WritingBenchmark {
         }
         let rows = (data.len(), longest);
         let integers = |values: Vec<i64>| Tensor::from_vec(values, rows, &Device::Cpu);
-        tensors.insert("input_ids".into(), integers(ids)?);
-        tensors.insert("attention_mask".into(), integers(mask)?);
-        tensors.insert("targets".into(), integers(targets)?);
+        for (name, values) in [("input_ids", ids), ("attention_mask", mask), ("targets", targets)] {
+            tensors.insert(name.into(), integers(values)?);
+        }
         tensors.insert("weights".into(), Tensor::from_vec(weights, rows, &Device::Cpu)?);
         let (mut values, mut grids) = (Vec::new(), Vec::new());
         for picture in &self.pictures {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Dtype, Protocol, Shots};
 use crate::cost::fit::Footprint;
 use crate::cost::memory::Demand;
@@ -17,7 +18,6 @@ use crate::error::Result;
 use crate::learner::base::{Base, Bases, base};
 use crate::learner::features::Frozen;
 use crate::learner::settings::{Cost, HyperParameters, LearnerSettings, check_training, defaults, hyper_parameters};
-use crate::checkpoint::architecture::Architecture;
 use crate::models::lora::{ExpertLora, Lora};
 use classifier::Dinov2Classifier;
 

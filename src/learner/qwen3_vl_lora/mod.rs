@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
+use crate::checkpoint::architecture::Architecture;
 use crate::config::{Dtype, ExpertLora, Protocol, Shots, Wording};
 use crate::error::Result;
 use crate::example::{PatchProcessor, Renderer, shrunk};
 use crate::learner::Classifier;
 use crate::learner::base::{Base, Bases, SharedTower};
 use crate::learner::settings::{HyperParameters, LearnerSettings, check_training, defaults, hyper_parameters};
-use crate::checkpoint::architecture::Architecture;
 use crate::models::lora::Lora;
 use crate::prediction::Reading;
 pub use classifier::VlmClassifier;
