@@ -75,12 +75,12 @@ pub fn results(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// The results of a run that nothing disturbed, made once for all tests.
+/// The results of a run that nothing disturbed, one cell after the other, made once for all tests.
 pub fn undisturbed() -> &'static BTreeMap<PathBuf, Vec<u8>> {
     static RESULTS: OnceLock<BTreeMap<PathBuf, Vec<u8>>> = OnceLock::new();
     RESULTS.get_or_init(|| {
         let sandbox = sandbox();
-        sandbox.succeed(&SWEEP);
+        sandbox.succeed(&[&SWEEP[..], &["--jobs", "1"]].concat());
         let results = results(&sandbox.path("results/forty"));
         assert_eq!(results.len(), 1 + CELLS + 8);
         results

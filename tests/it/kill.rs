@@ -112,9 +112,9 @@ fn killed_at_random_moments_it_ends_with_the_same_bytes() {
     let (mut kills, mut in_training, mut in_evaluation, mut again) = (0, 0, 0, 0);
     let mut stored = forty::finished(&folder);
     for number in 0..planned {
-        // What cells one by one began, cells together end, and the other way round.
+        // What cells side by side began, cells together end, and the other way round.
         let mut running = match number % 2 {
-            0 => Running::sweep(&sandbox, &[]),
+            0 => Running::sweep(&sandbox, &["--jobs", "4"]),
             _ => Running::image_major(&sandbox),
         };
         // Spread over the run; then in training, in evaluation or wherever it is.

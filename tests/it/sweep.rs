@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::forty;
 use crate::support::{Sandbox, contents, stderr};
 
 const SWEEP: [&str; 3] = ["sweep", "--config", "tiny.toml"];
@@ -13,6 +14,15 @@ fn results(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .map(|(path, bytes)| (path.to_str().unwrap().to_owned(), bytes))
         .filter(|(path, _)| path != "timings.csv" && !path.starts_with("cells/") && !path.starts_with("figures/"))
         .collect()
+}
+
+#[test]
+fn cells_side_by_side_leave_the_bytes_of_those_that_run_one_by_one() {
+    for jobs in ["2", "5"] {
+        let sandbox = forty::sandbox();
+        sandbox.succeed(&[&forty::SWEEP[..], &["--jobs", jobs]].concat());
+        forty::assert_whole(&sandbox.path("results/forty"));
+    }
 }
 
 #[test]

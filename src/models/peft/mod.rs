@@ -41,11 +41,11 @@ fn factor(module: &str, matrix: &str) -> String {
 #[derive(Debug, Clone)]
 pub(super) struct Update {
     /// (r, in)
-    pub(super) a: Tensor,
+    pub a: Tensor,
     /// (out, r)
-    pub(super) b: Tensor,
+    pub b: Tensor,
     /// Factor of B · A.
-    pub(super) scale: f64,
+    pub scale: f64,
 }
 
 impl Update {
@@ -64,7 +64,7 @@ impl Update {
 pub(super) struct Folder {
     path: PathBuf,
     settings: Settings,
-    pub(super) weights: Weights,
+    pub weights: Weights,
     /// The prefix of the model's own names: `dinov2.` of a classifier's adapter.
     prefix: String,
     /// Modules that the config targets and the file does not have.
@@ -388,19 +388,19 @@ fn check_origin(settings: &Settings, path: &Path, origin: &str) -> Result<()> {
 #[derive(Debug)]
 pub(super) struct Description<'a> {
     /// The folder or name that the base model was loaded from.
-    pub(super) base: &'a str,
+    pub base: &'a str,
     /// `CAUSAL_LM` or nothing.
-    pub(super) task: Option<&'a str>,
+    pub task: Option<&'a str>,
     /// Modules, by full name or by an end that no module without adapter has.
-    pub(super) targets: BTreeSet<String>,
+    pub targets: BTreeSet<String>,
     /// The same for stacks of experts.
-    pub(super) parameters: BTreeSet<String>,
+    pub parameters: BTreeSet<String>,
     /// The form of adapters on these.
-    pub(super) experts: ExpertLora,
+    pub experts: ExpertLora,
     /// r, and the scale times r.
-    pub(super) shape: (usize, f64),
+    pub shape: (usize, f64),
     /// Ends of names whose rank is another.
-    pub(super) ranks: HashMap<String, usize>,
+    pub ranks: HashMap<String, usize>,
 }
 
 impl Description<'_> {

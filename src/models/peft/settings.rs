@@ -36,24 +36,24 @@ pub(super) enum Init {
 /// The fields of a config that change what an adapter computes.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) experts: ExpertLora,
-    pub(super) init: Init,
+    pub experts: ExpertLora,
+    pub init: Init,
     rank: usize,
     alpha: f64,
     ranks: Vec<(Regex, usize)>,
     alphas: Vec<(Regex, f64)>,
     rslora: bool,
-    pub(super) targets: Targets,
+    pub targets: Targets,
     /// `target_parameters`
-    pub(super) parameters: Option<Vec<String>>,
+    pub parameters: Option<Vec<String>>,
     /// `modules_to_save`
-    pub(super) saved: Vec<String>,
+    pub saved: Vec<String>,
     /// `ensure_weight_tying`
-    pub(super) tying: bool,
+    pub tying: bool,
     /// Name or folder of the base, as the writer knew it.
-    pub(super) base: Option<String>,
+    pub base: Option<String>,
     /// The revision of the base.
-    pub(super) revision: Option<String>,
+    pub revision: Option<String>,
 }
 
 /// Fields that tell where an adapter comes from, that matter in training alone, or that are read.

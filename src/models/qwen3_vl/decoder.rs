@@ -17,9 +17,9 @@ use crate::nn::{Experts, Moe, Projection, RmsNorm};
 #[derive(Debug, Clone)]
 pub(super) struct Decoder {
     /// (V, D)
-    pub(super) embedding: Tensor,
-    pub(super) layers: Vec<Layer>,
-    pub(super) norm: RmsNorm,
+    pub embedding: Tensor,
+    pub layers: Vec<Layer>,
+    pub norm: RmsNorm,
     config: Arc<TextConfig>,
 }
 

@@ -18,8 +18,8 @@ pub(super) fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor>
 
 /// The product of (…, in) with a weight that gets no gradient.
 pub(super) struct Frozen {
-    pub(super) weight: Tensor,       // (out, in)
-    pub(super) bias: Option<Tensor>, // (out), of the type of the activations
+    pub weight: Tensor,       // (out, in)
+    pub bias: Option<Tensor>, // (out), of the type of the activations
 }
 
 /// `x · Wᵀ` for `x` of `matrix`, (rows, in), and a weight of (out, in) of the same type on the same device.
