@@ -227,10 +227,9 @@ fn three_digits(seconds: f64) -> f64 {
     format!("{seconds:.2e}").parse().unwrap_or(seconds)
 }
 
-/// Mean over runs of seconds × devices, where the runs were timed.
+/// Mean over runs of their device-seconds, where they were timed.
 fn device_seconds(runs: &[Run]) -> Option<f64> {
-    let one = |timing: &Timing| (timing.train_seconds + timing.eval_seconds) * timing.devices.max(1) as f64;
-    let total: f64 = runs.iter().map(|run| one(&run.record.timing)).sum();
+    let total: f64 = runs.iter().map(|run| run.record.timing.device_seconds()).sum();
     (total > 0.0).then(|| three_digits(total / runs.len() as f64))
 }
 

@@ -36,8 +36,16 @@ pub enum Event {
     Complete,
 }
 
+/// What a record says of the process that made it.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// Commit of the source tree, where known.
+    pub commit: Option<&'a str>,
+    /// Threads of the process, of which a cell may have a share.
+    pub threads: usize,
+}
+
 /// Trains and evaluates one cell of a sweep and stores its record; where the sweep says so, also the trained weights.
-/// `commit` is that of the source tree, where known.
 ///
 /// # Errors
 /// Whatever training, prediction, the store or `on` report; nothing counts as finished then, and the next call goes on
@@ -46,13 +54,13 @@ pub fn run(
     cell: &Cell,
     store: &Store,
     sweep: &Sweep,
-    commit: Option<&str>,
+    origin: Origin,
     on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Record> {
     let test = cell.test()?;
     let mut trained = Trained::train(cell, &test, store, sweep, on)?;
     trained.predict(on)?;
-    trained.finish(store, sweep, commit, on)
+    trained.finish(store, sweep, origin, on)
 }
 
 /// A cell whose training is done.
@@ -152,7 +160,7 @@ impl<'c, 't> Trained<'c, 't> {
         mut self,
         store: &Store,
         sweep: &Sweep,
-        commit: Option<&str>,
+        origin: Origin,
         on: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<Record> {
         let cell = self.cell;
@@ -197,11 +205,12 @@ impl<'c, 't> Trained<'c, 't> {
                 train_images_per_second: fit.images_seen as f64 / self.train_seconds,
                 eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
                 device: cell.place.device_name(),
-                threads: rayon::current_num_threads(),
+                threads: origin.threads,
+                jobs: (origin.threads / rayon::current_num_threads()).max(1),
                 devices: 1,
                 sessions: partial.sessions(),
                 finished: utc_now(),
-                commit: commit.map(str::to_owned),
+                commit: origin.commit.map(str::to_owned),
             },
         };
         on(Event::Complete)?;

@@ -264,6 +264,7 @@ pub struct Finished {
     pub run_id: String,
     /// Label of the learner.
     learner: String,
+    /// Its share of those that it ran beside others.
     train_seconds: f64,
     eval_seconds: f64,
     trained: u64,
@@ -277,8 +278,8 @@ impl Finished {
         Self {
             run_id: record.run_id.clone(),
             learner: record.key.learner.clone(),
-            train_seconds: record.timing.train_seconds,
-            eval_seconds: record.timing.eval_seconds,
+            train_seconds: record.timing.train_seconds / record.timing.jobs.max(1) as f64,
+            eval_seconds: record.timing.eval_seconds / record.timing.jobs.max(1) as f64,
             trained: record.training.images_seen,
             tested: record.n_test as u64,
         }

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::experiment::cell::{self, Event, Trained};
+use crate::experiment::cell::{self, Event, Origin, Trained};
 use crate::experiment::config::Sweep;
 use crate::experiment::plan::Cell;
 use crate::learner::TOGETHER;
@@ -107,8 +107,8 @@ pub struct Sweeper<'a> {
     pub store: &'a Store,
     /// Claims on cells.
     pub claims: Mutex<Claims>,
-    /// Commit of the source tree, where known.
-    pub commit: Option<&'a str>,
+    /// What records say of this process.
+    pub origin: Origin<'a>,
     /// The watcher.
     pub progress: Mutex<&'a mut dyn Progress>,
     /// Cells that run side by side; 0 counts as 1.
@@ -175,7 +175,7 @@ impl<'a> Sweeper<'a> {
         if jobs == 1 {
             work()?;
         } else {
-            let threads = rayon::current_num_threads();
+            let threads = self.origin.threads;
             let share = |job: usize| (threads / jobs + usize::from(job < threads % jobs)).max(1);
             thread::scope(|scope| {
                 let start = |job: usize| {
@@ -252,7 +252,7 @@ impl<'a> Sweeper<'a> {
     fn alone(&self, cell: &Cell, claim: &Claim) -> Result<Attempt> {
         self.watcher().start(cell);
         let on = &mut |event| self.hear(cell, claim, event);
-        let ran = cell::run(cell, self.store, self.sweep, self.commit, on);
+        let ran = cell::run(cell, self.store, self.sweep, self.origin, on);
         self.ended(cell, claim, ran)
     }
 
@@ -340,7 +340,7 @@ impl<'a> Sweeper<'a> {
             // What is missing here could not be read in turn: its own error is told.
             let ran = one
                 .predict(on)
-                .and_then(|()| one.finish(self.store, self.sweep, self.commit, on));
+                .and_then(|()| one.finish(self.store, self.sweep, self.origin, on));
             ended.push((cell, self.ended(cell, &claim, ran)?));
         }
         Ok(ended)

@@ -275,8 +275,11 @@ pub struct Timing {
     pub eval_images_per_second: f64,
     /// Device it ran on, e.g. "cpu".
     pub device: String,
-    /// Threads used.
+    /// Threads of the process.
     pub threads: usize,
+    /// Cells that ran side by side and shared them.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub jobs: usize,
     /// Devices of that kind used at once.
     pub devices: usize,
     /// Processes that worked on the cell: more than one after a kill.
@@ -285,6 +288,23 @@ pub struct Timing {
     pub finished: String,
     /// Commit of the source tree, where known.
     pub commit: Option<String>,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_one(jobs: &usize) -> bool {
+    *jobs == 1
+}
+
+impl Timing {
+    /// Seconds times the share of a device, or devices, that the cell had.
+    #[must_use]
+    pub fn device_seconds(&self) -> f64 {
+        (self.train_seconds + self.eval_seconds) * self.devices.max(1) as f64 / self.jobs.max(1) as f64
+    }
 }
 
 impl Record {

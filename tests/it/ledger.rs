@@ -67,6 +67,7 @@ fn store(store: &Store, number: u32, seconds: f64) {
             eval_seconds: seconds,
             device: "cpu".into(),
             threads: 1,
+            jobs: 1,
             devices: 1,
             sessions: 1,
             ..Timing::default()

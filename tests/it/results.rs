@@ -54,6 +54,7 @@ fn account() -> CellDetails {
             train_seconds: 1.5,
             device: "cpu".into(),
             threads: 2,
+            jobs: 1,
             ..Timing::default()
         },
     }

@@ -167,3 +167,9 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     walk(folder, folder, &mut files);
     files
 }
+
+/// What records of cells that a test runs itself say of their process.
+pub const ORIGIN: kshot::experiment::cell::Origin<'static> = kshot::experiment::cell::Origin {
+    commit: None,
+    threads: 1,
+};

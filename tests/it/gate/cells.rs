@@ -103,6 +103,7 @@ impl Cell {
             timing: Timing {
                 device: self.device.into(),
                 threads: self.threads,
+                jobs: 1,
                 devices: 1,
                 ..Timing::default()
             },
