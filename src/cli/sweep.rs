@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 use super::terminal::{Bars, harmless};
 use super::{dry_run, output, plot, report};
 use crate::error::{Error, Result};
-use crate::experiment::cell::{Event, Origin};
+use crate::experiment::cell::{Event, Provenance};
 use crate::experiment::config::{QUICKSTART, Sweep};
 use crate::experiment::estimate;
 use crate::experiment::plan::{self, Cell, Places};
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         sweep: &sweep,
         store: &store,
         claims: Mutex::new(Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?),
-        origin: Origin {
+        provenance: Provenance {
             commit: commit(&places.home).as_deref(),
             threads: rayon::current_num_threads(),
         },
@@ -142,7 +142,7 @@ pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
         sweep: &sweep,
         store: &store,
         claims: Mutex::new(Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?),
-        origin: Origin {
+        provenance: Provenance {
             commit: commit(&places.home).as_deref(),
             threads: rayon::current_num_threads(),
         },

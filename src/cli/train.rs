@@ -99,19 +99,7 @@ pub(super) fn train(arguments: &TrainArguments) -> Result<()> {
     })?;
     bar.finish_and_clear();
     classifier.save(&arguments.out)?;
-    let origin = Origin {
-        schema: Origin::SCHEMA,
-        learner,
-        classes: split.classes.clone(),
-        dataset: split.dataset.clone(),
-        protocol: split.protocol,
-        shots: split.shots,
-        seed: split.seed,
-        split_sha256: split.digest()?,
-        base: base.fingerprint().map(str::to_owned),
-        exif: arguments.exif,
-    };
-    origin.write(&arguments.out)?;
+    Origin::of(learner, &split, base.fingerprint(), arguments.exif)?.write(&arguments.out)?;
     output(&format!(
         "{}\n{} steps, {} images seen, {} trained numbers, final loss {:.4} nats\n",
         arguments.out.display(),

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Protocol, Shots};
+use crate::data::split::Split;
 use crate::error::{Cause, Error, Result};
 use crate::fs::file;
 use crate::learner::Learner;
@@ -45,6 +46,25 @@ fn yes() -> bool {
 impl Origin {
     /// The version that is written.
     pub const SCHEMA: u32 = 1;
+
+    /// The origin of what a learner on this base has learned from a split.
+    ///
+    /// # Errors
+    /// As [`Split::digest`].
+    pub fn of(learner: Learner, split: &Split, base: Option<&str>, exif: bool) -> Result<Self> {
+        Ok(Self {
+            schema: Self::SCHEMA,
+            learner,
+            classes: split.classes.clone(),
+            dataset: split.dataset.clone(),
+            protocol: split.protocol,
+            shots: split.shots,
+            seed: split.seed,
+            split_sha256: split.digest()?,
+            base: base.map(str::to_owned),
+            exif,
+        })
+    }
 
     /// Writes it into an adapter folder.
     ///

@@ -15,6 +15,7 @@ use crate::data::card::Card;
 use crate::data::split::Split;
 use crate::data::{Dataset, LabelledImage};
 use crate::error::Result;
+use crate::experiment::adapter::Origin;
 use crate::experiment::config::Sweep;
 use crate::experiment::plan::Cell;
 use crate::learner::{Checkpoints, Classifier, Fit, Step, View, folds};
@@ -38,7 +39,7 @@ pub enum Event {
 
 /// What a record says of the process that made it.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
+pub struct Provenance<'a> {
     /// Commit of the source tree, where known.
     pub commit: Option<&'a str>,
     /// Threads of the process, of which a cell may have a share.
@@ -54,13 +55,13 @@ pub fn run(
     cell: &Cell,
     store: &Store,
     sweep: &Sweep,
-    origin: Origin,
+    provenance: Provenance,
     on: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Record> {
     let test = cell.test()?;
     let mut trained = Trained::train(cell, &test, store, sweep, on)?;
     trained.predict(on)?;
-    trained.finish(store, sweep, origin, on)
+    trained.finish(store, sweep, provenance, on)
 }
 
 /// A cell whose training is done.
@@ -160,7 +161,7 @@ impl<'c, 't> Trained<'c, 't> {
         mut self,
         store: &Store,
         sweep: &Sweep,
-        origin: Origin,
+        provenance: Provenance,
         on: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<Record> {
         let cell = self.cell;
@@ -173,7 +174,9 @@ impl<'c, 't> Trained<'c, 't> {
         }
 
         if sweep.save_adapters && cell.learner.has_adapter() && !self.shots.is_empty() {
-            self.classifier.save(&store.adapter(&cell.run_id))?;
+            let folder = store.adapter(&cell.run_id);
+            self.classifier.save(&folder)?;
+            Origin::of(cell.learner.clone(), &cell.split, cell.fingerprint(), sweep.exif)?.write(&folder)?;
         }
         let names = match self.classifier.prompted() {
             Some(classifier) => classifier.names()?,
@@ -205,12 +208,12 @@ impl<'c, 't> Trained<'c, 't> {
                 train_images_per_second: fit.images_seen as f64 / self.train_seconds,
                 eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
                 device: cell.place.device_name(),
-                threads: origin.threads,
-                jobs: (origin.threads / rayon::current_num_threads()).max(1),
+                threads: provenance.threads,
+                jobs: (provenance.threads / rayon::current_num_threads()).max(1),
                 devices: 1,
                 sessions: partial.sessions(),
                 finished: utc_now(),
-                commit: origin.commit.map(str::to_owned),
+                commit: provenance.commit.map(str::to_owned),
             },
         };
         on(Event::Complete)?;

@@ -231,6 +231,11 @@ impl Cell {
         }
     }
 
+    /// Hash that tells its base model from all others; `None` without a model.
+    pub(super) fn fingerprint(&self) -> Option<&str> {
+        self.base.fingerprint()
+    }
+
     /// Images to learn from, in the split's order; none at k = 0.
     ///
     /// # Errors

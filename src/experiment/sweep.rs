@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use crate::data::LabelledImage;
 use crate::error::{Error, Result};
-use crate::experiment::cell::{self, Event, Origin, Trained};
+use crate::experiment::cell::{self, Event, Provenance, Trained};
 use crate::experiment::config::Sweep;
 use crate::experiment::plan::Cell;
 use crate::learner::TOGETHER;
@@ -108,7 +108,7 @@ pub struct Sweeper<'a> {
     /// Claims on cells.
     pub claims: Mutex<Claims>,
     /// What records say of this process.
-    pub origin: Origin<'a>,
+    pub provenance: Provenance<'a>,
     /// The watcher.
     pub progress: Mutex<&'a mut dyn Progress>,
     /// Cells that run side by side; 0 counts as 1.
@@ -175,7 +175,7 @@ impl<'a> Sweeper<'a> {
         if jobs == 1 {
             work()?;
         } else {
-            let threads = self.origin.threads;
+            let threads = self.provenance.threads;
             let share = |job: usize| (threads / jobs + usize::from(job < threads % jobs)).max(1);
             thread::scope(|scope| {
                 let start = |job: usize| {
@@ -252,7 +252,7 @@ impl<'a> Sweeper<'a> {
     fn alone(&self, cell: &Cell, claim: &Claim) -> Result<Attempt> {
         self.watcher().start(cell);
         let on = &mut |event| self.hear(cell, claim, event);
-        let ran = cell::run(cell, self.store, self.sweep, self.origin, on);
+        let ran = cell::run(cell, self.store, self.sweep, self.provenance, on);
         self.ended(cell, claim, ran)
     }
 
@@ -340,7 +340,7 @@ impl<'a> Sweeper<'a> {
             // What is missing here could not be read in turn: its own error is told.
             let ran = one
                 .predict(on)
-                .and_then(|()| one.finish(self.store, self.sweep, self.origin, on));
+                .and_then(|()| one.finish(self.store, self.sweep, self.provenance, on));
             ended.push((cell, self.ended(cell, &claim, ran)?));
         }
         Ok(ended)

@@ -161,7 +161,7 @@ learning_rate = 4e-3
     let store = Store::open(folder.path()).unwrap();
     let sweep = Sweep::parse(writing, "writing", &[]).unwrap();
     for cell in support::cells(writing, &[]) {
-        let record = cell::run(&cell, &store, &sweep, support::ORIGIN, &mut |_| Ok(())).unwrap();
+        let record = cell::run(&cell, &store, &sweep, support::PROVENANCE, &mut |_| Ok(())).unwrap();
         let mut heard = Vec::new();
         let on = &mut |name| heard.push(name);
         let controls = control::run(&cell, &store, &record, support::root(), None, on).unwrap();

@@ -260,7 +260,7 @@ fn run_to_the_end(folder: &Path, set: &[&str], stop_every: usize) -> (Vec<Record
             // Planned anew, as a new process does.
             let cell = support::cells(&config, set).remove(index);
             let (mut events, mut steps, mut images) = (0, 0, 0);
-            let ended = cell::run(&cell, &store, &sweep, support::ORIGIN, &mut |event| {
+            let ended = cell::run(&cell, &store, &sweep, support::PROVENANCE, &mut |event| {
                 match event {
                     Event::Trained(step) => {
                         steps = step.done;

@@ -169,7 +169,7 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// What records of cells that a test runs itself say of their process.
-pub const ORIGIN: kshot::experiment::cell::Origin<'static> = kshot::experiment::cell::Origin {
+pub const PROVENANCE: kshot::experiment::cell::Provenance<'static> = kshot::experiment::cell::Provenance {
     commit: None,
     threads: 1,
 };
