@@ -24,8 +24,7 @@ pub struct AdamParams {
 }
 
 impl Default for AdamParams {
-    /// A learning rate of 1 without weight decay and clipping; moment decay rates and epsilon are those of every training
-    ///.
+    /// A learning rate of 1 without weight decay and clipping; moment decay rates and epsilon are those of every training.
     fn default() -> Self {
         Self {
             learning_rate: 1.0,
