@@ -158,7 +158,10 @@ impl<'a> Sweeper<'a> {
         let jobs = self.jobs.clamp(1, rounds.len());
         let (queue, aside) = (Mutex::new(VecDeque::from(rounds)), Mutex::new((Vec::new(), 0)));
         let work = || -> Result<()> {
-            while let Some(round) = next(&mut lock(&queue), jobs) {
+            loop {
+                // In a statement of its own: the queue is free while the round runs.
+                let round = next(&mut lock(&queue), jobs);
+                let Some(round) = round else { return Ok(()) };
                 let ended = self.round(&round, before);
                 let ended = ended.inspect_err(|_| lock(&queue).clear())?;
                 let (busy, failed) = &mut *lock(&aside);
@@ -170,7 +173,6 @@ impl<'a> Sweeper<'a> {
                     }
                 }
             }
-            Ok(())
         };
         if jobs == 1 {
             work()?;

@@ -103,6 +103,11 @@ fn adapters_are_kept_when_asked_for() {
     let names: Vec<&str> = kept.keys().filter_map(|path| path.file_name()?.to_str()).collect();
     assert_eq!(
         names,
-        ["adapter_config.json", "adapter_model.safetensors", "head.safetensors"]
+        [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "head.safetensors",
+            "kshot.json"
+        ]
     );
 }

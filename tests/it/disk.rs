@@ -31,7 +31,7 @@ fn on_a_small_disk(sandbox: &Sandbox, namespace: &[&str], script: &str) -> Outpu
         .collect();
     shell.arg(format!(
         "set -u\nmkdir -p results/forty kept\nmount -t tmpfs -o size=64m none results/forty || exit 90\n\
-         kshot() {{ {}; }}\n\
+         kshot() {{ {} \"$@\"; }}\n\
          midway() {{ until [ \"$(ls results/forty/cells 2>/dev/null | wc -l)\" -ge 13 ]; do sleep 0.02; done; }}\n\
          {script}\ncp -r results/forty/. kept/ || exit 91\n",
         words.join(" ")
@@ -88,9 +88,9 @@ fn a_disk_that_turns_read_only_stops_the_sweep_and_nothing_is_lost() {
         return a_results_folder_that_goes_away_stops_the_sweep();
     };
     let sandbox = forty::sandbox();
-    // Refused as long as a file is open to be written: asked again until it is not.
+    // Refused as long as a file is open to be written: asked again until it is not, which cells side by side leave no time for.
     let script = "
-        kshot 2> first & sweep=$!
+        kshot --jobs 1 2> first & sweep=$!
         midway; until mount -o remount,ro results/forty 2> /dev/null; do :; done
         wait $sweep; echo $? > code
         kshot 2> third; echo $? >> third
