@@ -220,7 +220,7 @@ fn no_leaf_of_any_file_can_be_edited_unnoticed() {
         unsealed.dedup();
         // With the seal computed anew: what is told by nothing else that is stored. Where the data came from and how many images
         // there were to draw from say the dataset alone, the hash of a prediction file that is no more says nothing in the
-        // compact form, and processes and devices are in no table.
+        // compact form, and processes, devices and jobs are in no table.
         let dataset = [
             "/card/counts/pool",
             "/card/counts/val",
@@ -232,6 +232,7 @@ fn no_leaf_of_any_file_can_be_edited_unnoticed() {
         ];
         let alone = [
             "/timing/devices",
+            "/timing/jobs",
             "/timing/sessions",
             "/predictions_file_sha256",
             "/card/capped",
