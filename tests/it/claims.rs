@@ -29,7 +29,7 @@ fn planned(sandbox: &Sandbox, config: &str) -> Vec<Value> {
     plan["cells"].as_array().unwrap().clone()
 }
 
-/// Stops a process in the middle of a cell; the cells it holds.
+/// Stops a process in the middle of a cell; the cells that it holds and has not stored.
 fn stop_in_a_cell(running: &mut Running, folder: &Path) -> Vec<String> {
     let pid = running.id();
     loop {
@@ -38,14 +38,13 @@ fn stop_in_a_cell(running: &mut Running, folder: &Path) -> Vec<String> {
             "it ended without a cell"
         );
         running.signal("-STOP");
+        // Of cells side by side some may be stored, with claims that are about to go.
         let held: Vec<String> = claims(folder, Some(pid))
             .into_iter()
             .map(|(_, run_id)| run_id)
+            .filter(|run_id| !folder.join(format!("cells/{run_id}.json")).exists())
             .collect();
-        if held
-            .iter()
-            .any(|run_id| !folder.join(format!("cells/{run_id}.json")).exists())
-        {
+        if !held.is_empty() {
             return held;
         }
         running.signal("-CONT");
