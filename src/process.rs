@@ -148,12 +148,9 @@ pub fn owner(name: &str, end: &str) -> Option<Process> {
     Process::of_tag(tag)
 }
 
-/// Removes what processes that have ended had begun to write for a file under [`temporary`] names. It wastes space only: that it
-/// cannot be removed is no error.
-pub fn remove_abandoned(path: &Path, end: &str) {
-    let (Some(folder), Some(begins)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return;
-    };
+/// Removes what processes that have ended had begun to write in a folder under [`temporary`] names of files whose names begin
+/// with `begins`. It wastes space only: that it cannot be removed is no error.
+pub fn remove_abandoned(folder: &Path, begins: &str, end: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| name.starts_with(begins)) else {

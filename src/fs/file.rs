@@ -34,7 +34,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`replace`].
 pub fn replace_in_cache(path: &Path, bytes: &[u8]) -> Result<()> {
-    process::remove_abandoned(path, "tmp");
+    if let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+        process::remove_abandoned(folder, name, "tmp");
+    }
     replace(path, bytes)
 }
 

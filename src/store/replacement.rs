@@ -23,7 +23,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::fs::file;
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// A new folder inside the old one, complete and not yet in its place.
 const PENDING: &str = ".replacement";
@@ -247,7 +247,10 @@ fn settle(folder: &Path, layout: FolderLayout, lock: &File) -> Result<()> {
             }
         }
         for around in files.iter().filter_map(|file| file.parent()).collect::<HashSet<_>>() {
-            File::open(folder.join(around))?.sync_all()?;
+            let around = folder.join(around);
+            // Second names of files that a killed process was about to put in their places.
+            process::remove_abandoned(&around, "", "tmp");
+            File::open(around)?.sync_all()?;
         }
         Ok(())
     };
@@ -607,6 +610,27 @@ mod tests {
         replace(&folder, LAYOUT, made("new", 1)).unwrap();
         assert!(left.iter().all(|path| !path.exists()));
         assert!(stays.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn a_file_that_a_killed_process_was_putting_in_its_place_leaves_no_second_name() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("baseline");
+        old(&folder);
+        let this = Process::this();
+        let gone = Process {
+            started: this.started - 1,
+            ..this.clone()
+        };
+        let beside = |writer: &Process| folder.join(format!("cells/0.json.{}-3.tmp", writer.tag()));
+        let (left, stays) = (beside(&gone), beside(this));
+        let foreign = folder.join("cells/notes.tmp");
+        for path in [&left, &stays, &foreign] {
+            fs::write(path, "old").unwrap();
+        }
+        made("new", 1)(&folder.join(PENDING)).unwrap();
+        settle(&folder, LAYOUT, &lock(&folder).unwrap()).unwrap();
+        assert!(!left.exists() && stays.exists() && foreign.exists());
     }
 
     #[test]

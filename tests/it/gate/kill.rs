@@ -98,9 +98,14 @@ fn killed(name: &str, more: u64, command: impl Fn(&Sandbox, &str) -> std::proces
             new += 1;
             current = next;
         } else {
+            let differ: Vec<_> = found
+                .iter()
+                .filter(|(path, bytes)| whole[current].get(*path) != Some(*bytes))
+                .map(|(path, _)| path)
+                .collect();
             assert!(
                 found == whole[current],
-                "{name}, kill {kill}: neither the old baseline nor the new one"
+                "{name}, kill {kill}: neither the old baseline nor the new one: {differ:?}"
             );
             old += 1;
         }
