@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use candle_core::Device;
@@ -15,7 +14,7 @@ use indicatif::ProgressBar;
 use super::terminal::{Bars, harmless};
 use super::{dry_run, output, plot, report};
 use crate::error::{Error, Result};
-use crate::experiment::cell::{Event, Provenance};
+use crate::experiment::cell::Event;
 use crate::experiment::config::{QUICKSTART, Sweep};
 use crate::experiment::estimate;
 use crate::experiment::plan::{self, Cell, Places};
@@ -67,18 +66,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let cells = plan::plan(&sweep, &places)?;
     let store = Store::open(&folder)?;
     let jobs = arguments.jobs.map_or_else(|| jobs(&cells, &places), usize::from);
-    let failed = Sweeper {
-        sweep: &sweep,
-        store: &store,
-        claims: Mutex::new(Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?),
-        provenance: Provenance {
-            commit: commit(&places.home).as_deref(),
-            threads: rayon::current_num_threads(),
-        },
-        progress: Mutex::new(&mut SweepBars::new()),
-        jobs,
-    }
-    .run(&cells, arguments.shard)?;
+    let (claims, commit) = (arguments.lease.claims(&folder)?, commit(&places.home));
+    let mut bars = SweepBars::new();
+    let failed =
+        Sweeper::new(&sweep, &store, claims, commit.as_deref(), &mut bars, jobs).run(&cells, arguments.shard)?;
     let tables = sweep::conclude(&cells, &store, |records| match records {
         [] => Ok(Vec::new()),
         records => plot::draw(&store, records),
@@ -138,18 +129,9 @@ pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
     })?;
     let store = Store::open(&folder)?;
     store.write_sweep_config(&sweep.to_toml()?)?;
-    let record = Sweeper {
-        sweep: &sweep,
-        store: &store,
-        claims: Mutex::new(Claims::open(&folder, Duration::from_secs(arguments.lease.seconds))?),
-        provenance: Provenance {
-            commit: commit(&places.home).as_deref(),
-            threads: rayon::current_num_threads(),
-        },
-        progress: Mutex::new(&mut SweepBars::new()),
-        jobs: 1,
-    }
-    .run_one(cell)?;
+    let (claims, commit) = (arguments.lease.claims(&folder)?, commit(&places.home));
+    let mut bars = SweepBars::new();
+    let record = Sweeper::new(&sweep, &store, claims, commit.as_deref(), &mut bars, 1).run_one(cell)?;
     let path = store.cell_path(&record.run_id);
     output(&format!(
         "{} · {:.1} % · {}\n",
@@ -222,6 +204,12 @@ struct Lease {
     /// A process that gives no sign of life for so long loses its cell to another one.
     #[arg(long = "lease", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=LONGEST_LEASE))]
     seconds: u64,
+}
+
+impl Lease {
+    fn claims(&self, folder: &Path) -> Result<Claims> {
+        Claims::open(folder, Duration::from_secs(self.seconds))
+    }
 }
 
 /// The progress of a sweep: a bar for all of it, and one for each cell that runs.

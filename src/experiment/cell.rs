@@ -42,8 +42,10 @@ pub enum Event {
 pub struct Provenance<'a> {
     /// Commit of the source tree, where known.
     pub commit: Option<&'a str>,
-    /// Threads of the process, of which a cell may have a share.
+    /// Threads of the process.
     pub threads: usize,
+    /// Cells that run side by side and share them.
+    pub jobs: usize,
 }
 
 /// Trains and evaluates one cell of a sweep and stores its record; where the sweep says so, also the trained weights.
@@ -209,7 +211,7 @@ impl<'c, 't> Trained<'c, 't> {
                 eval_images_per_second: predictions.len() as f64 / partial.eval_seconds(),
                 device: cell.place.device_name(),
                 threads: provenance.threads,
-                jobs: (provenance.threads / rayon::current_num_threads()).max(1),
+                jobs: provenance.jobs,
                 devices: 1,
                 sessions: partial.sessions(),
                 finished: utc_now(),

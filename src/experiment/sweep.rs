@@ -101,24 +101,37 @@ enum Attempt {
 
 /// Runs cells of a sweep.
 pub struct Sweeper<'a> {
-    /// The sweep.
-    pub sweep: &'a Sweep,
-    /// The results.
-    pub store: &'a Store,
-    /// Claims on cells.
-    pub claims: Mutex<Claims>,
-    /// What records say of this process.
-    pub provenance: Provenance<'a>,
-    /// The watcher.
-    pub progress: Mutex<&'a mut dyn Progress>,
-    /// Cells that run side by side; 0 counts as 1.
-    pub jobs: usize,
+    sweep: &'a Sweep,
+    store: &'a Store,
+    claims: Mutex<Claims>,
+    /// What records say of this process, with as many jobs as were asked for.
+    provenance: Provenance<'a>,
+    progress: Mutex<&'a mut dyn Progress>,
 }
 
 /// Cells that are put aside because others run them, with their owners, and the number of those that failed.
 type Aside<'c> = (Vec<(&'c Cell, String)>, usize);
 
 impl<'a> Sweeper<'a> {
+    /// Of `jobs` cells side by side; 0 counts as 1. `commit` is that of the source tree, where known.
+    pub fn new(
+        sweep: &'a Sweep,
+        store: &'a Store,
+        claims: Claims,
+        commit: Option<&'a str>,
+        progress: &'a mut dyn Progress,
+        jobs: usize,
+    ) -> Self {
+        let threads = rayon::current_num_threads();
+        Self {
+            sweep,
+            store,
+            claims: Mutex::new(claims),
+            provenance: Provenance { commit, threads, jobs },
+            progress: Mutex::new(progress),
+        }
+    }
+
     /// Runs the cells of `shard` that are missing. A cell that another process runs is put aside, and in the end
     /// waited for: until it is finished there, or falls silent and is taken over. A failed cell is recorded and the
     /// rest goes on, unless the failure cannot be recorded either (folder gone) or no cell can fare better (disk full
@@ -155,14 +168,18 @@ impl<'a> Sweeper<'a> {
 
     /// Runs rounds of cells, several at once. After an error no further round begins.
     fn side_by_side<'c>(&self, rounds: Vec<Vec<&'c Cell>>, before: &HashMap<String, FailureMark>) -> Result<Aside<'c>> {
-        let jobs = self.jobs.clamp(1, rounds.len());
+        let jobs = self.provenance.jobs.clamp(1, rounds.len());
+        let provenance = Provenance {
+            jobs,
+            ..self.provenance
+        };
         let (queue, aside) = (Mutex::new(VecDeque::from(rounds)), Mutex::new((Vec::new(), 0)));
         let work = || -> Result<()> {
             loop {
                 // In a statement of its own: the queue is free while the round runs.
                 let round = next(&mut lock(&queue), jobs);
                 let Some(round) = round else { return Ok(()) };
-                let ended = self.round(&round, before);
+                let ended = self.round(&round, before, provenance);
                 let ended = ended.inspect_err(|_| lock(&queue).clear())?;
                 let (busy, failed) = &mut *lock(&aside);
                 for (cell, attempt) in ended {
@@ -214,7 +231,7 @@ impl<'a> Sweeper<'a> {
         let before = self.failures(&[cell])?;
         loop {
             let attempt = match self.take(cell, &before)? {
-                Ok(claim) => self.alone(cell, &claim)?,
+                Ok(claim) => self.alone(cell, &claim, self.provenance)?,
                 Err(settled) => settled,
             };
             match attempt {
@@ -251,10 +268,10 @@ impl<'a> Sweeper<'a> {
     }
 
     /// Runs a cell that is claimed.
-    fn alone(&self, cell: &Cell, claim: &Claim) -> Result<Attempt> {
+    fn alone(&self, cell: &Cell, claim: &Claim, provenance: Provenance) -> Result<Attempt> {
         self.watcher().start(cell);
         let on = &mut |event| self.hear(cell, claim, event);
-        let ran = cell::run(cell, self.store, self.sweep, self.provenance, on);
+        let ran = cell::run(cell, self.store, self.sweep, provenance, on);
         self.ended(cell, claim, ran)
     }
 
@@ -305,7 +322,12 @@ impl<'a> Sweeper<'a> {
     }
 
     /// Runs the cells of a round that are missing and free.
-    fn round<'c>(&self, round: &[&'c Cell], before: &HashMap<String, FailureMark>) -> Result<Vec<(&'c Cell, Attempt)>> {
+    fn round<'c>(
+        &self,
+        round: &[&'c Cell],
+        before: &HashMap<String, FailureMark>,
+        provenance: Provenance,
+    ) -> Result<Vec<(&'c Cell, Attempt)>> {
         let (mut ended, mut ours) = (Vec::new(), Vec::new());
         for &cell in round {
             match self.take(cell, before)? {
@@ -319,7 +341,7 @@ impl<'a> Sweeper<'a> {
         };
         let Some(test) = test else {
             for (cell, claim) in ours {
-                ended.push((cell, self.alone(cell, &claim)?));
+                ended.push((cell, self.alone(cell, &claim, provenance)?));
             }
             return Ok(ended);
         };
@@ -342,7 +364,7 @@ impl<'a> Sweeper<'a> {
             // What is missing here could not be read in turn: its own error is told.
             let ran = one
                 .predict(on)
-                .and_then(|()| one.finish(self.store, self.sweep, self.provenance, on));
+                .and_then(|()| one.finish(self.store, self.sweep, provenance, on));
             ended.push((cell, self.ended(cell, &claim, ran)?));
         }
         Ok(ended)

@@ -172,4 +172,5 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
 pub const PROVENANCE: kshot::experiment::cell::Provenance<'static> = kshot::experiment::cell::Provenance {
     commit: None,
     threads: 1,
+    jobs: 1,
 };
