@@ -15,6 +15,9 @@ const GAUSS: [(f64, f64); 5] = [
     (0.906_179_845_938_664, 0.236_926_885_056_189_08),
 ];
 
+/// Logarithm of a density beside 1 at its peak that no sum of doubles shows any more.
+const NEGLIGIBLE: f64 = -40.0;
+
 /// Chance that the test at `level` finds a true mean of `difference` > 0, with the sign that it has.
 ///
 /// The variances of `components` are taken for the true ones. The estimate of the part with the fewest degrees of
@@ -46,6 +49,9 @@ pub fn power(components: &Components, difference: f64, level: f64) -> f64 {
             } else {
                 -chi * chi / 2.0
             };
+            if log < NEGLIGIBLE {
+                continue;
+            }
             let density = log.exp() * weight;
             let half = (varying_square * chi * chi / degrees + known_square).sqrt();
             total += density;
