@@ -172,14 +172,10 @@ fn waiting(adapted: &Adapted, how: &Use) -> f64 {
     (how.adapters - 1.0) * 3.0 * STATE * adapted.numbers
 }
 
-/// Numbers a token that adapters keep in all layers, where they are not merged into the weight first: the frozen product,
-/// the update's before and after scaling.
+/// Numbers a token that adapters keep in all layers: where the update is an operation of candle's own beside the frozen product,
+/// that product, and the update's before and after scaling.
 fn beside(adapted: &Adapted, how: &Use) -> f64 {
-    let outputs = if how.weight_bytes == STATE && how.fused {
-        0.0
-    } else {
-        3.0 * adapted.outputs
-    };
+    let outputs = if how.fused { 0.0 } else { 3.0 * adapted.outputs };
     outputs + 3.0 * adapted.expert_outputs
 }
 

@@ -4,13 +4,13 @@
 //! On the CPU a weight in bf16 or f16 is widened part by part while it is multiplied: what is kept is half as
 //! large, what is computed is f32.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor, Var, bail};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::ops;
 use crate::error::Result;
-use frozen::{Frozen, as_matrix};
+use frozen::{Frozen, as_matrix, multiply};
 
 mod frozen;
 
@@ -172,17 +172,19 @@ impl Projection {
     /// When the last dimension is not `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.to_dtype(ops::compute_type(&self.weight))?.contiguous()?;
-        if let Some(update) = &self.update
-            && ops::fused(x.device())
-            && self.weight.dtype() == DType::F32
-        {
-            let op = Adapted {
-                frozen: self.frozen()?,
-                scale: update.scale,
-            };
-            return Ok(x.apply_op3(update.a.as_tensor(), update.b.as_tensor(), op)?);
-        }
-        Ok(self.composite(&x)?)
+        let Some(update) = self.update.as_ref().filter(|_| ops::fused(x.device())) else {
+            return Ok(self.composite(&x)?);
+        };
+        let (frozen, scale) = (self.frozen()?, update.scale);
+        let (a, b) = (update.a.as_tensor(), update.b.as_tensor());
+        let rows = x.elem_count() / self.inputs().max(1);
+        Ok(
+            if self.weight.dtype() == DType::F32 && summing_pays(rows, self.inputs(), self.outputs()) {
+                x.apply_op3(a, b, Summed { frozen, scale })?
+            } else {
+                x.apply_op3(a, b, Beside { frozen, scale })?
+            },
+        )
     }
 
     fn frozen(&self) -> candle_core::Result<Frozen> {
@@ -212,16 +214,99 @@ fn updated(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> candle_core::
     weight + (b.detach().matmul(&a.detach())? * scale)?
 }
 
-/// A projection of (x, A, B): the update is merged into the weight first, which for more rows than
-/// ranks costs far less than a second path through the layer, forward and backward.
-struct Adapted {
+/// Numbers of a weight that stay in a core's cache while the update is added to them.
+const CACHED: usize = 1 << 20;
+
+/// True if adding the update into the weight costs less than a path of its own: it takes as many products as `in · out`
+/// rows-of-one-rank, the path `rows · (in + out)`. A weight beyond the cache would be read and written several times for it.
+fn summing_pays(rows: usize, inputs: usize, outputs: usize) -> bool {
+    let weight = inputs * outputs;
+    weight < CACHED || rows * (inputs + outputs) >= weight
+}
+
+/// The gradients of A and B, and the gradient of `x · Aᵀ` (rows, r), from those rows of `x` (rows, in) and of the upstream
+/// gradient (rows, out).
+fn of_factors(
+    (rows, upstream): (&Tensor, &Tensor),
+    (a, b): (&Tensor, &Tensor),
+    scale: f64,
+) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
+    let down = (rows.matmul(&a.t()?)? * scale)?; // (rows, r)
+    let to_b = upstream.t()?.matmul(&down)?; // (out, r)
+    let to_down = (upstream.matmul(b)? * scale)?; // (rows, r)
+    let to_a = to_down.t()?.matmul(rows)?; // (r, in)
+    Ok((to_a, to_b, to_down))
+}
+
+/// A projection of (x, A, B) on a path of the update's own, which keeps nothing but its result.
+struct Beside {
     frozen: Frozen,
     scale: f64,
 }
 
-impl CustomOp3 for Adapted {
+impl CustomOp3 for Beside {
     fn name(&self) -> &'static str {
-        "adapted-projection"
+        "projection-beside"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (mut product, shape) = self.frozen.product(x, x_layout, &self.frozen.weight)?;
+        let (matrix, _) = self.frozen.shapes(x_layout)?;
+        let (rows, _) = matrix.shape().dims2()?;
+        let (out, rank) = b_layout.shape().dims2()?;
+        let mut down = multiply(x, &matrix, a, a_layout)?; // (rows, r)
+        if let CpuStorage::F32(down) = &mut down {
+            let scale = self.scale as f32;
+            down.iter_mut().for_each(|value| *value *= scale);
+        }
+        let low = multiply(&down, &Layout::contiguous((rows, rank)), b, b_layout)?;
+        let (CpuStorage::F32(values), CpuStorage::F32(low)) = (&mut product, &low) else {
+            bail!("an update beside a layer that does not compute in f32")
+        };
+        ops::by_rows(&ops::Add, [low], [out], values, out);
+        Ok((product, shape))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _result: &Tensor,
+        upstream: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (out, inputs) = self.frozen.weight.dims2()?;
+        let (a, b) = (a.detach(), b.detach());
+        let (upstream, rows) = (as_matrix(upstream, out)?, as_matrix(x, inputs)?);
+        let (to_a, to_b, to_down) = of_factors((&rows, &upstream), (&a, &b), self.scale)?;
+        let to_x = if x.track_op() {
+            let sum = self.frozen.back(&upstream)?;
+            Some((sum + to_down.matmul(&a)?)?.reshape(x.shape())?)
+        } else {
+            None
+        };
+        Ok((to_x, Some(to_a), Some(to_b)))
+    }
+}
+
+/// A projection of (x, A, B): the update is added into the weight first, which for more rows than
+/// ranks costs far less than a second path through the layer, forward and backward.
+struct Summed {
+    frozen: Frozen,
+    scale: f64,
+}
+
+impl CustomOp3 for Summed {
+    fn name(&self) -> &'static str {
+        "projection-summed"
     }
 
     fn cpu_fwd(
@@ -263,10 +348,7 @@ impl CustomOp3 for Adapted {
         } else {
             None
         };
-        let down = (rows.matmul(&a.t()?)? * self.scale)?; // (rows, r)
-        let to_b = upstream.t()?.matmul(&down)?; // (out, r)
-        let to_down = (upstream.matmul(&b)? * self.scale)?; // (rows, r)
-        let to_a = to_down.t()?.matmul(&rows)?; // (r, in)
+        let (to_a, to_b, _) = of_factors((&rows, &upstream), (&a, &b), self.scale)?;
         Ok((to_x, Some(to_a), Some(to_b)))
     }
 }
@@ -321,6 +403,43 @@ mod tests {
                 let layer = |x: &[Tensor]| adapted(&weight, bias, &x[1], &x[2]);
                 check::agrees(&inputs, |x| Ok(layer(x).forward(&x[0]).unwrap()), expected);
                 check::agrees(&inputs, |x| layer(x).composite(&x[0]), expected);
+                let beside = |x: &[Tensor]| {
+                    let (frozen, scale) = (frozen.frozen()?, 0.5);
+                    x[0].apply_op3(&x[1], &x[2], Beside { frozen, scale })
+                };
+                check::agrees(&inputs, beside, expected);
+            }
+        }
+    }
+
+    /// As large as those that have ways of their own: few rows, and an update that is not added into the weight.
+    #[test]
+    fn wide_layers() {
+        let weight = check::random(&[1040, 1024], 1.0, "weight");
+        let (a, b) = (check::random(&[4, 1024], 1.0, "a"), check::random(&[1040, 4], 1.0, "b"));
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let close = |found: &Tensor, expected: &Tensor| {
+            let scale = flat(expected).iter().fold(0f32, |a, b| a.max(b.abs()));
+            let pairs = flat(found).into_iter().zip(flat(expected));
+            assert!(found.shape() == expected.shape() && scale > 0.0);
+            pairs.for_each(|(found, expected)| assert!((found - expected).abs() <= 1e-5 * scale));
+        };
+        for (rows, dtype) in [(3, DType::F32), (3, DType::BF16), (100, DType::F32), (100, DType::BF16)] {
+            let weight = weight.to_dtype(dtype).unwrap();
+            let layer = adapted(&weight, None, &a, &b);
+            assert!(!summing_pays(rows, 1024, 1040));
+            let x = Var::from_tensor(&check::random(&[rows, 1024], 1.0, "x")).unwrap();
+            let upstream = check::random(&[rows, 1040], 1.0, "upstream");
+            let inputs = [x.as_tensor().clone(), a.clone(), b.clone()].map(|x| Var::from_tensor(&x).unwrap());
+            let of_inputs = inputs.each_ref().map(|var| var.as_tensor().clone());
+            let expected = reference(&weight.to_dtype(DType::F32).unwrap(), None, &of_inputs).unwrap();
+            let found = layer.forward(x.as_tensor()).unwrap();
+            close(&found, &expected);
+            let gradients = |y: &Tensor| (y * &upstream).unwrap().sum_all().unwrap().backward().unwrap();
+            let (found, expected) = (gradients(&found), gradients(&expected));
+            let update = layer.update().unwrap();
+            for (ours, theirs) in [&x, &update.a, &update.b].into_iter().zip(&inputs) {
+                close(found.get(ours).unwrap(), expected.get(theirs).unwrap());
             }
         }
     }

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 mod attention;
 mod elementary;
 mod elementwise;
+pub(crate) mod few_rows;
 mod grouped;
 mod norm;
 mod product;
@@ -111,6 +112,18 @@ pub(crate) fn by_rows<const N: usize>(
                 start,
             });
         });
+}
+
+/// Adds its input to what is there.
+pub(crate) struct Add;
+
+impl Row<1> for Add {
+    #[inline(always)]
+    fn apply(&self, [x]: [&[f32]; 1], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out += x;
+        }
+    }
 }
 
 /// The result of `row` on inputs that are all as wide as it is, of this shape.

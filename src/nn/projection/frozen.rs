@@ -3,13 +3,31 @@
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Device, Layout, Shape, Storage, Tensor, bail, op};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, Shape, Storage, Tensor, bail, op};
 use rayon::prelude::*;
 
-use crate::nn::ops;
+use crate::nn::ops::{self, few_rows};
 
 /// Numbers of a weight that are in f32 at one time: 16 MiB of them.
 const PART: usize = if cfg!(test) { 16 } else { 1 << 22 };
+
+/// Calls `$product` with the numbers of a contiguous weight in main memory, of whatever type they are.
+macro_rules! with_few_rows {
+    ($product:path, $rows:expr, $weight:expr) => {{
+        let (_, inputs) = $weight.dims2()?;
+        in_main_memory($weight, |storage, layout| {
+            let Some((start, end)) = layout.contiguous_offsets() else {
+                bail!("a layer needs a contiguous weight, got {layout:?}")
+            };
+            Ok(match storage {
+                CpuStorage::F32(values) => $product($rows, &values[start..end], inputs),
+                CpuStorage::BF16(values) => $product($rows, &values[start..end], inputs),
+                CpuStorage::F16(values) => $product($rows, &values[start..end], inputs),
+                _ => bail!("a weight of type {:?} cannot be widened", $weight.dtype()),
+            })
+        })
+    }};
+}
 
 /// All rows of a (…, width) tensor as one matrix, outside the graph.
 pub(super) fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor> {
@@ -23,7 +41,12 @@ pub(super) struct Frozen {
 }
 
 /// `x · Wᵀ` for `x` of `matrix`, (rows, in), and a weight of (out, in) of the same type on the same device.
-fn multiply<S: BackendStorage>(x: &S, matrix: &Layout, weight: &S, layout: &Layout) -> candle_core::Result<S> {
+pub(super) fn multiply<S: BackendStorage>(
+    x: &S,
+    matrix: &Layout,
+    weight: &S,
+    layout: &Layout,
+) -> candle_core::Result<S> {
     let ((rows, inputs), (out, _)) = (matrix.shape().dims2()?, layout.shape().dims2()?);
     x.matmul(weight, (1, rows, out, inputs), matrix, &layout.transpose(0, 1)?)
 }
@@ -42,7 +65,7 @@ fn in_main_memory<T>(
 
 impl Frozen {
     /// The rows of `x` as one matrix, and the shape of the product.
-    fn shapes(&self, layout: &Layout) -> candle_core::Result<(Layout, Shape)> {
+    pub(super) fn shapes(&self, layout: &Layout) -> candle_core::Result<(Layout, Shape)> {
         let (out, inputs) = self.weight.dims2()?;
         let mut dims = layout.dims().to_vec();
         if dims.last() != Some(&inputs) {
@@ -66,8 +89,11 @@ impl Frozen {
         weight: &Tensor,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (matrix, shape) = self.shapes(layout)?;
-        let (out, _) = weight.dims2()?;
-        let mut product = if weight.dtype() == x.dtype() {
+        let (out, inputs) = weight.dims2()?;
+        let (rows, _) = matrix.shape().dims2()?;
+        let mut product = if x.dtype() == DType::F32 && few_rows::suits(rows, inputs, out) {
+            CpuStorage::F32(with_few_rows!(few_rows::product, ops::values(x, &matrix)?, weight)?)
+        } else if weight.dtype() == x.dtype() {
             in_main_memory(weight, |weight, layout| multiply(x, &matrix, weight, layout))?
         } else {
             widened_product(x, &matrix, weight)?
@@ -86,7 +112,14 @@ impl Frozen {
     }
 
     /// The gradient of `x`, in the type of the upstream gradient: `upstream` is (rows, out).
-    fn back(&self, upstream: &Tensor) -> candle_core::Result<Tensor> {
+    pub(super) fn back(&self, upstream: &Tensor) -> candle_core::Result<Tensor> {
+        let ((out, inputs), (rows, _)) = (self.weight.dims2()?, upstream.dims2()?);
+        if ops::fused(upstream.device()) && few_rows::suits(rows, inputs, out) {
+            let gradient = ops::with_values([&upstream.contiguous()?], |[upstream]| {
+                with_few_rows!(few_rows::back, upstream, &self.weight)
+            })?;
+            return Tensor::from_vec(gradient, (rows, inputs), &Device::Cpu);
+        }
         if upstream.dtype() == self.weight.dtype() {
             return upstream.matmul(&self.weight);
         }
@@ -212,7 +245,6 @@ impl CustomOp1 for Frozen {
 mod tests {
     use super::*;
     use crate::nn::ops::check;
-    use candle_core::DType;
 
     #[test]
     fn as_candle_widens() {
