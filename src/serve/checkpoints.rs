@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -80,8 +80,8 @@ pub(super) struct RunInfo {
     pub(super) lora: LoraInfo,
     #[serde(default)]
     pub(super) user_metadata: BTreeMap<String, String>,
-    pub(super) created: DateTime<Utc>,
-    pub(super) last_request: DateTime<Utc>,
+    pub(super) created: Moment,
+    pub(super) last_request: Moment,
 }
 
 /// `checkpoint.json`.
@@ -93,11 +93,11 @@ pub(super) struct Checkpoint {
     folder: u64,
     /// The run as it was then: a checkpoint can be loaded from this alone.
     pub(super) run: RunInfo,
-    time: DateTime<Utc>,
+    time: Moment,
     size_bytes: u64,
     public: bool,
     user_metadata: BTreeMap<String, String>,
-    expires_at: Option<DateTime<Utc>>,
+    expires_at: Option<Moment>,
 }
 
 impl Checkpoint {
@@ -111,22 +111,48 @@ impl Checkpoint {
     }
 
     fn expired(&self) -> bool {
-        self.expires_at.is_some_and(|end| end <= Utc::now())
+        self.expires_at.is_some_and(|end| end <= Moment::now())
     }
 
     /// As listings have it.
     pub(super) fn json(&self) -> Value {
         json!({
             "checkpoint_id": format!("{}/{}", self.kind.segment(), self.name), "checkpoint_type": self.kind.listed(),
-            "time": stamp(self.time), "tinker_path": self.path().to_string(), "size_bytes": self.size_bytes,
-            "public": self.public, "user_metadata": self.user_metadata, "expires_at": self.expires_at.map(stamp),
+            "time": self.time, "tinker_path": self.path().to_string(), "size_bytes": self.size_bytes,
+            "public": self.public, "user_metadata": self.user_metadata, "expires_at": self.expires_at,
         })
     }
 }
 
-/// A time as the SDK reads it.
-pub(super) fn stamp(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+/// A time, written as the SDK reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Moment(DateTime<Utc>);
+
+impl Moment {
+    /// This one.
+    pub(super) fn now() -> Self {
+        Self(Utc::now())
+    }
+
+    /// So many seconds from now.
+    pub(super) fn in_seconds(seconds: i64) -> Self {
+        Self(Utc::now() + TimeDelta::seconds(seconds))
+    }
+}
+
+impl From<Moment> for String {
+    fn from(Moment(time): Moment) -> Self {
+        time.to_rfc3339_opts(SecondsFormat::Micros, true)
+    }
+}
+
+impl TryFrom<String> for Moment {
+    type Error = chrono::ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        DateTime::parse_from_rfc3339(&text).map(|time| Self(time.into()))
+    }
 }
 
 /// `tinker://RUN/KIND/NAME`
@@ -206,7 +232,7 @@ pub(super) fn is_run(id: &str) -> bool {
 /// Settings of a save.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Saving {
-    pub(super) expires_at: Option<DateTime<Utc>>,
+    pub(super) expires_at: Option<Moment>,
     pub(super) overwrite: bool,
     pub(super) user_metadata: BTreeMap<String, String>,
 }
@@ -321,7 +347,7 @@ impl Checkpoints {
                 name: path.name.clone(),
                 folder,
                 run: run.clone(),
-                time: Utc::now(),
+                time: Moment::now(),
                 size_bytes: size(&new),
                 public: false,
                 user_metadata: saving.user_metadata.clone(),
@@ -392,7 +418,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// As [`Checkpoints::find`].
-    pub(super) fn expire(&self, path: &TinkerPath, expires_at: Option<DateTime<Utc>>) -> Result<(), Refusal> {
+    pub(super) fn expire(&self, path: &TinkerPath, expires_at: Option<Moment>) -> Result<(), Refusal> {
         self.change(path, |checkpoint| checkpoint.expires_at = expires_at)
     }
 
@@ -481,8 +507,6 @@ fn remove(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
 
     const ID: &str = "01234567-89ab-cdef-0123-456789abcdef:train:0";
@@ -501,8 +525,8 @@ mod tests {
                 train_unembed: false,
             },
             user_metadata: BTreeMap::new(),
-            created: Utc::now(),
-            last_request: Utc::now(),
+            created: Moment::now(),
+            last_request: Moment::now(),
         }
     }
 
@@ -545,7 +569,7 @@ mod tests {
         assert_eq!(names(&checkpoints.dir(&path)), ["2", CHECKPOINT]);
         checkpoints.publish(&path, true).unwrap();
         assert_eq!(checkpoints.of_run(ID)[0].json()["public"], true);
-        checkpoints.expire(&path, Some(Utc::now() - TimeDelta::seconds(1))).unwrap();
+        checkpoints.expire(&path, Some(Moment::in_seconds(-1))).unwrap();
         assert_eq!(checkpoints.find(&path).unwrap_err().status, 404);
         checkpoints.remove_expired();
         assert!(!checkpoints.dir(&path).exists() && checkpoints.runs().len() == 1);

@@ -26,7 +26,6 @@ pub(super) struct Route {
     method: Method,
     pub(super) pattern: &'static str,
     pub(super) handler: Handler,
-    pub(super) dialect: Dialect,
     /// True if it is answered without a key.
     pub(super) open: bool,
 }
@@ -87,26 +86,25 @@ pub(super) fn routes() -> Vec<Route> {
         (&post, "completions", openai::complete),
     ];
     let mut routes = Vec::new();
-    let mut add = |method: &Method, pattern: String, handler: Handler, dialect: Dialect, open: bool| {
+    let mut add = |method: &Method, pattern: String, handler: Handler, open: bool| {
         routes.push(Route {
             method: method.clone(),
             // A handful, for the life of the process.
             pattern: Box::leak(pattern.into_boxed_str()),
             handler,
-            dialect,
             open,
         });
     };
     for (method, pattern, handler) in native {
-        add(method, format!("/api/v1/{pattern}"), handler, Dialect::Tinker, false);
+        add(method, format!("/api/v1/{pattern}"), handler, false);
     }
     for prefix in ["/v1", "/oai/api/v1"] {
         for (method, pattern, handler) in chat {
-            add(method, format!("{prefix}/{pattern}"), handler, Dialect::OpenAi, false);
+            add(method, format!("{prefix}/{pattern}"), handler, false);
         }
     }
-    add(&get, "/healthz".into(), health, Dialect::Tinker, true);
-    add(&get, "/metrics".into(), metrics, Dialect::Tinker, false);
+    add(&get, "/healthz".into(), health, true);
+    add(&get, "/metrics".into(), metrics, false);
     routes
 }
 

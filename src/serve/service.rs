@@ -5,12 +5,11 @@ use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::base::{Base, named};
-use super::checkpoints::{Checkpoints, LoraInfo, RunInfo, TinkerPath};
+use super::checkpoints::{Checkpoints, LoraInfo, Moment, RunInfo, TinkerPath};
 use super::generation::{Generation, Weights};
 use super::lanes::{Job, Lanes};
 use super::metrics::Metrics;
@@ -30,7 +29,7 @@ pub(super) type RequestHash = [u8; 32];
 /// A connected client.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
-    pub(super) created: DateTime<Utc>,
+    pub(super) created: Moment,
     pub(super) seen: Instant,
     pub(super) tags: Vec<String>,
     pub(super) user_metadata: BTreeMap<String, String>,
@@ -298,7 +297,7 @@ impl Service {
             return Err(Refusal::not_found(format!("model `{shown}` is not loaded: {remedy}")));
         };
         self.touch(session)?;
-        lock(&run.info).last_request = Utc::now();
+        lock(&run.info).last_request = Moment::now();
         Ok(run)
     }
 
@@ -530,7 +529,7 @@ pub(super) fn new_run(
     lora: LoraInfo,
     user_metadata: BTreeMap<String, String>,
 ) -> RunInfo {
-    let now = Utc::now();
+    let now = Moment::now();
     RunInfo {
         id,
         base_model: base.name().to_owned(),

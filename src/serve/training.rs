@@ -58,7 +58,8 @@ impl JsonForwardBackward {
         } = self.forward_backward_input;
         let datum = |(datum, index): (JsonDatum, usize)| {
             let inputs = datum.loss_fn_inputs.into_iter();
-            let inputs = inputs.map(|(name, tensor)| Ok((name, tensor.wire()?))).collect();
+            let inputs: Result<BTreeMap<_, _>, Refusal> =
+                inputs.map(|(name, tensor)| Ok((name, tensor.wire()?))).collect();
             Ok(wire::Datum {
                 model_input: datum.model_input.wire()?,
                 loss_fn_inputs: inputs.map_err(|refusal| of_datum(refusal, index))?,

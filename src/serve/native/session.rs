@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::serve::checkpoints::stamp;
+use crate::serve::checkpoints::Moment;
 use crate::serve::exchange::{Reply, Request};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Service, Session};
@@ -61,7 +60,7 @@ struct CreateSession {
 pub(in crate::serve) fn create(service: &Arc<Service>, request: &Request) -> Answer {
     let asked: CreateSession = request.json()?;
     let id = service.open_session(Session {
-        created: Utc::now(),
+        created: Moment::now(),
         seen: Instant::now(),
         tags: asked.tags,
         user_metadata: asked.user_metadata.unwrap_or_default(),
@@ -150,7 +149,7 @@ pub(in crate::serve) fn search(service: &Arc<Service>, _: &Request) -> Answer {
         let (runs, _) = service.members(&id);
         let checkpoints: usize = runs.iter().map(|run| service.checkpoints.of_run(run).len()).sum();
         json!({
-            "session_id": id, "created_at": stamp(session.created), "owner": "local",
+            "session_id": id, "created_at": session.created, "owner": "local",
             "project_id": session.project.unwrap_or_default(), "status": status, "checkpoints_count": checkpoints,
             "display_name": session.display_name, "user_metadata": session.user_metadata, "tags": session.tags,
         })

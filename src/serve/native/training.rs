@@ -201,7 +201,7 @@ pub(in crate::serve) fn forward(service: &Arc<Service>, request: &Request) -> An
 
 fn train(service: &Arc<Service>, request: &Request, forward_only: bool) -> Answer {
     let most = service.bases.first().map_or(0, |base| base.limits.body);
-    let body = decompressed(&request.body, request.header("content-encoding"), most)?;
+    let body = decompressed(request.body.clone(), request.header("content-encoding"), most)?;
     let kind = request.header("content-type").unwrap_or_default();
     let mut asked = if kind.starts_with(PROTOBUF) {
         wire::ForwardBackwardRequest::decode(&body[..])

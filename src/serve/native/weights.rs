@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,7 +11,7 @@ use super::training::{OptimizerConfig, operation, submitted};
 use crate::engine::AdapterId;
 use crate::error::{Error, Result as Done};
 use crate::serve::base::Base;
-use crate::serve::checkpoints::{Checkpoint, Kind, LoraInfo, RunInfo, Saving, TinkerPath, check_name, stamp};
+use crate::serve::checkpoints::{Checkpoint, Kind, LoraInfo, Moment, RunInfo, Saving, TinkerPath, check_name};
 use crate::serve::exchange::{ChannelBody, ChannelWriter, Reply, Request};
 use crate::serve::generation::Weights;
 use crate::serve::promise::{Outcome, Resolver};
@@ -25,14 +24,14 @@ type Answer = Result<Reply, Refusal>;
 const LONGEST: i64 = 100 * 366 * 24 * 3600;
 
 /// The moment when something that is made now expires.
-fn expiry(ttl_seconds: Option<i64>) -> Result<Option<DateTime<Utc>>, Refusal> {
+fn expiry(ttl_seconds: Option<i64>) -> Result<Option<Moment>, Refusal> {
     let Some(seconds) = ttl_seconds else {
         return Ok(None);
     };
     if !(1..=LONGEST).contains(&seconds) {
         return Err(Refusal::bad(format!("ttl_seconds is {seconds}, not from 1 to {LONGEST}")));
     }
-    Ok(Some(Utc::now() + TimeDelta::seconds(seconds)))
+    Ok(Some(Moment::in_seconds(seconds)))
 }
 
 #[derive(Deserialize)]
@@ -284,7 +283,7 @@ fn run_json(service: &Service, run: &RunInfo) -> Value {
     let last = |kind: Kind| checkpoints.iter().find(|one| one.path().kind == kind).map(Checkpoint::json);
     json!({
         "training_run_id": run.id, "base_model": run.base_model, "model_owner": "local", "is_lora": true, "corrupted": false,
-        "lora_rank": run.lora.rank, "last_request_time": stamp(run.last_request), "last_checkpoint": last(Kind::Weights),
+        "lora_rank": run.lora.rank, "last_request_time": run.last_request, "last_checkpoint": last(Kind::Weights),
         "last_sampler_checkpoint": last(Kind::SamplerWeights), "user_metadata": run.user_metadata,
     })
 }
