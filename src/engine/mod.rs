@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use candle_core::Var;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Cause, Error, Result};
-use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, Sequence};
+use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, Sequence, Tokenizer};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::models::lora::Lora;
@@ -19,15 +19,21 @@ use crate::nn::{DeviceSpec, MicroBatches, ParamGroup};
 use crate::seed;
 
 mod features;
+mod generator;
+mod loss;
 mod sample;
+mod sampling;
 mod train;
 mod train_state;
 
 pub use features::CacheStats;
 use features::FeatureCache;
 pub(crate) use features::FifoCache;
+pub use generator::{Event, GenerationRequest, Generator, RequestId};
+pub use loss::{LossFn, Objective, PolicyInputs};
 pub(crate) use sample::ROWS as SCORED_AT_ONCE;
 pub use sample::Snapshot;
+pub use sampling::{Alternative, PromptScores, SampledSequence, SamplingParams, Stop};
 pub(crate) use train_state::TrainState;
 
 /// The settings of an adapter.
@@ -44,34 +50,11 @@ pub struct AdapterConfig {
 /// Result of a forward pass over training examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardOutput {
-    /// Sum over all positions of `-weight · ln p(target)`, in nats.
+    /// Sum of the loss over all positions: for cross-entropy of `-weight · ln p(target)`, in nats.
     pub loss_sum: f64,
-    /// For each example and position the log-probability of its target, nats; 0 where the weight is 0.
+    /// For each example and position the log-probability of its target, nats; 0 where there is no loss, unless
+    /// [`Objective::all_logprobs`] asks for more.
     pub logprobs: Vec<Vec<f32>>,
-}
-
-/// Settings of generation. Temperature 0 is greedy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParams {
-    /// Longest continuation.
-    pub max_tokens: usize,
-    /// Tokens that end it; the one met is kept.
-    pub stop: Vec<u32>,
-    /// Divides the logits; 0 takes the likeliest token.
-    pub temperature: f64,
-    /// Decides the draws where the temperature is above 0.
-    pub seed: u64,
-}
-
-/// A continuation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SampledSequence {
-    /// Its tokens, with the stop token if it ended by one.
-    pub tokens: Vec<u32>,
-    /// The log-probability of each under the model (temperature 1), nats.
-    pub logprobs: Vec<f32>,
-    /// True if a stop token ended it, rather than its length.
-    pub stopped: bool,
 }
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
@@ -145,6 +128,12 @@ pub struct Engine {
     cache: FeatureCache,
     adapters: Mutex<Adapters>,
     fingerprint: String,
+    /// Of every snapshot of the base.
+    base_identity: Arc<()>,
+    /// The folder of the model, for its tokenizer.
+    folder: PathBuf,
+    /// Loaded when a text is first to be matched.
+    tokenizer: OnceLock<Tokenizer>,
     /// Sequences of a pass.
     micro_batches: Mutex<MicroBatches>,
 }
@@ -183,6 +172,9 @@ impl Engine {
         }
         Ok(Self {
             fingerprint: fingerprint(&base, model_dir)?,
+            base_identity: Arc::default(),
+            folder: model_dir.to_path_buf(),
+            tokenizer: OnceLock::new(),
             base,
             processor,
             settings,
@@ -201,6 +193,21 @@ impl Engine {
     /// Waits until the device has done all that it was told.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.base.device().synchronize()?)
+    }
+
+    /// The text of tokens, special ones written out.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the model's folder lacks a tokenizer.
+    pub fn written(&self, tokens: &[u32]) -> Result<String> {
+        let tokenizer = match self.tokenizer.get() {
+            Some(tokenizer) => tokenizer,
+            None => {
+                let tokenizer = Tokenizer::load(&self.folder)?;
+                self.tokenizer.get_or_init(|| tokenizer)
+            }
+        };
+        tokenizer.decode_all(tokens)
     }
 
     /// Width D of the decoder.

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
+use super::loss::{LossFn, Objective, Term};
 use super::train_state::{WEIGHTS, unfit};
 use super::{Adapter, AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
 use crate::checkpoint::folder;
@@ -19,12 +20,29 @@ use crate::nn::{AdamParams, add_gradients};
 struct Examples<'a> {
     inputs: Vec<Input<'a>>,
     batch: Batch,
-    /// Origin of each weighted target: (example of the call, position).
+    loss: LossFn,
+    /// Targets that have a loss, each with its term.
+    trained: Targets,
+    terms: Vec<Term>,
+    /// Targets whose log-probability alone is asked for.
+    reported: Targets,
+}
+
+/// Targets of a pass.
+#[derive(Default)]
+struct Targets {
+    /// Origin of each: (example of the call, position).
     places: Vec<(usize, usize)>,
     /// Their rows of the batch.
     rows: Vec<u32>,
-    targets: Vec<u32>,
-    weights: Vec<f32>,
+    tokens: Vec<u32>,
+}
+
+/// The log-probabilities of the targets of a pass, nats.
+#[derive(Default)]
+struct Found {
+    trained: Vec<f32>,
+    reported: Vec<f32>,
 }
 
 impl Engine {
@@ -33,19 +51,32 @@ impl Engine {
     /// # Errors
     /// [`Error::Input`] when an example does not fit the model.
     pub fn forward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        self.forward_with(id, data, &Objective::default())
+    }
+
+    /// As [`Engine::forward`], of any loss.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; [`Error::Input`] when the sampling policy of an example does not fit it;
+    /// [`Error::NotFinite`] when a loss is not.
+    pub fn forward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
         let adapter = self.adapter(id)?;
         let Adapter { model, training, .. } = &*lock(&adapter);
         let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(model), training.steps());
         let mut output = empty(data);
         for (chunk, first) in self.passes(data) {
-            let Some(examples) = self.examples(&merged, chunk, first)? else {
+            let Some(examples) = self.examples(&merged, (chunk, first), objective)? else {
                 continue;
             };
             let features = self.image_features(&merged, trained_vision, &examples.inputs)?;
             let states = merged.forward(&examples.batch, features.as_ref(), None)?;
-            let (_, logprobs) = examples.loss(&merged, &states, step)?;
-            examples.report(&logprobs, &mut output);
+            let mut found = Found::default();
+            if !examples.terms.is_empty() {
+                (_, found.trained) = examples.loss(&merged, &states, step)?;
+            }
+            found.reported = examples.report_only(&merged, &states)?;
+            examples.report(&found, &mut output);
         }
         Ok(output)
     }
@@ -58,12 +89,20 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
     pub fn forward_backward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        self.forward_backward_with(id, data, &Objective::default())
+    }
+
+    /// As [`Engine::forward_backward`], of any loss. Examples without any loss have gradients of zero.
+    ///
+    /// # Errors
+    /// As [`Engine::forward_with`].
+    pub fn forward_backward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
         let adapter = self.adapter(id)?;
         let mut adapter = lock(&adapter);
         loop {
             let size = lock(&self.micro_batches).size();
             let pass = format!("sequences a pass of {size}");
-            match self.gradients_of(&mut adapter, data) {
+            match self.gradients_of(&mut adapter, data, objective) {
                 Err(error) if lock(&self.micro_batches).halve(&error, data.len(), &pass) => {}
                 other => return other,
             }
@@ -85,7 +124,7 @@ impl Engine {
         Ok(lock(&adapter).training.gradients())
     }
 
-    fn gradients_of(&self, adapter: &mut Adapter, data: &[Datum]) -> Result<ForwardOutput> {
+    fn gradients_of(&self, adapter: &mut Adapter, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
         let (model, variables) = (adapter.model.clone(), adapter.training.variables().to_vec());
         let (trained_vision, step) = (vision_is_trained(&model), adapter.training.steps());
         let checkpointing = self.settings.checkpointing;
@@ -94,13 +133,21 @@ impl Engine {
         let mut pictures = false;
         for (chunk, first) in self.passes(data) {
             lock(&self.micro_batches).check_memory(chunk.len())?;
-            let Some(examples) = self.examples(&model, chunk, first)? else {
+            let Some(examples) = self.examples(&model, (chunk, first), objective)? else {
                 continue;
             };
-            let mut logprobs = Vec::new();
+            let mut found = Found::default();
+            if examples.terms.is_empty() {
+                let features = self.image_features(&model, trained_vision, &examples.inputs)?;
+                let states = model.forward(&examples.batch, features.as_ref(), None)?;
+                found.reported = examples.report_only(&model, &states)?;
+                examples.report(&found, &mut output);
+                continue;
+            }
             let loss = |states: &Tensor| {
                 let (loss, values) = examples.loss(&model, states, step)?;
-                logprobs = values;
+                found.trained = values;
+                found.reported = examples.report_only(&model, states)?;
                 Ok(loss)
             };
             let shown = examples.inputs.iter().any(|input| !input.pictures.is_empty());
@@ -114,12 +161,16 @@ impl Engine {
             };
             let variables = variables.iter().map(|(_, var)| var);
             add_gradients(sum.get_or_insert_default(), &gradients, variables)?;
-            examples.report(&logprobs, &mut output);
+            examples.report(&found, &mut output);
         }
-        let Some(mut sum) = sum else { return Ok(output) };
+        if data.is_empty() {
+            return Ok(output);
+        }
+        // Without a loss all gradients are zero, without a picture the tower's; candle leaves them out.
+        let nothing = sum.is_none();
+        let mut sum = sum.unwrap_or_default();
         if !pictures {
-            // Without a picture the tower's gradients are zero; candle leaves them out.
-            for (_, var) in variables.iter().filter(|(name, _)| name.starts_with(VISION)) {
+            for (_, var) in variables.iter().filter(|(name, _)| nothing || name.starts_with(VISION)) {
                 sum.insert(var, var.zeros_like()?);
             }
         }
@@ -196,37 +247,52 @@ impl Engine {
         model.image_features(&patches, &grids).map(Some)
     }
 
-    /// The examples that bear weight, if there are any.
-    fn examples<'a>(&self, model: &Qwen3Vl, data: &'a [Datum], first: usize) -> Result<Option<Examples<'a>>> {
+    /// The examples that have a loss or are to be reported on, if there are any; the first of `data` is number `first` of those of
+    /// the call.
+    fn examples<'a>(
+        &self,
+        model: &Qwen3Vl,
+        (data, first): (&'a [Datum], usize),
+        objective: &Objective,
+    ) -> Result<Option<Examples<'a>>> {
         let inputs = self.read(data.iter().map(|datum| &datum.input), first)?;
-        let (mut weighted, mut kept): (Vec<Input>, Vec<(usize, &Datum)>) = (Vec::new(), Vec::new());
+        let (mut asked, mut kept) = (Vec::<Input>::new(), Vec::new());
         for ((datum, input), index) in data.iter().zip(inputs).zip(first..) {
             self.check_targets(datum, index)?;
-            if datum.weights.iter().any(|&weight| weight != 0.0) {
-                weighted.push(input);
-                kept.push((index, datum));
+            let terms = objective.terms(datum, index);
+            let terms = terms.map_err(|reason| Error::Input { index, reason })?;
+            if objective.all_logprobs || terms.iter().any(Option::is_some) {
+                asked.push(input);
+                kept.push((index, datum, terms));
             }
         }
         if kept.is_empty() {
             return Ok(None);
         }
-        let sequences: Vec<_> = weighted.iter().map(|input| input.sequence.clone()).collect();
+        let sequences: Vec<_> = asked.iter().map(|input| input.sequence.clone()).collect();
         let mut examples = Examples {
-            inputs: weighted,
+            inputs: asked,
             batch: model.batch(&sequences)?,
-            places: Vec::new(),
-            rows: Vec::new(),
-            targets: Vec::new(),
-            weights: Vec::new(),
+            loss: objective.loss,
+            trained: Targets::default(),
+            terms: Vec::new(),
+            reported: Targets::default(),
         };
-        for (sequence, (index, datum)) in kept.into_iter().enumerate() {
-            let positions = datum.target_tokens.iter().zip(&datum.weights).enumerate();
-            for (position, (&target, &weight)) in positions.filter(|(_, (_, weight))| **weight != 0.0) {
-                if let Some(row) = examples.batch.row(sequence, position) {
-                    examples.places.push((index, position));
-                    examples.rows.push(row);
-                    examples.targets.push(target);
-                    examples.weights.push(weight);
+        let (vocabulary, placeholder) = (model.config().text_config.vocab_size, model.config().image_token_id);
+        for (sequence, (index, datum, terms)) in kept.into_iter().enumerate() {
+            for (position, (&token, term)) in datum.target_tokens.iter().zip(terms).enumerate() {
+                let Some(row) = examples.batch.row(sequence, position) else {
+                    continue;
+                };
+                let place = (index, position);
+                if let Some(term) = term {
+                    examples.terms.push(term);
+                    examples.trained.push(place, row, token);
+                } else if objective.all_logprobs
+                    && (token as usize) < vocabulary
+                    && sequences[sequence].ids[position] != placeholder
+                {
+                    examples.reported.push(place, row, token);
                 }
             }
         }
@@ -234,27 +300,53 @@ impl Engine {
     }
 }
 
-impl Examples<'_> {
-    /// The loss, a scalar, and the log-probability of each weighted target.
-    fn loss(&self, model: &Qwen3Vl, states: &Tensor, step: usize) -> Result<(Tensor, Vec<f32>)> {
-        let count = self.rows.len();
-        let targets = Tensor::from_slice(&self.targets, (count, 1), model.device())?;
-        let weights = Tensor::from_slice(&self.weights, (count, 1), model.device())?;
-        let logprobs = log_softmax(&model.logits(states, &self.rows)?)?.gather(&targets, 1)?;
-        let values = logprobs.flatten_all()?.to_vec1::<f32>()?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::NotFinite { what: "loss", step });
-        }
-        Ok(((logprobs * weights)?.sum_all()?.neg()?, values))
+impl Targets {
+    fn push(&mut self, place: (usize, usize), row: u32, token: u32) {
+        self.places.push(place);
+        self.rows.push(row);
+        self.tokens.push(token);
     }
 
     fn report(&self, logprobs: &[f32], output: &mut ForwardOutput) {
-        for ((&(example, position), &logprob), &weight) in self.places.iter().zip(logprobs).zip(&self.weights) {
-            output.loss_sum -= f64::from(weight) * f64::from(logprob);
+        for (&(example, position), &logprob) in self.places.iter().zip(logprobs) {
             if let Some(place) = output.logprobs.get_mut(example).and_then(|row| row.get_mut(position)) {
                 *place = logprob;
             }
         }
+    }
+}
+
+impl Examples<'_> {
+    /// A scalar that has the gradient of the loss (for cross-entropy the loss itself), and the log-probability of each target
+    /// that has a loss.
+    fn loss(&self, model: &Qwen3Vl, states: &Tensor, step: usize) -> Result<(Tensor, Vec<f32>)> {
+        let Targets { rows, tokens, .. } = &self.trained;
+        let count = rows.len();
+        let targets = Tensor::from_slice(tokens, (count, 1), model.device())?;
+        let logprobs = log_softmax(&model.logits(states, rows)?)?.gather(&targets, 1)?;
+        let values = logprobs.flatten_all()?.to_vec1::<f32>()?;
+        let slope = |(&term, &logprob): (&Term, &f32)| self.loss.at(f64::from(logprob), term).1;
+        let weights = self.terms.iter().zip(&values).map(slope);
+        let weights: Vec<f32> = weights.map(|slope| -slope as f32).collect();
+        if values.iter().chain(&weights).any(|value| !value.is_finite()) {
+            return Err(Error::NotFinite { what: "loss", step });
+        }
+        let weights = Tensor::from_slice(&weights, (count, 1), model.device())?;
+        Ok(((logprobs * weights)?.sum_all()?.neg()?, values))
+    }
+
+    /// The log-probability of each target that is only reported.
+    fn report_only(&self, model: &Qwen3Vl, states: &Tensor) -> Result<Vec<f32>> {
+        let Targets { rows, tokens, .. } = &self.reported;
+        model.token_logprobs(&states.detach(), rows, tokens)
+    }
+
+    fn report(&self, found: &Found, output: &mut ForwardOutput) {
+        for (&term, &logprob) in self.terms.iter().zip(&found.trained) {
+            output.loss_sum += self.loss.at(f64::from(logprob), term).0;
+        }
+        self.trained.report(&found.trained, output);
+        self.reported.report(&found.reported, output);
     }
 }
 
