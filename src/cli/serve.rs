@@ -29,6 +29,10 @@ pub(super) struct Arguments {
     /// Qwen3-VL: a hub-layout folder, or owner/name of one that `kshot model fetch` got; may be given several times.
     #[arg(long, value_name = "DIR|ID", required = true)]
     model: Vec<PathBuf>,
+    /// An adapter folder, as kshot or PEFT saves it, that OpenAI clients can name by its folder's name; may be given several
+    /// times.
+    #[arg(long, value_name = "DIR")]
+    adapter: Vec<PathBuf>,
     /// The address to listen at; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     bind: SocketAddr,
@@ -49,6 +53,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let options = Options {
         models: arguments.model.clone(),
+        adapters: arguments.adapter.clone(),
         home: Places::from_env().home,
         bind: arguments.bind,
         state: arguments.state.clone(),

@@ -47,6 +47,8 @@ impl Base {
         let text = config.get("text_config").unwrap_or(&config);
         let context = text.get("max_position_embeddings").and_then(Value::as_u64);
         let context = context.map_or(LONGEST, |context| (context as usize).min(LONGEST));
+        // The loader has read it: it is there.
+        let vocabulary = text.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
         let tied = |config: &Value| config.get("tie_word_embeddings").and_then(Value::as_bool);
         let stated = json(&folder.join("generation_config.json"));
         let mut ends: BTreeSet<u32> = match stated.get("eos_token_id") {
@@ -59,7 +61,7 @@ impl Base {
             names: names(model, &folder),
             engine,
             renderer,
-            limits: Limits::of(context),
+            limits: Limits::of(context, vocabulary),
             ends: ends.into_iter().collect(),
             tied: tied(&config).or_else(|| tied(text)).unwrap_or(false),
         })

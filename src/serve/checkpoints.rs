@@ -135,6 +135,11 @@ impl Moment {
         Self(Utc::now())
     }
 
+    /// Seconds since 1970.
+    pub(super) fn seconds(self) -> i64 {
+        self.0.timestamp()
+    }
+
     /// So many seconds from now.
     pub(super) fn in_seconds(seconds: i64) -> Self {
         Self(Utc::now() + TimeDelta::seconds(seconds))

@@ -125,6 +125,10 @@ impl<'a> InputReader<'a> {
                 Some(wire::ChunkKind::EncodedText(text)) => {
                     let ids = wire::elements(&text.tokens, u32::from_le_bytes);
                     let ids = ids.ok_or_else(|| fail("its tokens are not a whole number of int32".into()))?;
+                    let most = self.limits.vocabulary;
+                    if let Some(unknown) = ids.iter().find(|&&id| id as usize >= most) {
+                        return Err(fail(format!("token {unknown} is not among the model's {most}")));
+                    }
                     positions += ids.len();
                     input = input.followed_by(&ids);
                 }

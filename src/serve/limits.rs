@@ -3,6 +3,8 @@
 /// Bounds of requests and queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Limits {
+    /// Token ids are below it.
+    pub(super) vocabulary: usize,
     /// Bytes of a body, before and after decompression.
     pub(super) body: usize,
     /// Pixels of an image.
@@ -24,9 +26,10 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Those of a server on one machine, for a model of this context length.
-    pub(super) fn of(context: usize) -> Self {
+    /// Those of a server on one machine, for a model of this context length and vocabulary.
+    pub(super) fn of(context: usize, vocabulary: usize) -> Self {
         Self {
+            vocabulary,
             body: 64 << 20,
             pixels: 32 << 20,
             positions: context,

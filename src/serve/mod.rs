@@ -24,13 +24,13 @@ mod training;
 mod wire;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::Base;
 use checkpoints::Checkpoints;
-use service::Service;
+use service::{Adapter, Service};
 
 use crate::engine::Settings;
 use crate::error::{Error, Result};
@@ -44,6 +44,8 @@ const KEY_PREFIX: &str = "tml-";
 pub struct Options {
     /// Base models: hub-layout folders, or `owner/name` of the hub's cache.
     pub models: Vec<PathBuf>,
+    /// PEFT folders that OpenAI clients can name by their folders' names.
+    pub adapters: Vec<PathBuf>,
     /// Where relative model folders lie besides the working folder.
     pub home: PathBuf,
     /// The address.
@@ -76,8 +78,29 @@ pub fn run(options: &Options, ready: impl FnOnce(SocketAddr) -> Result<()>) -> R
         bases.push(Arc::new(base));
     }
     base::check_names(&bases)?;
-    let service = Service::start(bases, checkpoints, options.session_timeout)?;
+    let adapters = options.adapters.iter().map(|folder| adapter(folder, &bases)).collect::<Result<_>>()?;
+    let service = Service::start(bases, adapters, checkpoints, options.session_timeout)?;
     http::serve(service, options.bind, options.key.as_deref(), ready)
+}
+
+/// The adapter of a folder, on the first base that it fits.
+///
+/// # Errors
+/// That of the only base, or the last one's.
+fn adapter(folder: &Path, bases: &[Arc<Base>]) -> Result<Adapter> {
+    let folder = folder.canonicalize().map_err(Error::io("read", folder))?;
+    let name = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let mut refused = None;
+    for base in bases {
+        match base.engine.saved(&folder) {
+            Ok(_) => {
+                let base = base.name().to_owned();
+                return Ok(Adapter { name, base, folder });
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::config("--adapter", "there is no model to put it on")))
 }
 
 fn check_key(options: &Options) -> Result<()> {

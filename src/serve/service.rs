@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,9 +101,18 @@ impl Sampler {
     }
 }
 
+/// A PEFT folder that OpenAI clients can name.
+#[derive(Debug, Clone)]
+pub(super) struct Adapter {
+    pub(super) name: String,
+    pub(super) base: String,
+    pub(super) folder: PathBuf,
+}
+
 /// The state of a server.
 pub(super) struct Service {
     pub(super) bases: Vec<Arc<Base>>,
+    pub(super) adapters: Vec<Adapter>,
     generations: Vec<Arc<Generation>>,
     pub(super) checkpoints: Checkpoints,
     pub(super) promises: Promises,
@@ -124,12 +134,18 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Io`] when the system gives no thread or no random numbers.
-    pub(super) fn start(bases: Vec<Arc<Base>>, checkpoints: Checkpoints, timeout: Duration) -> Result<Self> {
+    pub(super) fn start(
+        bases: Vec<Arc<Base>>,
+        adapters: Vec<Adapter>,
+        checkpoints: Checkpoints,
+        timeout: Duration,
+    ) -> Result<Self> {
         let lanes = Lanes::start(4).map_err(Error::io("start", "a thread that trains"))?;
         let generations = bases.iter().map(|base| Generation::start(base.clone()).map(Arc::new));
         Ok(Self {
             generations: generations.collect::<Result<_>>()?,
             bases,
+            adapters,
             checkpoints,
             promises: Promises::new(random_id()?.replace('-', "")),
             lanes,

@@ -163,11 +163,12 @@ fn one(datum: &wire::Datum, policy: bool, reader: &mut InputReader) -> Result<(D
     let need = |name: &str| Refusal::bad(format!("`{name}` is missing"));
     let weights = floats("weights")?.unwrap_or_else(|| vec![1.0; positions]);
     let targets = of("target_tokens")?.ok_or_else(|| need("target_tokens"))?;
-    let target = |(target, weight): (f64, &f32)| match target {
+    let vocabulary = 0.0..reader.limits().vocabulary as f64;
+    let target = |(target, weight): (f64, &f32)| match vocabulary.contains(&target) {
+        true => Ok(target as u32),
         // What bears no weight may be anything, `-100` too.
-        _ if *weight == 0.0 && !(0.0..4e9).contains(&target) => Ok(0),
-        _ if (0.0..4e9).contains(&target) => Ok(target as u32),
-        _ => Err(Refusal::bad(format!("`target_tokens` has {target} where the weight is not 0"))),
+        false if *weight == 0.0 => Ok(0),
+        false => Err(Refusal::bad(format!("`target_tokens` has {target}, which is no token of the model"))),
     };
     let target_tokens = targets.into_iter().zip(&weights).map(target).collect::<Result<_, _>>()?;
     let policy = if policy {
