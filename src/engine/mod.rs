@@ -21,6 +21,8 @@ use crate::seed;
 mod features;
 mod generator;
 mod loss;
+#[cfg(test)]
+mod micro;
 mod request;
 mod sample;
 mod sampling;
