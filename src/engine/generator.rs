@@ -1,84 +1,41 @@
 //! Continuous batching: prompts of different lengths and adapters that are continued side by side.
+//!
+//! Requests of one snapshot are a lane. A step is a pass of one lane, and lanes take turns: the pass has one new token of every open
+//! continuation of the lane, and beside them the whole prompts of requests that wait, as far as there is room. So nobody waits for
+//! another's generation, and a prompt that joins costs the others one longer pass.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::{Alternative, Engine, PromptScores, SamplingParams, Snapshot};
-use crate::error::{Error, Result};
-use crate::example::ModelInput;
+use candle_core::Tensor;
 
-/// A prompt to continue.
-#[derive(Debug, Clone)]
-pub struct GenerationRequest {
-    /// The weights that continue it.
-    pub snapshot: Snapshot,
-    /// The prompt.
-    pub prompt: ModelInput,
-    /// Settings of each continuation. Continuation `i` of a prompt draws as [`Engine::sample`] does when it is asked the prompt
-    /// for the `i + 1`st time.
-    pub params: SamplingParams,
-    /// Continuations to make; the prompt is read once.
-    pub samples: usize,
-    /// Report the log-probabilities of the prompt's own tokens, and so many of the likeliest tokens in each place.
-    pub prompt_logprobs: Option<usize>,
-    /// The only answers that are allowed, if any are given; `max_tokens`, `stop`, `top_k` and `top_p` do not matter then.
-    pub choices: Vec<Vec<u32>>,
+use super::request::{Event, GenerationRequest, RequestId, Waiting, answer_by_choice};
+use super::sample::{draws_of, print_of, score_prompt};
+use super::sampling::{Continuation, choose};
+use super::{Engine, Snapshot};
+use crate::error::{Error, Result};
+use crate::example::Sequence;
+use crate::models::qwen3_vl::{Batch, Features, KvCache, Part, SlotId};
+
+/// Settings of memory and latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GeneratorSettings {
+    /// Rows of the prompts that join one pass; a single prompt may have more.
+    pub prompt_rows: usize,
+    /// Continuations that are made side by side.
+    pub continuations: usize,
+    /// Bytes of keys and values of all continuations; each reserves its prompt and its longest answer.
+    pub cache_bytes: usize,
 }
 
-/// Number of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(u64);
-
-/// News of a request.
-#[derive(Debug)]
-pub enum Event {
-    /// The prompt was read and its log-probabilities were asked for; before all tokens.
-    Prompt {
-        /// The request.
-        id: RequestId,
-        /// Of the prompt's own tokens.
-        scores: PromptScores,
-    },
-    /// The allowed answers have been scored; before all tokens.
-    Choices {
-        /// The request.
-        id: RequestId,
-        /// Of each answer, given that it is one of them: they add up to 1.
-        probabilities: Vec<f64>,
-        /// Of each answer, each token: natural-log probabilities.
-        logprobs: Vec<Vec<f32>>,
-    },
-    /// A token of a continuation.
-    Token {
-        /// The request.
-        id: RequestId,
-        /// Which of its continuations, from 0.
-        sample: usize,
-        /// The token.
-        token: u32,
-        /// Its natural-log probability under the model.
-        logprob: f32,
-        /// The likeliest tokens in its place, as many as were asked for.
-        top: Vec<Alternative>,
-    },
-    /// A continuation is complete.
-    Finished {
-        /// The request.
-        id: RequestId,
-        /// Which of its continuations, from 0.
-        sample: usize,
-        /// True if a stop token or text ended it, or it is one of the allowed answers; else its length did.
-        stopped: bool,
-        /// Which of the allowed answers it is.
-        choice: Option<usize>,
-    },
-    /// The request could not be carried out and is gone; others go on.
-    Failed {
-        /// The request.
-        id: RequestId,
-        /// The cause.
-        error: Error,
-    },
+impl Default for GeneratorSettings {
+    fn default() -> Self {
+        Self {
+            prompt_rows: 1024,
+            continuations: 256,
+            cache_bytes: 8 << 30,
+        }
+    }
 }
 
 /// Continues prompts as they come. [`Generator::step`] is to be called as long as there is work; between two steps prompts can be
@@ -86,17 +43,79 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Generator {
     engine: Arc<Engine>,
-    waiting: VecDeque<(RequestId, GenerationRequest)>,
+    settings: GeneratorSettings,
+    /// The one whose turn it is first.
+    lanes: VecDeque<Lane>,
+    cache: KvCache,
     next: u64,
+}
+
+/// The requests of one snapshot.
+#[derive(Debug)]
+struct Lane {
+    snapshot: Snapshot,
+    waiting: VecDeque<Waiting>,
+    open: Vec<Open>,
+    /// A pass with several prompts failed: they are read one by one to find the one that it was.
+    cautious: bool,
+}
+
+/// A continuation that is being made.
+#[derive(Debug)]
+struct Open {
+    id: RequestId,
+    sample: usize,
+    slot: SlotId,
+    /// Rows of its place in the cache.
+    capacity: usize,
+    /// The token that was chosen last, and its position: it is read next.
+    token: u32,
+    position: u32,
+    continuation: Continuation,
+}
+
+/// A prompt that joins a pass, and its place in the cache.
+struct Joining {
+    sequence: Sequence,
+    print: String,
+    slot: SlotId,
+}
+
+/// A pass that is through.
+struct Passed {
+    joined: Vec<Joining>,
+    batch: Batch,
+    states: Tensor,
+    /// The place of each sequence of the cache in the batch.
+    places: HashMap<SlotId, usize>,
+}
+
+impl Lane {
+    fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.open.is_empty()
+    }
+
+    /// After a pass that failed: a single request was to blame, several are tried again one by one.
+    fn refuse(&mut self, mut requests: Vec<Waiting>, error: Error, events: &mut Vec<Event>) {
+        if requests.len() > 1 {
+            self.cautious = true;
+            requests.into_iter().rev().for_each(|one| self.waiting.push_front(one));
+        } else if let Some(Waiting { id, .. }) = requests.pop() {
+            events.push(Event::Failed { id, error });
+        }
+    }
 }
 
 impl Generator {
     /// A generator without work.
     #[must_use]
-    pub fn new(engine: Arc<Engine>) -> Self {
+    pub fn new(engine: Arc<Engine>, settings: GeneratorSettings) -> Self {
+        let base = &engine.base;
         Self {
+            cache: KvCache::empty(&base.config().text_config, base.state_type(), base.device()),
             engine,
-            waiting: VecDeque::new(),
+            settings,
+            lanes: VecDeque::new(),
             next: 0,
         }
     }
@@ -105,78 +124,727 @@ impl Generator {
     ///
     /// # Errors
     /// [`Error::Input`] when its prompt or one of its choices does not fit the model; [`Error::Sampling`] when a setting makes no
-    /// sense.
+    /// sense, or it would need more memory than the generator has; [`Error::Model`] when a text is to end it and the model's
+    /// folder lacks a tokenizer.
     pub fn submit(&mut self, request: GenerationRequest) -> Result<RequestId> {
-        request.params.check()?;
-        self.engine.read_one(&request.prompt, 0)?;
-        let id = RequestId(self.next);
+        let (id, snapshot) = (RequestId(self.next), request.snapshot.clone());
+        let waiting = Waiting::new(&self.engine, id, request)?;
+        let (slots, most, limit) = (waiting.slots(), self.settings.continuations, self.row_limit());
+        let needed = slots.saturating_mul(waiting.capacity());
+        if slots > most || needed > limit {
+            return Err(Error::Sampling {
+                reason: format!(
+                    "{slots} continuations with {needed} rows of keys and values are too many: there is room for {most} with {limit}"
+                ),
+            });
+        }
         self.next += 1;
-        self.waiting.push_back((id, request));
+        match self.lanes.iter_mut().find(|lane| lane.snapshot.same(&snapshot)) {
+            Some(lane) => lane.waiting.push_back(waiting),
+            None => self.lanes.push_back(Lane {
+                snapshot,
+                waiting: [waiting].into(),
+                open: Vec::new(),
+                cautious: false,
+            }),
+        }
         Ok(id)
     }
 
     /// Gives a request up; there is no further news of it.
     pub fn cancel(&mut self, id: RequestId) {
-        self.waiting.retain(|(other, _)| *other != id);
+        for lane in &mut self.lanes {
+            lane.waiting.retain(|waiting| waiting.id != id);
+            let gone = |open: &mut Open| open.id == id;
+            for open in lane.open.extract_if(.., gone) {
+                self.cache.remove(open.slot);
+            }
+        }
+        self.lanes.retain(Lane::has_work);
     }
 
     /// True if there is nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty()
+        self.lanes.is_empty()
     }
 
     /// Requests that wait, and continuations that are being made.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
-        (self.waiting.len(), 0)
+        let count = |of: fn(&Lane) -> usize| self.lanes.iter().map(of).sum();
+        (count(|lane| lane.waiting.len()), count(|lane| lane.open.len()))
     }
 
-    /// Goes on by one pass; gives the news.
+    /// Goes on by one pass of one snapshot; gives the news.
     pub fn step(&mut self) -> Vec<Event> {
-        let Some((id, request)) = self.waiting.pop_front() else {
-            return Vec::new();
-        };
-        self.answer(id, &request)
-            .unwrap_or_else(|error| vec![Event::Failed { id, error }])
+        let mut events = Vec::new();
+        // A lane whose prompts find no room passes its turn on. As each request would fit alone, some lane can go on.
+        for _ in 0..self.lanes.len() {
+            let Some(mut lane) = self.lanes.pop_front() else { break };
+            let moved = self.pass(&mut lane, &mut events);
+            if lane.has_work() {
+                self.lanes.push_back(lane);
+            }
+            if moved {
+                break;
+            }
+        }
+        events
     }
 
-    fn answer(&self, id: RequestId, request: &GenerationRequest) -> Result<Vec<Event>> {
-        let GenerationRequest {
-            snapshot,
-            prompt,
-            params,
-            ..
-        } = request;
-        let mut events = Vec::new();
-        if !request.choices.is_empty() {
-            return Err(Error::Sampling {
-                reason: "guided choice is not built yet".into(),
+    fn row_limit(&self) -> usize {
+        self.settings.cache_bytes / self.cache.row_bytes().max(1)
+    }
+
+    /// A pass of a lane; false if there was nothing that could be done.
+    fn pass(&mut self, lane: &mut Lane, events: &mut Vec<Event>) -> bool {
+        let admitted = self.admit(lane);
+        if admitted.is_empty() && lane.open.is_empty() {
+            return false;
+        }
+        let without_choices = |waiting: &Waiting| waiting.request.choices.is_empty();
+        let (prompts, guided): (Vec<Waiting>, Vec<Waiting>) = admitted.into_iter().partition(without_choices);
+        if !guided.is_empty() {
+            match answer_by_choice(&self.engine, &lane.snapshot, &guided) {
+                Ok(news) => events.extend(news),
+                Err(error) => lane.refuse(guided, error, events),
+            }
+        }
+        if !prompts.is_empty() || !lane.open.is_empty() {
+            let mut joined = Vec::with_capacity(prompts.len());
+            match self.read(lane, &prompts, &mut joined) {
+                Ok((batch, states)) => {
+                    let passed = Passed {
+                        joined,
+                        batch,
+                        states,
+                        places: self.cache.order().zip(0..).collect(),
+                    };
+                    self.go_on(lane, &prompts, &passed, events);
+                }
+                Err(error) => {
+                    joined.iter().for_each(|one| self.cache.remove(one.slot));
+                    if prompts.is_empty() {
+                        let open = std::mem::take(&mut lane.open);
+                        open.iter().for_each(|open| self.cache.remove(open.slot));
+                        fail(&open, error, events);
+                    } else {
+                        lane.refuse(prompts, error, events);
+                    }
+                }
+            }
+        }
+        lane.cautious &= !lane.waiting.is_empty();
+        true
+    }
+
+    /// The requests whose prompts join the next pass, in their order.
+    fn admit(&self, lane: &mut Lane) -> Vec<Waiting> {
+        let others: usize = self.lanes.iter().map(|lane| lane.open.len()).sum();
+        let (mut rows, mut made) = (0, lane.open.len() + others);
+        let (mut capacities, mut admitted) = (Vec::new(), Vec::new());
+        // The tensors stay as large as they were.
+        let limit = self.row_limit().max(self.cache.rows_with([]));
+        while let Some(waiting) = lane.waiting.front() {
+            let slots = waiting.slots();
+            capacities.extend(std::iter::repeat_n(waiting.capacity(), slots));
+            let wide = !admitted.is_empty() && (lane.cautious || rows + waiting.rows > self.settings.prompt_rows);
+            let many = slots > 0 && made + slots > self.settings.continuations;
+            if wide || many || self.cache.rows_with(capacities.iter().copied()) > limit {
+                break;
+            }
+            rows += waiting.rows;
+            made += slots;
+            admitted.extend(lane.waiting.pop_front());
+        }
+        admitted
+    }
+
+    /// The pass itself: prompts that join, and one token of each open continuation.
+    fn read(&mut self, lane: &Lane, prompts: &[Waiting], joining: &mut Vec<Joining>) -> Result<(Batch, Tensor)> {
+        let inputs = self
+            .engine
+            .read(prompts.iter().map(|waiting| &waiting.request.prompt), 0)?;
+        let features = self.engine.features(&lane.snapshot, &inputs)?;
+        for (input, waiting) in inputs.into_iter().zip(prompts) {
+            joining.push(Joining {
+                print: print_of(&input),
+                sequence: input.sequence,
+                slot: self.cache.add(waiting.capacity())?,
             });
         }
-        if let Some(top) = request.prompt_logprobs {
-            let scores = self
-                .engine
-                .prompt_logprobs(snapshot, std::slice::from_ref(prompt), top)?;
-            events.extend(scores.into_iter().map(|scores| Event::Prompt { id, scores }));
-        }
-        let prompts = vec![prompt.clone(); request.samples];
-        for (sample, said) in self.engine.sample(snapshot, &prompts, params)?.into_iter().enumerate() {
-            let tokens = said.tokens.into_iter().zip(said.logprobs).zip(said.top_logprobs);
-            events.extend(tokens.map(|((token, logprob), top)| Event::Token {
-                id,
-                sample,
-                token,
-                logprob,
-                top,
-            }));
-            events.push(Event::Finished {
-                id,
-                sample,
-                stopped: said.stopped,
-                choice: None,
+        let new: HashMap<SlotId, usize> = joining.iter().map(|one| one.slot).zip(0..).collect();
+        let open: HashMap<SlotId, &Open> = lane.open.iter().map(|open| (open.slot, open)).collect();
+        let (mut parts, mut shown) = (Vec::new(), Vec::new());
+        for slot in self.cache.order() {
+            parts.push(match (new.get(&slot), open.get(&slot)) {
+                (Some(&at), _) => {
+                    shown.extend(&features[at]);
+                    Part::Prompt(&joining[at].sequence)
+                }
+                (_, Some(Open { token, position, .. })) => Part::Token {
+                    token: *token,
+                    position: *position,
+                },
+                _ => Part::None,
             });
         }
-        Ok(events)
+        let model = &lane.snapshot.model;
+        let batch = model.batch_of(&parts)?;
+        let states = model.forward(&batch, Features::cat(&shown)?.as_ref(), Some(&mut self.cache))?;
+        Ok((batch, states.detach()))
+    }
+
+    /// After a pass: the next token of all continuations, and the news.
+    fn go_on(&mut self, lane: &mut Lane, prompts: &[Waiting], passed: &Passed, events: &mut Vec<Event>) {
+        let mut news = Vec::new();
+        let mut all = std::mem::take(&mut lane.open);
+        for (waiting, joined) in prompts.iter().zip(&passed.joined) {
+            match begin(&lane.snapshot, waiting, joined, passed, &mut news) {
+                Ok(new) => all.extend(new),
+                Err(error) => news.push(Event::Failed { id: waiting.id, error }),
+            }
+        }
+        let mut slots: HashSet<SlotId> = all.iter().map(|open| open.slot).collect();
+        slots.extend(passed.joined.iter().map(|one| one.slot));
+        match self.next_tokens(&lane.snapshot, passed, &mut all, &mut news) {
+            Ok(going_on) => {
+                let mut going_on = going_on.into_iter();
+                all.retain(|_| going_on.next().unwrap_or(false));
+            }
+            Err(error) => fail(&std::mem::take(&mut all), error, &mut news),
+        }
+        self.part(&mut all, &mut news);
+        slots.extend(all.iter().map(|open| open.slot));
+        let failed = Event::settle(&mut news);
+        all.retain(|open| !failed.contains(&open.id));
+        for open in &all {
+            slots.remove(&open.slot);
+        }
+        slots.into_iter().for_each(|slot| self.cache.remove(slot));
+        lane.open = all;
+        events.append(&mut news);
+    }
+
+    /// Gives continuations of one prompt places of their own in the cache.
+    fn part(&mut self, all: &mut [Open], news: &mut Vec<Event>) {
+        let mut taken = HashSet::new();
+        for open in all {
+            if taken.insert(open.slot) {
+                continue;
+            }
+            let own = self.cache.add(open.capacity);
+            let copied = own.and_then(|own| {
+                let copied = self.cache.copy(open.slot, own);
+                open.slot = own;
+                copied
+            });
+            if let Err(error) = copied {
+                news.push(Event::Failed { id: open.id, error });
+            }
+        }
+    }
+
+    /// Chooses the next token of each continuation; tells those that go on.
+    fn next_tokens(
+        &self,
+        snapshot: &Snapshot,
+        passed: &Passed,
+        all: &mut [Open],
+        news: &mut Vec<Event>,
+    ) -> Result<Vec<bool>> {
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Passed { batch, places, .. } = passed;
+        let mut rows = Vec::with_capacity(all.len());
+        for open in &mut *all {
+            let place = places.get(&open.slot).copied();
+            let last = place.and_then(|place| Some((batch.last_row(place)?, batch.next(place)?)));
+            let Some((row, position)) = last else {
+                return Err(Error::tensor("a continuation took no part in its pass"));
+            };
+            rows.push(row);
+            open.position = position;
+        }
+        let logits = snapshot.model.logits(&passed.states, &rows)?.detach();
+        let mut continuations: Vec<&mut Continuation> = all.iter_mut().map(|open| &mut open.continuation).collect();
+        let chosen = choose(&logits, &mut continuations)?;
+        let decode = |tokens: &[u32]| self.engine.written(tokens);
+        let mut going_on = Vec::with_capacity(all.len());
+        for (open, chosen) in all.iter_mut().zip(chosen) {
+            let (id, sample) = (open.id, open.sample);
+            let pushed = match chosen.logprob.is_finite() {
+                true => open.continuation.push(&chosen, &decode),
+                false => Err(Error::Sampler {
+                    reason: format!("a token has log-probability {}", chosen.logprob),
+                }),
+            };
+            open.token = chosen.token;
+            going_on.push(matches!(pushed, Ok(true)));
+            match pushed {
+                Ok(goes_on) => {
+                    news.push(Event::Token {
+                        id,
+                        sample,
+                        token: chosen.token,
+                        logprob: chosen.logprob,
+                        top: chosen.top,
+                    });
+                    if !goes_on {
+                        news.push(Event::Finished {
+                            id,
+                            sample,
+                            stopped: open.continuation.sequence.stopped,
+                            choice: None,
+                        });
+                    }
+                }
+                Err(error) => news.push(Event::Failed { id, error }),
+            }
+        }
+        Ok(going_on)
+    }
+}
+
+/// The continuations of a prompt that was read, all still at its own place in the cache.
+fn begin(
+    snapshot: &Snapshot,
+    waiting: &Waiting,
+    joined: &Joining,
+    passed: &Passed,
+    news: &mut Vec<Event>,
+) -> Result<Vec<Open>> {
+    let Waiting { id, request, .. } = waiting;
+    let (id, place) = (*id, passed.places.get(&joined.slot).copied());
+    let row = place.and_then(|place| passed.batch.row(place, 0));
+    if let (Some(top), Some(row)) = (request.prompt_logprobs, row) {
+        let scores = score_prompt(&snapshot.model, &passed.states, row, &joined.sequence, top)?;
+        news.push(Event::Prompt { id, scores });
+    }
+    let samples = 0..request.samples;
+    if request.params.max_tokens == 0 {
+        news.extend(samples.map(|sample| Event::Finished {
+            id,
+            sample,
+            stopped: false,
+            choice: None,
+        }));
+        return Ok(Vec::new());
+    }
+    let draws = |sample: usize| draws_of(&joined.print, request.params.seed, sample + 1);
+    let open = samples.map(|sample| Open {
+        id,
+        sample,
+        slot: joined.slot,
+        capacity: waiting.capacity(),
+        token: 0,
+        position: 0,
+        continuation: Continuation::new(&request.params, draws(sample)),
+    });
+    Ok(open.collect())
+}
+
+/// Tells of an error that befell all of these.
+fn fail(open: &[Open], error: Error, events: &mut Vec<Event>) {
+    let reason = error.to_string();
+    let mut first = Some(error);
+    for open in open {
+        let again = || Error::Sampler { reason: reason.clone() };
+        let (id, error) = (open.id, first.take().unwrap_or_else(again));
+        events.push(Event::Failed { id, error });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine::micro::{adapter, engine, lessons, questions};
+    use crate::engine::{AdamParams, PromptScores, SampledSequence, SamplingParams};
+    use crate::example::ModelInput;
+
+    const END: u32 = 940;
+
+    /// Everything that was told of requests.
+    #[derive(Default)]
+    struct News {
+        said: BTreeMap<(RequestId, usize), (SampledSequence, bool)>,
+        prompts: BTreeMap<RequestId, PromptScores>,
+        choices: BTreeMap<RequestId, (Vec<f64>, Vec<Vec<f32>>)>,
+        chosen: BTreeMap<(RequestId, usize), Option<usize>>,
+        failed: BTreeMap<RequestId, Error>,
+    }
+
+    impl News {
+        fn hear(&mut self, events: Vec<Event>) {
+            for event in events {
+                let id = event.id();
+                assert!(!self.failed.contains_key(&id), "news of a request that failed");
+                match event {
+                    Event::Prompt { scores, .. } => assert!(self.prompts.insert(id, scores).is_none()),
+                    Event::Choices {
+                        probabilities,
+                        logprobs,
+                        ..
+                    } => assert!(self.choices.insert(id, (probabilities, logprobs)).is_none()),
+                    Event::Token {
+                        sample,
+                        token,
+                        logprob,
+                        top,
+                        ..
+                    } => {
+                        let (said, done) = self.said.entry((id, sample)).or_default();
+                        assert!(!*done, "a token after the end");
+                        said.tokens.push(token);
+                        said.logprobs.push(logprob);
+                        said.top_logprobs.push(top);
+                    }
+                    Event::Finished {
+                        sample,
+                        stopped,
+                        choice,
+                        ..
+                    } => {
+                        let (said, done) = self.said.entry((id, sample)).or_default();
+                        assert!(!std::mem::replace(done, true), "finished twice");
+                        said.stopped = stopped;
+                        self.chosen.insert((id, sample), choice);
+                    }
+                    Event::Failed { error, .. } => assert!(self.failed.insert(id, error).is_none()),
+                }
+            }
+        }
+
+        fn of(&self, id: RequestId, sample: usize) -> &SampledSequence {
+            let (said, done) = &self.said[&(id, sample)];
+            assert!(done);
+            said
+        }
+    }
+
+    fn run(generator: &mut Generator, news: &mut News) {
+        for _ in 0..10_000 {
+            if generator.is_idle() {
+                assert_eq!((generator.load(), generator.cache.order().count()), ((0, 0), 0));
+                return;
+            }
+            news.hear(generator.step());
+        }
+        panic!("it goes on for ever");
+    }
+
+    fn request(snapshot: &Snapshot, prompt: &ModelInput, params: &SamplingParams) -> GenerationRequest {
+        GenerationRequest {
+            snapshot: snapshot.clone(),
+            prompt: prompt.clone(),
+            params: params.clone(),
+            samples: 1,
+            prompt_logprobs: None,
+            choices: Vec::new(),
+        }
+    }
+
+    fn generator(engine: &Arc<Engine>) -> Generator {
+        Generator::new(engine.clone(), GeneratorSettings::default())
+    }
+
+    /// The base model and an adapter that has learned a little.
+    fn snapshots(engine: &Engine) -> [Snapshot; 2] {
+        let id = engine.add(&adapter(1)).unwrap();
+        for _ in 0..3 {
+            engine.forward_backward(id, &lessons(4)).unwrap();
+            let params = AdamParams {
+                learning_rate: 5e-3,
+                ..AdamParams::default()
+            };
+            engine.optim_step(id, &params).unwrap();
+        }
+        [engine.base().unwrap(), engine.snapshot(id).unwrap()]
+    }
+
+    fn same(found: &SampledSequence, expected: &SampledSequence) {
+        assert_eq!((&found.tokens, found.stopped), (&expected.tokens, expected.stopped));
+        for (found, expected) in found.logprobs.iter().zip(&expected.logprobs) {
+            assert!((found - expected).abs() <= 1e-4, "{found} {expected}");
+        }
+        let ids = |said: &SampledSequence| -> Vec<Vec<u32>> {
+            let ids = |top: &Vec<(u32, f32)>| top.iter().map(|(id, _)| *id).collect();
+            said.top_logprobs.iter().map(ids).collect()
+        };
+        assert_eq!(ids(found), ids(expected));
+    }
+
+    #[test]
+    fn what_is_made_side_by_side_is_what_is_made_alone() {
+        let engine = engine();
+        let snapshots = snapshots(&engine);
+        let greedy = SamplingParams::greedy(12, vec![END]);
+        let hot = SamplingParams {
+            temperature: 1.5,
+            top_k: Some(40),
+            top_p: 0.95,
+            seed: 3,
+            top_logprobs: 3,
+            ..greedy.clone()
+        };
+        let (mut generator, mut news) = (generator(&engine), News::default());
+        let mut asked = Vec::new();
+        for (number, prompt) in questions(11).iter().enumerate() {
+            let (snapshot, params) = (&snapshots[number % 2], if number % 3 == 1 { &hot } else { &greedy });
+            let samples = 1 + number % 4;
+            let asking = GenerationRequest {
+                samples,
+                ..request(snapshot, prompt, params)
+            };
+            let id = generator.submit(asking).unwrap();
+            // They join between the steps of others.
+            (0..number % 3).for_each(|_| news.hear(generator.step()));
+            asked.push((id, snapshot, prompt.clone(), params, samples));
+        }
+        run(&mut generator, &mut news);
+        assert!(news.failed.is_empty());
+        for (id, snapshot, prompt, params, samples) in asked {
+            let alone = engine.sample(snapshot, &vec![prompt; samples], params).unwrap();
+            for (sample, alone) in alone.iter().enumerate() {
+                assert!(!alone.tokens.is_empty());
+                same(news.of(id, sample), alone);
+            }
+        }
+    }
+
+    #[test]
+    fn prompts_have_their_scores() {
+        let engine = engine();
+        let [base, _] = snapshots(&engine);
+        let prompts = questions(4);
+        let (mut generator, mut news) = (generator(&engine), News::default());
+        let ask = |max_tokens, top, prompt| GenerationRequest {
+            prompt_logprobs: Some(top),
+            ..request(&base, prompt, &SamplingParams::greedy(max_tokens, vec![]))
+        };
+        let ids: Vec<RequestId> = prompts
+            .iter()
+            .zip([0, 1, 3, 0])
+            .map(|(prompt, length)| generator.submit(ask(length, length, prompt)).unwrap())
+            .collect();
+        run(&mut generator, &mut news);
+        for ((id, prompt), top) in ids.iter().zip(&prompts).zip([0, 1, 3, 0]) {
+            let expected = engine
+                .prompt_logprobs(&base, std::slice::from_ref(prompt), top)
+                .unwrap();
+            let (found, expected) = (&news.prompts[id], &expected[0]);
+            assert_eq!(found.logprobs.len(), prompt.positions());
+            for (found, expected) in found.logprobs.iter().zip(&expected.logprobs) {
+                let (found, expected) = (found.unwrap_or(1.0), expected.unwrap_or(1.0));
+                assert!((found - expected).abs() <= 1e-4);
+            }
+            let lengths = |scores: &PromptScores| -> Vec<usize> { scores.top_logprobs.iter().map(Vec::len).collect() };
+            assert_eq!(lengths(found), lengths(expected));
+            assert_eq!(news.of(*id, 0).tokens.len(), top);
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_carried_out_fails_alone() {
+        let engine = engine();
+        let [base, learned] = snapshots(&engine);
+        let prompts = questions(5);
+        let params = SamplingParams::greedy(6, vec![END]);
+        let (mut generator, mut news) = (generator(&engine), News::default());
+        let wrong = ModelInput::default().followed_by(&[1, 944, 2]);
+        assert!(generator.submit(request(&base, &wrong, &params)).is_err());
+        let none = GenerationRequest {
+            samples: 0,
+            ..request(&base, &prompts[0], &params)
+        };
+        assert!(generator.submit(none).is_err());
+        let endless = SamplingParams::greedy(usize::MAX, vec![]);
+        let error = generator.submit(request(&base, &prompts[0], &endless)).unwrap_err();
+        assert!(matches!(error, Error::Sampling { .. }), "{error}");
+        assert!(generator.is_idle());
+        let first = generator.submit(request(&base, &prompts[0], &params)).unwrap();
+        news.hear(generator.step());
+        let ids: Vec<RequestId> = prompts
+            .iter()
+            .map(|prompt| generator.submit(request(&base, prompt, &params)).unwrap())
+            .collect();
+        let other = generator.submit(request(&learned, &prompts[0], &params)).unwrap();
+        // One that turns out wrong only when it is read.
+        for lane in &mut generator.lanes {
+            lane.waiting
+                .iter_mut()
+                .filter(|one| one.id == ids[2])
+                .for_each(|one| one.request.prompt = wrong.clone());
+        }
+        run(&mut generator, &mut news);
+        assert_eq!(news.failed.keys().collect::<Vec<_>>(), [&ids[2]]);
+        let alone = engine.sample(&base, &prompts, &params).unwrap();
+        for (number, id) in ids.iter().enumerate().filter(|(number, _)| *number != 2) {
+            same(news.of(*id, 0), &alone[number]);
+        }
+        same(news.of(first, 0), &alone[0]);
+        same(
+            news.of(other, 0),
+            &engine.sample(&learned, &prompts[..1], &params).unwrap()[0],
+        );
+    }
+
+    #[test]
+    fn little_memory_makes_requests_wait_and_what_is_given_up_makes_room() {
+        let engine = engine();
+        let base = engine.base().unwrap();
+        let params = SamplingParams::greedy(8, vec![]);
+        let rows: usize = 2 * (questions(1)[0].positions() + 8);
+        let tight = Generator::new(
+            engine.clone(),
+            GeneratorSettings {
+                cache_bytes: rows * generator(&engine).cache.row_bytes(),
+                ..GeneratorSettings::default()
+            },
+        );
+        let few = Generator::new(
+            engine.clone(),
+            GeneratorSettings {
+                continuations: 2,
+                prompt_rows: 1,
+                ..GeneratorSettings::default()
+            },
+        );
+        let prompts = vec![questions(1)[0].clone(); 5];
+        let expected = &engine.sample(&base, &prompts[..1], &params).unwrap()[0];
+        for mut generator in [tight, few] {
+            let mut news = News::default();
+            let ids: Vec<RequestId> = prompts
+                .iter()
+                .map(|prompt| generator.submit(request(&base, prompt, &params)).unwrap())
+                .collect();
+            news.hear(generator.step());
+            news.hear(generator.step());
+            assert_eq!(generator.load(), (3, 2));
+            generator.cancel(ids[0]);
+            generator.cancel(ids[4]);
+            assert_eq!(generator.load(), (2, 1));
+            run(&mut generator, &mut news);
+            for &id in &ids[1..4] {
+                same(news.of(id, 0), expected);
+            }
+            assert!(!news.chosen.contains_key(&(ids[0], 0)) && !news.chosen.contains_key(&(ids[4], 0)));
+        }
+    }
+
+    #[test]
+    fn an_answer_among_given_ones_comes_with_all_their_probabilities() {
+        let engine = engine();
+        let [base, learned] = snapshots(&engine);
+        let choices = vec![
+            vec![60, 61, END],
+            vec![60, 62, END],
+            vec![70, END],
+            vec![71, 80, 81, END],
+        ];
+        let (mut generator, mut news) = (generator(&engine), News::default());
+        let prompts = questions(3);
+        let ask = |snapshot, prompt, temperature, samples| GenerationRequest {
+            choices: choices.clone(),
+            samples,
+            ..request(
+                snapshot,
+                prompt,
+                &SamplingParams {
+                    temperature,
+                    ..SamplingParams::default()
+                },
+            )
+        };
+        let mut asked = Vec::new();
+        for prompt in &prompts {
+            for snapshot in [&base, &learned] {
+                asked.push((
+                    generator.submit(ask(snapshot, prompt, 0.0, 1)).unwrap(),
+                    snapshot,
+                    prompt,
+                ));
+            }
+        }
+        let count = 4000;
+        let many = generator.submit(ask(&base, &prompts[0], 2.0, count)).unwrap();
+        let free = generator
+            .submit(request(&base, &prompts[0], &SamplingParams::greedy(4, vec![])))
+            .unwrap();
+        let empty = GenerationRequest {
+            choices: vec![vec![60], vec![]],
+            ..ask(&base, &prompts[0], 0.0, 1)
+        };
+        assert!(generator.submit(empty).is_err());
+        run(&mut generator, &mut news);
+        for (id, snapshot, prompt) in asked {
+            let scores = engine
+                .compute_logprobs(snapshot, std::slice::from_ref(prompt), &[&choices])
+                .unwrap();
+            let totals = scores[0]
+                .iter()
+                .map(|own| own.iter().map(|score| f64::from(score.logprob)).sum::<f64>());
+            let totals: Vec<f64> = totals.map(f64::exp).collect();
+            let sum: f64 = totals.iter().sum();
+            let (probabilities, _) = &news.choices[&id];
+            for (found, total) in probabilities.iter().zip(&totals) {
+                assert!((found - total / sum).abs() <= 1e-4);
+            }
+            assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            let best = news.chosen[&(id, 0)].unwrap();
+            assert!(totals.iter().all(|total| *total <= totals[best] * (1.0 + 1e-4)));
+            assert_eq!(news.of(id, 0).tokens, choices[best]);
+        }
+        let (probabilities, _) = &news.choices[&many];
+        let roots: Vec<f64> = probabilities.iter().map(|p| p.sqrt()).collect();
+        for (choice, root) in roots.iter().enumerate() {
+            let drawn = (0..count)
+                .filter(|&sample| news.chosen[&(many, sample)] == Some(choice))
+                .count();
+            let off = drawn as f64 / count as f64 - root / roots.iter().sum::<f64>();
+            assert!(off.abs() < 4.0 * 0.5 / (count as f64).sqrt(), "{choice}: {off}");
+        }
+        assert_eq!(news.of(free, 0).tokens.len(), 4);
+    }
+
+    #[test]
+    #[ignore = "a measurement, for a quiet machine: cargo test --release --lib -- --ignored --nocapture throughput"]
+    fn throughput_of_many_beside_one_after_the_other() {
+        let engine = engine();
+        let base = engine.base().unwrap();
+        let prompts = questions(32);
+        let params = SamplingParams::greedy(16, vec![]);
+        let run_all = |at_once: usize| {
+            let (mut generator, mut news) = (generator(&engine), News::default());
+            let start = Instant::now();
+            for prompts in prompts.chunks(at_once) {
+                for prompt in prompts {
+                    generator.submit(request(&base, prompt, &params)).unwrap();
+                }
+                run(&mut generator, &mut news);
+            }
+            start.elapsed().as_secs_f64()
+        };
+        run_all(32);
+        let best = |of: &dyn Fn() -> f64| (0..5).map(|_| of()).fold(f64::INFINITY, f64::min);
+        let (alone, together) = (best(&|| run_all(1)), best(&|| run_all(32)));
+        let batched = best(&|| {
+            let start = Instant::now();
+            engine.sample(&base, &prompts, &params).unwrap();
+            start.elapsed().as_secs_f64()
+        });
+        let tokens = 32.0 * 16.0;
+        eprintln!(
+            "tokens a second: {:.0} one after the other, {:.0} side by side, {:.0} by Engine::sample",
+            tokens / alone,
+            tokens / together,
+            tokens / batched
+        );
+        assert!(alone / together >= 4.0 && batched / together >= 0.8);
     }
 }

@@ -198,7 +198,7 @@ impl Engine {
 /// Scores continuations of prompts, as the sampler of a backend is asked to, in passes of at most `limit` rows; each prompt
 /// comes with the features of its images. A prompt is read once, and once more only for continuations that do not fit into
 /// one pass.
-fn score(
+pub(super) fn score(
     model: &Qwen3Vl,
     prompts: &[(Sequence, Option<Features>)],
     continuations: &[&[Vec<u32>]],

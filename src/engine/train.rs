@@ -369,7 +369,8 @@ fn check_place(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{AdapterConfig, Settings};
+    use crate::engine::loss::PolicyInputs;
+    use crate::engine::{AdapterConfig, Settings, micro};
     use crate::example::{Chunk, ModelInput};
     use crate::models::lora::Lora;
     use crate::nn::DeviceSpec;
@@ -435,5 +436,248 @@ mod tests {
         assert_eq!(engine.halved_to(), Some(3));
         assert!(engine.forward_backward(id, &lessons()).is_err());
         assert_eq!(engine.halved_to(), Some(3));
+    }
+
+    /// Lessons of reinforcement learning: answers that were sampled, some better than others.
+    fn sampled(engine: &Engine, id: AdapterId) -> (Vec<Datum>, Vec<PolicyInputs>) {
+        let mut data = micro::lessons(4);
+        data.iter_mut().for_each(|datum| datum.weights.fill(1.0));
+        let all = Objective {
+            all_logprobs: true,
+            ..Objective::default()
+        };
+        let found = engine.forward_with(id, &data, &all).unwrap().logprobs;
+        let policy = data.iter().zip(found).zip(0u32..).map(|((datum, found), number)| {
+            let first = datum.weights.len() - 3;
+            let behind = |values: [f32; 3]| [vec![0.0; first], values.to_vec()].concat();
+            let sign = if number % 2 == 0 { 1.0 } else { -1.0 };
+            PolicyInputs {
+                // Ratios inside and outside of what is clipped.
+                logprobs: behind([0, 1, 2].map(|i| found[first + i] + [0.05, -0.4, 0.5][i])),
+                advantages: behind([1.0, -0.5, 0.75].map(|advantage| sign * advantage)),
+            }
+        });
+        let policy = policy.collect();
+        (data, policy)
+    }
+
+    const LOSSES: [LossFn; 5] = [
+        LossFn::CrossEntropy,
+        LossFn::ImportanceSampling,
+        LossFn::Ppo {
+            clip_low: 0.8,
+            clip_high: 1.2,
+        },
+        LossFn::Cispo {
+            clip_low: 0.8,
+            clip_high: 1.2,
+        },
+        LossFn::Dro { beta: 0.5 },
+    ];
+
+    #[test]
+    fn every_loss_gives_every_variable_the_gradient_of_its_reported_value() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        // B is no longer 0, so that A has a gradient too.
+        engine.forward_backward(id, &micro::lessons(4)).unwrap();
+        engine
+            .optim_step(
+                id,
+                &AdamParams {
+                    learning_rate: 1e-2,
+                    ..AdamParams::default()
+                },
+            )
+            .unwrap();
+        let (data, policy) = sampled(&engine, id);
+        for loss in LOSSES {
+            let objective = Objective {
+                loss,
+                policy: if loss == LossFn::CrossEntropy { &[] } else { &policy },
+                all_logprobs: false,
+            };
+            let before = engine.forward_with(id, &data, &objective).unwrap();
+            let output = engine.forward_backward_with(id, &data, &objective).unwrap();
+            assert!(
+                (output.loss_sum - before.loss_sum).abs() <= 1e-5 * before.loss_sum.abs().max(1.0),
+                "{loss:?}"
+            );
+            let gradients = engine.gradients(id).unwrap();
+            let variables = lock(&engine.adapter(id).unwrap()).training.variables().to_vec();
+            assert_eq!(gradients.len(), variables.len());
+            // Along the gradient the loss changes by its squared length; CISPO's value is no integral of its gradient.
+            let mut squared = 0.0;
+            let values: Vec<Tensor> = variables
+                .iter()
+                .map(|(_, var)| var.as_tensor().copy().unwrap())
+                .collect();
+            for (name, gradient) in &gradients {
+                let length = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(length > 0.0, "{loss:?}: {name} has no gradient");
+                squared += f64::from(length);
+            }
+            let step = 2e-3 / squared.sqrt();
+            let at = |sign: f64| {
+                for (((_, var), value), (_, gradient)) in variables.iter().zip(&values).zip(&gradients) {
+                    var.set(&(value + (gradient * (sign * step)).unwrap()).unwrap())
+                        .unwrap();
+                }
+                engine.forward_with(id, &data, &objective).unwrap().loss_sum
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+            variables
+                .iter()
+                .zip(&values)
+                .for_each(|((_, var), value)| var.set(value).unwrap());
+            if !matches!(loss, LossFn::Cispo { .. }) {
+                assert!((slope - squared).abs() <= 0.03 * squared, "{loss:?}: {slope} {squared}");
+            }
+            lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+        }
+    }
+
+    #[test]
+    fn a_loss_of_the_callers_own_is_a_cross_entropy_with_its_slopes_as_weights() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        let (data, policy) = sampled(&engine, id);
+        let objective = |loss, policy| Objective {
+            loss,
+            policy,
+            all_logprobs: true,
+        };
+        for loss in &LOSSES[1..] {
+            let expected = engine
+                .forward_backward_with(id, &data, &objective(*loss, &policy))
+                .unwrap();
+            let gradients = engine.gradients(id).unwrap();
+            lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+            let found = engine
+                .forward_with(id, &data, &objective(LossFn::CrossEntropy, &[]))
+                .unwrap();
+            let mut own = data.clone();
+            for ((own, policy), found) in own.iter_mut().zip(&policy).zip(&found.logprobs) {
+                for (at, weight) in own.weights.iter_mut().enumerate() {
+                    let term = Term {
+                        weight: 1.0,
+                        sampled: policy.logprobs[at],
+                        advantage: policy.advantages[at],
+                    };
+                    let counts = policy.advantages[at] != 0.0;
+                    *weight = if counts {
+                        -loss.at(f64::from(found[at]), term).1 as f32
+                    } else {
+                        0.0
+                    };
+                }
+            }
+            assert!(own.iter().any(|datum| datum.weights.iter().any(|&weight| weight < 0.0)));
+            let output = engine
+                .forward_backward_with(id, &own, &objective(LossFn::CrossEntropy, &[]))
+                .unwrap();
+            for (found, expected) in output.logprobs.iter().flatten().zip(expected.logprobs.iter().flatten()) {
+                assert!((found - expected).abs() <= 1e-4);
+            }
+            for ((_, found), (name, expected)) in engine.gradients(id).unwrap().iter().zip(&gradients) {
+                let size = |tensor: &Tensor| tensor.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let off = size(&(found - expected).unwrap());
+                assert!(off <= 1e-4 * size(expected).max(1e-4), "{loss:?} {name}: {off}");
+            }
+            lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+        }
+    }
+
+    #[test]
+    fn all_positions_are_reported_where_it_is_asked_and_nothing_else_changes() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        let mut data = micro::lessons(3);
+        for datum in &mut data {
+            // Whole sequences, as the wire gives them: what comes next is the target, weighted or not.
+            let ids = engine.read_one(&datum.input, 0).unwrap().sequence.ids;
+            let count = ids.len();
+            datum.target_tokens[..count - 1].copy_from_slice(&ids[1..]);
+            datum.target_tokens[..count - 1]
+                .iter_mut()
+                .filter(|id| **id == 944)
+                .for_each(|id| *id = 0);
+        }
+        let all = Objective {
+            all_logprobs: true,
+            ..Objective::default()
+        };
+        let plain = engine.forward(id, &data).unwrap();
+        let told = engine.forward_with(id, &data, &all).unwrap();
+        assert_eq!(told.loss_sum.to_bits(), plain.loss_sum.to_bits());
+        let bits = |engine: &Engine| -> Vec<Vec<f32>> {
+            let all = engine.gradients(id).unwrap().into_iter();
+            all.map(|(_, gradient)| gradient.flatten_all().unwrap().to_vec1().unwrap())
+                .collect()
+        };
+        let backward = engine.forward_backward(id, &data).unwrap();
+        let expected = bits(&engine);
+        lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+        let backward_all = engine.forward_backward_with(id, &data, &all).unwrap();
+        assert_eq!(bits(&engine), expected);
+        assert_eq!(backward.loss_sum.to_bits(), backward_all.loss_sum.to_bits());
+        let base = engine.base().unwrap();
+        let inputs: Vec<ModelInput> = data.iter().map(|datum| datum.input.clone()).collect();
+        let prompts = engine.prompt_logprobs(&base, &inputs, 2).unwrap();
+        for (((datum, input), told), prompt) in data.iter().zip(&inputs).zip(&told.logprobs).zip(&prompts) {
+            let ids = engine.read_one(input, 0).unwrap().sequence.ids;
+            assert!(prompt.logprobs[0].is_none());
+            for at in 0..ids.len() {
+                if ids[at] == 944 {
+                    assert_eq!((told[at], prompt.top_logprobs[at].len()), (0.0, 0));
+                    assert!(prompt.logprobs[at].is_none_or(|logprob| logprob == 0.0));
+                    continue;
+                }
+                assert!(told[at] < 0.0, "{at} of {}", ids.len());
+                if at > 0 && ids[at - 1] != 944 {
+                    // An adapter that learned nothing is the base.
+                    let logprob = prompt.logprobs[at].unwrap();
+                    assert!((logprob - told[at - 1]).abs() <= 1e-4);
+                    assert_eq!(prompt.top_logprobs[at].len(), 2);
+                    assert!(prompt.top_logprobs[at][0].1 >= logprob - 1e-6);
+                }
+            }
+            assert_eq!(datum.weights.iter().filter(|weight| **weight != 0.0).count(), 3);
+        }
+        // The sums of whole continuations are the loss.
+        let answer: Vec<Vec<u32>> = data
+            .iter()
+            .map(|datum| datum.target_tokens[datum.weights.len() - 3..].to_vec())
+            .collect();
+        let questions = micro::questions(3);
+        let own: Vec<&[Vec<u32>]> = answer.iter().map(std::slice::from_ref).collect();
+        let scores = engine.compute_logprobs(&base, &questions, &own).unwrap();
+        let sum: f32 = scores.iter().flatten().flatten().map(|score| score.logprob).sum();
+        assert!((f64::from(sum) * -0.25 - plain.loss_sum).abs() <= 1e-3);
+    }
+
+    #[test]
+    fn examples_without_a_loss_have_gradients_of_zero() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        let (mut data, mut policy) = sampled(&engine, id);
+        policy.iter_mut().for_each(|policy| policy.advantages.fill(0.0));
+        let objective = Objective {
+            loss: LossFn::ImportanceSampling,
+            policy: &policy,
+            all_logprobs: true,
+        };
+        let output = engine.forward_backward_with(id, &data, &objective).unwrap();
+        assert!(output.loss_sum == 0.0 && output.logprobs.iter().flatten().any(|&logprob| logprob < 0.0));
+        assert_eq!(engine.optim_step(id, &AdamParams::default()).unwrap(), 0.0);
+        data.iter_mut().for_each(|datum| datum.weights.fill(0.0));
+        assert_eq!(engine.forward_backward(id, &data).unwrap().loss_sum, 0.0);
+        assert_eq!(engine.optim_step(id, &AdamParams::default()).unwrap(), 0.0);
+        let short = Objective {
+            policy: &policy[..2],
+            ..objective
+        };
+        let error = engine.forward_backward_with(id, &data, &short).unwrap_err();
+        assert!(matches!(error, Error::Input { index: 2, .. }), "{error}");
     }
 }

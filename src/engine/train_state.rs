@@ -80,6 +80,11 @@ impl TrainState {
         add_gradients(self.gradients.get_or_insert_default(), new, vars)
     }
 
+    /// Drops the gradients.
+    pub(crate) fn drop_gradients(&mut self) {
+        self.gradients = None;
+    }
+
     /// Drops the gradients and takes one step with them; gives their norm before clipping.
     pub(crate) fn optim_step(&mut self, params: &AdamParams) -> Result<f64> {
         let mut gradients = self.gradients.take().ok_or(Error::NoGradients)?;
@@ -144,7 +149,7 @@ impl TrainState {
         for ((_, var), value) in self.variables.iter().zip(values) {
             var.set(&value)?;
         }
-        self.gradients = None;
+        self.drop_gradients();
         Ok(())
     }
 }

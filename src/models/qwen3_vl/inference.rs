@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Qwen3Vl;
 use super::batch::{Batch, PrefixTree};
-use super::decoder::KvCache;
+use super::cache::KvCache;
 use super::vision::Features;
 use crate::error::{Error, Result};
 use crate::example::Sequence;

@@ -20,6 +20,7 @@ use crate::nn::{DeviceSpec, Experts, Projection};
 mod adapter;
 mod backward;
 mod batch;
+mod cache;
 mod config;
 mod decoder;
 mod inference;
@@ -27,10 +28,10 @@ mod merge;
 mod vision;
 
 pub use super::lora::Lora;
-pub use batch::{Batch, Positions, PrefixTree};
+pub use batch::{Batch, Part, Positions, PrefixTree};
+pub use cache::{KvCache, SlotId};
 pub use config::{Config, ExpertConfig, TextConfig, VisionConfig};
 use decoder::Decoder;
-pub use decoder::KvCache;
 pub(crate) use inference::LOGITS_AT_ONCE;
 pub use inference::TokenScore;
 pub use vision::Features;
@@ -152,6 +153,15 @@ impl Qwen3Vl {
             self.config.image_token_id,
             self.config.vision_config.spatial_merge_size,
         )
+    }
+
+    /// A batch that goes on with the sequences of a cache, in their order ([`KvCache::order`]).
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::batch`].
+    pub fn batch_of(&self, parts: &[Part]) -> Result<Batch> {
+        let (image, merge) = (self.config.image_token_id, self.config.vision_config.spatial_merge_size);
+        Batch::of_parts(parts, image, merge)
     }
 
     /// States of all rows of a batch after the final norm, (R, D); `features` are those of all its images.
