@@ -207,7 +207,7 @@ const RAYON: &str = "RAYON_NUM_THREADS";
 /// pages. Given back at once it jumps with every batch and the work takes three times as long; by default it creeps up.
 const MIMALLOC: &str = "MIMALLOC_PURGE_DELAY";
 /// Verbs through which any number of images stream.
-const STREAMS: [&str; 2] = ["predict", "embed"];
+const STREAMS: [&str; 3] = ["predict", "embed", "serve"];
 
 /// One thread pool, not two that get in each other's way, and memory that does not creep up over a million images: replaces
 /// this process by itself with the variables set, unless they are, since a process cannot safely change its own environment once

@@ -344,7 +344,7 @@ impl Checkpoints {
         let new = dir.join(folder.to_string());
         fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
         let written = fill(&new).and_then(|()| {
-            for above in dir.ancestors().take(3) {
+            for above in dir.ancestors().take(4) {
                 file::flush(above)?;
             }
             let checkpoint = Checkpoint {

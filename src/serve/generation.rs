@@ -1,6 +1,6 @@
 //! The thread that continues prompts of all clients on one base model, side by side.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,14 +10,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::base::Base;
+use super::budget::Charge;
 use super::refusal::{Refusal, chain};
-use crate::engine::{Event, GenerationRequest, Generator, PromptScores, RequestId, SamplingParams, Snapshot};
+use crate::engine::{Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot};
 use crate::error::{Error, Result};
 use crate::example::ModelInput;
 
-/// Continuations at once; more wait.
-const AT_ONCE: usize = 64;
-/// Adapters whose weights are kept added into the base's.
+/// Continuations that the generator knows at once; more wait here.
+const AT_ONCE: usize = 256;
+/// Adapters whose weights are kept added into the base's, and that answer at once; each takes the memory of the layers it adapts.
 const SNAPSHOTS: usize = 8;
 
 /// The weights that answer.
@@ -40,6 +41,8 @@ pub(super) struct Prompt {
     pub(super) prompt_logprobs: Option<usize>,
     /// The only answers allowed.
     pub(super) choices: Vec<Vec<u32>>,
+    /// Of its images.
+    pub(super) charge: Option<Charge>,
 }
 
 /// News of a prompt.
@@ -93,7 +96,7 @@ impl Generation {
         let (sender, receiver) = channel();
         let (unfinished, stopping) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let work = Work {
-            generator: Generator::new(base.engine.clone()),
+            generator: Generator::new(base.engine.clone(), GeneratorSettings::default()),
             base: base.clone(),
             waiting: VecDeque::new(),
             live: HashMap::new(),
@@ -152,8 +155,10 @@ impl Generation {
 /// A prompt that is being continued.
 struct Live {
     listener: Listener,
+    weights: Weights,
     /// Continuations that are not complete.
     open: usize,
+    _charge: Option<Charge>,
 }
 
 struct Work {
@@ -190,15 +195,25 @@ impl Work {
     /// Hands waiting prompts to the generator as long as there is room. One that is refused fails alone.
     fn admit(&mut self) {
         let mut open: usize = self.live.values().map(|live| live.open).sum();
+        let mut answering: HashSet<Weights> = self.live.values().map(|live| live.weights.clone()).collect();
         while open < AT_ONCE {
-            let Some((prompt, mut listener)) = self.waiting.pop_front() else {
+            let room = answering.len() < SNAPSHOTS;
+            let next = self.waiting.iter().position(|(prompt, _)| room || answering.contains(&prompt.weights));
+            let Some((mut prompt, mut listener)) = next.and_then(|next| self.waiting.remove(next)) else {
                 return;
             };
-            let samples = prompt.samples;
+            let (samples, weights, charge) = (prompt.samples, prompt.weights.clone(), prompt.charge.take());
             match self.begin(prompt) {
                 Ok(id) => {
                     open += samples;
-                    self.live.insert(id, Live { listener, open: samples });
+                    answering.insert(weights.clone());
+                    let live = Live {
+                        listener,
+                        weights,
+                        open: samples,
+                        _charge: charge,
+                    };
+                    self.live.insert(id, live);
                 }
                 Err(error) => {
                     listener(failed(&error));
@@ -292,7 +307,7 @@ impl Work {
     /// After a panic of the engine nothing is known of the generator: all that was begun has failed.
     fn begin_anew(&mut self) {
         tracing::error!("the generation of `{}` panicked; {} prompts failed", self.base.name(), self.live.len());
-        self.generator = Generator::new(self.base.engine.clone());
+        self.generator = Generator::new(self.base.engine.clone(), GeneratorSettings::default());
         for (_, mut live) in self.live.drain() {
             (live.listener)(News::Failed {
                 message: "a fault of the server: the generation was given up".into(),

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request as HttpRequest, Response};
+use axum::serve::ListenerExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,6 +64,10 @@ pub(super) fn serve(
         let address = bind.to_string();
         let listener = TcpListener::bind(bind).await.map_err(Error::io("listen at", &address))?;
         let bound = listener.local_addr().map_err(Error::io("listen at", &address))?;
+        // Pieces of a stream go out as they are written.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
         ready(bound)?;
         let tidying = tokio::spawn(tidy(service.clone()));
         let (stop, stopped) = tokio::sync::watch::channel(false);

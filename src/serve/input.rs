@@ -97,18 +97,29 @@ pub(super) struct InputReader<'a> {
     renderer: &'a Renderer,
     limits: &'a Limits,
     seen: HashMap<[u8; 32], Picture>,
+    /// Pixels of all of them.
+    pixels: u64,
 }
 
 impl<'a> InputReader<'a> {
     /// A reader for the model of this renderer.
     pub(super) fn new(renderer: &'a Renderer, limits: &'a Limits) -> Self {
-        let seen = HashMap::new();
-        Self { renderer, limits, seen }
+        Self {
+            renderer,
+            limits,
+            seen: HashMap::new(),
+            pixels: 0,
+        }
     }
 
     /// The bounds.
     pub(super) fn limits(&self) -> &Limits {
         self.limits
+    }
+
+    /// Bytes that the decoded images take.
+    pub(super) fn bytes(&self) -> usize {
+        3 * self.pixels as usize
     }
 
     /// The input of these chunks.
@@ -182,6 +193,11 @@ impl<'a> InputReader<'a> {
             return Ok(seen.clone());
         }
         let pixels = decoded(bytes, self.limits.pixels)?;
+        self.pixels += u64::from(pixels.width()) * u64::from(pixels.height());
+        let most = self.limits.pixels_in_all;
+        if self.pixels > most {
+            return Err(Refusal::bad(format!("the images of the request have more than {most} pixels; split it")));
+        }
         let picture = self.renderer.picture(&pixels, &hex(&hash), false)?;
         self.seen.insert(hash, picture.clone());
         Ok(picture)

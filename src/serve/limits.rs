@@ -9,8 +9,12 @@ pub(super) struct Limits {
     pub(super) body: usize,
     /// Pixels of an image.
     pub(super) pixels: u64,
+    /// Pixels of all different images of a request.
+    pub(super) pixels_in_all: u64,
     /// Positions of a prompt with its continuation, or of a training example.
     pub(super) positions: usize,
+    /// New tokens where a request does not say how many.
+    pub(super) default_tokens: usize,
     /// Examples of a forward_backward.
     pub(super) examples: usize,
     /// Continuations of one prompt.
@@ -32,7 +36,9 @@ impl Limits {
             vocabulary,
             body: 64 << 20,
             pixels: 32 << 20,
+            pixels_in_all: 256 << 20,
             positions: context,
+            default_tokens: 4096,
             examples: 4096,
             samples: 256,
             alternatives: 64,

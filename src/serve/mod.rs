@@ -6,6 +6,7 @@
 
 mod base;
 mod body;
+mod budget;
 mod checkpoints;
 mod exchange;
 mod generation;

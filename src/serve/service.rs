@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::base::{Base, named};
+use super::budget::Budget;
 use super::checkpoints::{Checkpoints, LoraInfo, Moment, RunInfo, TinkerPath};
 use super::generation::{Generation, Weights};
 use super::lanes::{Job, Lanes};
@@ -118,6 +119,7 @@ pub(super) struct Service {
     pub(super) promises: Promises,
     lanes: Lanes,
     pub(super) metrics: Metrics,
+    pub(super) images: Budget,
     sessions: Mutex<HashMap<String, Session>>,
     runs: Mutex<HashMap<String, Arc<Run>>>,
     samplers: Mutex<HashMap<String, Arc<Sampler>>>,
@@ -150,6 +152,7 @@ impl Service {
             promises: Promises::new(random_id()?.replace('-', "")),
             lanes,
             metrics: Metrics::default(),
+            images: Budget::default(),
             sessions: Mutex::default(),
             runs: Mutex::default(),
             samplers: Mutex::default(),

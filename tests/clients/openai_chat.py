@@ -10,7 +10,7 @@ from PIL import Image
 from tinker import types
 
 URL, MODEL = sys.argv[1], "micro-qwen3-vl"
-client = openai.OpenAI(base_url=URL + "/oai/api/v1", api_key="tml-not-needed", max_retries=0)
+client = openai.OpenAI(base_url=URL + "/oai/api/v1", max_retries=0)
 data = io.BytesIO()
 Image.new("RGB", (64, 48), (200, 30, 30)).save(data, "JPEG")
 url = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

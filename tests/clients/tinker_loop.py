@@ -48,7 +48,7 @@ def loss(client, data=LESSON):
     return client.forward(data, "cross_entropy").result().metrics["loss:sum"]
 
 
-def train(client, steps, data=LESSON, rate=3e-3):
+def train(client, steps, data=LESSON, rate=1e-2):
     losses = []
     for _ in range(steps):
         passed = client.forward_backward(data, "cross_entropy")

@@ -23,7 +23,7 @@ fn a_client_trains_saves_loads_and_samples() {
     let mut losses = Vec::new();
     for step in 0..20 {
         losses.push(server.forward_backward(&request(&model, 2 * step + 1, &lesson(), false)).0);
-        server.step(&model, 2 * step + 2, 3e-3);
+        server.step(&model, 2 * step + 2, 1e-2);
     }
     assert!(losses[19] < losses[0] / 3.0, "{losses:?}");
 
@@ -32,7 +32,7 @@ fn a_client_trains_saves_loads_and_samples() {
     let (loss, logprobs) = server.forward_backward(&request(&model, 42, &lesson(), true));
     // Each step after loading is that of the client that went on.
     server.forward_backward(&request(&model, 43, &lesson(), false));
-    server.step(&model, 44, 3e-3);
+    server.step(&model, 44, 1e-2);
     let next = server.forward_backward(&request(&model, 45, &lesson(), true)).0;
     let loaded = server.finished(
         "load_weights",
@@ -41,7 +41,7 @@ fn a_client_trains_saves_loads_and_samples() {
     let other = loaded["model_id"].as_str().unwrap();
     assert_eq!(server.forward_backward(&request(other, 1, &lesson(), true)), (loss, logprobs.clone()));
     server.forward_backward(&request(other, 2, &lesson(), false));
-    server.step(other, 3, 3e-3);
+    server.step(other, 3, 1e-2);
     assert_eq!(server.forward_backward(&request(other, 4, &lesson(), true)).0, next);
     // The same client goes back.
     server.finished("load_weights", &json!({"model_id": model, "seq_id": 46, "path": saved["path"], "optimizer": false}));

@@ -161,7 +161,7 @@ impl Sample {
         };
         Ok(SamplingParams {
             max_tokens: match asked.max_tokens {
-                None => left,
+                None => left.min(base.limits.default_tokens),
                 Some(most) => within("max_tokens", most, 1, usize::MAX / 2)?.min(left),
             },
             stop,
@@ -201,7 +201,9 @@ pub(in crate::serve) fn sample(service: &Arc<Service>, request: &Request) -> Ans
     let samples = within("num_samples", asked.num_samples, 1, base.limits.samples)?;
     let top_prompt = within("topk_prompt_logprobs", asked.topk_prompt_logprobs, 0, base.limits.alternatives)?;
     let last = asked.prompt_logprobs_last_n.map(|last| within("prompt_logprobs_last_n", last, 0, usize::MAX / 2)).transpose()?;
-    let input = InputReader::new(&base.renderer, &base.limits).read(&asked.prompt.clone().wire()?)?;
+    let mut reader = InputReader::new(&base.renderer, &base.limits);
+    let input = reader.read(&asked.prompt.clone().wire()?)?;
+    let charge = service.images.take(reader.bytes())?;
     let seed = match asked.sampling_params.seed {
         Some(seed) => seed as u64,
         None => seed_of(&format!("{id}/{number}")),
@@ -230,6 +232,7 @@ pub(in crate::serve) fn sample(service: &Arc<Service>, request: &Request) -> Ans
         samples,
         prompt_logprobs: scored.then_some(top_prompt),
         choices: Vec::new(),
+        charge: Some(charge),
     };
     if let Err(refusal) = sampler.generation.submit(prompt, collected.listener()) {
         // The number was not used: the client sends the same again.

@@ -214,6 +214,7 @@ fn train(service: &Arc<Service>, request: &Request, forward_only: bool) -> Answe
     operation(service, &asked.model_id, asked.seq_id.map(i64::from), hash, |run| {
         let mut reader = InputReader::new(&run.base.renderer, &run.base.limits);
         let examples = training::read(&asked, &mut reader)?;
+        let charge = service.images.take(reader.bytes())?;
         service.metrics.add("examples", examples.data.len());
         Ok(move |_: &Service, run: &Run, resolver: Resolver| {
             let objective = Objective {
@@ -226,6 +227,7 @@ fn train(service: &Arc<Service>, request: &Request, forward_only: bool) -> Answe
                 true => engine.forward_with(id, &examples.data, &objective),
                 false => engine.forward_backward_with(id, &examples.data, &objective),
             });
+            drop((examples, charge));
             match result {
                 Ok(result) => resolver.keep(Outcome::ForwardBackward(training::output(&result))),
                 Err(error) => resolver.keep(error),

@@ -52,26 +52,26 @@ struct Dialogue {
 ///
 /// # Errors
 /// A refusal when too much waits.
-pub(super) fn answer(service: &Arc<Service>, question: Question) -> Result<Reply, Refusal> {
+pub(super) fn answer(service: &Arc<Service>, mut question: Question) -> Result<Reply, Refusal> {
     let (sender, news) = unbounded_channel();
     let dialogue = Dialogue {
         id: random_id()?,
         created: Moment::now().seconds(),
         form: question.form,
-        model: question.model,
+        model: std::mem::take(&mut question.model),
         base: question.generation.base.clone(),
         stop: question.params.stop.clone(),
         logprobs: question.logprobs,
         prompt_tokens: question.prompts.iter().map(crate::example::ModelInput::positions).sum(),
         choices: (0..question.prompts.len() * question.samples).map(|_| Choice::default()).collect(),
-        guide: question.guide.clone(),
+        guide: question.guide.take(),
         probabilities: Vec::new(),
         stream: question.stream,
         usage_in_stream: question.usage_in_stream,
     };
     service.metrics.add("prompts", question.prompts.len());
-    let choices = question.guide.as_ref().map_or_else(Vec::new, super::question::Guide::tokens);
-    for (input, index) in question.prompts.into_iter().zip(0..) {
+    let choices = dialogue.guide.as_ref().map_or_else(Vec::new, super::question::Guide::tokens);
+    for (input, index) in std::mem::take(&mut question.prompts).into_iter().zip(0..) {
         let prompt = Prompt {
             weights: question.weights.clone(),
             input,
@@ -79,6 +79,7 @@ pub(super) fn answer(service: &Arc<Service>, question: Question) -> Result<Reply
             samples: question.samples,
             prompt_logprobs: None,
             choices: choices.clone(),
+            charge: question.charge.take(),
         };
         let (sender, first) = (sender.clone(), index * question.samples);
         // A client that has gone takes its receiver along.

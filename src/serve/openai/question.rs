@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::engine::{SamplingParams, Stop};
 use crate::example::{Message, ModelInput, Part, Picture, Role};
 use crate::serve::base::Base;
+use crate::serve::budget::Charge;
 use crate::serve::checkpoints::{Kind, TinkerPath};
 use crate::serve::generation::{Generation, Weights};
 use crate::serve::input::{InputReader, unpacked};
@@ -55,6 +56,8 @@ pub(super) struct Question {
     pub(super) generation: Arc<Generation>,
     pub(super) weights: Weights,
     pub(super) prompts: Vec<ModelInput>,
+    /// Of the images.
+    pub(super) charge: Option<Charge>,
     pub(super) params: SamplingParams,
     pub(super) samples: usize,
     pub(super) guide: Option<Guide>,
@@ -163,7 +166,7 @@ impl Common {
         }
         let most = match self.max_completion_tokens.or(self.max_tokens) {
             Some(most) => within("max_tokens", most, 1, usize::MAX / 2)?,
-            None => default.unwrap_or(left),
+            None => default.unwrap_or(base.limits.default_tokens),
         };
         let temperature = self.temperature.unwrap_or(1.0);
         let top_p = self.top_p.unwrap_or(1.0);
@@ -284,6 +287,7 @@ impl ChatRequest {
         let params = self.common.params(base, positions, None, top.unwrap_or(0))?;
         let names = self.common.guided_choice.take();
         let guide = guide(base, names, self.response_format.take(), &prefill)?;
+        let charge = service.images.take(reader.bytes())?;
         Ok(Question {
             form: Form::Chat,
             samples: self.common.samples(base)?,
@@ -293,6 +297,7 @@ impl ChatRequest {
             generation: generation.clone(),
             weights,
             prompts: vec![prompt],
+            charge: Some(charge),
             params,
             guide,
             logprobs: top,
@@ -454,6 +459,7 @@ impl CompletionRequest {
             generation: generation.clone(),
             weights,
             prompts,
+            charge: None,
             params,
             logprobs: top,
         })
