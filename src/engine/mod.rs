@@ -1,13 +1,11 @@
 //! The local engine: one device, one frozen base, many adapters by id. Its verbs are Tinker's.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use candle_core::Var;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
 use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, Sequence, Tokenizer};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
@@ -15,9 +13,9 @@ use crate::models::lora::Lora;
 use crate::models::qwen3_vl::Qwen3Vl;
 pub use crate::models::qwen3_vl::TokenScore;
 pub use crate::nn::AdamParams;
-use crate::nn::{DeviceSpec, MicroBatches, ParamGroup};
-use crate::seed;
+use crate::nn::{DeviceSpec, MicroBatches};
 
+mod adapters;
 mod features;
 mod generator;
 mod loss;
@@ -29,6 +27,7 @@ mod sampling;
 mod train;
 mod train_state;
 
+use adapters::Adapters;
 pub use features::CacheStats;
 use features::FeatureCache;
 pub(crate) use features::FifoCache;
@@ -104,15 +103,6 @@ impl Default for Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterId(u64);
 
-/// An adapter in training.
-#[derive(Debug)]
-struct Adapter {
-    config: AdapterConfig,
-    /// The base with the adapter's variables; the frozen tensors are shared.
-    model: Qwen3Vl,
-    training: TrainState,
-}
-
 /// A model's input as the model takes it.
 #[derive(Debug)]
 struct Input<'a> {
@@ -140,13 +130,6 @@ pub struct Engine {
     tokenizer: OnceLock<Tokenizer>,
     /// Sequences of a pass.
     micro_batches: Mutex<MicroBatches>,
-}
-
-/// Adapters by id; none is given twice.
-#[derive(Debug, Default)]
-struct Adapters {
-    by_id: BTreeMap<AdapterId, Arc<Mutex<Adapter>>>,
-    next: u64,
 }
 
 /// A panic elsewhere leaves no half-done change behind: what is kept changes only when all is computed.
@@ -218,55 +201,6 @@ impl Engine {
     #[must_use]
     pub fn width(&self) -> usize {
         self.base.config().text_config.hidden_size
-    }
-
-    /// A new adapter, fresh or started from a PEFT folder.
-    ///
-    /// # Errors
-    /// [`Error::Model`] when it does not fit the model, or the folder holds another one than the config says.
-    pub fn add(&self, config: &AdapterConfig) -> Result<AdapterId> {
-        let mut model = self.base.with_lora(&config.lora, &mut seed::rng(config.seed, "lora"))?;
-        if let Some(start) = &config.start {
-            let loaded = self.base.load_adapter(start)?;
-            if shapes(&loaded.trainable()) != shapes(&model.trainable()) || !same_scale(&loaded, &model)? {
-                let (targets, rank, alpha) = (&config.lora.targets, config.lora.rank, config.lora.alpha);
-                let reason = format!(
-                    "holds an adapter of other layers, rank or alpha than targets {targets:?}, rank {rank}, alpha {alpha}"
-                );
-                return Err(Error::model(start, reason).because(Cause::Adapter));
-            }
-            model = loaded;
-        }
-        let variables = model.trainable();
-        let group = ParamGroup {
-            vars: variables.iter().map(|(_, var)| var.clone()).collect(),
-            lr: 1.0,
-            weight_decay: 1.0,
-        };
-        let adapter = Adapter {
-            config: config.clone(),
-            model,
-            training: TrainState::new(variables, vec![group])?,
-        };
-        let mut adapters = lock(&self.adapters);
-        let id = AdapterId(adapters.next);
-        adapters.next += 1;
-        adapters.by_id.insert(id, Arc::new(Mutex::new(adapter)));
-        Ok(id)
-    }
-
-    /// Frees an adapter with its optimiser, if it is there.
-    pub fn remove(&self, id: AdapterId) {
-        lock(&self.adapters).by_id.remove(&id);
-    }
-
-    /// Names and shapes of what is trained, in order, as keys of a PEFT adapter file.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`].
-    pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
-        let adapter = self.adapter(id)?;
-        Ok(shapes(lock(&adapter).training.variables()))
     }
 
     /// Reads inputs, the first of which is number `first` of those that the caller was given.
@@ -358,27 +292,11 @@ impl Engine {
         let size = lock(&self.micro_batches).size();
         inputs.chunks(size).zip((0..).step_by(size))
     }
-
-    fn adapter(&self, id: AdapterId) -> Result<Arc<Mutex<Adapter>>> {
-        let adapters = lock(&self.adapters);
-        adapters.by_id.get(&id).cloned().ok_or(Error::NoAdapter { id: id.0 })
-    }
 }
 
 /// True if a model has trained tensors of its own in tower or merger.
 fn vision_is_trained(model: &Qwen3Vl) -> bool {
     model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
-}
-
-fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
-    let shape = |(name, var): &(String, Var)| (name.clone(), var.dims().to_vec());
-    variables.iter().map(shape).collect()
-}
-
-/// True if two models' updates are scaled alike, but for rounding.
-fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
-    let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
-    Ok((a - b).abs() <= 1e-9 * b.abs())
 }
 
 /// Lower-case hex SHA-256 over the weights of a loaded model and the tokenizer, chat template and image processor of its

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use sha2::{Digest as _, Sha256};
 
 use super::sampling::{Chosen, Continuation, PromptScores, choose, likeliest_of};
-use super::{AdapterId, Engine, Input, SampledSequence, SamplingParams, TokenScore, lock, vision_is_trained};
+use super::{AdapterId, Engine, Input, SampledSequence, SamplingParams, TokenScore, vision_is_trained};
 use crate::error::{Error, Result};
 use crate::example::{ModelInput, Sequence};
 use crate::fs::hash::hex;
@@ -70,9 +70,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`]; when the device is out of memory.
     pub fn snapshot(&self, id: AdapterId) -> Result<Snapshot> {
-        let adapter = self.adapter(id)?;
-        let model = lock(&adapter).model.clone();
-        Snapshot::of(&model)
+        self.with(id, |adapter| Snapshot::of(&adapter.model))
     }
 
     /// The adapter of a PEFT folder.

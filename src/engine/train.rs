@@ -6,9 +6,10 @@ use std::path::Path;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
+use super::adapters::{Adapter, same_scale, shapes};
 use super::loss::{LossFn, Objective, Term};
-use super::train_state::{WEIGHTS, unfit};
-use super::{Adapter, AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
+use super::train_state::{WEIGHTS, check_state, is_state, unfit};
+use super::{AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
 use crate::checkpoint::folder;
 use crate::error::{Error, Result};
 use crate::example::Datum;
@@ -60,9 +61,12 @@ impl Engine {
     /// As [`Engine::forward`]; [`Error::Input`] when the sampling policy of an example does not fit it;
     /// [`Error::NotFinite`] when a loss is not.
     pub fn forward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
+        self.with(id, |adapter| self.losses(adapter, data, objective))
+    }
+
+    fn losses(&self, adapter: &Adapter, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
+        let Adapter { model, training, .. } = adapter;
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
-        let adapter = self.adapter(id)?;
-        let Adapter { model, training, .. } = &*lock(&adapter);
         let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(model), training.steps());
         let mut output = empty(data);
         for (chunk, first) in self.passes(data) {
@@ -97,16 +101,16 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward_with`].
     pub fn forward_backward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
-        let adapter = self.adapter(id)?;
-        let mut adapter = lock(&adapter);
-        loop {
-            let size = lock(&self.micro_batches).size();
-            let pass = format!("sequences a pass of {size}");
-            match self.gradients_of(&mut adapter, data, objective) {
-                Err(error) if lock(&self.micro_batches).halve(&error, data.len(), &pass) => {}
-                other => return other,
+        self.with(id, |adapter| {
+            loop {
+                let size = lock(&self.micro_batches).size();
+                let pass = format!("sequences a pass of {size}");
+                match self.gradients_of(adapter, data, objective) {
+                    Err(error) if lock(&self.micro_batches).halve(&error, data.len(), &pass) => {}
+                    other => return other,
+                }
             }
-        }
+        })
     }
 
     /// Sequences a pass since the device was out of memory, if it was.
@@ -120,8 +124,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn gradients(&self, id: AdapterId) -> Result<Vec<(String, Tensor)>> {
-        let adapter = self.adapter(id)?;
-        Ok(lock(&adapter).training.gradients())
+        self.with(id, |adapter| Ok(adapter.training.gradients()))
     }
 
     fn gradients_of(&self, adapter: &mut Adapter, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
@@ -184,8 +187,7 @@ impl Engine {
     /// [`Error::NoGradients`]; [`Error::NotFinite`] when one is not; [`Error::Tensor`] when a variable has none.
     /// The weights are unchanged then.
     pub fn optim_step(&self, id: AdapterId, params: &AdamParams) -> Result<f64> {
-        let adapter = self.adapter(id)?;
-        lock(&adapter).training.optim_step(params)
+        self.with(id, |adapter| adapter.training.optim_step(params))
     }
 
     /// Keeps an adapter with its optimiser in a folder, in place of what it held: a PEFT adapter folder with more beside it.
@@ -194,16 +196,12 @@ impl Engine {
     /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
     /// it cannot be written: what was there stays.
     pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let adapter = self.adapter(id)?;
-        let Adapter {
-            config,
-            model,
-            training,
-        } = &*lock(&adapter);
-        check_place(dir)?;
-        folder::replace(dir, |new| {
-            model.save_adapter(new)?;
-            training.save(new, self.fingerprint(), &config.lora)
+        self.with(id, |adapter| {
+            check_place(dir)?;
+            folder::replace(dir, |new| {
+                adapter.model.save_adapter(new)?;
+                adapter.training.save(new, self.fingerprint(), &adapter.config.lora)
+            })
         })
     }
 
@@ -213,14 +211,36 @@ impl Engine {
     /// # Errors
     /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
     pub fn load_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let adapter = self.adapter(id)?;
-        let Adapter { config, training, .. } = &mut *lock(&adapter);
-        training.load(
-            &folder::current(dir),
-            self.fingerprint(),
-            &config.lora,
-            self.base.device(),
-        )
+        let (print, device) = (self.fingerprint(), self.base.device());
+        self.with(id, |adapter| {
+            let Adapter { config, training, .. } = adapter;
+            training.load(&folder::current(dir), print, &config.lora, device)
+        })
+    }
+
+    /// Takes the weights of a kept state or of a PEFT folder, with an optimiser that has not taken a step. Gradients that were not
+    /// stepped with are dropped.
+    ///
+    /// # Errors
+    /// As [`Engine::load_state`]; [`Error::Model`] when the PEFT folder does not fit the model. The adapter is unchanged then.
+    pub fn load_weights(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let dir = folder::current(dir);
+        self.with(id, |adapter| {
+            let Adapter {
+                config,
+                training,
+                model,
+            } = adapter;
+            if is_state(&dir) {
+                check_state(&dir, self.fingerprint(), &config.lora)?;
+            }
+            let loaded = self.base.load_adapter(&dir)?;
+            let weights = loaded.trainable();
+            if shapes(&weights) != shapes(training.variables()) || !same_scale(&loaded, model)? {
+                return Err(unfit(&dir, "is of an adapter of other layers, rank or alpha"));
+            }
+            training.start_from(&weights)
+        })
     }
 
     /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
@@ -228,10 +248,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::save_state`].
     pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let adapter = self.adapter(id)?;
-        let adapter = lock(&adapter);
-        check_place(dir)?;
-        folder::replace(dir, |new| adapter.model.save_adapter(new))
+        self.with(id, |adapter| {
+            check_place(dir)?;
+            folder::replace(dir, |new| adapter.model.save_adapter(new))
+        })
     }
 
     /// The features of all pictures.
@@ -461,6 +481,11 @@ mod tests {
         (data, policy)
     }
 
+    fn drop_gradients(engine: &Engine, id: AdapterId) {
+        let dropped = engine.with(id, |adapter| Ok(adapter.training.drop_gradients()));
+        dropped.unwrap();
+    }
+
     const LOSSES: [LossFn; 5] = [
         LossFn::CrossEntropy,
         LossFn::ImportanceSampling,
@@ -504,7 +529,9 @@ mod tests {
                 "{loss:?}"
             );
             let gradients = engine.gradients(id).unwrap();
-            let variables = lock(&engine.adapter(id).unwrap()).training.variables().to_vec();
+            let variables = engine
+                .with(id, |adapter| Ok(adapter.training.variables().to_vec()))
+                .unwrap();
             assert_eq!(gradients.len(), variables.len());
             // Along the gradient the loss changes by its squared length; CISPO's value is no integral of its gradient.
             let mut squared = 0.0;
@@ -533,7 +560,7 @@ mod tests {
             if !matches!(loss, LossFn::Cispo { .. }) {
                 assert!((slope - squared).abs() <= 0.03 * squared, "{loss:?}: {slope} {squared}");
             }
-            lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+            drop_gradients(&engine, id);
         }
     }
 
@@ -552,7 +579,7 @@ mod tests {
                 .forward_backward_with(id, &data, &objective(*loss, &policy))
                 .unwrap();
             let gradients = engine.gradients(id).unwrap();
-            lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+            drop_gradients(&engine, id);
             let found = engine
                 .forward_with(id, &data, &objective(LossFn::CrossEntropy, &[]))
                 .unwrap();
@@ -584,7 +611,7 @@ mod tests {
                 let off = size(&(found - expected).unwrap());
                 assert!(off <= 1e-4 * size(expected).max(1e-4), "{loss:?} {name}: {off}");
             }
-            lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+            drop_gradients(&engine, id);
         }
     }
 
@@ -617,7 +644,7 @@ mod tests {
         };
         let backward = engine.forward_backward(id, &data).unwrap();
         let expected = bits(&engine);
-        lock(&engine.adapter(id).unwrap()).training.drop_gradients();
+        drop_gradients(&engine, id);
         let backward_all = engine.forward_backward_with(id, &data, &all).unwrap();
         assert_eq!(bits(&engine), expected);
         assert_eq!(backward.loss_sum.to_bits(), backward_all.loss_sum.to_bits());

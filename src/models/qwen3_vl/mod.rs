@@ -257,6 +257,14 @@ impl Qwen3Vl {
         lora::trainable(self)
     }
 
+    /// The model with `change(variable)` in place of each variable of its adapters, in the order of [`Qwen3Vl::trainable`].
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn with_variables(&self, change: impl FnMut(&Var) -> Result<Var>) -> Result<Self> {
+        lora::with_variables(self, change)
+    }
+
     /// Type of the states between layers: f32 on the CPU, that of the weights on a GPU.
     #[must_use]
     pub fn state_type(&self) -> DType {
