@@ -1,4 +1,4 @@
-//! The adapters of an engine by id: on the device, or put away on disk until they are used again.
+//! The adapters of an engine by id: on the device, or put away on disk until they are used again; and what is kept of them in folders.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Var};
 
-use super::train_state::{TrainState, unfit};
+use super::train_state::{TrainState, WEIGHTS, check_state, is_state, unfit};
 use super::{AdapterConfig, AdapterId, Engine, lock};
+use crate::checkpoint::folder;
 use crate::error::{Cause, Error, Result};
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::nn::ParamGroup;
@@ -133,6 +134,70 @@ impl Engine {
         self.with(id, |adapter| Ok(shapes(adapter.training.variables())))
     }
 
+    /// Keeps an adapter with its optimiser in a folder, in place of what it held: a PEFT adapter folder with more beside it.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
+    /// it cannot be written: what was there stays.
+    pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        self.with(id, |adapter| {
+            check_place(dir)?;
+            folder::replace(dir, |new| {
+                adapter.model.save_adapter(new)?;
+                adapter.training.save(new, self.fingerprint(), &adapter.config.lora)
+            })
+        })
+    }
+
+    /// Goes back to a kept state; training then continues as if it had never stopped. Gradients that were not
+    /// stepped with are dropped.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
+    pub fn load_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let (print, device) = (self.fingerprint(), self.base.device());
+        self.with(id, |adapter| {
+            let Adapter { config, training, .. } = adapter;
+            training.load(&folder::current(dir), print, &config.lora, device)
+        })
+    }
+
+    /// Takes the weights of a kept state or of a PEFT folder, with an optimiser that has not taken a step. Gradients that were not
+    /// stepped with are dropped.
+    ///
+    /// # Errors
+    /// As [`Engine::load_state`]; [`Error::Model`] when the PEFT folder does not fit the model. The adapter is unchanged then.
+    pub fn load_weights(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        let dir = folder::current(dir);
+        self.with(id, |adapter| {
+            let Adapter {
+                config,
+                training,
+                model,
+            } = adapter;
+            if is_state(&dir) {
+                check_state(&dir, self.fingerprint(), &config.lora)?;
+            }
+            let loaded = self.base.load_adapter(&dir)?;
+            let weights = loaded.trainable();
+            if shapes(&weights) != shapes(training.variables()) || !same_scale(&loaded, model)? {
+                return Err(unfit(&dir, "is of an adapter of other layers, rank or alpha"));
+            }
+            training.start_from(&weights)
+        })
+    }
+
+    /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
+    ///
+    /// # Errors
+    /// As [`Engine::save_state`].
+    pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
+        self.with(id, |adapter| {
+            check_place(dir)?;
+            folder::replace(dir, |new| adapter.model.save_adapter(new))
+        })
+    }
+
     /// Puts an adapter away: its weights, optimiser and gradients leave the device for a file, which holds them until the adapter is
     /// used again or removed, and belongs to this process. It comes back by itself, to the bit. One that is away already stays
     /// where it is.
@@ -178,6 +243,15 @@ impl Engine {
     }
 }
 
+/// Only an adapter's folder is replaced: another may hold other work.
+fn check_place(dir: &Path) -> Result<()> {
+    let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !dir.join(WEIGHTS).is_file() {
+        return Err(unfit(dir, "holds other files: an adapter needs a folder of its own"));
+    }
+    Ok(())
+}
+
 /// The variables of a model and an optimiser that has not taken a step.
 fn fresh_training(model: &Qwen3Vl) -> Result<TrainState> {
     let variables = model.trainable();
@@ -189,13 +263,13 @@ fn fresh_training(model: &Qwen3Vl) -> Result<TrainState> {
     TrainState::new(variables, vec![group])
 }
 
-pub(super) fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
+fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
     let shape = |(name, var): &(String, Var)| (name.clone(), var.dims().to_vec());
     variables.iter().map(shape).collect()
 }
 
 /// True if two models' updates are scaled alike, but for rounding.
-pub(super) fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
+fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
     let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
     Ok((a - b).abs() <= 1e-9 * b.abs())
 }

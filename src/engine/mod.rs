@@ -16,6 +16,7 @@ pub use crate::nn::AdamParams;
 use crate::nn::{DeviceSpec, MicroBatches};
 
 mod adapters;
+mod examples;
 mod features;
 mod generator;
 mod loss;

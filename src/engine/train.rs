@@ -1,50 +1,16 @@
-//! Losses, gradients, steps, and their states on disk.
-
-use std::fs;
-use std::path::Path;
+//! Losses, gradients and steps.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
-use super::adapters::{Adapter, same_scale, shapes};
-use super::loss::{LossFn, Objective, Term};
-use super::train_state::{WEIGHTS, check_state, is_state, unfit};
+use super::adapters::Adapter;
+use super::examples::Found;
+use super::loss::Objective;
 use super::{AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
-use crate::checkpoint::folder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::example::Datum;
-use crate::models::qwen3_vl::{Batch, Features, Qwen3Vl};
-use crate::nn::loss::log_softmax;
+use crate::models::qwen3_vl::{Features, Qwen3Vl};
 use crate::nn::{AdamParams, add_gradients};
-
-/// Examples of one pass, packed.
-struct Examples<'a> {
-    inputs: Vec<Input<'a>>,
-    batch: Batch,
-    loss: LossFn,
-    /// Targets that have a loss, each with its term.
-    trained: Targets,
-    terms: Vec<Term>,
-    /// Targets whose log-probability alone is asked for.
-    reported: Targets,
-}
-
-/// Targets of a pass.
-#[derive(Default)]
-struct Targets {
-    /// Origin of each: (example of the call, position).
-    places: Vec<(usize, usize)>,
-    /// Their rows of the batch.
-    rows: Vec<u32>,
-    tokens: Vec<u32>,
-}
-
-/// The log-probabilities of the targets of a pass, nats.
-#[derive(Default)]
-struct Found {
-    trained: Vec<f32>,
-    reported: Vec<f32>,
-}
 
 impl Engine {
     /// Losses without gradients.
@@ -190,70 +156,6 @@ impl Engine {
         self.with(id, |adapter| adapter.training.optim_step(params))
     }
 
-    /// Keeps an adapter with its optimiser in a folder, in place of what it held: a PEFT adapter folder with more beside it.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
-    /// it cannot be written: what was there stays.
-    pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        self.with(id, |adapter| {
-            check_place(dir)?;
-            folder::replace(dir, |new| {
-                adapter.model.save_adapter(new)?;
-                adapter.training.save(new, self.fingerprint(), &adapter.config.lora)
-            })
-        })
-    }
-
-    /// Goes back to a kept state; training then continues as if it had never stopped. Gradients that were not
-    /// stepped with are dropped.
-    ///
-    /// # Errors
-    /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
-    pub fn load_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let (print, device) = (self.fingerprint(), self.base.device());
-        self.with(id, |adapter| {
-            let Adapter { config, training, .. } = adapter;
-            training.load(&folder::current(dir), print, &config.lora, device)
-        })
-    }
-
-    /// Takes the weights of a kept state or of a PEFT folder, with an optimiser that has not taken a step. Gradients that were not
-    /// stepped with are dropped.
-    ///
-    /// # Errors
-    /// As [`Engine::load_state`]; [`Error::Model`] when the PEFT folder does not fit the model. The adapter is unchanged then.
-    pub fn load_weights(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let dir = folder::current(dir);
-        self.with(id, |adapter| {
-            let Adapter {
-                config,
-                training,
-                model,
-            } = adapter;
-            if is_state(&dir) {
-                check_state(&dir, self.fingerprint(), &config.lora)?;
-            }
-            let loaded = self.base.load_adapter(&dir)?;
-            let weights = loaded.trainable();
-            if shapes(&weights) != shapes(training.variables()) || !same_scale(&loaded, model)? {
-                return Err(unfit(&dir, "is of an adapter of other layers, rank or alpha"));
-            }
-            training.start_from(&weights)
-        })
-    }
-
-    /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
-    ///
-    /// # Errors
-    /// As [`Engine::save_state`].
-    pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        self.with(id, |adapter| {
-            check_place(dir)?;
-            folder::replace(dir, |new| adapter.model.save_adapter(new))
-        })
-    }
-
     /// The features of all pictures.
     fn image_features(&self, model: &Qwen3Vl, trained_vision: bool, inputs: &[Input]) -> Result<Option<Features>> {
         if !trained_vision {
@@ -266,108 +168,6 @@ impl Engine {
         let (patches, grids) = self.patches(inputs)?;
         model.image_features(&patches, &grids).map(Some)
     }
-
-    /// The examples that have a loss or are to be reported on, if there are any; the first of `data` is number `first` of those of
-    /// the call.
-    fn examples<'a>(
-        &self,
-        model: &Qwen3Vl,
-        (data, first): (&'a [Datum], usize),
-        objective: &Objective,
-    ) -> Result<Option<Examples<'a>>> {
-        let inputs = self.read(data.iter().map(|datum| &datum.input), first)?;
-        let (mut asked, mut kept) = (Vec::<Input>::new(), Vec::new());
-        for ((datum, input), index) in data.iter().zip(inputs).zip(first..) {
-            self.check_targets(datum, index)?;
-            let terms = objective.terms(datum, index);
-            let terms = terms.map_err(|reason| Error::Input { index, reason })?;
-            if objective.all_logprobs || terms.iter().any(Option::is_some) {
-                asked.push(input);
-                kept.push((index, datum, terms));
-            }
-        }
-        if kept.is_empty() {
-            return Ok(None);
-        }
-        let sequences: Vec<_> = asked.iter().map(|input| input.sequence.clone()).collect();
-        let mut examples = Examples {
-            inputs: asked,
-            batch: model.batch(&sequences)?,
-            loss: objective.loss,
-            trained: Targets::default(),
-            terms: Vec::new(),
-            reported: Targets::default(),
-        };
-        let (vocabulary, placeholder) = (model.config().text_config.vocab_size, model.config().image_token_id);
-        for (sequence, (index, datum, terms)) in kept.into_iter().enumerate() {
-            for (position, (&token, term)) in datum.target_tokens.iter().zip(terms).enumerate() {
-                let Some(row) = examples.batch.row(sequence, position) else {
-                    continue;
-                };
-                let place = (index, position);
-                if let Some(term) = term {
-                    examples.terms.push(term);
-                    examples.trained.push(place, row, token);
-                } else if objective.all_logprobs
-                    && (token as usize) < vocabulary
-                    && sequences[sequence].ids[position] != placeholder
-                {
-                    examples.reported.push(place, row, token);
-                }
-            }
-        }
-        Ok(Some(examples))
-    }
-}
-
-impl Targets {
-    fn push(&mut self, place: (usize, usize), row: u32, token: u32) {
-        self.places.push(place);
-        self.rows.push(row);
-        self.tokens.push(token);
-    }
-
-    fn report(&self, logprobs: &[f32], output: &mut ForwardOutput) {
-        for (&(example, position), &logprob) in self.places.iter().zip(logprobs) {
-            if let Some(place) = output.logprobs.get_mut(example).and_then(|row| row.get_mut(position)) {
-                *place = logprob;
-            }
-        }
-    }
-}
-
-impl Examples<'_> {
-    /// A scalar that has the gradient of the loss (for cross-entropy the loss itself), and the log-probability of each target
-    /// that has a loss.
-    fn loss(&self, model: &Qwen3Vl, states: &Tensor, step: usize) -> Result<(Tensor, Vec<f32>)> {
-        let Targets { rows, tokens, .. } = &self.trained;
-        let count = rows.len();
-        let targets = Tensor::from_slice(tokens, (count, 1), model.device())?;
-        let logprobs = log_softmax(&model.logits(states, rows)?)?.gather(&targets, 1)?;
-        let values = logprobs.flatten_all()?.to_vec1::<f32>()?;
-        let slope = |(&term, &logprob): (&Term, &f32)| self.loss.at(f64::from(logprob), term).1;
-        let weights = self.terms.iter().zip(&values).map(slope);
-        let weights: Vec<f32> = weights.map(|slope| -slope as f32).collect();
-        if values.iter().chain(&weights).any(|value| !value.is_finite()) {
-            return Err(Error::NotFinite { what: "loss", step });
-        }
-        let weights = Tensor::from_slice(&weights, (count, 1), model.device())?;
-        Ok(((logprobs * weights)?.sum_all()?.neg()?, values))
-    }
-
-    /// The log-probability of each target that is only reported.
-    fn report_only(&self, model: &Qwen3Vl, states: &Tensor) -> Result<Vec<f32>> {
-        let Targets { rows, tokens, .. } = &self.reported;
-        model.token_logprobs(&states.detach(), rows, tokens)
-    }
-
-    fn report(&self, found: &Found, output: &mut ForwardOutput) {
-        for (&term, &logprob) in self.terms.iter().zip(&found.trained) {
-            output.loss_sum += self.loss.at(f64::from(logprob), term).0;
-        }
-        self.trained.report(&found.trained, output);
-        self.reported.report(&found.reported, output);
-    }
 }
 
 fn empty(data: &[Datum]) -> ForwardOutput {
@@ -377,20 +177,14 @@ fn empty(data: &[Datum]) -> ForwardOutput {
     }
 }
 
-/// Only an adapter's folder is replaced: another may hold other work.
-fn check_place(dir: &Path) -> Result<()> {
-    let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-    if taken && !dir.join(WEIGHTS).is_file() {
-        return Err(unfit(dir, "holds other files: an adapter needs a folder of its own"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::engine::loss::PolicyInputs;
+    use crate::engine::loss::{LossFn, PolicyInputs, Term};
     use crate::engine::{AdapterConfig, Settings, micro};
+    use crate::error::Error;
     use crate::example::{Chunk, ModelInput};
     use crate::models::lora::Lora;
     use crate::nn::DeviceSpec;
