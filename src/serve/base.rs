@@ -1,7 +1,7 @@
 //! Base models that are served: the engine, the way in for images and texts, and the names a model answers to.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -82,8 +82,8 @@ impl Base {
         !self.tied
     }
 
-    /// The settings of an adapter for the engine; `start` is a PEFT folder.
-    pub(super) fn adapter(&self, lora: &LoraInfo, start: Option<PathBuf>) -> AdapterConfig {
+    /// The settings of an adapter for the engine.
+    pub(super) fn adapter(&self, lora: &LoraInfo) -> AdapterConfig {
         let mut targets: Vec<&str> = Vec::new();
         if lora.train_attn {
             targets.extend(["q_proj", "k_proj", "v_proj", "o_proj"]);
@@ -102,7 +102,7 @@ impl Base {
                 ..Lora::default()
             },
             seed: lora.seed,
-            start,
+            start: None,
         }
     }
 }

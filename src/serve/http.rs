@@ -16,7 +16,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exchange::{Request, json_response};
-use super::openai;
 use super::refusal::Refusal;
 use super::routes::{Dialect, Route, decoded, dialect, find, routes};
 use super::service::Service;
@@ -139,7 +138,7 @@ async fn answer(State(app): State<Arc<App>>, request: HttpRequest<Body>) -> Resp
         tracing::debug!("request {number} refused: {refusal}");
         match dialect(&path) {
             Dialect::Tinker => json_response(refusal.status, &refusal.detail()),
-            Dialect::OpenAi => json_response(refusal.status, &openai::error_body(&refusal)),
+            Dialect::OpenAi => json_response(refusal.status, &refusal.openai_error()),
         }
     });
     let (status, time) = (response.status().as_u16(), begun.elapsed());

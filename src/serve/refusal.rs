@@ -57,6 +57,23 @@ impl Refusal {
     pub(super) fn detail(&self) -> Value {
         json!({"detail": self.message})
     }
+
+    /// The body in OpenAI's dialect.
+    pub(super) fn openai_error(&self) -> Value {
+        let kind = match self.status {
+            401 => "authentication_error",
+            404 | 410 => "not_found_error",
+            429 => "rate_limit_error",
+            _ => "invalid_request_error",
+        };
+        let code = match self.status {
+            401 => json!("invalid_api_key"),
+            404 | 410 => json!("model_not_found"),
+            429 => json!("rate_limit_exceeded"),
+            _ => Value::Null,
+        };
+        json!({"error": {"message": self.message, "type": kind, "param": null, "code": code}})
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 
 /// Submits of one client that are known by their numbers, so that one that is sent again is not done again.
 const REMEMBERED: usize = 10_000;
+/// An adapter is put away after this part of the time after which a silent session ends.
+const IDLE: u32 = 6;
 /// A finished session is listed for so long.
 const LISTED: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,6 +51,8 @@ pub(super) struct Run {
     /// The adapter in the engine, once it was made.
     adapter: Mutex<Option<AdapterId>>,
     submits: Mutex<BTreeMap<u64, (RequestHash, String)>>,
+    /// When it was last asked for anything; `None` once its adapter was put away since.
+    used: Mutex<Option<Instant>>,
     /// Weights of the samplers that follow this run.
     pub(super) inflight: Arc<Mutex<Weights>>,
 }
@@ -67,12 +71,9 @@ impl Run {
         lock(&self.adapter).ok_or(Error::NoAdapter { id: 0 })
     }
 
-    /// Puts an adapter in place of the one before, which is freed.
-    pub(super) fn replace_adapter(&self, id: AdapterId) {
-        let old = lock(&self.adapter).replace(id);
-        if let Some(old) = old {
-            self.base.engine.remove(old);
-        }
+    /// Takes an adapter that was just made.
+    pub(super) fn adopt(&self, id: AdapterId) {
+        *lock(&self.adapter) = Some(id);
     }
 }
 
@@ -290,6 +291,7 @@ impl Service {
             info: Mutex::new(info),
             adapter: Mutex::default(),
             submits: Mutex::new(BTreeMap::from([(0, (hash, request.clone()))])),
+            used: Mutex::new(Some(Instant::now())),
             inflight: Arc::new(Mutex::new(Weights::Base)),
         });
         runs.insert(id.clone(), run.clone());
@@ -317,6 +319,7 @@ impl Service {
         };
         self.touch(session)?;
         lock(&run.info).last_request = Moment::now();
+        *lock(&run.used) = Some(Instant::now());
         Ok(run)
     }
 
@@ -493,8 +496,28 @@ impl Service {
                 tracing::warn!("{refusal}");
             }
         }
+        self.put_away();
         self.promises.tidy();
         self.checkpoints.remove_expired();
+    }
+
+    /// Moves adapters that nobody uses from the device to the disk; they come back when they are used.
+    fn put_away(&self) {
+        let runs: Vec<(String, Arc<Run>)> = lock(&self.runs).iter().map(|(id, run)| (id.clone(), run.clone())).collect();
+        for (id, run) in runs {
+            let idle = lock(&run.used).is_some_and(|used| used.elapsed() > self.timeout / IDLE);
+            if !idle || self.lanes.waiting(&id) > 0 {
+                continue;
+            }
+            let Ok(adapter) = run.adapter() else { continue };
+            match run.base.engine.evict(adapter, &self.checkpoints.passing(&id)) {
+                Ok(()) => {
+                    *lock(&run.used) = None;
+                    self.metrics.add("adapters_put_away", 1);
+                }
+                Err(error) => tracing::warn!("the adapter of `{id}` stays on the device: {error}"),
+            }
+        }
     }
 
     /// Numbers for [`Metrics`]: sessions, training clients, samplers, operations that wait or run, prompts that do.
@@ -558,4 +581,10 @@ pub(super) fn new_run(
         created: now,
         last_request: now,
     }
+}
+
+/// A number that a text always gives.
+pub(super) fn seed_of(text: &str) -> u64 {
+    let hash = Sha256::digest(text.as_bytes());
+    hash.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }

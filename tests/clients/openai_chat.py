@@ -40,7 +40,7 @@ else:
     raise AssertionError("an unknown model answered")
 
 service = tinker.ServiceClient(base_url=URL)
-trainer = service.create_lora_training_client(base_model=MODEL, rank=8)
+trainer = service.create_lora_training_client(base_model=MODEL, rank=8).result()
 tokens = [938, 20, 30, 40, 41, 100, 101, 940]
 datum = types.Datum(model_input=types.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs={
     "target_tokens": types.TensorData(data=tokens[1:], dtype="int64", shape=[7]),

@@ -21,19 +21,19 @@ fn a_client_trains_saves_loads_and_samples() {
     assert_eq!((&info["lora_rank"], &info["model_data"]["model_name"]), (&json!(8), &json!(MODEL)));
 
     let mut losses = Vec::new();
-    for step in 0..20 {
+    for step in 0..60 {
         losses.push(server.forward_backward(&request(&model, 2 * step + 1, &lesson(), false)).0);
-        server.step(&model, 2 * step + 2, 1e-2);
+        server.step(&model, 2 * step + 2, 2e-3);
     }
     assert!(losses[19] < losses[0] / 3.0, "{losses:?}");
 
-    let saved = server.finished("save_weights", &json!({"model_id": model, "path": "000020", "seq_id": 41}));
+    let saved = server.finished("save_weights", &json!({"model_id": model, "path": "000020", "seq_id": 121}));
     assert_eq!(saved["path"], format!("tinker://{model}/weights/000020"));
-    let (loss, logprobs) = server.forward_backward(&request(&model, 42, &lesson(), true));
+    let (loss, logprobs) = server.forward_backward(&request(&model, 122, &lesson(), true));
     // Each step after loading is that of the client that went on.
-    server.forward_backward(&request(&model, 43, &lesson(), false));
-    server.step(&model, 44, 1e-2);
-    let next = server.forward_backward(&request(&model, 45, &lesson(), true)).0;
+    server.forward_backward(&request(&model, 123, &lesson(), false));
+    server.step(&model, 124, 2e-3);
+    let next = server.forward_backward(&request(&model, 125, &lesson(), true)).0;
     let loaded = server.finished(
         "load_weights",
         &json!({"session_id": session, "model_seq_id": 1, "path": saved["path"], "optimizer": true}),
@@ -41,13 +41,13 @@ fn a_client_trains_saves_loads_and_samples() {
     let other = loaded["model_id"].as_str().unwrap();
     assert_eq!(server.forward_backward(&request(other, 1, &lesson(), true)), (loss, logprobs.clone()));
     server.forward_backward(&request(other, 2, &lesson(), false));
-    server.step(other, 3, 1e-2);
+    server.step(other, 3, 2e-3);
     assert_eq!(server.forward_backward(&request(other, 4, &lesson(), true)).0, next);
     // The same client goes back.
-    server.finished("load_weights", &json!({"model_id": model, "seq_id": 46, "path": saved["path"], "optimizer": false}));
-    assert_eq!(server.forward_backward(&request(&model, 47, &lesson(), true)).0, loss);
+    server.finished("load_weights", &json!({"model_id": model, "seq_id": 126, "path": saved["path"], "optimizer": false}));
+    assert_eq!(server.forward_backward(&request(&model, 127, &lesson(), true)).0, loss);
 
-    let ephemeral = json!({"model_id": model, "sampling_session_seq_id": 0, "kind": "snapshot", "seq_id": 48});
+    let ephemeral = json!({"model_id": model, "sampling_session_seq_id": 0, "kind": "snapshot", "seq_id": 128});
     let sampler = server.finished("save_weights_for_sampler", &ephemeral)["sampling_session_id"].clone();
     assert_eq!(sampler, format!("{session}:sample:0"));
     let ask = |sampler: &Value, number: u64, prompt: &Value, params: Value, more: Value| {
@@ -89,7 +89,7 @@ fn a_client_trains_saves_loads_and_samples() {
     let first = ask(&sampler, 5, &blue, seeded.clone(), json!({"num_samples": 4})).0;
     assert_eq!(ask(&sampler, 6, &blue, seeded, json!({"num_samples": 4})).0, first);
 
-    let named = server.finished("save_weights_for_sampler", &json!({"model_id": model, "seq_id": 49, "path": "final"}));
+    let named = server.finished("save_weights_for_sampler", &json!({"model_id": model, "seq_id": 129, "path": "final"}));
     let path = named["path"].clone();
     let made = json!({"session_id": session, "sampling_session_seq_id": 1, "model_path": path});
     let from_path = server.call("create_sampling_session", &made)["sampling_session_id"].clone();
@@ -133,9 +133,10 @@ fn a_client_trains_saves_loads_and_samples() {
 }
 
 #[test]
-fn clients_beside_each_other_train_as_alone() {
+fn clients_beside_each_other_train_as_alone_also_after_a_pause() {
     let state = state();
-    let server = Server::start(state.path(), &[], None);
+    // Adapters are put away after three seconds.
+    let server = Server::start(state.path(), &["--session-timeout", "18"], None);
     let session = server.session();
     let (red, green) = (example([255, 0, 0], &[100, MESSAGE_END]), example([0, 255, 0], &[200, 201, MESSAGE_END]));
     let train = |model: &str, data: &[u8], step: u64| {
@@ -151,6 +152,11 @@ fn clients_beside_each_other_train_as_alone() {
     for step in 0..4 {
         first.push(train(&c, &red, step));
         second.push(train(&d, &green, step));
+        if step == 1 {
+            std::thread::sleep(std::time::Duration::from_millis(9_500));
+            let metrics = server.ask("GET", "/metrics", &[], b"").text();
+            assert!(metrics.contains("kshot_adapters_put_away_total 4"), "{metrics}");
+        }
     }
     assert_eq!((first, second), (alone, other));
 }

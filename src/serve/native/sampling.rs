@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::training::seed_of;
 use crate::engine::{PromptScores, SamplingParams, Stop};
 use crate::serve::base::Base;
 use crate::serve::checkpoints::TinkerPath;
@@ -14,7 +13,7 @@ use crate::serve::generation::{Listener, News, Prompt, Weights};
 use crate::serve::input::{InputReader, JsonInput};
 use crate::serve::promise::{Outcome, Resolver};
 use crate::serve::refusal::Refusal;
-use crate::serve::service::{Service, hash_json};
+use crate::serve::service::{Service, hash_json, seed_of};
 use crate::serve::wire::{self, TopkLogprobs};
 
 type Answer = Result<Reply, Refusal>;

@@ -16,7 +16,7 @@ use crate::serve::exchange::{Reply, Request};
 use crate::serve::input::InputReader;
 use crate::serve::promise::{Outcome, Resolver};
 use crate::serve::refusal::Refusal;
-use crate::serve::service::{RequestHash, Run, Service, hash_json, new_run};
+use crate::serve::service::{RequestHash, Run, Service, hash_json, new_run, seed_of};
 use crate::serve::{training, wire};
 
 type Answer = Result<Reply, Refusal>;
@@ -81,12 +81,6 @@ struct CreateModel {
     optimizer_config: Option<OptimizerConfig>,
 }
 
-/// A number that a text always gives.
-pub(in crate::serve) fn seed_of(text: &str) -> u64 {
-    let hash = Sha256::digest(text.as_bytes());
-    hash.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
-}
-
 /// `POST create_model`
 pub(in crate::serve) fn create_model(service: &Arc<Service>, request: &Request) -> Answer {
     let text: Value = request.json()?;
@@ -116,8 +110,8 @@ pub(in crate::serve) fn create_model(service: &Arc<Service>, request: &Request) 
     let model_id = id.clone();
     let request_id = service.create_run(info, base, hash, move |service, run, resolver| {
         let info = run.info();
-        let made = run.base.engine.add(&run.base.adapter(&info.lora, None)).and_then(|adapter| {
-            run.replace_adapter(adapter);
+        let made = run.base.engine.add(&run.base.adapter(&info.lora)).and_then(|adapter| {
+            run.adopt(adapter);
             service.checkpoints.note_run(&info)
         });
         match made {

@@ -1,7 +1,7 @@
 //! Checkpoints: saved, loaded, listed, published, deleted, downloaded.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -77,7 +77,7 @@ pub(in crate::serve) fn save(service: &Arc<Service>, request: &Request) -> Answe
         let (path, saving) = (asked.path(Kind::Weights)?, asked.saving()?);
         Ok(move |service: &Service, run: &Run, resolver: Resolver| {
             let saved = run.adapter().and_then(|id| {
-                let save = |folder: &std::path::Path| run.base.engine.save_state(id, folder);
+                let save = |folder: &Path| run.base.engine.save_state(id, folder);
                 service.checkpoints.save(&path, &run.info(), &saving, save)
             });
             kept(saved, resolver, || json!({"path": path.to_string(), "type": "save_weights"}));
@@ -107,7 +107,7 @@ pub(in crate::serve) fn save_for_sampler(service: &Arc<Service>, request: &Reque
             let (path, saving) = (asked.path(Kind::SamplerWeights)?, asked.saving()?);
             Ok(move |service: &Service, run: &Run, resolver: Resolver| {
                 let saved = run.adapter().and_then(|id| {
-                    let save = |folder: &std::path::Path| run.base.engine.save_weights_for_sampler(id, folder);
+                    let save = |folder: &Path| run.base.engine.save_weights_for_sampler(id, folder);
                     service.checkpoints.save(&path, &run.info(), &saving, save)
                 });
                 kept(saved, resolver, || json!({"path": path.to_string(), "type": "save_weights_for_sampler"}));
@@ -155,18 +155,11 @@ struct LoadWeights {
     optimizer_config: Option<OptimizerConfig>,
 }
 
-/// The adapter of a checkpoint, with or without its optimiser.
-fn load_adapter(base: &Base, lora: &LoraInfo, folder: PathBuf, optimizer: bool) -> Done<AdapterId> {
-    if !optimizer {
-        return base.engine.add(&base.adapter(lora, Some(folder)));
-    }
-    let id = base.engine.add(&base.adapter(lora, None))?;
-    match base.engine.load_state(id, &folder) {
-        Ok(()) => Ok(id),
-        Err(error) => {
-            base.engine.remove(id);
-            Err(error)
-        }
+/// Takes the weights of a checkpoint into an adapter, with their optimiser or a fresh one.
+fn load_into(base: &Base, adapter: AdapterId, folder: &Path, optimizer: bool) -> Done<()> {
+    match optimizer {
+        true => base.engine.load_state(adapter, folder),
+        false => base.engine.load_weights(adapter, folder),
     }
 }
 
@@ -205,8 +198,7 @@ pub(in crate::serve) fn load(service: &Arc<Service>, request: &Request) -> Answe
                         asked.path, of.lora.rank, own.lora.rank
                     ))));
                 }
-                let adapter = load_adapter(&run.base, &of.lora, folder, asked.optimizer)?;
-                run.replace_adapter(adapter);
+                load_into(&run.base, run.adapter()?, &folder, asked.optimizer)?;
                 Ok(())
             });
             resolver.keep(match loaded {
@@ -240,8 +232,9 @@ fn create_from(service: &Arc<Service>, asked: LoadWeights, hash: [u8; 32]) -> An
     let (path, optimizer, model_id) = (asked.path, asked.optimizer, id.clone());
     let request_id = service.create_run(info, base, hash, move |service, run, resolver| {
         let info = run.info();
-        let made = load_adapter(&run.base, &info.lora, folder, optimizer).and_then(|adapter| {
-            run.replace_adapter(adapter);
+        let made = run.base.engine.add(&run.base.adapter(&info.lora)).and_then(|adapter| {
+            run.adopt(adapter);
+            load_into(&run.base, adapter, &folder, optimizer)?;
             service.checkpoints.note_run(&info)
         });
         kept(made, resolver, || json!({"path": path, "model_id": model_id, "type": "load_weights"}));

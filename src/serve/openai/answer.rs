@@ -164,7 +164,7 @@ impl Dialogue {
     async fn write(mut self, mut news: UnboundedReceiver<(usize, News)>, pieces: Sender<Bytes>) {
         let written = self.events(&mut news, &pieces).await;
         if let Err(Some(refusal)) = written {
-            let _ = pieces.send(event(&super::error_body(&refusal))).await;
+            let _ = pieces.send(event(&refusal.openai_error())).await;
         }
         let _ = pieces.send(Bytes::from_static(b"data: [DONE]\n\n")).await;
     }

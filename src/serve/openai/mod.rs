@@ -16,23 +16,6 @@ use question::{ChatRequest, CompletionRequest, subject};
 
 type Answer = Result<Reply, Refusal>;
 
-/// The body of an error.
-pub(super) fn error_body(refusal: &Refusal) -> Value {
-    let kind = match refusal.status {
-        401 => "authentication_error",
-        404 | 410 => "not_found_error",
-        429 => "rate_limit_error",
-        _ => "invalid_request_error",
-    };
-    let code = match refusal.status {
-        401 => json!("invalid_api_key"),
-        404 | 410 => json!("model_not_found"),
-        429 => json!("rate_limit_exceeded"),
-        _ => Value::Null,
-    };
-    json!({"error": {"message": refusal.message, "type": kind, "param": null, "code": code}})
-}
-
 fn entry(id: &str) -> Value {
     json!({"id": id, "object": "model", "created": 0, "owned_by": "kshot"})
 }

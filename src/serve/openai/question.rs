@@ -15,7 +15,7 @@ use crate::serve::generation::{Generation, Weights};
 use crate::serve::input::{InputReader, unpacked};
 use crate::serve::native::sampling::{check_draws, within};
 use crate::serve::refusal::Refusal;
-use crate::serve::service::{Service, random_id};
+use crate::serve::service::{Service, random_id, seed_of};
 use crate::serve::wire;
 
 /// New tokens of a completion where nothing is said, as OpenAI has it.
@@ -178,7 +178,7 @@ impl Common {
         }
         let seed = match self.seed {
             Some(seed) => seed as u64,
-            None => crate::serve::native::training::seed_of(&random_id()?),
+            None => seed_of(&random_id()?),
         };
         Ok(SamplingParams {
             max_tokens: most.min(left),
