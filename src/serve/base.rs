@@ -113,7 +113,11 @@ fn names(model: &Path, folder: &Path) -> Vec<String> {
     let given = given.trim_end_matches('/').trim_start_matches("./").to_owned();
     let parts: Vec<String> = folder.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let last = parts.last().cloned().unwrap_or_default();
-    let listed = if given.split('/').count() == 2 { given.clone() } else { last.clone() };
+    let listed = if given.split('/').count() == 2 {
+        given.clone()
+    } else {
+        last.clone()
+    };
     let mut names = vec![listed, given.clone()];
     if let Some((name, _)) = given.split_once('@') {
         names.push(name.to_owned()); // `owner/name@revision` answers to `owner/name` too
@@ -154,7 +158,10 @@ pub(super) fn check_names(bases: &[Arc<Base>]) -> Result<()> {
     let mut seen = BTreeSet::new();
     for base in bases {
         if !seen.insert(base.name()) {
-            let reason = format!("two models would be named `{}`; give one another folder name", base.name());
+            let reason = format!(
+                "two models would be named `{}`; give one another folder name",
+                base.name()
+            );
             return Err(Error::config("--model", reason));
         }
     }

@@ -11,10 +11,17 @@ use super::refusal::Refusal;
 /// # Errors
 /// A refusal when the encoding is unknown, the frame damaged or cut short, or there are more bytes.
 pub(super) fn decompressed(body: Vec<u8>, encoding: Option<&str>, most: usize) -> Result<Vec<u8>, Refusal> {
-    let too_large = || Refusal::too_large(format!("the body has more than {most} bytes; send fewer examples at once"));
+    let too_large = || {
+        Refusal::too_large(format!(
+            "the body has more than {most} bytes; send fewer examples at once"
+        ))
+    };
     let damaged = |name: &str, reason: String| Refusal::bad(format!("the body is not a whole {name} stream: {reason}"));
     let mut whole = Vec::new();
-    match encoding.map(str::trim).filter(|name| !name.is_empty() && *name != "identity") {
+    match encoding
+        .map(str::trim)
+        .filter(|name| !name.is_empty() && *name != "identity")
+    {
         None => return if body.len() > most { Err(too_large()) } else { Ok(body) },
         Some("zstd") => {
             let mut rest = &body[..];
@@ -36,7 +43,10 @@ pub(super) fn decompressed(body: Vec<u8>, encoding: Option<&str>, most: usize) -
         }
         Some(other) => {
             let other = &other[..other.len().min(40)];
-            return Err(Refusal::new(415, format!("content encoding `{other}` is not read; zstd and gzip are")));
+            return Err(Refusal::new(
+                415,
+                format!("content encoding `{other}` is not read; zstd and gzip are"),
+            ));
         }
     }
     if whole.len() > most {
@@ -68,7 +78,10 @@ mod tests {
         let frame = zstd(&bytes);
         assert!(frame.len() < 1000);
         assert_eq!(decompressed(frame.clone(), Some("zstd"), 100_000).unwrap(), bytes);
-        assert_eq!(decompressed(frame.clone(), Some("zstd"), 99_999).unwrap_err().status, 413);
+        assert_eq!(
+            decompressed(frame.clone(), Some("zstd"), 99_999).unwrap_err().status,
+            413
+        );
         for cut in 1..frame.len() {
             let refusal = decompressed(frame[..cut].to_vec(), Some("zstd"), 100_000).unwrap_err();
             assert_eq!(refusal.status, 400, "{cut} of {} bytes", frame.len());

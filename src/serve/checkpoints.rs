@@ -181,8 +181,15 @@ impl TinkerPath {
     /// A refusal that shows the form of paths.
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
         let shown: String = text.chars().take(200).collect();
-        let wrong = || Refusal::bad(format!("`{shown}` is not of the form tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME"));
-        let (run, checkpoint) = text.strip_prefix("tinker://").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
+        let wrong = || {
+            Refusal::bad(format!(
+                "`{shown}` is not of the form tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME"
+            ))
+        };
+        let (run, checkpoint) = text
+            .strip_prefix("tinker://")
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or_else(wrong)?;
         if !is_run(run) {
             return Err(wrong());
         }
@@ -195,12 +202,21 @@ impl TinkerPath {
     /// A refusal when it is not, or the name is no name.
     pub(super) fn of(run: &str, checkpoint: &str) -> Result<Self, Refusal> {
         let shown: String = checkpoint.chars().take(200).collect();
-        let wrong = || Refusal::bad(format!("`{shown}` is not of the form weights/NAME or sampler_weights/NAME"));
+        let wrong = || {
+            Refusal::bad(format!(
+                "`{shown}` is not of the form weights/NAME or sampler_weights/NAME"
+            ))
+        };
         let (kind, name) = checkpoint.split_once('/').ok_or_else(wrong)?;
         if kind == "external_weights" {
-            return Err(Refusal::bad("external weights are not kept here; download the archive of a checkpoint instead"));
+            return Err(Refusal::bad(
+                "external weights are not kept here; download the archive of a checkpoint instead",
+            ));
         }
-        let kind = Kind::ALL.into_iter().find(|known| known.segment() == kind).ok_or_else(wrong)?;
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|known| known.segment() == kind)
+            .ok_or_else(wrong)?;
         check_name(name)?;
         Ok(Self {
             run: run.to_owned(),
@@ -267,7 +283,8 @@ impl Checkpoints {
         if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
             return Err(Error::State {
                 path: state.into(),
-                reason: "another server keeps its checkpoints there; give this one a folder of its own with --state".into(),
+                reason: "another server keeps its checkpoints there; give this one a folder of its own with --state"
+                    .into(),
             });
         }
         remove(&passing)?;
@@ -376,7 +393,9 @@ impl Checkpoints {
     pub(super) fn find(&self, path: &TinkerPath) -> Result<(Checkpoint, PathBuf), Refusal> {
         let found = is_run(&path.run).then(|| self.read(path)).flatten();
         match found {
-            Some(checkpoint) if checkpoint.expired() => Err(Refusal::not_found(format!("checkpoint `{path}` has expired"))),
+            Some(checkpoint) if checkpoint.expired() => {
+                Err(Refusal::not_found(format!("checkpoint `{path}` has expired")))
+            }
             Some(checkpoint) => {
                 let dir = self.dir(path).join(checkpoint.folder.to_string());
                 Ok((checkpoint, dir))
@@ -492,7 +511,9 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// Names in a folder that may be absent.
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort();
     names
 }
@@ -500,7 +521,10 @@ fn names(dir: &Path) -> Vec<String> {
 /// Bytes of the files of a folder.
 fn size(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|file| file.len())
+        .sum()
 }
 
 fn remove(dir: &Path) -> Result<()> {
@@ -549,9 +573,15 @@ mod tests {
         let path = TinkerPath::parse(&format!("tinker://{ID}/weights/000004")).unwrap();
         let checkpoints = Checkpoints::open(state.path()).unwrap();
         assert_eq!(checkpoints.find(&path).unwrap_err().status, 404);
-        checkpoints.save(&path, &run(), &Saving::default(), write("one")).unwrap();
+        checkpoints
+            .save(&path, &run(), &Saving::default(), write("one"))
+            .unwrap();
         assert!(Checkpoints::open(state.path()).is_err());
-        assert!(checkpoints.save(&path, &run(), &Saving::default(), write("two")).is_err());
+        assert!(
+            checkpoints
+                .save(&path, &run(), &Saving::default(), write("two"))
+                .is_err()
+        );
         drop(checkpoints);
 
         let checkpoints = Checkpoints::open(state.path()).unwrap();
@@ -582,10 +612,27 @@ mod tests {
 
     #[test]
     fn a_name_leads_nowhere_else() {
-        for name in ["", ".", "..", "../x", "a/b", "/etc", "a\\b", ".a", "a\0", "é", &"a".repeat(200)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc",
+            "a\\b",
+            ".a",
+            "a\0",
+            "é",
+            &"a".repeat(200),
+        ] {
             assert!(TinkerPath::of(ID, &format!("weights/{name}")).is_err(), "{name}");
         }
-        for path in ["tinker://../weights/a", "tinker://x/weights/a", "weights/a", &format!("tinker://{ID}/other/a")] {
+        for path in [
+            "tinker://../weights/a",
+            "tinker://x/weights/a",
+            "weights/a",
+            &format!("tinker://{ID}/other/a"),
+        ] {
             assert!(TinkerPath::parse(path).is_err(), "{path}");
         }
         TinkerPath::of(ID, "sampler_weights/final-1.0").unwrap();

@@ -56,7 +56,8 @@ impl Request {
             return Ok(default);
         };
         let shown: String = text.chars().take(40).collect();
-        text.parse().map_err(|_| Refusal::bad(format!("`{name}` is `{shown}`, not a number from 0")))
+        text.parse()
+            .map_err(|_| Refusal::bad(format!("`{name}` is `{shown}`, not a number from 0")))
     }
 }
 
@@ -106,7 +107,9 @@ pub(super) fn json_response(status: u16, value: &Value) -> Response<Body> {
 fn response(status: u16, kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -132,7 +135,9 @@ impl HttpBody for ChannelBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
-        self.pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(http_body::Frame::data(piece))))
+        self.pieces
+            .poll_recv(context)
+            .map(|piece| piece.map(|piece| Ok(http_body::Frame::data(piece))))
     }
 }
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 use super::base::Base;
 use super::budget::Charge;
 use super::refusal::{Refusal, chain};
-use crate::engine::{Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot};
+use crate::engine::{
+    Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot,
+};
 use crate::error::{Error, Result};
 use crate::example::ModelInput;
 
@@ -104,7 +106,9 @@ impl Generation {
             unfinished: unfinished.clone(),
             stopping: stopping.clone(),
         };
-        let thread = thread::Builder::new().name("generation".into()).spawn(move || work.run(&receiver));
+        let thread = thread::Builder::new()
+            .name("generation".into())
+            .spawn(move || work.run(&receiver));
         Ok(Self {
             base,
             sender: Mutex::new(Some(sender)),
@@ -198,7 +202,10 @@ impl Work {
         let mut answering: HashSet<Weights> = self.live.values().map(|live| live.weights.clone()).collect();
         while open < AT_ONCE {
             let room = answering.len() < SNAPSHOTS;
-            let next = self.waiting.iter().position(|(prompt, _)| room || answering.contains(&prompt.weights));
+            let next = self
+                .waiting
+                .iter()
+                .position(|(prompt, _)| room || answering.contains(&prompt.weights));
             let Some((mut prompt, mut listener)) = next.and_then(|next| self.waiting.remove(next)) else {
                 return;
             };
@@ -306,7 +313,11 @@ impl Work {
 
     /// After a panic of the engine nothing is known of the generator: all that was begun has failed.
     fn begin_anew(&mut self) {
-        tracing::error!("the generation of `{}` panicked; {} prompts failed", self.base.name(), self.live.len());
+        tracing::error!(
+            "the generation of `{}` panicked; {} prompts failed",
+            self.base.name(),
+            self.live.len()
+        );
         self.generator = Generator::new(self.base.engine.clone(), GeneratorSettings::default());
         for (_, mut live) in self.live.drain() {
             (live.listener)(News::Failed {

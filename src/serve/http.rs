@@ -61,7 +61,9 @@ pub(super) fn serve(
     });
     let served = runtime.block_on(async {
         let address = bind.to_string();
-        let listener = TcpListener::bind(bind).await.map_err(Error::io("listen at", &address))?;
+        let listener = TcpListener::bind(bind)
+            .await
+            .map_err(Error::io("listen at", &address))?;
         let bound = listener.local_addr().map_err(Error::io("listen at", &address))?;
         // Pieces of a stream go out as they are written.
         let listener = listener.tap_io(|stream| {
@@ -101,7 +103,11 @@ async fn told_to_stop() {
             std::future::poll_fn(|context| {
                 use std::future::Future as _;
                 let told = interrupt.as_mut().poll(context).is_ready() || terminate.as_mut().poll(context).is_ready();
-                if told { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+                if told {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
             })
             .await;
         }
@@ -143,16 +149,23 @@ async fn answer(State(app): State<Arc<App>>, request: HttpRequest<Body>) -> Resp
     });
     let (status, time) = (response.status().as_u16(), begun.elapsed());
     if status == 401 {
-        response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert("www-authenticate", HeaderValue::from_static("Bearer"));
     }
     if status == 429 {
-        response.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert("retry-after", HeaderValue::from_static("1"));
     }
     if let Ok(id) = HeaderValue::from_str(&format!("req-{number}")) {
         response.headers_mut().insert("x-request-id", id);
     }
     app.service.metrics.answered(route, status, time);
-    tracing::info!("request {number}: {method} {route} {status} {:.1} ms", time.as_secs_f64() * 1e3);
+    tracing::info!(
+        "request {number}: {method} {route} {status} {:.1} ms",
+        time.as_secs_f64() * 1e3
+    );
     response
 }
 
@@ -167,7 +180,10 @@ async fn handle(
     }
     let (parts, body) = request.into_parts();
     let most = app.service.bases.iter().map(|base| base.limits.body).max().unwrap_or(0);
-    let length = parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = parts
+        .headers
+        .get("content-length")
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let too_large = || Refusal::too_large(format!("the body has more than {most} bytes"));
     if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
@@ -189,7 +205,9 @@ async fn handle(
 
 fn query(text: &str) -> HashMap<String, String> {
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter_map(|(name, value)| Some((decoded(name)?, decoded(&value.replace('+', " "))?))).collect()
+    pairs
+        .filter_map(|(name, value)| Some((decoded(name)?, decoded(&value.replace('+', " "))?)))
+        .collect()
 }
 
 /// Compares the key of a request with the server's, in a time that does not depend on where they differ.
@@ -206,5 +224,8 @@ fn allow(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     let places = "in X-API-Key, or as a Bearer token in Authorization";
-    Err(Refusal::new(401, format!("the server's key (its TINKER_API_KEY) is needed, {places}")))
+    Err(Refusal::new(
+        401,
+        format!("the server's key (its TINKER_API_KEY) is needed, {places}"),
+    ))
 }

@@ -48,7 +48,11 @@ impl JsonInput {
     /// # Errors
     /// A refusal that names the chunk.
     pub(super) fn wire(self) -> Result<Vec<wire::Chunk>, Refusal> {
-        self.chunks.into_iter().zip(0..).map(|(chunk, index)| chunk.wire(index)).collect()
+        self.chunks
+            .into_iter()
+            .zip(0..)
+            .map(|(chunk, index)| chunk.wire(index))
+            .collect()
     }
 }
 
@@ -58,7 +62,9 @@ impl JsonChunk {
             Self::EncodedText { tokens } => {
                 let ids: Result<Vec<u32>, _> = tokens.into_iter().map(u32::try_from).collect();
                 let ids = ids.map_err(|_| Refusal::bad(format!("chunk {index}: a token is not from 0 to 2^32 - 1")))?;
-                wire::ChunkKind::EncodedText(wire::EncodedText { tokens: wire::ints(ids) })
+                wire::ChunkKind::EncodedText(wire::EncodedText {
+                    tokens: wire::ints(ids),
+                })
             }
             Self::Image {
                 data,
@@ -156,7 +162,9 @@ impl<'a> InputReader<'a> {
             }
             if positions > self.limits.positions {
                 let most = self.limits.positions;
-                return Err(Refusal::bad(format!("the input has more than the {most} positions that this model takes")));
+                return Err(Refusal::bad(format!(
+                    "the input has more than the {most} positions that this model takes"
+                )));
             }
         }
         if positions == 0 {
@@ -168,10 +176,14 @@ impl<'a> InputReader<'a> {
     fn image(&mut self, image: &wire::ImageChunk) -> Result<Picture, Refusal> {
         if !matches!(image.format.as_str(), "" | "png" | "jpeg" | "jpg") {
             let format: String = image.format.chars().take(20).collect();
-            return Err(Refusal::bad(format!("image format `{format}` is neither `png` nor `jpeg`")));
+            return Err(Refusal::bad(format!(
+                "image format `{format}` is neither `png` nor `jpeg`"
+            )));
         }
         if image.override_dimensions.is_some() {
-            return Err(Refusal::bad("override_dimensions is not supported; send the image at its size"));
+            return Err(Refusal::bad(
+                "override_dimensions is not supported; send the image at its size",
+            ));
         }
         let picture = self.picture(&image.data)?;
         match image.expected_tokens.map(i64::from) {
@@ -196,7 +208,9 @@ impl<'a> InputReader<'a> {
         self.pixels += u64::from(pixels.width()) * u64::from(pixels.height());
         let most = self.limits.pixels_in_all;
         if self.pixels > most {
-            return Err(Refusal::bad(format!("the images of the request have more than {most} pixels; split it")));
+            return Err(Refusal::bad(format!(
+                "the images of the request have more than {most} pixels; split it"
+            )));
         }
         let picture = self.renderer.picture(&pixels, &hex(&hash), false)?;
         self.seen.insert(hash, picture.clone());

@@ -53,7 +53,11 @@ impl Lane {
             return Ok(true);
         }
         let waited = now.duration_since(*self.since.get_or_insert(now));
-        if waited >= PATIENCE { Ok(true) } else { Err(PATIENCE - waited) }
+        if waited >= PATIENCE {
+            Ok(true)
+        } else {
+            Err(PATIENCE - waited)
+        }
     }
 }
 
@@ -102,7 +106,12 @@ impl Lanes {
     /// Adds an operation; numbers begin with 0. One with a lower number than others that were done already runs next.
     pub(super) fn push(&self, client: &str, number: u64, job: Job) {
         let mut state = self.shared.lock();
-        state.lanes.entry(client.to_owned()).or_default().pending.insert(number, job);
+        state
+            .lanes
+            .entry(client.to_owned())
+            .or_default()
+            .pending
+            .insert(number, job);
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -119,13 +128,21 @@ impl Lanes {
 
     /// Operations of a client that wait.
     pub(super) fn waiting(&self, client: &str) -> usize {
-        self.shared.lock().lanes.get(client).map_or(0, |lane| lane.pending.len())
+        self.shared
+            .lock()
+            .lanes
+            .get(client)
+            .map_or(0, |lane| lane.pending.len())
     }
 
     /// Operations of all clients that wait or run.
     pub(super) fn unfinished(&self) -> usize {
         let state = self.shared.lock();
-        state.lanes.values().map(|lane| lane.pending.len() + usize::from(lane.busy)).sum()
+        state
+            .lanes
+            .values()
+            .map(|lane| lane.pending.len() + usize::from(lane.busy))
+            .sum()
     }
 
     /// Forgets a client; what waits is dropped.

@@ -65,15 +65,24 @@ impl Metrics {
         let counts = self.lock();
         writeln!(text, "# TYPE kshot_requests_total counter")?;
         for ((route, status), count) in &counts.requests {
-            writeln!(text, "kshot_requests_total{{route=\"{route}\",status=\"{status}\"}} {count}")?;
+            writeln!(
+                text,
+                "kshot_requests_total{{route=\"{route}\",status=\"{status}\"}} {count}"
+            )?;
         }
         writeln!(text, "# TYPE kshot_request_seconds histogram")?;
         for (route, times) in &counts.times {
             for (bound, count) in BUCKETS.iter().zip(times.buckets) {
-                writeln!(text, "kshot_request_seconds_bucket{{route=\"{route}\",le=\"{bound}\"}} {count}")?;
+                writeln!(
+                    text,
+                    "kshot_request_seconds_bucket{{route=\"{route}\",le=\"{bound}\"}} {count}"
+                )?;
             }
             let Times { count, seconds, .. } = times;
-            writeln!(text, "kshot_request_seconds_bucket{{route=\"{route}\",le=\"+Inf\"}} {count}")?;
+            writeln!(
+                text,
+                "kshot_request_seconds_bucket{{route=\"{route}\",le=\"+Inf\"}} {count}"
+            )?;
             writeln!(text, "kshot_request_seconds_sum{{route=\"{route}\"}} {seconds}")?;
             writeln!(text, "kshot_request_seconds_count{{route=\"{route}\"}} {count}")?;
         }

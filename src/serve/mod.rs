@@ -79,7 +79,11 @@ pub fn run(options: &Options, ready: impl FnOnce(SocketAddr) -> Result<()>) -> R
         bases.push(Arc::new(base));
     }
     base::check_names(&bases)?;
-    let adapters = options.adapters.iter().map(|folder| adapter(folder, &bases)).collect::<Result<_>>()?;
+    let adapters = options
+        .adapters
+        .iter()
+        .map(|folder| adapter(folder, &bases))
+        .collect::<Result<_>>()?;
     let service = Service::start(bases, adapters, checkpoints, options.session_timeout)?;
     http::serve(service, options.bind, options.key.as_deref(), ready)
 }
@@ -90,7 +94,9 @@ pub fn run(options: &Options, ready: impl FnOnce(SocketAddr) -> Result<()>) -> R
 /// That of the only base, or the last one's.
 fn adapter(folder: &Path, bases: &[Arc<Base>]) -> Result<Adapter> {
     let folder = folder.canonicalize().map_err(Error::io("read", folder))?;
-    let name = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name = folder
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let mut refused = None;
     for base in bases {
         match base.engine.saved(&folder) {
@@ -108,11 +114,15 @@ fn check_key(options: &Options) -> Result<()> {
     let origin = "TINKER_API_KEY";
     match &options.key {
         Some(key) if !key.starts_with(KEY_PREFIX) || key.len() < KEY_PREFIX.len() + 8 => {
-            let reason = format!("a key has to begin with `{KEY_PREFIX}`, as Tinker's SDK demands, and 8 characters more");
+            let reason =
+                format!("a key has to begin with `{KEY_PREFIX}`, as Tinker's SDK demands, and 8 characters more");
             Err(Error::config(origin, reason))
         }
         None if !options.bind.ip().is_loopback() => {
-            let reason = format!("is not set: whoever reaches {} could train and read checkpoints", options.bind);
+            let reason = format!(
+                "is not set: whoever reaches {} could train and read checkpoints",
+                options.bind
+            );
             Err(Error::config(origin, reason))
         }
         _ => Ok(()),

@@ -147,7 +147,9 @@ impl Promises {
         let number = self.number(id)?;
         let receiver = self.lock().get(&number).map(|entry| entry.receiver.clone());
         let Some(mut receiver) = receiver else {
-            return Err(Refusal::gone(format!("the result of request `{id}` is not kept any more")));
+            return Err(Refusal::gone(format!(
+                "the result of request `{id}` is not kept any more"
+            )));
         };
         // The sender keeps the promise before it goes, so that the value is there in any case.
         let _ = tokio::time::timeout(time, receiver.wait_for(Option::is_some)).await;
@@ -163,7 +165,12 @@ impl Promises {
     /// # Errors
     /// As [`Promises::wait`].
     fn number(&self, id: &str) -> Result<u64, Refusal> {
-        let unknown = || Refusal::not_found(format!("there is no request `{}`", id.chars().take(80).collect::<String>()));
+        let unknown = || {
+            Refusal::not_found(format!(
+                "there is no request `{}`",
+                id.chars().take(80).collect::<String>()
+            ))
+        };
         let (process, number) = id.rsplit_once('-').ok_or_else(unknown)?;
         let number: u64 = number.parse().map_err(|_| unknown())?;
         if process.len() == self.process.len() && process != self.process {
@@ -211,7 +218,10 @@ impl Promises {
     /// Promises that are not kept yet.
     pub(super) fn pending(&self) -> usize {
         let entries = self.lock();
-        entries.values().filter(|entry| entry.receiver.borrow().is_none()).count()
+        entries
+            .values()
+            .filter(|entry| entry.receiver.borrow().is_none())
+            .count()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Entry>> {
@@ -224,7 +234,10 @@ mod tests {
     use super::*;
 
     fn wait(promises: &Promises, id: &str) -> Result<Kept, Refusal> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         runtime.block_on(promises.wait(id, Duration::from_millis(20)))
     }
 
@@ -240,7 +253,10 @@ mod tests {
         }
         let (id, resolver) = promises.open();
         drop(resolver);
-        assert!(matches!(*wait(&promises, &id).unwrap().unwrap(), Outcome::Failed { .. }));
+        assert!(matches!(
+            *wait(&promises, &id).unwrap().unwrap(),
+            Outcome::Failed { .. }
+        ));
         for (unknown, status) in [("x", 404), ("p-2", 404), ("q-0", 410), ("", 404)] {
             assert_eq!(wait(&promises, unknown).unwrap_err().status, status, "{unknown}");
         }

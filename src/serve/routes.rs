@@ -67,10 +67,18 @@ pub(super) fn routes() -> Vec<Route> {
         (&get, "training_runs/{}/checkpoints", weights::of_run),
         (&delete, "training_runs/{}/checkpoints/{}/{}", weights::delete),
         (&post, "training_runs/{}/checkpoints/{}/{}/publish", weights::publish),
-        (&delete, "training_runs/{}/checkpoints/{}/{}/publish", weights::unpublish),
+        (
+            &delete,
+            "training_runs/{}/checkpoints/{}/{}/publish",
+            weights::unpublish,
+        ),
         (&put, "training_runs/{}/checkpoints/{}/{}/ttl", weights::ttl),
         (&get, "training_runs/{}/checkpoints/{}/{}/archive", weights::archive),
-        (&get, "training_runs/{}/checkpoints/{}/{}/external_weights_urls", weights::not_offered),
+        (
+            &get,
+            "training_runs/{}/checkpoints/{}/{}/external_weights_urls",
+            weights::not_offered,
+        ),
         (&get, "checkpoints", weights::all),
         (&post, "create_sampling_session", sampling::create),
         (&post, "join_sampling_session", weights::not_offered),
@@ -200,7 +208,9 @@ mod tests {
     fn paths_lead_to_their_routes() {
         let routes = routes();
         let found = |method: &Method, path: &str| {
-            find(&routes, method, path).map(|(route, places)| (route.pattern, places)).map_err(|refusal| refusal.status)
+            find(&routes, method, path)
+                .map(|(route, places)| (route.pattern, places))
+                .map_err(|refusal| refusal.status)
         };
         let run = "/api/v1/training_runs/a:train:0/checkpoints/weights/000004";
         let places = vec!["a:train:0".to_owned(), "weights".into(), "000004".into()];

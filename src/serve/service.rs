@@ -167,7 +167,11 @@ impl Service {
     /// A refusal that lists the models served.
     pub(super) fn model(&self, name: &str) -> Result<(Arc<Base>, Arc<Generation>), Refusal> {
         let base = named(&self.bases, name)?;
-        let index = self.bases.iter().position(|other| Arc::ptr_eq(other, base)).unwrap_or(0);
+        let index = self
+            .bases
+            .iter()
+            .position(|other| Arc::ptr_eq(other, base))
+            .unwrap_or(0);
         Ok((base.clone(), self.generations[index].clone()))
     }
 
@@ -196,7 +200,9 @@ impl Service {
         let mut sessions = lock(&self.sessions);
         let shown: String = id.chars().take(60).collect();
         let Some(session) = sessions.get_mut(id) else {
-            return Err(Refusal::not_found(format!("there is no session `{shown}`: make a new ServiceClient")));
+            return Err(Refusal::not_found(format!(
+                "there is no session `{shown}`: make a new ServiceClient"
+            )));
         };
         if let Some(reason) = &session.ended {
             return Err(Refusal::gone(format!("session `{shown}` has ended: {reason}")));
@@ -221,7 +227,11 @@ impl Service {
         for run in runs {
             self.unload(&run);
         }
-        let samplers: Vec<String> = lock(&self.samplers).keys().filter(|key| of_session(key)).cloned().collect();
+        let samplers: Vec<String> = lock(&self.samplers)
+            .keys()
+            .filter(|key| of_session(key))
+            .cloned()
+            .collect();
         for sampler in samplers {
             lock(&self.samplers).remove(&sampler);
             self.checkpoints.forget_passing(&sampler);
@@ -232,7 +242,10 @@ impl Service {
     /// All sessions with their ids, the newest first.
     pub(super) fn sessions(&self) -> Vec<(String, Session)> {
         let sessions = lock(&self.sessions);
-        let mut all: Vec<_> = sessions.iter().map(|(id, session)| (id.clone(), session.clone())).collect();
+        let mut all: Vec<_> = sessions
+            .iter()
+            .map(|(id, session)| (id.clone(), session.clone()))
+            .collect();
         all.sort_by(|a, b| (b.1.created, &b.0).cmp(&(a.1.created, &a.0)));
         all
     }
@@ -243,7 +256,9 @@ impl Service {
     /// A refusal when there is none of this id.
     pub(super) fn assign_project(&self, id: &str, project: String) -> Result<(), Refusal> {
         let mut sessions = lock(&self.sessions);
-        let session = sessions.get_mut(id).ok_or_else(|| Refusal::not_found("there is no such session"))?;
+        let session = sessions
+            .get_mut(id)
+            .ok_or_else(|| Refusal::not_found("there is no such session"))?;
         session.project = Some(project);
         Ok(())
     }
@@ -297,7 +312,8 @@ impl Service {
         runs.insert(id.clone(), run.clone());
         drop(runs);
         let service = self.clone();
-        self.lanes.push(&id, 0, Box::new(move || make(&service, &run, resolver)));
+        self.lanes
+            .push(&id, 0, Box::new(move || make(&service, &run, resolver)));
         Ok(request)
     }
 
@@ -346,7 +362,9 @@ impl Service {
             if *same == hash {
                 return Ok(request.clone());
             }
-            return Err(Refusal::bad(format!("seq_id {number} of `{id}` was used already by another request")));
+            return Err(Refusal::bad(format!(
+                "seq_id {number} of `{id}` was used already by another request"
+            )));
         }
         let most = run.base.limits.queued_operations;
         if self.lanes.waiting(&id) >= most {
@@ -399,11 +417,14 @@ impl Service {
         };
         let mut samplers = lock(&self.samplers);
         if let Some(known) = samplers.get(&id) {
-            let same = known.path == sampler.path && known.base_model == base_model && known.weights() == sampler.weights();
+            let same =
+                known.path == sampler.path && known.base_model == base_model && known.weights() == sampler.weights();
             return if same {
                 Ok(())
             } else {
-                Err(Refusal::bad(format!("sampler `{id}` was created already with other weights")))
+                Err(Refusal::bad(format!(
+                    "sampler `{id}` was created already with other weights"
+                )))
             };
         }
         samplers.insert(id, Arc::new(sampler));
@@ -442,7 +463,9 @@ impl Service {
                 return Ok((request.clone(), None));
             }
             let id = &sampler.id;
-            return Err(Refusal::bad(format!("seq_id {number} of `{id}` was used already by another request")));
+            return Err(Refusal::bad(format!(
+                "seq_id {number} of `{id}` was used already by another request"
+            )));
         }
         let (request, resolver) = self.promises.open();
         submits.insert(number, (hash, request.clone()));
@@ -475,7 +498,9 @@ impl Service {
         let found = self.bases.iter().find(|base| base.engine.fingerprint() == run.base);
         found.cloned().ok_or_else(|| {
             let name = &run.base_model;
-            Refusal::not_found(format!("the checkpoint's base model `{name}` is not served here with the same weights"))
+            Refusal::not_found(format!(
+                "the checkpoint's base model `{name}` is not served here with the same weights"
+            ))
         })
     }
 
@@ -486,7 +511,9 @@ impl Service {
         let silent: Vec<String> = {
             let mut sessions = lock(&self.sessions);
             sessions.retain(|_, session| session.ended.is_none() || session.seen.elapsed() < LISTED);
-            let silent = sessions.iter().filter(|(_, session)| session.ended.is_none() && session.seen.elapsed() > self.timeout);
+            let silent = sessions
+                .iter()
+                .filter(|(_, session)| session.ended.is_none() && session.seen.elapsed() > self.timeout);
             silent.map(|(id, _)| id.clone()).collect()
         };
         for id in silent {
@@ -503,7 +530,10 @@ impl Service {
 
     /// Moves adapters that nobody uses from the device to the disk; they come back when they are used.
     fn put_away(&self) {
-        let runs: Vec<(String, Arc<Run>)> = lock(&self.runs).iter().map(|(id, run)| (id.clone(), run.clone())).collect();
+        let runs: Vec<(String, Arc<Run>)> = lock(&self.runs)
+            .iter()
+            .map(|(id, run)| (id.clone(), run.clone()))
+            .collect();
         for (id, run) in runs {
             let idle = lock(&run.used).is_some_and(|used| used.elapsed() > self.timeout / IDLE);
             if !idle || self.lanes.waiting(&id) > 0 {
@@ -522,13 +552,19 @@ impl Service {
 
     /// Numbers for [`Metrics`]: sessions, training clients, samplers, operations that wait or run, prompts that do.
     pub(super) fn gauges(&self) -> [(&'static str, usize); 6] {
-        let open = lock(&self.sessions).values().filter(|session| session.ended.is_none()).count();
+        let open = lock(&self.sessions)
+            .values()
+            .filter(|session| session.ended.is_none())
+            .count();
         [
             ("sessions", open),
             ("training_clients", lock(&self.runs).len()),
             ("samplers", lock(&self.samplers).len()),
             ("operations_unfinished", self.lanes.unfinished()),
-            ("prompts_unfinished", self.generations.iter().map(|all| all.unfinished()).sum()),
+            (
+                "prompts_unfinished",
+                self.generations.iter().map(|all| all.unfinished()).sum(),
+            ),
             ("results_pending", self.promises.pending()),
         ]
     }
@@ -545,7 +581,12 @@ impl Service {
 /// Identity of a JSON request, whatever the order of its fields.
 pub(super) fn hash_json(call: &str, request: &Value) -> RequestHash {
     let text = request.to_string();
-    Sha256::new().chain_update(call).chain_update([0]).chain_update(text).finalize().into()
+    Sha256::new()
+        .chain_update(call)
+        .chain_update([0])
+        .chain_update(text)
+        .finalize()
+        .into()
 }
 
 /// A new id in the form of a UUID.
@@ -565,12 +606,7 @@ pub(super) fn random_id() -> Result<String> {
 }
 
 /// The info of a new run.
-pub(super) fn new_run(
-    id: String,
-    base: &Base,
-    lora: LoraInfo,
-    user_metadata: BTreeMap<String, String>,
-) -> RunInfo {
+pub(super) fn new_run(id: String, base: &Base, lora: LoraInfo, user_metadata: BTreeMap<String, String>) -> RunInfo {
     let now = Moment::now();
     RunInfo {
         id,

@@ -80,14 +80,21 @@ impl JsonForwardBackward {
 impl JsonTensor {
     fn wire(self) -> Result<Tensor, Refusal> {
         if self.sparse_crow_indices.is_some() {
-            return Err(Refusal::bad("sparse tensors are not supported; send dense ones of one value a position"));
+            return Err(Refusal::bad(
+                "sparse tensors are not supported; send dense ones of one value a position",
+            ));
         }
         let (dtype, bytes) = match self.dtype.as_str() {
             "float32" => (DType::Float32, wire::floats(self.data.iter().map(|&x| x as f32))),
-            "int64" => (DType::Int64, self.data.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect()),
+            "int64" => (
+                DType::Int64,
+                self.data.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect(),
+            ),
             other => {
                 let other: String = other.chars().take(20).collect();
-                return Err(Refusal::bad(format!("dtype `{other}` is neither `float32` nor `int64`")));
+                return Err(Refusal::bad(format!(
+                    "dtype `{other}` is neither `float32` nor `int64`"
+                )));
             }
         };
         Ok(Tensor {
@@ -118,7 +125,9 @@ pub(super) fn read(request: &wire::ForwardBackwardRequest, reader: &mut InputRea
     }
     if request.data.len() > most {
         let count = request.data.len();
-        return Err(Refusal::bad(format!("{count} data are more than {most}; split them, gradients add up")));
+        return Err(Refusal::bad(format!(
+            "{count} data are more than {most}; split them, gradients add up"
+        )));
     }
     let loss = loss(&request.loss_fn, &request.loss_fn_config, &request.loss_fn_config_v2)?;
     let with_policy = !matches!(loss, LossFn::CrossEntropy);
@@ -145,7 +154,10 @@ fn one(datum: &wire::Datum, policy: bool, reader: &mut InputReader) -> Result<(D
     const KNOWN: [&str; 4] = ["target_tokens", "weights", "logprobs", "advantages"];
     if let Some(name) = datum.loss_fn_inputs.keys().find(|name| !KNOWN.contains(&name.as_str())) {
         let name: String = name.chars().take(40).collect();
-        return Err(Refusal::bad(format!("`{name}` is no input of a loss; {} are", KNOWN.join(", "))));
+        return Err(Refusal::bad(format!(
+            "`{name}` is no input of a loss; {} are",
+            KNOWN.join(", ")
+        )));
     }
     let input = reader.read(&datum.model_input)?;
     let positions = input.positions();
@@ -168,9 +180,15 @@ fn one(datum: &wire::Datum, policy: bool, reader: &mut InputReader) -> Result<(D
         true => Ok(target as u32),
         // What bears no weight may be anything, `-100` too.
         false if *weight == 0.0 => Ok(0),
-        false => Err(Refusal::bad(format!("`target_tokens` has {target}, which is no token of the model"))),
+        false => Err(Refusal::bad(format!(
+            "`target_tokens` has {target}, which is no token of the model"
+        ))),
     };
-    let target_tokens = targets.into_iter().zip(&weights).map(target).collect::<Result<_, _>>()?;
+    let target_tokens = targets
+        .into_iter()
+        .zip(&weights)
+        .map(target)
+        .collect::<Result<_, _>>()?;
     let policy = if policy {
         Some(PolicyInputs {
             logprobs: floats("logprobs")?.ok_or_else(|| need("logprobs"))?,
@@ -200,7 +218,9 @@ fn values(name: &str, tensor: &Tensor, positions: usize) -> Result<Vec<f64>, Ref
         DType::Float32 => wire::elements(bytes, |bytes| f64::from(f32::from_le_bytes(bytes))),
         DType::Int64 => wire::elements(bytes, |bytes| i64::from_le_bytes(bytes) as f64),
         DType::Int32 => wire::elements(bytes, |bytes| f64::from(i32::from_le_bytes(bytes))),
-        DType::Bfloat16 => wire::elements(bytes, |bytes| f64::from(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))),
+        DType::Bfloat16 => wire::elements(bytes, |bytes| {
+            f64::from(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))
+        }),
         DType::Unspecified => return Err(fail(format!("dtype {} is unknown", tensor.dtype))),
     };
     let found = found.ok_or_else(|| fail("its last value is cut short".into()))?;
@@ -208,24 +228,27 @@ fn values(name: &str, tensor: &Tensor, positions: usize) -> Result<Vec<f64>, Ref
         let shape = &tensor.shape;
         let remedy = "one value a position is taken, image positions counted";
         let count = found.len();
-        return Err(fail(format!("{count} values of shape {shape:?} for {positions} positions; {remedy}")));
+        return Err(fail(format!(
+            "{count} values of shape {shape:?} for {positions} positions; {remedy}"
+        )));
     }
     Ok(found)
 }
 
 /// The loss of this name with its settings.
-fn loss(
-    name: &str,
-    old: &BTreeMap<String, f64>,
-    new: &BTreeMap<String, LossConfigValue>,
-) -> Result<LossFn, Refusal> {
+fn loss(name: &str, old: &BTreeMap<String, f64>, new: &BTreeMap<String, LossConfigValue>) -> Result<LossFn, Refusal> {
     let mut config = old.clone();
     for (key, value) in new {
         match value.value {
             Some(LossConfig::Number(number)) => {
                 config.insert(key.clone(), number);
             }
-            _ => return Err(Refusal::bad(format!("setting `{}` of the loss is no number", shown(key)))),
+            _ => {
+                return Err(Refusal::bad(format!(
+                    "setting `{}` of the loss is no number",
+                    shown(key)
+                )));
+            }
         }
     }
     let known: &[&str] = match name {
@@ -235,7 +258,11 @@ fn loss(
     };
     for (key, value) in &config {
         if !known.contains(&key.as_str()) {
-            return Err(Refusal::bad(format!("`{}` is no setting of the loss `{}`", shown(key), shown(name))));
+            return Err(Refusal::bad(format!(
+                "`{}` is no setting of the loss `{}`",
+                shown(key),
+                shown(name)
+            )));
         }
         if !value.is_finite() {
             return Err(Refusal::bad(format!("setting `{key}` of the loss is {value}")));
@@ -251,7 +278,10 @@ fn loss(
         "dro" => LossFn::Dro { beta: or("beta", 0.05) },
         other => {
             let known = "cross_entropy, importance_sampling, ppo, cispo and dro are";
-            return Err(Refusal::bad(format!("loss `{}` is not supported here; {known}", shown(other))));
+            return Err(Refusal::bad(format!(
+                "loss `{}` is not supported here; {known}",
+                shown(other)
+            )));
         }
     })
 }
@@ -297,7 +327,10 @@ pub(super) fn output_json(output: &wire::ForwardBackwardOutput) -> Value {
                 let bytes = tensor.data.get(at(datum)..at(datum + 1)).unwrap_or_default();
                 let values = wire::elements(bytes, f32::from_le_bytes).unwrap_or_default();
                 let shape = [values.len()];
-                row.insert(name.clone(), json!({"data": values, "dtype": "float32", "shape": shape}));
+                row.insert(
+                    name.clone(),
+                    json!({"data": values, "dtype": "float32", "shape": shape}),
+                );
             }
             rows.push(Value::Object(row));
         }
@@ -349,7 +382,9 @@ impl JsonAdam {
         ] {
             if !allowed.contains(&value) {
                 let (low, high) = allowed.into_inner();
-                return Err(Refusal::bad(format!("adam_params.{name} is {value}, not a number from {low} to {high}")));
+                return Err(Refusal::bad(format!(
+                    "adam_params.{name} is {value}, not a number from {low} to {high}"
+                )));
             }
         }
         Ok(AdamParams {

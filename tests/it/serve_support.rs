@@ -64,7 +64,9 @@ impl Server {
             .stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let address = line.trim().strip_prefix("listening at http://");
         let address = address.unwrap_or_else(|| panic!("said `{line}`")).to_owned();
         Self { child, address }
@@ -138,7 +140,10 @@ impl Server {
     #[track_caller]
     pub fn result(&self, submitted: &Value) -> Answer {
         let body = json!({"request_id": submitted["request_id"], "allow_metadata_only": true}).to_string();
-        let headers = [("content-type", "application/json"), ("accept", "application/x-protobuf")];
+        let headers = [
+            ("content-type", "application/json"),
+            ("accept", "application/x-protobuf"),
+        ];
         loop {
             let answer = self.ask("POST", "/api/v1/retrieve_future", &headers, body.as_bytes());
             if answer.status != 408 {
@@ -157,7 +162,10 @@ impl Server {
     }
 
     pub fn session(&self) -> String {
-        let session = self.call("create_session", &json!({"tags": [], "sdk_version": "test", "type": "create_session"}));
+        let session = self.call(
+            "create_session",
+            &json!({"tags": [], "sdk_version": "test", "type": "create_session"}),
+        );
         session["session_id"].as_str().unwrap().to_owned()
     }
 
@@ -175,7 +183,12 @@ impl Server {
 
     /// Submits a forward_backward; the answer to the submit.
     pub fn submit(&self, request: &[u8]) -> Answer {
-        self.ask("POST", "/api/v1/forward_backward", &[("content-type", "application/x-protobuf")], request)
+        self.ask(
+            "POST",
+            "/api/v1/forward_backward",
+            &[("content-type", "application/x-protobuf")],
+            request,
+        )
     }
 
     /// Loss and log-probabilities of a forward_backward.
@@ -190,15 +203,22 @@ impl Server {
 
     pub fn step(&self, model: &str, seq_id: u64, learning_rate: f64) {
         let adam = json!({"learning_rate": learning_rate, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8});
-        self.finished("optim_step", &json!({"model_id": model, "seq_id": seq_id, "adam_params": adam}));
+        self.finished(
+            "optim_step",
+            &json!({"model_id": model, "seq_id": seq_id, "adam_params": adam}),
+        );
     }
 }
 
 fn unchunked(mut rest: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(end) = rest.windows(2).position(|window| window == b"\r\n") {
-        let length = std::str::from_utf8(&rest[..end]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
-        let Some(length) = length.filter(|&length| length > 0) else { break };
+        let length = std::str::from_utf8(&rest[..end])
+            .ok()
+            .and_then(|text| usize::from_str_radix(text, 16).ok());
+        let Some(length) = length.filter(|&length| length > 0) else {
+            break;
+        };
         let chunk = end + 2;
         body.extend(&rest[chunk..(chunk + length).min(rest.len())]);
         rest = rest.get(chunk + length + 2..).unwrap_or_default();
@@ -261,7 +281,10 @@ pub fn fields(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+    bytes
+        .chunks_exact(4)
+        .map(|four| f32::from_le_bytes(four.try_into().unwrap()))
+        .collect()
 }
 
 /// `loss:sum` and all log-probabilities of a ForwardBackwardOutput.
@@ -359,7 +382,10 @@ pub fn example(colour: [u8; 3], answer: &[u32]) -> Vec<u8> {
     let targets: Vec<u8> = targets.flat_map(i64::to_le_bytes).collect();
     let weights = std::iter::repeat_n(0f32, prompt).chain(answer.iter().map(|_| 1.0));
     let weights: Vec<u8> = weights.flat_map(f32::to_le_bytes).collect();
-    let tensors = [tensor("target_tokens", 2, &targets, length), tensor("weights", 1, &weights, length)];
+    let tensors = [
+        tensor("target_tokens", 2, &targets, length),
+        tensor("weights", 1, &weights, length),
+    ];
     field(3, &[input.concat(), tensors.concat()].concat())
 }
 
@@ -375,7 +401,13 @@ pub fn lesson() -> Vec<u8> {
 
 /// A ForwardBackwardRequest of the cross-entropy.
 pub fn request(model: &str, seq_id: u64, data: &[u8], forward_only: bool) -> Vec<u8> {
-    let mut request = [field(1, model.as_bytes()), number(2, seq_id), data.to_vec(), field(4, b"cross_entropy")].concat();
+    let mut request = [
+        field(1, model.as_bytes()),
+        number(2, seq_id),
+        data.to_vec(),
+        field(4, b"cross_entropy"),
+    ]
+    .concat();
     if forward_only {
         request.extend(number(6, 1));
     }

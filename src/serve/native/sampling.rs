@@ -50,14 +50,18 @@ pub(in crate::serve) fn create(service: &Arc<Service>, request: &Request) -> Ans
         (None, None) => return Err(Refusal::bad("either base_model or model_path is needed")),
     };
     service.open_sampler(id.clone(), &base_model, path, Arc::new(Mutex::new(weights)))?;
-    Ok(Reply::Json(json!({"sampling_session_id": id, "type": "create_sampling_session"})))
+    Ok(Reply::Json(
+        json!({"sampling_session_id": id, "type": "create_sampling_session"}),
+    ))
 }
 
 /// `GET samplers/{id}`
 pub(in crate::serve) fn get(service: &Arc<Service>, request: &Request) -> Answer {
     let sampler = service.sampler(request.place(0))?;
     let path = sampler.path.as_ref().map(ToString::to_string);
-    Ok(Reply::Json(json!({"sampler_id": sampler.id, "base_model": sampler.base_model, "model_path": path})))
+    Ok(Reply::Json(
+        json!({"sampler_id": sampler.id, "base_model": sampler.base_model, "model_path": path}),
+    ))
 }
 
 /// Texts or tokens that end a continuation, in the forms that clients send.
@@ -118,7 +122,9 @@ fn single() -> i64 {
 /// A refusal of settings by which nothing can be drawn.
 pub(in crate::serve) fn check_draws(temperature: f64, top_p: f64) -> Result<(), Refusal> {
     if !(temperature >= 0.0 && temperature.is_finite()) {
-        return Err(Refusal::bad(format!("temperature is {temperature}, not a number from 0")));
+        return Err(Refusal::bad(format!(
+            "temperature is {temperature}, not a number from 0"
+        )));
     }
     if !(0.0..=1.0).contains(&top_p) {
         return Err(Refusal::bad(format!("top_p is {top_p}, not a share from 0 to 1")));
@@ -128,7 +134,9 @@ pub(in crate::serve) fn check_draws(temperature: f64, top_p: f64) -> Result<(), 
 
 /// A number within bounds.
 pub(in crate::serve) fn within(name: &str, value: i64, least: i64, most: usize) -> Result<usize, Refusal> {
-    let found = usize::try_from(value).ok().filter(|found| value >= least && *found <= most);
+    let found = usize::try_from(value)
+        .ok()
+        .filter(|found| value >= least && *found <= most);
     found.ok_or_else(|| Refusal::bad(format!("{name} is {value}, not from {least} to {most}")))
 }
 
@@ -138,7 +146,9 @@ impl Sample {
         let asked = &self.sampling_params;
         let left = base.limits.positions.saturating_sub(positions);
         if left == 0 {
-            return Err(Refusal::bad(format!("the prompt has {positions} positions, which leaves none to continue")));
+            return Err(Refusal::bad(format!(
+                "the prompt has {positions} positions, which leaves none to continue"
+            )));
         }
         let stop = match &asked.stop {
             None => Stop::from(base.ends.clone()),
@@ -168,7 +178,12 @@ impl Sample {
             top_k,
             top_p: asked.top_p,
             seed,
-            top_logprobs: within("topk_sample_logprobs", self.topk_sample_logprobs, 0, base.limits.alternatives)?,
+            top_logprobs: within(
+                "topk_sample_logprobs",
+                self.topk_sample_logprobs,
+                0,
+                base.limits.alternatives,
+            )?,
         })
     }
 
@@ -177,10 +192,14 @@ impl Sample {
     fn check(&self) -> Result<(), Refusal> {
         check_draws(self.sampling_params.temperature, self.sampling_params.top_p)?;
         if self.prompt_alt_tokens_k != 0 {
-            return Err(Refusal::bad("prompt_alt_tokens_k is not supported here; topk_prompt_logprobs is"));
+            return Err(Refusal::bad(
+                "prompt_alt_tokens_k is not supported here; topk_prompt_logprobs is",
+            ));
         }
         if self.target_prompt_logprobs.is_some() {
-            return Err(Refusal::bad("target_prompt_logprobs is not supported here; prompt_logprobs is"));
+            return Err(Refusal::bad(
+                "target_prompt_logprobs is not supported here; prompt_logprobs is",
+            ));
         }
         Ok(())
     }
@@ -198,8 +217,16 @@ pub(in crate::serve) fn sample(service: &Arc<Service>, request: &Request) -> Ans
     asked.check()?;
     let base = &sampler.generation.base;
     let samples = within("num_samples", asked.num_samples, 1, base.limits.samples)?;
-    let top_prompt = within("topk_prompt_logprobs", asked.topk_prompt_logprobs, 0, base.limits.alternatives)?;
-    let last = asked.prompt_logprobs_last_n.map(|last| within("prompt_logprobs_last_n", last, 0, usize::MAX / 2)).transpose()?;
+    let top_prompt = within(
+        "topk_prompt_logprobs",
+        asked.topk_prompt_logprobs,
+        0,
+        base.limits.alternatives,
+    )?;
+    let last = asked
+        .prompt_logprobs_last_n
+        .map(|last| within("prompt_logprobs_last_n", last, 0, usize::MAX / 2))
+        .transpose()?;
     let mut reader = InputReader::new(&base.renderer, &base.limits);
     let input = reader.read(&asked.prompt.clone().wire()?)?;
     let charge = service.images.take(reader.bytes())?;
@@ -305,7 +332,13 @@ impl Collected {
     fn prompt(&mut self, scores: PromptScores) {
         let count = scores.logprobs.len();
         let first = self.last.map_or(0, |last| count.saturating_sub(last));
-        let shown = |(place, logprob): (usize, Option<f32>)| if place < first { f32::NAN } else { logprob.unwrap_or(f32::NAN) };
+        let shown = |(place, logprob): (usize, Option<f32>)| {
+            if place < first {
+                f32::NAN
+            } else {
+                logprob.unwrap_or(f32::NAN)
+            }
+        };
         self.response.prompt_logprobs = Some(wire::floats(scores.logprobs.into_iter().enumerate().map(shown)));
         if self.top.1 > 0 {
             self.response.topk_prompt_logprobs = Some(TopkLogprobs::of(&scores.top_logprobs, self.top.1));
@@ -333,7 +366,12 @@ impl Collected {
 pub(in crate::serve) fn output_json(response: &wire::SampleResponse) -> Value {
     let floats = |bytes: &Option<Vec<u8>>| -> Option<Vec<Option<f32>>> {
         let values = wire::elements(bytes.as_deref()?, f32::from_le_bytes)?;
-        Some(values.into_iter().map(|value| value.is_finite().then_some(value)).collect())
+        Some(
+            values
+                .into_iter()
+                .map(|value| value.is_finite().then_some(value))
+                .collect(),
+        )
     };
     let sequence = |one: &wire::SampledSequence| {
         json!({

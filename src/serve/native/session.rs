@@ -100,7 +100,9 @@ pub(in crate::serve) fn finish(service: &Arc<Service>, request: &Request) -> Ans
     let Finish { reason } = request.json()?;
     let kind = reason.get("type").and_then(Value::as_str).unwrap_or("success");
     if !matches!(kind, "success" | "errored" | "interrupted") {
-        return Err(Refusal::bad("the reason is none of `success`, `errored` and `interrupted`"));
+        return Err(Refusal::bad(
+            "the reason is none of `success`, `errored` and `interrupted`",
+        ));
     }
     service.end_session(request.place(0), &format!("its client finished ({kind})"))?;
     Ok(Reply::Json(json!({"type": "finish_session"})))
@@ -110,12 +112,16 @@ pub(in crate::serve) fn finish(service: &Arc<Service>, request: &Request) -> Ans
 pub(in crate::serve) fn list(service: &Arc<Service>, request: &Request) -> Answer {
     let (offset, limit) = (request.number("offset", 0)?, request.number("limit", 20)?);
     let ids = service.sessions().into_iter().map(|(id, _)| id);
-    Ok(Reply::Json(json!({"sessions": ids.skip(offset).take(limit).collect::<Vec<_>>()})))
+    Ok(Reply::Json(
+        json!({"sessions": ids.skip(offset).take(limit).collect::<Vec<_>>()}),
+    ))
 }
 
 fn found(service: &Service, id: &str) -> Result<Session, Refusal> {
     let found = service.sessions().into_iter().find(|(known, _)| known == id);
-    found.map(|(_, session)| session).ok_or_else(|| Refusal::not_found("there is no such session"))
+    found
+        .map(|(_, session)| session)
+        .ok_or_else(|| Refusal::not_found("there is no such session"))
 }
 
 /// `GET sessions/{id}`

@@ -49,7 +49,9 @@ impl OptimizerConfig {
             "" | "adamw" => Ok(()),
             other => {
                 let other: String = other.chars().take(40).collect();
-                Err(Refusal::bad(format!("optimiser `{other}` is not supported here; `adamw` is")))
+                Err(Refusal::bad(format!(
+                    "optimiser `{other}` is not supported here; `adamw` is"
+                )))
             }
         }
     }
@@ -90,8 +92,11 @@ pub(in crate::serve) fn create_model(service: &Arc<Service>, request: &Request) 
     let (base, _) = service.model(&asked.base_model)?;
     let lora = asked.lora_config;
     let lora = lora.ok_or_else(|| Refusal::bad("lora_config is missing: only LoRA is trained here"))?;
-    let rank = usize::try_from(lora.rank).ok().filter(|rank| (1..=MOST_RANK).contains(rank));
-    let rank = rank.ok_or_else(|| Refusal::bad(format!("lora_config.rank is {}, not from 1 to {MOST_RANK}", lora.rank)))?;
+    let rank = usize::try_from(lora.rank)
+        .ok()
+        .filter(|rank| (1..=MOST_RANK).contains(rank));
+    let rank =
+        rank.ok_or_else(|| Refusal::bad(format!("lora_config.rank is {}, not from 1 to {MOST_RANK}", lora.rank)))?;
     let id = format!("{}:train:{}", asked.session_id, asked.model_seq_id);
     let lora = LoraInfo {
         rank,
@@ -102,7 +107,9 @@ pub(in crate::serve) fn create_model(service: &Arc<Service>, request: &Request) 
         train_unembed: lora.train_unembed && base.has_unembed(),
     };
     if !(lora.train_attn || lora.train_mlp || lora.train_unembed) {
-        return Err(Refusal::bad("nothing would be trained: set train_attn, train_mlp or, where it is not tied, train_unembed"));
+        return Err(Refusal::bad(
+            "nothing would be trained: set train_attn, train_mlp or, where it is not tied, train_unembed",
+        ));
     }
     let mut info = new_run(id.clone(), &base, lora, asked.user_metadata.unwrap_or_default());
     info.base_model = asked.base_model;
@@ -154,8 +161,12 @@ pub(in crate::serve) fn unload(service: &Arc<Service>, request: &Request) -> Ans
 /// # Errors
 /// A refusal when it is missing or below.
 pub(in crate::serve) fn number(seq_id: Option<i64>) -> Result<u64, Refusal> {
-    let number = seq_id.and_then(|number| u64::try_from(number).ok()).filter(|number| *number >= 1);
-    number.ok_or_else(|| Refusal::bad("seq_id is missing or below 1: operations of a training client are numbered from 1"))
+    let number = seq_id
+        .and_then(|number| u64::try_from(number).ok())
+        .filter(|number| *number >= 1);
+    number.ok_or_else(|| {
+        Refusal::bad("seq_id is missing or below 1: operations of a training client are numbered from 1")
+    })
 }
 
 /// Reads a request with `read` and submits what it asks for; a refused number is not waited for.
@@ -246,13 +257,17 @@ pub(in crate::serve) fn optim_step(service: &Arc<Service>, request: &Request) ->
     let hash = hash_json("optim_step", &text);
     operation(service, &asked.model_id, asked.seq_id, hash, |_| {
         if asked.optimizer_params.is_some() {
-            return Err(Refusal::bad("optimizer_params are of another optimiser than adamw, which is not supported here"));
+            return Err(Refusal::bad(
+                "optimizer_params are of another optimiser than adamw, which is not supported here",
+            ));
         }
         let params = asked.adam_params.params()?;
         Ok(move |_: &Service, run: &Run, resolver: Resolver| {
             let stepped = run.adapter().and_then(|id| run.base.engine.optim_step(id, &params));
             match stepped {
-                Ok(norm) => resolver.keep(Outcome::Json(json!({"metrics": {"grad_norm": norm}, "type": "optim_step"}))),
+                Ok(norm) => resolver.keep(Outcome::Json(
+                    json!({"metrics": {"grad_norm": norm}, "type": "optim_step"}),
+                )),
                 Err(error) => resolver.keep(error),
             }
         })

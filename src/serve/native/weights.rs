@@ -29,7 +29,9 @@ fn expiry(ttl_seconds: Option<i64>) -> Result<Option<Moment>, Refusal> {
         return Ok(None);
     };
     if !(1..=LONGEST).contains(&seconds) {
-        return Err(Refusal::bad(format!("ttl_seconds is {seconds}, not from 1 to {LONGEST}")));
+        return Err(Refusal::bad(format!(
+            "ttl_seconds is {seconds}, not from 1 to {LONGEST}"
+        )));
     }
     Ok(Some(Moment::in_seconds(seconds)))
 }
@@ -80,7 +82,11 @@ pub(in crate::serve) fn save(service: &Arc<Service>, request: &Request) -> Answe
                 let save = |folder: &Path| run.base.engine.save_state(id, folder);
                 service.checkpoints.save(&path, &run.info(), &saving, save)
             });
-            kept(saved, resolver, || json!({"path": path.to_string(), "type": "save_weights"}));
+            kept(
+                saved,
+                resolver,
+                || json!({"path": path.to_string(), "type": "save_weights"}),
+            );
         })
     })
 }
@@ -110,7 +116,11 @@ pub(in crate::serve) fn save_for_sampler(service: &Arc<Service>, request: &Reque
                     let save = |folder: &Path| run.base.engine.save_weights_for_sampler(id, folder);
                     service.checkpoints.save(&path, &run.info(), &saving, save)
                 });
-                kept(saved, resolver, || json!({"path": path.to_string(), "type": "save_weights_for_sampler"}));
+                kept(
+                    saved,
+                    resolver,
+                    || json!({"path": path.to_string(), "type": "save_weights_for_sampler"}),
+                );
             })
         });
     };
@@ -167,7 +177,9 @@ fn load_into(base: &Base, adapter: AdapterId, folder: &Path, optimizer: bool) ->
 fn to_load(service: &Service, text: &str, optimizer: bool) -> Result<(TinkerPath, Checkpoint, PathBuf), Refusal> {
     let path = TinkerPath::parse(text)?;
     if optimizer && path.kind != Kind::Weights {
-        return Err(Refusal::bad(format!("`{path}` has no optimiser: load it without, or load one of weights/")));
+        return Err(Refusal::bad(format!(
+            "`{path}` has no optimiser: load it without, or load one of weights/"
+        )));
     }
     let (checkpoint, folder) = service.checkpoints.find(&path)?;
     Ok((path, checkpoint, folder))
@@ -189,18 +201,20 @@ pub(in crate::serve) fn load(service: &Arc<Service>, request: &Request) -> Answe
         }
         Ok(move |service: &Service, run: &Run, resolver: Resolver| {
             let found = to_load(service, &asked.path, asked.optimizer);
-            let loaded = found.map_err(|refusal| Outcome::refused(&refusal)).and_then(|(_, checkpoint, folder)| {
-                let (of, own) = (&checkpoint.run, run.info());
-                let same = |lora: &LoraInfo| (lora.rank, lora.train_attn, lora.train_mlp, lora.train_unembed);
-                if of.base != own.base || same(&of.lora) != same(&own.lora) {
-                    return Err(Outcome::refused(&Refusal::bad(format!(
-                        "`{}` is of another base model or LoRA shape (rank {}) than this model (rank {})",
-                        asked.path, of.lora.rank, own.lora.rank
-                    ))));
-                }
-                load_into(&run.base, run.adapter()?, &folder, asked.optimizer)?;
-                Ok(())
-            });
+            let loaded = found
+                .map_err(|refusal| Outcome::refused(&refusal))
+                .and_then(|(_, checkpoint, folder)| {
+                    let (of, own) = (&checkpoint.run, run.info());
+                    let same = |lora: &LoraInfo| (lora.rank, lora.train_attn, lora.train_mlp, lora.train_unembed);
+                    if of.base != own.base || same(&of.lora) != same(&own.lora) {
+                        return Err(Outcome::refused(&Refusal::bad(format!(
+                            "`{}` is of another base model or LoRA shape (rank {}) than this model (rank {})",
+                            asked.path, of.lora.rank, own.lora.rank
+                        ))));
+                    }
+                    load_into(&run.base, run.adapter()?, &folder, asked.optimizer)?;
+                    Ok(())
+                });
             resolver.keep(match loaded {
                 Ok(()) => Outcome::Json(json!({"path": asked.path, "model_id": id, "type": "load_weights"})),
                 Err(outcome) => outcome,
@@ -212,7 +226,9 @@ pub(in crate::serve) fn load(service: &Arc<Service>, request: &Request) -> Answe
 /// A new training client that begins with a checkpoint.
 fn create_from(service: &Arc<Service>, asked: LoadWeights, hash: [u8; 32]) -> Answer {
     let (Some(session), Some(number)) = (&asked.session_id, asked.model_seq_id) else {
-        return Err(Refusal::bad("either model_id and seq_id, or session_id and model_seq_id are needed"));
+        return Err(Refusal::bad(
+            "either model_id and seq_id, or session_id and model_seq_id are needed",
+        ));
     };
     service.touch(session)?;
     OptimizerConfig::check(asked.optimizer_config.as_ref())?;
@@ -237,7 +253,11 @@ fn create_from(service: &Arc<Service>, asked: LoadWeights, hash: [u8; 32]) -> An
             load_into(&run.base, adapter, &folder, optimizer)?;
             service.checkpoints.note_run(&info)
         });
-        kept(made, resolver, || json!({"path": path, "model_id": model_id, "type": "load_weights"}));
+        kept(
+            made,
+            resolver,
+            || json!({"path": path, "model_id": model_id, "type": "load_weights"}),
+        );
     })?;
     Ok(submitted(&request_id, &id))
 }
@@ -250,7 +270,8 @@ pub(in crate::serve) fn save_external(service: &Arc<Service>, request: &Request)
         seq_id: Option<i64>,
     }
     let asked: Asked = request.json()?;
-    let refuse = || Refusal::bad("external weights are not kept here; save_weights_for_sampler, then download the archive");
+    let refuse =
+        || Refusal::bad("external weights are not kept here; save_weights_for_sampler, then download the archive");
     operation(service, &asked.model_id, asked.seq_id, [0; 32], |_| {
         Err::<fn(&Service, &Run, Resolver), _>(refuse())
     })
@@ -273,7 +294,12 @@ pub(in crate::serve) fn info(service: &Arc<Service>, request: &Request) -> Answe
 
 fn run_json(service: &Service, run: &RunInfo) -> Value {
     let checkpoints = service.checkpoints.of_run(&run.id);
-    let last = |kind: Kind| checkpoints.iter().find(|one| one.path().kind == kind).map(Checkpoint::json);
+    let last = |kind: Kind| {
+        checkpoints
+            .iter()
+            .find(|one| one.path().kind == kind)
+            .map(Checkpoint::json)
+    };
     json!({
         "training_run_id": run.id, "base_model": run.base_model, "model_owner": "local", "is_lora": true, "corrupted": false,
         "lora_rank": run.lora.rank, "last_request_time": run.last_request, "last_checkpoint": last(Kind::Weights),
@@ -286,14 +312,18 @@ pub(in crate::serve) fn runs(service: &Arc<Service>, request: &Request) -> Answe
     let (offset, limit) = (request.number("offset", 0)?, request.number("limit", 20)?);
     let runs = service.checkpoints.runs();
     let page = runs.iter().skip(offset).take(limit);
-    let page: Vec<Value> = page.map(|run| run_json(service, &service.run_info(&run.id).unwrap_or_else(|| run.clone()))).collect();
+    let page: Vec<Value> = page
+        .map(|run| run_json(service, &service.run_info(&run.id).unwrap_or_else(|| run.clone())))
+        .collect();
     let cursor = json!({"offset": offset, "limit": limit, "total_count": runs.len()});
     Ok(Reply::Json(json!({"training_runs": page, "cursor": cursor})))
 }
 
 fn known_run(service: &Service, id: &str) -> Result<RunInfo, Refusal> {
     let shown: String = id.chars().take(80).collect();
-    service.run_info(id).ok_or_else(|| Refusal::not_found(format!("there is no training run `{shown}`")))
+    service
+        .run_info(id)
+        .ok_or_else(|| Refusal::not_found(format!("there is no training run `{shown}`")))
 }
 
 /// `GET training_runs/{id}`
@@ -305,7 +335,12 @@ pub(in crate::serve) fn run(service: &Arc<Service>, request: &Request) -> Answer
 /// `GET training_runs/{id}/checkpoints`
 pub(in crate::serve) fn of_run(service: &Arc<Service>, request: &Request) -> Answer {
     let run = known_run(service, request.place(0))?;
-    let all: Vec<Value> = service.checkpoints.of_run(&run.id).iter().map(Checkpoint::json).collect();
+    let all: Vec<Value> = service
+        .checkpoints
+        .of_run(&run.id)
+        .iter()
+        .map(Checkpoint::json)
+        .collect();
     Ok(Reply::Json(json!({"checkpoints": all})))
 }
 
@@ -376,5 +411,8 @@ pub(in crate::serve) fn archive(service: &Arc<Service>, request: &Request) -> An
 
 /// Calls that this server does not offer.
 pub(in crate::serve) fn not_offered(_: &Arc<Service>, _: &Request) -> Answer {
-    Err(Refusal::new(404, "this call is not offered here: docs/serving.md lists those that are"))
+    Err(Refusal::new(
+        404,
+        "this call is not offered here: docs/serving.md lists those that are",
+    ))
 }

@@ -63,14 +63,19 @@ pub(super) fn answer(service: &Arc<Service>, mut question: Question) -> Result<R
         stop: question.params.stop.clone(),
         logprobs: question.logprobs,
         prompt_tokens: question.prompts.iter().map(crate::example::ModelInput::positions).sum(),
-        choices: (0..question.prompts.len() * question.samples).map(|_| Choice::default()).collect(),
+        choices: (0..question.prompts.len() * question.samples)
+            .map(|_| Choice::default())
+            .collect(),
         guide: question.guide.take(),
         probabilities: Vec::new(),
         stream: question.stream,
         usage_in_stream: question.usage_in_stream,
     };
     service.metrics.add("prompts", question.prompts.len());
-    let choices = dialogue.guide.as_ref().map_or_else(Vec::new, super::question::Guide::tokens);
+    let choices = dialogue
+        .guide
+        .as_ref()
+        .map_or_else(Vec::new, super::question::Guide::tokens);
     for (input, index) in std::mem::take(&mut question.prompts).into_iter().zip(0..) {
         let prompt = Prompt {
             weights: question.weights.clone(),
@@ -83,7 +88,9 @@ pub(super) fn answer(service: &Arc<Service>, mut question: Question) -> Result<R
         };
         let (sender, first) = (sender.clone(), index * question.samples);
         // A client that has gone takes its receiver along.
-        question.generation.submit(prompt, Box::new(move |news| sender.send((first, news)).is_ok()))?;
+        question
+            .generation
+            .submit(prompt, Box::new(move |news| sender.send((first, news)).is_ok()))?;
     }
     drop(sender);
     if dialogue.stream {
@@ -91,7 +98,9 @@ pub(super) fn answer(service: &Arc<Service>, mut question: Question) -> Result<R
         tokio::runtime::Handle::current().spawn(dialogue.write(news, pieces));
         return Ok(Reply::Stream("text/event-stream", body));
     }
-    Ok(Reply::Later(Box::pin(async move { dialogue.whole(news).await.map(Reply::Json) })))
+    Ok(Reply::Later(Box::pin(async move {
+        dialogue.whole(news).await.map(Reply::Json)
+    })))
 }
 
 impl Dialogue {
@@ -130,7 +139,11 @@ impl Dialogue {
                 }
                 Ok(Some(first + sample))
             }
-            News::Failed { message, user } => Err(if user { Refusal::bad(message) } else { Refusal::fault(message) }),
+            News::Failed { message, user } => Err(if user {
+                Refusal::bad(message)
+            } else {
+                Refusal::fault(message)
+            }),
         }
     }
 
@@ -140,11 +153,15 @@ impl Dialogue {
         }
         let mut choices = Vec::new();
         for index in 0..self.choices.len() {
-            let finish = self.finish_reason(index).ok_or_else(|| Refusal::fault("the server is stopping"))?;
+            let finish = self
+                .finish_reason(index)
+                .ok_or_else(|| Refusal::fault("the server is stopping"))?;
             let text = self.text(index)?;
             let logprobs = self.logprobs_of(index, 0)?;
             let mut choice = match self.form {
-                Form::Chat => json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null}}),
+                Form::Chat => {
+                    json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null}})
+                }
                 Form::Completion => json!({"index": index, "text": text}),
             };
             choice["logprobs"] = logprobs;
@@ -178,7 +195,14 @@ impl Dialogue {
     ) -> Result<(), Option<Refusal>> {
         if self.form == Form::Chat {
             for index in 0..self.choices.len() {
-                self.send(pieces, index, json!({"role": "assistant", "content": ""}), Value::Null, None).await?;
+                self.send(
+                    pieces,
+                    index,
+                    json!({"role": "assistant", "content": ""}),
+                    Value::Null,
+                    None,
+                )
+                .await?;
             }
         }
         while let Some((first, one)) = news.recv().await {

@@ -27,7 +27,11 @@ pub(super) fn models(service: &Arc<Service>, _: &Request) -> Answer {
     for run in service.checkpoints.runs() {
         let checkpoints = service.checkpoints.of_run(&run.id);
         let paths = checkpoints.iter().map(|checkpoint| checkpoint.path());
-        ids.extend(paths.filter(|path| path.kind == Kind::SamplerWeights).map(|path| path.to_string()));
+        ids.extend(
+            paths
+                .filter(|path| path.kind == Kind::SamplerWeights)
+                .map(|path| path.to_string()),
+        );
     }
     let data: Vec<Value> = ids.iter().map(|id| entry(id)).collect();
     Ok(Reply::Json(json!({"object": "list", "data": data})))

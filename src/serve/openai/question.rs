@@ -76,7 +76,9 @@ pub(super) fn subject(service: &Service, name: &str) -> Result<(Arc<Generation>,
     if path.starts_with("tinker://") {
         let path = TinkerPath::parse(path)?;
         if path.kind != Kind::SamplerWeights {
-            return Err(Refusal::bad(format!("`{path}` is to be trained on: save_weights_for_sampler makes one to be asked")));
+            return Err(Refusal::bad(format!(
+                "`{path}` is to be trained on: save_weights_for_sampler makes one to be asked"
+            )));
         }
         let (base, weights) = service.saved(&path)?;
         return Ok((service.model(&base)?.1, weights));
@@ -139,7 +141,11 @@ impl Common {
     /// A refusal of what would be ignored otherwise.
     fn check(&self) -> Result<(), Refusal> {
         let set = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
-        let biased = self.logit_bias.as_ref().and_then(Value::as_object).is_some_and(|bias| !bias.is_empty());
+        let biased = self
+            .logit_bias
+            .as_ref()
+            .and_then(Value::as_object)
+            .is_some_and(|bias| !bias.is_empty());
         for (name, asked) in [
             ("presence_penalty", set(self.presence_penalty)),
             ("frequency_penalty", set(self.frequency_penalty)),
@@ -157,12 +163,20 @@ impl Common {
     }
 
     /// The settings for a prompt of at most so many positions.
-    fn params(&mut self, base: &Base, positions: usize, default: Option<usize>, top: usize) -> Result<SamplingParams, Refusal> {
+    fn params(
+        &mut self,
+        base: &Base,
+        positions: usize,
+        default: Option<usize>,
+        top: usize,
+    ) -> Result<SamplingParams, Refusal> {
         self.check()?;
         let left = base.limits.positions.saturating_sub(positions);
         if left == 0 {
             let most = base.limits.positions;
-            return Err(Refusal::bad(format!("the prompt has {positions} positions of the {most} that this model takes")));
+            return Err(Refusal::bad(format!(
+                "the prompt has {positions} positions of the {most} that this model takes"
+            )));
         }
         let most = match self.max_completion_tokens.or(self.max_tokens) {
             Some(most) => within("max_tokens", most, 1, usize::MAX / 2)?,
@@ -202,7 +216,9 @@ impl Common {
     }
 
     fn usage_in_stream(&self) -> bool {
-        self.stream_options.as_ref().is_some_and(|options| options.include_usage)
+        self.stream_options
+            .as_ref()
+            .is_some_and(|options| options.include_usage)
     }
 }
 
@@ -269,7 +285,8 @@ impl ChatRequest {
         let mut prefill = String::new();
         if self.continue_final_message == Some(true) {
             let last = messages.pop().filter(|last| last.role == Role::Assistant);
-            let last = last.ok_or_else(|| Refusal::bad("continue_final_message: the last message is not the assistant's"))?;
+            let last =
+                last.ok_or_else(|| Refusal::bad("continue_final_message: the last message is not the assistant's"))?;
             let text = |part: &Part| match part {
                 Part::Text(text) => text.clone(),
                 Part::Image => String::new(),
@@ -305,14 +322,20 @@ impl ChatRequest {
     }
 }
 
-fn read_message(message: ChatMessage, reader: &mut InputReader, pictures: &mut Vec<Picture>) -> Result<Message, Refusal> {
+fn read_message(
+    message: ChatMessage,
+    reader: &mut InputReader,
+    pictures: &mut Vec<Picture>,
+) -> Result<Message, Refusal> {
     let role = match message.role.as_str() {
         "system" | "developer" => Role::System,
         "user" => Role::User,
         "assistant" => Role::Assistant,
         other => {
             let other: String = other.chars().take(30).collect();
-            return Err(Refusal::bad(format!("role `{other}` is none of system, user and assistant")));
+            return Err(Refusal::bad(format!(
+                "role `{other}` is none of system, user and assistant"
+            )));
         }
     };
     let parts = match message.content {
@@ -350,7 +373,12 @@ fn data_of(url: &str) -> Result<Vec<u8>, Refusal> {
 }
 
 /// The answers that one is held to: `guided_choice`, or the enum of a `response_format`.
-fn guide(base: &Base, choice: Option<Vec<String>>, format: Option<Value>, prefill: &str) -> Result<Option<Guide>, Refusal> {
+fn guide(
+    base: &Base,
+    choice: Option<Vec<String>>,
+    format: Option<Value>,
+    prefill: &str,
+) -> Result<Option<Guide>, Refusal> {
     let (names, written) = match (choice, format.filter(|format| format["type"] != "text")) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => return Err(Refusal::bad("`guided_choice` and `response_format` exclude each other")),
@@ -358,13 +386,23 @@ fn guide(base: &Base, choice: Option<Vec<String>>, format: Option<Value>, prefil
         (None, Some(format)) => enumerated(&format)?,
     };
     let distinct: BTreeSet<&String> = names.iter().collect();
-    if names.is_empty() || names.len() > MOST_CHOICES || distinct.len() < names.len() || distinct.contains(&String::new()) {
-        return Err(Refusal::bad(format!("1 to {MOST_CHOICES} different answers, none of them empty, can be chosen from")));
+    if names.is_empty()
+        || names.len() > MOST_CHOICES
+        || distinct.len() < names.len()
+        || distinct.contains(&String::new())
+    {
+        return Err(Refusal::bad(format!(
+            "1 to {MOST_CHOICES} different answers, none of them empty, can be chosen from"
+        )));
     }
     let tokenizer = base.renderer.prompter().tokenizer();
     let end = base.renderer.prompter().end();
     // After an open sentence a name is a word of its own.
-    let space = if prefill.is_empty() || prefill.ends_with(char::is_whitespace) { "" } else { " " };
+    let space = if prefill.is_empty() || prefill.ends_with(char::is_whitespace) {
+        ""
+    } else {
+        " "
+    };
     let mut tokens = Vec::new();
     for name in &names {
         let mut ids = tokenizer.encode(&format!("{space}{name}"))?;
@@ -390,7 +428,10 @@ fn enumerated(format: &Value) -> Result<(Vec<String>, Vec<String>), Refusal> {
         names.map(|name| name.as_str().map(str::to_owned)).collect()
     };
     if let Some(names) = names(schema) {
-        let written = names.iter().map(|name| Value::from(name.as_str()).to_string()).collect();
+        let written = names
+            .iter()
+            .map(|name| Value::from(name.as_str()).to_string())
+            .collect();
         return Ok((names, written));
     }
     let properties = schema.get("properties").and_then(Value::as_object).ok_or_else(wrong)?;
@@ -398,7 +439,8 @@ fn enumerated(format: &Value) -> Result<(Vec<String>, Vec<String>), Refusal> {
         return Err(wrong());
     };
     let names = names(property).ok_or_else(wrong)?;
-    let object = |name: &String| Value::Object([(key.clone(), Value::from(name.as_str()))].into_iter().collect()).to_string();
+    let object =
+        |name: &String| Value::Object([(key.clone(), Value::from(name.as_str()))].into_iter().collect()).to_string();
     let written = names.iter().map(object).collect();
     Ok((names, written))
 }
@@ -432,22 +474,35 @@ impl CompletionRequest {
         let tokenizer = base.renderer.prompter().tokenizer();
         let lists: Vec<Vec<u32>> = match self.prompt {
             Prompts::Text(text) => vec![tokenizer.encode(&text)?],
-            Prompts::Texts(texts) => texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<_, _>>()?,
+            Prompts::Texts(texts) => texts
+                .iter()
+                .map(|text| tokenizer.encode(text))
+                .collect::<Result<_, _>>()?,
             Prompts::Tokens(tokens) => vec![tokens],
             Prompts::TokenLists(lists) => lists,
         };
         if lists.is_empty() || lists.len() > base.limits.samples {
-            return Err(Refusal::bad(format!("1 to {} prompts can be completed at once", base.limits.samples)));
+            return Err(Refusal::bad(format!(
+                "1 to {} prompts can be completed at once",
+                base.limits.samples
+            )));
         }
         let mut reader = InputReader::new(&base.renderer, &base.limits);
         let mut prompts = Vec::new();
         for tokens in lists {
-            let kind = wire::ChunkKind::EncodedText(wire::EncodedText { tokens: wire::ints(tokens) });
+            let kind = wire::ChunkKind::EncodedText(wire::EncodedText {
+                tokens: wire::ints(tokens),
+            });
             prompts.push(reader.read(&[wire::Chunk { kind: Some(kind) }])?);
         }
         let positions = prompts.iter().map(ModelInput::positions).max().unwrap_or(0);
-        let top = self.logprobs.map(|top| within("logprobs", top, 0, base.limits.alternatives)).transpose()?;
-        let params = self.common.params(base, positions, Some(COMPLETION_TOKENS), top.unwrap_or(0))?;
+        let top = self
+            .logprobs
+            .map(|top| within("logprobs", top, 0, base.limits.alternatives))
+            .transpose()?;
+        let params = self
+            .common
+            .params(base, positions, Some(COMPLETION_TOKENS), top.unwrap_or(0))?;
         let names = self.common.guided_choice.take();
         Ok(Question {
             form: Form::Completion,
