@@ -154,10 +154,10 @@ impl Promises {
         // The sender keeps the promise before it goes, so that the value is there in any case.
         let _ = tokio::time::timeout(time, receiver.wait_for(Option::is_some)).await;
         let kept = receiver.borrow().clone();
-        if kept.is_some() {
-            if let Some(entry) = self.lock().get_mut(&number) {
-                entry.read.get_or_insert_with(Instant::now);
-            }
+        if kept.is_some()
+            && let Some(entry) = self.lock().get_mut(&number)
+        {
+            entry.read.get_or_insert_with(Instant::now);
         }
         Ok(kept)
     }
