@@ -276,8 +276,11 @@ mod tests {
     }
 
     fn drop_gradients(engine: &Engine, id: AdapterId) {
-        let dropped = engine.with(id, |adapter| Ok(adapter.training.drop_gradients()));
-        dropped.unwrap();
+        let drop = |adapter: &mut Adapter| {
+            adapter.training.drop_gradients();
+            Ok(())
+        };
+        engine.with(id, drop).unwrap();
     }
 
     const LOSSES: [LossFn; 5] = [
@@ -448,8 +451,8 @@ mod tests {
         for (((datum, input), told), prompt) in data.iter().zip(&inputs).zip(&told.logprobs).zip(&prompts) {
             let ids = engine.read_one(input, 0).unwrap().sequence.ids;
             assert!(prompt.logprobs[0].is_none());
-            for at in 0..ids.len() {
-                if ids[at] == 944 {
+            for (at, &id) in ids.iter().enumerate() {
+                if id == 944 {
                     assert_eq!((told[at], prompt.top_logprobs[at].len()), (0.0, 0));
                     assert!(prompt.logprobs[at].is_none_or(|logprob| logprob == 0.0));
                     continue;

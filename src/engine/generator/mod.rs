@@ -47,6 +47,8 @@ pub struct Generator {
     /// The one whose turn it is first.
     lanes: VecDeque<Lane>,
     cache: KvCache,
+    /// Rows of keys and values that there is memory for.
+    row_limit: usize,
     next: u64,
 }
 
@@ -58,6 +60,8 @@ struct Lane {
     open: Vec<Open>,
     /// A pass with several prompts failed: they are read one by one to find the one that it was.
     cautious: bool,
+    /// The request that waits longest found no room: no younger one gets in before it.
+    blocked: bool,
 }
 
 /// A continuation that is being made.
@@ -110,11 +114,13 @@ impl Generator {
     /// A generator without work.
     #[must_use]
     pub fn new(engine: Arc<Engine>, settings: GeneratorSettings) -> Self {
-        let base = &engine.base;
+        let (text, dtype) = (&engine.base.config().text_config, engine.base.state_type());
+        let limit = settings.cache_bytes / KvCache::row_bytes(text, dtype).max(1);
         Self {
-            cache: KvCache::empty(&base.config().text_config, base.state_type(), base.device()),
+            cache: KvCache::empty(text, limit, dtype, engine.base.device()),
             engine,
             settings,
+            row_limit: limit,
             lanes: VecDeque::new(),
             next: 0,
         }
@@ -129,7 +135,7 @@ impl Generator {
     pub fn submit(&mut self, request: GenerationRequest) -> Result<RequestId> {
         let (id, snapshot) = (RequestId(self.next), request.snapshot.clone());
         let waiting = Waiting::new(&self.engine, id, request)?;
-        let (slots, most, limit) = (waiting.slots(), self.settings.continuations, self.row_limit());
+        let (slots, most, limit) = (waiting.slots(), self.settings.continuations, self.row_limit);
         let needed = slots.saturating_mul(waiting.capacity());
         if slots > most || needed > limit {
             return Err(Error::Sampling {
@@ -146,6 +152,7 @@ impl Generator {
                 waiting: [waiting].into(),
                 open: Vec::new(),
                 cautious: false,
+                blocked: false,
             }),
         }
         Ok(id)
@@ -193,10 +200,6 @@ impl Generator {
         events
     }
 
-    fn row_limit(&self) -> usize {
-        self.settings.cache_bytes / self.cache.row_bytes().max(1)
-    }
-
     /// A pass of a lane; false if there was nothing that could be done.
     fn pass(&mut self, lane: &mut Lane, events: &mut Vec<Event>) -> bool {
         let admitted = self.admit(lane);
@@ -229,6 +232,7 @@ impl Generator {
                         let open = std::mem::take(&mut lane.open);
                         open.iter().for_each(|open| self.cache.remove(open.slot));
                         fail(&open, error, events);
+                        Event::settle(events);
                     } else {
                         lane.refuse(prompts, error, events);
                     }
@@ -244,14 +248,18 @@ impl Generator {
         let others: usize = self.lanes.iter().map(|lane| lane.open.len()).sum();
         let (mut rows, mut made) = (0, lane.open.len() + others);
         let (mut capacities, mut admitted) = (Vec::new(), Vec::new());
-        // The tensors stay as large as they were.
-        let limit = self.row_limit().max(self.cache.rows_with([]));
+        lane.blocked = false;
         while let Some(waiting) = lane.waiting.front() {
             let slots = waiting.slots();
             capacities.extend(std::iter::repeat_n(waiting.capacity(), slots));
+            let older = |other: &Lane| other.blocked && other.waiting.front().is_some_and(|old| old.id < waiting.id);
             let wide = !admitted.is_empty() && (lane.cautious || rows + waiting.rows > self.settings.prompt_rows);
+            if wide || slots > 0 && self.lanes.iter().any(older) {
+                break;
+            }
             let many = slots > 0 && made + slots > self.settings.continuations;
-            if wide || many || self.cache.rows_with(capacities.iter().copied()) > limit {
+            if many || self.cache.rows_with(capacities.iter().copied()) > self.row_limit {
+                lane.blocked = true;
                 break;
             }
             rows += waiting.rows;

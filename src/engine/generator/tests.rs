@@ -244,7 +244,7 @@ fn little_memory_makes_requests_wait_and_what_is_given_up_makes_room() {
     let tight = Generator::new(
         engine.clone(),
         GeneratorSettings {
-            cache_bytes: rows * generator(&engine).cache.row_bytes(),
+            cache_bytes: rows * KvCache::row_bytes(&engine.base.config().text_config, engine.base.state_type()),
             ..GeneratorSettings::default()
         },
     );
@@ -276,6 +276,38 @@ fn little_memory_makes_requests_wait_and_what_is_given_up_makes_room() {
         }
         assert!(!news.chosen.contains_key(&(ids[0], 0)) && !news.chosen.contains_key(&(ids[4], 0)));
     }
+}
+
+#[test]
+fn a_large_request_is_not_kept_waiting_by_small_ones_of_another_adapter() {
+    let engine = engine();
+    let [base, learned] = snapshots(&engine);
+    let settings = GeneratorSettings {
+        continuations: 4,
+        ..GeneratorSettings::default()
+    };
+    let (mut generator, mut news) = (Generator::new(engine.clone(), settings), News::default());
+    let prompt = &questions(1)[0];
+    let small = || request(&base, prompt, &SamplingParams::greedy(3, vec![]));
+    let first = generator.submit(small()).unwrap();
+    news.hear(generator.step());
+    let large = GenerationRequest {
+        samples: 4,
+        ..request(&learned, prompt, &SamplingParams::greedy(2, vec![]))
+    };
+    let large = generator.submit(large).unwrap();
+    // Before it is through others come without end.
+    for round in 0.. {
+        generator.submit(small()).unwrap();
+        news.hear(generator.step());
+        if news.chosen.contains_key(&(large, 3)) {
+            break;
+        }
+        assert!(round < 20, "it starves");
+    }
+    run(&mut generator, &mut news);
+    assert_eq!(news.of(first, 0).tokens.len(), 3);
+    assert_eq!(news.of(large, 3).tokens.len(), 2);
 }
 
 #[test]
