@@ -129,7 +129,9 @@ impl Generation {
         }
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         self.unfinished.fetch_add(1, Ordering::Relaxed);
-        let sent = sender.as_ref().is_some_and(|sender| sender.send((prompt, listener)).is_ok());
+        let sent = sender
+            .as_ref()
+            .is_some_and(|sender| sender.send((prompt, listener)).is_ok());
         if !sent {
             self.unfinished.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::gone("the server is stopping"));

@@ -312,8 +312,11 @@ pub fn losses(output: &[u8]) -> (f64, Vec<f32>) {
     (loss, logprobs)
 }
 
-/// Tokens, log-probabilities and stop reason of each sequence of a SampleResponse, and the prompt's log-probabilities.
-pub fn sampled(response: &[u8]) -> (Vec<(Vec<u32>, Vec<f32>, u64)>, Vec<f32>) {
+/// Tokens, log-probabilities and stop reason.
+pub type Sequence = (Vec<u32>, Vec<f32>, u64);
+
+/// The sequences of a SampleResponse, and the prompt's log-probabilities.
+pub fn sampled(response: &[u8]) -> (Vec<Sequence>, Vec<f32>) {
     let (mut sequences, mut prompt) = (Vec::new(), Vec::new());
     for (tag, value) in fields(response) {
         match tag {
