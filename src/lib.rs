@@ -74,5 +74,7 @@ pub mod report;
 pub mod gate;
 // the experiment
 pub mod experiment;
+// a server for Tinker's SDK and OpenAI clients
+pub mod serve;
 // the command line
 pub mod cli;

@@ -13,6 +13,7 @@ mod images;
 mod import;
 mod plot;
 mod predict;
+mod serve;
 mod sweep;
 mod terminal;
 mod train;
@@ -52,6 +53,7 @@ enum Verb {
     Predict(predict::Arguments),
     Embed(embed::Arguments),
     Merge(train::MergeArguments),
+    Serve(serve::Arguments),
     Plot(plot::Arguments),
     Gate(gate::Arguments),
     Promote(plot::PromoteArguments),
@@ -95,6 +97,7 @@ impl Verb {
             Self::Predict(arguments) => predict::run(arguments).map(done),
             Self::Embed(arguments) => embed::run(arguments).map(done),
             Self::Merge(arguments) => train::merge(arguments).map(done),
+            Self::Serve(arguments) => serve::run(arguments).map(done),
             Self::Plot(arguments) => plot::run(arguments).map(done),
             Self::Gate(arguments) => gate::run(arguments),
             Self::Promote(arguments) => plot::promote(arguments).map(done),

@@ -1,33 +1,43 @@
 //! The local engine: one device, one frozen base, many adapters by id. Its verbs are Tinker's.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use candle_core::Var;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Cause, Error, Result};
-use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, Sequence};
+use crate::error::{Error, Result};
+use crate::example::{Chunk, Datum, ModelInput, PatchProcessor, Picture, Sequence, Tokenizer};
 use crate::formats::image_processor::image_settings;
 use crate::fs::hash::hex;
 use crate::models::lora::Lora;
 use crate::models::qwen3_vl::Qwen3Vl;
 pub use crate::models::qwen3_vl::TokenScore;
 pub use crate::nn::AdamParams;
-use crate::nn::{DeviceSpec, MicroBatches, ParamGroup};
-use crate::seed;
+use crate::nn::{DeviceSpec, MicroBatches};
 
+mod adapters;
+mod examples;
 mod features;
+mod generator;
+mod loss;
+#[cfg(test)]
+mod micro;
+mod request;
 mod sample;
+mod sampling;
 mod train;
 mod train_state;
 
+use adapters::Adapters;
 pub use features::CacheStats;
 use features::FeatureCache;
 pub(crate) use features::FifoCache;
+pub use generator::{Generator, GeneratorSettings};
+pub use loss::{LossFn, Objective, PolicyInputs};
+pub use request::{Event, GenerationRequest, RequestId};
 pub(crate) use sample::ROWS as SCORED_AT_ONCE;
 pub use sample::Snapshot;
+pub use sampling::{Alternative, PromptScores, SampledSequence, SamplingParams, Stop};
 pub(crate) use train_state::TrainState;
 
 /// The settings of an adapter.
@@ -44,34 +54,11 @@ pub struct AdapterConfig {
 /// Result of a forward pass over training examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardOutput {
-    /// Sum over all positions of `-weight · ln p(target)`, in nats.
+    /// Sum of the loss over all positions: for cross-entropy of `-weight · ln p(target)`, in nats.
     pub loss_sum: f64,
-    /// For each example and position the log-probability of its target, nats; 0 where the weight is 0.
+    /// For each example and position the log-probability of its target, nats; 0 where there is no loss, unless
+    /// [`Objective::all_logprobs`] asks for more.
     pub logprobs: Vec<Vec<f32>>,
-}
-
-/// Settings of generation. Temperature 0 is greedy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParams {
-    /// Longest continuation.
-    pub max_tokens: usize,
-    /// Tokens that end it; the one met is kept.
-    pub stop: Vec<u32>,
-    /// Divides the logits; 0 takes the likeliest token.
-    pub temperature: f64,
-    /// Decides the draws where the temperature is above 0.
-    pub seed: u64,
-}
-
-/// A continuation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SampledSequence {
-    /// Its tokens, with the stop token if it ended by one.
-    pub tokens: Vec<u32>,
-    /// The log-probability of each under the model (temperature 1), nats.
-    pub logprobs: Vec<f32>,
-    /// True if a stop token ended it, rather than its length.
-    pub stopped: bool,
 }
 
 /// Files beside the weights that decide what the model is given, and so what it computes.
@@ -117,15 +104,6 @@ impl Default for Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterId(u64);
 
-/// An adapter in training.
-#[derive(Debug)]
-struct Adapter {
-    config: AdapterConfig,
-    /// The base with the adapter's variables; the frozen tensors are shared.
-    model: Qwen3Vl,
-    training: TrainState,
-}
-
 /// A model's input as the model takes it.
 #[derive(Debug)]
 struct Input<'a> {
@@ -145,15 +123,14 @@ pub struct Engine {
     cache: FeatureCache,
     adapters: Mutex<Adapters>,
     fingerprint: String,
+    /// Of every snapshot of the base.
+    base_identity: Arc<()>,
+    /// The folder of the model, for its tokenizer.
+    folder: PathBuf,
+    /// Loaded when a text is first to be matched.
+    tokenizer: OnceLock<Tokenizer>,
     /// Sequences of a pass.
     micro_batches: Mutex<MicroBatches>,
-}
-
-/// Adapters by id; none is given twice.
-#[derive(Debug, Default)]
-struct Adapters {
-    by_id: BTreeMap<AdapterId, Arc<Mutex<Adapter>>>,
-    next: u64,
 }
 
 /// A panic elsewhere leaves no half-done change behind: what is kept changes only when all is computed.
@@ -183,6 +160,9 @@ impl Engine {
         }
         Ok(Self {
             fingerprint: fingerprint(&base, model_dir)?,
+            base_identity: Arc::default(),
+            folder: model_dir.to_path_buf(),
+            tokenizer: OnceLock::new(),
             base,
             processor,
             settings,
@@ -203,59 +183,25 @@ impl Engine {
         Ok(self.base.device().synchronize()?)
     }
 
+    /// The text of tokens, special ones written out.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the model's folder lacks a tokenizer.
+    pub fn written(&self, tokens: &[u32]) -> Result<String> {
+        let tokenizer = match self.tokenizer.get() {
+            Some(tokenizer) => tokenizer,
+            None => {
+                let tokenizer = Tokenizer::load(&self.folder)?;
+                self.tokenizer.get_or_init(|| tokenizer)
+            }
+        };
+        tokenizer.decode_all(tokens)
+    }
+
     /// Width D of the decoder.
     #[must_use]
     pub fn width(&self) -> usize {
         self.base.config().text_config.hidden_size
-    }
-
-    /// A new adapter, fresh or started from a PEFT folder.
-    ///
-    /// # Errors
-    /// [`Error::Model`] when it does not fit the model, or the folder holds another one than the config says.
-    pub fn add(&self, config: &AdapterConfig) -> Result<AdapterId> {
-        let mut model = self.base.with_lora(&config.lora, &mut seed::rng(config.seed, "lora"))?;
-        if let Some(start) = &config.start {
-            let loaded = self.base.load_adapter(start)?;
-            if shapes(&loaded.trainable()) != shapes(&model.trainable()) || !same_scale(&loaded, &model)? {
-                let (targets, rank, alpha) = (&config.lora.targets, config.lora.rank, config.lora.alpha);
-                let reason = format!(
-                    "holds an adapter of other layers, rank or alpha than targets {targets:?}, rank {rank}, alpha {alpha}"
-                );
-                return Err(Error::model(start, reason).because(Cause::Adapter));
-            }
-            model = loaded;
-        }
-        let variables = model.trainable();
-        let group = ParamGroup {
-            vars: variables.iter().map(|(_, var)| var.clone()).collect(),
-            lr: 1.0,
-            weight_decay: 1.0,
-        };
-        let adapter = Adapter {
-            config: config.clone(),
-            model,
-            training: TrainState::new(variables, vec![group])?,
-        };
-        let mut adapters = lock(&self.adapters);
-        let id = AdapterId(adapters.next);
-        adapters.next += 1;
-        adapters.by_id.insert(id, Arc::new(Mutex::new(adapter)));
-        Ok(id)
-    }
-
-    /// Frees an adapter with its optimiser, if it is there.
-    pub fn remove(&self, id: AdapterId) {
-        lock(&self.adapters).by_id.remove(&id);
-    }
-
-    /// Names and shapes of what is trained, in order, as keys of a PEFT adapter file.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`].
-    pub fn trainable(&self, id: AdapterId) -> Result<Vec<(String, Vec<usize>)>> {
-        let adapter = self.adapter(id)?;
-        Ok(shapes(lock(&adapter).training.variables()))
     }
 
     /// Reads inputs, the first of which is number `first` of those that the caller was given.
@@ -347,27 +293,11 @@ impl Engine {
         let size = lock(&self.micro_batches).size();
         inputs.chunks(size).zip((0..).step_by(size))
     }
-
-    fn adapter(&self, id: AdapterId) -> Result<Arc<Mutex<Adapter>>> {
-        let adapters = lock(&self.adapters);
-        adapters.by_id.get(&id).cloned().ok_or(Error::NoAdapter { id: id.0 })
-    }
 }
 
 /// True if a model has trained tensors of its own in tower or merger.
 fn vision_is_trained(model: &Qwen3Vl) -> bool {
     model.trainable().iter().any(|(name, _)| name.starts_with(VISION))
-}
-
-fn shapes(variables: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
-    let shape = |(name, var): &(String, Var)| (name.clone(), var.dims().to_vec());
-    variables.iter().map(shape).collect()
-}
-
-/// True if two models' updates are scaled alike, but for rounding.
-fn same_scale(a: &Qwen3Vl, b: &Qwen3Vl) -> Result<bool> {
-    let ((_, a), (_, b)) = (a.adapter_shape()?, b.adapter_shape()?);
-    Ok((a - b).abs() <= 1e-9 * b.abs())
 }
 
 /// Lower-case hex SHA-256 over the weights of a loaded model and the tokenizer, chat template and image processor of its

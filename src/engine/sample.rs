@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{D, Tensor};
-use rand::Rng as _;
+use candle_core::Tensor;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest as _, Sha256};
 
-use super::{AdapterId, Engine, Input, SampledSequence, SamplingParams, TokenScore, lock, vision_is_trained};
+use super::sampling::{Chosen, Continuation, PromptScores, choose, likeliest_of};
+use super::{AdapterId, Engine, Input, SampledSequence, SamplingParams, TokenScore, vision_is_trained};
 use crate::error::{Error, Result};
 use crate::example::{ModelInput, Sequence};
 use crate::fs::hash::hex;
-use crate::models::qwen3_vl::{Features, Qwen3Vl};
+use crate::models::qwen3_vl::{Features, LOGITS_AT_ONCE, Qwen3Vl};
 use crate::nn::loss::log_softmax;
 use crate::seed;
 
@@ -33,9 +34,11 @@ struct Piece {
 /// A model as it was at one moment, adapters added into the weights: training does not change it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    model: Qwen3Vl,
+    pub(super) model: Qwen3Vl,
     /// True if tower or merger are not those of the base.
     trained_vision: bool,
+    /// Shared by clones.
+    identity: Arc<()>,
 }
 
 impl Snapshot {
@@ -43,14 +46,23 @@ impl Snapshot {
         Ok(Self {
             trained_vision: vision_is_trained(model),
             model: model.merged()?,
+            identity: Arc::default(),
         })
+    }
+
+    /// True of clones of one snapshot, and of all of an engine's base model: their prompts can share a pass.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
     }
 }
 
 impl Engine {
     /// The base model.
     pub fn base(&self) -> Result<Snapshot> {
-        Snapshot::of(&self.base)
+        let identity = self.base_identity.clone();
+        let snapshot = Snapshot::of(&self.base)?;
+        Ok(Snapshot { identity, ..snapshot })
     }
 
     /// An adapter as it is now.
@@ -58,9 +70,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`]; when the device is out of memory.
     pub fn snapshot(&self, id: AdapterId) -> Result<Snapshot> {
-        let adapter = self.adapter(id)?;
-        let model = lock(&adapter).model.clone();
-        Snapshot::of(&model)
+        self.with(id, |adapter| Snapshot::of(&adapter.model))
     }
 
     /// The adapter of a PEFT folder.
@@ -77,54 +87,38 @@ impl Engine {
     /// it is asked several times, by which time it is: not by what else is asked.
     ///
     /// # Errors
-    /// [`Error::Input`] when a prompt does not fit the model; [`Error::Sampling`] when the temperature is no number
-    /// from 0.
+    /// [`Error::Input`] when a prompt does not fit the model; [`Error::Sampling`] when a setting makes no sense;
+    /// [`Error::Model`] when a text is to end it and the model's folder lacks a tokenizer.
     pub fn sample(
         &self,
         snapshot: &Snapshot,
         prompts: &[ModelInput],
         params: &SamplingParams,
     ) -> Result<Vec<SampledSequence>> {
-        if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
-            let reason = format!("a temperature of {}", params.temperature);
-            return Err(Error::Sampling { reason });
-        }
+        params.check()?;
+        let decode = |tokens: &[u32]| self.written(tokens);
         let mut asked = HashMap::new();
         let mut sampled = Vec::with_capacity(prompts.len());
         for (chunk, first) in self.passes(prompts) {
             let inputs = self.read(chunk, first)?;
-            let mut draws = draws(&inputs, params, &mut asked);
+            let draws = draws(&inputs, params, &mut asked).into_iter();
+            let mut continuations: Vec<Continuation> = draws.map(|draws| Continuation::new(params, draws)).collect();
             let each = self.features(snapshot, &inputs)?;
             let features = Features::cat(&each.iter().flatten().collect::<Vec<_>>())?;
             let sequences: Vec<Sequence> = inputs.into_iter().map(|input| input.sequence).collect();
-            let mut logprobs = vec![Vec::new(); sequences.len()];
-            let choose = |logits: &Tensor, open: &[usize]| {
-                let all = log_softmax(logits)?;
-                let tokens = if params.temperature == 0.0 {
-                    logits.argmax(D::Minus1)?.to_vec1::<u32>()?
-                } else {
-                    let rows = all.to_vec2::<f32>()?;
-                    let draw = |(row, &i): (&Vec<f32>, &usize)| draw(row, params.temperature, &mut draws[i]);
-                    rows.iter().zip(open).map(draw).collect()
+            let next = |logits: &Tensor, open: &[usize]| {
+                let own = continuations.iter_mut().enumerate();
+                let own = own.filter(|(i, _)| open.binary_search(i).is_ok());
+                let mut open: Vec<&mut Continuation> = own.map(|(_, one)| one).collect();
+                let chosen = choose(logits, &mut open)?;
+                let push = |(one, chosen): (&mut &mut Continuation, Chosen)| {
+                    Ok(one.push(&chosen, &decode)?.then_some(chosen.token))
                 };
-                let chosen = Tensor::from_slice(&tokens, (tokens.len(), 1), logits.device())?;
-                let chosen = all.gather(&chosen, 1)?.flatten_all()?.to_vec1::<f32>()?;
-                for (&i, logprob) in open.iter().zip(chosen) {
-                    logprobs[i].push(logprob);
-                }
-                Ok(tokens)
+                open.iter_mut().zip(chosen).map(push).collect()
             };
-            let (limit, stop) = (params.max_tokens, &params.stop);
-            let answers = snapshot
-                .model
-                .generate_by(&sequences, features.as_ref(), limit, stop, choose)?;
-            for (tokens, logprobs) in answers.into_iter().zip(logprobs) {
-                sampled.push(SampledSequence {
-                    stopped: tokens.last().is_some_and(|last| params.stop.contains(last)),
-                    tokens,
-                    logprobs,
-                });
-            }
+            let limit = params.max_tokens;
+            snapshot.model.generate_by(&sequences, features.as_ref(), limit, next)?;
+            sampled.extend(continuations.into_iter().map(|one| one.sequence));
         }
         Ok(sampled)
     }
@@ -163,7 +157,34 @@ impl Engine {
         Ok(scores)
     }
 
-    fn features(&self, snapshot: &Snapshot, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
+    /// The log-probabilities of prompts' own tokens, and the `top` likeliest tokens in each place.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when a prompt does not fit the model.
+    pub fn prompt_logprobs(
+        &self,
+        snapshot: &Snapshot,
+        prompts: &[ModelInput],
+        top: usize,
+    ) -> Result<Vec<PromptScores>> {
+        let mut scores = Vec::with_capacity(prompts.len());
+        for (chunk, first) in self.passes(prompts) {
+            let inputs = self.read(chunk, first)?;
+            let each = self.features(snapshot, &inputs)?;
+            let features = Features::cat(&each.iter().flatten().collect::<Vec<_>>())?;
+            let sequences: Vec<Sequence> = inputs.into_iter().map(|input| input.sequence).collect();
+            let batch = snapshot.model.batch(&sequences)?;
+            let states = snapshot.model.forward(&batch, features.as_ref(), None)?;
+            let mut row = 0;
+            for sequence in &sequences {
+                scores.push(score_prompt(&snapshot.model, &states, row, sequence, top)?);
+                row += sequence.ids.len() as u32;
+            }
+        }
+        Ok(scores)
+    }
+
+    pub(super) fn features(&self, snapshot: &Snapshot, inputs: &[Input]) -> Result<Vec<Option<Features>>> {
         if snapshot.trained_vision {
             self.trained_features(&snapshot.model, inputs)
         } else {
@@ -175,7 +196,7 @@ impl Engine {
 /// Scores continuations of prompts, as the sampler of a backend is asked to, in passes of at most `limit` rows; each prompt
 /// comes with the features of its images. A prompt is read once, and once more only for continuations that do not fit into
 /// one pass.
-fn score(
+pub(super) fn score(
     model: &Qwen3Vl,
     prompts: &[(Sequence, Option<Features>)],
     continuations: &[&[Vec<u32>]],
@@ -256,42 +277,68 @@ fn cut(prompt: usize, length: usize, continuations: &[Vec<u32>], limit: usize) -
     pieces
 }
 
+/// The log-probabilities of a sequence's own tokens from the states of its rows, the first of which is `row`.
+pub(super) fn score_prompt(
+    model: &Qwen3Vl,
+    states: &Tensor,
+    row: u32,
+    sequence: &Sequence,
+    top: usize,
+) -> Result<PromptScores> {
+    let (ids, placeholder) = (&sequence.ids, model.config().image_token_id);
+    let mut scores = PromptScores {
+        logprobs: vec![Some(0.0); ids.len()],
+        top_logprobs: vec![Vec::new(); ids.len()],
+    };
+    scores.logprobs[0] = None;
+    let places: Vec<usize> = (1..ids.len()).filter(|&place| ids[place] != placeholder).collect();
+    let at_once = (LOGITS_AT_ONCE / model.config().text_config.vocab_size.max(1)).max(1);
+    for places in places.chunks(at_once) {
+        let rows: Vec<u32> = places.iter().map(|&place| row + place as u32 - 1).collect();
+        let tokens: Vec<u32> = places.iter().map(|&place| ids[place]).collect();
+        if top == 0 {
+            let found = model.token_logprobs(states, &rows, &tokens)?;
+            for (&place, found) in places.iter().zip(found) {
+                scores.logprobs[place] = Some(found);
+            }
+            continue;
+        }
+        let found = log_softmax(&model.logits(states, &rows)?)?.to_vec2::<f32>()?;
+        for ((&place, found), token) in places.iter().zip(&found).zip(tokens) {
+            scores.logprobs[place] = found.get(token as usize).copied();
+            scores.top_logprobs[place] = likeliest_of(found, top);
+        }
+    }
+    Ok(scores)
+}
+
 /// A generator for each prompt; `asked` counts how often each was asked before.
 fn draws(inputs: &[Input], params: &SamplingParams, asked: &mut HashMap<String, usize>) -> Vec<ChaCha8Rng> {
     let one = |input: &Input| {
-        let mut hash = Sha256::new();
-        for id in &input.sequence.ids {
-            hash.update(id.to_le_bytes());
-        }
-        for picture in &input.pictures {
-            hash.update(picture.key.sha256.as_bytes());
-            hash.update([u8::from(picture.key.mirrored)]);
-        }
-        let prompt = hex(&hash.finalize());
+        let prompt = print_of(input);
         let times = asked.entry(prompt.clone()).or_default();
         *times += 1;
-        seed::rng(params.seed, &format!("sample/{prompt}/{times}"))
+        draws_of(&prompt, params.seed, *times)
     };
     inputs.iter().map(one).collect()
 }
 
-/// A token drawn from log-probabilities that are divided by the temperature.
-fn draw(logprobs: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
-    let highest = logprobs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |&logprob: &f32| (f64::from(logprob - highest) / temperature).exp();
-    let mut left = rng.random::<f64>() * logprobs.iter().map(weight).sum::<f64>();
-    let mut last = 0;
-    for (token, logprob) in logprobs.iter().enumerate() {
-        let weight = weight(logprob);
-        if weight > 0.0 {
-            last = token;
-            left -= weight;
-            if left < 0.0 {
-                break;
-            }
-        }
+/// The draws of the continuation that is number `times` of a prompt, from 1.
+pub(super) fn draws_of(prompt: &str, seed: u64, times: usize) -> ChaCha8Rng {
+    seed::rng(seed, &format!("sample/{prompt}/{times}"))
+}
+
+/// Lower-case hex SHA-256 over the tokens and pictures of a prompt.
+pub(super) fn print_of(input: &Input) -> String {
+    let mut hash = Sha256::new();
+    for id in &input.sequence.ids {
+        hash.update(id.to_le_bytes());
     }
-    last as u32
+    for picture in &input.pictures {
+        hash.update(picture.key.sha256.as_bytes());
+        hash.update([u8::from(picture.key.mirrored)]);
+    }
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]
@@ -299,29 +346,7 @@ mod tests {
     use super::*;
     use crate::models::qwen3_vl::{Config, PrefixTree};
     use candle_core::Device;
-
-    #[test]
-    fn draws_follow_the_tempered_distribution() {
-        let logprobs = [0.1f32, 0.2, 0.7, 0.0].map(f32::ln);
-        let mut rng = seed::rng(0, "draws");
-        for temperature in [1.0, 0.5, 2.0] {
-            let count = 20_000;
-            let mut counts = [0f64; 4];
-            for _ in 0..count {
-                counts[draw(&logprobs, temperature, &mut rng) as usize] += 1.0 / f64::from(count);
-            }
-            let weights = [0.1f64, 0.2, 0.7, 0.0].map(|p| p.powf(1.0 / temperature));
-            let sum: f64 = weights.iter().sum();
-            for (found, weight) in counts.iter().zip(weights) {
-                // Four standard deviations of a share of that many draws.
-                assert!(
-                    (found - weight / sum).abs() < 4.0 * 0.5 / f64::from(count).sqrt(),
-                    "{counts:?}"
-                );
-            }
-            assert_eq!(counts[3], 0.0);
-        }
-    }
+    use rand::Rng as _;
 
     const TINY: &str = r#"{"model_type": "qwen3_vl", "image_token_id": 49,
         "text_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,

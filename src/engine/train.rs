@@ -1,31 +1,16 @@
-//! Losses, gradients, steps, and their states on disk.
-
-use std::fs;
-use std::path::Path;
+//! Losses, gradients and steps.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
-use super::train_state::{WEIGHTS, unfit};
-use super::{Adapter, AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
-use crate::checkpoint::folder;
-use crate::error::{Error, Result};
+use super::adapters::Adapter;
+use super::examples::Found;
+use super::loss::Objective;
+use super::{AdapterId, Engine, ForwardOutput, Input, VISION, lock, vision_is_trained};
+use crate::error::Result;
 use crate::example::Datum;
-use crate::models::qwen3_vl::{Batch, Features, Qwen3Vl};
-use crate::nn::loss::log_softmax;
+use crate::models::qwen3_vl::{Features, Qwen3Vl};
 use crate::nn::{AdamParams, add_gradients};
-
-/// Examples of one pass, packed.
-struct Examples<'a> {
-    inputs: Vec<Input<'a>>,
-    batch: Batch,
-    /// Origin of each weighted target: (example of the call, position).
-    places: Vec<(usize, usize)>,
-    /// Their rows of the batch.
-    rows: Vec<u32>,
-    targets: Vec<u32>,
-    weights: Vec<f32>,
-}
 
 impl Engine {
     /// Losses without gradients.
@@ -33,19 +18,35 @@ impl Engine {
     /// # Errors
     /// [`Error::Input`] when an example does not fit the model.
     pub fn forward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
+        self.forward_with(id, data, &Objective::default())
+    }
+
+    /// As [`Engine::forward`], of any loss.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; [`Error::Input`] when the sampling policy of an example does not fit it;
+    /// [`Error::NotFinite`] when a loss is not.
+    pub fn forward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
+        self.with(id, |adapter| self.losses(adapter, data, objective))
+    }
+
+    fn losses(&self, adapter: &Adapter, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
+        let Adapter { model, training, .. } = adapter;
         // Merged, nothing is trained any more and no graph is kept; not a bit of the result changes.
-        let adapter = self.adapter(id)?;
-        let Adapter { model, training, .. } = &*lock(&adapter);
         let (merged, trained_vision, step) = (model.merged()?, vision_is_trained(model), training.steps());
         let mut output = empty(data);
         for (chunk, first) in self.passes(data) {
-            let Some(examples) = self.examples(&merged, chunk, first)? else {
+            let Some(examples) = self.examples(&merged, (chunk, first), objective)? else {
                 continue;
             };
             let features = self.image_features(&merged, trained_vision, &examples.inputs)?;
             let states = merged.forward(&examples.batch, features.as_ref(), None)?;
-            let (_, logprobs) = examples.loss(&merged, &states, step)?;
-            examples.report(&logprobs, &mut output);
+            let mut found = Found::default();
+            if !examples.terms.is_empty() {
+                (_, found.trained) = examples.loss(&merged, &states, step)?;
+            }
+            found.reported = examples.report_only(&merged, &states)?;
+            examples.report(&found, &mut output);
         }
         Ok(output)
     }
@@ -58,16 +59,24 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
     pub fn forward_backward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
-        let adapter = self.adapter(id)?;
-        let mut adapter = lock(&adapter);
-        loop {
-            let size = lock(&self.micro_batches).size();
-            let pass = format!("sequences a pass of {size}");
-            match self.gradients_of(&mut adapter, data) {
-                Err(error) if lock(&self.micro_batches).halve(&error, data.len(), &pass) => {}
-                other => return other,
+        self.forward_backward_with(id, data, &Objective::default())
+    }
+
+    /// As [`Engine::forward_backward`], of any loss. Examples without any loss have gradients of zero.
+    ///
+    /// # Errors
+    /// As [`Engine::forward_with`].
+    pub fn forward_backward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
+        self.with(id, |adapter| {
+            loop {
+                let size = lock(&self.micro_batches).size();
+                let pass = format!("sequences a pass of {size}");
+                match self.gradients_of(adapter, data, objective) {
+                    Err(error) if lock(&self.micro_batches).halve(&error, data.len(), &pass) => {}
+                    other => return other,
+                }
             }
-        }
+        })
     }
 
     /// Sequences a pass since the device was out of memory, if it was.
@@ -81,11 +90,10 @@ impl Engine {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub fn gradients(&self, id: AdapterId) -> Result<Vec<(String, Tensor)>> {
-        let adapter = self.adapter(id)?;
-        Ok(lock(&adapter).training.gradients())
+        self.with(id, |adapter| Ok(adapter.training.gradients()))
     }
 
-    fn gradients_of(&self, adapter: &mut Adapter, data: &[Datum]) -> Result<ForwardOutput> {
+    fn gradients_of(&self, adapter: &mut Adapter, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
         let (model, variables) = (adapter.model.clone(), adapter.training.variables().to_vec());
         let (trained_vision, step) = (vision_is_trained(&model), adapter.training.steps());
         let checkpointing = self.settings.checkpointing;
@@ -94,13 +102,21 @@ impl Engine {
         let mut pictures = false;
         for (chunk, first) in self.passes(data) {
             lock(&self.micro_batches).check_memory(chunk.len())?;
-            let Some(examples) = self.examples(&model, chunk, first)? else {
+            let Some(examples) = self.examples(&model, (chunk, first), objective)? else {
                 continue;
             };
-            let mut logprobs = Vec::new();
+            let mut found = Found::default();
+            if examples.terms.is_empty() {
+                let features = self.image_features(&model, trained_vision, &examples.inputs)?;
+                let states = model.forward(&examples.batch, features.as_ref(), None)?;
+                found.reported = examples.report_only(&model, &states)?;
+                examples.report(&found, &mut output);
+                continue;
+            }
             let loss = |states: &Tensor| {
                 let (loss, values) = examples.loss(&model, states, step)?;
-                logprobs = values;
+                found.trained = values;
+                found.reported = examples.report_only(&model, states)?;
                 Ok(loss)
             };
             let shown = examples.inputs.iter().any(|input| !input.pictures.is_empty());
@@ -114,12 +130,16 @@ impl Engine {
             };
             let variables = variables.iter().map(|(_, var)| var);
             add_gradients(sum.get_or_insert_default(), &gradients, variables)?;
-            examples.report(&logprobs, &mut output);
+            examples.report(&found, &mut output);
         }
-        let Some(mut sum) = sum else { return Ok(output) };
+        if data.is_empty() {
+            return Ok(output);
+        }
+        // Without a loss all gradients are zero, without a picture the tower's; candle leaves them out.
+        let nothing = sum.is_none();
+        let mut sum = sum.unwrap_or_default();
         if !pictures {
-            // Without a picture the tower's gradients are zero; candle leaves them out.
-            for (_, var) in variables.iter().filter(|(name, _)| name.starts_with(VISION)) {
+            for (_, var) in variables.iter().filter(|(name, _)| nothing || name.starts_with(VISION)) {
                 sum.insert(var, var.zeros_like()?);
             }
         }
@@ -133,54 +153,7 @@ impl Engine {
     /// [`Error::NoGradients`]; [`Error::NotFinite`] when one is not; [`Error::Tensor`] when a variable has none.
     /// The weights are unchanged then.
     pub fn optim_step(&self, id: AdapterId, params: &AdamParams) -> Result<f64> {
-        let adapter = self.adapter(id)?;
-        lock(&adapter).training.optim_step(params)
-    }
-
-    /// Keeps an adapter with its optimiser in a folder, in place of what it held: a PEFT adapter folder with more beside it.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`]; [`Error::State`] when the folder holds something else than an adapter; [`Error::Io`] when
-    /// it cannot be written: what was there stays.
-    pub fn save_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let adapter = self.adapter(id)?;
-        let Adapter {
-            config,
-            model,
-            training,
-        } = &*lock(&adapter);
-        check_place(dir)?;
-        folder::replace(dir, |new| {
-            model.save_adapter(new)?;
-            training.save(new, self.fingerprint(), &config.lora)
-        })
-    }
-
-    /// Goes back to a kept state; training then continues as if it had never stopped. Gradients that were not
-    /// stepped with are dropped.
-    ///
-    /// # Errors
-    /// [`Error::State`] when it is not there, torn, or of another adapter or model; the adapter is unchanged then.
-    pub fn load_state(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let adapter = self.adapter(id)?;
-        let Adapter { config, training, .. } = &mut *lock(&adapter);
-        training.load(
-            &folder::current(dir),
-            self.fingerprint(),
-            &config.lora,
-            self.base.device(),
-        )
-    }
-
-    /// Keeps the weights alone, as a PEFT folder, in place of what the folder held.
-    ///
-    /// # Errors
-    /// As [`Engine::save_state`].
-    pub fn save_weights_for_sampler(&self, id: AdapterId, dir: &Path) -> Result<()> {
-        let adapter = self.adapter(id)?;
-        let adapter = lock(&adapter);
-        check_place(dir)?;
-        folder::replace(dir, |new| adapter.model.save_adapter(new))
+        self.with(id, |adapter| adapter.training.optim_step(params))
     }
 
     /// The features of all pictures.
@@ -195,67 +168,6 @@ impl Engine {
         let (patches, grids) = self.patches(inputs)?;
         model.image_features(&patches, &grids).map(Some)
     }
-
-    /// The examples that bear weight, if there are any.
-    fn examples<'a>(&self, model: &Qwen3Vl, data: &'a [Datum], first: usize) -> Result<Option<Examples<'a>>> {
-        let inputs = self.read(data.iter().map(|datum| &datum.input), first)?;
-        let (mut weighted, mut kept): (Vec<Input>, Vec<(usize, &Datum)>) = (Vec::new(), Vec::new());
-        for ((datum, input), index) in data.iter().zip(inputs).zip(first..) {
-            self.check_targets(datum, index)?;
-            if datum.weights.iter().any(|&weight| weight != 0.0) {
-                weighted.push(input);
-                kept.push((index, datum));
-            }
-        }
-        if kept.is_empty() {
-            return Ok(None);
-        }
-        let sequences: Vec<_> = weighted.iter().map(|input| input.sequence.clone()).collect();
-        let mut examples = Examples {
-            inputs: weighted,
-            batch: model.batch(&sequences)?,
-            places: Vec::new(),
-            rows: Vec::new(),
-            targets: Vec::new(),
-            weights: Vec::new(),
-        };
-        for (sequence, (index, datum)) in kept.into_iter().enumerate() {
-            let positions = datum.target_tokens.iter().zip(&datum.weights).enumerate();
-            for (position, (&target, &weight)) in positions.filter(|(_, (_, weight))| **weight != 0.0) {
-                if let Some(row) = examples.batch.row(sequence, position) {
-                    examples.places.push((index, position));
-                    examples.rows.push(row);
-                    examples.targets.push(target);
-                    examples.weights.push(weight);
-                }
-            }
-        }
-        Ok(Some(examples))
-    }
-}
-
-impl Examples<'_> {
-    /// The loss, a scalar, and the log-probability of each weighted target.
-    fn loss(&self, model: &Qwen3Vl, states: &Tensor, step: usize) -> Result<(Tensor, Vec<f32>)> {
-        let count = self.rows.len();
-        let targets = Tensor::from_slice(&self.targets, (count, 1), model.device())?;
-        let weights = Tensor::from_slice(&self.weights, (count, 1), model.device())?;
-        let logprobs = log_softmax(&model.logits(states, &self.rows)?)?.gather(&targets, 1)?;
-        let values = logprobs.flatten_all()?.to_vec1::<f32>()?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::NotFinite { what: "loss", step });
-        }
-        Ok(((logprobs * weights)?.sum_all()?.neg()?, values))
-    }
-
-    fn report(&self, logprobs: &[f32], output: &mut ForwardOutput) {
-        for ((&(example, position), &logprob), &weight) in self.places.iter().zip(logprobs).zip(&self.weights) {
-            output.loss_sum -= f64::from(weight) * f64::from(logprob);
-            if let Some(place) = output.logprobs.get_mut(example).and_then(|row| row.get_mut(position)) {
-                *place = logprob;
-            }
-        }
-    }
 }
 
 fn empty(data: &[Datum]) -> ForwardOutput {
@@ -265,19 +177,14 @@ fn empty(data: &[Datum]) -> ForwardOutput {
     }
 }
 
-/// Only an adapter's folder is replaced: another may hold other work.
-fn check_place(dir: &Path) -> Result<()> {
-    let taken = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-    if taken && !dir.join(WEIGHTS).is_file() {
-        return Err(unfit(dir, "holds other files: an adapter needs a folder of its own"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::engine::{AdapterConfig, Settings};
+    use crate::engine::loss::{LossFn, PolicyInputs, Term};
+    use crate::engine::{AdapterConfig, Settings, micro};
+    use crate::error::Error;
     use crate::example::{Chunk, ModelInput};
     use crate::models::lora::Lora;
     use crate::nn::DeviceSpec;
@@ -343,5 +250,258 @@ mod tests {
         assert_eq!(engine.halved_to(), Some(3));
         assert!(engine.forward_backward(id, &lessons()).is_err());
         assert_eq!(engine.halved_to(), Some(3));
+    }
+
+    /// Lessons of reinforcement learning: answers that were sampled, some better than others.
+    fn sampled(engine: &Engine, id: AdapterId) -> (Vec<Datum>, Vec<PolicyInputs>) {
+        let mut data = micro::lessons(4);
+        data.iter_mut().for_each(|datum| datum.weights.fill(1.0));
+        let all = Objective {
+            all_logprobs: true,
+            ..Objective::default()
+        };
+        let found = engine.forward_with(id, &data, &all).unwrap().logprobs;
+        let policy = data.iter().zip(found).zip(0u32..).map(|((datum, found), number)| {
+            let first = datum.weights.len() - 3;
+            let behind = |values: [f32; 3]| [vec![0.0; first], values.to_vec()].concat();
+            let sign = if number % 2 == 0 { 1.0 } else { -1.0 };
+            PolicyInputs {
+                // Ratios inside and outside of what is clipped.
+                logprobs: behind([0, 1, 2].map(|i| found[first + i] + [0.05, -0.4, 0.5][i])),
+                advantages: behind([1.0, -0.5, 0.75].map(|advantage| sign * advantage)),
+            }
+        });
+        let policy = policy.collect();
+        (data, policy)
+    }
+
+    fn drop_gradients(engine: &Engine, id: AdapterId) {
+        let drop = |adapter: &mut Adapter| {
+            adapter.training.drop_gradients();
+            Ok(())
+        };
+        engine.with(id, drop).unwrap();
+    }
+
+    const LOSSES: [LossFn; 5] = [
+        LossFn::CrossEntropy,
+        LossFn::ImportanceSampling,
+        LossFn::Ppo {
+            clip_low: 0.8,
+            clip_high: 1.2,
+        },
+        LossFn::Cispo {
+            clip_low: 0.8,
+            clip_high: 1.2,
+        },
+        LossFn::Dro { beta: 0.5 },
+    ];
+
+    #[test]
+    fn every_loss_gives_every_variable_the_gradient_of_its_reported_value() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        // B is no longer 0, so that A has a gradient too.
+        engine.forward_backward(id, &micro::lessons(4)).unwrap();
+        engine
+            .optim_step(
+                id,
+                &AdamParams {
+                    learning_rate: 1e-2,
+                    ..AdamParams::default()
+                },
+            )
+            .unwrap();
+        let (data, policy) = sampled(&engine, id);
+        for loss in LOSSES {
+            let objective = Objective {
+                loss,
+                policy: if loss == LossFn::CrossEntropy { &[] } else { &policy },
+                all_logprobs: false,
+            };
+            let before = engine.forward_with(id, &data, &objective).unwrap();
+            let output = engine.forward_backward_with(id, &data, &objective).unwrap();
+            assert!(
+                (output.loss_sum - before.loss_sum).abs() <= 1e-5 * before.loss_sum.abs().max(1.0),
+                "{loss:?}"
+            );
+            let gradients = engine.gradients(id).unwrap();
+            let variables = engine
+                .with(id, |adapter| Ok(adapter.training.variables().to_vec()))
+                .unwrap();
+            assert_eq!(gradients.len(), variables.len());
+            // Along the gradient the loss changes by its squared length; CISPO's value is no integral of its gradient.
+            let mut squared = 0.0;
+            let values: Vec<Tensor> = variables
+                .iter()
+                .map(|(_, var)| var.as_tensor().copy().unwrap())
+                .collect();
+            for (name, gradient) in &gradients {
+                let length = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(length > 0.0, "{loss:?}: {name} has no gradient");
+                squared += f64::from(length);
+            }
+            let step = 2e-3 / squared.sqrt();
+            let at = |sign: f64| {
+                for (((_, var), value), (_, gradient)) in variables.iter().zip(&values).zip(&gradients) {
+                    var.set(&(value + (gradient * (sign * step)).unwrap()).unwrap())
+                        .unwrap();
+                }
+                engine.forward_with(id, &data, &objective).unwrap().loss_sum
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+            variables
+                .iter()
+                .zip(&values)
+                .for_each(|((_, var), value)| var.set(value).unwrap());
+            if !matches!(loss, LossFn::Cispo { .. }) {
+                assert!((slope - squared).abs() <= 0.03 * squared, "{loss:?}: {slope} {squared}");
+            }
+            drop_gradients(&engine, id);
+        }
+    }
+
+    #[test]
+    fn a_loss_of_the_callers_own_is_a_cross_entropy_with_its_slopes_as_weights() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        let (data, policy) = sampled(&engine, id);
+        let objective = |loss, policy| Objective {
+            loss,
+            policy,
+            all_logprobs: true,
+        };
+        for loss in &LOSSES[1..] {
+            let expected = engine
+                .forward_backward_with(id, &data, &objective(*loss, &policy))
+                .unwrap();
+            let gradients = engine.gradients(id).unwrap();
+            drop_gradients(&engine, id);
+            let found = engine
+                .forward_with(id, &data, &objective(LossFn::CrossEntropy, &[]))
+                .unwrap();
+            let mut own = data.clone();
+            for ((own, policy), found) in own.iter_mut().zip(&policy).zip(&found.logprobs) {
+                for (at, weight) in own.weights.iter_mut().enumerate() {
+                    let term = Term {
+                        weight: 1.0,
+                        sampled: policy.logprobs[at],
+                        advantage: policy.advantages[at],
+                    };
+                    let counts = policy.advantages[at] != 0.0;
+                    *weight = if counts {
+                        -loss.at(f64::from(found[at]), term).1 as f32
+                    } else {
+                        0.0
+                    };
+                }
+            }
+            assert!(own.iter().any(|datum| datum.weights.iter().any(|&weight| weight < 0.0)));
+            let output = engine
+                .forward_backward_with(id, &own, &objective(LossFn::CrossEntropy, &[]))
+                .unwrap();
+            for (found, expected) in output.logprobs.iter().flatten().zip(expected.logprobs.iter().flatten()) {
+                assert!((found - expected).abs() <= 1e-4);
+            }
+            for ((_, found), (name, expected)) in engine.gradients(id).unwrap().iter().zip(&gradients) {
+                let size = |tensor: &Tensor| tensor.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let off = size(&(found - expected).unwrap());
+                assert!(off <= 1e-4 * size(expected).max(1e-4), "{loss:?} {name}: {off}");
+            }
+            drop_gradients(&engine, id);
+        }
+    }
+
+    #[test]
+    fn all_positions_are_reported_where_it_is_asked_and_nothing_else_changes() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        let mut data = micro::lessons(3);
+        for datum in &mut data {
+            // Whole sequences, as the wire gives them: what comes next is the target, weighted or not.
+            let ids = engine.read_one(&datum.input, 0).unwrap().sequence.ids;
+            let count = ids.len();
+            datum.target_tokens[..count - 1].copy_from_slice(&ids[1..]);
+            datum.target_tokens[..count - 1]
+                .iter_mut()
+                .filter(|id| **id == 944)
+                .for_each(|id| *id = 0);
+        }
+        let all = Objective {
+            all_logprobs: true,
+            ..Objective::default()
+        };
+        let plain = engine.forward(id, &data).unwrap();
+        let told = engine.forward_with(id, &data, &all).unwrap();
+        assert_eq!(told.loss_sum.to_bits(), plain.loss_sum.to_bits());
+        let bits = |engine: &Engine| -> Vec<Vec<f32>> {
+            let all = engine.gradients(id).unwrap().into_iter();
+            all.map(|(_, gradient)| gradient.flatten_all().unwrap().to_vec1().unwrap())
+                .collect()
+        };
+        let backward = engine.forward_backward(id, &data).unwrap();
+        let expected = bits(&engine);
+        drop_gradients(&engine, id);
+        let backward_all = engine.forward_backward_with(id, &data, &all).unwrap();
+        assert_eq!(bits(&engine), expected);
+        assert_eq!(backward.loss_sum.to_bits(), backward_all.loss_sum.to_bits());
+        let base = engine.base().unwrap();
+        let inputs: Vec<ModelInput> = data.iter().map(|datum| datum.input.clone()).collect();
+        let prompts = engine.prompt_logprobs(&base, &inputs, 2).unwrap();
+        for (((datum, input), told), prompt) in data.iter().zip(&inputs).zip(&told.logprobs).zip(&prompts) {
+            let ids = engine.read_one(input, 0).unwrap().sequence.ids;
+            assert!(prompt.logprobs[0].is_none());
+            for (at, &id) in ids.iter().enumerate() {
+                if id == 944 {
+                    assert_eq!((told[at], prompt.top_logprobs[at].len()), (0.0, 0));
+                    assert!(prompt.logprobs[at].is_none_or(|logprob| logprob == 0.0));
+                    continue;
+                }
+                assert!(told[at] < 0.0, "{at} of {}", ids.len());
+                if at > 0 && ids[at - 1] != 944 {
+                    // An adapter that learned nothing is the base.
+                    let logprob = prompt.logprobs[at].unwrap();
+                    assert!((logprob - told[at - 1]).abs() <= 1e-4);
+                    assert_eq!(prompt.top_logprobs[at].len(), 2);
+                    assert!(prompt.top_logprobs[at][0].1 >= logprob - 1e-6);
+                }
+            }
+            assert_eq!(datum.weights.iter().filter(|weight| **weight != 0.0).count(), 3);
+        }
+        // The sums of whole continuations are the loss.
+        let answer: Vec<Vec<u32>> = data
+            .iter()
+            .map(|datum| datum.target_tokens[datum.weights.len() - 3..].to_vec())
+            .collect();
+        let questions = micro::questions(3);
+        let own: Vec<&[Vec<u32>]> = answer.iter().map(std::slice::from_ref).collect();
+        let scores = engine.compute_logprobs(&base, &questions, &own).unwrap();
+        let sum: f32 = scores.iter().flatten().flatten().map(|score| score.logprob).sum();
+        assert!((f64::from(sum) * -0.25 - plain.loss_sum).abs() <= 1e-3);
+    }
+
+    #[test]
+    fn examples_without_a_loss_have_gradients_of_zero() {
+        let engine = micro::engine();
+        let id = engine.add(&micro::adapter(2)).unwrap();
+        let (mut data, mut policy) = sampled(&engine, id);
+        policy.iter_mut().for_each(|policy| policy.advantages.fill(0.0));
+        let objective = Objective {
+            loss: LossFn::ImportanceSampling,
+            policy: &policy,
+            all_logprobs: true,
+        };
+        let output = engine.forward_backward_with(id, &data, &objective).unwrap();
+        assert!(output.loss_sum == 0.0 && output.logprobs.iter().flatten().any(|&logprob| logprob < 0.0));
+        assert_eq!(engine.optim_step(id, &AdamParams::default()).unwrap(), 0.0);
+        data.iter_mut().for_each(|datum| datum.weights.fill(0.0));
+        assert_eq!(engine.forward_backward(id, &data).unwrap().loss_sum, 0.0);
+        assert_eq!(engine.optim_step(id, &AdamParams::default()).unwrap(), 0.0);
+        let short = Objective {
+            policy: &policy[..2],
+            ..objective
+        };
+        let error = engine.forward_backward_with(id, &data, &short).unwrap_err();
+        assert!(matches!(error, Error::Input { index: 2, .. }), "{error}");
     }
 }

@@ -26,6 +26,8 @@ const STATE: &str = "state.json";
 /// The variables, under the name of PEFT's file, which has them by the same names.
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 const OPTIMISER: &str = "optimiser.safetensors";
+/// The number of steps in a file that holds everything.
+const STEPS: &str = "steps";
 
 /// `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,6 +82,11 @@ impl TrainState {
         add_gradients(self.gradients.get_or_insert_default(), new, vars)
     }
 
+    /// Drops the gradients.
+    pub(crate) fn drop_gradients(&mut self) {
+        self.gradients = None;
+    }
+
     /// Drops the gradients and takes one step with them; gives their norm before clipping.
     pub(crate) fn optim_step(&mut self, params: &AdamParams) -> Result<f64> {
         let mut gradients = self.gradients.take().ok_or(Error::NoGradients)?;
@@ -90,6 +97,64 @@ impl TrainState {
     pub(crate) fn save_variables(&self, dir: &Path) -> Result<()> {
         let tensor = |(name, var): &(String, Var)| (name.clone(), var.as_tensor().detach());
         save_tensors(&self.variables.iter().map(tensor).collect(), &dir.join(WEIGHTS))
+    }
+
+    /// Writes everything into one file: variables, optimiser and gradients.
+    pub(crate) fn save_all(&self, file: &Path) -> Result<()> {
+        let mut all: HashMap<String, Tensor> = HashMap::new();
+        for ((name, var), moments) in self.variables.iter().zip(self.optimiser.moments()) {
+            all.insert(format!("value.{name}"), var.as_detached_tensor());
+            all.insert(format!("first.{name}"), moments.first.clone());
+            all.insert(format!("second.{name}"), moments.second.clone());
+        }
+        let gradients = self.gradients().into_iter();
+        all.extend(gradients.map(|(name, gradient)| (format!("gradient.{name}"), gradient)));
+        all.insert(STEPS.into(), Tensor::new(self.optimiser.steps(), &Device::Cpu)?);
+        save_tensors(&all, file)
+    }
+
+    /// Takes everything of a file.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is not there, or holds something else.
+    pub(crate) fn load_all(&mut self, file: &Path, device: &Device) -> Result<()> {
+        let all = candle_core::safetensors::load(file, device).map_err(|e| unfit(file, e.to_string()))?;
+        let find = |name: String| {
+            all.get(&name)
+                .cloned()
+                .ok_or_else(|| unfit(file, format!("lacks `{name}`")))
+        };
+        let mut moments = Vec::new();
+        let mut gradients: Option<GradStore> = None;
+        for (name, var) in &self.variables {
+            var.set(&find(format!("value.{name}"))?)?;
+            moments.push(Moments {
+                first: find(format!("first.{name}"))?,
+                second: find(format!("second.{name}"))?,
+            });
+            if let Some(gradient) = all.get(&format!("gradient.{name}")) {
+                gradients.get_or_insert_default().insert(var, gradient.clone());
+            }
+        }
+        let steps = find(STEPS.into())?.to_scalar::<u32>()?;
+        self.gradients = gradients;
+        self.optimiser.restore(moments, steps)
+    }
+
+    /// Takes values of the variables by name, with an optimiser that has not taken a step and no gradients.
+    pub(crate) fn start_from(&mut self, values: &[(String, Var)]) -> Result<()> {
+        let fresh = self.variables.iter().map(|(_, var)| {
+            Ok(Moments {
+                first: var.zeros_like()?,
+                second: var.zeros_like()?,
+            })
+        });
+        let fresh = fresh.collect::<Result<_>>()?;
+        for ((_, var), (_, value)) in self.variables.iter().zip(values) {
+            var.set(value.as_tensor())?;
+        }
+        self.gradients = None;
+        self.optimiser.restore(fresh, 0)
     }
 
     /// Writes the optimiser beside the variables, and the hashes of all files of the folder. `base` is the fingerprint of
@@ -144,9 +209,20 @@ impl TrainState {
         for ((_, var), value) in self.variables.iter().zip(values) {
             var.set(&value)?;
         }
-        self.gradients = None;
+        self.drop_gradients();
         Ok(())
     }
+}
+
+/// True if a folder holds a training state, not weights alone.
+pub(super) fn is_state(dir: &Path) -> bool {
+    dir.join(STATE).is_file()
+}
+
+/// # Errors
+/// [`Error::State`] when a state is torn, or of another adapter or model.
+pub(super) fn check_state(dir: &Path, base: &str, lora: &Lora) -> Result<()> {
+    read(dir, base, lora).map(drop)
 }
 
 /// The steps behind a state that is whole, and of this base and adapter.

@@ -267,9 +267,11 @@ impl Error {
             Self::Input { .. } => {
                 "inputs are to be made with the tokenizer and the image processor of the same model folder"
             }
-            Self::NoGradients => "call forward_backward on examples with weights that are not all zero first",
+            Self::NoGradients => "call forward_backward first",
             Self::NoAdapter { .. } => "its trainer is gone: make a new one",
-            Self::Sampling { .. } => "the temperature is a number from 0, and each prompt has its continuations",
+            Self::Sampling { .. } => {
+                "the temperature is a number from 0, top_p a share, top_k and the samples from 1; each prompt has its continuations"
+            }
             Self::NotCompact { .. } => {
                 "name a new folder, or one that `kshot promote` has filled, e.g. `results/reference/nightly`"
             }

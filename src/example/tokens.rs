@@ -60,6 +60,16 @@ impl Tokenizer {
             .map_err(|e| self.error(format!("cannot decode tokens: {e}")))
     }
 
+    /// The text of token ids, special tokens written out.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when an id is unknown to the decoder.
+    pub fn decode_all(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, false)
+            .map_err(|e| self.error(format!("cannot decode tokens: {e}")))
+    }
+
     /// The id of a token that must be there, such as `<|im_end|>`.
     ///
     /// # Errors

@@ -164,12 +164,8 @@ impl Answers {
         if open.is_empty() {
             return Ok(());
         }
-        let params = SamplingParams {
-            max_tokens: self.tokens.iter().map(Vec::len).max().unwrap_or(0) + SLACK,
-            stop: vec![self.end],
-            temperature: 0.0,
-            seed: 0,
-        };
+        let longest = self.tokens.iter().map(Vec::len).max().unwrap_or(0) + SLACK;
+        let params = SamplingParams::greedy(longest, vec![self.end]);
         let prompts: Vec<ModelInput> = open.iter().map(|&i| prompts[i].clone()).collect();
         let sampled = sampler.sample(&prompts, &params)?;
         if sampled.len() != open.len() {

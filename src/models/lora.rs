@@ -144,6 +144,36 @@ pub(super) fn with_lora<M: Adaptable>(model: &M, lora: &Lora, rng: &mut ChaCha8R
     )))
 }
 
+/// The model with `change(variable)` in place of each variable of its adapters, in the order of [`trainable`].
+pub(super) fn with_variables<M: Adaptable>(model: &M, mut change: impl FnMut(&Var) -> Result<Var>) -> Result<M> {
+    let model = model.map_layers(|_, layer| {
+        let Some(LowRank { a, b, scale }) = layer.update() else {
+            return Ok(layer.clone());
+        };
+        Ok(layer.with_update(Some(LowRank {
+            a: change(a)?,
+            b: change(b)?,
+            scale: *scale,
+        })))
+    })?;
+    model.map_experts(|_, stack| {
+        let Some(ExpertUpdate { parts, scale }) = stack.update() else {
+            return Ok(stack.clone());
+        };
+        let part = |part: &ExpertFactors| {
+            Ok(ExpertFactors {
+                a: change(&part.a)?,
+                b: change(&part.b)?,
+                sharing: part.sharing,
+            })
+        };
+        Ok(stack.with_update(Some(ExpertUpdate {
+            parts: parts.iter().map(part).collect::<Result<_>>()?,
+            scale: *scale,
+        })))
+    })
+}
+
 /// The factors A and B of all adapters with their modules, in the order of the layers, then of the stacks of experts.
 pub(super) fn factors<M: Adaptable>(model: &M) -> Vec<(String, Var, Var)> {
     let layers = model.layers().into_iter().filter_map(|(name, layer)| {

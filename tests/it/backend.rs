@@ -149,12 +149,7 @@ fn a_batch_can_be_learned(backend: &dyn Backend, model: &Path) {
     assert!(reached.is_some(), "never below 0.01 nat a token");
     // What was learned is what is said, and the first token of each answer is no accident.
     let (prompts, answers): (Vec<_>, Vec<_>) = questions(model).into_iter().unzip();
-    let greedy = SamplingParams {
-        max_tokens: 8,
-        stop: vec![3],
-        temperature: 0.0,
-        seed: 0,
-    };
+    let greedy = SamplingParams::greedy(8, vec![3]);
     let said = trainer.sampler().unwrap().sample(&prompts, &greedy).unwrap();
     for (said, answer) in said.iter().zip(&answers) {
         assert!(said.stopped && said.tokens == *answer, "{:?} {answer:?}", said.tokens);
@@ -164,12 +159,7 @@ fn a_batch_can_be_learned(backend: &dyn Backend, model: &Path) {
 fn answers_have_their_scores(backend: &dyn Backend, model: &Path) {
     let mut sampler = backend.sampler(&Weights::Base).unwrap();
     let prompts: Vec<ModelInput> = questions(model).into_iter().map(|(prompt, _)| prompt).collect();
-    let params = SamplingParams {
-        max_tokens: 5,
-        stop: vec![],
-        temperature: 0.0,
-        seed: 0,
-    };
+    let params = SamplingParams::greedy(5, vec![]);
     let said = sampler.sample(&prompts, &params).unwrap();
     let own: Vec<Vec<Vec<u32>>> = said.iter().map(|said| vec![said.tokens.clone(), vec![4, 9]]).collect();
     let own: Vec<&[Vec<u32>]> = own.iter().map(Vec::as_slice).collect();
@@ -183,7 +173,7 @@ fn answers_have_their_scores(backend: &dyn Backend, model: &Path) {
         }
         // A stop token ends it and is kept; alone it is said as among others.
         let stopping = SamplingParams {
-            stop: vec![said.tokens[2]],
+            stop: vec![said.tokens[2]].into(),
             ..params.clone()
         };
         let alone = sampler.sample(std::slice::from_ref(prompt), &stopping).unwrap();
@@ -196,11 +186,10 @@ fn draws_belong_to_the_prompt(backend: &dyn Backend, model: &Path) {
     let mut sampler = backend.sampler(&Weights::Base).unwrap();
     let prompts: Vec<ModelInput> = questions(model).into_iter().map(|(prompt, _)| prompt).collect();
     let params = |seed| SamplingParams {
-        max_tokens: 6,
-        stop: vec![],
         // So hot that no model is sure of its next token.
         temperature: 5.0,
         seed,
+        ..SamplingParams::greedy(6, vec![])
     };
     let drawn = |sampler: &mut dyn Sampler, prompts: &[ModelInput], seed| -> Vec<Vec<u32>> {
         let all = sampler.sample(prompts, &params(seed)).unwrap();

@@ -20,6 +20,7 @@ fn help_of_every_verb() {
         vec!["predict"],
         vec!["embed"],
         vec!["merge"],
+        vec!["serve"],
         vec!["plot"],
         vec!["promote"],
         vec!["control"],

@@ -76,9 +76,16 @@ impl Greedy for Qwen3Vl {
         limit: usize,
         stop: &[u32],
     ) -> Result<Vec<Vec<u32>>> {
-        self.generate_by(sequences, features, limit, stop, |logits, _| {
-            Ok(logits.argmax(D::Minus1)?.to_vec1()?)
-        })
+        let mut answers = vec![Vec::new(); sequences.len()];
+        self.generate_by(sequences, features, limit, |logits, open| {
+            let tokens = logits.argmax(D::Minus1)?.to_vec1()?;
+            let next = |(&token, &sequence): (&u32, &usize)| {
+                answers[sequence].push(token);
+                (!stop.contains(&token)).then_some(token)
+            };
+            Ok(tokens.iter().zip(open).map(next).collect())
+        })?;
+        Ok(answers)
     }
 }
 

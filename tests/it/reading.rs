@@ -91,17 +91,18 @@ fn prompts(count: u32) -> Vec<ModelInput> {
 
 impl<F: Fn(u32, &[u32], u32) -> f32 + Send> Sampler for Script<F> {
     fn sample(&mut self, prompts: &[ModelInput], params: &SamplingParams) -> Result<Vec<SampledSequence>> {
-        assert_eq!((params.temperature, params.stop.len()), (0.0, 1));
+        assert_eq!((params.temperature, params.stop.tokens.len()), (0.0, 1));
         self.decoded += prompts.len();
         let one = |prompt: &ModelInput| {
             let mut tokens = Vec::new();
-            while tokens.len() < params.max_tokens && tokens.last() != params.stop.first() {
+            while tokens.len() < params.max_tokens && tokens.last() != params.stop.tokens.first() {
                 tokens.push(self.next(number(prompt), &tokens).1);
             }
             SampledSequence {
                 logprobs: vec![0.0; tokens.len()],
-                stopped: tokens.last() == params.stop.first(),
+                stopped: tokens.last() == params.stop.tokens.first(),
                 tokens,
+                ..SampledSequence::default()
             }
         };
         Ok(prompts.iter().map(one).collect())

@@ -106,12 +106,7 @@ fn log_probabilities_and_greedy_text_equal_those_of_transformers() {
             answers.tokens().iter().map(one).collect()
         };
         matches(prompts.iter().map(single).collect(), "name by name");
-        let params = SamplingParams {
-            max_tokens: greedy[0].len(),
-            stop: vec![renderer.prompter().end()],
-            temperature: 0.0,
-            seed: 0,
-        };
+        let params = SamplingParams::greedy(greedy[0].len(), vec![renderer.prompter().end()]);
         let said = sampler.sample(&prompts, &params).unwrap();
         assert_eq!(said.into_iter().map(|said| said.tokens).collect::<Vec<_>>(), greedy);
     }

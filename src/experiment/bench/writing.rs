@@ -136,12 +136,7 @@ impl WritingBenchmark {
             .map(|i| std::slice::from_ref(&self.names[i % self.names.len()]))
             .collect();
         self.engine.compute_logprobs(&snapshot, &prompts, &hints)?;
-        let params = SamplingParams {
-            max_tokens: self.decoded_tokens(),
-            stop: vec![self.vocabulary - 1],
-            temperature: 0.0,
-            seed: 0,
-        };
+        let params = SamplingParams::greedy(self.decoded_tokens(), vec![self.vocabulary - 1]);
         self.engine.sample(&snapshot, &prompts[..self.decoded()], &params)?;
         Ok(())
     }

@@ -39,6 +39,22 @@ pub struct Batch {
     next: Vec<u32>,
 }
 
+/// The rows of one sequence in a batch that goes on with several.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// None: it takes no part in this pass.
+    None,
+    /// One more token.
+    Token {
+        /// The token.
+        token: u32,
+        /// Its position on every axis: see [`Batch::next`].
+        position: u32,
+    },
+    /// Its beginning.
+    Prompt(&'a Sequence),
+}
+
 impl Positions {
     /// M-RoPE positions: text counts up on all axes at once; an image starts where the text stopped and
     /// spreads over height and width at one time; text goes on after its longer side.
@@ -144,18 +160,48 @@ impl Batch {
         Ok(positions.next)
     }
 
+    /// Rows of several sequences, one part each.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    pub fn of_parts(parts: &[Part], image_token: u32, merge: usize) -> Result<Self> {
+        let mut batch = Self::default();
+        for part in parts {
+            match part {
+                Part::None => batch.step(None, 0),
+                Part::Token { token, position } => batch.step(Some(*token), *position),
+                Part::Prompt(sequence) => {
+                    batch.push(sequence, image_token, merge)?;
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    /// The position of the token that follows this batch in a sequence, if it has a part in it.
+    #[must_use]
+    pub fn next(&self, sequence: usize) -> Option<u32> {
+        let taking_part = self.lengths.get(sequence).is_some_and(|&length| length > 0);
+        self.next.get(sequence).copied().filter(|_| taking_part)
+    }
+
+    /// One more token of one more sequence, or none.
+    fn step(&mut self, token: Option<u32>, position: u32) {
+        self.lengths.push(usize::from(token.is_some()));
+        self.masks.push(Mask::Causal);
+        self.next.push(position + u32::from(token.is_some()));
+        if let Some(token) = token {
+            self.ids.push(token);
+            self.axes.iter_mut().for_each(|axis| axis.push(position));
+        }
+    }
+
     /// One more token for each sequence that goes on, at the position that follows this batch.
     #[must_use]
     pub fn then(&self, tokens: &[Option<u32>]) -> Self {
         let mut batch = Self::default();
-        for (token, &position) in tokens.iter().zip(&self.next) {
-            batch.lengths.push(usize::from(token.is_some()));
-            batch.masks.push(Mask::Causal);
-            batch.next.push(position + u32::from(token.is_some()));
-            if let Some(token) = token {
-                batch.ids.push(*token);
-                batch.axes.iter_mut().for_each(|axis| axis.push(position));
-            }
+        for (&token, &position) in tokens.iter().zip(&self.next) {
+            batch.step(token, position);
         }
         batch
     }
@@ -181,6 +227,12 @@ impl Batch {
         let length = *self.lengths.get(sequence)?;
         let start: usize = self.lengths[..sequence].iter().sum();
         (token < length).then_some((start + token) as u32)
+    }
+
+    /// The row of the last token of sequence `sequence`, if it has one.
+    #[must_use]
+    pub fn last_row(&self, sequence: usize) -> Option<u32> {
+        self.row(sequence, self.lengths.get(sequence)?.checked_sub(1)?)
     }
 
     /// The row of the last token of each sequence that has one.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Qwen3Vl;
 use super::batch::{Batch, PrefixTree};
-use super::decoder::KvCache;
+use super::cache::KvCache;
 use super::vision::Features;
 use crate::error::{Error, Result};
 use crate::example::Sequence;
@@ -32,9 +32,9 @@ pub struct TokenScore {
 }
 
 impl Qwen3Vl {
-    /// The next tokens of each sequence, one after the other, until a token of `stop` (which is kept) or `limit` tokens;
-    /// `features` are those of all images. Sequences do not influence each other. `choose` is given the logits (S, V) of
-    /// the S sequences that go on, with their numbers, and gives S tokens.
+    /// The next tokens of each sequence, one after the other, at most `limit`; `features` are those of all images. Sequences do
+    /// not influence each other. `choose` is given the logits (S, V) of the S sequences that go on, with their numbers in
+    /// ascending order, and gives the token of each to go on with, `None` where it ends.
     ///
     /// # Errors
     /// As [`Qwen3Vl::forward`]; what `choose` reports.
@@ -43,32 +43,30 @@ impl Qwen3Vl {
         sequences: &[Sequence],
         mut features: Option<&Features>,
         limit: usize,
-        stop: &[u32],
-        mut choose: impl FnMut(&Tensor, &[usize]) -> Result<Vec<u32>>,
-    ) -> Result<Vec<Vec<u32>>> {
-        let mut answers = vec![Vec::new(); sequences.len()];
+        mut choose: impl FnMut(&Tensor, &[usize]) -> Result<Vec<Option<u32>>>,
+    ) -> Result<()> {
         if sequences.is_empty() || limit == 0 {
-            return Ok(answers);
+            return Ok(());
         }
         let longest = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
         let (text, count, capacity) = (&self.config.text_config, sequences.len(), longest + limit);
         let mut cache = KvCache::new(text, count, capacity, self.state_type(), self.device())?;
         let mut batch = self.batch(sequences)?;
         let mut open: Vec<usize> = (0..sequences.len()).collect();
-        loop {
+        for _ in 0..limit {
             let states = self.forward(&batch, features.take(), Some(&mut cache))?;
             let chosen = choose(&self.logits(&states, &batch.last_rows())?, &open)?;
             let mut tokens = vec![None; sequences.len()];
             for (&sequence, token) in open.iter().zip(chosen) {
-                answers[sequence].push(token);
-                tokens[sequence] = Some(token).filter(|token| !stop.contains(token));
+                tokens[sequence] = token;
             }
-            open.retain(|&sequence| tokens[sequence].is_some() && answers[sequence].len() < limit);
+            open.retain(|&sequence| tokens[sequence].is_some());
             if open.is_empty() {
-                return Ok(answers);
+                break;
             }
             batch = batch.then(&tokens);
         }
+        Ok(())
     }
 
     /// Scores continuations of prompts in one pass: for each prompt, each of its continuations, each token.
@@ -108,6 +106,17 @@ impl Qwen3Vl {
             rest = others;
         }
         Ok(scores)
+    }
+
+    /// The natural-log probability of one token after each of some rows of the states that [`Qwen3Vl::forward`] gave, outside
+    /// any graph.
+    ///
+    /// # Errors
+    /// When a row is not there or a token not in the vocabulary.
+    pub fn token_logprobs(&self, states: &Tensor, rows: &[u32], tokens: &[u32]) -> Result<Vec<f32>> {
+        let tokens: Vec<&[u32]> = tokens.chunks(1).collect();
+        let found = self.next_tokens(states, rows, &tokens)?;
+        Ok(found.into_iter().flat_map(|found| found.log_probs).collect())
     }
 
     /// The next-token distributions after some rows of the states that [`Qwen3Vl::forward`] gave: at each of `rows`

@@ -20,6 +20,7 @@ use crate::nn::{DeviceSpec, Experts, Projection};
 mod adapter;
 mod backward;
 mod batch;
+mod cache;
 mod config;
 mod decoder;
 mod inference;
@@ -27,10 +28,10 @@ mod merge;
 mod vision;
 
 pub use super::lora::Lora;
-pub use batch::{Batch, Positions, PrefixTree};
+pub use batch::{Batch, Part, Positions, PrefixTree};
+pub use cache::{KvCache, SlotId};
 pub use config::{Config, ExpertConfig, TextConfig, VisionConfig};
 use decoder::Decoder;
-pub use decoder::KvCache;
 pub(crate) use inference::LOGITS_AT_ONCE;
 pub use inference::TokenScore;
 pub use vision::Features;
@@ -154,6 +155,15 @@ impl Qwen3Vl {
         )
     }
 
+    /// A batch that goes on with the sequences of a cache, in their order ([`KvCache::order`]).
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::batch`].
+    pub fn batch_of(&self, parts: &[Part]) -> Result<Batch> {
+        let (image, merge) = (self.config.image_token_id, self.config.vision_config.spatial_merge_size);
+        Batch::of_parts(parts, image, merge)
+    }
+
     /// States of all rows of a batch after the final norm, (R, D); `features` are those of all its images.
     ///
     /// # Errors
@@ -245,6 +255,14 @@ impl Qwen3Vl {
     #[must_use]
     pub fn trainable(&self) -> Vec<(String, Var)> {
         lora::trainable(self)
+    }
+
+    /// The model with `change(variable)` in place of each variable of its adapters, in the order of [`Qwen3Vl::trainable`].
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn with_variables(&self, change: impl FnMut(&Var) -> Result<Var>) -> Result<Self> {
+        lora::with_variables(self, change)
     }
 
     /// Type of the states between layers: f32 on the CPU, that of the weights on a GPU.

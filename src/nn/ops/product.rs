@@ -99,6 +99,42 @@ impl Scratch {
     }
 }
 
+/// `target = a · bᵀ` for one row `a` and rows `b`, which need no packing. The sums are those of [`Scratch::multiply`], to the bit.
+#[inline(always)]
+pub(super) fn multiply_row<S: Simd>(simd: S, a: &[f32], b: Matrix, target: &mut [f32]) {
+    let depth = a.len();
+    let row = |j: usize| &b.values[b.start + j * b.stride..][..depth];
+    for (i, target) in target.chunks_mut(ROWS).enumerate() {
+        // Sums that stand for no row are not stored.
+        let rows: [&[f32]; ROWS] = std::array::from_fn(|lane| row(i * ROWS + lane.min(target.len() - 1)));
+        let mut sums = [simd.splat_f32s(0.0); ROWS];
+        for (k, &factor) in a.iter().enumerate() {
+            let factor = simd.splat_f32s(factor);
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum = simd.mul_add_e_f32s(factor, simd.splat_f32s(row[k]), *sum);
+            }
+        }
+        for (target, sum) in target.iter_mut().zip(sums) {
+            simd.partial_store_f32s(std::slice::from_mut(target), sum);
+        }
+    }
+}
+
+/// `target = a · b` for one row `a` and as many rows `b` of the target's width. The sums are those of [`Scratch::multiply`] with `b`
+/// transposed, to the bit.
+#[inline(always)]
+pub(super) fn add_rows<S: Simd>(simd: S, a: &[f32], b: Matrix, target: &mut [f32]) {
+    for (j, target) in target.chunks_mut(S::F32_LANES).enumerate() {
+        let (start, width) = (b.start + j * S::F32_LANES, target.len());
+        let mut sum = simd.splat_f32s(0.0);
+        for (k, &factor) in a.iter().enumerate() {
+            let row = simd.partial_load_f32s(&b.values[start + k * b.stride..][..width]);
+            sum = simd.mul_add_e_f32s(simd.splat_f32s(factor), row, sum);
+        }
+        simd.partial_store_f32s(target, sum);
+    }
+}
+
 /// Tiles of `height` rows, each tile depth by depth; missing rows are zeros.
 #[inline(always)]
 fn pack(matrix: Matrix, rows: usize, depth: usize, height: usize, tiles: &mut Vec<f32>) {
@@ -132,6 +168,60 @@ mod tests {
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
             Scratch::default().multiply(simd, self.sizes, self.a, self.b, self.target);
+        }
+    }
+
+    /// A row by rows and a row of weights for rows, packed and not.
+    struct Row<'a> {
+        a: &'a [f32],
+        b: &'a [f32],
+        stride: usize,
+        outs: [&'a mut [f32]; 2],
+    }
+
+    impl pulp::WithSimd for Row<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let [packed, direct] = self.outs;
+            let (left, b) = (
+                Matrix::rows(self.a, 0, self.a.len()),
+                Matrix::rows(self.b, 1, self.stride),
+            );
+            let (columns, depth) = (packed.len(), self.a.len());
+            let target = Target::rows(packed, columns);
+            // As many rows as the weights have, or rows of their length.
+            if (self.b.len() - 1) / self.stride == depth {
+                Scratch::default().multiply(simd, (1, columns, depth), left, b.transposed(), target);
+                add_rows(simd, self.a, b, direct);
+            } else {
+                Scratch::default().multiply(simd, (1, columns, depth), left, b, target);
+                multiply_row(simd, self.a, b, direct);
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_row_needs_no_packing_and_has_the_same_sums_to_the_bit() {
+        use rand::Rng as _;
+        let mut rng = crate::seed::rng(0, "rows");
+        let mut random = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-2.0..2.0)).collect() };
+        for (columns, depth) in [(1, 32), (7, 3), (8, 32), (90, 32), (37, 128), (16, 5), (130, 64)] {
+            let a = random(depth);
+            for (rows, width) in [(columns, depth), (depth, columns)] {
+                let stride = width + 3;
+                let b = random(rows * stride + 1);
+                let (mut packed, mut direct) = (vec![f32::NAN; columns], vec![f32::NAN; columns]);
+                pulp::Arch::new().dispatch(Row {
+                    a: &a,
+                    b: &b,
+                    stride,
+                    outs: [&mut packed, &mut direct],
+                });
+                let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|value| value.to_bits()).collect() };
+                assert_eq!(bits(&packed), bits(&direct), "{columns} {depth}");
+            }
         }
     }
 

@@ -3,10 +3,10 @@
 
 use rayon::prelude::*;
 
-use super::{Attention, Segment};
+use super::{Attention, Mask, Segment};
 use crate::nn::ops::attention::CpuAttention;
 use crate::nn::ops::elementary::{softmax, softmax_backward};
-use crate::nn::ops::product::{Matrix, Scratch, Target};
+use crate::nn::ops::product::{Matrix, Scratch, Target, add_rows, multiply_row};
 
 /// Result of one task: (H/G, T, K) of the queries, and in a backward pass (S, K) of keys and values.
 #[derive(Default)]
@@ -104,6 +104,9 @@ impl<'a> Task<'a> {
     #[inline(always)]
     fn forward<S: pulp::Simd>(&self, simd: S) -> Block {
         let (t, s, k) = (self.segment.queries.len(), self.segment.keys.len(), self.op.head_dim);
+        if t == 1 && !matches!(self.segment.mask, Mask::Tree(_)) {
+            return self.one_query(simd);
+        }
         let mut scratch = Scratch::default();
         let mut probabilities = vec![0f32; t * s];
         let mut queries = vec![0f32; self.op.group() * t * k];
@@ -117,6 +120,25 @@ impl<'a> Task<'a> {
                 values,
                 Target::rows(out, k),
             );
+        }
+        Block {
+            queries,
+            ..Block::default()
+        }
+    }
+
+    /// One query that sees all keys, as in generation: nothing is packed, and not a bit is another one.
+    #[inline(always)]
+    fn one_query<S: pulp::Simd>(&self, simd: S) -> Block {
+        let (s, k) = (self.segment.keys.len(), self.op.head_dim);
+        let mut probabilities = vec![0f32; s];
+        let mut queries = vec![0f32; self.op.group() * k];
+        let first = self.segment.queries.start * self.op.width() + self.key_head * self.op.group() * k;
+        let own = self.q[first..].chunks_exact(k);
+        for (query, out) in own.zip(queries.chunks_exact_mut(k)) {
+            multiply_row(simd, query, self.of_keys(self.k), &mut probabilities);
+            softmax(&mut probabilities, self.op.scale());
+            add_rows(simd, &probabilities, self.of_keys(self.v), out);
         }
         Block {
             queries,

@@ -1,0 +1,640 @@
+//! Checkpoints on disk, under `tinker://RUN/weights/NAME` and `tinker://RUN/sampler_weights/NAME`.
+//!
+//! ```text
+//! STATE/runs/RUN/run.json                          the training run
+//! STATE/runs/RUN/weights/NAME/checkpoint.json      written last: it says which of the folders beside it counts
+//! STATE/runs/RUN/weights/NAME/1/…                  adapter and optimiser, as the engine saves them
+//! STATE/runs/RUN/sampler_weights/NAME/1/…          the adapter alone, a PEFT folder
+//! ```
+//!
+//! A checkpoint is there if its `checkpoint.json` is: a process that is killed while it saves leaves either the checkpoint
+//! that was there before, or the new one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::refusal::Refusal;
+use crate::error::{Error, Result};
+use crate::fs::file;
+
+const RUN: &str = "run.json";
+const CHECKPOINT: &str = "checkpoint.json";
+/// Longest name of a checkpoint.
+const LONGEST_NAME: usize = 128;
+
+/// Contents of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// Adapter and optimiser, to go on with.
+    Weights,
+    /// The adapter alone, to be asked.
+    SamplerWeights,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Weights, Self::SamplerWeights];
+
+    /// Part of a path.
+    pub(super) fn segment(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::SamplerWeights => "sampler_weights",
+        }
+    }
+
+    /// Word for it in listings.
+    fn listed(self) -> &'static str {
+        match self {
+            Self::Weights => "training",
+            Self::SamplerWeights => "sampler",
+        }
+    }
+}
+
+/// Shape and start of an adapter, as `create_model` asked for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct LoraInfo {
+    pub(super) rank: usize,
+    pub(super) alpha: f64,
+    pub(super) seed: u64,
+    pub(super) train_attn: bool,
+    pub(super) train_mlp: bool,
+    pub(super) train_unembed: bool,
+}
+
+/// `run.json`: a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct RunInfo {
+    pub(super) id: String,
+    pub(super) base_model: String,
+    /// Fingerprint of the base's weights.
+    pub(super) base: String,
+    pub(super) lora: LoraInfo,
+    #[serde(default)]
+    pub(super) user_metadata: BTreeMap<String, String>,
+    pub(super) created: Moment,
+    pub(super) last_request: Moment,
+}
+
+/// `checkpoint.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    kind: Kind,
+    name: String,
+    /// Number of the folder that counts.
+    folder: u64,
+    /// The run as it was then: a checkpoint can be loaded from this alone.
+    pub(super) run: RunInfo,
+    time: Moment,
+    size_bytes: u64,
+    public: bool,
+    user_metadata: BTreeMap<String, String>,
+    expires_at: Option<Moment>,
+}
+
+impl Checkpoint {
+    /// Its path.
+    pub(super) fn path(&self) -> TinkerPath {
+        TinkerPath {
+            run: self.run.id.clone(),
+            kind: self.kind,
+            name: self.name.clone(),
+        }
+    }
+
+    fn expired(&self) -> bool {
+        self.expires_at.is_some_and(|end| end <= Moment::now())
+    }
+
+    /// As listings have it.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "checkpoint_id": format!("{}/{}", self.kind.segment(), self.name), "checkpoint_type": self.kind.listed(),
+            "time": self.time, "tinker_path": self.path().to_string(), "size_bytes": self.size_bytes,
+            "public": self.public, "user_metadata": self.user_metadata, "expires_at": self.expires_at,
+        })
+    }
+}
+
+/// A time, written as the SDK reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Moment(DateTime<Utc>);
+
+impl Moment {
+    /// This one.
+    pub(super) fn now() -> Self {
+        Self(Utc::now())
+    }
+
+    /// Seconds since 1970.
+    pub(super) fn seconds(self) -> i64 {
+        self.0.timestamp()
+    }
+
+    /// So many seconds from now.
+    pub(super) fn in_seconds(seconds: i64) -> Self {
+        Self(Utc::now() + TimeDelta::seconds(seconds))
+    }
+}
+
+impl From<Moment> for String {
+    fn from(Moment(time): Moment) -> Self {
+        time.to_rfc3339_opts(SecondsFormat::Micros, true)
+    }
+}
+
+impl TryFrom<String> for Moment {
+    type Error = chrono::ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        DateTime::parse_from_rfc3339(&text).map(|time| Self(time.into()))
+    }
+}
+
+/// `tinker://RUN/KIND/NAME`
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TinkerPath {
+    pub(super) run: String,
+    pub(super) kind: Kind,
+    pub(super) name: String,
+}
+
+impl fmt::Display for TinkerPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tinker://{}/{}/{}", self.run, self.kind.segment(), self.name)
+    }
+}
+
+impl TinkerPath {
+    /// Reads a whole path.
+    ///
+    /// # Errors
+    /// A refusal that shows the form of paths.
+    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+        let shown: String = text.chars().take(200).collect();
+        let wrong = || {
+            Refusal::bad(format!(
+                "`{shown}` is not of the form tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME"
+            ))
+        };
+        let (run, checkpoint) = text
+            .strip_prefix("tinker://")
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or_else(wrong)?;
+        if !is_run(run) {
+            return Err(wrong());
+        }
+        Self::of(run, checkpoint)
+    }
+
+    /// `checkpoint` is `KIND/NAME`.
+    ///
+    /// # Errors
+    /// A refusal when it is not, or the name is no name.
+    pub(super) fn of(run: &str, checkpoint: &str) -> Result<Self, Refusal> {
+        let shown: String = checkpoint.chars().take(200).collect();
+        let wrong = || {
+            Refusal::bad(format!(
+                "`{shown}` is not of the form weights/NAME or sampler_weights/NAME"
+            ))
+        };
+        let (kind, name) = checkpoint.split_once('/').ok_or_else(wrong)?;
+        if kind == "external_weights" {
+            return Err(Refusal::bad(
+                "external weights are not kept here; download the archive of a checkpoint instead",
+            ));
+        }
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|known| known.segment() == kind)
+            .ok_or_else(wrong)?;
+        check_name(name)?;
+        Ok(Self {
+            run: run.to_owned(),
+            kind,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// A name becomes the name of a folder: it must not lead anywhere else.
+///
+/// # Errors
+/// A refusal that says which names are allowed.
+pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '+' | '=');
+    if name.is_empty() || name.len() > LONGEST_NAME || name.starts_with('.') || !name.chars().all(allowed) {
+        let shown: String = name.chars().take(60).collect();
+        return Err(Refusal::bad(format!(
+            "`{shown}` cannot name a checkpoint: 1 to {LONGEST_NAME} of a-z A-Z 0-9 _ - + = and, not first, a dot"
+        )));
+    }
+    Ok(())
+}
+
+/// True of `UUID:train:NUMBER`.
+pub(super) fn is_run(id: &str) -> bool {
+    let Some((session, number)) = id.split_once(":train:") else {
+        return false;
+    };
+    let session_ok = session.len() == 36 && session.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    session_ok && !number.is_empty() && number.len() <= 9 && number.chars().all(|c| c.is_ascii_digit())
+}
+
+/// Settings of a save.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Saving {
+    pub(super) expires_at: Option<Moment>,
+    pub(super) overwrite: bool,
+    pub(super) user_metadata: BTreeMap<String, String>,
+}
+
+/// The folder of all checkpoints. One process at a time has it.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    runs: PathBuf,
+    /// Samplers without a name, gone with their session.
+    passing: PathBuf,
+    /// Held while a checkpoint is changed; reading needs it not.
+    changing: Mutex<()>,
+    _lock: fs::File,
+}
+
+impl Checkpoints {
+    /// Makes the folder, or takes what is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written; [`Error::State`] when another server has it.
+    pub(super) fn open(state: &Path) -> Result<Self> {
+        file::make_writable_folder(state)?;
+        let (runs, passing) = (state.join("runs"), state.join("passing"));
+        fs::create_dir_all(&runs).map_err(Error::io("make", &runs))?;
+        let path = state.join("lock");
+        let lock = fs::File::create(&path).map_err(Error::io("write", &path))?;
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::State {
+                path: state.into(),
+                reason: "another server keeps its checkpoints there; give this one a folder of its own with --state"
+                    .into(),
+            });
+        }
+        remove(&passing)?;
+        fs::create_dir_all(&passing).map_err(Error::io("make", &passing))?;
+        Ok(Self {
+            runs,
+            passing,
+            changing: Mutex::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Folder of a sampler without a name.
+    pub(super) fn passing(&self, sampler: &str) -> PathBuf {
+        self.passing.join(sampler)
+    }
+
+    /// Removes the folder of a sampler without a name.
+    pub(super) fn forget_passing(&self, sampler: &str) {
+        if let Err(error) = remove(&self.passing(sampler)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Notes a run.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn note_run(&self, run: &RunInfo) -> Result<()> {
+        let dir = self.runs.join(&run.id);
+        fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        write_json(&dir.join(RUN), run)
+    }
+
+    /// A run that was noted, also by an earlier process.
+    pub(super) fn run(&self, id: &str) -> Option<RunInfo> {
+        if !is_run(id) {
+            return None;
+        }
+        file::read_json(&self.runs.join(id).join(RUN))
+    }
+
+    /// All runs that were noted, the newest first.
+    pub(super) fn runs(&self) -> Vec<RunInfo> {
+        let mut runs: Vec<RunInfo> = names(&self.runs).iter().filter_map(|id| self.run(id)).collect();
+        runs.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
+        runs
+    }
+
+    /// Keeps a checkpoint: `fill` writes into a folder of its own. When this returns it is on the disk.
+    ///
+    /// # Errors
+    /// Those of `fill`; [`Error::Exists`] when there is one of that name and it may not be replaced; [`Error::Io`].
+    pub(super) fn save(
+        &self,
+        path: &TinkerPath,
+        run: &RunInfo,
+        saving: &Saving,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = self.dir(path);
+        let old = self.read(path);
+        if let Some(old) = &old
+            && !old.expired()
+            && !saving.overwrite
+        {
+            return Err(Error::Exists {
+                path: path.to_string().into(),
+            });
+        }
+        let numbers = names(&dir).into_iter().filter_map(|name| name.parse::<u64>().ok());
+        let folder = numbers.max().map_or(1, |last| last + 1);
+        let new = dir.join(folder.to_string());
+        fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        let written = fill(&new).and_then(|()| {
+            for above in dir.ancestors().take(4) {
+                file::flush(above)?;
+            }
+            let checkpoint = Checkpoint {
+                kind: path.kind,
+                name: path.name.clone(),
+                folder,
+                run: run.clone(),
+                time: Moment::now(),
+                size_bytes: size(&new),
+                public: false,
+                user_metadata: saving.user_metadata.clone(),
+                expires_at: saving.expires_at,
+            };
+            write_json(&dir.join(CHECKPOINT), &checkpoint)
+        });
+        if let Err(error) = written {
+            // The first failure is the one to report.
+            let _ = remove(&new);
+            return Err(error);
+        }
+        self.tidy(path, folder);
+        self.note_run(run)
+    }
+
+    /// The checkpoint of a path and its folder.
+    ///
+    /// # Errors
+    /// A refusal when it is not there, or not any more.
+    pub(super) fn find(&self, path: &TinkerPath) -> Result<(Checkpoint, PathBuf), Refusal> {
+        let found = is_run(&path.run).then(|| self.read(path)).flatten();
+        match found {
+            Some(checkpoint) if checkpoint.expired() => {
+                Err(Refusal::not_found(format!("checkpoint `{path}` has expired")))
+            }
+            Some(checkpoint) => {
+                let dir = self.dir(path).join(checkpoint.folder.to_string());
+                Ok((checkpoint, dir))
+            }
+            None => Err(Refusal::not_found(format!("there is no checkpoint `{path}`"))),
+        }
+    }
+
+    /// The checkpoints of a run, the newest first.
+    pub(super) fn of_run(&self, run: &str) -> Vec<Checkpoint> {
+        let mut all = Vec::new();
+        for kind in Kind::ALL {
+            for name in names(&self.runs.join(run).join(kind.segment())) {
+                let run = run.to_owned();
+                all.extend(self.read(&TinkerPath { run, kind, name }));
+            }
+        }
+        all.retain(|checkpoint| !checkpoint.expired());
+        all.sort_by(|a, b| (b.time, &b.name).cmp(&(a.time, &a.name)));
+        all
+    }
+
+    /// Changes what is noted of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::find`].
+    fn change(&self, path: &TinkerPath, change: impl FnOnce(&mut Checkpoint)) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut checkpoint, _) = self.find(path)?;
+        change(&mut checkpoint);
+        write_json(&self.dir(path).join(CHECKPOINT), &checkpoint)?;
+        Ok(())
+    }
+
+    /// Marks a checkpoint as public or not.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::find`].
+    pub(super) fn publish(&self, path: &TinkerPath, public: bool) -> Result<(), Refusal> {
+        self.change(path, |checkpoint| checkpoint.public = public)
+    }
+
+    /// Sets or clears the time when a checkpoint expires.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::find`].
+    pub(super) fn expire(&self, path: &TinkerPath, expires_at: Option<Moment>) -> Result<(), Refusal> {
+        self.change(path, |checkpoint| checkpoint.expires_at = expires_at)
+    }
+
+    /// Removes a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::find`]; when it cannot be removed.
+    pub(super) fn delete(&self, path: &TinkerPath) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.find(path)?;
+        self.remove_checkpoint(path)?;
+        Ok(())
+    }
+
+    /// Removes what has expired. To be called now and then.
+    pub(super) fn remove_expired(&self) {
+        for id in names(&self.runs) {
+            for kind in Kind::ALL {
+                for name in names(&self.runs.join(&id).join(kind.segment())) {
+                    let run = id.clone();
+                    let path = TinkerPath { run, kind, name };
+                    let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+                    let expired = self.read(&path).is_some_and(|checkpoint| checkpoint.expired());
+                    if expired && let Err(error) = self.remove_checkpoint(&path) {
+                        tracing::warn!("cannot remove `{path}`, which has expired: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove_checkpoint(&self, path: &TinkerPath) -> Result<()> {
+        let dir = self.dir(path);
+        file::remove_if_present(&dir.join(CHECKPOINT))?;
+        file::flush(&dir)?;
+        remove(&dir)
+    }
+
+    /// Removes the folders beside the one that counts.
+    fn tidy(&self, path: &TinkerPath, counts: u64) {
+        let dir = self.dir(path);
+        for name in names(&dir) {
+            if name != counts.to_string()
+                && dir.join(&name).is_dir()
+                && let Err(error) = remove(&dir.join(name))
+            {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    fn dir(&self, path: &TinkerPath) -> PathBuf {
+        self.runs.join(&path.run).join(path.kind.segment()).join(&path.name)
+    }
+
+    fn read(&self, path: &TinkerPath) -> Option<Checkpoint> {
+        file::read_json(&self.dir(path).join(CHECKPOINT))
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::malformed("checkpoint", path, e))?;
+    file::replace(path, &text)
+}
+
+/// Names in a folder that may be absent.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Bytes of the files of a folder.
+fn size(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|file| file.len())
+        .sum()
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01234567-89ab-cdef-0123-456789abcdef:train:0";
+
+    fn run() -> RunInfo {
+        RunInfo {
+            id: ID.into(),
+            base_model: "micro".into(),
+            base: "f".into(),
+            lora: LoraInfo {
+                rank: 4,
+                alpha: 32.0,
+                seed: 0,
+                train_attn: true,
+                train_mlp: true,
+                train_unembed: false,
+            },
+            user_metadata: BTreeMap::new(),
+            created: Moment::now(),
+            last_request: Moment::now(),
+        }
+    }
+
+    fn write(text: &'static str) -> impl FnOnce(&Path) -> Result<()> {
+        move |dir| {
+            fs::create_dir_all(dir).unwrap();
+            fs::write(dir.join("adapter"), text).unwrap();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_its_server_and_is_replaced_whole() {
+        let state = tempfile::tempdir().unwrap();
+        let path = TinkerPath::parse(&format!("tinker://{ID}/weights/000004")).unwrap();
+        let checkpoints = Checkpoints::open(state.path()).unwrap();
+        assert_eq!(checkpoints.find(&path).unwrap_err().status, 404);
+        checkpoints
+            .save(&path, &run(), &Saving::default(), write("one"))
+            .unwrap();
+        assert!(Checkpoints::open(state.path()).is_err());
+        assert!(
+            checkpoints
+                .save(&path, &run(), &Saving::default(), write("two"))
+                .is_err()
+        );
+        drop(checkpoints);
+
+        let checkpoints = Checkpoints::open(state.path()).unwrap();
+        let text = |checkpoints: &Checkpoints| {
+            let (_, dir) = checkpoints.find(&path).unwrap();
+            fs::read_to_string(dir.join("adapter")).unwrap()
+        };
+        assert_eq!(text(&checkpoints), "one");
+        let saving = Saving {
+            overwrite: true,
+            ..Saving::default()
+        };
+        let failed = checkpoints.save(&path, &run(), &saving, |dir| {
+            write("three")(dir)?;
+            Err(Error::NoGradients)
+        });
+        assert!(failed.is_err() && text(&checkpoints) == "one");
+        checkpoints.save(&path, &run(), &saving, write("four")).unwrap();
+        assert_eq!((text(&checkpoints), checkpoints.of_run(ID).len()), ("four".into(), 1));
+        assert_eq!(names(&checkpoints.dir(&path)), ["2", CHECKPOINT]);
+        checkpoints.publish(&path, true).unwrap();
+        assert_eq!(checkpoints.of_run(ID)[0].json()["public"], true);
+        checkpoints.expire(&path, Some(Moment::in_seconds(-1))).unwrap();
+        assert_eq!(checkpoints.find(&path).unwrap_err().status, 404);
+        checkpoints.remove_expired();
+        assert!(!checkpoints.dir(&path).exists() && checkpoints.runs().len() == 1);
+    }
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc",
+            "a\\b",
+            ".a",
+            "a\0",
+            "é",
+            &"a".repeat(200),
+        ] {
+            assert!(TinkerPath::of(ID, &format!("weights/{name}")).is_err(), "{name}");
+        }
+        for path in [
+            "tinker://../weights/a",
+            "tinker://x/weights/a",
+            "weights/a",
+            &format!("tinker://{ID}/other/a"),
+        ] {
+            assert!(TinkerPath::parse(path).is_err(), "{path}");
+        }
+        TinkerPath::of(ID, "sampler_weights/final-1.0").unwrap();
+    }
+}

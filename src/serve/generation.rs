@@ -1,0 +1,337 @@
+//! The thread that continues prompts of all clients on one base model, side by side.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::base::Base;
+use super::budget::Charge;
+use super::refusal::{Refusal, chain};
+use crate::engine::{
+    Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot,
+};
+use crate::error::{Error, Result};
+use crate::example::ModelInput;
+
+/// Continuations that the generator is given at once; more wait here. Measured on two cores, more at once are slower.
+const AT_ONCE: usize = 64;
+/// Adapters whose weights are kept added into the base's, and that answer at once; each takes the memory of the layers it adapts.
+const SNAPSHOTS: usize = 8;
+
+/// The weights that answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Weights {
+    /// The base model's.
+    Base,
+    /// With the adapter of this folder, which never changes.
+    Adapter(PathBuf),
+}
+
+/// A prompt and what is to be done with it.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    pub(super) weights: Weights,
+    pub(super) input: ModelInput,
+    pub(super) params: SamplingParams,
+    pub(super) samples: usize,
+    /// Alternatives beside the log-probabilities of the prompt's own tokens, where these are asked for.
+    pub(super) prompt_logprobs: Option<usize>,
+    /// The only answers allowed.
+    pub(super) choices: Vec<Vec<u32>>,
+    /// Of its images.
+    pub(super) charge: Option<Charge>,
+}
+
+/// News of a prompt.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The log-probabilities of its own tokens.
+    Prompt(PromptScores),
+    /// The probabilities of the answers that are allowed, which add up to 1.
+    Choices(Vec<f64>),
+    /// A token of continuation `sample`.
+    Token {
+        sample: usize,
+        token: u32,
+        logprob: f32,
+        top: Vec<(u32, f32)>,
+    },
+    /// Continuation `sample` is complete.
+    Finished {
+        sample: usize,
+        stopped: bool,
+        /// Which of the answers allowed it is.
+        choice: Option<usize>,
+    },
+    /// It failed; there is no further news.
+    Failed {
+        message: String,
+        /// The request is at fault.
+        user: bool,
+    },
+}
+
+/// Takes the news; false if nobody wants more.
+pub(super) type Listener = Box<dyn FnMut(News) -> bool + Send>;
+
+/// A base model that answers.
+#[derive(Debug)]
+pub(super) struct Generation {
+    pub(super) base: Arc<Base>,
+    sender: Mutex<Option<Sender<(Prompt, Listener)>>>,
+    unfinished: Arc<AtomicUsize>,
+    stopping: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Generation {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system gives none.
+    pub(super) fn start(base: Arc<Base>) -> Result<Self> {
+        let (sender, receiver) = channel();
+        let (unfinished, stopping) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let work = Work {
+            generator: Generator::new(base.engine.clone(), GeneratorSettings::default()),
+            base: base.clone(),
+            waiting: VecDeque::new(),
+            live: HashMap::new(),
+            snapshots: Vec::new(),
+            unfinished: unfinished.clone(),
+            stopping: stopping.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("generation".into())
+            .spawn(move || work.run(&receiver));
+        Ok(Self {
+            base,
+            sender: Mutex::new(Some(sender)),
+            unfinished,
+            stopping,
+            thread: Mutex::new(Some(thread.map_err(Error::io("start", "a thread that generates"))?)),
+        })
+    }
+
+    /// Adds a prompt.
+    ///
+    /// # Errors
+    /// A refusal when too many wait, or the server stops.
+    pub(super) fn submit(&self, prompt: Prompt, listener: Listener) -> Result<(), Refusal> {
+        let most = self.base.limits.queued_samples;
+        if self.unfinished.load(Ordering::Relaxed) >= most {
+            return Err(Refusal::busy(format!("{most} prompts wait already")));
+        }
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
+        let sent = sender
+            .as_ref()
+            .is_some_and(|sender| sender.send((prompt, listener)).is_ok());
+        if !sent {
+            self.unfinished.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::gone("the server is stopping"));
+        }
+        Ok(())
+    }
+
+    /// Prompts that wait or are being continued.
+    pub(super) fn unfinished(&self) -> usize {
+        self.unfinished.load(Ordering::Relaxed)
+    }
+
+    /// Ends the thread; unfinished prompts are given up.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It ends when there is no sender any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A prompt that is being continued.
+struct Live {
+    listener: Listener,
+    weights: Weights,
+    /// Continuations that are not complete.
+    open: usize,
+    _charge: Option<Charge>,
+}
+
+struct Work {
+    base: Arc<Base>,
+    generator: Generator,
+    waiting: VecDeque<(Prompt, Listener)>,
+    live: HashMap<RequestId, Live>,
+    /// The one used last is last.
+    snapshots: Vec<(Weights, Snapshot)>,
+    unfinished: Arc<AtomicUsize>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn run(mut self, receiver: &Receiver<(Prompt, Listener)>) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            if self.waiting.is_empty() && self.live.is_empty() {
+                match receiver.recv_timeout(Duration::from_millis(500)) {
+                    Ok(new) => self.waiting.push_back(new),
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            self.waiting.extend(receiver.try_iter());
+            self.admit();
+            let generator = AssertUnwindSafe(&mut self.generator);
+            match catch_unwind(move || { generator }.0.step()) {
+                Ok(events) => events.into_iter().for_each(|event| self.tell(event)),
+                Err(_) => self.begin_anew(),
+            }
+        }
+    }
+
+    /// Hands waiting prompts to the generator as long as there is room. One that is refused fails alone.
+    fn admit(&mut self) {
+        let mut open: usize = self.live.values().map(|live| live.open).sum();
+        let mut answering: HashSet<Weights> = self.live.values().map(|live| live.weights.clone()).collect();
+        while open < AT_ONCE {
+            let room = answering.len() < SNAPSHOTS;
+            let next = self
+                .waiting
+                .iter()
+                .position(|(prompt, _)| room || answering.contains(&prompt.weights));
+            let Some((mut prompt, mut listener)) = next.and_then(|next| self.waiting.remove(next)) else {
+                return;
+            };
+            let (samples, weights, charge) = (prompt.samples, prompt.weights.clone(), prompt.charge.take());
+            match self.begin(prompt) {
+                Ok(id) => {
+                    open += samples;
+                    answering.insert(weights.clone());
+                    let live = Live {
+                        listener,
+                        weights,
+                        open: samples,
+                        _charge: charge,
+                    };
+                    self.live.insert(id, live);
+                }
+                Err(error) => {
+                    listener(failed(&error));
+                    self.unfinished.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, prompt: Prompt) -> Result<RequestId> {
+        let snapshot = self.snapshot(&prompt.weights)?;
+        self.generator.submit(GenerationRequest {
+            snapshot,
+            prompt: prompt.input,
+            params: prompt.params,
+            samples: prompt.samples,
+            prompt_logprobs: prompt.prompt_logprobs,
+            choices: prompt.choices,
+        })
+    }
+
+    /// The weights, kept for the next time.
+    fn snapshot(&mut self, weights: &Weights) -> Result<Snapshot> {
+        if let Some(at) = self.snapshots.iter().position(|(known, _)| known == weights) {
+            let last = self.snapshots.remove(at);
+            self.snapshots.push(last.clone());
+            return Ok(last.1);
+        }
+        let snapshot = match weights {
+            Weights::Base => self.base.engine.base()?,
+            Weights::Adapter(folder) => self.base.engine.saved(folder)?,
+        };
+        if self.snapshots.len() >= SNAPSHOTS {
+            self.snapshots.remove(0);
+        }
+        self.snapshots.push((weights.clone(), snapshot.clone()));
+        Ok(snapshot)
+    }
+
+    fn tell(&mut self, event: Event) {
+        let (id, news) = match event {
+            Event::Prompt { id, scores } => (id, News::Prompt(scores)),
+            Event::Choices { id, probabilities, .. } => (id, News::Choices(probabilities)),
+            Event::Token {
+                id,
+                sample,
+                token,
+                logprob,
+                top,
+            } => {
+                let news = News::Token {
+                    sample,
+                    token,
+                    logprob,
+                    top,
+                };
+                (id, news)
+            }
+            Event::Finished {
+                id,
+                sample,
+                stopped,
+                choice,
+            } => {
+                let news = News::Finished {
+                    sample,
+                    stopped,
+                    choice,
+                };
+                (id, news)
+            }
+            Event::Failed { id, error } => (id, failed(&error)),
+        };
+        let Some(live) = self.live.get_mut(&id) else { return };
+        match news {
+            News::Finished { .. } => live.open = live.open.saturating_sub(1),
+            News::Failed { .. } => live.open = 0,
+            _ => {}
+        }
+        let wanted = (live.listener)(news);
+        let done = live.open == 0;
+        if !done && !wanted {
+            self.generator.cancel(id);
+        }
+        if done || !wanted {
+            self.live.remove(&id);
+            self.unfinished.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// After a panic of the engine nothing is known of the generator: all that was begun has failed.
+    fn begin_anew(&mut self) {
+        tracing::error!(
+            "the generation of `{}` panicked; {} prompts failed",
+            self.base.name(),
+            self.live.len()
+        );
+        self.generator = Generator::new(self.base.engine.clone(), GeneratorSettings::default());
+        for (_, mut live) in self.live.drain() {
+            (live.listener)(News::Failed {
+                message: "a fault of the server: the generation was given up".into(),
+                user: false,
+            });
+            self.unfinished.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn failed(error: &Error) -> News {
+    News::Failed {
+        message: chain(error),
+        user: super::refusal::is_users(error),
+    }
+}
