@@ -34,7 +34,7 @@ pub(super) struct Adapter {
 #[derive(Debug)]
 enum Place {
     Here(Box<Adapter>),
-    Away(Away),
+    Away(Box<Away>),
 }
 
 /// An adapter that was put away; its file goes with it.
@@ -208,7 +208,7 @@ impl Engine {
         let place = self.place(id)?;
         let mut place = lock(&place);
         if let Place::Here(adapter) = &*place {
-            *place = Place::Away(adapter.put_away(file)?);
+            *place = Place::Away(Box::new(adapter.put_away(file)?));
         }
         Ok(())
     }

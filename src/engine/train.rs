@@ -16,7 +16,7 @@ impl Engine {
     /// Losses without gradients.
     ///
     /// # Errors
-    /// [`Error::Input`] when an example does not fit the model.
+    /// [`crate::error::Error::Input`] when an example does not fit the model.
     pub fn forward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         self.forward_with(id, data, &Objective::default())
     }
@@ -24,8 +24,8 @@ impl Engine {
     /// As [`Engine::forward`], of any loss.
     ///
     /// # Errors
-    /// As [`Engine::forward`]; [`Error::Input`] when the sampling policy of an example does not fit it;
-    /// [`Error::NotFinite`] when a loss is not.
+    /// As [`Engine::forward`]; [`crate::error::Error::Input`] when the sampling policy of an example does not fit it;
+    /// [`crate::error::Error::NotFinite`] when a loss is not.
     pub fn forward_with(&self, id: AdapterId, data: &[Datum], objective: &Objective) -> Result<ForwardOutput> {
         self.with(id, |adapter| self.losses(adapter, data, objective))
     }
@@ -57,7 +57,7 @@ impl Engine {
     /// [`Engine::halved_to`].
     ///
     /// # Errors
-    /// As [`Engine::forward`]; [`Error::NotFinite`] when a loss is not.
+    /// As [`Engine::forward`]; [`crate::error::Error::NotFinite`] when a loss is not.
     pub fn forward_backward(&self, id: AdapterId, data: &[Datum]) -> Result<ForwardOutput> {
         self.forward_backward_with(id, data, &Objective::default())
     }
@@ -88,7 +88,7 @@ impl Engine {
     /// The gradients so far, of the variables that have one, by name.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`].
+    /// [`crate::error::Error::NoAdapter`].
     pub fn gradients(&self, id: AdapterId) -> Result<Vec<(String, Tensor)>> {
         self.with(id, |adapter| Ok(adapter.training.gradients()))
     }
@@ -150,7 +150,8 @@ impl Engine {
     /// One step of AdamW with the gradients so far, which are gone then; gives their norm before clipping.
     ///
     /// # Errors
-    /// [`Error::NoGradients`]; [`Error::NotFinite`] when one is not; [`Error::Tensor`] when a variable has none.
+    /// [`crate::error::Error::NoGradients`]; [`crate::error::Error::NotFinite`] when one is not;
+    /// [`crate::error::Error::Tensor`] when a variable has none.
     /// The weights are unchanged then.
     pub fn optim_step(&self, id: AdapterId, params: &AdamParams) -> Result<f64> {
         self.with(id, |adapter| adapter.training.optim_step(params))

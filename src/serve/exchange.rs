@@ -21,7 +21,7 @@ const PIECES: usize = 256;
 /// A request whose body is there.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// What stood in the places of the route's pattern.
+    /// The parts of the path in the places of the route's pattern.
     pub(super) places: Vec<String>,
     pub(super) query: HashMap<String, String>,
     pub(super) headers: HeaderMap,
@@ -42,7 +42,7 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// What stood in a place of the route's pattern.
+    /// The part of the path in a place of the route's pattern.
     pub(super) fn place(&self, index: usize) -> &str {
         self.places.get(index).map_or("", String::as_str)
     }

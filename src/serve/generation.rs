@@ -18,7 +18,7 @@ use crate::engine::{
 use crate::error::{Error, Result};
 use crate::example::ModelInput;
 
-/// Continuations that the generator is given at once; more wait here. Measured on two cores, more at once are slower.
+/// Continuations that the generator is given at once; more wait here.
 const AT_ONCE: usize = 64;
 /// Adapters whose weights are kept added into the base's, and that answer at once; each takes the memory of the layers it adapts.
 const SNAPSHOTS: usize = 8;

@@ -1,4 +1,4 @@
-//! What one request may ask for, and how much may wait.
+//! Bounds of one request, and of all that wait.
 
 /// Bounds of requests and queues.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,7 +24,7 @@ struct Counts {
     events: BTreeMap<&'static str, u64>,
 }
 
-/// What was done since the server started.
+/// Counts since the server started.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     counts: Mutex<Counts>,

@@ -47,7 +47,7 @@ pub struct Options {
     pub models: Vec<PathBuf>,
     /// PEFT folders that OpenAI clients can name by their folders' names.
     pub adapters: Vec<PathBuf>,
-    /// Where relative model folders lie besides the working folder.
+    /// The folder of relative model folders besides the working folder.
     pub home: PathBuf,
     /// The address.
     pub bind: SocketAddr,

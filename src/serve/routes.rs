@@ -11,7 +11,7 @@ use super::openai;
 use super::refusal::Refusal;
 use super::service::Service;
 
-/// What answers; may block.
+/// Answers a request; may block.
 pub(super) type Handler = fn(&Arc<Service>, &Request) -> Result<Reply, Refusal>;
 
 /// The form of errors that clients of a route read.

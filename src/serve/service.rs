@@ -1,4 +1,4 @@
-//! What a running server knows: its models, sessions, training clients and samplers.
+//! State of a running server: its models, sessions, training clients and samplers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
@@ -58,7 +58,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// What is noted of it.
+    /// The notes about it.
     pub(super) fn info(&self) -> RunInfo {
         lock(&self.info).clone()
     }
@@ -339,7 +339,7 @@ impl Service {
         Ok(run)
     }
 
-    /// What is known of a run, of this process or an earlier one.
+    /// The notes about a run, of this process or an earlier one.
     pub(super) fn run_info(&self, id: &str) -> Option<RunInfo> {
         let loaded = lock(&self.runs).get(id).map(|run| run.info());
         loaded.or_else(|| self.checkpoints.run(id))

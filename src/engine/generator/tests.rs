@@ -286,7 +286,7 @@ fn a_large_request_is_not_kept_waiting_by_small_ones_of_another_adapter() {
         continuations: 4,
         ..GeneratorSettings::default()
     };
-    let (mut generator, mut news) = (Generator::new(engine.clone(), settings), News::default());
+    let (mut generator, mut news) = (Generator::new(engine, settings), News::default());
     let prompt = &questions(1)[0];
     let small = || request(&base, prompt, &SamplingParams::greedy(3, vec![]));
     let first = generator.submit(small()).unwrap();

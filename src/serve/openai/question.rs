@@ -38,7 +38,7 @@ pub(super) enum Form {
 pub(super) struct Guide {
     /// The answers.
     pub(super) names: Vec<String>,
-    /// What is written for each.
+    /// The text that is written for each.
     pub(super) written: Vec<String>,
     tokens: Vec<Vec<u32>>,
 }
@@ -90,7 +90,7 @@ pub(super) fn subject(service: &Service, name: &str) -> Result<(Arc<Generation>,
     Ok((service.model(name)?.1, Weights::Base))
 }
 
-/// What both calls have.
+/// Fields of both calls.
 #[derive(Debug, Deserialize)]
 struct Common {
     model: String,
