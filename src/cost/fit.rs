@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use super::memory::{Demand, Use, answering, training};
+use super::memory::{Demand, STATE, Use, answering, training};
 use super::operations::{ANSWER, PROMPT};
 use super::shape::{Kind, Shape};
 use crate::engine::Settings;
@@ -116,6 +116,7 @@ pub(crate) fn images_of_a_pass(
         adapters: 1.0,
         weight_bytes: bytes(place),
         fused: place.device.is_cpu(),
+        fused_adapters: place.device.is_cpu(),
         batch: batch as f64,
         micro_batch: batch as f64,
         visual,
@@ -188,6 +189,8 @@ impl Footprint {
             adapters: self.adapters as f64,
             weight_bytes: bytes,
             fused: true,
+            // States are narrow on a GPU, where adapted layers are candle's operations.
+            fused_adapters: bytes == STATE,
             batch: self.batch as f64,
             micro_batch: self.batch as f64,
             checkpointing: self.checkpointing,
@@ -241,6 +244,7 @@ mod tests {
             adapters: 1.0,
             weight_bytes: 2.0,
             fused: true,
+            fused_adapters: true,
             batch: 32.0,
             micro_batch: 32.0,
             checkpointing,

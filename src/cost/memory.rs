@@ -10,7 +10,7 @@ use crate::models::lora::Lora;
 use crate::models::qwen3_vl::LOGITS_AT_ONCE;
 
 /// Bytes of a state.
-const STATE: f64 = 4.0;
+pub(crate) const STATE: f64 = 4.0;
 /// Tensors as large as the logits at the end of a forward pass and the begin of the way back: logits, shifted, exponents,
 /// log-probabilities, and their gradients.
 const LOGITS: f64 = 7.0;
@@ -36,6 +36,8 @@ pub(crate) struct Use {
     pub(crate) weight_bytes: f64,
     /// True if the device runs our fused operations, which keep their inputs alone; else everything on the way is kept.
     pub(crate) fused: bool,
+    /// True if an adapted layer is one operation there, which keeps its result alone.
+    pub(crate) fused_adapters: bool,
     /// Images a step, or asked about at once.
     pub(crate) batch: f64,
     /// Sequences of a pass.
@@ -175,7 +177,7 @@ fn waiting(adapted: &Adapted, how: &Use) -> f64 {
 /// Numbers a token that adapters keep in all layers: where the update is an operation of candle's own beside the frozen product,
 /// that product, and the update's before and after scaling.
 fn beside(adapted: &Adapted, how: &Use) -> f64 {
-    let outputs = if how.fused { 0.0 } else { 3.0 * adapted.outputs };
+    let outputs = if how.fused_adapters { 0.0 } else { 3.0 * adapted.outputs };
     outputs + 3.0 * adapted.expert_outputs
 }
 
@@ -296,6 +298,7 @@ mod tests {
             adapters: 1.0,
             weight_bytes: 4.0,
             fused: true,
+            fused_adapters: true,
             batch: 32.0,
             micro_batch: 32.0,
             checkpointing: false,

@@ -210,6 +210,7 @@ fn usage(request: &Request, lora: &Lora) -> Use {
         adapters: 1.0,
         weight_bytes: request.place.dtype.size_in_bytes() as f64,
         fused: request.place.device.is_cpu(),
+        fused_adapters: request.place.device.is_cpu(),
         batch: request.batch as f64,
         micro_batch: request.batch as f64,
         checkpointing: false,

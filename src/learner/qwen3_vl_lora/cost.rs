@@ -41,6 +41,7 @@ pub(super) fn engine_settings(config: &Qwen3VlLora, folder: &Path, place: &Devic
         adapters: TOGETHER as f64,
         weight_bytes: bytes(place),
         fused: place.device.is_cpu(),
+        fused_adapters: place.device.is_cpu(),
         batch: config.batch as f64,
         micro_batch: default.micro_batch as f64,
         checkpointing: config.checkpointing,
