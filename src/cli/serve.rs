@@ -23,7 +23,7 @@ use crate::serve::{self, Options};
   kshot serve --model datasets/mini/models/micro-qwen3-vl
   TINKER_API_KEY=tml-0123456789 kshot serve --model Qwen/Qwen3-VL-2B-Instruct --bind 0.0.0.0:8000 --state /data/kshot
 
-  export TINKER_BASE_URL=http://127.0.0.1:8000 TINKER_API_KEY=tml-any-key   # for the SDK and the cookbook
+  export TINKER_BASE_URL=http://127.0.0.1:8000 TINKER_API_KEY=tml-local-key   # for the SDK and the cookbook
   curl http://127.0.0.1:8000/v1/models")]
 pub(super) struct Arguments {
     /// Qwen3-VL: a hub-layout folder, or owner/name of one that `kshot model fetch` got; may be given several times.

@@ -264,8 +264,8 @@ pub(super) struct Checkpoints {
     runs: PathBuf,
     /// Samplers without a name, gone with their session.
     passing: PathBuf,
-    /// Held while a checkpoint is changed; reading needs it not.
-    changing: Mutex<()>,
+    /// Held while a checkpoint is changed; reading needs it not. The last folder's number.
+    changing: Mutex<u64>,
     _lock: fs::File,
 }
 
@@ -281,11 +281,11 @@ impl Checkpoints {
         let path = state.join("lock");
         let lock = fs::File::create(&path).map_err(Error::io("write", &path))?;
         if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::State {
-                path: state.into(),
-                reason: "another server keeps its checkpoints there; give this one a folder of its own with --state"
-                    .into(),
-            });
+            let reason = format!(
+                "another server keeps its checkpoints in {}: give this one a folder of its own",
+                state.display()
+            );
+            return Err(Error::config("--state", reason));
         }
         remove(&passing)?;
         fs::create_dir_all(&passing).map_err(Error::io("make", &passing))?;
@@ -345,7 +345,7 @@ impl Checkpoints {
         saving: &Saving,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = self.dir(path);
         let old = self.read(path);
         if let Some(old) = &old
@@ -356,8 +356,12 @@ impl Checkpoints {
                 path: path.to_string().into(),
             });
         }
+        // A number that no folder had before, also of a checkpoint that is gone: whoever keeps weights in memory tells them
+        // apart by their folders.
         let numbers = names(&dir).into_iter().filter_map(|name| name.parse::<u64>().ok());
-        let folder = numbers.max().map_or(1, |last| last + 1);
+        let there = numbers.max().unwrap_or(0).max(*last);
+        let folder = Utc::now().timestamp_micros().cast_unsigned().max(there + 1);
+        *last = folder;
         let new = dir.join(folder.to_string());
         fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
         let written = fill(&new).and_then(|()| {
@@ -601,13 +605,19 @@ mod tests {
         assert!(failed.is_err() && text(&checkpoints) == "one");
         checkpoints.save(&path, &run(), &saving, write("four")).unwrap();
         assert_eq!((text(&checkpoints), checkpoints.of_run(ID).len()), ("four".into(), 1));
-        assert_eq!(names(&checkpoints.dir(&path)), ["2", CHECKPOINT]);
+        let (there, folder) = checkpoints.find(&path).unwrap();
+        assert_eq!(names(&checkpoints.dir(&path)), [&there.folder.to_string(), CHECKPOINT]);
         checkpoints.publish(&path, true).unwrap();
         assert_eq!(checkpoints.of_run(ID)[0].json()["public"], true);
         checkpoints.expire(&path, Some(Moment::in_seconds(-1))).unwrap();
         assert_eq!(checkpoints.find(&path).unwrap_err().status, 404);
         checkpoints.remove_expired();
         assert!(!checkpoints.dir(&path).exists() && checkpoints.runs().len() == 1);
+        // Weights in memory are known by their folder: no name has it again.
+        checkpoints
+            .save(&path, &run(), &Saving::default(), write("five"))
+            .unwrap();
+        assert_ne!(checkpoints.find(&path).unwrap().1, folder);
     }
 
     #[test]

@@ -431,6 +431,17 @@ impl Service {
         Ok(())
     }
 
+    /// # Errors
+    /// A refusal when there was a sampler of this id: its weights are not written over.
+    pub(super) fn check_new_sampler(&self, id: &str) -> Result<(), Refusal> {
+        if lock(&self.samplers).contains_key(id) {
+            return Err(Refusal::bad(format!(
+                "sampler `{id}` was created already: sampling_session_seq_id has to be a new one"
+            )));
+        }
+        Ok(())
+    }
+
     /// The sampler of an id, which is alive then.
     ///
     /// # Errors

@@ -188,7 +188,10 @@ where
             Ok(submitted(&request_id, model_id))
         }
         Err(refusal) => {
-            service.refuse(model_id, number);
+            // After 429 it comes again under its number.
+            if refusal.status != 429 {
+                service.refuse(model_id, number);
+            }
             Err(refusal)
         }
     }

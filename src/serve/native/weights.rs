@@ -128,12 +128,15 @@ pub(in crate::serve) fn save_for_sampler(service: &Arc<Service>, request: &Reque
     operation(service, &asked.model_id, asked.seq_id, hash, |_| {
         let sampler = format!("{session}:sample:{number}");
         Ok(move |service: &Service, run: &Run, resolver: Resolver| {
-            let opened = run.adapter().and_then(|id| {
+            let free = service.check_new_sampler(&sampler);
+            let opened = free.map_err(|refusal| Outcome::refused(&refusal)).and_then(|()| {
+                let id = run.adapter().map_err(Outcome::from)?;
                 let folder = service.checkpoints.passing(&sampler);
-                run.base.engine.save_weights_for_sampler(id, &folder)?;
+                let saved = run.base.engine.save_weights_for_sampler(id, &folder);
+                saved.map_err(Outcome::from)?;
                 Ok(Weights::Adapter(folder))
             });
-            let opened = opened.map_err(Outcome::from).and_then(|new| {
+            let opened = opened.and_then(|new| {
                 let weights = if inflight {
                     *lock(&run.inflight) = new;
                     run.inflight.clone()

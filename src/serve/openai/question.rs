@@ -22,6 +22,8 @@ use crate::serve::wire;
 const COMPLETION_TOKENS: usize = 16;
 /// Answers that one can be held to.
 const MOST_CHOICES: usize = 4096;
+/// Tokens of all of them.
+const MOST_CHOICE_TOKENS: usize = 65_536;
 /// Stop texts, and bytes of each.
 const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 256;
@@ -303,7 +305,7 @@ impl ChatRequest {
         };
         let params = self.common.params(base, positions, None, top.unwrap_or(0))?;
         let names = self.common.guided_choice.take();
-        let guide = guide(base, names, self.response_format.take(), &prefill)?;
+        let guide = guide(base, names, self.response_format.take(), &prefill, positions)?;
         let charge = service.images.take(reader.bytes())?;
         Ok(Question {
             form: Form::Chat,
@@ -378,6 +380,7 @@ fn guide(
     choice: Option<Vec<String>>,
     format: Option<Value>,
     prefill: &str,
+    positions: usize,
 ) -> Result<Option<Guide>, Refusal> {
     let (names, written) = match (choice, format.filter(|format| format["type"] != "text")) {
         (None, None) => return Ok(None),
@@ -408,6 +411,21 @@ fn guide(
         let mut ids = tokenizer.encode(&format!("{space}{name}"))?;
         ids.push(end);
         tokens.push(ids);
+    }
+    let (longest, all) = tokens
+        .iter()
+        .fold((0, 0), |(longest, all), ids| (ids.len().max(longest), all + ids.len()));
+    let most = base.limits.positions;
+    if positions + longest > most {
+        return Err(Refusal::bad(format!(
+            "the longest answer has {longest} tokens: with the prompt's {positions} that is more than the {most} positions that \
+             this model takes"
+        )));
+    }
+    if all > MOST_CHOICE_TOKENS {
+        return Err(Refusal::bad(format!(
+            "the answers have {all} tokens in all, which is more than {MOST_CHOICE_TOKENS}"
+        )));
     }
     Ok(Some(Guide { names, written, tokens }))
 }
@@ -506,7 +524,7 @@ impl CompletionRequest {
         let names = self.common.guided_choice.take();
         Ok(Question {
             form: Form::Completion,
-            guide: guide(base, names, None, "")?,
+            guide: guide(base, names, None, "", positions)?,
             samples: self.common.samples(base)?,
             stream: self.common.stream.unwrap_or(false),
             usage_in_stream: self.common.usage_in_stream(),
