@@ -1,7 +1,6 @@
 //! Generation side by side beside generation alone, on the micro model.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use super::*;
 use crate::engine::micro::{adapter, engine, lessons, questions};
@@ -383,40 +382,4 @@ fn an_answer_among_given_ones_comes_with_all_their_probabilities() {
         assert!(off.abs() < 4.0 * 0.5 / (count as f64).sqrt(), "{choice}: {off}");
     }
     assert_eq!(news.of(free, 0).tokens.len(), 4);
-}
-
-#[test]
-#[ignore = "a measurement, for a quiet machine: cargo test --release --lib -- --ignored --nocapture throughput"]
-fn throughput_of_many_beside_one_after_the_other() {
-    let engine = engine();
-    let base = engine.base().unwrap();
-    let prompts = questions(32);
-    let params = SamplingParams::greedy(16, vec![]);
-    let run_all = |at_once: usize| {
-        let (mut generator, mut news) = (generator(&engine), News::default());
-        let start = Instant::now();
-        for prompts in prompts.chunks(at_once) {
-            for prompt in prompts {
-                generator.submit(request(&base, prompt, &params)).unwrap();
-            }
-            run(&mut generator, &mut news);
-        }
-        start.elapsed().as_secs_f64()
-    };
-    run_all(32);
-    let best = |of: &dyn Fn() -> f64| (0..5).map(|_| of()).fold(f64::INFINITY, f64::min);
-    let (alone, together) = (best(&|| run_all(1)), best(&|| run_all(32)));
-    let batched = best(&|| {
-        let start = Instant::now();
-        engine.sample(&base, &prompts, &params).unwrap();
-        start.elapsed().as_secs_f64()
-    });
-    let tokens = 32.0 * 16.0;
-    eprintln!(
-        "tokens a second: {:.0} one after the other, {:.0} side by side, {:.0} by Engine::sample",
-        tokens / alone,
-        tokens / together,
-        tokens / batched
-    );
-    assert!(alone / together >= 4.0 && batched / together >= 0.8);
 }
