@@ -485,6 +485,7 @@ pub fn conclude<T>(cells: &[Cell], store: &Store, mut draw: impl FnMut(&[Record]
         records.sort_by(|a, b| a.key.cmp(&b.key));
         let finished: HashSet<&str> = records.iter().map(|record| record.run_id.as_str()).collect();
         store.remove_leftovers(&finished)?;
+        store.remove_unfinished();
         store.write_ledger(&records)?;
         let drawn = draw(&records)?;
         if stored() == before {

@@ -43,6 +43,7 @@ use crate::error::{Cause, Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
 use crate::prediction::Prediction;
+use crate::process;
 use crate::store::partial::PartialPredictions;
 use crate::store::predictions::compact;
 use crate::store::predictions::compact::Cells;
@@ -131,13 +132,16 @@ impl Reader<'_> {
     }
 }
 
+/// Folders of a store in which files are replaced, itself among them.
+const FOLDERS: [&str; 5] = ["", "cells", "predictions", "splits", "figures"];
+
 impl Store {
     /// Makes the folder where needed and proves that it can be written.
     ///
     /// # Errors
     /// [`Error::Io`] on a read-only file system, a full disk or a missing right.
     pub fn open(folder: &Path) -> Result<Self> {
-        for inside in ["", "cells", "predictions", "splits", "figures"] {
+        for inside in FOLDERS {
             file::make_writable_folder(&folder.join(inside))?;
         }
         Ok(Self::of(folder))
@@ -505,6 +509,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Removes files that processes which have ended had begun to write.
+    pub fn remove_unfinished(&self) {
+        for inside in FOLDERS.into_iter().chain(["claims"]) {
+            process::remove_abandoned(&self.folder().join(inside), "", "tmp");
+        }
     }
 
     /// Claims, predictions and training so far, and failures of the cells that are asked for, each with its cell; in

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kshot::process::Process;
 use serde_json::{Value, json};
 
 use crate::forty::{self, CELLS, Running};
@@ -67,6 +68,13 @@ fn the_cells_of_a_killed_sweep_are_taken_over() {
     let mut others: Vec<Running> = (0..3).map(|_| Running::sweep(&sandbox, &[])).collect();
     let mut victim = Running::sweep(&sandbox, &[]);
     let held = stop_in_a_cell(&mut victim, &folder);
+    // What a process leaves that is killed between writing a file and putting it into its place.
+    let (claim, _) = &claims(&folder, Some(victim.id()))[0];
+    let mut claim: Value = serde_json::from_slice(&fs::read(folder.join("claims").join(claim)).unwrap()).unwrap();
+    let tag = serde_json::from_value::<Process>(claim["owner"].take()).unwrap().tag();
+    for path in ["claims/0.0.json", "cells/0.json", "predictions/0.parquet", "ledger.csv"] {
+        fs::write(folder.join(format!("{path}.{tag}-1000000.tmp")), "half").unwrap();
+    }
     let (alive, lines) = victim.kill();
     assert!(alive);
     let mut ran = forty::ran(&lines);
