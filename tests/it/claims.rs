@@ -30,21 +30,38 @@ fn planned(sandbox: &Sandbox, config: &str) -> Vec<Value> {
     plan["cells"].as_array().unwrap().clone()
 }
 
-/// Stops a process in the middle of a cell; the cells that it holds and has not stored.
+/// Stops a process in the middle of a cell; the cells that it holds and has not stored, first one that it is at work on.
 fn stop_in_a_cell(running: &mut Running, folder: &Path) -> Vec<String> {
     let pid = running.id();
+    // It has looked for a record and begun, and does not put one into its place.
+    let at_work = |lines: &[String], run_id: &str| {
+        let heard = format!("cell {run_id}: ");
+        let last = lines.iter().rfind(|line| line.contains(&heard));
+        last.is_some_and(|line| !line.contains("Complete"))
+    };
     loop {
+        let held = |lines: &[String]| {
+            // Of cells side by side some may be stored, with claims that are about to go.
+            let mut held: Vec<String> = claims(folder, Some(pid))
+                .into_iter()
+                .map(|(_, run_id)| run_id)
+                .filter(|run_id| !folder.join(format!("cells/{run_id}.json")).exists())
+                .collect();
+            held.sort_by_key(|run_id| !at_work(lines, run_id));
+            if held.first().is_some_and(|run_id| at_work(lines, run_id)) {
+                held
+            } else {
+                Vec::new()
+            }
+        };
         assert!(
-            running.until(|_| !claims(folder, Some(pid)).is_empty()),
+            running.until(|lines| !held(lines).is_empty()),
             "it ended without a cell"
         );
         running.signal("-STOP");
-        // Of cells side by side some may be stored, with claims that are about to go.
-        let held: Vec<String> = claims(folder, Some(pid))
-            .into_iter()
-            .map(|(_, run_id)| run_id)
-            .filter(|run_id| !folder.join(format!("cells/{run_id}.json")).exists())
-            .collect();
+        // What it said before it stopped has to be read.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let held = held(&running.lines());
         if !held.is_empty() {
             return held;
         }
