@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -34,6 +35,26 @@ pub(super) fn tell(text: &str) {
     let _ = io::stderr().write_all(harmless(text).as_bytes());
 }
 
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From here on no progress is shown and nothing is said that nobody asked for.
+pub(super) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// True after [`be_quiet`].
+pub(super) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A bar of its own; hidden where stderr is no terminal.
+pub(super) fn bar(bar: ProgressBar) -> ProgressBar {
+    if is_quiet() || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    bar
+}
+
 /// Stderr for what writes bytes, whole lines at a time.
 pub(super) struct Stderr;
 
@@ -57,7 +78,7 @@ pub(super) struct Bars {
 impl Bars {
     pub(super) fn new() -> Self {
         Self {
-            are_shown: io::stderr().is_terminal(),
+            are_shown: io::stderr().is_terminal() && !is_quiet(),
             bars: MultiProgress::new(),
         }
     }
@@ -72,8 +93,15 @@ impl Bars {
         self.bars.remove(bar);
     }
 
-    /// A line above the bars.
+    /// A line above the bars, about progress.
     pub(super) fn line(&self, text: &str) {
+        if !is_quiet() {
+            self.warn(text);
+        }
+    }
+
+    /// A line above the bars that nobody should miss.
+    pub(super) fn warn(&self, text: &str) {
         if self.are_shown {
             // A terminal that went away loses only decoration.
             let _ = self.bars.println(harmless(text));
