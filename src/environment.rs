@@ -40,18 +40,18 @@ macro_rules! variables {
 }
 
 variables! {
-    Home = "KSHOT_HOME", "folder that stands for the working folder in the search of `datasets/` and models";
+    Home = "KSHOT_HOME", "stands for the working folder where `datasets/` and models are looked for";
     DataHome = "XDG_DATA_HOME", "kshot/datasets in it has more manifests [default: ~/.local/share]";
     Cache = "KSHOT_CACHE", "unpacked datasets, downloads, shrunk images [default: ~/.cache/kshot]";
-    CacheHome = "XDG_CACHE_HOME", "folder of caches where KSHOT_CACHE and HF_HOME are not set [default: ~/.cache]";
-    ImageCache = "KSHOT_IMAGE_CACHE_GB", "bound of the shrunk images, 0 for none [default: 20 or a tenth of the disk]";
+    CacheHome = "XDG_CACHE_HOME", "caches where KSHOT_CACHE and HF_HOME are not set [default: ~/.cache]";
+    ImageCache = "KSHOT_IMAGE_CACHE_GB", "most of the shrunk images, 0: none [default: 20 or a tenth of the disk]";
     FeatureCache = "KSHOT_FEATURE_CACHE_GB", "bound of kept features of pictures, for each model [default: 2.1]";
     Device = "KSHOT_DEVICE", "`cpu` or `cuda` [default: the first GPU of a CUDA build, else the CPU]";
     Gpu = "CUDA_VISIBLE_DEVICES", "which GPU is the first";
     Fused = "KSHOT_FUSED", "0: attention of segments in single operations, for comparisons";
-    Log = "KSHOT_LOG", "what is said on stderr: warn, info, debug, or a filter by module [default: by -v]";
+    Log = "KSHOT_LOG", "what stderr is told: warn, info, debug, or by module [default: by -v]";
     NoColour = "NO_COLOR", "anything: no colours";
-    Mirror = "KSHOT_MIRROR", "base URL or folder with <dataset>/<file>, tried before the manifest's addresses";
+    Mirror = "KSHOT_MIRROR", "URL or folder with <dataset>/<file>, tried before other addresses";
     Offline = "KSHOT_OFFLINE", "1: no connections";
     HubOffline = "HF_HUB_OFFLINE", "the same, as Python has it";
     HubHome = "HF_HOME", "folder of the Hugging Face hub [default: ~/.cache/huggingface]";
@@ -112,7 +112,7 @@ mod tests {
         for (i, one) in Variable::ALL.iter().enumerate() {
             assert!(Variable::ALL[..i].iter().all(|other| other.name() != one.name()));
             let length = longest + 4 + one.meaning().chars().count();
-            assert!(length <= 110, "{} takes {length} columns", one.name());
+            assert!(length <= 100, "{} takes {length} columns", one.name());
         }
     }
 }

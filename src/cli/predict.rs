@@ -203,11 +203,11 @@ fn bar(images: &Images, to_file: bool, done: usize) -> Result<ProgressBar> {
     let (bar, template) = match images.count()? {
         Some(count) => (
             ProgressBar::new(count),
-            "{bar:30} {human_pos}/{human_len} images · {per_sec} · ETA {eta}",
+            "{bar:30} {human_pos}/{human_len} images · {rate} · ETA {eta}",
         ),
         None => (
             ProgressBar::no_length(),
-            "{spinner} {human_pos} images · {per_sec} · {elapsed}",
+            "{spinner} {human_pos} images · {rate} · {elapsed}",
         ),
     };
     Ok(bar.with_style(style(template)).with_position(done as u64))

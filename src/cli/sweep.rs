@@ -38,7 +38,7 @@ use crate::store::record::{CellKey, Record};
 #[command(after_help = "Examples:
   kshot sweep                                       the embedded quickstart
   kshot sweep --config configs/mini-full.toml
-  kshot sweep --set 'shots=[1, 4]' --set learner.0.rank=8 --dry-run
+  kshot sweep --set name=rank-8 --set learner.0.rank=8 --dry-run
   kshot sweep --config configs/mini-full.toml --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
                                                     one task of a job array, see configs/cluster/")]
 pub(super) struct Arguments {
@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The summary of the results, where they are, and what to do next.
 fn ending(drawn: &Drawn, folder: &Path, sweep: &Sweep, config: &Config) -> String {
-    let mut text = drawn.summary.clone();
+    let mut text = format!("{}\n", drawn.summary);
     for (name, file) in [
         ("figure", "figures/accuracy.svg"),
         ("tables", "tables/tables.md"),
@@ -305,7 +305,7 @@ impl Progress for SweepBars {
                 .line(&format!("{finished} of {cells} cells are finished already"));
         }
         if finished < cells {
-            let all = "{bar:30} {prefix} · {human_pos}/{human_len} images · {per_sec} · ETA {eta}";
+            let all = "{bar:30} {prefix} · {human_pos}/{human_len} images · {rate} · ETA {eta}";
             self.all = self.bar(images, all);
             self.all.enable_steady_tick(Duration::from_millis(200));
         }

@@ -1,11 +1,11 @@
 //! Text and bars on stderr: names from files, archives and servers are not trusted with control characters.
 
 use std::borrow::Cow;
-use std::io;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fmt, io};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 /// True if a character changes how others are shown, or what the terminal does: control characters other than line feed
 /// and tab, and those that turn the direction of writing.
@@ -111,9 +111,13 @@ impl Bars {
     }
 }
 
-/// The style of a template; templates are constants and parse.
+/// The style of a template; templates are constants and parse. `{rate}` is in images a second.
 pub(super) fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // A rate that cannot be written is decoration that is missing.
+        let _ = write!(text, "{:.1} images/s", state.per_sec());
+    })
 }
 
 #[cfg(test)]

@@ -148,7 +148,7 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<()> {
     let mut ready = arguments.subject.ready(&places.home, &classes)?;
     let dataset = without_refused(dataset, std::slice::from_ref(&ready.learner));
     let bar = bar(ProgressBar::new(dataset.test.len() as u64))
-        .with_style(style("{bar:30} {pos}/{len} images · {per_sec} · ETA {eta}"));
+        .with_style(style("{bar:30} {pos}/{len} images · {rate} · ETA {eta}"));
     let mut rows: Vec<Prediction> = Vec::with_capacity(dataset.test.len());
     ready.classifier.predict(&dataset.test, &mut |batch| {
         rows.extend_from_slice(batch);

@@ -23,12 +23,34 @@ use crate::store::verify::Config as _;
 /// weights, or of settings that the sweep changes.
 pub fn joined(sweep: &Sweep, cells: &mut Vec<Cell>, store: &Store) -> Result<Sweep> {
     let union = with_earlier(sweep, store)?;
-    let own: HashSet<&str> = cells.iter().map(|cell| cell.run_id.as_str()).collect();
-    let others: Vec<String> = of_folder(store)?
-        .into_iter()
-        .filter(|id| !own.contains(id.as_str()))
-        .collect();
-    let places: HashMap<&CellKey, &Cell> = cells.iter().map(|cell| (&cell.key, cell)).collect();
+    let planned = cells.iter().map(|cell| (&cell.key, cell.run_id.as_str()));
+    let answered = checked(sweep, &union, planned, cells, store)?;
+    let same = |key: &CellKey, other: &CellKey| (&key.dataset, &key.learner) == (&other.dataset, &other.learner);
+    cells.retain(|cell| cell.key.shots.any() || !answered.iter().any(|key| same(key, &cell.key)));
+    Ok(union)
+}
+
+/// As [`joined`], of cells of which no more is known than their keys and ids: nothing is taken away, only refused.
+///
+/// # Errors
+/// As [`joined`].
+pub fn check<'a>(sweep: &Sweep, planned: impl Iterator<Item = (&'a CellKey, &'a str)>, store: &Store) -> Result<()> {
+    checked(sweep, &with_earlier(sweep, store)?, planned, &[], store).map(drop)
+}
+
+/// Refuses a sweep that would take the place of another in the ledger, or mix with it. `cells` are those planned, as far as they are
+/// known. Gives the keys of zero-shot cells that are there under another id.
+fn checked<'a>(
+    sweep: &Sweep,
+    union: &Sweep,
+    planned: impl Iterator<Item = (&'a CellKey, &'a str)>,
+    cells: &[Cell],
+    store: &Store,
+) -> Result<Vec<CellKey>> {
+    let places: HashMap<&CellKey, &str> = planned.collect();
+    let own: HashSet<&str> = places.values().copied().collect();
+    let others = of_folder(store)?.into_iter().filter(|id| !own.contains(id.as_str()));
+    let others: Vec<String> = others.collect();
     let mut answered: Vec<CellKey> = Vec::new();
     for run_id in &others {
         // A torn record is named elsewhere, and its cell is none that could be lost.
@@ -36,8 +58,18 @@ pub fn joined(sweep: &Sweep, cells: &mut Vec<Cell>, store: &Store) -> Result<Swe
             continue;
         };
         let reason = match places.get(&record.key) {
-            Some(cell) => Some(unlike(&record, sweep, &cell.identity())),
-            None => union.contradicts(&record),
+            Some(_) => {
+                let cell = cells.iter().find(|cell| cell.key == record.key);
+                Some(unlike(&record, sweep, cell.map(Cell::identity).as_ref()))
+            }
+            None => union.contradicts(&record).or_else(|| {
+                let of =
+                    |same: &dyn Fn(&CellKey) -> bool| cells.iter().find(|cell| same(&cell.key)).map(Cell::identity);
+                let learner = of(&|key| key.learner == record.key.learner);
+                let dataset = of(&|key| key.dataset == record.key.dataset);
+                let model = learner.and_then(|identity| other_model(&record, &identity));
+                model.or_else(|| dataset.and_then(|identity| other_dataset(&record, &identity)))
+            }),
         };
         if let Some(reason) = reason {
             return Err(Error::OtherSweep {
@@ -51,9 +83,7 @@ pub fn joined(sweep: &Sweep, cells: &mut Vec<Cell>, store: &Store) -> Result<Swe
             answered.push(record.key);
         }
     }
-    let same = |key: &CellKey, other: &CellKey| (&key.dataset, &key.learner) == (&other.dataset, &other.learner);
-    cells.retain(|cell| cell.key.shots.any() || !answered.iter().any(|key| same(key, &cell.key)));
-    Ok(union)
+    Ok(answered)
 }
 
 /// Removes all cells from a folder that are none of the sweep's, for it to begin anew.
@@ -139,29 +169,42 @@ fn united<T: Clone + PartialEq>(earlier: &[T], later: &[T]) -> Vec<T> {
 }
 
 /// In what a stored cell differs from the one that is to be made in its place.
-fn unlike(record: &Record, sweep: &Sweep, identity: &Identity) -> String {
+fn unlike(record: &Record, sweep: &Sweep, identity: Option<&Identity>) -> String {
     if let Some(reason) = sweep.contradicts(record) {
         return reason;
     }
-    if record.recipe != identity.recipe {
-        return format!(
-            "it was made by recipe {}, and this program has {}",
-            record.recipe, identity.recipe
-        );
-    }
-    if record.weights != identity.weights {
-        return "it is of another base model, by its weights".into();
-    }
-    if record.dtype != identity.dtype {
-        return format!("it was computed in {}, not {}", record.dtype, identity.dtype);
-    }
-    if record.classes != identity.classes {
-        return "it has other classes".into();
+    let Some(identity) = identity else {
+        return "it is of other images, weights or settings".into();
+    };
+    if let Some(reason) = other_model(record, identity).or_else(|| other_dataset(record, identity)) {
+        return reason;
     }
     match &record.train_sha256 {
         Some(train) if *train != digest(&identity.train) => "it learned from other images".into(),
         _ => "it was tested on other images, or with other settings".into(),
     }
+}
+
+/// In what the computation of a stored cell differs from one of the same learner.
+fn other_model(record: &Record, identity: &Identity) -> Option<String> {
+    if record.recipe != identity.recipe {
+        let (made, has) = (record.recipe, identity.recipe);
+        return Some(format!("it was made by recipe {made}, and this program has {has}"));
+    }
+    if record.weights != identity.weights {
+        return Some("it is of another base model, by its weights".into());
+    }
+    let (was, is) = (&record.dtype, &identity.dtype);
+    (was != is).then(|| format!("it was computed in {was}, not {is}"))
+}
+
+/// In what the data of a stored cell differ from those of one on the same dataset.
+fn other_dataset(record: &Record, identity: &Identity) -> Option<String> {
+    if record.classes != identity.classes {
+        return Some("it has other classes".into());
+    }
+    let (was, is) = (record.n_test, identity.test.len());
+    (was != is).then(|| format!("it was tested on {was} images, not {is}"))
 }
 
 #[cfg(test)]

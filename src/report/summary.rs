@@ -49,14 +49,11 @@ pub fn summary(points: &[Point], tests: &[Test]) -> String {
                 let at = |learner| own.iter().copied().find(|point| of(point, learner) && point.shots == k);
                 Column::new([format!("k = {k}"), String::new()], all.clone().map(at).collect())
             };
-            let chance = own.first().map_or(0.0, |point| 100.0 * point.chance);
-            (
-                format!(
-                    "Accuracy in % on {} by labelled examples per class; guessing {chance:.1} %",
-                    named(dataset, *protocol)
-                ),
-                shots.into_iter().map(column).collect(),
-            )
+            let title = format!(
+                "{}: accuracy in % by labelled examples per class (k)",
+                named(dataset, *protocol)
+            );
+            (title, shots.into_iter().map(column).collect())
         }
         _ => {
             let column = |dataset: &str, protocol: Protocol, panel: Panel| {
@@ -86,10 +83,13 @@ pub fn summary(points: &[Point], tests: &[Test]) -> String {
         }
     };
     let mut text = title + "; in brackets 95 % intervals\n";
-    let with_chance = datasets.len() > 1;
-    text += &bands(&names, &columns, with_chance);
-    text += &told_apart(tests, datasets.len());
-    text + &caveats(points)
+    text += &bands(&names, &columns);
+    for part in [told_apart(tests, datasets.len()), caveats(points)] {
+        if !part.is_empty() {
+            text += &format!("\n{part}");
+        }
+    }
+    text
 }
 
 impl<'a> Column<'a> {
@@ -137,9 +137,14 @@ fn cut(name: &str) -> String {
 }
 
 /// The table in as many bands as its columns take, one below the other.
-fn bands(names: &[String], columns: &[Column], with_chance: bool) -> String {
+fn bands(names: &[String], columns: &[Column]) -> String {
     let letters = |text: &str| text.chars().count();
-    let wide = names.iter().map(|name| letters(name)).max().unwrap_or(0);
+    let wide = names
+        .iter()
+        .map(|name| letters(name))
+        .chain(["guessing".len()])
+        .max()
+        .unwrap_or(0);
     let columns: Vec<(&Column, Vec<String>)> = columns.iter().map(|column| (column, column.cells())).collect();
     let width = |(column, cells): &(&Column, Vec<String>)| {
         let texts = cells.iter().chain(&column.heads);
@@ -172,9 +177,7 @@ fn bands(names: &[String], columns: &[Column], with_chance: bool) -> String {
         for (row, name) in names.iter().enumerate() {
             line(name, &|(_, cells)| cells.get(row).cloned().unwrap_or_default());
         }
-        if with_chance {
-            line("guessing", &|(column, _)| format!("{:.1}", 100.0 * column.chance));
-        }
+        line("guessing", &|(column, _)| format!("{:.1}", 100.0 * column.chance));
     }
     text
 }
@@ -203,7 +206,7 @@ fn told_apart(tests: &[Test], datasets: usize) -> String {
         return String::new();
     }
     let mut text =
-        format!("Told apart with the most examples (paired by draw and image, p ≤ {LEVEL} after Holm's correction):\n");
+        format!("Told apart with the most examples, paired by draw and image (p ≤ {LEVEL} after Holm's correction):\n");
     for ((learner, other), tests) in pairs.iter().take(PAIRS) {
         let (apart, alike): (Vec<&Test>, Vec<&Test>) = tests.iter().partition(|test| test.holm <= LEVEL);
         let names = |better: bool| {
@@ -225,7 +228,7 @@ fn told_apart(tests: &[Test], datasets: usize) -> String {
                 format!("{mean:+.1} [{low:+.1}, {high:+.1}] points: {said}")
             }
             _ => {
-                let count = format!("{} of {}", apart.len(), tests.len());
+                let count = format!("on {} of {} datasets", apart.len(), tests.len());
                 let parts = [(names(true), "better on "), (names(false), "worse on ")];
                 let parts = parts.into_iter().filter(|(names, _)| !names.is_empty());
                 let said: Vec<String> = parts.map(|(names, what)| format!("{what}{names}")).collect();
