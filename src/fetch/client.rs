@@ -408,7 +408,7 @@ impl Client {
         }
         let link = response.header(&LINK).map(str::to_owned);
         let mut body = Vec::new();
-        while let Some(bytes) = response.next()? {
+        while let Some(bytes) = response.chunk()? {
             if body.len() + bytes.len() > DOCUMENT {
                 return Err(Trouble::lasting(format!(
                     "{} sends more than {} MiB where a small answer belongs",

@@ -376,7 +376,7 @@ impl Transfer<'_> {
         let mut since = (Instant::now(), from);
         let mut at = from;
         loop {
-            let bytes = match response.next() {
+            let bytes = match response.chunk() {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => break,
                 Err(failure) => return Ok(Attempt::Again(failure.into())),

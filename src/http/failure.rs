@@ -59,6 +59,9 @@ impl Failure {
             Some(_) => return Self::Tls(text),
             None => {}
         }
+        if let Some(end) = text.strip_prefix("tls ") {
+            return Self::Tls(end.into());
+        }
         if error.is_dns() {
             Self::Host(text)
         } else if innermost.is::<io::Error>() {

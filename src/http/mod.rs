@@ -8,9 +8,9 @@
 mod failure;
 mod tls;
 
-use std::io;
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
+use std::{env, io};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
@@ -60,7 +60,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(patience.connect)
             .tls_backend_preconfigured(tls::settings()?);
-        if !proxies {
+        if !proxies || none_by_proxy() {
             agent = agent.no_proxy();
         }
         Ok(Self {
@@ -129,7 +129,7 @@ impl Response {
     ///
     /// # Errors
     /// A [`Failure`] when the connection breaks, brings nothing for too long, or ends before the body does.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         let Some(mut body) = self.body.take() else {
             return Ok(None);
         };
@@ -173,6 +173,14 @@ impl Whole {
             within: self.within,
         }
     }
+}
+
+/// True if `NO_PROXY` has a `*`, which the library takes for every name and no number.
+fn none_by_proxy() -> bool {
+    let exceptions = ["NO_PROXY", "no_proxy"]
+        .into_iter()
+        .find_map(|name| env::var(name).ok());
+    exceptions.is_some_and(|list| list.split(',').any(|exception| exception.trim() == "*"))
 }
 
 /// The thread that drives the connections of this process; it begins with the first client and never ends, so that nobody has

@@ -1,5 +1,6 @@
 //! Servers behind TLS: authorities, certificates that are not to be trusted, and servers that do not speak it.
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,10 +55,10 @@ fn pass_on(stream: TcpStream, settings: Arc<ServerConfig>, to: &str) -> io::Resu
     let mut near = StreamOwned::new(connection, stream);
     let head = head(&mut near)?;
     let mut far = TcpStream::connect(to)?;
-    io::Write::write_all(&mut far, head.as_bytes())?;
+    far.write_all(head.as_bytes())?;
     io::copy(&mut far, &mut near)?;
     near.conn.send_close_notify();
-    io::Write::flush(&mut near)
+    near.flush()
 }
 
 fn good(bytes: &[u8]) -> Server {
@@ -151,15 +152,31 @@ fn a_file_of_authorities_that_holds_none_is_named() {
 #[test]
 fn a_server_that_does_not_speak_tls_is_told_and_left() {
     let bytes = noise(9_000, 2);
-    let plain = good(&bytes);
+    // One that goes away without a word, and one that says what it thinks of the request.
+    let server = good(&bytes);
+    let silent = server.url("/a.tgz").replace("http://", "https://");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let speaking = format!("https://{}/a.tgz", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // The whole first message: what is not read resets the connection.
+            let mut record = [0; 5];
+            stream.read_exact(&mut record).unwrap();
+            let length = u16::from_be_bytes([record[3], record[4]]);
+            stream.read_exact(&mut vec![0; length.into()]).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        }
+    });
     let mut machine = Machine::new();
     machine.remote.policy.tries = 2;
-    let url = plain.url("/a.tgz").replace("http://", "https://");
-    let reasons = machine.refused(&bytes, &[url]);
-    assert!(
-        reasons[0].starts_with("TLS: ") && reasons[0].ends_with("(2 times without progress)"),
-        "{reasons:?}"
-    );
+    for (url, reason) in [
+        (silent, "TLS: handshake eof"),
+        (speaking, "TLS: received corrupt message of type InvalidContentType"),
+    ] {
+        let reasons = machine.refused(&bytes, &[url]);
+        assert_eq!(reasons, [format!("{reason} (2 times without progress)")]);
+    }
 }
 
 #[test]
