@@ -56,6 +56,12 @@ pub enum Cause {
         named by `HF_ENDPOINT`, a mirror of files by `KSHOT_MIRROR`"
     )]
     Network,
+    /// The certificate of a server is signed by nobody who is known, is for another name, or is out of date.
+    #[error(
+        "set `SSL_CERT_FILE` to a PEM file with the certificates that this server's is signed by: a proxy that opens \
+        connections has one of its own; and see that this machine's clock is right"
+    )]
+    Certificate,
     /// A server wants to be left alone for a while.
     #[error(
         "wait some minutes and run the same command again: what has arrived is kept; with a token in `HF_TOKEN` the hub allows more"
@@ -354,6 +360,7 @@ fn of_missing(files: &[MissingFile]) -> Cause {
         Some(404 | 410) => Cause::NoSource,
         Some(status) if (400..600).contains(&status) => Cause::of_status(status),
         _ if reason.contains("KSHOT_OFFLINE") => Cause::Offline,
+        _ if reason.starts_with("TLS: invalid peer certificate") => Cause::Certificate,
         _ if reason.contains(" instead of ") => Cause::NoSource,
         _ => Cause::Network,
     }
