@@ -143,7 +143,9 @@ pub(super) fn find<'r>(routes: &'r [Route], method: &Method, path: &str) -> Resu
     if other {
         return Err(Refusal::new(405, format!("`{shown}` is not asked by {method}")));
     }
-    Err(Refusal::not_found(format!("there is nothing at `{shown}`")))
+    Err(Refusal::unknown_url(format!(
+        "there is nothing at `{shown}`: docs/serving.md lists the calls"
+    )))
 }
 
 fn places(pattern: &str, path: &str) -> Option<Vec<String>> {
