@@ -89,10 +89,12 @@ pub(super) fn serve(
         // What runs ends first, while clients can still ask for its result; then connections do. Told twice, nothing is waited for.
         let stopping = service.clone();
         let operations = tokio::task::spawn_blocking(move || stopping.stop());
-        first_of(operations, told_to_stop()).await;
+        let ended = first_of(operations, told_to_stop()).await;
         stop.send_replace(true);
-        // Whoever keeps a connection open is not waited for.
-        let _ = tokio::time::timeout(GRACE, server).await;
+        if ended {
+            // Whoever keeps a connection open is not waited for.
+            first_of(tokio::time::timeout(GRACE, server), told_to_stop()).await;
+        }
         tidying.abort();
         Ok(())
     });
@@ -113,21 +115,21 @@ pub(super) fn listen(bind: SocketAddr) -> Result<TcpListener> {
 async fn told_to_stop() {
     let interrupt = tokio::signal::ctrl_c();
     match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => first_of(interrupt, terminate.recv()).await,
+        Ok(mut terminate) => drop(first_of(interrupt, terminate.recv()).await),
         Err(_) => drop(interrupt.await),
     }
 }
 
-/// Waits for either.
-async fn first_of(one: impl Future, other: impl Future) {
+/// Waits for either; true if it was the first of the two.
+async fn first_of(one: impl Future, other: impl Future) -> bool {
     let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(
-        |context| match one.as_mut().poll(context).is_ready() || other.as_mut().poll(context).is_ready() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        },
-    )
-    .await;
+    poll_fn(|context| {
+        if one.as_mut().poll(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        other.as_mut().poll(context).map(|_| false)
+    })
+    .await
 }
 
 async fn tidy(service: Arc<Service>) {
@@ -297,6 +299,7 @@ mod tests {
             "localhost:8000",
             "LocalHost",
             "[::1]:8000",
+            "[::ffff:127.0.0.1]:8000",
             "kshot",
             "a.localhost:1",
             "10.0.0.1",

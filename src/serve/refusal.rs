@@ -128,7 +128,7 @@ pub(super) fn told(error: &Error) -> String {
     };
     let causes: String = error.causes().map(|cause| format!(": {cause}")).collect();
     let (whole, told) = (format!("{error}{causes}"), without_paths(&(own + &causes)));
-    if whole != told {
+    if whole != told && !matches!(error.kind(), Error::Image { .. }) {
         tracing::warn!("{whole}");
     }
     told

@@ -207,6 +207,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_docs_list_what_is_not_offered() {
+        let docs = include_str!("../../docs/serving.md");
+        let (_, docs) = docs.split_once("Not offered:").unwrap();
+        let mut count = 0;
+        for route in routes() {
+            if std::ptr::fn_addr_eq(route.handler, weights::not_offered as Handler) {
+                let call = route
+                    .pattern
+                    .trim_start_matches("/api/v1/")
+                    .rsplit("{}/")
+                    .next()
+                    .unwrap();
+                assert!(docs.contains(&format!("`{call}`")), "{call}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 8);
+    }
+
+    #[test]
     fn paths_lead_to_their_routes() {
         let routes = routes();
         let found = |method: &Method, path: &str| {
