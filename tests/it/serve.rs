@@ -386,10 +386,8 @@ fn silent_sessions_end_and_keys_are_needed() {
         200
     );
     // The name of the scheme is the same in any case; with a key web pages may ask too.
-    let page = [
-        ("authorization", &*format!("bearer {key}")),
-        ("origin", "https://example.com"),
-    ];
+    let bearer = format!("bearer {key}");
+    let page = [("authorization", &*bearer), ("origin", "https://example.com")];
     assert_eq!(server.ask("GET", "/v1/models", &page, b"").status, 200);
     let session = create(&[("x-api-key", key)]).json()["session_id"]
         .as_str()
