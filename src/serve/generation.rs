@@ -1,6 +1,7 @@
 //! The thread that continues prompts of all clients on one base model, side by side.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,6 +14,7 @@ use super::base::Base;
 use super::budget::Charge;
 use super::held::HeldFolder;
 use super::refusal::{Refusal, told};
+use super::service::lock;
 use crate::engine::{
     Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot,
 };
@@ -94,6 +96,9 @@ pub(super) type Listener = Box<dyn FnMut(News) -> bool + Send>;
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) base: Arc<Base>,
+    /// Encodes the pictures of new prompts while others are continued. None on a GPU, which one stream of work fills.
+    encoding: Option<rayon::ThreadPool>,
+    own_vision: Arc<Mutex<HashSet<Weights>>>,
     sender: Mutex<Option<Sender<(Prompt, Listener)>>>,
     unfinished: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
@@ -108,7 +113,9 @@ impl Generation {
     pub(super) fn start(base: Arc<Base>) -> Result<Self> {
         let (sender, receiver) = channel();
         let (unfinished, stopping) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let own_vision = Arc::default();
         let work = Work {
+            own_vision: Arc::clone(&own_vision),
             generator: Generator::new(base.engine.clone(), GeneratorSettings::default()),
             base: base.clone(),
             waiting: VecDeque::new(),
@@ -117,11 +124,21 @@ impl Generation {
             unfinished: unfinished.clone(),
             stopping: stopping.clone(),
         };
+        let pool = |name: &'static str| {
+            let pool = rayon::ThreadPoolBuilder::new().thread_name(move |number| format!("{name}-{number}"));
+            pool.build()
+                .map_err(|error| Error::io("start", "threads of a model")(io::Error::other(error)))
+        };
+        // On a thread of the pool that shares its products: each of them would be handed over and waited for else.
+        let generating = pool("generation")?;
+        let encoding = base.engine.encodes_on_cpu().then(|| pool("encoding")).transpose()?;
         let thread = thread::Builder::new()
             .name("generation".into())
-            .spawn(move || work.run(&receiver));
+            .spawn(move || generating.install(move || work.run(&receiver)));
         Ok(Self {
             base,
+            encoding,
+            own_vision,
             sender: Mutex::new(Some(sender)),
             unfinished,
             stopping,
@@ -137,6 +154,12 @@ impl Generation {
         let most = self.base.limits.queued_samples;
         if self.unfinished.load(Ordering::Relaxed) >= most {
             return Err(Refusal::busy(format!("{most} prompts wait already")));
+        }
+        if let Some(encoding) = &self.encoding
+            && !lock(&self.own_vision).contains(&prompt.weights)
+        {
+            // What does not fit the model is told where the prompt is begun.
+            let _ = encoding.install(|| self.base.engine.encode(&prompt.input));
         }
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         self.unfinished.fetch_add(1, Ordering::Relaxed);
@@ -178,6 +201,8 @@ struct Live {
 
 struct Work {
     base: Arc<Base>,
+    /// Adapters that see pictures in another way than the base.
+    own_vision: Arc<Mutex<HashSet<Weights>>>,
     generator: Generator,
     waiting: VecDeque<(Prompt, Listener)>,
     live: HashMap<RequestId, Live>,
@@ -273,6 +298,9 @@ impl Work {
             Weights::Base => self.base.engine.base()?,
             Weights::Adapter(folder) => self.base.engine.saved(folder.path())?,
         };
+        if snapshot.has_own_vision() {
+            lock(&self.own_vision).insert(weights.clone());
+        }
         if self.snapshots.len() >= SNAPSHOTS {
             self.snapshots.remove(0);
         }
