@@ -423,7 +423,7 @@ fn mutated_requests_never_panic_nor_answer_with_a_fault() {
             answer.text()
         );
     }
-    assert!(statuses[&200] > count / 50 && statuses.len() >= 4, "{statuses:?}");
+    assert!(statuses[&200] > count / 50 && statuses.len() >= 3, "{statuses:?}");
     let other = server.model(&session, 1_000);
     server.forward_backward(&request(&other, 1, &lesson(), false));
 }
