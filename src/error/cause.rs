@@ -17,6 +17,15 @@ pub enum Cause {
     /// An option of the command line.
     #[error("the verb's own `--help` says what the option takes")]
     Option,
+    /// An address that a server cannot listen at.
+    #[error("name another address by `--bind`, e.g. `--bind 127.0.0.1:8001`; port 0 takes a free one")]
+    Address,
+    /// The key of a server.
+    #[error(
+        "set `TINKER_API_KEY` to a key of your own, `tml-` and at least 8 characters more, for the server and for its clients; \
+        without one, `--bind 127.0.0.1:8000` is for this machine alone"
+    )]
+    ServerKey,
     /// A file of class names.
     #[error("`--labels` names a text file with one class name a line")]
     ClassNames,
