@@ -64,6 +64,7 @@ variables! {
     HttpProxy = "HTTP_PROXY", "proxy of connections by http";
     AllProxy = "ALL_PROXY", "proxy of all connections, http or socks";
     NoProxy = "NO_PROXY", "hosts that are asked without a proxy";
+    SmallNoProxy = "no_proxy", "the same; the others are read in small letters too";
     Certificates = "SSL_CERT_FILE", "certificates to trust, PEM [default: Mozilla's]";
     ServerKey = "TINKER_API_KEY", "key that clients of `kshot serve` have to show [default: none]";
     Threads = "RAYON_NUM_THREADS", "threads [default: as many as there are cores]";

@@ -41,6 +41,8 @@ pub mod config;
 pub mod fs;
 // what travels inside the binary
 pub mod embedded;
+// requests to servers
+pub mod http;
 // datasets and models arrive
 pub mod formats;
 pub mod manifest;

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{Engine, Input, lock};
 use crate::error::Result;
-use crate::example::{Grid, PatchProcessor, Picture, PictureKey};
+use crate::example::{Grid, ModelInput, PatchProcessor, Picture, PictureKey};
 use crate::models::qwen3_vl::{Features, Qwen3Vl};
 
 /// Values by key within a bound of bytes; the oldest go first.
@@ -144,6 +144,24 @@ impl Engine {
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
         lock(&self.cache.kept).stats()
+    }
+
+    /// True if pictures are encoded on the CPU, each by itself: several threads may [`Self::encode`] at a time.
+    #[must_use]
+    pub fn encodes_on_cpu(&self) -> bool {
+        self.base.device().is_cpu()
+    }
+
+    /// Encodes the pictures of a prompt by the frozen tower and keeps their features, as far as these are kept: what continues the
+    /// prompt then finds them. For any thread.
+    ///
+    /// # Errors
+    /// As of sampling from the prompt.
+    pub fn encode(&self, prompt: &ModelInput) -> Result<()> {
+        if self.settings.cache_features {
+            self.frozen_features(&self.read([prompt], 0)?)?;
+        }
+        Ok(())
     }
 
     /// The features of each input's pictures by the frozen tower.

@@ -42,6 +42,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// True if tower or merger are not those of the base: the features of pictures are its own.
+    #[must_use]
+    pub fn has_own_vision(&self) -> bool {
+        self.trained_vision
+    }
+
     fn of(model: &Qwen3Vl) -> Result<Self> {
         Ok(Self {
             trained_vision: vision_is_trained(model),

@@ -4,6 +4,8 @@
 //! On the CPU a weight in bf16 or f16 is widened part by part while it is multiplied: what is kept is half as
 //! large, what is computed is f32.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor, Var, bail};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
@@ -57,6 +59,8 @@ pub(super) fn uniform(shape: Vec<usize>, inputs: usize, rng: &mut ChaCha8Rng, de
 pub struct Projection {
     weight: Tensor,       // (out, in)
     bias: Option<Tensor>, // (out)
+    /// The weight as (in, out), see [`Frozen`].
+    transposed: Arc<OnceLock<Tensor>>,
     update: Option<LowRank>,
     /// An update as it was at one moment, where it cannot be added into the weight without being rounded.
     fixed: Option<Fixed>,
@@ -87,6 +91,7 @@ impl Projection {
         Ok(Self {
             weight: weight.contiguous()?,
             bias,
+            transposed: Arc::default(),
             update: None,
             fixed: None,
         })
@@ -122,6 +127,7 @@ impl Projection {
         Self {
             weight: self.weight.clone(),
             bias: self.bias.clone(),
+            transposed: self.transposed.clone(),
             update,
             fixed: None,
         }
@@ -136,8 +142,11 @@ impl Projection {
         };
         let frozen = self.with_update(None);
         if self.weight.dtype() == DType::F32 {
-            let weight = self.summed()?;
-            return Ok(Self { weight, ..frozen });
+            return Ok(Self {
+                weight: self.summed()?,
+                transposed: Arc::default(),
+                ..frozen
+            });
         }
         let dtype = ops::compute_type(&self.weight);
         let copied = |var: &Tensor| var.detach().to_dtype(dtype)?.copy();
@@ -191,6 +200,7 @@ impl Projection {
         let dtype = ops::compute_type(&self.weight);
         Ok(Frozen {
             weight: self.weight.clone(),
+            transposed: self.transposed.clone(),
             bias: self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?,
         })
     }

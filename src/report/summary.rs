@@ -136,6 +136,9 @@ fn cut(name: &str) -> String {
     name.chars().take(LONGEST_NAME - 1).chain(['…']).collect()
 }
 
+/// A column with the text of its cells.
+type Filled<'a> = (&'a Column<'a>, Vec<String>);
+
 /// The table in as many bands as its columns take, one below the other.
 fn bands(names: &[String], columns: &[Column]) -> String {
     let letters = |text: &str| text.chars().count();
@@ -145,8 +148,8 @@ fn bands(names: &[String], columns: &[Column]) -> String {
         .chain(["guessing".len()])
         .max()
         .unwrap_or(0);
-    let columns: Vec<(&Column, Vec<String>)> = columns.iter().map(|column| (column, column.cells())).collect();
-    let width = |(column, cells): &(&Column, Vec<String>)| {
+    let columns: Vec<Filled> = columns.iter().map(|column| (column, column.cells())).collect();
+    let width = |(column, cells): &Filled| {
         let texts = cells.iter().chain(&column.heads);
         texts.map(|text| letters(text)).max().unwrap_or(0) + 2
     };
@@ -154,13 +157,13 @@ fn bands(names: &[String], columns: &[Column]) -> String {
     let mut rest = &columns[..];
     while !rest.is_empty() {
         let mut used = wide;
-        let fits = |column: &&(&Column, Vec<String>)| {
+        let fits = |column: &&Filled| {
             used += width(column);
             used <= WIDTH
         };
         let (band, more) = rest.split_at(rest.iter().take_while(fits).count().max(1));
         rest = more;
-        let mut line = |first: &str, cell: &dyn Fn(&(&Column, Vec<String>)) -> String| {
+        let mut line = |first: &str, cell: &dyn Fn(&Filled) -> String| {
             let mut line = format!("{first}{}", " ".repeat(wide.saturating_sub(letters(first))));
             for column in band {
                 let cell = cell(column);
@@ -225,7 +228,8 @@ fn told_apart(tests: &[Test], datasets: usize) -> String {
                 } else {
                     "not told apart"
                 };
-                format!("{mean:+.1} [{low:+.1}, {high:+.1}] points: {said}")
+                let gain = format!("{mean:+.1} [{low:+.1}, {high:+.1}]").replace('-', "−");
+                format!("{gain} points: {said}")
             }
             _ => {
                 let count = format!("on {} of {} datasets", apart.len(), tests.len());

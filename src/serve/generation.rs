@@ -1,8 +1,9 @@
 //! The thread that continues prompts of all clients on one base model, side by side.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use super::base::Base;
 use super::budget::Charge;
-use super::refusal::{Refusal, chain};
+use super::held::HeldFolder;
+use super::refusal::{Refusal, told};
+use super::service::lock;
 use crate::engine::{
     Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot,
 };
@@ -29,7 +32,17 @@ pub(super) enum Weights {
     /// The base model's.
     Base,
     /// With the adapter of this folder, which never changes.
-    Adapter(PathBuf),
+    Adapter(Arc<HeldFolder>),
+}
+
+impl Weights {
+    /// The adapter's folder.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Base => None,
+            Self::Adapter(folder) => Some(folder.path()),
+        }
+    }
 }
 
 /// A prompt and what is to be done with it.
@@ -83,6 +96,9 @@ pub(super) type Listener = Box<dyn FnMut(News) -> bool + Send>;
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) base: Arc<Base>,
+    /// Encodes the pictures of new prompts while others are continued. None on a GPU, which one stream of work fills.
+    encoding: Option<rayon::ThreadPool>,
+    own_vision: Arc<Mutex<HashSet<Weights>>>,
     sender: Mutex<Option<Sender<(Prompt, Listener)>>>,
     unfinished: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
@@ -97,7 +113,9 @@ impl Generation {
     pub(super) fn start(base: Arc<Base>) -> Result<Self> {
         let (sender, receiver) = channel();
         let (unfinished, stopping) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let own_vision = Arc::default();
         let work = Work {
+            own_vision: Arc::clone(&own_vision),
             generator: Generator::new(base.engine.clone(), GeneratorSettings::default()),
             base: base.clone(),
             waiting: VecDeque::new(),
@@ -106,11 +124,21 @@ impl Generation {
             unfinished: unfinished.clone(),
             stopping: stopping.clone(),
         };
+        let pool = |name: &'static str| {
+            let pool = rayon::ThreadPoolBuilder::new().thread_name(move |number| format!("{name}-{number}"));
+            pool.build()
+                .map_err(|error| Error::io("start", "threads of a model")(io::Error::other(error)))
+        };
+        // On a thread of the pool that shares its products: each of them would be handed over and waited for else.
+        let generating = pool("generation")?;
+        let encoding = base.engine.encodes_on_cpu().then(|| pool("encoding")).transpose()?;
         let thread = thread::Builder::new()
             .name("generation".into())
-            .spawn(move || work.run(&receiver));
+            .spawn(move || generating.install(move || work.run(&receiver)));
         Ok(Self {
             base,
+            encoding,
+            own_vision,
             sender: Mutex::new(Some(sender)),
             unfinished,
             stopping,
@@ -126,6 +154,12 @@ impl Generation {
         let most = self.base.limits.queued_samples;
         if self.unfinished.load(Ordering::Relaxed) >= most {
             return Err(Refusal::busy(format!("{most} prompts wait already")));
+        }
+        if let Some(encoding) = &self.encoding
+            && !lock(&self.own_vision).contains(&prompt.weights)
+        {
+            // What does not fit the model is told where the prompt is begun.
+            let _ = encoding.install(|| self.base.engine.encode(&prompt.input));
         }
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         self.unfinished.fetch_add(1, Ordering::Relaxed);
@@ -167,11 +201,13 @@ struct Live {
 
 struct Work {
     base: Arc<Base>,
+    /// Adapters that see pictures in another way than the base.
+    own_vision: Arc<Mutex<HashSet<Weights>>>,
     generator: Generator,
     waiting: VecDeque<(Prompt, Listener)>,
     live: HashMap<RequestId, Live>,
-    /// The one used last is last.
-    snapshots: Vec<(Weights, Snapshot)>,
+    /// By the folder that each was loaded from, which need not be there any more. The one used last is last.
+    snapshots: Vec<(Option<PathBuf>, Snapshot)>,
     unfinished: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
 }
@@ -210,8 +246,10 @@ impl Work {
                 return;
             };
             let (samples, weights, charge) = (prompt.samples, prompt.weights.clone(), prompt.charge.take());
-            match self.begin(prompt) {
-                Ok(id) => {
+            // A panic in one prompt is its own failure, and never the end of the thread.
+            let begun = catch_unwind(AssertUnwindSafe(|| self.begin(prompt)));
+            match begun {
+                Ok(Ok(id)) => {
                     open += samples;
                     answering.insert(weights.clone());
                     let live = Live {
@@ -222,9 +260,15 @@ impl Work {
                     };
                     self.live.insert(id, live);
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     listener(failed(&error));
                     self.unfinished.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(_) => {
+                    listener(given_up());
+                    self.unfinished.fetch_sub(1, Ordering::Relaxed);
+                    self.begin_anew();
+                    return;
                 }
             }
         }
@@ -244,19 +288,23 @@ impl Work {
 
     /// The weights, kept for the next time.
     fn snapshot(&mut self, weights: &Weights) -> Result<Snapshot> {
-        if let Some(at) = self.snapshots.iter().position(|(known, _)| known == weights) {
+        let folder = weights.folder();
+        if let Some(at) = self.snapshots.iter().position(|(known, _)| known.as_deref() == folder) {
             let last = self.snapshots.remove(at);
             self.snapshots.push(last.clone());
             return Ok(last.1);
         }
         let snapshot = match weights {
             Weights::Base => self.base.engine.base()?,
-            Weights::Adapter(folder) => self.base.engine.saved(folder)?,
+            Weights::Adapter(folder) => self.base.engine.saved(folder.path())?,
         };
+        if snapshot.has_own_vision() {
+            lock(&self.own_vision).insert(weights.clone());
+        }
         if self.snapshots.len() >= SNAPSHOTS {
             self.snapshots.remove(0);
         }
-        self.snapshots.push((weights.clone(), snapshot.clone()));
+        self.snapshots.push((folder.map(Path::to_path_buf), snapshot.clone()));
         Ok(snapshot)
     }
 
@@ -320,18 +368,23 @@ impl Work {
         );
         self.generator = Generator::new(self.base.engine.clone(), GeneratorSettings::default());
         for (_, mut live) in self.live.drain() {
-            (live.listener)(News::Failed {
-                message: "a fault of the server: the generation was given up".into(),
-                user: false,
-            });
+            (live.listener)(given_up());
             self.unfinished.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
+/// After a panic.
+fn given_up() -> News {
+    News::Failed {
+        message: "a fault of the server: the generation was given up".into(),
+        user: false,
+    }
+}
+
 fn failed(error: &Error) -> News {
     News::Failed {
-        message: chain(error),
+        message: told(error),
         user: super::refusal::is_users(error),
     }
 }

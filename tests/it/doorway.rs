@@ -1,5 +1,7 @@
 //! The binary on its own: away from its checkout, beside a user's own manifests, and what it says of itself.
 
+#![allow(clippy::print_stderr, reason = "what is skipped is told")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -166,7 +168,7 @@ fn own_manifests_are_found_beside_those_inside_the_binary() {
     .unwrap();
     fs::write(sandbox.path("datasets/wrong.toml"), "name = 1").unwrap();
     let output = alone(&sandbox, &["data", "list"]).output().unwrap();
-    let mut expected = inside.clone();
+    let mut expected = inside;
     expected.extend(["birds".to_owned(), "crows".to_owned()]);
     expected.sort();
     assert_eq!(names(&String::from_utf8_lossy(&output.stdout)), expected);

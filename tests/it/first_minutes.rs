@@ -1,6 +1,8 @@
 //! What a newcomer sees of a sweep: its summary, silence where asked for, a last word when interrupted; and a folder of results
 //! that loses no row.
 
+#![allow(clippy::print_stderr, reason = "what is skipped is told")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -154,7 +156,7 @@ fn a_part_or_more_of_a_sweep_extends_its_folder() {
             sandbox
                 .succeed(&["verify", "results/quick"])
                 .ends_with("everything holds\n")
-        )
+        );
     };
     sandbox.succeed(&sweep(&[]));
     let (ledger, config) = (file("ledger.csv"), file("sweep.toml"));

@@ -1,6 +1,7 @@
 //! The product with a frozen weight: its backward gives the gradient of the input alone.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, Shape, Storage, Tensor, bail, op};
@@ -34,10 +35,20 @@ pub(super) fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor>
     x.detach().contiguous()?.reshape((x.elem_count() / width.max(1), width))
 }
 
+/// Rows whose product with a small weight takes less time than transposing the weight, which a general product does first.
+const SEVERAL: Range<usize> = 2..129;
+
+/// Numbers of a result that gemm 0.19 sums in another way if it finds both operands row by row: those keep the weight as it is.
+const FEW: usize = 16 * 16;
+
 /// The product of (…, in) with a weight that gets no gradient.
+///
+/// Several rows meet a small weight in f32 in main memory as (in, out), made once for all products: the sums are the same to
+/// the bit.
 pub(super) struct Frozen {
-    pub weight: Tensor,       // (out, in)
-    pub bias: Option<Tensor>, // (out), of the type of the activations
+    pub weight: Tensor,                    // (out, in)
+    pub transposed: Arc<OnceLock<Tensor>>, // (in, out), once it was needed
+    pub bias: Option<Tensor>,              // (out), of the type of the activations
 }
 
 /// `x · Wᵀ` for `x` of `matrix`, (rows, in), and a weight of (out, in) of the same type on the same device.
@@ -47,8 +58,13 @@ pub(super) fn multiply<S: BackendStorage>(
     weight: &S,
     layout: &Layout,
 ) -> candle_core::Result<S> {
-    let ((rows, inputs), (out, _)) = (matrix.shape().dims2()?, layout.shape().dims2()?);
-    x.matmul(weight, (1, rows, out, inputs), matrix, &layout.transpose(0, 1)?)
+    multiply_plain(x, matrix, weight, &layout.transpose(0, 1)?)
+}
+
+/// `x · M` for `x` of `matrix`, (rows, in), and a matrix of (in, out) of the same type on the same device.
+fn multiply_plain<S: BackendStorage>(x: &S, matrix: &Layout, by: &S, layout: &Layout) -> candle_core::Result<S> {
+    let ((rows, inputs), (_, out)) = (matrix.shape().dims2()?, layout.shape().dims2()?);
+    x.matmul(by, (1, rows, out, inputs), matrix, layout)
 }
 
 /// Calls `body` with a tensor as it lies in main memory.
@@ -93,6 +109,8 @@ impl Frozen {
         let (rows, _) = matrix.shape().dims2()?;
         let mut product = if x.dtype() == DType::F32 && few_rows::suits(rows, inputs, out) {
             CpuStorage::F32(with_few_rows!(few_rows::product, ops::values(x, &matrix)?, weight)?)
+        } else if let Some(transposed) = self.transposed(weight, rows)? {
+            in_main_memory(transposed, |by, layout| multiply_plain(x, &matrix, by, layout))?
         } else if weight.dtype() == x.dtype() {
             in_main_memory(weight, |weight, layout| multiply(x, &matrix, weight, layout))?
         } else {
@@ -109,6 +127,20 @@ impl Frozen {
             (None, _) => {}
         }
         Ok((product, shape))
+    }
+
+    /// This layer's own weight as (in, out), where so many rows are best multiplied by that.
+    fn transposed(&self, weight: &Tensor, rows: usize) -> candle_core::Result<Option<&Tensor>> {
+        let small = weight.elem_count() < few_rows::WEIGHT && weight.dtype() == DType::F32;
+        let several = SEVERAL.contains(&rows) && rows * weight.dim(0)? > FEW;
+        if !small || !several || weight.id() != self.weight.id() {
+            return Ok(None);
+        }
+        if let Some(transposed) = self.transposed.get() {
+            return Ok(Some(transposed));
+        }
+        let transposed = weight.detach().t()?.contiguous()?;
+        Ok(Some(self.transposed.get_or_init(|| transposed)))
     }
 
     /// The gradient of `x`, in the type of the upstream gradient: `upstream` is (rows, out).
@@ -245,6 +277,34 @@ impl CustomOp1 for Frozen {
 mod tests {
     use super::*;
     use crate::nn::ops::check;
+
+    #[test]
+    fn several_rows_have_the_sums_of_a_general_product() {
+        for (inputs, out) in [(128, 384), (512, 128), (7, 33), (300, 70), (5, 1)] {
+            let weight = check::random(&[out, inputs], 1.0, "weight");
+            for rows in (1..20).chain([36, 128, 129]) {
+                let frozen = Frozen {
+                    weight: weight.clone(),
+                    transposed: Arc::default(),
+                    bias: None,
+                };
+                let x = check::random(&[rows, inputs], 1.0, "x");
+                let expected = x.matmul(&weight.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+                let (storage, layout) = x.storage_and_layout();
+                let Storage::Cpu(storage) = &*storage else {
+                    unreachable!()
+                };
+                let (found, shape) = frozen.product(storage, layout, &frozen.weight).unwrap();
+                let found = Tensor::from_slice(found.as_slice::<f32>().unwrap(), shape, &Device::Cpu).unwrap();
+                assert!(
+                    found.to_vec2::<f32>().unwrap() == expected,
+                    "{rows} rows of {inputs} to {out}"
+                );
+                let several = (2..=128).contains(&rows) && rows * out > 256;
+                assert_eq!(frozen.transposed.get().is_some(), several, "{rows} rows");
+            }
+        }
+    }
 
     #[test]
     fn as_candle_widens() {
