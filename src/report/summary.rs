@@ -113,13 +113,13 @@ impl<'a> Column<'a> {
 /// A mean with its interval and the marks of its notes; with its shots where they are not those of the column.
 fn cell(point: &Point, shots: Option<Shots>) -> String {
     let [mean, low, high] = [point.mean, point.low, point.high].map(|share| 100.0 * share);
-    let capped = if point.capped.is_some() { "*" } else { "" };
     let red = if point.red { "†" } else { "" };
-    let own = match shots {
-        Some(shots) if shots != point.shots => format!(" (k = {})", point.shots),
+    let own = match (point.capped, shots) {
+        (Some(k), _) => format!(" (k = {k}*)"),
+        (None, Some(shots)) if shots != point.shots => format!(" (k = {})", point.shots),
         _ => String::new(),
     };
-    format!("{mean:.1} [{low:.1}, {high:.1}]{capped}{red}{own}")
+    format!("{mean:.1} [{low:.1}, {high:.1}]{red}{own}")
 }
 
 fn named(dataset: &str, protocol: Protocol) -> String {
