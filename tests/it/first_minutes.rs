@@ -50,7 +50,6 @@ fn a_sweep_ends_with_a_screen_of_text_and_all_tables_on_request() {
     let tables = sandbox.succeed(&sweep(&["--tables"]));
     for title in [
         "Accuracy in % by labelled examples per class",
-        "Calibration",
         "Gain in percentage points",
     ] {
         assert!(tables.contains(title), "{tables}");
