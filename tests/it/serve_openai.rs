@@ -317,7 +317,7 @@ fn refusals_have_openai_s_form() {
     // Defaults that clients write out are no request.
     let defaults = json!({"presence_penalty": 0, "repetition_penalty": 1.0, "min_p": 0, "logit_bias": {}, "tools": [], "n": 2, "best_of": 2,
         "echo": false, "ignore_eos": false, "add_generation_prompt": true, "response_format": {"type": "text"}, "user": "me", "stop": null,
-        "max_tokens": 1_000_000, "stop_token_ids": [], "guided_regex": null, "structured_outputs": {"choice": ["beagle", "pug"]}});
+        "max_tokens": 1_000_000, "stop_token_ids": [], "guided_regex": null, "structured_outputs": {"choice": ["beagle", "pug"], "regex": null}});
     let answer = server.post("/v1/chat/completions", &chat(defaults));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let words = ["beagle", "pug"].map(|word| json!(word));

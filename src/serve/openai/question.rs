@@ -1,6 +1,6 @@
 //! Requests of OpenAI clients, read into prompts and settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -119,9 +119,11 @@ struct Common {
 
 /// The one of vLLM's forms that is supported.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct StructuredOutputs {
     choice: Option<Vec<String>>,
+    /// The others; vLLM's own client sends them all, as null.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,7 +166,15 @@ impl Common {
     /// # Errors
     /// A refusal when two fields name some.
     fn take_choices(&mut self) -> Result<Option<Vec<String>>, Refusal> {
-        let structured = self.structured_outputs.take().and_then(|form| form.choice);
+        let structured = self.structured_outputs.take();
+        let others = structured.iter().flat_map(|form| &form.others);
+        if let Some((name, _)) = others.into_iter().find(|(_, value)| !value.is_null()) {
+            let name: String = name.chars().take(100).collect();
+            return Err(Refusal::bad(format!(
+                "`structured_outputs.{name}` is not supported: `choice` is, a list of the answers allowed"
+            )));
+        }
+        let structured = structured.and_then(|form| form.choice);
         match (self.guided_choice.take(), structured) {
             (Some(_), Some(_)) => Err(Refusal::bad(
                 "`guided_choice` and `structured_outputs` exclude each other",
