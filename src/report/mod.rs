@@ -2,4 +2,5 @@
 
 pub mod anchor;
 pub mod figure;
+pub mod summary;
 pub mod table;

@@ -12,7 +12,7 @@ mod contents;
 mod forms;
 
 pub use crate::report::table::contents::{accuracy, calibration, normalisations, readings, wordings, zero_shot};
-pub use crate::report::table::contents::{along_shots, differences, images_saved, micro_gates, paired_tests};
+pub use crate::report::table::contents::{along_shots, between, differences, images_saved, micro_gates, paired_tests};
 pub use crate::report::table::forms::json;
 
 /// Printed under every table that shows a number of shots which a class does not have.
