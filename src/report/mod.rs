@@ -1,5 +1,6 @@
-//! Figures and tables.
+//! Figures, tables, and the page that shows both with the answers behind them.
 
 pub mod anchor;
 pub mod figure;
+pub mod page;
 pub mod table;
