@@ -18,6 +18,9 @@ use crate::report::page;
 use crate::report::page::{Budget, Thumbnails, Wanted};
 use crate::store::Store;
 
+/// Reasons for missing thumbnails that are printed; the page has all of them.
+const REASONS: usize = 5;
+
 /// Write one HTML page of results folders: figure and tables, accuracy by class, confusions, wrong answers with their images,
 /// the shots, reliability, cost, data and hashes.
 ///
@@ -52,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         std::fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
     }
     file::replace_if_changed(&path, page.html.as_bytes())?;
-    for reason in &page.budget.reasons {
+    for reason in page.budget.reasons.iter().take(REASONS) {
         tracing::warn!("images without a thumbnail: {reason}");
     }
     let megabytes = page.html.len() as f64 / 1e6;

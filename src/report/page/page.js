@@ -5,6 +5,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const SVG = document.getElementById('svg').namespaceURI;
 /** Classes up to which a matrix is drawn. */
 const MATRIX = 30;
+const METRICS = { top1: 'top-1', 'mean-per-class': 'mean per class' };
 /** Rows of a long table that are drawn before all are asked for. */
 const ROWS = 100;
 
@@ -205,7 +206,7 @@ function chart(points, learners) {
     show();
   });
   show();
-  const metric = points[0].metric === 'mean-per-class' ? 'mean per class' : points[0].metric;
+  const metric = METRICS[points[0].metric];
   return el('section', { class: 'chart' }, el('h4', null, place(points[0]), el('span', { class: 'faint' }, [metric && ` ${metric}`, points[0].regime && `, ${points[0].regime} concepts`])), drawing, slider, readout);
 }
 
@@ -292,6 +293,18 @@ function confusions(results, group, series) {
   return [matrix, opened, left, listed];
 }
 
+/** Of each learner, with how many of its runs it was right about a picture. */
+function rightRuns(results, group, number) {
+  const truth = data.images[number][1];
+  const runs = new Map();
+  for (const [index, , answer] of group.answers[number] || []) {
+    const series = results.series[index];
+    const [right, all] = runs.get(series.learner) || [0, 0];
+    runs.set(series.learner, [right + (className(series, answer) === truth ? 1 : 0), all + 1]);
+  }
+  return [...runs].map(([learner, [right, all]]) => `${learner} ${right} of ${all}`).join(', ');
+}
+
 function gallery(results, group, series, heading, numbers, remark, none) {
   const cards = numbers.map((number) => {
     const [id, truth] = data.images[number];
@@ -301,6 +314,7 @@ function gallery(results, group, series, heading, numbers, remark, none) {
     return el('li', { class: 'card' }, pictureButton(number, remark, (n) => answersTable(results, group, n)), el('div', { class: 'answers' },
       el('div', null, 'True: ', el('strong', null, truth)),
       series && el('div', null, wrong.length ? `Answered: ${said.join('; ')}` : 'Answered rightly'),
+      !series && el('div', null, `Right: ${rightRuns(results, group, number)}`),
       series && own.length > 1 && el('div', { class: 'faint' }, `wrong with ${wrong.length} of ${own.length} seeds`),
       el('div', { class: 'faint' }, id),
       el('details', null, el('summary', null, 'All learners'), answersTable(results, group, number))));
@@ -327,7 +341,7 @@ function chosen(results, prefix) {
     fill(shots[1], own.map((s) => s.shots), shots[1].value);
     const series = own.find((s) => String(s.shots) === shots[1].value);
     const group = results.groups.find((g) => place(g) === place(series) && g.shots === series.shots);
-    const metric = series.headline === 'mean-per-class' ? 'mean per class' : 'top-1';
+    const metric = METRICS[series.headline];
     const about = el('p', { class: series.red ? 'red' : null }, `${series.learner} on ${place(series)}, ${shotsOf(series.shots)}${series.capped ? ` (a class has ${series.capped})` : ''}: ${percent(series.accuracy)} % ${metric} over ${series.n_test.toLocaleString('en')} test images${series.seeds.length ? `, ${series.seeds.length === 1 ? 'seed' : 'seeds'} ${series.seeds.join(', ')}` : ''}; answers read by ${series.reading}.${series.red ? ' † A sanity control is red: these numbers are not to be used.' : ''}`);
     byClass.replaceChildren(about, el('h3', null, 'Confusion matrix'), ...confusions(results, group, series).flat().filter(Boolean), el('h3', null, 'Accuracy by class'), perClass(series));
     const sure = gallery(results, group, series, 'Most confident wrong answers', series.surest, 'a wrong answer with high probability', 'None: all answers are right, or this learner has no probabilities.');
@@ -444,6 +458,7 @@ function folder(results, index) {
   const parts = [
     section(prefix, 'accuracy', 'Accuracy', redBanner(results),
       results.cells.some((cell) => cell.red) ? null : el('p', { class: 'faint' }, controlled(results)),
+      results.caveat && el('p', null, el('strong', null, results.caveat)),
       el('h3', null, 'Curves'), curves(results),
       el('details', null, el('summary', null, 'The figure as kshot plot draws it'), el('img', { class: 'figure', src: results.figure, alt: 'Accuracy against labelled examples per class; the numbers are in the table Accuracy' })),
       results.tables.map(storedTable)),

@@ -40,6 +40,8 @@ pub(super) struct Results {
     /// Command that makes these results again, where the sweep's config is stored.
     command: Option<String>,
     config: Option<String>,
+    /// Said of micro models.
+    caveat: Option<&'static str>,
     /// Data URI of the SVG.
     figure: String,
     points: Vec<Point>,
@@ -154,6 +156,7 @@ impl<'a> Folder<'a> {
             name: self.name.to_owned(),
             command: config.as_ref().map(|_| command(self.name)),
             config,
+            caveat: self.series.iter().any(Series::is_micro).then_some(figure::MICRO_CAVEAT),
             figure: svg_uri(&figure::svg(&points)?),
             points,
             tables: tables
