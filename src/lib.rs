@@ -38,6 +38,8 @@ pub mod seed;
 
 pub mod config;
 pub mod fs;
+// requests to servers
+pub mod http;
 // datasets and models arrive
 pub mod formats;
 pub mod manifest;

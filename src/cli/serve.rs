@@ -1,7 +1,7 @@
 //! `kshot serve`: a server for Tinker's SDK and OpenAI clients.
 
 use std::env;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub(super) struct Arguments {
     /// times.
     #[arg(long, value_name = "DIR")]
     adapter: Vec<PathBuf>,
-    /// The address to listen at; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    /// The address to listen at, e.g. localhost:8000; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000", value_parser = address)]
     bind: SocketAddr,
     /// Folder of the checkpoints; one server at a time has it.
     #[arg(long, value_name = "DIR", default_value = "kshot-state")]
@@ -48,6 +48,16 @@ pub(super) struct Arguments {
     /// Run each layer twice in training and keep only the states between layers: less memory, same gradients.
     #[arg(long)]
     checkpointing: bool,
+}
+
+/// The address of a host and a port; of a name that has several, one of IPv4.
+fn address(text: &str) -> std::result::Result<SocketAddr, String> {
+    let all = text.to_socket_addrs();
+    let all: Vec<SocketAddr> = all
+        .map_err(|e| format!("{e}; HOST:PORT is needed, e.g. 127.0.0.1:8000"))?
+        .collect();
+    let found = all.iter().find(|address| address.is_ipv4()).or(all.first());
+    found.copied().ok_or_else(|| "the name has no address".to_owned())
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {

@@ -17,6 +17,15 @@ pub enum Cause {
     /// An option of the command line.
     #[error("the verb's own `--help` says what the option takes")]
     Option,
+    /// An address that a server cannot listen at.
+    #[error("name another address by `--bind`, e.g. `--bind 127.0.0.1:8001`; port 0 takes a free one")]
+    Address,
+    /// The key of a server.
+    #[error(
+        "set `TINKER_API_KEY` to a key of your own, `tml-` and at least 8 characters more, for the server and for its clients; \
+        without one, `--bind 127.0.0.1:8000` is for this machine alone"
+    )]
+    ServerKey,
     /// A file of class names.
     #[error("`--labels` names a text file with one class name a line")]
     ClassNames,
@@ -56,6 +65,12 @@ pub enum Cause {
         named by `HF_ENDPOINT`, a mirror of files by `KSHOT_MIRROR`"
     )]
     Network,
+    /// The certificate of a server is signed by nobody who is known, is for another name, or is out of date.
+    #[error(
+        "set `SSL_CERT_FILE` to a PEM file with the certificates that this server's is signed by: a proxy that opens \
+        connections has one of its own; and see that this machine's clock is right"
+    )]
+    Certificate,
     /// A server wants to be left alone for a while.
     #[error(
         "wait some minutes and run the same command again: what has arrived is kept; with a token in `HF_TOKEN` the hub allows more"
@@ -354,6 +369,7 @@ fn of_missing(files: &[MissingFile]) -> Cause {
         Some(404 | 410) => Cause::NoSource,
         Some(status) if (400..600).contains(&status) => Cause::of_status(status),
         _ if reason.contains("KSHOT_OFFLINE") => Cause::Offline,
+        _ if reason.starts_with("TLS: invalid peer certificate") => Cause::Certificate,
         _ if reason.contains(" instead of ") => Cause::NoSource,
         _ => Cause::Network,
     }

@@ -1,20 +1,20 @@
-//! The network: its settings from the environment, patience with servers, and GET requests by one agent, which follows
-//! redirects itself so that the token goes nowhere else.
+//! The network: its settings from the environment, patience with servers, and GET requests, whose redirects are followed here
+//! so that the token goes nowhere else.
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::NaiveDateTime;
 use rand::Rng as _;
-use ureq::http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
-use ureq::http::{HeaderName, Response, StatusCode, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body, ResponseExt as _};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RANGE, RETRY_AFTER,
+};
+use reqwest::{StatusCode, Url};
 
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Result};
+use crate::http::{self, Failure, Patience, Response};
 use crate::process::Process;
 use crate::seed::rng;
 
@@ -235,30 +235,14 @@ const REDIRECTS: usize = 10;
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 
 /// Most bytes of an answer that is read whole: lists of 1,000 files take 0.3 MB, the largest configs and indices 10 MB.
-const DOCUMENT: u64 = 64 << 20;
+const DOCUMENT: usize = 64 << 20;
 
 /// Makes requests; shared by threads.
 pub(super) struct Client {
-    agent: Agent,
-    /// Host that may see the token, and the header that holds it.
-    token: Option<(Origin, String)>,
+    http: http::Client,
+    /// The address that may see the token, with those of the same scheme, host and port.
+    endpoint: Option<Url>,
     pub remote: Remote,
-}
-
-/// Scheme, host and port.
-#[derive(Debug, PartialEq, Eq)]
-struct Origin(String, String, u16);
-
-impl Origin {
-    fn of(uri: &Uri) -> Option<Self> {
-        let scheme = uri.scheme_str()?.to_lowercase();
-        let port = uri.port_u16().or(match scheme.as_str() {
-            "https" => Some(443),
-            "http" => Some(80),
-            _ => None,
-        })?;
-        Some(Self(scheme, uri.host()?.to_lowercase(), port))
-    }
 }
 
 /// Why a request brought nothing.
@@ -266,6 +250,7 @@ impl Origin {
 pub(super) struct Trouble {
     pub reason: String,
     pub status: Option<StatusCode>,
+    pub cause: Cause,
     /// The hub's fault code, more exact than the status: `X-Error-Code`.
     pub code: Option<String>,
     /// Worth another attempt; else this address will not give it.
@@ -275,12 +260,6 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// Its cause.
-    pub(crate) fn cause(&self) -> Cause {
-        let status = self.status.map(|status| status.as_u16());
-        status.map_or(Cause::Network, Cause::of_status)
-    }
-
     pub(crate) fn passing(reason: impl Into<String>) -> Self {
         Self {
             passes: true,
@@ -292,6 +271,7 @@ impl Trouble {
         Self {
             reason: reason.into(),
             status: None,
+            cause: Cause::Network,
             code: None,
             passes: false,
             after: None,
@@ -299,38 +279,32 @@ impl Trouble {
     }
 }
 
-impl Client {
-    /// Proxies as `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say; roots of `SSL_CERT_FILE`, else Mozilla's.
-    pub(crate) fn new(remote: &Remote) -> Result<Self> {
-        let Remote { hub, policy, .. } = remote;
-        let mut tls = TlsConfig::builder();
-        if let Some(path) = env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
-            let pem = std::fs::read(&path).map_err(Error::io("read", &path))?;
-            let certificates = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            });
-            tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates.collect())));
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        let cause = match failure {
+            Failure::Certificate(_) => Cause::Certificate,
+            _ => Cause::Network,
+        };
+        Self {
+            passes: failure.passes(),
+            cause,
+            ..Self::lasting(failure.to_string())
         }
-        let config = Agent::config_builder()
-            .user_agent(concat!("kshot/", env!("CARGO_PKG_VERSION")))
-            // Ranges count the bytes of the file itself.
-            .accept_encoding("identity")
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_resolve(Some(policy.connect))
-            .timeout_connect(Some(policy.connect))
-            .timeout_recv_response(Some(policy.answer))
-            .timeout_per_read(Some(policy.silence))
-            .timeout_per_write(Some(policy.silence))
-            .proxy(ureq::Proxy::try_from_env().filter(|_| policy.proxies))
-            .tls_config(tls.build())
-            .build();
-        let endpoint = hub.endpoint.parse().ok().as_ref().and_then(Origin::of);
-        let token = hub.token.as_ref().map(Token::header);
+    }
+}
+
+impl Client {
+    /// As [`http::Client::new`], with the patience of the policy.
+    pub(crate) fn new(remote: &Remote) -> Result<Self> {
+        let policy = &remote.policy;
+        let patience = Patience {
+            connect: policy.connect,
+            answer: policy.answer,
+            silence: policy.silence,
+        };
         Ok(Self {
-            agent: config.into(),
-            token: endpoint.zip(token),
+            http: http::Client::new(patience, policy.proxies)?,
+            endpoint: Url::parse(&remote.hub.endpoint).ok(),
             remote: remote.clone(),
         })
     }
@@ -342,52 +316,56 @@ impl Client {
         url: &str,
         headers: &[(HeaderName, String)],
         end: Option<Instant>,
-    ) -> Result<Response<Body>, Trouble> {
-        let no_address = |_| Trouble::lasting("this is no address");
-        let mut uri: Uri = url.parse().map_err(no_address)?;
+    ) -> Result<Response, Trouble> {
+        let mut url = Url::parse(url).map_err(|_| Failure::Address)?;
         for _ in 0..REDIRECTS {
-            let left = end.map(|end| {
-                end.saturating_duration_since(Instant::now())
-                    .max(Duration::from_millis(1))
-            });
-            let mut request = self.agent.get(&uri).config().timeout_global(left).build();
-            for (name, value) in headers {
-                request = request.header(name, value);
-            }
-            if let Some((origin, token)) = &self.token
-                && Origin::of(&uri).as_ref() == Some(origin)
-            {
-                request = request.header(AUTHORIZATION, token);
-            }
-            tracing::debug!("GET {}", shown(&uri.to_string()));
-            let response = request.call().map_err(|e| match e {
-                ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::lasting("this is no address"),
-                e => self.broken(&e, &uri),
-            })?;
-            let status = response.status();
+            tracing::debug!("GET {}", shown(url.as_str()));
+            let response = self.http.get(&url, self.sent(&url, headers)?, end)?;
+            let status = response.status;
             match status.as_u16() {
                 200..=299 => return Ok(response),
                 300..=399 => {
-                    let to = header(&response, LOCATION)
+                    let to = response
+                        .header(&LOCATION)
                         .ok_or_else(|| Trouble::lasting(format!("{status} without an address")))?;
-                    let next: Uri = join(&uri, &to).parse().map_err(no_address)?;
-                    if uri.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
+                    let next = url.join(to).map_err(|_| Failure::Address)?;
+                    if url.scheme() == "https" && next.scheme() != "https" {
                         return Err(Trouble::lasting("redirects from https to something else"));
                     }
-                    uri = next;
+                    url = next;
                 }
                 number => {
                     return Err(Trouble {
-                        reason: status.to_string(),
                         status: Some(status),
-                        code: header(&response, ERROR_CODE),
+                        cause: Cause::of_status(number),
+                        code: response.header(&ERROR_CODE).map(str::to_owned),
                         passes: matches!(number, 408 | 425 | 429 | 500 | 502 | 503 | 504),
-                        after: header(&response, RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
+                        after: response.header(&RETRY_AFTER).and_then(RetryAfter::parse),
+                        ..Trouble::lasting(status.to_string())
                     });
                 }
             }
         }
         Err(Trouble::lasting(format!("more than {REDIRECTS} redirects")))
+    }
+
+    /// The headers of a request, with the token where it may be seen.
+    fn sent(&self, url: &Url, headers: &[(HeaderName, String)]) -> Result<HeaderMap, Trouble> {
+        let mut sent = HeaderMap::new();
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value);
+            let value = value.map_err(|_| Trouble::lasting(format!("its answer has no good value for `{name}`")))?;
+            sent.insert(name, value);
+        }
+        if let (Some(endpoint), Some(token)) = (&self.endpoint, &self.remote.hub.token)
+            && url.origin() == endpoint.origin()
+        {
+            let value = HeaderValue::from_str(&token.header());
+            let mut value = value.map_err(|_| Trouble::lasting("the token has a character that no token has"))?;
+            value.set_sensitive(true);
+            sent.insert(AUTHORIZATION, value);
+        }
+        Ok(sent)
     }
 
     /// A small document and its `Link` header, tried again as the policy says.
@@ -397,41 +375,14 @@ impl Client {
 
     /// The bytes of a file from an offset on, tried again as the policy says.
     pub(crate) fn from(&self, url: &str, offset: u64) -> Result<Vec<u8>, Trouble> {
-        let range = (ureq::http::header::RANGE, format!("bytes={offset}-"));
+        let range = (RANGE, format!("bytes={offset}-"));
         Ok(self.small(url, &[range])?.0)
-    }
-
-    /// The failure that broke a request off, in words that name the server.
-    fn broken(&self, error: &ureq::Error, uri: &Uri) -> Trouble {
-        let host = uri.authority().map_or("the server", |authority| authority.as_str());
-        let host = host.rsplit('@').next().unwrap_or(host);
-        match error {
-            ureq::Error::Timeout(ureq::Timeout::Global | ureq::Timeout::RecvResponse) => Trouble::passing(format!(
-                "{host} is too slow: no whole answer in {} s",
-                self.remote.policy.answer.as_secs_f64()
-            )),
-            ureq::Error::BodyExceedsLimit(_) => Trouble::lasting(format!(
-                "{host} sends more than {} MiB where a small answer belongs",
-                DOCUMENT >> 20
-            )),
-            other => Trouble::passing(other.to_string()),
-        }
     }
 
     fn small(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<(Vec<u8>, Option<String>), Trouble> {
         let mut attempt = 0;
         loop {
-            let end = Instant::now() + self.remote.policy.answer;
-            let outcome = self.get(url, headers, Some(end)).and_then(|mut response| {
-                if !headers.is_empty() && response.status().as_u16() != 206 {
-                    return Err(Trouble::lasting("it gives no parts of files"));
-                }
-                let link = header(&response, ureq::http::header::LINK);
-                let body = response.body_mut().with_config().limit(DOCUMENT).read_to_vec();
-                let uri = response.get_uri().clone();
-                Ok((body.map_err(|e| self.broken(&e, &uri))?, link))
-            });
-            match outcome {
+            match self.small_once(url, headers) {
                 Err(trouble) if trouble.passes => {
                     attempt += 1;
                     if attempt >= self.remote.policy.tries {
@@ -443,12 +394,32 @@ impl Client {
             }
         }
     }
-}
 
-/// A header's value, if it is text.
-pub(super) fn header(response: &Response<Body>, name: HeaderName) -> Option<String> {
-    let value = response.headers().get(name)?;
-    value.to_str().ok().map(str::to_owned)
+    fn small_once(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<(Vec<u8>, Option<String>), Trouble> {
+        let end = Instant::now() + self.remote.policy.answer;
+        let mut response = self.get(url, headers, Some(end))?;
+        if !headers.is_empty() && response.status != StatusCode::PARTIAL_CONTENT {
+            return Err(Trouble::lasting("it gives no parts of files"));
+        }
+        if let Some(encoding) = response.header(&CONTENT_ENCODING).filter(|name| *name != "identity") {
+            return Err(Trouble::lasting(format!(
+                "answers in `{encoding}`, which was not asked for"
+            )));
+        }
+        let link = response.header(&LINK).map(str::to_owned);
+        let mut body = Vec::new();
+        while let Some(bytes) = response.chunk()? {
+            if body.len() + bytes.len() > DOCUMENT {
+                return Err(Trouble::lasting(format!(
+                    "{} sends more than {} MiB where a small answer belongs",
+                    response.host(),
+                    DOCUMENT >> 20
+                )));
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok((body, link))
+    }
 }
 
 /// An address without the secrets it may hold: user, password and query.
@@ -461,25 +432,6 @@ pub(super) fn shown(url: &str) -> String {
             format!("{scheme}://{host}{path}")
         }
         None => plain.to_owned(),
-    }
-}
-
-/// The address that a reference found at `base` stands for (RFC 3986, 5.2, without dot segments).
-pub(super) fn join(base: &Uri, reference: &str) -> String {
-    let scheme = base.scheme_str().unwrap_or("https");
-    let authority = base.authority().map_or("", |authority| authority.as_str());
-    let before_query = reference.split(['?', '#']).next().unwrap_or(reference);
-    if before_query.contains("://") {
-        reference.to_owned()
-    } else if reference.starts_with("//") {
-        format!("{scheme}:{reference}")
-    } else if reference.starts_with('/') {
-        format!("{scheme}://{authority}{reference}")
-    } else if reference.starts_with('?') {
-        format!("{scheme}://{authority}{}{reference}", base.path())
-    } else {
-        let folder = base.path().rfind('/').map_or("/", |at| &base.path()[..=at]);
-        format!("{scheme}://{authority}{folder}{reference}")
     }
 }
 
@@ -506,15 +458,16 @@ mod tests {
 
     #[test]
     fn references_are_joined_as_the_specification_says() {
-        let base: Uri = "http://a:8/b/c?d".parse().unwrap();
+        let base = Url::parse("http://a:8/b/c?d").unwrap();
         for (reference, wanted) in [
             ("https://e/f?x=http://g", "https://e/f?x=http://g"),
             ("//e/f", "http://e/f"),
+            ("../f", "http://a:8/f"),
             ("/f?x=http://g", "http://a:8/f?x=http://g"),
             ("f", "http://a:8/b/f"),
             ("?y", "http://a:8/b/c?y"),
         ] {
-            assert_eq!(join(&base, reference), wanted);
+            assert_eq!(base.join(reference).unwrap().as_str(), wanted);
         }
     }
 
@@ -536,7 +489,7 @@ mod tests {
 
     #[test]
     fn only_the_same_scheme_host_and_port_is_the_same_origin() {
-        let origin = |url: &str| Origin::of(&url.parse().unwrap());
+        let origin = |url: &str| Url::parse(url).unwrap().origin();
         assert_eq!(origin("https://Hub.example/x"), origin("https://hub.example:443/y"));
         for other in [
             "http://hub.example/",

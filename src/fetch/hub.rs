@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
-use ureq::http::StatusCode;
 
 use crate::error::{Cause, Error, Result};
-use crate::fetch::client::{Client, HubSettings, Policy, Remote, Trouble, encoded, encoded_path, join, shown};
+use crate::fetch::client::{Client, HubSettings, Policy, Remote, Trouble, encoded, encoded_path, shown};
 use crate::fetch::repository::{
     HubFile, HubFiles, Kind, RepoFile, Repository, RepositoryDownload, is_hash, is_inside, is_name, split_of,
 };
@@ -383,7 +383,7 @@ impl<'a> HubApi<'a> {
         }
         let hub = shown(&self.client.remote.hub.endpoint);
         let refusal = self.fail(format!("{hub} answers: {}", trouble.reason));
-        refusal.because(trouble.cause())
+        refusal.because(trouble.cause)
     }
 
     /// Cause of a refusal of a model; the hub says more in `X-Error-Code`.
@@ -509,11 +509,13 @@ impl<'a> HubApi<'a> {
             let entries: Vec<Entry> =
                 serde_json::from_slice(&json).map_err(|e| self.fail(format!("its list of files: {e}")))?;
             files.extend(entries.into_iter().filter(|entry| entry.kind != "directory").map(file));
-            let base = url.parse().map_err(|_| self.fail("no address"))?;
-            match link.as_deref().and_then(next_page) {
-                Some(next) => url = join(&base, next),
-                None => return Ok(files),
-            }
+            let Some(next) = link.as_deref().and_then(next_page) else {
+                return Ok(files);
+            };
+            let next = Url::parse(&url).and_then(|base| base.join(next));
+            url = next
+                .map_err(|_| self.fail("its list of files goes on at no address"))?
+                .into();
         }
         Err(self.fail(format!("its list of files has more than {PAGES} pages")))
     }

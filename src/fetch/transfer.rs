@@ -5,19 +5,20 @@
 //! together are thrown away and fetched once more from this source alone.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{fs, io, thread};
 
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
-use ureq::http::{HeaderName, StatusCode};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_RANGE, RANGE};
 
 use crate::error::{Error, MissingFile, Result};
 use crate::fetch::FetchProgress;
-use crate::fetch::client::{Client, Remote, Trouble, encoded_path, header, shown};
+use crate::fetch::client::{Client, Remote, Trouble, encoded_path, shown};
 use crate::fs::file::{self, next_bytes};
 use crate::fs::hash::hash;
+use crate::http::Response;
 
 /// An address of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -319,15 +320,15 @@ impl Transfer<'_> {
             headers.push((RANGE, format!("bytes={from}-")));
             headers.extend(self.etag.clone().map(|etag| (IF_RANGE, etag)));
         }
-        let mut response = match self.client.get(self.url, &headers, None) {
+        let response = match self.client.get(self.url, &headers, None) {
             Err(Trouble { status, .. }) if from > 0 && status == Some(StatusCode::RANGE_NOT_SATISFIABLE) => {
                 return Ok(Attempt::Anew(format!("has no byte {from}")));
             }
             Err(trouble) => return Ok(Attempt::Again(trouble)),
             Ok(response) => response,
         };
-        let from = if response.status().as_u16() == 206 {
-            let range = header(&response, CONTENT_RANGE).and_then(|value| content_range(&value));
+        let from = if response.status == StatusCode::PARTIAL_CONTENT {
+            let range = response.header(&CONTENT_RANGE).and_then(content_range);
             match range {
                 Some((_, Some(total))) if total != size => {
                     return Ok(Attempt::Again(wrong_length(total, size)));
@@ -340,7 +341,7 @@ impl Transfer<'_> {
                 }
             }
         } else {
-            let length = header(&response, CONTENT_LENGTH).and_then(|value| value.parse().ok());
+            let length = response.header(&CONTENT_LENGTH).and_then(|value| value.parse().ok());
             if let Some(length) = length.filter(|length| *length != size) {
                 return Ok(Attempt::Again(wrong_length(length, size)));
             }
@@ -348,16 +349,17 @@ impl Transfer<'_> {
             0
         };
         // A weak one says nothing about bytes.
-        let etag = header(&response, ETAG).filter(|etag| etag.starts_with('"'));
+        let etag = response.header(&ETAG).filter(|etag| etag.starts_with('"'));
+        let etag = etag.map(str::to_owned);
         if from > 0 && self.etag.is_some() && etag.is_some() && etag != self.etag {
             return Ok(Attempt::Anew("has changed meanwhile".into()));
         }
         self.etag = etag.or(self.etag.take()).filter(|_| self.alone);
-        self.receive(from, &mut response.body_mut().as_reader())
+        self.receive(from, response)
     }
 
     /// Appends what a server sends to the bytes before `from`.
-    fn receive(&mut self, from: u64, body: &mut dyn Read) -> Result<Attempt> {
+    fn receive(&mut self, from: u64, mut response: Response) -> Result<Attempt> {
         let size = self.download.size;
         let partial = &self.download.partial;
         let failed = || Error::io("write", partial);
@@ -373,12 +375,11 @@ impl Transfer<'_> {
         let (least, window) = self.client.remote.policy.slowest;
         let mut since = (Instant::now(), from);
         let mut at = from;
-        let mut chunk = vec![0; 256 << 10];
         loop {
-            let bytes = match next_bytes(body, &mut chunk) {
-                Ok([]) => break,
-                Ok(bytes) => bytes,
-                Err(e) => return Ok(Attempt::Again(Trouble::passing(e.to_string()))),
+            let bytes = match response.chunk() {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break,
+                Err(failure) => return Ok(Attempt::Again(failure.into())),
             };
             at += bytes.len() as u64;
             if at > size {
@@ -388,7 +389,7 @@ impl Transfer<'_> {
                     "sends more than {size} bytes"
                 ))));
             }
-            file.write_all(bytes).map_err(failed())?;
+            file.write_all(&bytes).map_err(failed())?;
             self.progress.at(&self.download.name, at);
             if since.0.elapsed() >= window {
                 if at - since.1 < least && at < size {

@@ -77,6 +77,20 @@ impl Base {
         &self.names
     }
 
+    /// Those of its names that are no paths of this machine.
+    pub(super) fn listed_names(&self) -> impl Iterator<Item = &String> {
+        self.names.iter().filter(|name| is_public(name))
+    }
+
+    /// The text of the token that stands for an image.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the tokenizer does not know it.
+    pub(super) fn placeholder(&self) -> Result<String> {
+        let prompter = self.renderer.prompter();
+        prompter.tokenizer().decode_all(&[prompter.image()])
+    }
+
     /// True if an adapter can be put on its output layer.
     pub(super) fn has_unembed(&self) -> bool {
         !self.tied
@@ -113,7 +127,7 @@ fn names(model: &Path, folder: &Path) -> Vec<String> {
     let given = given.trim_end_matches('/').trim_start_matches("./").to_owned();
     let parts: Vec<String> = folder.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let last = parts.last().cloned().unwrap_or_default();
-    let listed = if given.split('/').count() == 2 {
+    let listed = if given.contains('/') && is_public(&given) {
         given.clone()
     } else {
         last.clone()
@@ -129,6 +143,11 @@ fn names(model: &Path, folder: &Path) -> Vec<String> {
     let mut seen = BTreeSet::new();
     names.retain(|name| !name.is_empty() && seen.insert(name.clone()));
     names
+}
+
+/// True of `name` and `owner/name`.
+fn is_public(name: &str) -> bool {
+    name.split('/').count() <= 2 && !name.starts_with(['/', '.', '~'])
 }
 
 /// The base that answers to a name.
@@ -181,5 +200,14 @@ mod tests {
         );
         assert_eq!(of("/a/b/micro", "/a/b/micro"), ["micro", "/a/b/micro", "b/micro"]);
         assert_eq!(of("./micro/", "micro"), ["micro"]);
+        assert_eq!(of("/micro", "/micro")[0], "micro");
+        assert_eq!(of("../micro", "../micro")[0], "micro");
+        let public = ["micro", "b/micro", "Qwen/Qwen3-VL-2B@main"];
+        assert!(public.into_iter().all(is_public));
+        assert!(
+            !["/a/b/micro", "/micro", "../micro", "a/b/micro"]
+                .into_iter()
+                .any(is_public)
+        );
     }
 }

@@ -1,38 +1,49 @@
-//! Memory of decoded images that wait: small files can hold many pixels.
+//! What all requests share: memory of images that wait, threads that write archives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::refusal::Refusal;
 
-/// Bytes of decoded images that wait at once.
-const MOST: usize = 2 << 30;
-
-/// Bytes that are taken.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Budget(Arc<AtomicUsize>);
+/// An amount of which requests take parts.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+    /// What a client is told when too much is taken.
+    refusal: &'static str,
+}
 
 /// A part of a [`Budget`], given back when dropped.
 #[derive(Debug)]
 pub(super) struct Charge {
     budget: Budget,
-    bytes: usize,
+    amount: usize,
 }
 
 impl Budget {
-    /// Takes so many bytes.
+    /// So much at once.
+    pub(super) fn new(most: usize, refusal: &'static str) -> Self {
+        Self {
+            taken: Arc::default(),
+            most,
+            refusal,
+        }
+    }
+
+    /// Takes so much.
     ///
     /// # Errors
-    /// A refusal when too many are taken already: some are given back soon.
-    pub(super) fn take(&self, bytes: usize) -> Result<Charge, Refusal> {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+    /// A refusal when too much is taken already: some is given back soon.
+    pub(super) fn take(&self, amount: usize) -> Result<Charge, Refusal> {
+        let before = self.taken.fetch_add(amount, Ordering::Relaxed);
         let charge = Charge {
             budget: self.clone(),
-            bytes,
+            amount,
         };
         // Whatever one request may have finds its place when nothing else waits.
-        if before > 0 && before + bytes > MOST {
-            return Err(Refusal::busy("the images of requests that wait take too much memory"));
+        if before > 0 && before + amount > self.most {
+            return Err(Refusal::busy(self.refusal));
         }
         Ok(charge)
     }
@@ -40,7 +51,7 @@ impl Budget {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.taken.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -50,11 +61,11 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_given_back() {
-        let budget = Budget::default();
-        let all = budget.take(MOST + 1).unwrap();
+        let budget = Budget::new(100, "too much");
+        let all = budget.take(101).unwrap();
         assert_eq!(budget.take(1).unwrap_err().status, 429);
         drop(all);
-        let _some = budget.take(MOST / 2).unwrap();
-        assert!(budget.take(MOST).is_err() && budget.take(MOST / 2).is_ok());
+        let _some = budget.take(50).unwrap();
+        assert!(budget.take(100).is_err() && budget.take(50).is_ok());
     }
 }

@@ -5,18 +5,25 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::body;
 use super::refusal::Refusal;
 
 /// Pieces of a streamed body that wait for a slow client.
 const PIECES: usize = 256;
+/// A client that takes no piece for so long has gone.
+const STALLED: Duration = Duration::from_secs(60);
+/// Time between two looks at whether there is room for a piece.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A request whose body is there.
 #[derive(Debug)]
@@ -113,15 +120,18 @@ fn response(status: u16, kind: &'static str, body: Body) -> Response<Body> {
     response
 }
 
+/// A piece of a body; an error breaks the connection off, so that what was sent is not taken for the whole.
+pub(super) type Piece = io::Result<Bytes>;
+
 /// A body whose pieces come from another thread.
 #[derive(Debug)]
 pub(super) struct ChannelBody {
-    pieces: mpsc::Receiver<Bytes>,
+    pieces: mpsc::Receiver<Piece>,
 }
 
 impl ChannelBody {
     /// The body, and the side that its pieces are sent from; when that is dropped the body has ended.
-    pub(super) fn new() -> (mpsc::Sender<Bytes>, Self) {
+    pub(super) fn new() -> (mpsc::Sender<Piece>, Self) {
         let (sender, pieces) = mpsc::channel(PIECES);
         (sender, Self { pieces })
     }
@@ -137,17 +147,54 @@ impl HttpBody for ChannelBody {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
         self.pieces
             .poll_recv(context)
-            .map(|piece| piece.map(|piece| Ok(http_body::Frame::data(piece))))
+            .map(|piece| piece.map(|piece| piece.map(http_body::Frame::data)))
     }
 }
 
 /// Writes into a [`ChannelBody`] from a thread that may wait.
-pub(super) struct ChannelWriter(pub(super) mpsc::Sender<Bytes>);
+pub(super) struct ChannelWriter {
+    sender: mpsc::Sender<Piece>,
+    broken_off: bool,
+}
+
+impl ChannelWriter {
+    /// A writer of these pieces.
+    pub(super) fn new(sender: mpsc::Sender<Piece>) -> Self {
+        let broken_off = false;
+        Self { sender, broken_off }
+    }
+
+    /// Ends the body in an error; what is written afterwards is not part of it.
+    pub(super) fn break_off(&mut self, error: io::Error) {
+        self.broken_off = true;
+        // If the client has gone nobody needs to know.
+        let _ = self.send(Err(error));
+    }
+
+    /// Sends a piece once there is room for it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::BrokenPipe`] when the client has gone, [`io::ErrorKind::TimedOut`] when it takes nothing any more.
+    fn send(&self, mut piece: Piece) -> io::Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.sender.try_send(piece) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(TrySendError::Full(_)) if begun.elapsed() > STALLED => return Err(io::ErrorKind::TimedOut.into()),
+                Err(TrySendError::Full(back)) => piece = back,
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
 
 impl io::Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Bytes::copy_from_slice(bytes));
-        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        if self.broken_off {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.send(Ok(Bytes::copy_from_slice(bytes)))?;
         Ok(bytes.len())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::base::Base;
 use super::budget::Charge;
-use super::refusal::{Refusal, chain};
+use super::held::HeldFolder;
+use super::refusal::{Refusal, told};
 use super::service::lock;
 use crate::engine::{
     Event, GenerationRequest, Generator, GeneratorSettings, PromptScores, RequestId, SamplingParams, Snapshot,
@@ -31,7 +32,17 @@ pub(super) enum Weights {
     /// The base model's.
     Base,
     /// With the adapter of this folder, which never changes.
-    Adapter(PathBuf),
+    Adapter(Arc<HeldFolder>),
+}
+
+impl Weights {
+    /// The adapter's folder.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Base => None,
+            Self::Adapter(folder) => Some(folder.path()),
+        }
+    }
 }
 
 /// A prompt and what is to be done with it.
@@ -195,8 +206,8 @@ struct Work {
     generator: Generator,
     waiting: VecDeque<(Prompt, Listener)>,
     live: HashMap<RequestId, Live>,
-    /// The one used last is last.
-    snapshots: Vec<(Weights, Snapshot)>,
+    /// By the folder that each was loaded from, which need not be there any more. The one used last is last.
+    snapshots: Vec<(Option<PathBuf>, Snapshot)>,
     unfinished: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
 }
@@ -235,8 +246,10 @@ impl Work {
                 return;
             };
             let (samples, weights, charge) = (prompt.samples, prompt.weights.clone(), prompt.charge.take());
-            match self.begin(prompt) {
-                Ok(id) => {
+            // A panic in one prompt is its own failure, and never the end of the thread.
+            let begun = catch_unwind(AssertUnwindSafe(|| self.begin(prompt)));
+            match begun {
+                Ok(Ok(id)) => {
                     open += samples;
                     answering.insert(weights.clone());
                     let live = Live {
@@ -247,9 +260,15 @@ impl Work {
                     };
                     self.live.insert(id, live);
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     listener(failed(&error));
                     self.unfinished.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(_) => {
+                    listener(given_up());
+                    self.unfinished.fetch_sub(1, Ordering::Relaxed);
+                    self.begin_anew();
+                    return;
                 }
             }
         }
@@ -269,14 +288,15 @@ impl Work {
 
     /// The weights, kept for the next time.
     fn snapshot(&mut self, weights: &Weights) -> Result<Snapshot> {
-        if let Some(at) = self.snapshots.iter().position(|(known, _)| known == weights) {
+        let folder = weights.folder();
+        if let Some(at) = self.snapshots.iter().position(|(known, _)| known.as_deref() == folder) {
             let last = self.snapshots.remove(at);
             self.snapshots.push(last.clone());
             return Ok(last.1);
         }
         let snapshot = match weights {
             Weights::Base => self.base.engine.base()?,
-            Weights::Adapter(folder) => self.base.engine.saved(folder)?,
+            Weights::Adapter(folder) => self.base.engine.saved(folder.path())?,
         };
         if snapshot.has_own_vision() {
             lock(&self.own_vision).insert(weights.clone());
@@ -284,7 +304,7 @@ impl Work {
         if self.snapshots.len() >= SNAPSHOTS {
             self.snapshots.remove(0);
         }
-        self.snapshots.push((weights.clone(), snapshot.clone()));
+        self.snapshots.push((folder.map(Path::to_path_buf), snapshot.clone()));
         Ok(snapshot)
     }
 
@@ -348,18 +368,23 @@ impl Work {
         );
         self.generator = Generator::new(self.base.engine.clone(), GeneratorSettings::default());
         for (_, mut live) in self.live.drain() {
-            (live.listener)(News::Failed {
-                message: "a fault of the server: the generation was given up".into(),
-                user: false,
-            });
+            (live.listener)(given_up());
             self.unfinished.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
+/// After a panic.
+fn given_up() -> News {
+    News::Failed {
+        message: "a fault of the server: the generation was given up".into(),
+        user: false,
+    }
+}
+
 fn failed(error: &Error) -> News {
     News::Failed {
-        message: chain(error),
+        message: told(error),
         user: super::refusal::is_users(error),
     }
 }

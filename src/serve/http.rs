@@ -1,9 +1,12 @@
 //! The server: connections, keys, bounds, ids of requests.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -12,14 +15,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request as HttpRequest, Response};
 use axum::serve::ListenerExt as _;
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::body::decompressed;
 use super::exchange::{Request, json_response};
 use super::refusal::Refusal;
 use super::routes::{Dialect, Route, decoded, dialect, find, routes};
 use super::service::Service;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Time between two rounds of tidying.
 const TIDY: Duration = Duration::from_secs(5);
@@ -60,33 +63,38 @@ pub(super) fn serve(
         next: AtomicU64::new(0),
     });
     let served = runtime.block_on(async {
-        let address = bind.to_string();
-        let listener = TcpListener::bind(bind)
-            .await
-            .map_err(Error::io("listen at", &address))?;
-        let bound = listener.local_addr().map_err(Error::io("listen at", &address))?;
+        let listener = listen(bind)?;
+        let bound = listener
+            .local_addr()
+            .map_err(Error::io("listen at", bind.to_string()))?;
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::TcpListener::from_std(listener));
+        let listener = listener.map_err(Error::io("listen at", bind.to_string()))?;
         // Pieces of a stream go out as they are written.
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
         ready(bound)?;
         let tidying = tokio::spawn(tidy(service.clone()));
-        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let (stop, mut stopped) = tokio::sync::watch::channel(false);
         let router = Router::new().fallback(answer).with_state(app);
         let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-            told_to_stop().await;
-            tracing::info!("told to stop");
-            stop.send_replace(true);
+            // The sender lives until it has sent.
+            let _ = stopped.wait_for(|stop| *stop).await;
         });
         let server = tokio::spawn(server.into_future());
-        let mut stopped = stopped;
-        // The sender lives until the server has ended.
-        let _ = stopped.wait_for(|stop| *stop).await;
+        told_to_stop().await;
+        tracing::info!("told to stop");
+        // What runs ends first, while clients can still ask for its result; then connections do. Told twice, nothing is waited for.
         let stopping = service.clone();
         let operations = tokio::task::spawn_blocking(move || stopping.stop());
-        // Whoever keeps a connection open is not waited for.
-        let _ = tokio::time::timeout(GRACE, server).await;
-        let _ = operations.await;
+        let ended = first_of(operations, told_to_stop()).await;
+        stop.send_replace(true);
+        if ended {
+            // Whoever keeps a connection open is not waited for.
+            first_of(tokio::time::timeout(GRACE, server), told_to_stop()).await;
+        }
         tidying.abort();
         Ok(())
     });
@@ -94,27 +102,34 @@ pub(super) fn serve(
     served
 }
 
+/// Listens at an address.
+///
+/// # Errors
+/// [`Error::Io`] when it is taken, or none of this machine.
+pub(super) fn listen(bind: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(bind).map_err(Error::io("listen at", bind.to_string()));
+    listener.map_err(|error| error.because(Cause::Address))
+}
+
+/// Waits for a signal to stop.
 async fn told_to_stop() {
     let interrupt = tokio::signal::ctrl_c();
     match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            let terminate = terminate.recv();
-            tokio::pin!(interrupt, terminate);
-            std::future::poll_fn(|context| {
-                use std::future::Future as _;
-                let told = interrupt.as_mut().poll(context).is_ready() || terminate.as_mut().poll(context).is_ready();
-                if told {
-                    std::task::Poll::Ready(())
-                } else {
-                    std::task::Poll::Pending
-                }
-            })
-            .await;
-        }
-        Err(_) => {
-            let _ = interrupt.await;
-        }
+        Ok(mut terminate) => drop(first_of(interrupt, terminate.recv()).await),
+        Err(_) => drop(interrupt.await),
     }
+}
+
+/// Waits for either; true if it was the first of the two.
+async fn first_of(one: impl Future, other: impl Future) -> bool {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| {
+        if one.as_mut().poll(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        other.as_mut().poll(context).map(|_| false)
+    })
+    .await
 }
 
 async fn tidy(service: Arc<Service>) {
@@ -190,15 +205,19 @@ async fn handle(
     }
     let body = tokio::time::timeout(BODY, to_bytes(body, most)).await;
     let body = body.map_err(|_| Refusal::bad("the body did not arrive in time"))?;
-    let body = body.map_err(|_| too_large())?;
-    let request = Request {
+    let body = body.map_err(|_| too_large())?.to_vec();
+    let mut request = Request {
         places,
         query: query(parts.uri.query().unwrap_or_default()),
         headers: parts.headers,
-        body: body.to_vec(),
+        body: Vec::new(),
     };
     let (service, handler) = (app.service.clone(), route.handler);
-    let done = tokio::task::spawn_blocking(move || handler(&service, &request)).await;
+    let work = move || {
+        request.body = decompressed(body, request.header("content-encoding"), most)?;
+        handler(&service, &request)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
     let reply = done.map_err(|_| Refusal::fault("a fault of the server: please report it with the request"))?;
     reply?.response().await
 }
@@ -210,13 +229,17 @@ fn query(text: &str) -> HashMap<String, String> {
         .collect()
 }
 
-/// Compares the key of a request with the server's, in a time that does not depend on where they differ.
+/// Compares the key of a request with the server's, in a time that does not depend on where they differ. Without a key this machine's
+/// programs are let in, and web pages are not.
 fn allow(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let Some(key) = &app.key else {
-        return Ok(());
+        return check_page(text("host"), text("origin"));
     };
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let bearer = text("authorization").and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
     let given = text("x-api-key").or(bearer).unwrap_or_default();
     let given: [u8; 32] = Sha256::digest(given.as_bytes()).into();
     let differing = key.iter().zip(given).fold(0, |differing, (a, b)| differing | (a ^ b));
@@ -228,4 +251,68 @@ fn allow(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
         401,
         format!("the server's key (its TINKER_API_KEY) is needed, {places}"),
     ))
+}
+
+/// A web page in a browser of this machine reaches servers that only this machine reaches: by its own requests, which name the page
+/// in `Origin`, or under a name of its own that leads here (DNS rebinding), which `Host` names then.
+///
+/// # Errors
+/// A refusal of both.
+fn check_page(host: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
+    let remedy = "start the server with TINKER_API_KEY and send the key";
+    let host = host.unwrap_or_default().to_ascii_lowercase();
+    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, port)| {
+        if port.chars().all(|c| c.is_ascii_digit()) {
+            name
+        } else {
+            &host
+        }
+    });
+    let is_local = |name: &str| !name.contains('.') || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok();
+    if !is_local(name) {
+        let reason = format!("without a key the server answers to no name such as that in `Host`; {remedy}");
+        return Err(Refusal::new(403, reason));
+    }
+    let Some(origin) = origin.map(str::to_ascii_lowercase) else {
+        return Ok(());
+    };
+    let own = origin.split_once("://").is_some_and(|(_, origin)| origin == host);
+    match own {
+        true => Ok(()),
+        false => {
+            let reason = format!("without a key the server takes nothing from web pages (`Origin`); {remedy}");
+            Err(Refusal::new(403, reason))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_this_machine_come_in_and_web_pages_do_not() {
+        let status =
+            |host: &str, origin: Option<&str>| check_page(Some(host), origin).map_err(|refusal| refusal.status);
+        for host in [
+            "127.0.0.1:8000",
+            "localhost:8000",
+            "LocalHost",
+            "[::1]:8000",
+            "[::ffff:127.0.0.1]:8000",
+            "kshot",
+            "a.localhost:1",
+            "10.0.0.1",
+        ] {
+            assert_eq!(status(host, None), Ok(()), "{host}");
+            assert_eq!(status(host, Some(&format!("http://{host}"))), Ok(()), "{host}");
+            for page in ["http://example.com", "null", "", "http://127.0.0.1:9999", "file://"] {
+                assert_eq!(status(host, Some(page)), Err(403), "{host} {page}");
+            }
+        }
+        for host in ["example.com:8000", "127.0.0.1.example.com", "example.com."] {
+            assert_eq!(status(host, None), Err(403), "{host}");
+        }
+        assert_eq!(check_page(None, None), Ok(()));
+    }
 }

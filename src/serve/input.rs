@@ -11,8 +11,9 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::limits::Limits;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, told};
 use super::wire;
+use crate::error::Error;
 use crate::example::{Chunk, ModelInput, Picture, Renderer};
 use crate::formats::image as images;
 use crate::fs::hash::hex;
@@ -150,10 +151,8 @@ impl<'a> InputReader<'a> {
                     input = input.followed_by(&ids);
                 }
                 Some(wire::ChunkKind::Image(image)) => {
-                    let picture = self.image(image).map_err(|refusal| Refusal {
-                        message: format!("chunk {index}: {}", refusal.message),
-                        ..refusal
-                    })?;
+                    let picture = self.image(image);
+                    let picture = picture.map_err(|refusal| refusal.of(format!("chunk {index}")))?;
                     positions += picture.tokens;
                     input.chunks.push(Chunk::Picture(picture));
                 }
@@ -212,7 +211,8 @@ impl<'a> InputReader<'a> {
                 "the images of the request have more than {most} pixels; split it"
             )));
         }
-        let picture = self.renderer.picture(&pixels, &hex(&hash), false)?;
+        let picture = self.renderer.picture(&pixels, &hex(&hash), false);
+        let picture = picture.map_err(|error| of_image(&error, "the image cannot be shown to the model"))?;
         self.seen.insert(hash, picture.clone());
         Ok(picture)
     }
@@ -228,6 +228,15 @@ fn decoded(bytes: &[u8], most: u64) -> Result<Arc<RgbImage>, Refusal> {
         let reason = format!("the image has {width} x {height} pixels, the most are {most}; shrink it first");
         return Err(Refusal::bad(reason));
     }
-    let pixels = images::decode(bytes, "of the request")?;
+    let pixels = images::decode(bytes, "of the request");
+    let pixels = pixels.map_err(|error| of_image(&error, "the image cannot be decoded"))?;
     Ok(Arc::new(pixels))
+}
+
+/// The refusal of an image.
+fn of_image(error: &Error, fault: &str) -> Refusal {
+    match error.kind() {
+        Error::Image { reason, .. } => Refusal::bad(format!("{fault}: {reason}")),
+        _ => Refusal::bad(told(error)).of(fault),
+    }
 }

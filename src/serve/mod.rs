@@ -4,12 +4,14 @@
 //! client's operations; those of `generation` continue prompts of all clients side by side. Results are promises that a client
 //! asks for. What is saved lies in the state folder (`checkpoints`). See `docs/serving.md`.
 
+mod archive;
 mod base;
 mod body;
 mod budget;
 mod checkpoints;
 mod exchange;
 mod generation;
+mod held;
 mod http;
 mod input;
 mod lanes;
@@ -31,10 +33,11 @@ use std::time::Duration;
 
 use base::Base;
 use checkpoints::Checkpoints;
+use held::HeldFolder;
 use service::{Adapter, Service};
 
 use crate::engine::Settings;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::nn::DeviceSpec;
 
 /// First letters of a key that Tinker's SDK accepts.
@@ -71,6 +74,8 @@ pub struct Options {
 /// model; [`Error::Io`], [`Error::State`] of the state folder and the address.
 pub fn run(options: &Options, ready: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
     check_key(options)?;
+    // Models take their time to load: an address that is taken is told before. It is free again until they are.
+    drop(http::listen(options.bind)?);
     let checkpoints = Checkpoints::open(&options.state)?;
     let mut bases = Vec::new();
     for model in &options.models {
@@ -102,6 +107,7 @@ fn adapter(folder: &Path, bases: &[Arc<Base>]) -> Result<Adapter> {
         match base.engine.saved(&folder) {
             Ok(_) => {
                 let base = base.name().to_owned();
+                let folder = HeldFolder::lasting(folder);
                 return Ok(Adapter { name, base, folder });
             }
             Err(error) => refused = Some(error),
@@ -116,14 +122,14 @@ fn check_key(options: &Options) -> Result<()> {
         Some(key) if !key.starts_with(KEY_PREFIX) || key.len() < KEY_PREFIX.len() + 8 => {
             let reason =
                 format!("a key has to begin with `{KEY_PREFIX}`, as Tinker's SDK demands, and 8 characters more");
-            Err(Error::config(origin, reason))
+            Err(Error::config(origin, reason).because(Cause::ServerKey))
         }
         None if !options.bind.ip().is_loopback() => {
             let reason = format!(
                 "is not set: whoever reaches {} could train and read checkpoints",
                 options.bind
             );
-            Err(Error::config(origin, reason))
+            Err(Error::config(origin, reason).because(Cause::ServerKey))
         }
         _ => Ok(()),
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::refusal::{Refusal, chain, is_users};
+use super::refusal::{Refusal, is_users, told};
 use super::wire;
 use crate::error::Error;
 
@@ -61,7 +61,7 @@ impl Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         Self::Failed {
-            message: chain(&error),
+            message: told(&error),
             user: is_users(&error),
         }
     }

@@ -143,7 +143,9 @@ pub(super) fn find<'r>(routes: &'r [Route], method: &Method, path: &str) -> Resu
     if other {
         return Err(Refusal::new(405, format!("`{shown}` is not asked by {method}")));
     }
-    Err(Refusal::not_found(format!("there is nothing at `{shown}`")))
+    Err(Refusal::unknown_url(format!(
+        "there is nothing at `{shown}`: docs/serving.md lists the calls"
+    )))
 }
 
 fn places(pattern: &str, path: &str) -> Option<Vec<String>> {
@@ -203,6 +205,26 @@ fn metrics(service: &Arc<Service>, _: &Request) -> Result<Reply, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_docs_list_what_is_not_offered() {
+        let docs = include_str!("../../docs/serving.md");
+        let (_, docs) = docs.split_once("Not offered:").unwrap();
+        let mut count = 0;
+        for route in routes() {
+            if std::ptr::fn_addr_eq(route.handler, weights::not_offered as Handler) {
+                let call = route
+                    .pattern
+                    .trim_start_matches("/api/v1/")
+                    .rsplit("{}/")
+                    .next()
+                    .unwrap();
+                assert!(docs.contains(&format!("`{call}`")), "{call}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 8);
+    }
 
     #[test]
     fn paths_lead_to_their_routes() {

@@ -1,8 +1,8 @@
 //! State of a running server: its models, sessions, training clients and samplers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::base::{Base, named};
 use super::budget::Budget;
 use super::checkpoints::{Checkpoints, LoraInfo, Moment, RunInfo, TinkerPath};
 use super::generation::{Generation, Weights};
+use super::held::HeldFolder;
 use super::lanes::{Job, Lanes};
 use super::metrics::Metrics;
 use super::promise::{Promises, Resolver};
@@ -26,6 +27,10 @@ const REMEMBERED: usize = 10_000;
 const IDLE: u32 = 6;
 /// A finished session is listed for so long.
 const LISTED: Duration = Duration::from_secs(24 * 3600);
+/// Archives that are written at once: each has a thread.
+const ARCHIVES: usize = 8;
+/// Bytes of decoded images that wait at once.
+const IMAGES: usize = 2 << 30;
 
 /// Hash of a request, to tell the same request sent again from another one under the same number.
 pub(super) type RequestHash = [u8; 32];
@@ -108,7 +113,7 @@ impl Sampler {
 pub(super) struct Adapter {
     pub(super) name: String,
     pub(super) base: String,
-    pub(super) folder: PathBuf,
+    pub(super) folder: Arc<HeldFolder>,
 }
 
 /// The state of a server.
@@ -120,11 +125,37 @@ pub(super) struct Service {
     pub(super) promises: Promises,
     lanes: Lanes,
     pub(super) metrics: Metrics,
+    /// Memory of decoded images that wait: small files can hold many pixels.
     pub(super) images: Budget,
+    pub(super) archives: Budget,
+    /// Locked before `runs` and `samplers` by who adds to these: what a session that ends must not leave behind is there when its
+    /// end looks for it, or is not added.
     sessions: Mutex<HashMap<String, Session>>,
     runs: Mutex<HashMap<String, Arc<Run>>>,
     samplers: Mutex<HashMap<String, Arc<Sampler>>>,
     timeout: Duration,
+    /// Set while `runs` is locked: no operation is taken afterwards.
+    stopping: AtomicBool,
+}
+
+/// The session that a training client or a sampler belongs to, by its id.
+fn session_of(id: &str) -> &str {
+    id.split_once(':').map_or(id, |(session, _)| session)
+}
+
+/// # Errors
+/// A refusal when there is no session of this id, or it has ended.
+fn open<'s>(sessions: &'s mut HashMap<String, Session>, id: &str) -> Result<&'s mut Session, Refusal> {
+    let shown: String = id.chars().take(60).collect();
+    let Some(session) = sessions.get_mut(id) else {
+        return Err(Refusal::not_found(format!(
+            "there is no session `{shown}`: make a new ServiceClient"
+        )));
+    };
+    if let Some(reason) = &session.ended {
+        return Err(Refusal::gone(format!("session `{shown}` has ended: {reason}")));
+    }
+    Ok(session)
 }
 
 /// A panic elsewhere leaves nothing half done here: values are replaced whole.
@@ -153,11 +184,13 @@ impl Service {
             promises: Promises::new(random_id()?.replace('-', "")),
             lanes,
             metrics: Metrics::default(),
-            images: Budget::default(),
+            images: Budget::new(IMAGES, "the images of requests that wait take too much memory"),
+            archives: Budget::new(ARCHIVES, "too many archives are being downloaded"),
             sessions: Mutex::default(),
             runs: Mutex::default(),
             samplers: Mutex::default(),
             timeout,
+            stopping: AtomicBool::new(false),
         })
     }
 
@@ -197,17 +230,7 @@ impl Service {
     /// # Errors
     /// A refusal when there is none of this id, or it has ended.
     pub(super) fn touch(&self, id: &str) -> Result<(), Refusal> {
-        let mut sessions = lock(&self.sessions);
-        let shown: String = id.chars().take(60).collect();
-        let Some(session) = sessions.get_mut(id) else {
-            return Err(Refusal::not_found(format!(
-                "there is no session `{shown}`: make a new ServiceClient"
-            )));
-        };
-        if let Some(reason) = &session.ended {
-            return Err(Refusal::gone(format!("session `{shown}` has ended: {reason}")));
-        }
-        session.seen = Instant::now();
+        open(&mut lock(&self.sessions), id)?.seen = Instant::now();
         Ok(())
     }
 
@@ -222,21 +245,19 @@ impl Service {
             let session = session.ok_or_else(|| Refusal::not_found("there is no such session"))?;
             session.ended.get_or_insert_with(|| reason.to_owned());
         }
-        let of_session = |key: &String| key.split_once(':').is_some_and(|(session, _)| session == id);
-        let runs: Vec<String> = lock(&self.runs).keys().filter(|key| of_session(key)).cloned().collect();
+        self.drop_members(|session| session == id);
+        Ok(())
+    }
+
+    /// Frees the training clients and samplers of sessions.
+    fn drop_members(&self, which: impl Fn(&str) -> bool) {
+        let of = |id: &String| which(session_of(id));
+        let runs: Vec<String> = lock(&self.runs).keys().filter(|id| of(id)).cloned().collect();
         for run in runs {
             self.unload(&run);
         }
-        let samplers: Vec<String> = lock(&self.samplers)
-            .keys()
-            .filter(|key| of_session(key))
-            .cloned()
-            .collect();
-        for sampler in samplers {
-            lock(&self.samplers).remove(&sampler);
-            self.checkpoints.forget_passing(&sampler);
-        }
-        Ok(())
+        let samplers: Vec<_> = lock(&self.samplers).extract_if(|id, _| of(id)).collect();
+        drop(samplers); // not under the lock: folders go with them
     }
 
     /// All sessions with their ids, the newest first.
@@ -283,7 +304,7 @@ impl Service {
     /// request again gives the same id.
     ///
     /// # Errors
-    /// A refusal when the number was given to another request.
+    /// A refusal when the number was given to another request, or the session has ended.
     pub(super) fn create_run(
         self: &Arc<Self>,
         info: RunInfo,
@@ -292,7 +313,10 @@ impl Service {
         make: impl FnOnce(&Self, &Run, Resolver) + Send + 'static,
     ) -> Result<String, Refusal> {
         let id = info.id.clone();
+        let mut sessions = lock(&self.sessions);
+        open(&mut sessions, session_of(&id))?;
         let mut runs = lock(&self.runs);
+        self.check_running()?;
         if let Some(run) = runs.get(&id) {
             let first = lock(&run.submits).get(&0).cloned();
             return match first {
@@ -310,7 +334,6 @@ impl Service {
             inflight: Arc::new(Mutex::new(Weights::Base)),
         });
         runs.insert(id.clone(), run.clone());
-        drop(runs);
         let service = self.clone();
         self.lanes
             .push(&id, 0, Box::new(move || make(&service, &run, resolver)));
@@ -322,7 +345,7 @@ impl Service {
     /// # Errors
     /// A refusal when there is none, or its session has ended.
     pub(super) fn run(&self, id: &str) -> Result<Arc<Run>, Refusal> {
-        let session = id.split_once(':').map_or(id, |(session, _)| session);
+        let session = session_of(id);
         let found = lock(&self.runs).get(id).cloned();
         let shown: String = id.chars().take(80).collect();
         let Some(run) = found else {
@@ -348,7 +371,7 @@ impl Service {
     /// Gives an operation to a training client: the id of its request. The same request again gives the same id.
     ///
     /// # Errors
-    /// A refusal when the number was given to another request, or too much waits.
+    /// A refusal when the number was given to another request, too much waits, or the client was unloaded meanwhile.
     pub(super) fn submit(
         self: &Arc<Self>,
         run: &Arc<Run>,
@@ -357,6 +380,11 @@ impl Service {
         work: impl FnOnce(&Self, &Run, Resolver) + Send + 'static,
     ) -> Result<String, Refusal> {
         let id = lock(&run.info).id.clone();
+        let runs = lock(&self.runs);
+        self.check_running()?;
+        if !runs.get(&id).is_some_and(|known| Arc::ptr_eq(known, run)) {
+            return Err(Refusal::gone(format!("`{id}` was unloaded meanwhile")));
+        }
         let mut submits = lock(&run.submits);
         if let Some((same, request)) = submits.get(&number) {
             if *same == hash {
@@ -381,6 +409,17 @@ impl Service {
         Ok(request)
     }
 
+    /// To be asked while `runs` is locked.
+    ///
+    /// # Errors
+    /// A refusal when the server was told to stop.
+    fn check_running(&self) -> Result<(), Refusal> {
+        match self.stopping.load(Ordering::Relaxed) {
+            true => Err(Refusal::gone("the server is stopping")),
+            false => Ok(()),
+        }
+    }
+
     /// Counts a number as done whose request was refused.
     pub(super) fn refuse(&self, id: &str, number: u64) {
         self.lanes.skip(id, number);
@@ -398,7 +437,7 @@ impl Service {
     /// A sampler of this id. The same weights again give the same sampler.
     ///
     /// # Errors
-    /// A refusal when the id was given to other weights.
+    /// A refusal when the id was given to other weights, or its session has ended.
     pub(super) fn open_sampler(
         &self,
         id: String,
@@ -415,10 +454,14 @@ impl Service {
             weights,
             submits: Mutex::default(),
         };
+        let mut sessions = lock(&self.sessions);
+        open(&mut sessions, session_of(&id))?;
         let mut samplers = lock(&self.samplers);
         if let Some(known) = samplers.get(&id) {
-            let same =
-                known.path == sampler.path && known.base_model == base_model && known.weights() == sampler.weights();
+            // The checkpoint of a path may have been replaced since: the sampler keeps the weights that it was made with.
+            let same = known.path == sampler.path
+                && known.base_model == base_model
+                && (known.path.is_some() || known.weights() == sampler.weights());
             return if same {
                 Ok(())
             } else {
@@ -447,7 +490,7 @@ impl Service {
     /// # Errors
     /// A refusal when there is none, or its session has ended.
     pub(super) fn sampler(&self, id: &str) -> Result<Arc<Sampler>, Refusal> {
-        let session = id.split_once(':').map_or(id, |(session, _)| session);
+        let session = session_of(id);
         if lock(&self.sessions).contains_key(session) {
             self.touch(session)?;
         }
@@ -496,7 +539,7 @@ impl Service {
     /// # Errors
     /// A refusal when it is not there, or its base is not served.
     pub(super) fn saved(&self, path: &TinkerPath) -> Result<(String, Weights), Refusal> {
-        let (checkpoint, folder) = self.checkpoints.find(path)?;
+        let (checkpoint, folder) = self.checkpoints.hold(path)?;
         let base = self.base_of(&checkpoint.run)?;
         Ok((base.name().to_owned(), Weights::Adapter(folder)))
     }
@@ -517,7 +560,7 @@ impl Service {
 
     // === Now and then ===
 
-    /// Ends silent sessions, drops old results and expired checkpoints.
+    /// Ends silent sessions, drops what ended ones have left, old results and expired checkpoints.
     pub(super) fn tidy(&self) {
         let silent: Vec<String> = {
             let mut sessions = lock(&self.sessions);
@@ -534,9 +577,17 @@ impl Service {
                 tracing::warn!("{refusal}");
             }
         }
+        let ended: HashSet<String> = {
+            let sessions = lock(&self.sessions);
+            let ended = sessions.iter().filter(|(_, session)| session.ended.is_some());
+            ended.map(|(id, _)| id.clone()).collect()
+        };
+        self.drop_members(|session| ended.contains(session));
         self.put_away();
         self.promises.tidy();
         self.checkpoints.remove_expired();
+        self.checkpoints
+            .remove_empty_runs(|id| lock(&self.runs).contains_key(id));
     }
 
     /// Moves adapters that nobody uses from the device to the disk; they come back when they are used.
@@ -582,6 +633,10 @@ impl Service {
 
     /// Waits for operations that run, so that nothing that is being saved is lost, and drops the others.
     pub(super) fn stop(&self) {
+        {
+            let _runs = lock(&self.runs);
+            self.stopping.store(true, Ordering::Relaxed);
+        }
         self.lanes.stop();
         for generation in &self.generations {
             generation.stop();

@@ -58,11 +58,17 @@ impl JsonForwardBackward {
         } = self.forward_backward_input;
         let datum = |(datum, index): (JsonDatum, usize)| {
             let inputs = datum.loss_fn_inputs.into_iter();
-            let inputs: Result<BTreeMap<_, _>, Refusal> =
-                inputs.map(|(name, tensor)| Ok((name, tensor.wire()?))).collect();
+            let inputs: Result<BTreeMap<_, _>, Refusal> = inputs
+                .map(|(name, tensor)| {
+                    let tensor = tensor
+                        .wire()
+                        .map_err(|refusal| refusal.of(format!("`{}`", shown(&name))))?;
+                    Ok((name, tensor))
+                })
+                .collect();
             Ok(wire::Datum {
                 model_input: datum.model_input.wire()?,
-                loss_fn_inputs: inputs.map_err(|refusal| of_datum(refusal, index))?,
+                loss_fn_inputs: inputs.map_err(|refusal| refusal.of(format!("datum {index}")))?,
             })
         };
         Ok(wire::ForwardBackwardRequest {
@@ -86,10 +92,15 @@ impl JsonTensor {
         }
         let (dtype, bytes) = match self.dtype.as_str() {
             "float32" => (DType::Float32, wire::floats(self.data.iter().map(|&x| x as f32))),
-            "int64" => (
-                DType::Int64,
-                self.data.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect(),
-            ),
+            "int64" => {
+                // From 2^53 on a number of JSON is not exact.
+                let whole = |x: &&f64| x.fract() == 0.0 && x.abs() < (1u64 << 53) as f64;
+                if let Some(cut) = self.data.iter().find(|x| !whole(x)) {
+                    return Err(Refusal::bad(format!("{cut} is no int64")));
+                }
+                let bytes = self.data.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect();
+                (DType::Int64, bytes)
+            }
             other => {
                 let other: String = other.chars().take(20).collect();
                 return Err(Refusal::bad(format!(
@@ -133,7 +144,8 @@ pub(super) fn read(request: &wire::ForwardBackwardRequest, reader: &mut InputRea
     let with_policy = !matches!(loss, LossFn::CrossEntropy);
     let (mut data, mut policy) = (Vec::new(), Vec::new());
     for (datum, index) in request.data.iter().zip(0..) {
-        let (example, inputs) = one(datum, with_policy, reader).map_err(|refusal| of_datum(refusal, index))?;
+        let (example, inputs) =
+            one(datum, with_policy, reader).map_err(|refusal| refusal.of(format!("datum {index}")))?;
         data.push(example);
         policy.extend(inputs);
     }
@@ -143,11 +155,6 @@ pub(super) fn read(request: &wire::ForwardBackwardRequest, reader: &mut InputRea
         loss,
         forward_only: request.forward_only,
     })
-}
-
-fn of_datum(refusal: Refusal, index: usize) -> Refusal {
-    let message = format!("datum {index}: {}", refusal.message);
-    Refusal { message, ..refusal }
 }
 
 fn one(datum: &wire::Datum, policy: bool, reader: &mut InputReader) -> Result<(Datum, Option<PolicyInputs>), Refusal> {
@@ -176,7 +183,7 @@ fn one(datum: &wire::Datum, policy: bool, reader: &mut InputReader) -> Result<(D
     let weights = floats("weights")?.unwrap_or_else(|| vec![1.0; positions]);
     let targets = of("target_tokens")?.ok_or_else(|| need("target_tokens"))?;
     let vocabulary = 0.0..reader.limits().vocabulary as f64;
-    let target = |(target, weight): (f64, &f32)| match vocabulary.contains(&target) {
+    let target = |(target, weight): (f64, &f32)| match vocabulary.contains(&target) && target.fract() == 0.0 {
         true => Ok(target as u32),
         // What bears no weight may be anything, `-100` too.
         false if *weight == 0.0 => Ok(0),
@@ -342,7 +349,7 @@ pub(super) fn output_json(output: &wire::ForwardBackwardOutput) -> Value {
 
 /// `adam_params`, with the SDK's defaults.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct JsonAdam {
     learning_rate: f64,
     beta1: f64,

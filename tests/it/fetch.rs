@@ -10,10 +10,13 @@ mod model_verb;
 mod models;
 mod models_refused;
 mod official;
+mod proxies;
 mod resume;
 pub mod server;
 mod sources;
+mod tls;
 pub mod verb;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -66,6 +66,7 @@ mod results;
 mod resume;
 mod serve;
 mod serve_faults;
+mod serve_lifecycle;
 mod serve_openai;
 mod serve_support;
 mod support;

@@ -322,6 +322,22 @@ fn json_and_zstd_say_the_same_as_protobuf() {
     let headers = [("content-type", "application/x-protobuf"), ("content-encoding", "zstd")];
     let submitted = server.ask("POST", "/api/v1/forward_backward", &headers, &frame).json();
     assert_eq!(losses(&server.result(&submitted).body), (loss, logprobs.clone()));
+    // Any call takes a compressed body.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, json!({"model_id": model}).to_string().as_bytes()).unwrap();
+    let info = server.ask(
+        "POST",
+        "/api/v1/get_info",
+        &[("content-encoding", "gzip")],
+        &gzip.finish().unwrap(),
+    );
+    assert_eq!(info.json()["lora_rank"], 8, "{}", info.text());
+    let unknown = server.ask("POST", "/api/v1/get_info", &[("content-encoding", "br")], b"{}");
+    assert!(
+        unknown.status == 415 && unknown.text().contains("zstd"),
+        "{}",
+        unknown.text()
+    );
 
     let length = logprobs.len();
     let mut targets = vec![0; length - 2];
@@ -369,6 +385,10 @@ fn silent_sessions_end_and_keys_are_needed() {
             .status,
         200
     );
+    // The name of the scheme is the same in any case; with a key web pages may ask too.
+    let bearer = format!("bearer {key}");
+    let page = [("authorization", &*bearer), ("origin", "https://example.com")];
+    assert_eq!(server.ask("GET", "/v1/models", &page, b"").status, 200);
     let session = create(&[("x-api-key", key)]).json()["session_id"]
         .as_str()
         .unwrap()
@@ -403,7 +423,51 @@ fn an_address_that_others_reach_needs_a_key() {
         assert_eq!(output.status.code(), Some(2));
         crate::support::stderr(&output)
     };
-    assert!(run("0.0.0.0:0", "").contains("TINKER_API_KEY"));
+    let open = run("0.0.0.0:0", "");
+    assert!(open.contains("TINKER_API_KEY"));
     let wrong = run("127.0.0.1:0", "secret-of-mine");
     assert!(wrong.contains("tml-") && !wrong.contains("secret-of-mine"), "{wrong}");
+    for said in [open, wrong] {
+        let hint = said.split_once("\nhint: ").unwrap().1;
+        assert!(hint.contains("TINKER_API_KEY") && !hint.contains("sweep"), "{said}");
+    }
+    // A name is looked up, and an address that is taken is told with the way out.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for host in ["localhost", "127.0.0.1"] {
+        let said = run(&format!("{host}:{port}"), "");
+        let (error, hint) = said.split_once("\nhint: ").unwrap();
+        assert!(
+            error.contains(&format!("127.0.0.1:{port}")) && hint.contains("--bind"),
+            "{said}"
+        );
+    }
+    assert!(run("localhost", "").contains("HOST:PORT"));
+}
+
+#[test]
+fn a_web_page_does_not_drive_a_server_without_a_key() {
+    let state = state();
+    let server = Server::start(state.path(), &[], None);
+    let create = |headers: &[(&str, &str)]| server.ask("POST", "/api/v1/create_session", headers, b"{}").status;
+    assert_eq!(create(&[("content-type", "text/plain")]), 200);
+    // The host of these requests is `kshot`.
+    assert_eq!(create(&[("origin", "http://kshot")]), 200);
+    for origin in ["https://example.com", "null", "http://kshot:81"] {
+        assert_eq!(
+            create(&[("content-type", "text/plain"), ("origin", origin)]),
+            403,
+            "{origin}"
+        );
+    }
+    let chat = server.ask(
+        "POST",
+        "/v1/chat/completions",
+        &[("origin", "https://example.com")],
+        b"{}",
+    );
+    assert_eq!(
+        (chat.status, &chat.json()["error"]["type"]),
+        (403, &json!("permission_error"))
+    );
 }

@@ -92,6 +92,28 @@ fn chat_answers_whole_streamed_and_guided() {
         .collect();
     assert_eq!(said, text[..text.find(&middle).unwrap()]);
 
+    // A stop token ends the answer and is not part of it.
+    let sampler = json!({"session_id": server.session(), "sampling_session_seq_id": 0, "base_model": MODEL});
+    let sampler = server.call("create_sampling_session", &sampler)["sampling_session_id"].clone();
+    let tokens = json!([938, 20, 30, 40, 41]);
+    let body = json!({"sampling_session_id": sampler, "seq_id": 0, "prompt": {"chunks": [{"type": "encoded_text", "tokens": tokens}]},
+        "sampling_params": {"max_tokens": 6, "temperature": 0, "stop": []}});
+    let (sequences, _) = sampled(&server.result(&server.call("asample", &body)).body);
+    let second = sequences[0].0[1];
+    assert_ne!(second, sequences[0].0[0]);
+    let complete = |more: Value| {
+        let mut body = json!({"model": MODEL, "prompt": tokens, "max_tokens": 6, "temperature": 0, "logprobs": 0});
+        body["stop_token_ids"] = more;
+        server.post("/v1/completions", &body).json()["choices"][0].clone()
+    };
+    let (whole, stopped) = (complete(json!([])), complete(json!([second])));
+    let written = |choice: &Value| choice["logprobs"]["tokens"].as_array().unwrap().clone();
+    assert_eq!(written(&stopped), written(&whole)[..2]);
+    assert_eq!(
+        (&stopped["text"], &stopped["finish_reason"]),
+        (&written(&whole)[0], &json!("stop"))
+    );
+
     let several = ask(json!({"n": 3, "temperature": 1.0, "seed": 4, "max_completion_tokens": 3})).json();
     assert_eq!(several["choices"].as_array().unwrap().len(), 3);
     let again = ask(json!({"n": 3, "temperature": 1.0, "seed": 4, "max_completion_tokens": 3})).json();
@@ -202,7 +224,67 @@ fn refusals_have_openai_s_form() {
             "image",
         ),
         (json!({"model": "tinker://../weights/x"}), 400, "tinker://"),
-        (json!({"messages": "x"}), 422, "JSON"),
+        (json!({"messages": "x"}), 400, "`messages`"),
+        (
+            json!({"messages": [{"role": "user", "content": 1}]}),
+            400,
+            "a text or a list of parts",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+            400,
+            "`messages[0].content[0]`",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 5}]}]}),
+            400,
+            "image_url is an object",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}]}]}),
+            400,
+            "messages[0]: content[0]: the image cannot be decoded",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a <|image_pad|> b"}]}),
+            400,
+            "messages[0]: content[0]: the text holds `<|image_pad|>`",
+        ),
+        (json!({"stop": [1]}), 400, "a text or a list of texts"),
+        (json!({"max_tokens": 0}), 400, "from 1 to"),
+        (json!({"max_completion_tokens": 0}), 400, "max_completion_tokens is 0"),
+        (json!({"guided_regex": "a|b"}), 400, "guided_regex"),
+        (json!({"guided_json": {"type": "object"}}), 400, "guided_json"),
+        (json!({"guided_grammar": "x"}), 400, "guided_grammar"),
+        (
+            json!({"structured_outputs": {"regex": "a|b"}}),
+            400,
+            "structured_outputs",
+        ),
+        (
+            json!({"structured_outputs": {"choice": ["a"]}, "guided_choice": ["a"]}),
+            400,
+            "exclude",
+        ),
+        (json!({"repetition_penalty": 1.1}), 400, "repetition_penalty"),
+        (json!({"frequency_penalty": -1}), 400, "frequency_penalty"),
+        (json!({"min_p": 0.1}), 400, "min_p"),
+        (json!({"min_tokens": 3}), 400, "min_tokens"),
+        (json!({"ignore_eos": true}), 400, "ignore_eos"),
+        (json!({"functions": [{}]}), 400, "functions"),
+        (json!({"tool_choice": "required"}), 400, "tool_choice"),
+        (json!({"prompt_logprobs": 0}), 400, "prompt_logprobs"),
+        (json!({"add_generation_prompt": false}), 400, "add_generation_prompt"),
+        (json!({"logit_bias": {"5": 1}}), 400, "logit_bias"),
+        (json!({"best_of": 3}), 400, "best_of"),
+        (json!({"echo": true}), 400, "echo"),
+        (json!({"suffix": "x"}), 400, "suffix"),
+        (json!({"stop_token_ids": [100_000]}), 400, "stop_token_ids"),
+        (
+            json!({"a_field_of_another_server": 1}),
+            400,
+            "a_field_of_another_server",
+        ),
     ] {
         let answer = server.post("/v1/chat/completions", &chat(more.clone()));
         assert_eq!(answer.status, status, "{more}: {}", answer.text());
@@ -214,5 +296,34 @@ fn refusals_have_openai_s_form() {
         assert!(body["error"]["type"].is_string() && body["error"].as_object().unwrap().contains_key("code"));
     }
     assert_eq!(server.ask("GET", "/v1/chat/completions", &[], b"").status, 405);
-    assert!(server.ask("GET", "/v1/none", &[], b"").json()["error"]["message"].is_string());
+    let nowhere = server.ask("GET", "/v1/none", &[], b"").json();
+    assert!(nowhere["error"]["message"].is_string());
+    assert_eq!(nowhere["error"]["code"], "unknown_url");
+    for (more, word) in [
+        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"continue_final_message": true}), "continue_final_message"),
+        (json!({"prompt": {"a": 1}}), "`prompt`: a text, a list"),
+        (json!({"prompt": "a <|image_pad|>"}), "<|image_pad|>"),
+        (json!({"logprobs": true}), "`logprobs`"),
+    ] {
+        let mut body = json!({"model": MODEL, "prompt": "a photo", "max_tokens": 2});
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let answer = server.post("/v1/completions", &body);
+        assert_eq!(answer.status, 400, "{more}: {}", answer.text());
+        assert!(answer.text().contains(word), "{more}: {}", answer.text());
+    }
+    // Defaults that clients write out are no request.
+    let defaults = json!({"presence_penalty": 0, "repetition_penalty": 1.0, "min_p": 0, "logit_bias": {}, "tools": [], "n": 2, "best_of": 2,
+        "echo": false, "ignore_eos": false, "add_generation_prompt": true, "response_format": {"type": "text"}, "user": "me", "stop": null,
+        "max_tokens": 1_000_000, "stop_token_ids": [], "guided_regex": null, "structured_outputs": {"choice": ["beagle", "pug"], "regex": null}});
+    let answer = server.post("/v1/chat/completions", &chat(defaults));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let words = ["beagle", "pug"].map(|word| json!(word));
+    assert!(
+        words.contains(&answer.json()["choices"][1]["message"]["content"]),
+        "{}",
+        answer.text()
+    );
 }

@@ -66,7 +66,7 @@ pub(in crate::serve) fn get(service: &Arc<Service>, request: &Request) -> Answer
 
 /// Texts or tokens that end a continuation, in the forms that clients send.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a text, a list of texts or a list of tokens is taken")]
 enum JsonStop {
     Text(String),
     Texts(Vec<String>),
@@ -74,6 +74,7 @@ enum JsonStop {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct JsonSampling {
     max_tokens: Option<i64>,
     seed: Option<i64>,
@@ -112,6 +113,7 @@ struct Sample {
     prompt_alt_tokens_k: i64,
     prompt_logprobs_last_n: Option<i64>,
     target_prompt_logprobs: Option<Value>,
+    record_stability_info: Option<bool>,
 }
 
 fn single() -> i64 {
@@ -140,6 +142,12 @@ pub(in crate::serve) fn within(name: &str, value: i64, least: i64, most: usize) 
     found.ok_or_else(|| Refusal::bad(format!("{name} is {value}, not from {least} to {most}")))
 }
 
+/// A number from 1 on, which may be larger than what there is: `most` says how much that is.
+pub(in crate::serve) fn from_1(name: &str, value: i64, most: usize) -> Result<usize, Refusal> {
+    let found = usize::try_from(value).ok().filter(|found| *found >= 1);
+    found.ok_or_else(|| Refusal::bad(format!("{name} is {value}, not from 1 to {most}")))
+}
+
 impl Sample {
     /// The settings for the engine, for a prompt of so many positions.
     fn params(&self, base: &Base, positions: usize, seed: u64) -> Result<SamplingParams, Refusal> {
@@ -166,12 +174,12 @@ impl Sample {
         };
         let top_k = match asked.top_k {
             -1 | 0 => None,
-            k => Some(within("top_k", k, 1, usize::MAX / 2)?),
+            k => Some(from_1("top_k", k, base.limits.vocabulary)?),
         };
         Ok(SamplingParams {
             max_tokens: match asked.max_tokens {
                 None => left.min(base.limits.default_tokens),
-                Some(most) => within("max_tokens", most, 1, usize::MAX / 2)?.min(left),
+                Some(most) => from_1("max_tokens", most, left)?.min(left),
             },
             stop,
             temperature: asked.temperature,
@@ -194,6 +202,11 @@ impl Sample {
         if self.prompt_alt_tokens_k != 0 {
             return Err(Refusal::bad(
                 "prompt_alt_tokens_k is not supported here; topk_prompt_logprobs is",
+            ));
+        }
+        if self.record_stability_info == Some(true) {
+            return Err(Refusal::bad(
+                "record_stability_info is not supported here: no loss asks for it",
             ));
         }
         if self.target_prompt_logprobs.is_some() {
@@ -225,7 +238,7 @@ pub(in crate::serve) fn sample(service: &Arc<Service>, request: &Request) -> Ans
     )?;
     let last = asked
         .prompt_logprobs_last_n
-        .map(|last| within("prompt_logprobs_last_n", last, 0, usize::MAX / 2))
+        .map(|last| within("prompt_logprobs_last_n", last, 0, base.limits.positions))
         .transpose()?;
     let mut reader = InputReader::new(&base.renderer, &base.limits);
     let input = reader.read(&asked.prompt.clone().wire()?)?;

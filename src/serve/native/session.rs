@@ -37,7 +37,7 @@ pub(in crate::serve) fn dynamic_config(_: &Arc<Service>, _: &Request) -> Answer 
 pub(in crate::serve) fn capabilities(service: &Arc<Service>, _: &Request) -> Answer {
     let mut models = Vec::new();
     for base in &service.bases {
-        for name in base.names() {
+        for name in base.listed_names() {
             models.push(json!({
                 "model_name": name, "max_context_length": base.limits.positions, "trainable": true, "sampleable": true,
             }));

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::Objective;
-use crate::serve::body::decompressed;
 use crate::serve::checkpoints::LoraInfo;
 use crate::serve::exchange::{Reply, Request};
 use crate::serve::input::InputReader;
@@ -58,6 +57,7 @@ impl OptimizerConfig {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LoraConfig {
     rank: i64,
     seed: Option<i64>,
@@ -208,14 +208,13 @@ pub(in crate::serve) fn forward(service: &Arc<Service>, request: &Request) -> An
 }
 
 fn train(service: &Arc<Service>, request: &Request, forward_only: bool) -> Answer {
-    let most = service.bases.first().map_or(0, |base| base.limits.body);
-    let body = decompressed(request.body.clone(), request.header("content-encoding"), most)?;
+    let body = &request.body;
     let kind = request.header("content-type").unwrap_or_default();
     let mut asked = if kind.starts_with(PROTOBUF) {
-        wire::ForwardBackwardRequest::decode(&body[..])
+        wire::ForwardBackwardRequest::decode(body.as_slice())
             .map_err(|e| Refusal::bad(format!("the body is no ForwardBackwardRequest: {e}")))?
     } else {
-        crate::serve::body::json::<training::JsonForwardBackward>(&body)?.wire()?
+        request.json::<training::JsonForwardBackward>()?.wire()?
     };
     asked.forward_only |= forward_only;
     let hash: RequestHash = Sha256::digest(asked.encode_to_vec()).into();

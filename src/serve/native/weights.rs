@@ -1,7 +1,7 @@
 //! Checkpoints: saved, loaded, listed, published, deleted, downloaded.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::training::{OptimizerConfig, operation, submitted};
 use crate::engine::AdapterId;
 use crate::error::{Error, Result as Done};
+use crate::serve::archive;
 use crate::serve::base::Base;
 use crate::serve::checkpoints::{Checkpoint, Kind, LoraInfo, Moment, RunInfo, Saving, TinkerPath, check_name};
-use crate::serve::exchange::{ChannelBody, ChannelWriter, Reply, Request};
+use crate::serve::exchange::{Reply, Request};
 use crate::serve::generation::Weights;
+use crate::serve::held::HeldFolder;
 use crate::serve::promise::{Outcome, Resolver};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Run, Service, hash_json, lock, new_run};
@@ -23,17 +25,15 @@ type Answer = Result<Reply, Refusal>;
 /// Longest time to live of a checkpoint, in seconds: 100 years.
 const LONGEST: i64 = 100 * 366 * 24 * 3600;
 
-/// The moment when something that is made now expires.
-fn expiry(ttl_seconds: Option<i64>) -> Result<Option<Moment>, Refusal> {
-    let Some(seconds) = ttl_seconds else {
-        return Ok(None);
-    };
-    if !(1..=LONGEST).contains(&seconds) {
-        return Err(Refusal::bad(format!(
+/// # Errors
+/// A refusal of a time to live that is none.
+fn check_ttl(ttl_seconds: Option<i64>) -> Result<Option<i64>, Refusal> {
+    match ttl_seconds {
+        Some(seconds) if !(1..=LONGEST).contains(&seconds) => Err(Refusal::bad(format!(
             "ttl_seconds is {seconds}, not from 1 to {LONGEST}"
-        )));
+        ))),
+        checked => Ok(checked),
     }
-    Ok(Some(Moment::in_seconds(seconds)))
 }
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ struct SaveWeights {
 impl SaveWeights {
     fn saving(&self) -> Result<Saving, Refusal> {
         Ok(Saving {
-            expires_at: expiry(self.ttl_seconds)?,
+            ttl_seconds: check_ttl(self.ttl_seconds)?,
             overwrite: self.overwrite,
             user_metadata: self.user_metadata.clone().unwrap_or_default(),
         })
@@ -134,11 +134,13 @@ pub(in crate::serve) fn save_for_sampler(service: &Arc<Service>, request: &Reque
                 let folder = service.checkpoints.passing(&sampler);
                 let saved = run.base.engine.save_weights_for_sampler(id, &folder);
                 saved.map_err(Outcome::from)?;
-                Ok(Weights::Adapter(folder))
+                // It goes with the sampler, or with the last prompt that was given to it.
+                Ok(Weights::Adapter(HeldFolder::passing(folder)))
             });
             let opened = opened.and_then(|new| {
                 let weights = if inflight {
-                    *lock(&run.inflight) = new;
+                    let last = std::mem::replace(&mut *lock(&run.inflight), new);
+                    drop(last); // not under the lock: its folder goes with it
                     run.inflight.clone()
                 } else {
                     Arc::new(std::sync::Mutex::new(new))
@@ -177,15 +179,14 @@ fn load_into(base: &Base, adapter: AdapterId, folder: &Path, optimizer: bool) ->
 }
 
 /// The checkpoint of a path with its folder; one of a sampler has no optimiser.
-fn to_load(service: &Service, text: &str, optimizer: bool) -> Result<(TinkerPath, Checkpoint, PathBuf), Refusal> {
+fn to_load(service: &Service, text: &str, optimizer: bool) -> Result<(Checkpoint, Arc<HeldFolder>), Refusal> {
     let path = TinkerPath::parse(text)?;
     if optimizer && path.kind != Kind::Weights {
         return Err(Refusal::bad(format!(
             "`{path}` has no optimiser: load it without, or load one of weights/"
         )));
     }
-    let (checkpoint, folder) = service.checkpoints.find(&path)?;
-    Ok((path, checkpoint, folder))
+    service.checkpoints.hold(&path)
 }
 
 /// `POST load_weights`: into a training client, or into a new one.
@@ -206,7 +207,7 @@ pub(in crate::serve) fn load(service: &Arc<Service>, request: &Request) -> Answe
             let found = to_load(service, &asked.path, asked.optimizer);
             let loaded = found
                 .map_err(|refusal| Outcome::refused(&refusal))
-                .and_then(|(_, checkpoint, folder)| {
+                .and_then(|(checkpoint, folder)| {
                     let (of, own) = (&checkpoint.run, run.info());
                     let same = |lora: &LoraInfo| (lora.rank, lora.train_attn, lora.train_mlp, lora.train_unembed);
                     if of.base != own.base || same(&of.lora) != same(&own.lora) {
@@ -215,7 +216,7 @@ pub(in crate::serve) fn load(service: &Arc<Service>, request: &Request) -> Answe
                             asked.path, of.lora.rank, own.lora.rank
                         ))));
                     }
-                    load_into(&run.base, run.adapter()?, &folder, asked.optimizer)?;
+                    load_into(&run.base, run.adapter()?, folder.path(), asked.optimizer)?;
                     Ok(())
                 });
             resolver.keep(match loaded {
@@ -235,7 +236,7 @@ fn create_from(service: &Arc<Service>, asked: LoadWeights, hash: [u8; 32]) -> An
     };
     service.touch(session)?;
     OptimizerConfig::check(asked.optimizer_config.as_ref())?;
-    let (_, checkpoint, folder) = to_load(service, &asked.path, asked.optimizer)?;
+    let (checkpoint, folder) = to_load(service, &asked.path, asked.optimizer)?;
     let base = service.base_of(&checkpoint.run)?;
     if let Some(name) = &asked.base_model
         && !base.names().contains(name)
@@ -253,7 +254,7 @@ fn create_from(service: &Arc<Service>, asked: LoadWeights, hash: [u8; 32]) -> An
         let info = run.info();
         let made = run.base.engine.add(&run.base.adapter(&info.lora)).and_then(|adapter| {
             run.adopt(adapter);
-            load_into(&run.base, adapter, &folder, optimizer)?;
+            load_into(&run.base, adapter, folder.path(), optimizer)?;
             service.checkpoints.note_run(&info)
         });
         kept(
@@ -287,7 +288,7 @@ pub(in crate::serve) fn info(service: &Arc<Service>, request: &Request) -> Answe
         tinker_path: String,
     }
     let Asked { tinker_path } = request.json()?;
-    let (checkpoint, _) = service.checkpoints.find(&TinkerPath::parse(&tinker_path)?)?;
+    let checkpoint = service.checkpoints.find(&TinkerPath::parse(&tinker_path)?)?;
     let RunInfo { base_model, lora, .. } = checkpoint.run;
     Ok(Reply::Json(json!({
         "base_model": base_model, "is_lora": true, "lora_rank": lora.rank, "train_unembed": lora.train_unembed,
@@ -390,25 +391,16 @@ pub(in crate::serve) fn ttl(service: &Arc<Service>, request: &Request) -> Answer
         ttl_seconds: Option<i64>,
     }
     let Ttl { ttl_seconds } = request.json()?;
-    service.checkpoints.expire(&path_of(request)?, expiry(ttl_seconds)?)?;
+    let expires_at = check_ttl(ttl_seconds)?.map(|seconds| Moment::now().after(seconds));
+    service.checkpoints.expire(&path_of(request)?, expires_at)?;
     Ok(Reply::Json(json!({})))
 }
 
 /// `GET …/archive`: the folder of a checkpoint as a tar file.
 pub(in crate::serve) fn archive(service: &Arc<Service>, request: &Request) -> Answer {
-    let path = path_of(request)?;
-    let (_, folder) = service.checkpoints.find(&path)?;
-    let (sender, body) = ChannelBody::new();
-    let write = move || {
-        let mut archive = tar::Builder::new(std::io::BufWriter::with_capacity(1 << 16, ChannelWriter(sender)));
-        archive.mode(tar::HeaderMode::Deterministic);
-        let written = archive.append_dir_all("", &folder).and_then(|()| archive.finish());
-        if let Err(error) = written {
-            tracing::debug!("the archive of `{path}` was broken off: {error}");
-        }
-    };
-    let thread = std::thread::Builder::new().name("archive".into()).spawn(write);
-    thread.map_err(|e| Refusal::from(Error::io("start", "a thread")(e)))?;
+    let (_, folder) = service.checkpoints.hold(&path_of(request)?)?;
+    let body = archive::body(folder, service.archives.take(1)?);
+    let body = body.map_err(Error::io("start", "a thread"))?;
     Ok(Reply::Stream("application/x-tar", body))
 }
 

@@ -10,7 +10,7 @@ use super::question::{Form, Question};
 use crate::engine::Stop;
 use crate::serve::base::Base;
 use crate::serve::checkpoints::Moment;
-use crate::serve::exchange::{ChannelBody, Reply};
+use crate::serve::exchange::{ChannelBody, Piece, Reply};
 use crate::serve::generation::{News, Prompt};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Service, random_id};
@@ -178,12 +178,12 @@ impl Dialogue {
     }
 
     /// Sends the answer as server-sent events; ends with `[DONE]`.
-    async fn write(mut self, mut news: UnboundedReceiver<(usize, News)>, pieces: Sender<Bytes>) {
+    async fn write(mut self, mut news: UnboundedReceiver<(usize, News)>, pieces: Sender<Piece>) {
         let written = self.events(&mut news, &pieces).await;
         if let Err(Some(refusal)) = written {
             let _ = pieces.send(event(&refusal.openai_error())).await;
         }
-        let _ = pieces.send(Bytes::from_static(b"data: [DONE]\n\n")).await;
+        let _ = pieces.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await;
     }
 
     /// # Errors
@@ -191,7 +191,7 @@ impl Dialogue {
     async fn events(
         &mut self,
         news: &mut UnboundedReceiver<(usize, News)>,
-        pieces: &Sender<Bytes>,
+        pieces: &Sender<Piece>,
     ) -> Result<(), Option<Refusal>> {
         if self.form == Form::Chat {
             for index in 0..self.choices.len() {
@@ -237,7 +237,7 @@ impl Dialogue {
 
     async fn send(
         &self,
-        pieces: &Sender<Bytes>,
+        pieces: &Sender<Piece>,
         index: usize,
         delta: Value,
         logprobs: Value,
@@ -287,7 +287,12 @@ impl Dialogue {
         if let (Some(guide), Some(chosen)) = (&self.guide, choice.choice) {
             return Ok(guide.written.get(chosen).cloned().unwrap_or_default());
         }
-        let mut text = self.base.renderer.prompter().tokenizer().decode(&choice.tokens)?;
+        // The token that ends an answer is not part of its text.
+        let tokens = match choice.tokens.split_last() {
+            Some((last, before)) if self.stop.tokens.contains(last) => before,
+            _ => &choice.tokens,
+        };
+        let mut text = self.base.renderer.prompter().tokenizer().decode(tokens)?;
         if let Some(end) = self.stop.find(&text) {
             text.truncate(end);
         }
@@ -378,6 +383,6 @@ fn token_json(text: &str, logprob: f32) -> Value {
     json!({"token": text, "logprob": logprob, "bytes": bytes})
 }
 
-fn event(value: &Value) -> Bytes {
-    Bytes::from(format!("data: {value}\n\n"))
+fn event(value: &Value) -> Piece {
+    Ok(Bytes::from(format!("data: {value}\n\n")))
 }

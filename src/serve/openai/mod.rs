@@ -2,6 +2,7 @@
 //! adapter folders answer.
 
 mod answer;
+mod fields;
 mod question;
 
 use std::sync::Arc;
@@ -45,12 +46,12 @@ pub(super) fn model(service: &Arc<Service>, request: &Request) -> Answer {
 
 /// `POST chat/completions`
 pub(super) fn chat(service: &Arc<Service>, request: &Request) -> Answer {
-    let asked: ChatRequest = request.json()?;
+    let asked = ChatRequest::of(&request.json()?)?;
     answer::answer(service, asked.read(service)?)
 }
 
 /// `POST completions`
 pub(super) fn complete(service: &Arc<Service>, request: &Request) -> Answer {
-    let asked: CompletionRequest = request.json()?;
+    let asked = CompletionRequest::of(&request.json()?)?;
     answer::answer(service, asked.read(service)?)
 }

@@ -1,19 +1,24 @@
 //! Requests of OpenAI clients, read into prompts and settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::fields;
 
 use crate::engine::{SamplingParams, Stop};
 use crate::example::{Message, ModelInput, Part, Picture, Role};
 use crate::serve::base::Base;
+use crate::serve::body::of_value;
 use crate::serve::budget::Charge;
 use crate::serve::checkpoints::{Kind, TinkerPath};
 use crate::serve::generation::{Generation, Weights};
 use crate::serve::input::{InputReader, unpacked};
-use crate::serve::native::sampling::{check_draws, within};
+use crate::serve::native::sampling::{check_draws, from_1, within};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Service, random_id, seed_of};
 use crate::serve::wire;
@@ -105,15 +110,20 @@ struct Common {
     n: Option<i64>,
     stop: Option<Texts>,
     stream: Option<bool>,
+    stop_token_ids: Option<Vec<u32>>,
     stream_options: Option<StreamOptions>,
     guided_choice: Option<Vec<String>>,
-    presence_penalty: Option<f64>,
-    frequency_penalty: Option<f64>,
-    logit_bias: Option<Value>,
-    tools: Option<Vec<Value>>,
+    structured_outputs: Option<StructuredOutputs>,
     best_of: Option<i64>,
-    suffix: Option<String>,
-    echo: Option<bool>,
+}
+
+/// The one of vLLM's forms that is supported.
+#[derive(Debug, Deserialize)]
+struct StructuredOutputs {
+    choice: Option<Vec<String>>,
+    /// The others; vLLM's own client sends them all, as null.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,7 +133,7 @@ struct StreamOptions {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a text or a list of texts is taken")]
 enum Texts {
     One(String),
     Many(Vec<String>),
@@ -140,28 +150,37 @@ impl Texts {
 
 impl Common {
     /// # Errors
-    /// A refusal of what would be ignored otherwise.
-    fn check(&self) -> Result<(), Refusal> {
-        let set = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
-        let biased = self
-            .logit_bias
-            .as_ref()
-            .and_then(Value::as_object)
-            .is_some_and(|bias| !bias.is_empty());
-        for (name, asked) in [
-            ("presence_penalty", set(self.presence_penalty)),
-            ("frequency_penalty", set(self.frequency_penalty)),
-            ("logit_bias", biased),
-            ("tools", self.tools.as_ref().is_some_and(|tools| !tools.is_empty())),
-            ("best_of", self.best_of.is_some_and(|count| count != 1)),
-            ("suffix", self.suffix.as_ref().is_some_and(|text| !text.is_empty())),
-            ("echo", self.echo == Some(true)),
-        ] {
-            if asked {
-                return Err(Refusal::bad(format!("`{name}` is not supported here; leave it out")));
-            }
+    /// A refusal of more candidates than answers: each is drawn once.
+    fn check_candidates(&self) -> Result<(), Refusal> {
+        match self.best_of {
+            None | Some(1) => Ok(()),
+            Some(candidates) if candidates == self.n.unwrap_or(1) => Ok(()),
+            Some(_) => Err(Refusal::bad(
+                "`best_of` is not supported here; leave it out, or send the same as `n`",
+            )),
         }
-        Ok(())
+    }
+
+    /// The answers that one is held to.
+    ///
+    /// # Errors
+    /// A refusal when two fields name some.
+    fn take_choices(&mut self) -> Result<Option<Vec<String>>, Refusal> {
+        let structured = self.structured_outputs.take();
+        let others = structured.iter().flat_map(|form| &form.others);
+        if let Some((name, _)) = others.into_iter().find(|(_, value)| !value.is_null()) {
+            let name: String = name.chars().take(100).collect();
+            return Err(Refusal::bad(format!(
+                "`structured_outputs.{name}` is not supported: `choice` is, a list of the answers allowed"
+            )));
+        }
+        let structured = structured.and_then(|form| form.choice);
+        match (self.guided_choice.take(), structured) {
+            (Some(_), Some(_)) => Err(Refusal::bad(
+                "`guided_choice` and `structured_outputs` exclude each other",
+            )),
+            (old, new) => Ok(old.or(new)),
+        }
     }
 
     /// The settings for a prompt of at most so many positions.
@@ -172,7 +191,7 @@ impl Common {
         default: Option<usize>,
         top: usize,
     ) -> Result<SamplingParams, Refusal> {
-        self.check()?;
+        self.check_candidates()?;
         let left = base.limits.positions.saturating_sub(positions);
         if left == 0 {
             let most = base.limits.positions;
@@ -180,9 +199,10 @@ impl Common {
                 "the prompt has {positions} positions of the {most} that this model takes"
             )));
         }
-        let most = match self.max_completion_tokens.or(self.max_tokens) {
-            Some(most) => within("max_tokens", most, 1, usize::MAX / 2)?,
-            None => default.unwrap_or(base.limits.default_tokens),
+        let most = match (self.max_completion_tokens, self.max_tokens) {
+            (Some(most), _) => from_1("max_completion_tokens", most, left)?,
+            (None, Some(most)) => from_1("max_tokens", most, left)?,
+            (None, None) => default.unwrap_or(base.limits.default_tokens),
         };
         let temperature = self.temperature.unwrap_or(1.0);
         let top_p = self.top_p.unwrap_or(1.0);
@@ -192,20 +212,29 @@ impl Common {
             let bounds = format!("at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} bytes");
             return Err(Refusal::bad(format!("`stop` takes {bounds}")));
         }
+        let mut tokens = base.ends.clone();
+        for token in self.stop_token_ids.take().unwrap_or_default() {
+            let vocabulary = base.limits.vocabulary;
+            if token as usize >= vocabulary {
+                return Err(Refusal::bad(format!(
+                    "stop_token_ids: token {token} is not among the model's {vocabulary}"
+                )));
+            }
+            if !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
         let seed = match self.seed {
             Some(seed) => seed as u64,
             None => seed_of(&random_id()?),
         };
         Ok(SamplingParams {
             max_tokens: most.min(left),
-            stop: Stop {
-                tokens: base.ends.clone(),
-                texts,
-            },
+            stop: Stop { tokens, texts },
             temperature,
             top_k: match self.top_k {
                 None | Some(-1 | 0) => None,
-                Some(k) => Some(within("top_k", k, 1, usize::MAX / 2)?),
+                Some(k) => Some(from_1("top_k", k, base.limits.vocabulary)?),
             },
             top_p,
             seed,
@@ -225,15 +254,21 @@ impl Common {
 }
 
 /// `chat/completions`
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct ChatRequest {
-    #[serde(flatten)]
     common: Common,
+    own: ChatFields,
+}
+
+/// Fields of the chat alone.
+#[derive(Debug, Deserialize)]
+struct ChatFields {
     messages: Vec<ChatMessage>,
     logprobs: Option<bool>,
     top_logprobs: Option<i64>,
     response_format: Option<Value>,
     continue_final_message: Option<bool>,
+    add_generation_prompt: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -242,11 +277,35 @@ struct ChatMessage {
     content: Option<Content>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<ContentPart>),
+/// Texts and images of a message; a text alone is one part.
+#[derive(Debug)]
+struct Content(Vec<ContentPart>);
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of parts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                let text = text.to_owned();
+                Ok(Content(vec![ContentPart::Text { text }]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = all.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content(parts))
+            }
+        }
+        deserializer.deserialize_any(Parts)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -257,13 +316,28 @@ enum ContentPart {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "image_url is an object with the text `url`")]
 enum ImageUrl {
     Object { url: String },
     Plain(String),
 }
 
 impl ChatRequest {
+    /// The fields of a request.
+    ///
+    /// # Errors
+    /// A refusal that names the field at fault.
+    pub(super) fn of(request: &Value) -> Result<Self, Refusal> {
+        fields::check(Form::Chat, object(request)?)?;
+        let (common, own): (Common, ChatFields) = (of_value(request)?, of_value(request)?);
+        if own.add_generation_prompt == Some(false) && own.continue_final_message != Some(true) {
+            return Err(Refusal::bad(
+                "`add_generation_prompt`: false is supported with `continue_final_message`: true alone",
+            ));
+        }
+        Ok(Self { common, own })
+    }
+
     /// The request as it is carried out.
     ///
     /// # Errors
@@ -271,21 +345,19 @@ impl ChatRequest {
     pub(super) fn read(mut self, service: &Service) -> Result<Question, Refusal> {
         let (generation, weights) = subject(service, &self.common.model)?;
         let base = &generation.base;
-        if self.messages.is_empty() {
+        if self.own.messages.is_empty() {
             return Err(Refusal::bad("`messages` is empty"));
         }
         let mut pictures = Vec::new();
         let mut messages = Vec::new();
         let mut reader = InputReader::new(&base.renderer, &base.limits);
-        for (message, index) in self.messages.drain(..).zip(0..) {
-            let read = read_message(message, &mut reader, &mut pictures);
-            messages.push(read.map_err(|refusal| Refusal {
-                message: format!("messages[{index}]: {}", refusal.message),
-                ..refusal
-            })?);
+        let placeholder = base.placeholder()?;
+        for (message, index) in self.own.messages.drain(..).zip(0..) {
+            let read = read_message(message, &placeholder, &mut reader, &mut pictures);
+            messages.push(read.map_err(|refusal| refusal.of(format!("messages[{index}]")))?);
         }
         let mut prefill = String::new();
-        if self.continue_final_message == Some(true) {
+        if self.own.continue_final_message == Some(true) {
             let last = messages.pop().filter(|last| last.role == Role::Assistant);
             let last =
                 last.ok_or_else(|| Refusal::bad("continue_final_message: the last message is not the assistant's"))?;
@@ -298,14 +370,14 @@ impl ChatRequest {
         let shown: Vec<&Picture> = pictures.iter().collect();
         let prompt = base.renderer.conversation(&messages, &shown, Some(&prefill))?;
         let positions = prompt.positions();
-        let top = match (self.logprobs, self.top_logprobs) {
+        let top = match (self.own.logprobs, self.own.top_logprobs) {
             (Some(true), top) => Some(within("top_logprobs", top.unwrap_or(0), 0, base.limits.alternatives)?),
             (_, Some(top)) if top != 0 => return Err(Refusal::bad("`top_logprobs` needs `logprobs`: true")),
             _ => None,
         };
         let params = self.common.params(base, positions, None, top.unwrap_or(0))?;
-        let names = self.common.guided_choice.take();
-        let guide = guide(base, names, self.response_format.take(), &prefill, positions)?;
+        let names = self.common.take_choices()?;
+        let guide = guide(base, names, self.own.response_format.take(), &prefill, positions)?;
         let charge = service.images.take(reader.bytes())?;
         Ok(Question {
             form: Form::Chat,
@@ -324,8 +396,18 @@ impl ChatRequest {
     }
 }
 
+/// The fields of a request.
+///
+/// # Errors
+/// A refusal of what is no object.
+fn object(request: &Value) -> Result<&Map<String, Value>, Refusal> {
+    let object = request.as_object();
+    object.ok_or_else(|| Refusal::bad("the body is not the JSON of this call: an object is taken"))
+}
+
 fn read_message(
     message: ChatMessage,
+    placeholder: &str,
     reader: &mut InputReader,
     pictures: &mut Vec<Picture>,
 ) -> Result<Message, Refusal> {
@@ -340,18 +422,19 @@ fn read_message(
             )));
         }
     };
-    let parts = match message.content {
-        None => Vec::new(),
-        Some(Content::Text(text)) => vec![ContentPart::Text { text }],
-        Some(Content::Parts(parts)) => parts,
-    };
+    let parts = message.content.map_or_else(Vec::new, |Content(parts)| parts);
     let mut content = Vec::new();
-    for part in parts {
+    for (part, index) in parts.into_iter().zip(0..) {
         content.push(match part {
+            ContentPart::Text { text } if text.contains(placeholder) => {
+                let reason = format!("the text holds `{placeholder}`, which stands for an image: send that as a part");
+                return Err(Refusal::bad(reason).of(format!("content[{index}]")));
+            }
             ContentPart::Text { text } => Part::Text(text),
             ContentPart::ImageUrl { image_url } => {
                 let (ImageUrl::Object { url } | ImageUrl::Plain(url)) = image_url;
-                pictures.push(reader.picture(&data_of(&url)?)?);
+                let picture = data_of(&url).and_then(|bytes| reader.picture(&bytes));
+                pictures.push(picture.map_err(|refusal| refusal.of(format!("content[{index}]")))?);
                 Part::Image
             }
         });
@@ -464,16 +547,24 @@ fn enumerated(format: &Value) -> Result<(Vec<String>, Vec<String>), Refusal> {
 }
 
 /// `completions`
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct CompletionRequest {
-    #[serde(flatten)]
     common: Common,
+    own: CompletionFields,
+}
+
+/// Fields of completions alone.
+#[derive(Debug, Deserialize)]
+struct CompletionFields {
     prompt: Prompts,
     logprobs: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a text, a list of texts, a list of tokens or a list of lists of tokens is taken"
+)]
 enum Prompts {
     Text(String),
     Texts(Vec<String>),
@@ -482,6 +573,18 @@ enum Prompts {
 }
 
 impl CompletionRequest {
+    /// The fields of a request.
+    ///
+    /// # Errors
+    /// A refusal that names the field at fault.
+    pub(super) fn of(request: &Value) -> Result<Self, Refusal> {
+        fields::check(Form::Completion, object(request)?)?;
+        Ok(Self {
+            common: of_value(request)?,
+            own: of_value(request)?,
+        })
+    }
+
     /// The request as it is carried out.
     ///
     /// # Errors
@@ -490,7 +593,7 @@ impl CompletionRequest {
         let (generation, weights) = subject(service, &self.common.model)?;
         let base = &generation.base;
         let tokenizer = base.renderer.prompter().tokenizer();
-        let lists: Vec<Vec<u32>> = match self.prompt {
+        let lists: Vec<Vec<u32>> = match self.own.prompt {
             Prompts::Text(text) => vec![tokenizer.encode(&text)?],
             Prompts::Texts(texts) => texts
                 .iter()
@@ -507,7 +610,14 @@ impl CompletionRequest {
         }
         let mut reader = InputReader::new(&base.renderer, &base.limits);
         let mut prompts = Vec::new();
+        let placeholder = base.renderer.prompter().image();
         for tokens in lists {
+            if tokens.contains(&placeholder) {
+                let text = base.placeholder()?;
+                return Err(Refusal::bad(format!(
+                    "`prompt` holds `{text}`, which stands for an image: chat/completions takes images"
+                )));
+            }
             let kind = wire::ChunkKind::EncodedText(wire::EncodedText {
                 tokens: wire::ints(tokens),
             });
@@ -515,13 +625,14 @@ impl CompletionRequest {
         }
         let positions = prompts.iter().map(ModelInput::positions).max().unwrap_or(0);
         let top = self
+            .own
             .logprobs
             .map(|top| within("logprobs", top, 0, base.limits.alternatives))
             .transpose()?;
         let params = self
             .common
             .params(base, positions, Some(COMPLETION_TOKENS), top.unwrap_or(0))?;
-        let names = self.common.guided_choice.take();
+        let names = self.common.take_choices()?;
         Ok(Question {
             form: Form::Completion,
             guide: guide(base, names, None, "", positions)?,

@@ -1,16 +1,14 @@
 //! `kshot data fetch`, as a user calls it.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::hub_server::{Repository, commit};
+use super::proxies::Proxy;
 use super::server::{Reply, Server};
 use super::{names, noise, sha256};
 use crate::support::stderr;
@@ -250,47 +248,13 @@ fn the_environment_names_mirror_offline_and_token() {
     assert!(fetch("X", ""));
 }
 
-/// A proxy that tunnels `CONNECT`, and counts.
-fn proxy() -> (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let tunnels = std::sync::Arc::clone(&seen);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, tunnels) = (stream.unwrap(), std::sync::Arc::clone(&tunnels));
-            thread::spawn(move || -> std::io::Result<()> {
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while !head.ends_with(b"\r\n\r\n") {
-                    stream.read_exact(&mut byte)?;
-                    head.push(byte[0]);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let to = head.split(' ').nth(1).unwrap_or_default().to_owned();
-                tunnels
-                    .lock()
-                    .unwrap()
-                    .push(head.split("\r\n").next().unwrap_or_default().to_owned());
-                let mut far = TcpStream::connect(to)?;
-                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
-                let (mut from, mut into) = (stream.try_clone()?, far.try_clone()?);
-                thread::spawn(move || std::io::copy(&mut from, &mut into));
-                std::io::copy(&mut far, &mut stream)?;
-                stream.shutdown(std::net::Shutdown::Both)
-            });
-        }
-    });
-    (address, seen)
-}
-
 #[test]
 fn proxies_of_the_environment_are_used() {
     let bytes = noise(5_000, 5);
     let served = bytes.clone();
     let server = Server::new(move |request| Reply::file(request, &served));
-    let (proxy, seen) = proxy();
-    for (variable, except, tunnels) in [
+    let proxy = Proxy::http();
+    for (variable, except, asked) in [
         ("HTTP_PROXY", "", 1),
         ("all_proxy", "", 2),
         ("HTTPS_PROXY", "127.0.0.1", 2),
@@ -302,10 +266,22 @@ fn proxies_of_the_environment_are_used() {
             &file("archive", "a.tgz", &bytes, &[server.url("/a.tgz")]),
         );
         let mut command = user.kshot(&["data", "fetch", "toy"]);
-        succeeded(&command.env(variable, &proxy).env("NO_PROXY", except).output().unwrap());
-        assert_eq!(seen.lock().unwrap().len(), tunnels, "{variable}: {seen:?}");
+        succeeded(
+            &command
+                .env(variable, format!("http://{}", proxy.address))
+                .env("NO_PROXY", except)
+                .output()
+                .unwrap(),
+        );
+        let seen = proxy.seen.lock().unwrap();
+        assert_eq!(seen.len(), asked, "{variable}: {seen:?}");
     }
-    assert!(seen.lock().unwrap()[0].starts_with(&format!("CONNECT {}", server.url("").trim_start_matches("http://"))));
+    // The whole address, as RFC 9112 (3.2.2) has it.
+    let seen = proxy.seen.lock().unwrap();
+    assert!(
+        seen[0].starts_with(&format!("GET {} HTTP/1.1\r\n", server.url("/a.tgz"))),
+        "{seen:?}"
+    );
 }
 
 #[test]
