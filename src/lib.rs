@@ -73,7 +73,7 @@ pub mod statistics;
 pub mod store;
 // series of cells beside each other
 pub mod comparison;
-// figures and tables
+// figures, tables and a page
 pub mod report;
 // tonight beside a baseline
 pub mod gate;

@@ -18,6 +18,7 @@ mod init;
 mod interrupt;
 mod plot;
 mod predict;
+mod report;
 mod serve;
 mod sweep;
 mod terminal;
@@ -68,6 +69,7 @@ enum Verb {
     Merge(train::MergeArguments),
     Serve(serve::Arguments),
     Plot(plot::Arguments),
+    Report(report::Arguments),
     Gate(gate::Arguments),
     Promote(plot::PromoteArguments),
     Verify(check::VerifyArguments),
@@ -117,6 +119,7 @@ impl Verb {
             Self::Merge(arguments) => train::merge(arguments).map(done),
             Self::Serve(arguments) => serve::run(arguments).map(done),
             Self::Plot(arguments) => plot::run(arguments).map(done),
+            Self::Report(arguments) => report::run(arguments).map(done),
             Self::Gate(arguments) => gate::run(arguments),
             Self::Promote(arguments) => plot::promote(arguments).map(done),
             Self::Verify(arguments) => check::verify(arguments),

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::output;
 use crate::comparison::curve::Panel;
 use crate::comparison::series::Series;
-use crate::comparison::{curve, paired, reliability, saved};
+use crate::comparison::{curve, paired, reliability};
 use crate::error::Result;
 use crate::fs::file;
 use crate::report::summary::summary;
@@ -94,11 +94,8 @@ pub(super) struct Drawn {
     pub seeds: usize,
 }
 
-/// Draws the figure of `records` into the store, writes the tables that have rows beside it and gives them, with their summary:
-/// accuracy; for learners that write their answers, accuracy by reading and without examples, over
-/// wordings of the question and by normalisation of likelihoods; calibration; paired differences
-/// between the trained learners and the others, tested; the labelled images that one trained learner saves against
-/// another; and for micro datasets the bar they have to clear.
+/// Draws the figure of `records` into the store, writes [all tables](table::all) that have rows beside it and gives them, with
+/// their summary.
 pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Drawn> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
@@ -106,31 +103,8 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Drawn> {
     figure::write(&store.figures(), &with_means)?;
     figure::reliability::write(&store.figures(), &reliability::rows(store, &series)?)?;
 
-    let subjects = paired::subjects(&series);
-    let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
-    let (mut gains, mut gates) = (Vec::new(), Vec::new());
-    for learner in &subjects {
-        if series.iter().any(|s| s.learner == *learner && s.reading().is_some()) {
-            gains.extend(paired::along_shots(&series, learner, &subjects)?);
-        }
-        gates.extend(paired::micro_gates(&micro, learner)?);
-    }
-    gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
-    gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
-    let tests = paired::tests(&series, &subjects)?;
-    let tables = vec![
-        table::accuracy(&points),
-        table::readings(&series),
-        table::zero_shot(&curve::zero_shots(&series)),
-        table::wordings(&series),
-        table::normalisations(&series),
-        table::calibration(&series),
-        table::differences(&paired::at_most_shots(&tests)),
-        table::along_shots(&gains),
-        table::paired_tests(&tests),
-        table::images_saved(&saved::labelled_images_saved(&series, &subjects)?),
-        table::micro_gates(&gates),
-    ];
+    let tests = paired::tests(&series, &paired::subjects(&series))?;
+    let tables = table::all(&series, &points, &tests)?;
     let seeds = series
         .iter()
         .filter(|series| series.shots.any())
@@ -138,7 +112,7 @@ pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Drawn> {
     Ok(Drawn {
         tables: write(&store.folder().join("tables"), tables)?,
         summary: summary(&with_means, &tests),
-        micro: !micro.is_empty(),
+        micro: series.iter().any(Series::is_micro),
         seeds: seeds.min().unwrap_or(0),
     })
 }

@@ -13,6 +13,7 @@ mod prompt;
 mod qwen_image;
 mod render;
 pub mod resize;
+mod thumbnail;
 mod tokens;
 
 pub use image_cache::{ImageCache, cached};
@@ -24,6 +25,7 @@ pub use prompt::{MESSAGE_END, Message, PREFILL, Part, Prompter, QUESTION, Role, 
 pub use qwen_image::{Grid, PatchProcessor, Patches};
 pub use render::Renderer;
 pub use resize::{resize, shrink, shrunk};
+pub use thumbnail::{THUMBNAIL_SIDE, thumbnail};
 pub use tokens::{CaptionTokenizer, Padding, Tokenizer};
 
 /// A file of a model folder that is not as it should be.

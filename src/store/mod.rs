@@ -39,6 +39,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::LabelledImage;
+use crate::data::split::Split;
 use crate::error::{Cause, Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
@@ -378,6 +379,23 @@ impl Store {
     fn split_path(&self, key: &CellKey) -> PathBuf {
         let name = format!("{}-{}-k{}-s{}.json", key.dataset, key.protocol, key.shots, key.seed);
         self.folder.join("splits").join(name)
+    }
+
+    /// The split that a cell was run on; `None` where it is not stored, as in a compact form.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when another one lies in its place, [`Error::Io`] when it cannot be read.
+    pub fn split(&self, record: &Record) -> Result<Option<Split>> {
+        let path = self.split_path(&record.key);
+        let Some(bytes) = file::read_if_present(&path)? else {
+            return Ok(None);
+        };
+        if hex(&Sha256::digest(&bytes)) != record.split_sha256 {
+            let reason = "it is not the file that the cell record names";
+            return Err(Error::malformed("split", path, reason));
+        }
+        let split = serde_json::from_slice(&bytes).map_err(|e| Error::malformed("split", path, e))?;
+        Ok(Some(split))
     }
 
     /// The `run_id` of every cell that has a record, whole or not, in order.

@@ -22,6 +22,7 @@ fn help_of_every_verb() {
         vec!["merge"],
         vec!["serve"],
         vec!["plot"],
+        vec!["report"],
         vec!["promote"],
         vec!["control"],
         vec!["verify"],

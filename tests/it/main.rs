@@ -63,6 +63,7 @@ mod reading_local;
 mod reading_tree;
 mod real_shape;
 mod refusals;
+mod report;
 mod results;
 mod resume;
 mod serve;

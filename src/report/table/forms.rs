@@ -39,7 +39,7 @@ fn escaped(cell: &str) -> String {
 
 impl Table {
     /// The rows of each group.
-    fn groups(&self) -> impl Iterator<Item = &[Row]> {
+    pub fn groups(&self) -> impl Iterator<Item = &[Row]> {
         self.rows.chunk_by(|a, b| a.group == b.group)
     }
 
@@ -133,7 +133,8 @@ impl std::fmt::Display for Group {
 
 impl Cell {
     /// For people: shares in %, rounded, marked where a control is red.
-    pub(super) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let mark = if self.red { RED } else { "" };
         match (&self.value, self.capped) {
             (value, None) => format!("{}{mark}", value.shown()),

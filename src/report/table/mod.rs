@@ -1,9 +1,13 @@
 //! The numbers of a figure as tables: Markdown for a README, plain for a terminal, LaTeX for a paper, CSV and JSON
 //! for programs. A cell holds numbers, not text, so that every form shows the same.
 
+use crate::comparison::curve::Point;
 use crate::comparison::paired::SeedTest;
 use crate::comparison::saved::Bounded;
+use crate::comparison::series::Series;
+use crate::comparison::{curve, paired, saved};
 use crate::config::{Protocol, Shots};
+use crate::error::Result;
 use crate::report::figure::MICRO_CAVEAT;
 use crate::statistics::Interval;
 use crate::statistics::metric::Headline;
@@ -229,6 +233,40 @@ pub(crate) fn columns(kinds: &[(Kind, &[&str])]) -> Vec<Column> {
     let named =
         |(kind, names): &(Kind, &[&str])| names.iter().map(|name| Column::new(*name, *kind)).collect::<Vec<_>>();
     kinds.iter().flat_map(named).collect()
+}
+
+/// All tables of some series, their points and the paired tests of their learners, also those without a row: accuracy; for learners that write their answers,
+/// accuracy by reading and without examples, over wordings of the question and by normalisation of likelihoods;
+/// calibration; paired differences between the trained learners and the others, tested; the labelled images that one trained
+/// learner saves against another; and for micro datasets the bar they have to clear.
+///
+/// # Errors
+/// As [`paired::paired`].
+pub fn all(series: &[Series], points: &[Point], tests: &[paired::Test]) -> Result<Vec<Table>> {
+    let subjects = paired::subjects(series);
+    let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
+    let (mut gains, mut gates) = (Vec::new(), Vec::new());
+    for learner in &subjects {
+        if series.iter().any(|s| s.learner == *learner && s.reading().is_some()) {
+            gains.extend(paired::along_shots(series, learner, &subjects)?);
+        }
+        gates.extend(paired::micro_gates(&micro, learner)?);
+    }
+    gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
+    gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
+    Ok(vec![
+        accuracy(points),
+        readings(series),
+        zero_shot(&curve::zero_shots(series)),
+        wordings(series),
+        normalisations(series),
+        calibration(series),
+        differences(&paired::at_most_shots(tests)),
+        along_shots(&gains),
+        paired_tests(tests),
+        images_saved(&saved::labelled_images_saved(series, &subjects)?),
+        micro_gates(&gates),
+    ])
 }
 
 impl Table {
