@@ -114,8 +114,10 @@ function pictures(numbers, remark, answers) {
 }
 
 function pictureButton(number, remark, answers) {
-  const [id, truth] = data.images[number];
-  return el('button', { type: 'button', class: 'picture', 'aria-label': `Open ${truth}: ${id}`, click: () => openPicture(number, remark, answers) }, thumbnail(number), truth);
+  const [id, truth, shown] = data.images[number];
+  // Without a thumbnail the words in its place are the name of the button.
+  const label = typeof shown === 'string' ? `Open ${truth}: ${id}` : null;
+  return el('button', { type: 'button', class: 'picture', 'aria-label': label, title: id, click: () => openPicture(number, remark, answers) }, thumbnail(number), truth);
 }
 
 function openPicture(number, remark, answers) {
@@ -251,7 +253,7 @@ function confusions(results, group, series) {
     columns: [{ name: 'true class', value: (pair) => className(series, pair[0]) }, { name: 'answer', value: (pair) => className(series, pair[1]) },
       { name: 'answers', number: true, value: (pair) => pair[2] },
       { name: '% of the class', number: true, value: share, show: (pair) => percent(share(pair)) },
-      { name: 'images', number: true, value: (pair) => pair[3].length, show: (pair) => el('button', { type: 'button', 'aria-label': `Images of ${name(pair)}`, click: () => open(pair) }, 'Open') }],
+      { name: 'images', number: true, value: (pair) => pair[3].length, show: (pair) => el('button', { type: 'button', 'aria-label': `Open images of ${name(pair)}`, click: () => open(pair) }, 'Open') }],
   });
   const holder = el('div');
   let [query, order] = ['', 'label'];
