@@ -268,7 +268,8 @@ fn check_page(host: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
             &host
         }
     });
-    let is_local = |name: &str| !name.contains('.') || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok();
+    let is_address = |name: &str| name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let is_local = |name: &str| !name.contains('.') || name.ends_with(".localhost") || is_address(name);
     if !is_local(name) {
         let reason = format!("without a key the server answers to no name such as that in `Host`; {remedy}");
         return Err(Refusal::new(403, reason));

@@ -32,7 +32,7 @@ fn picture(class: u32, number: u32) -> RgbImage {
     })
 }
 
-fn make(folder: &Path, images: u32) {
+pub(super) fn make(folder: &Path, images: u32) {
     for (class, name) in (0..).zip(["ash", "oak"]) {
         fs::create_dir_all(folder.join(name)).unwrap();
         for number in 0..images {
@@ -265,8 +265,14 @@ fn images_replaced_behind_a_result_are_found() {
             "{text}{err}"
         );
     }
-    let cells = || fs::read_dir(sandbox.path("results/c/cells")).unwrap().count();
-    assert_eq!(cells(), 1);
+    // The name of the one record.
+    let record = || {
+        let mut records = fs::read_dir(sandbox.path("results/c/cells")).unwrap();
+        let name = records.next().unwrap().unwrap().file_name();
+        assert!(records.next().is_none());
+        name
+    };
+    record();
     let split = contents_of(&sandbox.path("results/c/splits"));
     let split: Value = serde_json::from_str(&split).unwrap();
     for side in ["train", "test"] {
@@ -281,13 +287,19 @@ fn images_replaced_behind_a_result_are_found() {
                 "{side} {folder}: {text}{err}"
             );
         }
-        // The sweep runs anew, under another `run_id`, and says why.
-        let before = cells();
+        // The sweep is another one now: it says why, and takes the place of the old one only when it is told to.
         let (code, _, err) = run(&sandbox, &["sweep", "--config", "c.toml"]);
         assert!(
-            code == Some(0) && err.contains(id) && cells() == before + 1,
+            code == Some(2) && err.contains(id) && err.contains("other images") && err.contains("--replace"),
             "{side}: {err}"
         );
+        let before = record();
+        assert_eq!(
+            run(&sandbox, &["sweep", "--config", "c.toml", "--replace"]).0,
+            Some(0),
+            "{side}"
+        );
+        assert!(record() != before, "{side}: another `run_id`");
         fs::write(&path, kept).unwrap();
         assert_eq!(
             run(&sandbox, &["verify", "compact", "--images"]).0,

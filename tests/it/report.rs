@@ -13,6 +13,7 @@ use kshot::store::control::{self, Control, Controls, Measure, Name, Verdict};
 use kshot::store::record::{CellDetails, CellKey, Identity, Timing, TrainingSummary};
 use serde_json::{Value, json};
 
+use crate::images::make;
 use crate::support::{Sandbox, stderr};
 
 const RESULTS: &str = "results/tiny";
@@ -172,20 +173,31 @@ fn the_same_results_give_the_same_page_and_a_red_control_is_red() {
 #[test]
 fn what_cannot_be_shown_is_said() {
     let sandbox = Sandbox::new();
-    sandbox.succeed(&["sweep", "--config", "tiny.toml", "--set", "shots=[1]"]);
-    sandbox.succeed(&["promote", RESULTS, "compact"]);
+    make(&sandbox.path("trees"), 8);
+    let config = "name='tiny'\ndatasets=['trees']\nshots=[1]\n[[learner]]\nmethod='pixels'\n";
+    fs::write(sandbox.path("trees.toml"), config).unwrap();
+    for folder in ["own", "elsewhere"] {
+        fs::create_dir_all(sandbox.path(folder).join("datasets")).unwrap();
+    }
+    let run = |home: &str, arguments: &[&str]| {
+        let mut command = sandbox.kshot(arguments);
+        command.env("KSHOT_CACHE", sandbox.path("cache"));
+        let output = command.env("KSHOT_HOME", sandbox.path(home)).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
+    };
+    run("own", &["data", "import", "trees", "--name", "trees"]);
+    run("own", &["sweep", "--config", "trees.toml"]);
+    run("own", &["promote", RESULTS, "compact"]);
 
     // No dataset on this machine: the page has everything but the images.
-    fs::create_dir(sandbox.path("elsewhere")).unwrap();
-    let mut command = sandbox.kshot(&["report", "compact", RESULTS, "--out", "both.html"]);
-    let output = command.env("KSHOT_HOME", sandbox.path("elsewhere")).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
+    let output = run("elsewhere", &["report", "compact", RESULTS, "--out", "both.html"]);
     let said = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(
         said.contains("thumbnails of 0 of ") && said.contains("could not be read"),
         "{said}"
     );
-    assert!(stderr(&output).contains("mini-pets"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("trees"), "{}", stderr(&output));
     let page = data(&sandbox, "both.html");
     let budget = &page["thumbnails"];
     assert_eq!(budget["unreadable"], budget["images"]);
