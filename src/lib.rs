@@ -31,6 +31,7 @@
 //! ```
 
 // the bottom: words, processes, files
+pub mod environment;
 pub mod error;
 pub mod prediction;
 pub mod process;
@@ -38,6 +39,8 @@ pub mod seed;
 
 pub mod config;
 pub mod fs;
+// what travels inside the binary
+pub mod embedded;
 // requests to servers
 pub mod http;
 // datasets and models arrive

@@ -2,19 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::embedded;
 use crate::error::{Error, Result};
 use crate::fetch::{CachedModel, HubSettings, ModelId, cached_model};
 
-/// The folder of a model: one of that path, absolute or below the working folder or `home`; else the snapshot of
-/// `owner/name` or `owner/name@revision` in the hub's cache. Nothing is fetched.
+/// The folder of a model: one of that path, absolute or below the working folder or `home`; else the one inside the binary that has
+/// this path in the source tree; else the snapshot of `owner/name` or `owner/name@revision` in the hub's cache. Nothing is fetched.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] that says what is not there, with the command that fetches it.
+/// [`Error::Checkpoint`] that says what is not there, with the command that fetches it; [`Error::Io`] when a model inside the binary
+/// cannot be unpacked.
 pub fn locate(model: &Path, home: &Path) -> Result<PathBuf> {
     let places = &HubSettings::from_env();
     let near = [model.to_path_buf(), home.join(model)];
     if let Some(folder) = near.into_iter().find(|folder| folder.is_dir()) {
         return Ok(folder);
+    }
+    if embedded::contains(model) {
+        return Ok(embedded::unpacked()?.join(model));
     }
     let Some(id) = model.to_str().and_then(ModelId::parse) else {
         return Err(Error::checkpoint(

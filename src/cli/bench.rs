@@ -7,7 +7,8 @@ use candle_core::DType;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{output, sweep, terminal};
+use super::version::COMMIT;
+use super::{output, terminal};
 use crate::checkpoint::shapes::NAMES;
 use crate::error::{Error, Result};
 use crate::experiment::bench::{DATASETS, Dataset, Report, Request, prepared, run as measure};
@@ -107,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         dataset,
         steps: arguments.steps,
         checkpoint: arguments.checkpoint.clone().unwrap_or_else(|| scratch.clone()),
-        commit: sweep::commit(&places.home),
+        commit: COMMIT.map(str::to_owned),
     };
     let done = match &arguments.serve_steps {
         Some(dir) => serve(&request, dir),

@@ -1,13 +1,14 @@
 //! `kshot control`: are the numbers about the pictures and the labels, and about nothing else? `kshot verify`: every number again,
 //! from stored predictions.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::sweep::{Config, commit};
-use super::{output, output_json, plot};
+use super::sweep::Config;
+use super::terminal::Bars;
+use super::version::COMMIT;
+use super::{interrupt, output, output_json, plot};
 use crate::error::{Error, Result};
 use crate::experiment::plan::{self, Cell, Places};
 use crate::experiment::{control, verify};
@@ -40,31 +41,29 @@ pub(super) struct ControlArguments {
 pub(super) fn control(arguments: &ControlArguments) -> Result<bool> {
     let places = Places::from_env();
     let (sweep, folder) = arguments.config.read()?;
+    interrupt::promise(interrupt::GOES_ON);
     let cells = plan::plan(&sweep, &places)?;
     let chosen = control::choose(&cells, sweep.seeds.first().copied(), &arguments.cell)?;
     // Only read as a whole: a folder of the compact form has no place for running cells.
     let store = Store::open_existing(&folder);
     let finished = finished(&chosen, store.as_ref().ok(), &arguments.config)?;
     let store = store?;
-    let commit = commit(&places.home);
-    let mut all = Vec::new();
+    let (mut all, bars) = (Vec::new(), Bars::new());
     for (number, (cell, record)) in (1..).zip(chosen.iter().zip(&finished)) {
         let controls = match store.controls(record)? {
             Some(known) => known,
             None => {
                 let on = |control| tracing::info!("{}: {control}", cell.key);
-                control::run(cell, &store, record, &places.home, commit.as_deref(), &mut { on })?
+                control::run(cell, &store, record, &places.home, COMMIT, &mut { on })?
             }
         };
-        // Decoration: without a terminal to write to, the table is all there is.
-        let _ = writeln!(
-            io::stderr(),
+        bars.line(&format!(
             "[{number}/{}] {} · {} · {:.1} s",
             chosen.len(),
             cell.key,
             controls.mark(),
             controls.seconds
-        );
+        ));
         all.push(controls);
     }
     let red = all.iter().filter(|controls| controls.is_red()).count();

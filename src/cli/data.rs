@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::terminal::style;
-use super::{listed, output, output_json};
+use super::terminal::{bar, style, tell};
+use super::{listed, output, output_json, report};
 use crate::config::{Protocol, Shots};
 use crate::data::check::{self, Verification};
 use crate::data::{self, Dataset, LabelledImage, Presence, split};
@@ -30,6 +30,14 @@ pub(super) fn list(arguments: &ListArguments) -> Result<()> {
     let (places, hub) = (Places::from_env(), HubSettings::from_env());
     let mut rows = Vec::new();
     for manifest in manifest::list(&places.datasets)? {
+        // A wrong one hides no other.
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                tell(&report(&error));
+                continue;
+            }
+        };
         let presence = data::presence(&manifest.name, &places.datasets, &places.cache, &hub)?;
         rows.push((manifest, presence));
     }
@@ -199,8 +207,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Result<bool> {
     let (places, hub) = (Places::from_env(), HubSettings::from_env());
     let mut all = Vec::new();
     for name in &arguments.names {
-        // Hidden where stderr is no terminal.
-        let bar = ProgressBar::new(0)
+        let bar = bar(ProgressBar::new(0))
             .with_message(name.clone())
             .with_style(style("{msg}  {wide_bar}  {pos}/{len} images  {eta}"));
         let looked_at = |images: usize| {

@@ -10,6 +10,7 @@ use crate::comparison::curve::ENOUGH_SEEDS;
 use crate::error::Result;
 use crate::experiment::config::Sweep;
 use crate::experiment::estimate::{Estimate, Finished, Outline, Point, estimate};
+use crate::experiment::folder as results;
 use crate::experiment::plan::Places;
 use crate::experiment::sweep::Shard;
 use crate::fetch::ModelId;
@@ -50,8 +51,13 @@ pub(super) fn run(sweep: &Sweep, places: &Places, folder: &Path, shard: Shard, j
             promised
         }
     };
-    outline.cells = shard.part(outline.cells).collect();
     let store = Store::open_existing(folder).ok();
+    if let Some(store) = &store {
+        let known = outline.cells.iter();
+        let known = known.filter_map(|cell| Some((&cell.key, cell.run_id.as_deref()?)));
+        results::check(sweep, known, store)?;
+    }
+    outline.cells = shard.part(outline.cells).collect();
     // The parts of each finished cell that are needed: all their records together would be large.
     let mut finished = Vec::new();
     if let Some(store) = &store {

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar};
 
 use super::terminal::{Bars, harmless, tell};
-use super::{output, report};
+use super::{interrupt, output, report};
 use crate::checkpoint::architecture::Architecture;
 use crate::checkpoint::repository;
 use crate::error::{Cause, Error, Result};
@@ -44,6 +44,7 @@ enum FormOption {
 
 pub(super) fn data(arguments: &DataArguments) -> Result<()> {
     let (places, remote, bars) = (Places::from_env(), Remote::from_env(), DownloadBars::new());
+    interrupt::promise(interrupt::GOES_ON);
     each("datasets", &arguments.names, |name| {
         dataset(name, arguments.source, &places, &remote, &bars)
     })
@@ -116,6 +117,7 @@ pub(super) struct ModelArguments {
 
 pub(super) fn model(arguments: &ModelArguments) -> Result<()> {
     let (remote, bars) = (Remote::from_env(), DownloadBars::new());
+    interrupt::promise(interrupt::GOES_ON);
     each("models", &arguments.ids, |id| checkpoint(id, &remote, &bars))
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +9,13 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::data::per_class;
-use super::terminal::tell;
+use super::terminal::{bar, tell};
 use super::{listed, output};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::experiment::plan::Places;
 use crate::fetch::Remote;
+use crate::fs::data_folder;
 use crate::import::{self, ImportOptions, Imported, Named, SharedImages};
 use crate::learner::Learner;
 
@@ -82,11 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let found = import::discover(&arguments.from, &arguments.name, &places.datasets, &asked)?;
     let (ignored, left_out, said) = (found.ignored().to_vec(), found.left_out().to_vec(), found.notes());
-    let bar = if io::stderr().is_terminal() {
-        ProgressBar::new_spinner()
-    } else {
-        ProgressBar::hidden()
-    };
+    let bar = bar(ProgressBar::new_spinner());
     bar.set_message(format!("looking at {} images", found.images()));
     bar.enable_steady_tick(Duration::from_millis(200));
     let imported = found.adopt(&places.datasets, &places.cache);
@@ -202,11 +198,8 @@ fn of_hub(name: &str, named: &Named) -> String {
     if let Some(share) = named.holdout {
         text += &kept(share);
     }
-    let manifest = named.manifest.display();
-    let _ = write!(
-        text,
-        "manifest: {manifest}\n\nnext: kshot data fetch {name} && kshot data show {name}\n"
-    );
+    text += &place(&named.manifest);
+    let _ = write!(text, "\nnext: kshot data fetch {name} && kshot data show {name}\n");
     text
 }
 
@@ -221,6 +214,19 @@ fn renamed(rename: &BTreeMap<String, String>) -> String {
         let _ = writeln!(text, "and {more} more, see `[rename]` in the manifest");
     }
     text
+}
+
+/// The manifest that was written, and from where it is found.
+fn place(manifest: &Path) -> String {
+    let everywhere = data_folder().is_some_and(|folder| manifest.starts_with(folder));
+    let found = match manifest.parent().and_then(Path::parent) {
+        Some(home) if !everywhere => format!("in `{}`", home.display()),
+        _ => "in any folder".to_owned(),
+    };
+    format!(
+        "manifest: {}\nkshot finds it when it runs {found}\n",
+        manifest.display()
+    )
 }
 
 fn kept(share: f64) -> String {
@@ -276,12 +282,12 @@ fn told(imported: &Imported) -> String {
     if let Some(share) = imported.holdout {
         text += &kept(share);
     }
+    text += &place(&imported.manifest);
     let least = pool.first().copied().unwrap_or_default();
     let shots = [1, 2, 4, 8, 16].into_iter().filter(|k| *k <= least);
     let _ = write!(
         text,
-        "manifest: {}\n\nnext: kshot sweep --set \"datasets=['{name}']\" --set name={name} --set 'shots=[{}]'\n",
-        imported.manifest.display(),
+        "\nnext: kshot sweep --set \"datasets=['{name}']\" --set name={name} --set 'shots=[{}]'\n",
         listed(shots.map(|k| k.to_string()))
     );
     text

@@ -4,13 +4,18 @@
 
 mod bench;
 mod check;
+mod completions;
 mod data;
+mod diff;
+mod doctor;
 mod dry_run;
 mod embed;
 mod fetch;
 mod gate;
 mod images;
 mod import;
+mod init;
+mod interrupt;
 mod plot;
 mod predict;
 mod report;
@@ -18,26 +23,34 @@ mod serve;
 mod sweep;
 mod terminal;
 mod train;
+mod version;
 
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::{env, thread};
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
+use tracing_subscriber::EnvFilter;
 
+use crate::environment::Variable;
 use crate::error::{Error, Result};
 
 /// How well does a model classify images with k labelled examples per class?
 #[derive(Debug, Parser)]
 #[command(name = "kshot", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "kshot --help lists the environment variables too", after_long_help = variables())]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
     /// Say more (-v) or much more (-vv) on stderr.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// No progress, no notes and no summary: warnings, errors and what was asked for.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,8 +73,13 @@ enum Verb {
     Gate(gate::Arguments),
     Promote(plot::PromoteArguments),
     Verify(check::VerifyArguments),
+    Diff(diff::Arguments),
     Control(check::ControlArguments),
     Bench(bench::Arguments),
+    Init(init::Arguments),
+    Doctor(doctor::Arguments),
+    Completions(completions::ShellArguments),
+    Man(completions::ManArguments),
 }
 
 /// Fetch, import, list, describe and verify datasets.
@@ -105,8 +123,13 @@ impl Verb {
             Self::Gate(arguments) => gate::run(arguments),
             Self::Promote(arguments) => plot::promote(arguments).map(done),
             Self::Verify(arguments) => check::verify(arguments),
+            Self::Diff(arguments) => diff::run(arguments).map(done),
             Self::Control(arguments) => check::control(arguments),
             Self::Bench(arguments) => bench::run(arguments).map(done),
+            Self::Init(arguments) => init::run(arguments).map(done),
+            Self::Doctor(arguments) => doctor::run(arguments),
+            Self::Completions(arguments) => completions::run(arguments).map(done),
+            Self::Man(arguments) => completions::man(arguments).map(done),
         }
     }
 }
@@ -120,10 +143,13 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return unparsed(&error),
     };
+    if arguments.quiet {
+        terminal::be_quiet();
+    }
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
-    let filter = tracing_subscriber::EnvFilter::try_from_env("KSHOT_LOG").unwrap_or_else(|_| level.into());
+    let asked = Variable::Log.text().and_then(|filter| EnvFilter::try_new(filter).ok());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(asked.unwrap_or_else(|| level.into()))
         .with_writer(|| terminal::Stderr)
         // Colours would have to be told from what names bring along.
         .with_ansi(false)
@@ -139,8 +165,26 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The environment variables with their meanings, for the end of the help.
+fn variables() -> String {
+    let width = Variable::ALL
+        .iter()
+        .map(|variable| variable.name().len())
+        .max()
+        .unwrap_or(0);
+    let line = |variable: &Variable| format!("  {:width$}  {}", variable.name(), variable.meaning());
+    let lines: Vec<String> = Variable::ALL.iter().map(line).collect();
+    format!("Environment variables (docs/environment.md):\n{}", lines.join("\n"))
+}
+
 /// The message of the command line's parser, in colour where that is shown; names that are no options may hold anything.
 fn unparsed(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayVersion {
+        return match output(&version::text()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(2),
+        };
+    }
     let plain = error.render().to_string();
     if error.use_stderr() && terminal::harmless(&plain) != plain {
         terminal::tell(&plain);
@@ -201,15 +245,15 @@ fn output_json(value: &impl Serialize) -> Result<()> {
 
 /// candle's own pool waits by spinning, beside rayon's, which does the products: on two cores it made
 /// training four times slower. It can be switched off only by this variable, before candle is first used.
-const CANDLE: &str = "CANDLE_NUM_THREADS";
+const CANDLE: Variable = Variable::CandleThreads;
 /// Without it candle reads /proc/cpuinfo at every product.
-const RAYON: &str = "RAYON_NUM_THREADS";
+const RAYON: Variable = Variable::Threads;
 
 /// Milliseconds for which the allocator keeps freed memory before it gives it back to the system; -1: for ever. Every batch wants
 /// the same again: kept, what is resident is the same from the first batches on, and nothing waits for the kernel to clear
 /// pages. Given back at once it jumps with every batch and the work takes three times as long; by default it creeps up, and a
 /// training step of a wide model spends an eighth of its time on cleared pages.
-const MIMALLOC: &str = "MIMALLOC_PURGE_DELAY";
+const MIMALLOC: Variable = Variable::PurgeDelay;
 
 /// One thread pool, not two that get in each other's way, and memory that does not creep up over a million images: replaces
 /// this process by itself with the variables set, unless they are, since a process cannot safely change its own environment once
@@ -217,13 +261,13 @@ const MIMALLOC: &str = "MIMALLOC_PURGE_DELAY";
 fn settle_threads() -> io::Result<()> {
     let threads = thread::available_parallelism()?.to_string();
     let mut wanted = vec![(CANDLE, "1"), (RAYON, &threads), (MIMALLOC, "-1")];
-    wanted.retain(|(name, _)| env::var_os(name).is_none());
+    wanted.retain(|(variable, _)| !variable.is_set());
     if wanted.is_empty() {
         return Ok(());
     }
     Err(Command::new(env::current_exe()?)
         .args(env::args_os().skip(1))
-        .envs(wanted)
+        .envs(wanted.into_iter().map(|(variable, value)| (variable.name(), value)))
         .exec())
 }
 

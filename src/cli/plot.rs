@@ -8,9 +8,10 @@ use clap::{Args, ValueEnum};
 use super::output;
 use crate::comparison::curve::Panel;
 use crate::comparison::series::Series;
-use crate::comparison::{curve, reliability};
+use crate::comparison::{curve, paired, reliability};
 use crate::error::Result;
 use crate::fs::file;
+use crate::report::summary::summary;
 use crate::report::table::Table;
 use crate::report::{figure, table};
 use crate::store::record::Record;
@@ -39,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         vec![table::accuracy(&points)]
     } else {
         let store = Store::open_existing(&arguments.results)?;
-        draw(&store, &store.records()?)?
+        draw(&store, &store.records()?)?.tables
     };
     output(&text(&tables, arguments.format)?)
 }
@@ -61,9 +62,9 @@ pub(super) struct PromoteArguments {
 
 pub(super) fn promote(arguments: &PromoteArguments) -> Result<()> {
     // Drawn from what was written, which is thereby read back once.
-    let (records, tables) = promote::promote(&Store::open_existing(&arguments.results)?, &arguments.dir, draw)?;
+    let (records, drawn) = promote::promote(&Store::open_existing(&arguments.results)?, &arguments.dir, draw)?;
     tracing::info!("{} cells are in `{}`", records.len(), arguments.dir.display());
-    output(&plain(&tables))
+    output(&plain(&drawn.tables))
 }
 
 /// A form of tables.
@@ -81,14 +82,39 @@ enum Format {
     Json,
 }
 
-/// Draws the figure of `records` into the store, writes [all tables](table::all) that have rows beside it and gives them.
-pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Vec<Table>> {
+/// What there is to say of results.
+pub(super) struct Drawn {
+    /// The tables that have rows.
+    pub tables: Vec<Table>,
+    /// What of them fits a screen.
+    pub summary: String,
+    /// From miniature datasets, or by micro models.
+    pub micro: bool,
+    /// Fewest seeds of a point with examples.
+    pub seeds: usize,
+}
+
+/// Draws the figure of `records` into the store, writes [all tables](table::all) that have rows beside it and gives them, with
+/// their summary.
+pub(super) fn draw(store: &Store, records: &[Record]) -> Result<Drawn> {
     let series = Series::load(store, records)?;
     let points = curve::points(&series);
-    figure::write(&store.figures(), &curve::with_means(points.clone(), &series))?;
+    let with_means = curve::with_means(points.clone(), &series);
+    figure::write(&store.figures(), &with_means)?;
     figure::reliability::write(&store.figures(), &reliability::rows(store, &series)?)?;
 
-    write(&store.folder().join("tables"), table::all(&series, &points)?)
+    let tests = paired::tests(&series, &paired::subjects(&series))?;
+    let tables = table::all(&series, &points, &tests)?;
+    let seeds = series
+        .iter()
+        .filter(|series| series.shots.any())
+        .map(|series| series.runs.len());
+    Ok(Drawn {
+        tables: write(&store.folder().join("tables"), tables)?,
+        summary: summary(&with_means, &tests),
+        micro: series.iter().any(Series::is_micro),
+        seeds: seeds.min().unwrap_or(0),
+    })
 }
 
 /// Writes the tables that have rows, and removes the files of those that have none.

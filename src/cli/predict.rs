@@ -15,9 +15,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::images::{DecodedImage, Images, batches, decode_ahead};
-use super::output;
-use super::terminal::style;
+use super::terminal::{is_quiet, style};
 use super::train::{Ready, Subject};
+use super::{interrupt, output};
 use crate::error::{Cause, Error, Result};
 use crate::experiment::plan::Places;
 use crate::fs::file;
@@ -77,6 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut batches = batches(arguments.images.paths(), classifier.batch());
     let (mut out, mut kept) = (None, ResumeState::default());
     if let Some(path) = &arguments.out {
+        interrupt::promise(interrupt::GOES_ON);
         let mut answers = Answers::open(path, &settings)?;
         kept = answers.keep(&mut batches)?;
         if kept.answers > 0 {
@@ -196,17 +197,17 @@ fn settings(ready: &Ready, classes: &[String], exif: bool) -> Value {
 
 /// Drawn to stderr if somebody looks, and not among answers on the same terminal.
 fn bar(images: &Images, to_file: bool, done: usize) -> Result<ProgressBar> {
-    if !io::stderr().is_terminal() || (!to_file && io::stdout().is_terminal()) {
+    if is_quiet() || !io::stderr().is_terminal() || (!to_file && io::stdout().is_terminal()) {
         return Ok(ProgressBar::hidden());
     }
     let (bar, template) = match images.count()? {
         Some(count) => (
             ProgressBar::new(count),
-            "{bar:30} {human_pos}/{human_len} images · {per_sec} · ETA {eta}",
+            "{bar:30} {human_pos}/{human_len} images · {rate} · ETA {eta}",
         ),
         None => (
             ProgressBar::no_length(),
-            "{spinner} {human_pos} images · {per_sec} · {elapsed}",
+            "{spinner} {human_pos} images · {rate} · {elapsed}",
         ),
     };
     Ok(bar.with_style(style(template)).with_position(done as u64))

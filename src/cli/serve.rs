@@ -1,6 +1,5 @@
 //! `kshot serve`: a server for Tinker's SDK and OpenAI clients.
 
-use std::env;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use clap::Args;
 
 use super::output;
 use crate::engine::Settings;
+use crate::environment::Variable;
 use crate::error::Result;
 use crate::experiment::plan::Places;
 use crate::nn::DeviceSpec;
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         home: Places::from_env().home,
         bind: arguments.bind,
         state: arguments.state.clone(),
-        key: env::var("TINKER_API_KEY").ok().filter(|key| !key.is_empty()),
+        key: Variable::ServerKey.text(),
         session_timeout: Duration::from_secs(arguments.session_timeout),
         device: DeviceSpec::best()?,
         settings: Settings {

@@ -4,19 +4,21 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use candle_core::Device;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::terminal::{Bars, harmless};
-use super::{dry_run, output, plot, report};
+use super::plot::Drawn;
+use super::terminal::{Bars, harmless, is_quiet};
+use super::version::COMMIT;
+use super::{dry_run, interrupt, output, plot, report};
 use crate::error::{Error, Result};
 use crate::experiment::cell::Event;
 use crate::experiment::config::{QUICKSTART, Sweep};
 use crate::experiment::estimate;
+use crate::experiment::folder as results;
 use crate::experiment::plan::{self, Cell, Places};
 use crate::experiment::sweep::{self, Progress, Shard, Sweeper};
 use crate::nn::memory;
@@ -25,7 +27,10 @@ use crate::store::claim::{Claims, LONGEST_LEASE};
 use crate::store::record::{CellKey, Record};
 
 /// Train and evaluate every cell of datasets × shots × seeds × learners that is not finished yet, then
-/// print the table and draw the figure.
+/// draw the figure, write the tables and print a summary.
+///
+/// A sweep that adds datasets, shots, seeds or learners to the results of another, or runs a part of it, extends the same folder;
+/// one with other settings needs a folder of its own (--results), or takes this one (--replace).
 ///
 /// Any number of processes, on any machines that share the results folder, may run the same sweep at once: each cell
 /// is run by one of them, and the cells of one that dies are taken over.
@@ -33,7 +38,7 @@ use crate::store::record::{CellKey, Record};
 #[command(after_help = "Examples:
   kshot sweep                                       the embedded quickstart
   kshot sweep --config configs/mini-full.toml
-  kshot sweep --set 'shots=[1, 4]' --set learner.0.rank=8 --dry-run
+  kshot sweep --set name=rank-8 --set learner.0.rank=8 --dry-run
   kshot sweep --config configs/mini-full.toml --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
                                                     one task of a job array, see configs/cluster/")]
 pub(super) struct Arguments {
@@ -55,29 +60,43 @@ pub(super) struct Arguments {
     /// The same as JSON.
     #[arg(long, requires = "dry_run")]
     json: bool,
+    /// Print all tables in place of the summary; their files are written in any case.
+    #[arg(long)]
+    tables: bool,
+    /// Begin the folder anew: remove its cells that are none of this sweep's. Without it they stay where they belong to the same
+    /// experiment, and else the sweep is refused.
+    #[arg(long, conflicts_with = "dry_run")]
+    replace: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let places = Places::from_env();
-    let (sweep, folder) = arguments.config.read()?;
+    let (asked, folder) = arguments.config.read()?;
     if arguments.dry_run {
-        return dry_run::run(&sweep, &places, &folder, arguments.shard, arguments.json);
+        return dry_run::run(&asked, &places, &folder, arguments.shard, arguments.json);
     }
-    let cells = plan::plan(&sweep, &places)?;
+    interrupt::promise(interrupt::GOES_ON);
+    let mut cells = plan::plan(&asked, &places)?;
     let store = Store::open(&folder)?;
-    let jobs = arguments.jobs.map_or_else(|| jobs(&cells, &places), usize::from);
-    let (claims, commit) = (arguments.lease.claims(&folder)?, commit(&places.home));
-    let mut bars = SweepBars::new();
-    let failed =
-        Sweeper::new(&sweep, &store, claims, commit.as_deref(), &mut bars, jobs).run(&cells, arguments.shard)?;
-    let tables = sweep::conclude(&cells, &store, |records| match records {
-        [] => Ok(Vec::new()),
-        records => plot::draw(&store, records),
-    })?;
-    if !tables.is_empty() {
-        output(&plot::plain(&tables))?;
+    if arguments.replace {
+        results::replace(&cells, &store)?;
     }
-    tracing::info!("results are in `{}`", folder.display());
+    let sweep = results::joined(&asked, &mut cells, &store)?;
+    let jobs = arguments.jobs.map_or_else(|| jobs(&cells, &places), usize::from);
+    let claims = arguments.lease.claims(&folder)?;
+    let mut bars = SweepBars::new();
+    let failed = Sweeper::new(&sweep, &store, claims, COMMIT, &mut bars, jobs).run(&cells, arguments.shard)?;
+    let drawn = sweep::conclude(&asked, &cells, &store, |records| match records {
+        [] => Ok(None),
+        records => plot::draw(&store, records).map(Some),
+    })?;
+    if let Some(drawn) = drawn {
+        if arguments.tables {
+            output(&plot::plain(&drawn.tables))?;
+        } else if !is_quiet() {
+            output(&ending(&drawn, &folder, &asked, &arguments.config))?;
+        }
+    }
     if failed > 0 {
         return Err(Error::CellsFailed {
             failed,
@@ -87,17 +106,29 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Commit of the checkout that holds the datasets and configs; none outside of git.
-pub(super) fn commit(home: &Path) -> Option<String> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(home)
-        .args(["rev-parse", "HEAD"])
-        .output()
-        .ok()?;
-    let hash = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-    (output.status.success() && !hash.is_empty()).then_some(hash)
+/// The summary of the results, where they are, and what to do next.
+fn ending(drawn: &Drawn, folder: &Path, sweep: &Sweep, config: &Config) -> String {
+    let mut text = format!("{}\n", drawn.summary);
+    for (name, file) in [
+        ("figure", "figures/accuracy.svg"),
+        ("tables", "tables/tables.md"),
+        ("ledger", "ledger.csv"),
+    ] {
+        text += &format!("{name}  {}\n", folder.join(file).display());
+    }
+    let next = if drawn.micro && sweep.is_quickstart() {
+        "kshot data import DIR --name NAME    your own images, a folder for each class".to_owned()
+    } else if drawn.seeds < CLAIM_SEEDS && sweep.seeds.len() < CLAIM_SEEDS {
+        let seeds: Vec<String> = (0..CLAIM_SEEDS).map(|seed| seed.to_string()).collect();
+        format!("{} --set 'seeds=[{}]'", config.command("sweep"), seeds.join(", "))
+    } else {
+        format!("kshot verify {}", folder.display())
+    };
+    text + &format!("next    {next}\n")
 }
+
+/// Seeds that a claim takes.
+const CLAIM_SEEDS: usize = 5;
 
 /// Train and evaluate one cell of a sweep and print its key, accuracy and record.
 ///
@@ -120,18 +151,20 @@ pub(super) struct RunArguments {
 
 pub(super) fn run_one(arguments: &RunArguments) -> Result<()> {
     let places = Places::from_env();
-    let (sweep, folder) = arguments.config.read()?;
-    let cells = plan::plan(&sweep, &places)?;
+    let (asked, folder) = arguments.config.read()?;
+    interrupt::promise(interrupt::GOES_ON);
+    let mut cells = plan::plan(&asked, &places)?;
+    let store = Store::open(&folder)?;
+    let sweep = results::joined(&asked, &mut cells, &store)?;
     let cell = cells.iter().find(|cell| cell.run_id == arguments.cell);
     let cell = cell.ok_or_else(|| Error::UnknownCell {
         run_id: arguments.cell.clone(),
         cells: cells.len(),
     })?;
-    let store = Store::open(&folder)?;
     store.write_sweep_config(&sweep.to_toml()?)?;
-    let (claims, commit) = (arguments.lease.claims(&folder)?, commit(&places.home));
+    let claims = arguments.lease.claims(&folder)?;
     let mut bars = SweepBars::new();
-    let record = Sweeper::new(&sweep, &store, claims, commit.as_deref(), &mut bars, 1).run_one(cell)?;
+    let record = Sweeper::new(&sweep, &store, claims, COMMIT, &mut bars, 1).run_one(cell)?;
     let path = store.cell_path(&record.run_id);
     output(&format!(
         "{} · {:.1} % · {}\n",
@@ -242,11 +275,11 @@ impl SweepBars {
         }
     }
 
-    /// Counts a cell and tells how it ended.
-    fn count(&mut self, run_id: &str, key: &CellKey, end: &str) {
+    /// Counts a cell and gives the line that tells how it ended.
+    fn count(&mut self, run_id: &str, key: &CellKey, end: &str) -> String {
         self.stop(run_id);
         self.done += 1;
-        self.bars.line(&format!("[{}/{}] {key} · {end}", self.done, self.cells));
+        format!("[{}/{}] {key} · {end}", self.done, self.cells)
     }
 
     fn stop(&mut self, run_id: &str) {
@@ -272,7 +305,7 @@ impl Progress for SweepBars {
                 .line(&format!("{finished} of {cells} cells are finished already"));
         }
         if finished < cells {
-            let all = "{bar:30} {prefix} · {human_pos}/{human_len} images · {per_sec} · ETA {eta}";
+            let all = "{bar:30} {prefix} · {human_pos}/{human_len} images · {rate} · ETA {eta}";
             self.all = self.bar(images, all);
             self.all.enable_steady_tick(Duration::from_millis(200));
         }
@@ -313,19 +346,21 @@ impl Progress for SweepBars {
     fn finish(&mut self, record: &Record) {
         let seconds = record.timing.train_seconds + record.timing.eval_seconds;
         let end = format!("{:.1} % · {seconds:.1} s", 100.0 * record.value());
-        self.count(&record.run_id, &record.key, &end);
+        let line = self.count(&record.run_id, &record.key, &end);
+        self.bars.line(&line);
     }
 
     fn found(&mut self, record: &Record, cell: &Cell) {
         self.all.inc(cell.images());
         let end = format!("{:.1} % · by another process", 100.0 * record.value());
-        self.count(&record.run_id, &record.key, &end);
+        let line = self.count(&record.run_id, &record.key, &end);
+        self.bars.line(&line);
     }
 
     fn lose(&mut self, cell: &Cell, error: &Error) {
         self.stop(&cell.run_id);
         let hint = error.hint().unwrap_or_default();
-        self.bars.line(&format!("{} · dropped: {error}; {hint}", cell.key));
+        self.bars.warn(&format!("{} · dropped: {error}; {hint}", cell.key));
     }
 
     fn wait(&mut self, others: &[(&Cell, String)]) {
@@ -344,7 +379,8 @@ impl Progress for SweepBars {
     }
 
     fn fail(&mut self, cell: &Cell, error: &Error) {
-        self.count(&cell.run_id, &cell.key, &format!("FAILED\n{}", report(error)));
+        let line = self.count(&cell.run_id, &cell.key, &format!("FAILED\n{}", report(error)));
+        self.bars.warn(&line);
     }
 
     fn end(&mut self) {

@@ -1,10 +1,11 @@
 //! Text and bars on stderr: names from files, archives and servers are not trusted with control characters.
 
 use std::borrow::Cow;
-use std::io;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fmt, io};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 /// True if a character changes how others are shown, or what the terminal does: control characters other than line feed
 /// and tab, and those that turn the direction of writing.
@@ -34,6 +35,26 @@ pub(super) fn tell(text: &str) {
     let _ = io::stderr().write_all(harmless(text).as_bytes());
 }
 
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From here on no progress is shown and nothing is said that nobody asked for.
+pub(super) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// True after [`be_quiet`].
+pub(super) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A bar of its own; hidden where stderr is no terminal.
+pub(super) fn bar(bar: ProgressBar) -> ProgressBar {
+    if is_quiet() || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    bar
+}
+
 /// Stderr for what writes bytes, whole lines at a time.
 pub(super) struct Stderr;
 
@@ -57,7 +78,7 @@ pub(super) struct Bars {
 impl Bars {
     pub(super) fn new() -> Self {
         Self {
-            are_shown: io::stderr().is_terminal(),
+            are_shown: io::stderr().is_terminal() && !is_quiet(),
             bars: MultiProgress::new(),
         }
     }
@@ -72,8 +93,15 @@ impl Bars {
         self.bars.remove(bar);
     }
 
-    /// A line above the bars.
+    /// A line above the bars, about progress.
     pub(super) fn line(&self, text: &str) {
+        if !is_quiet() {
+            self.warn(text);
+        }
+    }
+
+    /// A line above the bars that nobody should miss.
+    pub(super) fn warn(&self, text: &str) {
         if self.are_shown {
             // A terminal that went away loses only decoration.
             let _ = self.bars.println(harmless(text));
@@ -83,9 +111,13 @@ impl Bars {
     }
 }
 
-/// The style of a template; templates are constants and parse.
+/// The style of a template; templates are constants and parse. `{rate}` is in images a second.
 pub(super) fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // A rate that cannot be written is decoration that is missing.
+        let _ = write!(text, "{:.1} images/s", state.per_sec());
+    })
 }
 
 #[cfg(test)]

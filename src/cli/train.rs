@@ -7,16 +7,17 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::terminal::style;
+use super::terminal::{bar, style};
 use super::{output, output_json};
 use crate::checkpoint::architecture::Architecture;
-use crate::checkpoint::{folder, repository};
+use crate::checkpoint::repository;
 use crate::config::{Protocol, Shots};
 use crate::data::{self, split};
 use crate::engine;
 use crate::error::{Cause, Error, Result};
 use crate::experiment::adapter::Origin;
 use crate::experiment::plan::{Places, without_refused};
+use crate::fs::folder;
 use crate::learner::base::Bases;
 use crate::learner::{Classifier, Learner, Step};
 use crate::models::qwen3_vl::Qwen3Vl;
@@ -90,7 +91,7 @@ pub(super) fn train(arguments: &TrainArguments) -> Result<()> {
             })?
         }
     };
-    let bar = ProgressBar::new(0).with_style(style("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}"));
+    let bar = bar(ProgressBar::new(0)).with_style(style("{bar:30} {pos}/{len} steps · {msg} · ETA {eta}"));
     let fit = classifier.fit(&shots, None, &mut |step: Step| {
         bar.set_length(step.of as u64);
         bar.set_position(step.done as u64);
@@ -146,8 +147,8 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<()> {
     }
     let mut ready = arguments.subject.ready(&places.home, &classes)?;
     let dataset = without_refused(dataset, std::slice::from_ref(&ready.learner));
-    let bar = ProgressBar::new(dataset.test.len() as u64)
-        .with_style(style("{bar:30} {pos}/{len} images · {per_sec} · ETA {eta}"));
+    let bar = bar(ProgressBar::new(dataset.test.len() as u64))
+        .with_style(style("{bar:30} {pos}/{len} images · {rate} · ETA {eta}"));
     let mut rows: Vec<Prediction> = Vec::with_capacity(dataset.test.len());
     ready.classifier.predict(&dataset.test, &mut |batch| {
         rows.extend_from_slice(batch);

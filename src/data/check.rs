@@ -14,7 +14,7 @@ use super::overlap::{NEAR, count_pairs, hashes};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 use crate::fetch::HubSettings;
-use crate::manifest::Form;
+use crate::manifest::{Form, ManifestFolders};
 
 /// Findings about one form of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -76,7 +76,7 @@ impl Verification {
 /// is a finding.
 pub fn verify(
     name: &str,
-    datasets: &Path,
+    datasets: impl Into<ManifestFolders>,
     cache: &Path,
     hub: &HubSettings,
     looked_at: &(dyn Fn(usize) + Sync),

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::fetch;
 use crate::formats::image::Decoding;
 use crate::fs::hash::{Stamp, hex};
+pub use crate::manifest::ManifestFolders;
 use crate::manifest::{self, Layout, Manifest, Regime};
 use files::DatasetFiles;
 
@@ -193,7 +194,7 @@ impl Dataset {
     }
 }
 
-/// Opens a dataset by the name of its manifest in `datasets`.
+/// Opens a dataset by the name of its manifest, which is looked for in `datasets`: a folder, or several.
 ///
 /// The first call checks sizes and hashes of all files, unpacks them below `cache`, decodes every image
 /// once and writes an index. Later calls read the index: they check that each image still lies there
@@ -203,7 +204,7 @@ impl Dataset {
 /// [`Error::UnknownDataset`], [`Error::NotFetched`], [`Error::Manifest`], [`Error::WrongBytes`], [`Error::Archive`],
 /// [`Error::Labels`], [`Error::Image`] and [`Error::Dataset`], each naming file or image. Nothing
 /// half-written stays in the cache.
-pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
+pub fn open(name: &str, datasets: impl Into<ManifestFolders>, cache: &Path) -> Result<Dataset> {
     open_for(name, Protocol::Clean, datasets, cache)
 }
 
@@ -211,7 +212,7 @@ pub fn open(name: &str, datasets: &Path, cache: &Path) -> Result<Dataset> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_for(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
+pub fn open_for(name: &str, protocol: Protocol, datasets: impl Into<ManifestFolders>, cache: &Path) -> Result<Dataset> {
     open_with(name, protocol, datasets, cache, &fetch::HubSettings::from_env())
 }
 
@@ -222,7 +223,7 @@ pub fn open_for(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -
 pub fn open_with(
     name: &str,
     protocol: Protocol,
-    datasets: &Path,
+    datasets: impl Into<ManifestFolders>,
     cache: &Path,
     hub: &fetch::HubSettings,
 ) -> Result<Dataset> {
@@ -239,13 +240,18 @@ pub fn open_with(
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_as_indexed(name: &str, protocol: Protocol, datasets: &Path, cache: &Path) -> Result<Dataset> {
-    let hub = fetch::HubSettings::from_env();
-    let manifest = manifest_of(name, datasets, cache)?;
+pub fn open_as_indexed(
+    name: &str,
+    protocol: Protocol,
+    datasets: impl Into<ManifestFolders>,
+    cache: &Path,
+) -> Result<Dataset> {
+    let (datasets, hub) = (datasets.into(), fetch::HubSettings::from_env());
+    let manifest = manifest_of(name, &datasets, cache)?;
     let source = DatasetFiles::choose(&manifest, protocol, &hub)?;
     match cache::as_indexed(&source, &cache.join("datasets").join(name))? {
         Some(opened) => Ok(opened.index.dataset(opened.listed, &source, &opened.root)),
-        None => open_with(name, protocol, datasets, cache, &hub),
+        None => open_with(name, protocol, &datasets, cache, &hub),
     }
 }
 
@@ -275,7 +281,12 @@ impl std::fmt::Display for Presence {
 ///
 /// # Errors
 /// Error of the manifest.
-pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubSettings) -> Result<Presence> {
+pub fn presence(
+    name: &str,
+    datasets: impl Into<ManifestFolders>,
+    cache: &Path,
+    hub: &fetch::HubSettings,
+) -> Result<Presence> {
     let manifest = manifest_of(name, datasets, cache)?;
     let mut forms = Vec::new();
     for protocol in [Protocol::Clean, Protocol::Tinker, Protocol::Coop] {
@@ -295,7 +306,7 @@ pub fn presence(name: &str, datasets: &Path, cache: &Path, hub: &fetch::HubSetti
 }
 
 /// A manifest that knows where its files are downloaded to.
-fn manifest_of(name: &str, datasets: &Path, cache: &Path) -> Result<Manifest> {
+fn manifest_of(name: &str, datasets: impl Into<ManifestFolders>, cache: &Path) -> Result<Manifest> {
     let mut manifest = manifest::load(datasets, name)?;
     manifest.downloads = cache.join("downloads").join(name);
     Ok(manifest)

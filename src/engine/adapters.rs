@@ -9,8 +9,8 @@ use candle_core::{DType, Device, Var};
 
 use super::train_state::{TrainState, WEIGHTS, check_state, is_state, unfit};
 use super::{AdapterConfig, AdapterId, Engine, lock};
-use crate::checkpoint::folder;
 use crate::error::{Cause, Error, Result};
+use crate::fs::folder;
 use crate::models::qwen3_vl::Qwen3Vl;
 use crate::nn::ParamGroup;
 use crate::seed;

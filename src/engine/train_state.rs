@@ -15,8 +15,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::folder;
 use crate::error::{Error, Result};
+use crate::fs::folder;
 use crate::models::lora::Lora;
 use crate::nn::{AdamParams, AdamW, Moments, ParamGroup, add_gradients};
 

@@ -293,6 +293,10 @@ impl Error {
             Self::CellsFailed { .. } => {
                 "the reasons are above and in `cells/*.failed.json` of the results folder; the next call tries them again"
             }
+            Self::OtherSweep { .. } => {
+                "`--results DIR` puts this sweep into a folder of its own; `kshot sweep --replace` removes those cells and begins \
+                 this folder anew"
+            }
             Self::UnknownCell { .. } => {
                 "`kshot sweep --dry-run` with the same `--config` and `--set` lists the cells of a sweep"
             }

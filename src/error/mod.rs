@@ -264,6 +264,16 @@ pub enum Error {
         /// Time for which this process may be silent.
         lease_seconds: f64,
     },
+    /// A results folder has cells of another experiment.
+    #[error("`{}` has {cells} {} of another sweep: {cell}: {reason}", folder.display(), if *cells == 1 { "cell" } else { "cells" })]
+    OtherSweep {
+        folder: PathBuf,
+        /// Cells that are none of this sweep's.
+        cells: usize,
+        /// One of them.
+        cell: String,
+        reason: String,
+    },
     /// No cell of that name in the sweep.
     #[error("none of the {cells} cells of this sweep is {run_id}")]
     UnknownCell { run_id: String, cells: usize },

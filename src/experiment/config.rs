@@ -104,6 +104,12 @@ impl Sweep {
         Ok(sweep)
     }
 
+    /// True if it is [`QUICKSTART`], unchanged.
+    #[must_use]
+    pub fn is_quickstart(&self) -> bool {
+        Self::parse(QUICKSTART, "quickstart", &[]).is_ok_and(|quickstart| quickstart == *self)
+    }
+
     /// The config with every default written out.
     ///
     /// # Errors

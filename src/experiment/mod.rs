@@ -6,6 +6,7 @@ pub mod cell;
 pub mod config;
 pub mod control;
 pub mod estimate;
+pub mod folder;
 pub mod plan;
 pub mod sweep;
 pub mod verify;

@@ -1,7 +1,7 @@
 //! From a config to cells: everything that can be wrong is found here, before anything is trained.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -10,12 +10,14 @@ use crate::config::Shots;
 use crate::data::split::{self, Split, SplitItem};
 use crate::data::{self, Dataset, LabelledImage};
 use crate::engine::CacheStats;
+use crate::environment::Variable;
 use crate::error::Result;
 use crate::example::ImageCache;
 use crate::experiment::config::Sweep;
-use crate::fs::cache_folder;
+use crate::fs::{cache_folder, data_folder};
 use crate::learner::base::{Base, Bases};
 use crate::learner::{Classifier, Learner};
+use crate::manifest::ManifestFolders;
 use crate::nn::DeviceSpec;
 use crate::store::record::{CellKey, Identity};
 
@@ -28,8 +30,8 @@ pub const RECIPE: u32 = 3;
 pub struct Places {
     /// Relative model folders are looked up here.
     pub home: PathBuf,
-    /// Folder of the manifests.
-    pub datasets: PathBuf,
+    /// Where manifests are looked for.
+    pub datasets: ManifestFolders,
     /// Unpacked datasets.
     pub cache: PathBuf,
     /// Bound of the cache of shrunk images below `cache`, as [`ImageCache::new`] takes it.
@@ -39,25 +41,21 @@ pub struct Places {
 }
 
 impl Places {
-    /// Those that the environment names. The folder that holds `datasets/` is `KSHOT_HOME`, else the working folder or its
-    /// nearest ancestor that has one, else the source folder this binary was built in. Unpacked data goes to `KSHOT_CACHE`,
-    /// else the platform's cache folder; `KSHOT_IMAGE_CACHE_GB` bounds what of it are shrunk images, 0 for none, and
-    /// `KSHOT_FEATURE_CACHE_GB` what is kept in memory of what a frozen tower saw in pictures.
+    /// Those that the environment names. Manifests are those in `datasets` of the working folder, or of `KSHOT_HOME`; those of the
+    /// user in `kshot/datasets` of the platform's folder for data; and those inside the binary. Unpacked data goes to
+    /// `KSHOT_CACHE`, else the platform's cache folder; `KSHOT_IMAGE_CACHE_GB` bounds what of it are shrunk images, 0 for none,
+    /// and `KSHOT_FEATURE_CACHE_GB` what is kept in memory of what a frozen tower saw in pictures.
     #[must_use]
     pub fn from_env() -> Self {
-        let home = env::var_os("KSHOT_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let working = env::current_dir().unwrap_or_default();
-            working
-                .ancestors()
-                .find(|folder| folder.join("datasets").is_dir())
-                .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
-                .to_path_buf()
-        });
+        let home = Variable::Home.path().or_else(|| env::current_dir().ok());
+        let home = home.unwrap_or_default();
+        let folders = [Some(home.clone()), data_folder()].into_iter().flatten();
+        let folders = folders.map(|folder| folder.join("datasets"));
         Self {
-            datasets: home.join("datasets"),
+            datasets: ManifestFolders::with_embedded(folders.collect()),
             cache: cache_folder(),
-            image_cache_gigabytes: gigabytes("KSHOT_IMAGE_CACHE_GB"),
-            feature_gigabytes: gigabytes("KSHOT_FEATURE_CACHE_GB"),
+            image_cache_gigabytes: gigabytes(Variable::ImageCache),
+            feature_gigabytes: gigabytes(Variable::FeatureCache),
             home,
         }
     }
@@ -69,10 +67,11 @@ impl Places {
     }
 }
 
-fn gigabytes(name: &str) -> Option<f64> {
-    let bound = env::var(name).ok().filter(|bound| !bound.is_empty())?;
+fn gigabytes(variable: Variable) -> Option<f64> {
+    let bound = variable.text()?;
     let gigabytes = bound.parse().ok().filter(|gigabytes: &f64| gigabytes.is_finite());
     if gigabytes.is_none() {
+        let name = variable.name();
         tracing::warn!("{name} is `{bound}`, which is no number of gigabytes: the default holds");
     }
     gigabytes

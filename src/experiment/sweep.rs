@@ -21,6 +21,7 @@ use crate::data::LabelledImage;
 use crate::error::{Error, Result};
 use crate::experiment::cell::{self, Event, Provenance, Trained};
 use crate::experiment::config::Sweep;
+use crate::experiment::folder;
 use crate::experiment::plan::Cell;
 use crate::learner::TOGETHER;
 use crate::store::claim::{Claim, ClaimOutcome, Claims};
@@ -468,21 +469,22 @@ fn rounds<'c>(cells: &[&'c Cell]) -> Vec<Vec<&'c Cell>> {
     rounds
 }
 
-/// Rebuilds the ledger of all finished cells of a plan, whoever ran them, has tables and figures drawn, and removes
-/// what is left of their running. All is made again when another process has finished a cell meanwhile: so the one
+/// Rebuilds the ledger of all finished cells of a plan, whoever ran them, and of the sweeps before it in the same folder; has tables
+/// and figures drawn, and removes what is left of their running. All is made again when another process has finished a cell meanwhile: so the one
 /// that ends last leaves the whole behind.
 ///
 /// # Errors
 /// The store cannot be read or written, or what `draw` reports.
-pub fn conclude<T>(cells: &[Cell], store: &Store, mut draw: impl FnMut(&[Record]) -> Result<T>) -> Result<T> {
+pub fn conclude<T>(
+    sweep: &Sweep,
+    cells: &[Cell],
+    store: &Store,
+    mut draw: impl FnMut(&[Record]) -> Result<T>,
+) -> Result<T> {
     let stored = || cells.iter().filter(|cell| store.is_stored(&cell.run_id)).count();
     loop {
         let before = stored();
-        let mut records = Vec::new();
-        for cell in cells {
-            records.extend(store.finished(&cell.run_id)?);
-        }
-        records.sort_by(|a, b| a.key.cmp(&b.key));
+        let records = folder::listed(sweep, cells, store)?;
         let finished: HashSet<&str> = records.iter().map(|record| record.run_id.as_str()).collect();
         store.remove_leftovers(&finished)?;
         store.remove_unfinished();

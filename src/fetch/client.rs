@@ -2,7 +2,7 @@
 //! so that the token goes nowhere else.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use reqwest::header::{
 };
 use reqwest::{StatusCode, Url};
 
+use crate::environment::Variable;
 use crate::error::{Cause, Result};
 use crate::http::{self, Failure, Patience, Response};
 use crate::process::Process;
@@ -59,22 +60,26 @@ impl HubSettings {
     /// the file `HF_TOKEN_PATH`, else `token` in `HF_HOME`; `KSHOT_OFFLINE` or `HF_HUB_OFFLINE`.
     #[must_use]
     pub fn from_env() -> Self {
-        let home = folder("HF_HOME").unwrap_or_else(|| {
-            folder("XDG_CACHE_HOME")
-                .or_else(|| folder("HOME").map(|home| home.join(".cache")))
+        let home = folder(Variable::HubHome).unwrap_or_else(|| {
+            folder(Variable::CacheHome)
+                .or_else(|| folder(Variable::UserHome).map(|home| home.join(".cache")))
                 .unwrap_or_else(env::temp_dir)
                 .join("huggingface")
         });
-        let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-        let token = variable("HF_TOKEN").or_else(|| std::fs::read_to_string(token_file).ok());
-        let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        let token_file = folder(Variable::HubTokenFile).unwrap_or_else(|| home.join("token"));
+        let token = Variable::HubToken
+            .text()
+            .or_else(|| std::fs::read_to_string(token_file).ok());
+        let endpoint = Variable::HubEndpoint
+            .text()
+            .unwrap_or_else(|| "https://huggingface.co".into());
         Self {
             endpoint: endpoint.trim_end_matches('/').into(),
-            cache: folder("HF_HUB_CACHE")
-                .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+            cache: folder(Variable::HubCache)
+                .or_else(|| folder(Variable::OldHubCache))
                 .unwrap_or_else(|| home.join("hub")),
             token: token.as_deref().and_then(Token::new),
-            offline: ["KSHOT_OFFLINE", "HF_HUB_OFFLINE"].into_iter().any(is_set),
+            offline: Variable::Offline.is_yes() || Variable::HubOffline.is_yes(),
         }
     }
 }
@@ -95,29 +100,22 @@ impl Remote {
     #[must_use]
     pub fn from_env() -> Self {
         Self {
-            mirror: variable("KSHOT_MIRROR").map(|mirror| mirror.trim_end_matches('/').into()),
+            mirror: Variable::Mirror
+                .text()
+                .map(|mirror| mirror.trim_end_matches('/').into()),
             hub: HubSettings::from_env(),
             policy: Policy::default(),
         }
     }
 }
 
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.trim().is_empty())
-}
-
 /// A folder or file that a variable names; `~/` is the user's home as in Python.
-fn folder(name: &str) -> Option<PathBuf> {
-    let path = env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)?;
-    match (path.strip_prefix("~"), env::var_os("HOME")) {
-        (Ok(inside), Some(home)) => Some(Path::new(&home).join(inside)),
+fn folder(variable: Variable) -> Option<PathBuf> {
+    let path = variable.path()?;
+    match (path.strip_prefix("~"), Variable::UserHome.path()) {
+        (Ok(inside), Some(home)) => Some(home.join(inside)),
         _ => Some(path),
     }
-}
-
-/// The values that Python's hub client takes for yes.
-fn is_set(name: &str) -> bool {
-    variable(name).is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.trim().to_lowercase().as_str()))
 }
 
 /// Patience with servers.

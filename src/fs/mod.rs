@@ -5,19 +5,53 @@ use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::environment::Variable;
 use crate::error::{Error, Result};
 
 pub mod file;
+pub(crate) mod folder;
 pub mod hash;
 
 /// The folder of unpacked data and of hashes of large files: `KSHOT_CACHE`, else in the platform's cache folder.
 #[must_use]
 pub fn cache_folder() -> PathBuf {
-    let folder = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    folder("KSHOT_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|f| f.join("kshot")))
-        .or_else(|| folder("HOME").map(|f| f.join(".cache").join("kshot")))
-        .unwrap_or_else(|| env::temp_dir().join("kshot"))
+    let below = |folder: PathBuf| folder.join("kshot");
+    Variable::Cache
+        .path()
+        .or_else(|| Variable::CacheHome.path().map(below))
+        .or_else(|| Variable::UserHome.path().map(|home| below(home.join(".cache"))))
+        .unwrap_or_else(|| below(env::temp_dir()))
+}
+
+/// The platform's folder for a user's data, with `kshot` in it; none where the environment names no home.
+#[must_use]
+pub fn data_folder() -> Option<PathBuf> {
+    let home = || Some(Variable::UserHome.path()?.join(".local/share"));
+    Some(Variable::DataHome.path().or_else(home)?.join("kshot"))
+}
+
+/// True if files can be made in a folder, or it can be made itself.
+pub(crate) fn is_writable(folder: &Path) -> bool {
+    let existing = folder.ancestors().find(|folder| folder.exists());
+    // An empty path stands for the working folder.
+    let existing = existing
+        .filter(|folder| *folder != Path::new(""))
+        .unwrap_or(Path::new("."));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    existing.is_dir() && rustix::fs::access(existing, access).is_ok()
+}
+
+/// Bytes that are free on the device of a folder, which need not be there yet.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be asked.
+pub fn free_space(folder: &Path) -> Result<u64> {
+    let existing = folder.ancestors().find(|folder| folder.exists());
+    let existing = existing
+        .filter(|folder| *folder != Path::new(""))
+        .unwrap_or(Path::new("."));
+    let found = rustix::fs::statvfs(existing).map_err(|e| Error::io("read", existing)(e.into()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Bytes that unpacked images take, per byte of their archives: these hold JPEGs and hardly shrink them.
@@ -38,8 +72,7 @@ pub(crate) fn check_space(needs: &[(&Path, u64)]) -> Result<()> {
         *needed = needed.saturating_add(bytes);
     }
     for (folder, needed) in devices.into_values() {
-        let found = rustix::fs::statvfs(&folder).map_err(|e| Error::io("read", &folder)(e.into()))?;
-        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        let free = free_space(&folder)?;
         if needed > free {
             return Err(Error::DiskSpace { folder, needed, free });
         }

@@ -8,9 +8,9 @@
 mod failure;
 mod tls;
 
+use std::io;
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
-use std::{env, io};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
@@ -18,6 +18,7 @@ use reqwest::{StatusCode, Url};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
+use crate::environment::Variable;
 use crate::error::{Error, Result};
 pub use crate::http::failure::Failure;
 
@@ -177,9 +178,7 @@ impl Whole {
 
 /// True if `NO_PROXY` has a `*`, which the library takes for every name and no number.
 fn none_by_proxy() -> bool {
-    let exceptions = ["NO_PROXY", "no_proxy"]
-        .into_iter()
-        .find_map(|name| env::var(name).ok());
+    let exceptions = Variable::NoProxy.text().or_else(|| Variable::SmallNoProxy.text());
     exceptions.is_some_and(|list| list.split(',').any(|exception| exception.trim() == "*"))
 }
 

@@ -2,18 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::{env, fs, io};
+use std::{fs, io};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::environment::Variable;
 use crate::error::{Cause, Error, Result};
 
 /// The authorities of the file `SSL_CERT_FILE`, else Mozilla's.
 pub(super) fn settings() -> Result<ClientConfig> {
-    let roots = match env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
-        Some(path) => authorities(Path::new(&path))?,
+    let roots = match Variable::Certificates.path() {
+        Some(path) => authorities(&path)?,
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
     };
     // Named here: a process may hold several, and then none is taken by itself.

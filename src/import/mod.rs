@@ -25,8 +25,7 @@ use crate::error::{Error, Result};
 use crate::formats::image::decode;
 use crate::fs::file::first_bytes;
 use crate::fs::hash::hex;
-use crate::manifest;
-use crate::manifest::{Layout, Manifest, OwnParquet, SourceFile, TableForm};
+use crate::manifest::{Layout, Manifest, ManifestFolders, NoNewFile, OwnParquet, SourceFile, TableForm};
 
 pub use parquet::{Named, name_hub};
 
@@ -131,9 +130,14 @@ pub struct Imported {
 /// # Errors
 /// [`Error::Import`] when the name cannot be one, the files have another form or two class names become one;
 /// [`Error::Exists`] when there is such a manifest; [`Error::Labels`] naming the row of a table; [`Error::Io`].
-pub fn discover(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions) -> Result<Discovered> {
+pub fn discover(
+    path: &Path,
+    name: &str,
+    datasets: impl Into<ManifestFolders>,
+    asked: &ImportOptions,
+) -> Result<Discovered> {
     let origin = path.display().to_string();
-    free_name(&origin, name, datasets)?;
+    free_name(&origin, name, &datasets.into())?;
     let path = path.canonicalize().map_err(Error::io("read", path))?;
     let mut found = if path.is_dir() {
         folder::discover(&path, &origin, asked)?
@@ -157,14 +161,12 @@ pub fn discover(path: &Path, name: &str, datasets: &Path, asked: &ImportOptions)
     Ok(found)
 }
 
-/// Checks that a manifest of this name can be written.
-fn free_name(origin: &str, name: &str, datasets: &Path) -> Result<PathBuf> {
-    manifest::check_name(name).map_err(|reason| refused(origin, reason, "give another `--name`"))?;
-    let manifest = datasets.join(format!("{name}.toml"));
-    if manifest.exists() {
-        return Err(Error::Exists { path: manifest });
-    }
-    Ok(manifest)
+/// The file of a new manifest of this name.
+fn free_name(origin: &str, name: &str, datasets: &ManifestFolders) -> Result<PathBuf> {
+    datasets.new_file(name).map_err(|reason| match reason {
+        NoNewFile::Exists(path) => Error::Exists { path },
+        NoNewFile::Named(reason) => refused(origin, reason, "give another `--name`"),
+    })
 }
 
 fn file(path: &Path, origin: &str, asked: &ImportOptions) -> Result<Discovered> {
@@ -227,7 +229,8 @@ impl Discovered {
     /// # Errors
     /// [`Error::Import`] when fewer than two classes have enough images; [`Error::Exists`]; [`Error::Io`]. No manifest
     /// is written then.
-    pub fn adopt(self, datasets: &Path, cache: &Path) -> Result<Imported> {
+    pub fn adopt(self, datasets: impl Into<ManifestFolders>, cache: &Path) -> Result<Imported> {
+        let datasets = &datasets.into();
         let path = free_name(&self.origin, &self.name, datasets)?;
         let mut unreadable = self.missing.clone();
         unreadable.sort();
@@ -377,7 +380,11 @@ impl Discovered {
 }
 
 /// Writes a manifest where none is.
+/// Writes a file that is not there yet, and makes its folder.
 fn write_new(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("make folder", folder))?;
+    }
     let mut file = File::create_new(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
         _ => Error::io("write", path)(e),

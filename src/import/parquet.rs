@@ -21,7 +21,7 @@ use crate::formats::quoted;
 use crate::fs::hash::hash;
 use crate::import::written::{self, to_toml};
 use crate::import::{Discovered, HOLDOUT, ImportOptions, free_name, refused, write_new};
-use crate::manifest::{Form, Hub, Layout, Manifest, OwnParquet, OwnShard, Shard};
+use crate::manifest::{Form, Hub, Layout, Manifest, ManifestFolders, OwnParquet, OwnShard, Shard};
 
 /// Name of the split of files whose names say none.
 const ALL: &str = "all";
@@ -410,12 +410,12 @@ pub struct Named {
 pub fn name_hub(
     repo: &str,
     name: &str,
-    datasets: &Path,
+    datasets: impl Into<ManifestFolders>,
     asked: &ImportOptions,
     settings: &HubSettings,
     policy: &Policy,
 ) -> Result<Named> {
-    let manifest = free_name(repo, name, datasets)?;
+    let manifest = free_name(repo, name, &datasets.into())?;
     let fail = |reason: String| {
         let remedy = "only repositories of parquet files with images and class names are read";
         refused(repo, reason, remedy)

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::checkpoint::folder;
 use crate::config::Chosen;
 use crate::data::LabelledImage;
 use crate::error::{Cause, Error, Result};
 use crate::example::{Picture, Renderer, model_error};
+use crate::fs::folder;
 use crate::prediction::{Names, Prediction};
 
 /// Hears of every step of a training; what it reports as an error ends the training.

@@ -18,8 +18,8 @@ use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::checkpoint::folder;
 use crate::error::{Error, Result};
+use crate::fs::folder;
 use crate::fs::hash::hex;
 use crate::learner::classifier::{Checkpoints, Fit, OnStep, Step};
 use crate::nn::{AdamParams, warmup_cosine};

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::Protocol;
 use crate::error::{Error, Result};
 
+mod folders;
+
+pub(crate) use folders::NoNewFile;
+pub use folders::{ManifestFolders, list, load};
+
 /// One dataset as described by its TOML file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,52 +248,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// Every manifest of a datasets folder, sorted by name.
-///
-/// # Errors
-/// [`Error::Io`] when the folder cannot be read, [`Error::Manifest`] when one file is wrong.
-pub fn list(datasets: &Path) -> Result<Vec<Manifest>> {
-    names(datasets)?
-        .iter()
-        .map(|name| Manifest::read(&file_of(datasets, name)))
-        .collect()
-}
-
-/// The manifest of one dataset.
-///
-/// # Errors
-/// [`Error::UnknownDataset`] with the names that exist, or as [`Manifest::read`].
-pub fn load(datasets: &Path, name: &str) -> Result<Manifest> {
-    let known = names(datasets)?;
-    if known.iter().any(|k| k == name) {
-        Manifest::read(&file_of(datasets, name))
-    } else {
-        Err(Error::UnknownDataset {
-            name: name.into(),
-            known,
-        })
-    }
-}
-
-fn file_of(datasets: &Path, name: &str) -> PathBuf {
-    datasets.join(format!("{name}.toml"))
-}
-
-/// Names of the manifests in a folder, sorted.
-fn names(datasets: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(datasets).map_err(Error::io("list", datasets))? {
-        let path = entry.map_err(Error::io("list", datasets))?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        names.extend(
-            stem.filter(|_| path.extension().is_some_and(|end| end == "toml"))
-                .map(str::to_owned),
-        );
-    }
-    names.sort();
-    Ok(names)
 }
 
 /// In which form a dataset came to this machine.

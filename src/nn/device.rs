@@ -2,10 +2,8 @@
 
 use candle_core::{DType, Device};
 
+use crate::environment::Variable;
 use crate::error::{Error, Result};
-
-/// The environment variable that chooses the device: `cpu` or `cuda`.
-const CHOICE: &str = "KSHOT_DEVICE";
 
 /// A device and the type that frozen weights have on it. What is trained is f32 everywhere.
 #[derive(Debug, Clone)]
@@ -39,14 +37,14 @@ impl DeviceSpec {
     /// # Errors
     /// [`Error::Device`] when a CUDA build finds no GPU, or what is asked for is not there.
     pub fn best() -> Result<Self> {
-        let choice = std::env::var(CHOICE).unwrap_or_default();
+        let choice = Variable::Device.text().unwrap_or_default();
         match choice.as_str() {
             "cpu" => Ok(Self::cpu()),
             "" if cfg!(feature = "cuda") => Self::gpu(),
             "" => Ok(Self::cpu()),
             "cuda" => Self::gpu(),
             _ => Err(Error::Device {
-                reason: format!("{CHOICE} is `{choice}`, which is neither `cpu` nor `cuda`"),
+                reason: format!("KSHOT_DEVICE is `{choice}`, which is neither `cpu` nor `cuda`"),
             }),
         }
     }
@@ -65,7 +63,7 @@ impl DeviceSpec {
     #[cfg(not(feature = "cuda"))]
     fn gpu() -> Result<Self> {
         Err(Error::Device {
-            reason: format!("{CHOICE} asks for a GPU, and this binary was built without the feature `cuda`"),
+            reason: "KSHOT_DEVICE asks for a GPU, and this binary was built without the feature `cuda`".into(),
         })
     }
 

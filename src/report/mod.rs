@@ -3,4 +3,5 @@
 pub mod anchor;
 pub mod figure;
 pub mod page;
+pub mod summary;
 pub mod table;

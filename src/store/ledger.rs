@@ -34,7 +34,10 @@ impl Store {
     }
 
     /// The cells that `ledger.csv` lists; `None` where there is none yet.
-    pub(super) fn listed(&self) -> Result<Option<Vec<String>>, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Malformed`] when it is no ledger.
+    pub fn listed(&self) -> Result<Option<Vec<String>>, Error> {
         let path = self.folder().join("ledger.csv");
         path.exists().then(|| listed(&path)).transpose()
     }

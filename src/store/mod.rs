@@ -529,6 +529,25 @@ impl Store {
         Ok(())
     }
 
+    /// Removes a cell with all that belongs to it: its record first, so that it is no finished cell any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when something stays.
+    pub fn remove(&self, run_id: &str) -> Result<()> {
+        for path in [
+            self.cell_path(run_id),
+            self.predictions_path(run_id),
+            self.controls_path(run_id),
+        ] {
+            file::remove_if_present(&path)?;
+        }
+        match fs::remove_dir_all(self.adapter(run_id)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", self.adapter(run_id))(e)),
+            _ => {}
+        }
+        self.remove_leftovers(&HashSet::from([run_id]))
+    }
+
     /// Removes files that processes which have ended had begun to write.
     pub fn remove_unfinished(&self) {
         for inside in FOLDERS.into_iter().chain(["claims"]) {

@@ -12,10 +12,9 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Protocol;
-use crate::data;
-use crate::data::Dataset;
 use crate::data::split;
 use crate::data::split::{Split, SplitItem};
+use crate::data::{self, Dataset, ManifestFolders};
 use crate::error::{Error, Result};
 use crate::fs::file;
 use crate::fs::hash::hex;
@@ -461,8 +460,8 @@ fn check_sweep(store: &Store, records: &[Record], read: ReadConfig<'_>, findings
 /// Places of the images.
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// Folder of the manifests.
-    pub datasets: PathBuf,
+    /// Where manifests are looked for.
+    pub datasets: ManifestFolders,
     /// Unpacked datasets.
     pub cache: PathBuf,
 }

@@ -156,6 +156,27 @@ fn results_are_read_without_tensors() {
 }
 
 #[test]
+fn the_environment_is_asked_in_one_place() {
+    for file in rust_files(&root().join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let asks = ["env::var", "env::vars", "var_os(", "_from_env(\""]
+            .iter()
+            .any(|call| text.contains(call));
+        assert_eq!(asks, file.ends_with("src/environment.rs"), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_library_knows_no_checkout() {
+    for file in rust_files(&root().join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let program = text.split("#[cfg(test)]").next().unwrap();
+        let is_test = file.ends_with("tests.rs") || file.ends_with("engine/micro.rs");
+        assert!(is_test || !program.contains("CARGO_MANIFEST_DIR"), "{}", file.display());
+    }
+}
+
+#[test]
 fn the_import_reader_sees_grouped_and_plain_paths() {
     let text = "use crate::{data::{a, b}, nn};\nlet x = crate::results::y();";
     assert_eq!(imported(text), ["data", "nn", "results"]);

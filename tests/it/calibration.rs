@@ -147,7 +147,7 @@ reading = "trie"
 fn wordings_and_normalisations_stand_beside_the_headline() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.path("wordings.toml"), WORDINGS).unwrap();
-    let printed = sandbox.succeed(&["sweep", "--config", "wordings.toml"]);
+    let printed = sandbox.succeed(&["sweep", "--config", "wordings.toml", "--tables"]);
     assert!(printed.contains("over wordings of the question"), "{printed}");
     let records = records(&sandbox, "wordings");
     let of = |name: &str| &records[&(name.to_owned(), 0)];

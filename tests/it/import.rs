@@ -3,7 +3,7 @@
 mod forms;
 mod hub;
 mod instances;
-mod own;
+pub mod own;
 mod refused;
 mod sweep;
 

@@ -19,7 +19,7 @@ const COMPACT: &str = "results/reference/tiny";
 #[test]
 fn the_compact_form_gives_the_same_figure_and_tables() {
     let sandbox = Sandbox::new();
-    let table = sandbox.succeed(&SWEEP);
+    let table = sandbox.succeed(&[&SWEEP[..], &["--tables"]].concat());
     let original = contents(&sandbox.path(RESULTS));
     let store = Store::open_existing(&sandbox.path(RESULTS)).unwrap();
     let records = store.records().unwrap();
@@ -32,8 +32,19 @@ fn the_compact_form_gives_the_same_figure_and_tables() {
         "learner.0.rank=2",
         "--set",
         "shots=[1]",
+        "--results",
+        "results/other",
     ]);
     assert!(other.status.success(), "{}", stderr(&other));
+    for inside in ["cells", "predictions"] {
+        let (from, to) = (
+            sandbox.path("results/other").join(inside),
+            sandbox.path(RESULTS).join(inside),
+        );
+        for name in contents(&from).keys().filter(|name| !to.join(name).exists()) {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
     assert_eq!(store.records().unwrap().len(), records.len() + 1);
     fs::write(
         sandbox.path(RESULTS).join("ledger.csv"),

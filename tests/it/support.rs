@@ -60,7 +60,7 @@ pub fn cells(config: &str, set: &[&str]) -> Vec<Cell> {
     let sweep = Sweep::parse(config, "test", &overrides).unwrap();
     let places = Places {
         home: root().into(),
-        datasets: datasets(),
+        datasets: (&datasets()).into(),
         cache: cache(),
         image_cache_gigabytes: None,
         feature_gigabytes: None,

@@ -11,7 +11,7 @@ const RESULTS: &str = "results/tiny";
 #[test]
 fn every_form_is_written_and_printed() {
     let sandbox = Sandbox::new();
-    let swept = sandbox.succeed(&["sweep", "--config", "tiny.toml"]);
+    let swept = sandbox.succeed(&["sweep", "--config", "tiny.toml", "--tables"]);
     let folder = sandbox.path(RESULTS).join("tables");
     let written = contents(&folder);
     let names: Vec<_> = written.keys().map(|name| name.to_str().unwrap()).collect();

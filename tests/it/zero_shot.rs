@@ -315,7 +315,14 @@ fn a_sweep_has_one_cell_of_each_and_draws_a_level() {
     sandbox.succeed(&["verify", "results/zero"]);
 
     // Other templates are another cell.
-    let again = ["sweep", "--config", "zero.toml", "--set", "learner.0.templates=['{}']"];
+    let again = [
+        "sweep",
+        "--config",
+        "zero.toml",
+        "--set",
+        "learner.0.templates=['{}']",
+        "--replace",
+    ];
     let output = sandbox.run(&again);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(

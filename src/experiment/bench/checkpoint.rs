@@ -8,8 +8,9 @@ use rand::Rng as _;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{folder, shapes};
+use crate::checkpoint::shapes;
 use crate::error::{Error, Result};
+use crate::fs::folder;
 use crate::seed;
 
 /// Bytes of a file at most, but for a tensor that is larger.

@@ -10,9 +10,9 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
 use super::{Config, Qwen3Vl};
-use crate::checkpoint::folder;
 use crate::checkpoint::weights::{Weights, float, map_file};
 use crate::error::{Cause, Error, Result};
+use crate::fs::folder;
 use crate::models::lora::Adaptable as _;
 use crate::nn::{Experts, Projection};
 

@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::environment::Variable;
+
 mod attention;
 mod elementary;
 mod elementwise;
@@ -32,7 +34,7 @@ pub use segment_attention::{Heads, Mask, Segment, segment_attention};
 /// True if operations on this device are fused. Where the environment variable `KSHOT_FUSED` is 0 they are fused
 /// nowhere, and the CPU does what a GPU would do.
 pub(crate) fn fused(device: &Device) -> bool {
-    static SWITCH: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KSHOT_FUSED").is_none_or(|value| value != "0"));
+    static SWITCH: LazyLock<bool> = LazyLock::new(|| Variable::Fused.text().is_none_or(|value| value != "0"));
     device.is_cpu() && *SWITCH
 }
 

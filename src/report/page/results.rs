@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::comparison::curve::Point;
 use crate::comparison::series::Series;
-use crate::comparison::{curve, reliability};
+use crate::comparison::{curve, paired, reliability};
 use crate::config::{Protocol, Shots};
 use crate::error::{Error, Result};
 use crate::fs::file;
@@ -146,7 +146,8 @@ impl<'a> Folder<'a> {
     /// As [`Store::predictions`] and [`figure::svg`].
     pub(super) fn read(&self, room: Room, (classes, pictures): (&mut ClassLists, &mut Pictures)) -> Result<Results> {
         let points = curve::points(&self.series);
-        let tables = table::all(&self.series, &points)?;
+        let tests = paired::tests(&self.series, &paired::subjects(&self.series))?;
+        let tables = table::all(&self.series, &points, &tests)?;
         let points = curve::with_means(points, &self.series);
         let rows = reliability::rows(self.store, &self.series)?;
         let (series, groups) = answers::read(self.store, &self.series, room, (classes, &mut *pictures))?;

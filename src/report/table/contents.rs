@@ -4,6 +4,7 @@
 
 use serde_json::Value as Json;
 
+use crate::comparison::between::Between;
 use crate::comparison::curve::{ENOUGH_SEEDS, FEW_SEEDS, IntervalKind, Point, ZeroShot, distinct};
 use crate::comparison::paired::{Difference, MicroGate, Test};
 use crate::comparison::saved::Saved;
@@ -371,6 +372,47 @@ pub fn differences(differences: &[Difference]) -> Table {
         remarks: vec![
             brackets(differences.iter().map(|d| d.seeds))
                 + " p: two-sided, of the interval, not corrected for several.",
+        ],
+        long: false,
+    }
+}
+
+/// Series of two results folders, with the second's gain over the first where they can be paired.
+#[must_use]
+pub fn between(both: &[Between]) -> Table {
+    let row = |one: &Between| {
+        let difference = one.gain.as_ref().ok();
+        let red = difference.is_some_and(is_red);
+        let of = |value: Option<Value>| value.unwrap_or(Value::Missing).marked(red);
+        Row {
+            group: Group::of(&one.dataset, one.protocol),
+            micro: one.micro,
+            cells: vec![
+                Value::text(&one.learner).into(),
+                Value::Shots(one.shots).into(),
+                Value::Count(difference.map_or(0, |difference| difference.seeds)).into(),
+                Value::Share(one.accuracies[0]).marked(red),
+                Value::Share(one.accuracies[1]).marked(red),
+                of(difference.map(|difference| Value::Gain(difference.gain.mean, difference.gain.interval))),
+                of(difference.map(|difference| Value::P(difference.gain.components.p_value()))),
+            ],
+        }
+    };
+    Table {
+        name: "between",
+        title: "Accuracy in % of two results folders".into(),
+        columns: columns(&[
+            (Kind::Text, &["learner"]),
+            (Kind::Count, &["k", "common seeds"]),
+            (Kind::Share, &["first", "second"]),
+            (Kind::Gain, &["gain"]),
+            (Kind::P, &["p"]),
+        ]),
+        rows: both.iter().map(row).collect(),
+        remarks: vec![
+            brackets(both.iter().filter_map(|one| Some(one.gain.as_ref().ok()?.seeds)))
+                + " Accuracies are over all seeds of each folder, gains over the common ones. p: two-sided, of the interval, not corrected \
+                   for several.",
         ],
         long: false,
     }

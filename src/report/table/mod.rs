@@ -2,7 +2,7 @@
 //! for programs. A cell holds numbers, not text, so that every form shows the same.
 
 use crate::comparison::curve::Point;
-use crate::comparison::paired::SeedTest;
+use crate::comparison::paired::{SeedTest, Test};
 use crate::comparison::saved::Bounded;
 use crate::comparison::series::Series;
 use crate::comparison::{curve, paired, saved};
@@ -16,7 +16,7 @@ mod contents;
 mod forms;
 
 pub use crate::report::table::contents::{accuracy, calibration, normalisations, readings, wordings, zero_shot};
-pub use crate::report::table::contents::{along_shots, differences, images_saved, micro_gates, paired_tests};
+pub use crate::report::table::contents::{along_shots, between, differences, images_saved, micro_gates, paired_tests};
 pub use crate::report::table::forms::json;
 
 /// Printed under every table that shows a number of shots which a class does not have.
@@ -235,14 +235,14 @@ pub(crate) fn columns(kinds: &[(Kind, &[&str])]) -> Vec<Column> {
     kinds.iter().flat_map(named).collect()
 }
 
-/// All tables of some series and their points, also those without a row: accuracy; for learners that write their answers,
+/// All tables of some series, their points and paired tests, also those without a row: accuracy; for learners that write their answers,
 /// accuracy by reading and without examples, over wordings of the question and by normalisation of likelihoods;
 /// calibration; paired differences between the trained learners and the others, tested; the labelled images that one trained
 /// learner saves against another; and for micro datasets the bar they have to clear.
 ///
 /// # Errors
 /// As [`paired::paired`].
-pub fn all(series: &[Series], points: &[Point]) -> Result<Vec<Table>> {
+pub fn all(series: &[Series], points: &[Point], tests: &[Test]) -> Result<Vec<Table>> {
     let subjects = paired::subjects(series);
     let micro: Vec<Series> = series.iter().filter(|s| s.is_micro()).cloned().collect();
     let (mut gains, mut gates) = (Vec::new(), Vec::new());
@@ -254,7 +254,6 @@ pub fn all(series: &[Series], points: &[Point]) -> Result<Vec<Table>> {
     }
     gains.sort_by(|a, b| a.dataset.cmp(&b.dataset));
     gates.sort_by(|a, b| a.dataset.cmp(&b.dataset));
-    let tests = paired::tests(series, &subjects)?;
     Ok(vec![
         accuracy(points),
         readings(series),
@@ -262,9 +261,9 @@ pub fn all(series: &[Series], points: &[Point]) -> Result<Vec<Table>> {
         wordings(series),
         normalisations(series),
         calibration(series),
-        differences(&paired::at_most_shots(&tests)),
+        differences(&paired::at_most_shots(tests)),
         along_shots(&gains),
-        paired_tests(&tests),
+        paired_tests(tests),
         images_saved(&saved::labelled_images_saved(series, &subjects)?),
         micro_gates(&gates),
     ])

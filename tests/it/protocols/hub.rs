@@ -125,7 +125,7 @@ fn a_sweep_under_tinker_caps_marks_and_keeps_its_card() {
         );
         String::from_utf8(output.stdout).unwrap()
     };
-    let printed = kshot(&["sweep", "--config", "figure.toml", "--results", "out"]);
+    let printed = kshot(&["sweep", "--config", "figure.toml", "--results", "out", "--tables"]);
     assert!(
         printed.contains("flowers, protocol tinker") && printed.contains("(k = 5*)"),
         "{printed}"

@@ -63,7 +63,7 @@ fn a_sweep_reads_its_shots_from_index_files() {
     fs::write(sandbox.path("coop.toml"), config).unwrap();
     let folder = sandbox.path("files/caltech101");
     fs::create_dir_all(&folder).unwrap();
-    let sweep = ["sweep", "--config", "coop.toml", "--results", "out"];
+    let sweep = ["sweep", "--config", "coop.toml", "--results", "out", "--tables"];
     // Draws of other seeds, so that nothing but the files gives them.
     for (seed, own) in [("1", "11"), ("2", "12")] {
         let missing = sandbox.run(&sweep);
