@@ -14,7 +14,7 @@ use crate::fs::{cache_folder, file, folder};
 /// Makes the list of files, by their paths in the source tree.
 macro_rules! embedded {
     ($($path:literal,)+) => {
-        const FILES: &[(&str, &[u8])] = &[$(($path, include_bytes!(concat!("../", $path)))),+];
+        static FILES: &[(&str, &[u8])] = &[$(($path, include_bytes!(concat!("../", $path)))),+];
     };
 }
 

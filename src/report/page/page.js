@@ -441,7 +441,7 @@ function provenance(results) {
 function redBanner(results) {
   const red = results.cells.filter((cell) => cell.red);
   if (!red.length) return null;
-  return el('div', { class: 'banner', role: 'note' }, el('p', { class: 'red' }, `† ${plural(red.length, 'cell has', 'cells have')} a red sanity control: their numbers are not to be used.`),
+  return el('div', { class: 'banner', role: 'note' }, el('p', { class: 'red' }, `† ${plural(red.length, 'cell has', 'cells have')} a red sanity control: such numbers are not to be used.`),
     el('ul', null, red.slice(0, 20).map((cell) => el('li', null, `${place(cell)}, ${cell.learner}, ${shotsOf(cell.shots)}, seed ${cell.seed}: ${(cell.controls || []).filter(([, verdict]) => verdict === 'RED').map(([name]) => name).join(', ')}`))));
 }
 
