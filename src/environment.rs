@@ -11,7 +11,7 @@ macro_rules! variables {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Variable {
             $(
-                #[doc = concat!("`", $name, "`: ", $meaning)]
+                #[doc = concat!("`", $name, "`: [`Self::meaning`] says what it does.")]
                 $variable,
             )+
         }
