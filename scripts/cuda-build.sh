@@ -5,7 +5,7 @@
 #     scripts/cuda-build.sh 80 89 90     # one binary each; so does CUDA_COMPUTE_CAP="80 89 90"
 #     scripts/cuda-build.sh --tests      # beside each binary the integration tests, it-sm90, for scripts/gpu-run.sh
 #
-# Leaves target/cuda/kshot-sm90 (stripped) and the same with .gz (some 27 MB, 11.5 MB of it embedded data), or what CARGO_TARGET_DIR names instead of target.
+# Leaves target/cuda/kshot-sm90 (stripped) and the same with .gz (15.7 MB before datasets of 11.5 MB were embedded; not built since), or what CARGO_TARGET_DIR names instead of target.
 #
 # candle builds its kernels for one compute capability at a time, and code for 90 and above runs on no other: hence
 # one binary each.

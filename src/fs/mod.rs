@@ -30,13 +30,17 @@ pub fn data_folder() -> Option<PathBuf> {
     Some(Variable::DataHome.path().or_else(home)?.join("kshot"))
 }
 
+/// The folder, or the first above it that is there; the working folder where the path names none.
+fn existing(folder: &Path) -> &Path {
+    let found = folder.ancestors().find(|folder| folder.exists());
+    found
+        .filter(|folder| *folder != Path::new(""))
+        .unwrap_or(Path::new("."))
+}
+
 /// True if files can be made in a folder, or it can be made itself.
 pub(crate) fn is_writable(folder: &Path) -> bool {
-    let existing = folder.ancestors().find(|folder| folder.exists());
-    // An empty path stands for the working folder.
-    let existing = existing
-        .filter(|folder| *folder != Path::new(""))
-        .unwrap_or(Path::new("."));
+    let existing = existing(folder);
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     existing.is_dir() && rustix::fs::access(existing, access).is_ok()
 }
@@ -46,10 +50,7 @@ pub(crate) fn is_writable(folder: &Path) -> bool {
 /// # Errors
 /// [`Error::Io`] when it cannot be asked.
 pub fn free_space(folder: &Path) -> Result<u64> {
-    let existing = folder.ancestors().find(|folder| folder.exists());
-    let existing = existing
-        .filter(|folder| *folder != Path::new(""))
-        .unwrap_or(Path::new("."));
+    let existing = existing(folder);
     let found = rustix::fs::statvfs(existing).map_err(|e| Error::io("read", existing)(e.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
@@ -66,7 +67,7 @@ pub(crate) fn unpacked_size(archives: u64) -> u64 {
 pub(crate) fn check_space(needs: &[(&Path, u64)]) -> Result<()> {
     let mut devices: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     for &(folder, bytes) in needs {
-        let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+        let existing = existing(folder);
         let device = std::fs::metadata(existing).map_err(Error::io("read", existing))?.dev();
         let (_, needed) = devices.entry(device).or_insert_with(|| (existing.into(), 0));
         *needed = needed.saturating_add(bytes);

@@ -23,6 +23,7 @@ mod promise;
 mod refusal;
 mod routes;
 mod service;
+mod tinker_path;
 mod training;
 mod wire;
 

@@ -11,13 +11,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::base::{Base, named};
 use super::budget::Budget;
-use super::checkpoints::{Checkpoints, LoraInfo, Moment, RunInfo, TinkerPath};
+use super::checkpoints::{Checkpoints, LoraInfo, Moment, RunInfo};
 use super::generation::{Generation, Weights};
 use super::held::HeldFolder;
 use super::lanes::{Job, Lanes};
 use super::metrics::Metrics;
 use super::promise::{Promises, Resolver};
 use super::refusal::Refusal;
+use super::tinker_path::TinkerPath;
 use crate::engine::AdapterId;
 use crate::error::{Error, Result};
 

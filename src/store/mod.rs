@@ -550,7 +550,7 @@ impl Store {
 
     /// Removes files that processes which have ended had begun to write.
     pub fn remove_unfinished(&self) {
-        for inside in FOLDERS.into_iter().chain(["claims"]) {
+        for inside in FOLDERS.into_iter().chain(["claims", "controls", "tables"]) {
             process::remove_abandoned(&self.folder().join(inside), "", "tmp");
         }
     }

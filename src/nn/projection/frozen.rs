@@ -35,7 +35,8 @@ pub(super) fn as_matrix(x: &Tensor, width: usize) -> candle_core::Result<Tensor>
     x.detach().contiguous()?.reshape((x.elem_count() / width.max(1), width))
 }
 
-/// Rows whose product with a small weight takes less time than transposing the weight, which a general product does first.
+/// Rows for which a product is faster with a small weight that lies as (in, out): gemm transposes it first otherwise. On widths of 64
+/// to 512 three times as fast with 5 rows, 1.3 times with 45; with 160 rows 1.06 times, which is not worth a second copy.
 const SEVERAL: Range<usize> = 2..129;
 
 /// Numbers of a result that gemm 0.19 sums in another way if it finds both operands row by row: those keep the weight as it is.

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use crate::engine::{PromptScores, SamplingParams, Stop};
 use crate::serve::base::Base;
-use crate::serve::checkpoints::TinkerPath;
 use crate::serve::exchange::{Reply, Request};
 use crate::serve::generation::{Listener, News, Prompt, Weights};
 use crate::serve::input::{InputReader, JsonInput};
 use crate::serve::promise::{Outcome, Resolver};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Service, hash_json, seed_of};
+use crate::serve::tinker_path::TinkerPath;
 use crate::serve::wire::{self, TopkLogprobs};
 
 type Answer = Result<Reply, Refusal>;

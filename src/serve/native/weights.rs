@@ -12,13 +12,14 @@ use crate::engine::AdapterId;
 use crate::error::{Error, Result as Done};
 use crate::serve::archive;
 use crate::serve::base::Base;
-use crate::serve::checkpoints::{Checkpoint, Kind, LoraInfo, Moment, RunInfo, Saving, TinkerPath, check_name};
+use crate::serve::checkpoints::{Checkpoint, LoraInfo, Moment, RunInfo, Saving};
 use crate::serve::exchange::{Reply, Request};
 use crate::serve::generation::Weights;
 use crate::serve::held::HeldFolder;
 use crate::serve::promise::{Outcome, Resolver};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Run, Service, hash_json, lock, new_run};
+use crate::serve::tinker_path::{Kind, TinkerPath, check_name};
 
 type Answer = Result<Reply, Refusal>;
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::checkpoints::Kind;
 use super::exchange::{Reply, Request};
 use super::refusal::Refusal;
 use super::service::Service;
+use super::tinker_path::Kind;
 use question::{ChatRequest, CompletionRequest, subject};
 
 type Answer = Result<Reply, Refusal>;

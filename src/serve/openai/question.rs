@@ -15,12 +15,12 @@ use crate::example::{Message, ModelInput, Part, Picture, Role};
 use crate::serve::base::Base;
 use crate::serve::body::of_value;
 use crate::serve::budget::Charge;
-use crate::serve::checkpoints::{Kind, TinkerPath};
 use crate::serve::generation::{Generation, Weights};
 use crate::serve::input::{InputReader, unpacked};
 use crate::serve::native::sampling::{check_draws, from_1, within};
 use crate::serve::refusal::Refusal;
 use crate::serve::service::{Service, random_id, seed_of};
+use crate::serve::tinker_path::{Kind, TinkerPath};
 use crate::serve::wire;
 
 /// New tokens of a completion where nothing is said, as OpenAI has it.
